@@ -1,0 +1,257 @@
+package event
+
+import (
+	"net/netip"
+	"strings"
+	"time"
+)
+
+// derived are the fields that no struct holds: their tags stand on blank
+// fields. They are computed when somebody asks.
+var derived = map[string]getter{
+	"evt.kind":     str(func(e *Event) string { return e.Data.Kind().String() }),
+	"evt.hostname": str(func(*Event) string { return host.name }),
+	"evt.boot_id":  str(func(*Event) string { return host.bootID }),
+	"evt.datetime": str(func(e *Event) string { return e.Time.Format(time.RFC3339Nano) }),
+	"evt.rawtime":  {num: func(e *Event, i int) (int64, bool) { return e.Time.UnixNano(), i == 0 }},
+
+	"proc.exec_id":        procStr(func(_ *Event, p *Process) string { return p.Key.ExecID() }),
+	"proc.parent_exec_id": procStr(func(_ *Event, p *Process) string { return p.ParentKey.ExecID() }),
+	"proc.exeline":        procStr(func(_ *Event, p *Process) string { return strings.Join(p.Args, " ") }),
+	"proc.duration":       procNum(func(e *Event, p *Process) (int64, bool) { return since(e, p) }),
+	"proc.ppid.duration":  procNum(func(e *Event, p *Process) (int64, bool) { return since(e, p.Parent) }),
+	"proc.pid.ts":         procNum(func(_ *Event, p *Process) (int64, bool) { return startNanos(p) }),
+	"proc.ppid.ts":        procNum(func(_ *Event, p *Process) (int64, bool) { return startNanos(p.Parent) }),
+	"proc.nargs":          procNum(nargs),
+	"proc.cmdnargs":       procNum(nargs),
+	"proc.cmdlenargs": procNum(func(_ *Event, p *Process) (int64, bool) {
+		n := 0
+		for _, a := range p.Args[min(1, len(p.Args)):] {
+			n += len(a)
+		}
+		return int64(n), true
+	}),
+	"proc.sname": procStr(func(_ *Event, p *Process) string {
+		for a := p; a != nil; a = a.Parent {
+			if a.PID == p.SID {
+				return a.Name
+			}
+		}
+		return ""
+	}),
+	"proc.is_vpgid_leader": procNum(func(_ *Event, p *Process) (int64, bool) { return truth(p.PGID == p.PID), true }),
+	"proc.is_sid_leader":   procNum(func(_ *Event, p *Process) (int64, bool) { return truth(p.SID == p.PID), true }),
+	"proc.exe_ino.ctime_duration_proc_start": procNum(func(_ *Event, p *Process) (int64, bool) {
+		if p.ExeCtime == 0 || p.StartTime.IsZero() {
+			return 0, false
+		}
+		return p.StartTime.UnixNano() - p.ExeCtime, true
+	}),
+	"thread.ismain": procNum(func(_ *Event, p *Process) (int64, bool) { return truth(p.TID == p.PID), p.TID != 0 }),
+
+	"fd.cip":      {ip: func(e *Event, i int) (netip.Addr, bool) { return sockAddr(e, i, false) }},
+	"fd.sip":      {ip: func(e *Event, i int) (netip.Addr, bool) { return sockAddr(e, i, true) }},
+	"fd.cnet":     {ip: func(e *Event, i int) (netip.Addr, bool) { return sockAddr(e, i, false) }},
+	"fd.snet":     {ip: func(e *Event, i int) (netip.Addr, bool) { return sockAddr(e, i, true) }},
+	"fd.lnet":     {ip: func(e *Event, i int) (netip.Addr, bool) { a := SocketOf(e).Local; return a, i == 0 && a.IsValid() }},
+	"fd.rnet":     {ip: func(e *Event, i int) (netip.Addr, bool) { a := SocketOf(e).Remote; return a, i == 0 && a.IsValid() }},
+	"fd.ip":       {ip: eitherAddr},
+	"fd.net":      {ip: eitherAddr},
+	"fd.cport":    {num: func(e *Event, i int) (int64, bool) { return sockPort(e, i, false) }},
+	"fd.sport":    {num: func(e *Event, i int) (int64, bool) { return sockPort(e, i, true) }},
+	"fd.port":     {num: eitherPort},
+	"fd.cip.name": str(func(e *Event) string { return sockName(e, false) }),
+	"fd.sip.name": str(func(e *Event) string { return sockName(e, true) }),
+	"fd.name":     str(func(e *Event) string { return SocketOf(e).String() }),
+	"fd.type": str(func(e *Event) string {
+		switch a := SocketOf(e).anyAddr(); {
+		case a.Is4():
+			return "ipv4"
+		case a.Is6():
+			return "ipv6"
+		}
+		return ""
+	}),
+	"fd.typechar": str(func(e *Event) string {
+		switch a := SocketOf(e).anyAddr(); {
+		case a.Is4():
+			return "4"
+		case a.Is6():
+			return "6"
+		}
+		return ""
+	}),
+	"fd.sockfamily": str(func(*Event) string { return "ip" }),
+	"fd.cproto":     str(func(e *Event) string { return portName(e, false) }),
+	"fd.sproto":     str(func(e *Event) string { return portName(e, true) }),
+	"fd.lproto":     str(func(e *Event) string { s := SocketOf(e); return serviceName(s.LocalPort, s.L4) }),
+	"fd.rproto":     str(func(e *Event) string { s := SocketOf(e); return serviceName(s.RemotePort, s.L4) }),
+
+	"conn.direction": str(func(e *Event) string { return e.Data.(*Connection).Direction() }),
+	"fd.connected": {num: func(e *Event, i int) (int64, bool) {
+		c := e.Data.(*Connection)
+		return truth(c.L4 == TCP && c.State != Listen && c.Res == 0), i == 0
+	}},
+	"fd.name_changed": {num: func(e *Event, i int) (int64, bool) {
+		c := e.Data.(*Connection)
+		return truth(c.Type != "update" && c.Type != "close"), i == 0
+	}},
+}
+
+// str makes a getter of a function; an empty string is a missing value.
+func str(fn func(*Event) string) getter {
+	return getter{str: func(e *Event, i int) (string, bool) {
+		if i > 0 {
+			return "", false
+		}
+		s := fn(e)
+		return s, s != ""
+	}}
+}
+
+func procStr(fn func(*Event, *Process) string) getter {
+	return str(func(e *Event) string {
+		if e.Process == nil {
+			return ""
+		}
+		return fn(e, e.Process)
+	})
+}
+
+func procNum(fn func(*Event, *Process) (int64, bool)) getter {
+	return getter{num: func(e *Event, i int) (int64, bool) {
+		if e.Process == nil || i > 0 {
+			return 0, false
+		}
+		return fn(e, e.Process)
+	}}
+}
+
+func since(e *Event, p *Process) (int64, bool) {
+	if p == nil {
+		return 0, false
+	}
+	end := e.Ktime
+	if p.Exited != nil {
+		end = p.Exited.Ktime
+	}
+	return int64(end - p.Start), end >= p.Start
+}
+
+func startNanos(p *Process) (int64, bool) {
+	if p == nil || p.StartTime.IsZero() {
+		return 0, false
+	}
+	return p.StartTime.UnixNano(), true
+}
+
+func nargs(_ *Event, p *Process) (int64, bool) { return int64(max(0, len(p.Args)-1)), true }
+
+func truth(b bool) int64 {
+	if b {
+		return 1
+	}
+	return 0
+}
+
+// SocketOf returns the socket of an event of a kind that has one, nil for
+// others.
+func SocketOf(e *Event) *Socket {
+	switch d := e.Data.(type) {
+	case *Connection:
+		return &d.Socket
+	case *DNS:
+		return &d.Socket
+	}
+	return nil
+}
+
+func (s *Socket) anyAddr() netip.Addr {
+	if s.Local.IsValid() {
+		return s.Local
+	}
+	return s.Remote
+}
+
+func sockAddr(e *Event, i int, server bool) (netip.Addr, bool) {
+	s := SocketOf(e)
+	a := s.Remote
+	if s.Server == server {
+		a = s.Local
+	}
+	return a, i == 0 && a.IsValid()
+}
+
+func sockPort(e *Event, i int, server bool) (int64, bool) {
+	s := SocketOf(e)
+	p := s.RemotePort
+	if s.Server == server {
+		p = s.LocalPort
+	}
+	return int64(p), i == 0 && p != 0
+}
+
+func sockName(e *Event, server bool) string {
+	s := SocketOf(e)
+	if s.Server == server {
+		return s.LocalName
+	}
+	return s.RemoteName
+}
+
+func portName(e *Event, server bool) string {
+	p, _ := sockPort(e, 0, server)
+	return serviceName(uint16(p), SocketOf(e).L4)
+}
+
+// eitherAddr is the client's address, then the server's.
+func eitherAddr(e *Event, i int) (netip.Addr, bool) {
+	if i > 1 {
+		return netip.Addr{}, false
+	}
+	return sockAddr(e, 0, i == 1)
+}
+
+func eitherPort(e *Event, i int) (int64, bool) {
+	if i > 1 {
+		return 0, false
+	}
+	return sockPort(e, 0, i == 1)
+}
+
+// String returns both ends as Falco writes them, client first.
+func (s *Socket) String() string {
+	l, r := netip.AddrPortFrom(s.Local, s.LocalPort), netip.AddrPortFrom(s.Remote, s.RemotePort)
+	if s.Server {
+		l, r = r, l
+	}
+	b := make([]byte, 0, 96)
+	if l.Addr().IsValid() {
+		b = appendEnd(b, l)
+	}
+	if l.Addr().IsValid() && r.Addr().IsValid() {
+		b = append(b, "->"...)
+	}
+	if r.Addr().IsValid() {
+		b = appendEnd(b, r)
+	}
+	return string(b)
+}
+
+// appendEnd writes an address without the brackets of RFC 3986: Falco's form.
+func appendEnd(b []byte, a netip.AddrPort) []byte {
+	b = a.Addr().AppendTo(b)
+	b = append(b, ':')
+	return appendUint(b, uint64(a.Port()))
+}
+
+// Direction returns listen, in or out.
+func (c *Connection) Direction() string {
+	switch {
+	case c.State == Listen:
+		return "listen"
+	case c.Server:
+		return "in"
+	}
+	return "out"
+}

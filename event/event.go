@@ -1,0 +1,70 @@
+// Package event defines the one record that travels from a kernel hook to
+// every consumer: filters, rules, exporters, the history and the interfaces.
+//
+// A kind of event is one struct in a file of this package and one line in
+// kinds.go. Its tags are the only description of it: filter fields, table
+// columns, JSON keys and docs/events.md are all derived from them; see [Field].
+//
+// Events, and the snapshots they point to, are immutable once emitted:
+// consumers run concurrently and keep them as long as they like.
+package event
+
+import (
+	"strconv"
+	"time"
+)
+
+// An Event is something that happened, and the process that did it.
+type Event struct {
+	// Time is the wall clock at the moment the kernel recorded the event.
+	Time time.Time `field:"evt.time" doc:"when it happened: RFC 3339 with nanoseconds"`
+	// Ktime counts nanoseconds since boot, suspend included (CLOCK_BOOTTIME).
+	Ktime uint64 `field:"evt.ktime" doc:"when it happened: nanoseconds since boot, suspend included (CLOCK_BOOTTIME)"`
+	// Seq numbers the events of one agent from 1, in the order they were read.
+	Seq uint64 `field:"evt.num" doc:"number of the event: counts up from 1 since the agent started"`
+
+	// Actor names the process that acted, as the kernel did. Enrichment
+	// resolves it to Process; it is the zero Key where no process acted.
+	Actor Key
+	// Process is the snapshot of Actor at the time of the event, nil if unknown.
+	Process *Process
+	// Data is what is particular to the kind.
+	Data Data
+
+	_ struct{} `field:"evt.kind" type:"string" doc:"kind of the event; several types share one"`
+	_ struct{} `field:"evt.hostname" type:"string" doc:"name of the machine"`
+	_ struct{} `field:"evt.boot_id" type:"string" doc:"id of the machine's current boot"`
+	_ struct{} `field:"evt.datetime" type:"string" virtual:"1" doc:"the same as evt.time, as text"`
+	_ struct{} `field:"evt.rawtime" type:"int" virtual:"1" doc:"when it happened: nanoseconds since 1970"`
+}
+
+// Data is what is particular to one kind of event. It is always a pointer to
+// one of the structs listed in kinds.go.
+type Data interface {
+	Kind() Kind
+}
+
+// A Key names a process for as long as the machine runs: process ids are
+// reused, but never together with the time their process started.
+type Key struct {
+	PID   uint32 // in the initial pid namespace; the thread group's
+	Start uint64 // task_struct.group_leader.start_boottime, nanoseconds
+}
+
+// IsZero reports whether k names no process.
+func (k Key) IsZero() bool { return k == Key{} }
+
+// ExecID returns the name of the process that is unique across machines and
+// stable across restarts of the agent: the first 12 digits of the boot id, the
+// start time in hexadecimal and the pid, joined by dashes.
+func (k Key) ExecID() string {
+	if k.IsZero() {
+		return ""
+	}
+	b := make([]byte, 0, 40)
+	b = append(b, host.bootShort...)
+	b = append(b, '-')
+	b = strconv.AppendUint(b, k.Start, 16)
+	b = append(b, '-')
+	return string(strconv.AppendUint(b, uint64(k.PID), 10))
+}

@@ -1,0 +1,120 @@
+package event
+
+import (
+	"encoding/json"
+	"net/netip"
+	"testing"
+	"time"
+)
+
+func sample() *Event {
+	init := &Process{Key: Key{1, 5}, PID: 1, Name: "systemd"}
+	sh := &Process{Key: Key{10, 50}, PID: 10, Name: "bash", Parent: init, ParentKey: init.Key, Depth: 1}
+	p := &Process{Key: Key{11, 60}, PID: 11, Name: "curl", Parent: sh, ParentKey: sh.Key, Depth: 2, LoginUID: NoLogin}
+	p.CapEffective = 1<<21 | 1
+	p.SetArgs([]string{"curl", "-s", "http://a\xffb"})
+	p.Container = &Container{ID: "abc", Labels: map[string]string{"app": "shop"}}
+	return &Event{
+		Time: time.Unix(1, 5), Ktime: 100, Seq: 7, Actor: p.Key, Process: p,
+		Data: &Connection{Type: "connect", Res: 111, RawRes: -111, State: Close, Socket: Socket{
+			Local: netip.MustParseAddr("10.0.0.1"), LocalPort: 4000,
+			Remote: netip.MustParseAddr("10.0.0.2"), RemotePort: 443, L4: TCP, RemoteName: "shop.example",
+		}},
+	}
+}
+
+func TestFieldValues(t *testing.T) {
+	e := sample()
+	for _, tt := range []struct {
+		name string
+		i    int
+		want string
+	}{
+		{"evt.type", 0, "connect"}, {"evt.res", 0, "ECONNREFUSED"}, {"evt.kind", 0, "connection"},
+		{"proc.name", 0, "curl"}, {"proc.pname", 0, "bash"}, {"proc.aname", 0, "curl"}, {"proc.aname", 2, "systemd"},
+		{"proc.args", 0, "-s http://a\xffb"}, {"fd.name", 0, "10.0.0.1:4000->10.0.0.2:443"},
+		{"fd.l4proto", 0, "tcp"}, {"fd.sip.name", 0, "shop.example"}, {"conn.direction", 0, "out"},
+		{"thread.cap_effective", 0, "CAP_CHOWN CAP_SYS_ADMIN"}, {"container.id", 0, "abc"},
+	} {
+		f, ok := Lookup(tt.name)
+		if !ok {
+			t.Errorf("no field %s", tt.name)
+			continue
+		}
+		if got, ok := f.Str(e, tt.i); !ok || got != tt.want {
+			t.Errorf("%s[%d] = %q, %v; want %q", tt.name, tt.i, got, ok, tt.want)
+		}
+	}
+	for _, name := range []string{"proc.pname", "fd.lip.name", "proc.aname"} {
+		f, _ := Lookup(name)
+		if s, ok := f.Str(&Event{Data: e.Data}, 1); ok {
+			t.Errorf("%s of an event without process = %q", name, s)
+		}
+	}
+	f, _ := Lookup("fd.port")
+	if n, _ := f.Num(e, 0); n != 4000 {
+		t.Errorf("fd.port[0] = %d", n)
+	}
+	if n, _ := f.Num(e, 1); n != 443 {
+		t.Errorf("fd.port[1] = %d", n)
+	}
+	f, _ = Lookup("container.label")
+	if s, ok := f.Key(e, "app"); !ok || s != "shop" {
+		t.Errorf("container.label[app] = %q, %v", s, ok)
+	}
+	f, _ = Lookup("user.loginuid")
+	if n, ok := f.Num(e, 0); !ok || n != -1 {
+		t.Errorf("user.loginuid = %d, %v", n, ok)
+	}
+}
+
+func TestFieldsDescribed(t *testing.T) {
+	for _, f := range Fields() {
+		if f.Doc == "" || f.Type == 0 || f.Kinds() == 0 {
+			t.Errorf("field %q lacks doc, type or kinds", f.Name)
+		}
+	}
+	seen := map[string]Kind{}
+	for _, k := range AllKinds.List() {
+		for _, typ := range k.Types() {
+			if other, ok := seen[typ]; ok {
+				t.Errorf("evt.type %s belongs to %v and %v", typ, other, k)
+			}
+			seen[typ] = k
+		}
+	}
+}
+
+func TestAppendJSON(t *testing.T) {
+	b := AppendJSON(nil, sample())
+	var m map[string]any
+	if err := json.Unmarshal(b, &m); err != nil {
+		t.Fatalf("%v\n%s", err, b)
+	}
+	for k, want := range map[string]any{
+		"evt.type": "connect", "proc.args": "-s http://a\ufffdb", "proc.args;base64": "LXMgaHR0cDovL2H/Yg==",
+		"container.label[app]": "shop", "fd.rip": "10.0.0.2", "evt.time": "1970-01-01T00:00:01.000000005Z",
+		"fd.sport": 443.0,
+	} {
+		if m[k] != want {
+			t.Errorf("%s = %v, want %v", k, m[k], want)
+		}
+	}
+	for _, k := range []string{"fd.lip.name", "fd.ip", "proc.cwd"} {
+		if v, ok := m[k]; ok {
+			t.Errorf("%s = %v, want no key", k, v)
+		}
+	}
+	if a, ok := m["proc.aname"].([]any); !ok || len(a) != 2 || a[0] != "bash" {
+		t.Errorf("proc.aname = %v", m["proc.aname"])
+	}
+}
+
+func BenchmarkAppendJSON(b *testing.B) {
+	e := sample()
+	buf := make([]byte, 0, 4096)
+	b.ReportAllocs()
+	for b.Loop() {
+		buf = AppendJSON(buf[:0], e)
+	}
+}

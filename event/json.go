@@ -1,0 +1,193 @@
+package event
+
+import (
+	"encoding/base64"
+	"slices"
+	"strconv"
+	"time"
+	"unicode/utf8"
+)
+
+// AppendJSON appends e as one JSON object to b. Its keys are the names of the
+// fields; a missing value has no key.
+//
+// Strings come from the kernel and need not be UTF-8. Where one is not, its
+// invalid bytes are replaced by U+FFFD, and a second key, the name followed by
+// ";base64", holds the bytes as they were.
+func AppendJSON(b []byte, e *Event) []byte {
+	b = append(b, '{')
+	first := true
+	key := func(name string) {
+		if !first {
+			b = append(b, ',')
+		}
+		first = false
+		b = append(b, '"')
+		b = append(b, name...)
+		b = append(b, `":`...)
+	}
+	for _, f := range catalog.byKind[kindOf(e)] {
+		switch {
+		case f.Arg == KeyArg:
+			m := f.gets[kindOf(e)].all(e)
+			for _, k := range sortedKeys(m) {
+				if !first {
+					b = append(b, ',')
+				}
+				first = false
+				b, _ = appendString(b, f.Name+"["+k+"]")
+				b = append(b, ':')
+				b, _ = appendString(b, m[k])
+			}
+		case f.Many == List || f.Many == Ancestors:
+			i := 0
+			if f.Many == Ancestors {
+				i = 1
+				if e.Process == nil || e.Process.Parent == nil {
+					continue
+				}
+			} else if _, ok := f.Str(e, 0); !ok {
+				continue
+			}
+			key(f.Name)
+			b = appendList(b, f, e, i)
+		default:
+			name := len(b)
+			wasFirst := first
+			key(f.Name)
+			var ok, valid bool
+			if b, ok, valid = appendValue(b, f, e, 0); !ok {
+				b, first = b[:name], wasFirst
+			} else if !valid {
+				raw, _ := f.Str(e, 0)
+				key(f.Name + ";base64")
+				b = append(b, '"')
+				b = base64.StdEncoding.AppendEncode(b, []byte(raw))
+				b = append(b, '"')
+			}
+		}
+	}
+	return append(b, '}')
+}
+
+// appendList appends values from the i-th on. A value that is missing between
+// others is null, so that generations stay aligned.
+func appendList(b []byte, f *Field, e *Event, i int) []byte {
+	b = append(b, '[')
+	for n := 0; ; i, n = i+1, n+1 {
+		if f.Many == Ancestors && e.Process.Ancestor(i) == nil {
+			break
+		}
+		at := len(b)
+		if n > 0 {
+			b = append(b, ',')
+		}
+		var ok bool
+		if b, ok, _ = appendValue(b, f, e, i); !ok {
+			if f.Many != Ancestors {
+				b = b[:at]
+				break
+			}
+			b = append(b, "null"...)
+		}
+	}
+	return append(b, ']')
+}
+
+// appendValue appends the i-th value of f. It reports whether there is one, and
+// whether it was valid UTF-8.
+func appendValue(b []byte, f *Field, e *Event, i int) (_ []byte, ok, valid bool) {
+	switch f.Type {
+	case String:
+		s, ok := f.Str(e, i)
+		if !ok {
+			return b, false, true
+		}
+		b, valid = appendString(b, s)
+		return b, true, valid
+	case IP, Net:
+		a, ok := f.Addr(e, i)
+		if !ok {
+			return b, false, true
+		}
+		b = append(b, '"')
+		b = a.AppendTo(b)
+		return append(b, '"'), true, true
+	}
+	n, ok := f.Num(e, i)
+	if !ok {
+		return b, false, true
+	}
+	switch f.Type {
+	case Bool:
+		b = strconv.AppendBool(b, n != 0)
+	case Uint:
+		b = strconv.AppendUint(b, uint64(n), 10)
+	case Time:
+		b = append(b, '"')
+		b = time.Unix(0, n).UTC().AppendFormat(b, time.RFC3339Nano)
+		b = append(b, '"')
+	default:
+		b = strconv.AppendInt(b, n, 10)
+	}
+	return b, true, true
+}
+
+const hexDigits = "0123456789abcdef"
+
+// appendString appends s as a JSON string and reports whether it was UTF-8.
+func appendString(b []byte, s string) (_ []byte, valid bool) {
+	valid = true
+	b = append(b, '"')
+	start := 0
+	for i := 0; i < len(s); {
+		c := s[i]
+		if c < utf8.RuneSelf {
+			if c >= ' ' && c != '"' && c != '\\' && c != 0x7f {
+				i++
+				continue
+			}
+			b = append(b, s[start:i]...)
+			switch c {
+			case '"', '\\':
+				b = append(b, '\\', c)
+			case '\n':
+				b = append(b, '\\', 'n')
+			case '\t':
+				b = append(b, '\\', 't')
+			case '\r':
+				b = append(b, '\\', 'r')
+			default:
+				b = append(b, `\u00`...)
+				b = append(b, hexDigits[c>>4], hexDigits[c&15])
+			}
+			i++
+			start = i
+			continue
+		}
+		r, n := utf8.DecodeRuneInString(s[i:])
+		if r == utf8.RuneError && n == 1 {
+			valid = false
+			b = append(b, s[start:i]...)
+			b = append(b, `\ufffd`...)
+			i++
+			start = i
+			continue
+		}
+		i += n
+	}
+	b = append(b, s[start:]...)
+	return append(b, '"'), valid
+}
+
+func sortedKeys(m map[string]string) []string {
+	if len(m) == 0 {
+		return nil
+	}
+	keys := make([]string, 0, len(m))
+	for k := range m {
+		keys = append(keys, k)
+	}
+	slices.Sort(keys)
+	return keys
+}

@@ -1,0 +1,39 @@
+package event
+
+// A Kind is a family of events that share a Go struct.
+type Kind uint8
+
+// The kinds. Zero is none.
+const (
+	KindExec Kind = iota + 1
+	KindFork
+	KindExit
+	KindCredentials
+	KindNamespace
+	KindConnection
+	KindDNS
+	KindLost
+	KindProcess
+	KindCgroup
+
+	numKinds
+)
+
+// kinds is every kind there is: a new one adds its line here. types are the
+// values that evt.type can have.
+var kinds = [numKinds]kind{
+	KindExec:        describe[Exec]("exec", "a program was started", "execve", "execveat"),
+	KindFork:        describe[Fork]("fork", "a process was created", "fork", "vfork", "clone", "clone3"),
+	KindExit:        describe[Exit]("exit", "a process ended", "procexit"),
+	KindCredentials: describe[Credentials]("credentials", "a process changed its user, group or capabilities", "setuid", "setgid", "setreuid", "setregid", "setresuid", "setresgid", "setfsuid", "setfsgid", "capset", "commit_creds"),
+	KindNamespace:   describe[Namespace]("namespace", "a process moved to another namespace", "setns", "unshare"),
+	KindConnection:  describe[Connection]("connection", "a TCP connection, listening socket or UDP flow began, went on or ended", "connect", "accept", "accept4", "listen", "sendto", "recvfrom", "update", "close"),
+	KindDNS:         describe[DNS]("dns", "a DNS question was asked or answered", "dns"),
+	KindLost:        describe[Lost]("lost", "events were lost", "lost"),
+	KindProcess:     describe[ProcessState]("process", "a process as the process table knows it: no event, but what process list filters on", "process"),
+	KindCgroup:      describe[CgroupState]("cgroup", "a cgroup was seen for the first time: no event for consumers, but how identity learns paths", "cgroup"),
+}
+
+// StateKinds are kinds that inform the tables of identity and reach no
+// consumer.
+const StateKinds KindSet = 1<<KindProcess | 1<<KindCgroup

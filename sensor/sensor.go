@@ -1,0 +1,34 @@
+// Package sensor turns kernel hooks into events. Each folder below is one
+// sensor: NAME.bpf.c hooks the kernel and writes records into a ring buffer,
+// NAME.go attaches it and decodes them, NAME_test.go makes it happen on a real
+// kernel.
+package sensor
+
+import (
+	"context"
+
+	"warren/bpf"
+	"warren/event"
+)
+
+// A Sensor observes one part of the kernel.
+//
+// Start, Stop and Snapshot are called by one goroutine, the pipeline's. Emit is
+// called by one goroutine at a time, the ring reader's, and never blocks; what
+// it is given must not be changed afterwards.
+type Sensor interface {
+	// Name is the sensor's folder: process, socket.
+	Name() string
+	// Kinds is what the sensor can emit.
+	Kinds() event.KindSet
+	// Start attaches the hooks that the wanted kinds need. Started again with
+	// other kinds, it attaches and detaches the difference.
+	Start(want event.KindSet, emit func(*event.Event)) error
+	// Snapshot emits what exists already, read by BPF iterators through the
+	// same ring and decoders, and returns when the kernel has written it.
+	Snapshot(ctx context.Context) error
+	// Stop detaches every hook. The sensor can be started again.
+	Stop() error
+	// Hooks reports how each hook is attached, and why not better.
+	Hooks() []bpf.HookStatus
+}
