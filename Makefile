@@ -1,0 +1,106 @@
+# Warren's levels. `make run` needs Go alone; whatever else a level needs, it
+# installs from Debian's packages (see build/need) or fetches into .cache.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+
+GO ?= go
+# Packages to test: make unit PKGS=./filter
+PKGS ?= ./...
+# Extra arguments of the agent that `make run` starts.
+ARGS ?=
+# How long each fuzz target runs.
+FUZZTIME ?= 2s
+# How long each load of the benchmarks lasts, in seconds, and how many rounds
+# are interleaved; docs/performance.md is measured with these.
+BENCH_SECONDS ?= 60
+BENCH_ROUNDS ?= 10
+# The clang that the committed objects are made with, to the letter.
+CLANG_VERSION := 19.1.7
+
+CACHE := $(CURDIR)/.cache
+export PATH := $(CACHE)/bin:$(PATH):/usr/sbin:/sbin
+
+BPF_PACKAGES := clang-19 llvm-19 libbpf-dev
+ROOT_PACKAGES := podman runc crun conmon containerd iproute2
+VM_PACKAGES := qemu-system-x86 cpio busybox-static xz-utils
+BENCH_PACKAGES := gcc libc6-dev libbpf-tools
+
+.PHONY: help run build test unit race root e2e vm bench bench-short generate generate-check lint tree fuzz clean
+
+help: ## show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+run: build ## build and start the agent in the foreground
+	./bin/warren agent $(ARGS)
+
+build: ## bin/warren; needs Go alone
+	CGO_ENABLED=0 $(GO) build -trimpath -o bin/warren .
+
+test: lint generate-check tree unit race fuzz root e2e vm bench-short ## every level
+
+tree: ## the rules of the tree: imports, sizes, names
+	$(GO) test -count=1 .
+
+unit: ## tests without root
+	$(GO) test -skip '^Test(BPF|E2E)' $(PKGS)
+
+race: ## the packages with goroutines under the race detector
+	build/need gcc libc6-dev
+	CGO_ENABLED=1 $(GO) test -race -skip '^Test(BPF|E2E)' $$(build/concurrent)
+
+root: $(CACHE)/bin/promtool ## BPF on this machine's kernel
+	build/need $(ROOT_PACKAGES)
+	$(GO) test -count=1 -p 1 -run '^TestBPF' $(PKGS)
+
+e2e: build $(CACHE)/bin/promtool ## the built program as a user meets it
+	build/need $(ROOT_PACKAGES)
+	$(GO) test -count=1 -run '^TestE2E' ./test/e2e
+
+vm: ## the root tests on Debian's 6.1 and 6.12 kernels under qemu
+	build/need $(VM_PACKAGES)
+	$(GO) run ./test/vm $(if $(filter-out ./...,$(PKGS)),$(PKGS))
+
+bench: build ## every figure that docs/performance.md promises, measured here
+	build/need $(BENCH_PACKAGES)
+	$(GO) run ./test/bench -seconds $(BENCH_SECONDS) -rounds $(BENCH_ROUNDS)
+
+bench-short: build ## the same in a few minutes, with less weight
+	build/need $(BENCH_PACKAGES)
+	$(GO) run ./test/bench -short
+
+generate: ## BPF objects and reference pages, from their sources
+	build/need $(BPF_PACKAGES)
+	@clang-19 --version | grep -q 'version $(CLANG_VERSION) ' || \
+		{ echo "the objects are made with clang $(CLANG_VERSION); this is $$(clang-19 --version | head -1)" >&2; exit 1; }
+	$(GO) generate ./...
+
+generate-check: ## generated files are those of their sources
+	build/generate-check
+
+lint: $(CACHE)/bin/golangci-lint ## formats and linters, Go and C
+	build/need clang-format-19
+	@unformatted=$$(gofmt -l $$(git ls-files -co --exclude-standard '*.go')); \
+		[ -z "$$unformatted" ] || { echo "not gofmt'ed:" $$unformatted >&2; exit 1; }
+	$(GO) vet ./...
+	golangci-lint run ./...
+	git ls-files -co --exclude-standard '*.c' '*.h' | xargs -r clang-format-19 --dry-run --Werror
+
+fuzz: ## every fuzz target for FUZZTIME
+	build/fuzz $(FUZZTIME)
+
+clean: ## what the other targets made, .cache excepted
+	rm -rf bin
+
+# The linter is built once for each version from a module of its own, so that
+# its three hundred dependencies are not Warren's.
+$(CACHE)/bin/golangci-lint: build/tools/go.mod
+	@echo "building golangci-lint: minutes, once"
+	mkdir -p $(@D)
+	cd build/tools && $(GO) build -o $@ github.com/golangci/golangci-lint/v2/cmd/golangci-lint
+
+# promtool is taken out of Debian's package: installing that would start a
+# server.
+$(CACHE)/bin/promtool:
+	build/promtool $@
