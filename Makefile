@@ -23,8 +23,13 @@ CACHE := $(CURDIR)/.cache
 export PATH := $(CACHE)/bin:$(PATH):/usr/sbin:/sbin
 
 BPF_PACKAGES := clang-19 llvm-19 libbpf-dev
+# make vm PKGS=./sensor/process KERNELS=6.1 RUN=^TestBPFExec V=1
+KERNELS ?= 6.1,6.12
+RUN ?=
+V ?=
+
 ROOT_PACKAGES := podman runc crun conmon containerd iproute2
-VM_PACKAGES := qemu-system-x86 cpio busybox-static xz-utils
+VM_PACKAGES := qemu-system-x86 busybox-static xz-utils
 BENCH_PACKAGES := gcc libc6-dev libbpf-tools
 
 .PHONY: help run build test unit race root e2e vm bench bench-short generate generate-check lint tree fuzz clean
@@ -44,15 +49,15 @@ tree: ## the rules of the tree: imports, sizes, names
 	$(GO) test -count=1 .
 
 unit: ## tests without root
-	$(GO) test -skip '^Test(BPF|E2E)' $(PKGS)
+	$(GO) test -skip '^Test(BPF|Root|E2E)' $(PKGS)
 
 race: ## the packages with goroutines under the race detector
 	build/need gcc libc6-dev
-	CGO_ENABLED=1 $(GO) test -race -skip '^Test(BPF|E2E)' $$(build/concurrent)
+	CGO_ENABLED=1 $(GO) test -race -skip '^Test(BPF|Root|E2E)' $$(build/concurrent)
 
 root: $(CACHE)/bin/promtool ## BPF on this machine's kernel
 	build/need $(ROOT_PACKAGES)
-	$(GO) test -count=1 -p 1 -run '^TestBPF' $(PKGS)
+	$(GO) test -count=1 -p 1 -run '$(or $(RUN),^Test(BPF|Root))' $(if $(V),-v) $(PKGS)
 
 e2e: build $(CACHE)/bin/promtool ## the built program as a user meets it
 	build/need $(ROOT_PACKAGES)
@@ -60,7 +65,7 @@ e2e: build $(CACHE)/bin/promtool ## the built program as a user meets it
 
 vm: ## the root tests on Debian's 6.1 and 6.12 kernels under qemu
 	build/need $(VM_PACKAGES)
-	$(GO) run ./test/vm $(if $(filter-out ./...,$(PKGS)),$(PKGS))
+	$(GO) run ./test/vm -kernels $(KERNELS) -run '$(or $(RUN),^TestBPF)' $(if $(V),-v) $(PKGS)
 
 bench: build ## every figure that docs/performance.md promises, measured here
 	build/need $(BENCH_PACKAGES)

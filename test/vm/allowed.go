@@ -1,0 +1,33 @@
+package main
+
+// An allowance is a test that may be skipped on a kernel, or a hook that may be
+// attached in a lesser way there, because that kernel cannot do it.
+type allowance struct {
+	kernel string
+	where  string // the package's folder, or the hook
+	what   string // the test, or the rung
+	why    string
+}
+
+// allowedSkips are the skips that are no failures.
+var allowedSkips = []allowance{}
+
+// allowedRungs are hooks that are not attached in the best way.
+var allowedRungs = []allowance{}
+
+func allowedSkip(kernel, dir, test string) (string, bool) {
+	return find(allowedSkips, kernel, dir, test)
+}
+
+func allowedRung(kernel, hook, rung string) (string, bool) {
+	return find(allowedRungs, kernel, hook, rung)
+}
+
+func find(list []allowance, kernel, where, what string) (string, bool) {
+	for _, a := range list {
+		if a.kernel == kernel && a.where == where && a.what == what {
+			return a.why, true
+		}
+	}
+	return "", false
+}

@@ -1,0 +1,189 @@
+package main
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+// TestArchive reads back what was written, as the kernel does.
+func TestArchive(t *testing.T) {
+	var out bytes.Buffer
+	a := newArchive(&out)
+	for _, name := range []string{"bin/a", "bin/bcd", "e/f/g"} {
+		if err := a.add(name, modeExec, []byte("data of "+name)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := a.close(); err != nil {
+		t.Fatal(err)
+	}
+	got, err := readArchive(out.Bytes())
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := []string{
+		"bin 40755 ", "bin/a 100755 data of bin/a", "bin/bcd 100755 data of bin/bcd",
+		"e 40755 ", "e/f 40755 ", "e/f/g 100755 data of e/f/g",
+	}
+	if d := cmp.Diff(want, got); d != "" {
+		t.Errorf("entries (-want +got):\n%s", d)
+	}
+}
+
+func readArchive(b []byte) ([]string, error) {
+	var entries []string
+	for {
+		if len(b) < 110 || string(b[:6]) != "070701" {
+			return nil, fmt.Errorf("no header where one is due: %q", b[:min(len(b), 110)])
+		}
+		field := func(i int) int {
+			n, err := strconv.ParseUint(string(b[6+8*i:14+8*i]), 16, 32)
+			if err != nil {
+				return -1
+			}
+			return int(n)
+		}
+		mode, size, nameSize := field(1), field(6), field(11)
+		dataAt := (110 + nameSize + 3) &^ 3
+		end := dataAt + (size+3)&^3
+		if nameSize < 1 || size < 0 || end > len(b) {
+			return nil, fmt.Errorf("header %q leads out of the archive", b[:110])
+		}
+		name := string(b[110 : 110+nameSize-1])
+		if name == "TRAILER!!!" {
+			return entries, nil
+		}
+		entries = append(entries, fmt.Sprintf("%s %o %s", name, mode, b[dataAt:dataAt+size]))
+		b = b[end:]
+	}
+}
+
+func TestLoadOrder(t *testing.T) {
+	data := map[string]string{
+		"a":       "\x7fELF\x00license=GPL\x00depends=b-x,c\x00",
+		"b_x":     "depends=c\x00alias=y\x00",
+		"c":       "\x00depends=\x00",
+		"built":   "",
+		"loop_1":  "\x00depends=loop-2\x00",
+		"loop_2":  "\x00depends=loop-1\x00",
+		"orphan":  "\x00depends=nowhere\x00",
+		"nothing": "no modinfo at all",
+	}
+	read := func(name string) ([]byte, error) {
+		d, ok := data[name]
+		switch {
+		case !ok:
+			return nil, errors.New("no module " + name)
+		case d == "":
+			return nil, nil
+		}
+		return []byte(d), nil
+	}
+	for _, test := range []struct {
+		names []string
+		want  string // or error
+	}{
+		{[]string{"a"}, "c b_x a"},
+		{[]string{"b-x", "a", "built", "nothing"}, "c b_x a nothing"},
+		{[]string{"loop-1"}, "modules depend on each other: loop_1 loop_2 loop_1"},
+		{[]string{"orphan"}, "no module nowhere"},
+	} {
+		order, err := loadOrder(test.names, read)
+		var names []string
+		for _, m := range order {
+			names = append(names, m.name)
+		}
+		got := strings.Join(names, " ")
+		if err != nil {
+			got = err.Error()
+		}
+		if got != test.want {
+			t.Errorf("loadOrder(%q) = %q, want %q", test.names, got, test.want)
+		}
+	}
+}
+
+const goodRun = `VM-KERNEL 6.1.0-1
+VM-BEGIN sensor/x
+=== RUN   TestBPFOne
+    x_test.go:10: RUNG x.one fentry fentry,tracepoint
+--- PASS: TestBPFOne (0.10s)
+=== RUN   TestBPFTwo
+    x_test.go:20: the kernel lacks it
+--- SKIP: TestBPFTwo (0.00s)
+PASS
+VM-END sensor/x 0
+VM-DONE
+`
+
+// TestReport holds the verdict on what machines print: everything that is not
+// exactly as it should be is named.
+func TestReport(t *testing.T) {
+	noSkip := strings.ReplaceAll(goodRun, "--- SKIP", "--- PASS")
+	for _, test := range []struct {
+		name, run string
+		wrong     []string
+	}{
+		{"all well", noSkip, nil},
+		{"a skip", goodRun, []string{"6.1: sensor/x: TestBPFTwo was skipped: the kernel lacks it"}},
+		{"a lesser rung", strings.Replace(noSkip, "x.one fentry", "x.one tracepoint", 1),
+			[]string{"6.1: x.one is attached as tracepoint, though it has fentry"}},
+		{"a failure", strings.NewReplacer("--- PASS: TestBPFOne", "--- FAIL: TestBPFOne", "x 0\n", "x 1\n").Replace(noSkip),
+			[]string{`6.1: sensor/x: exit code "1"`}},
+		{"a crash", strings.Split(noSkip, "VM-END")[0],
+			[]string{"ended early", `6.1: sensor/x: exit code ""`}},
+		{"no tests", "VM-KERNEL 6.1.0-1\nVM-BEGIN a\ntesting: warning: no tests to run\nPASS\nVM-END a 0\nVM-DONE\n",
+			[]string{"6.1: a ran no test"}},
+		{"another kernel", strings.Replace(noSkip, "6.1.0-1", "6.1.0-2", 1),
+			[]string{`6.1: the machine ran "6.1.0-2", not "6.1.0-1"`}},
+		{"a machine in trouble", "VM-ERROR cannot load veth.ko\n" + noSkip,
+			[]string{"6.1: cannot load veth.ko"}},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			m := &machine{kernel: kernel{series: "6.1", release: "6.1.0-1"}}
+			// The serial line may add carriage returns.
+			if err := m.results.read(strings.NewReader(strings.ReplaceAll(test.run, "\n", "\r\n"))); err != nil {
+				t.Fatal(err)
+			}
+			var err error
+			if !m.results.done {
+				err = errors.New("ended early")
+			}
+			var out bytes.Buffer
+			r := newReport(&out)
+			r.machine(m, err)
+			if err := r.finish(); (err != nil) != (test.wrong != nil) {
+				t.Errorf("finish: %v", err)
+			}
+			if d := cmp.Diff(test.wrong, r.wrong); d != "" {
+				t.Errorf("what is wrong (-want +got):\n%s\n%s", d, out.String())
+			}
+		})
+	}
+}
+
+// TestReportMissingHook wants each hook attached on every kernel.
+func TestReportMissingHook(t *testing.T) {
+	var out bytes.Buffer
+	r := newReport(&out)
+	for _, series := range []string{"6.1", "6.12"} {
+		run := strings.ReplaceAll(goodRun, "--- SKIP", "--- PASS")
+		if series == "6.12" {
+			run = strings.Replace(run, "RUNG", "rung", 1)
+		}
+		m := &machine{kernel: kernel{series: series, release: "6.1.0-1"}}
+		if err := m.results.read(strings.NewReader(run)); err != nil {
+			t.Fatal(err)
+		}
+		r.machine(m, nil)
+	}
+	if err := r.finish(); err == nil || !strings.Contains(err.Error(), "6.12: x.one was not attached") {
+		t.Errorf("finish: %v\n%s", err, out.String())
+	}
+}
