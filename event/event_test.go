@@ -3,6 +3,7 @@ package event
 import (
 	"encoding/json"
 	"net/netip"
+	"strconv"
 	"testing"
 	"time"
 )
@@ -116,5 +117,20 @@ func BenchmarkAppendJSON(b *testing.B) {
 	b.ReportAllocs()
 	for b.Loop() {
 		buf = AppendJSON(buf[:0], e)
+	}
+}
+
+func TestAppendStringHarmless(t *testing.T) {
+	for _, in := range []string{"a\u009b31m", "x\u202ey", "z\u200b", "\u2028", "\U000e0041", "\x7f\x1b[1m\n", "é漢😀"} {
+		b, valid := appendString(nil, in)
+		var back string
+		if err := json.Unmarshal(b, &back); err != nil || back != in || !valid {
+			t.Errorf("%q became %s: %q, %v, %v", in, b, back, valid, err)
+		}
+		for _, r := range string(b) {
+			if !strconv.IsPrint(r) {
+				t.Errorf("%q became %q: %U is as it was", in, b, r)
+			}
+		}
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strconv"
 	"time"
+	"unicode/utf16"
 	"unicode/utf8"
 )
 
@@ -171,6 +172,17 @@ func appendString(b []byte, s string) (_ []byte, valid bool) {
 			b = append(b, s[start:i]...)
 			b = append(b, `\ufffd`...)
 			i++
+			start = i
+			continue
+		}
+		if !strconv.IsPrint(r) {
+			// C1 controls, bidirectional overrides, zero-width characters: JSON
+			// means the same with them escaped, and a terminal is safe.
+			b = append(b, s[start:i]...)
+			for _, u := range utf16.AppendRune(nil, r) {
+				b = append(b, '\\', 'u', hexDigits[u>>12], hexDigits[u>>8&15], hexDigits[u>>4&15], hexDigits[u&15])
+			}
+			i += n
 			start = i
 			continue
 		}
