@@ -1,0 +1,43 @@
+package cli
+
+import (
+	"context"
+)
+
+// agentCommand runs the agent itself, in the foreground.
+func agentCommand(g *globals) *command {
+	var o AgentOptions
+	return &command{
+		name:    "agent",
+		summary: "Run the agent in the foreground",
+		about: "The agent attaches its sensors to the kernel, knows every process and connection, " +
+			"and answers the other commands on a Unix socket and, on loopback, by HTTP. " +
+			"When it starts it says which hooks it uses and why, and which capabilities it lacks. " +
+			"It ends at SIGINT or SIGTERM and leaves nothing attached.\n\n" +
+			"Socket, state directory and pinned kernel objects derive from the name of the instance, so that agents of different names run beside each other. " +
+			"An agent refuses to start where another one already uses its socket or state.\n\n" +
+			"Flags go before the configuration file, the file before the defaults.",
+		examples: []example{
+			{"warren agent", "See what the machine does"},
+			{"warren agent --http 127.0.0.1:9900 --log-level debug", "With HTTP on another port, telling more"},
+			{"warren agent --instance lab --config /etc/warren/lab.yaml", "A second agent beside the first"},
+		},
+		flags: []*flag{
+			{long: "http", meta: "ADDR", text: &o.HTTP, doc: "address that answers HTTP, or off"},
+			{long: "state", meta: "DIR", text: &o.State, doc: "directory for what outlives the agent"},
+			{long: "config", meta: "FILE", text: &o.Config, doc: "configuration, in YAML"},
+			{long: "instance", meta: "NAME", text: &o.Instance, doc: "name that sets agents of one machine apart (default warren)"},
+			{long: "log-level", meta: "LEVEL", text: &o.LogLevel, choices: []string{"debug", "info", "warn", "error"}, doc: "least level of what is logged: debug, info, warn or error (default info)"},
+		},
+		run: func(ctx context.Context, env *Env, args []string) error {
+			if err := atMost(0, args); err != nil {
+				return err
+			}
+			o.Socket = g.socket
+			if o.Socket == "" {
+				o.Socket = env.Getenv("WARREN_SOCKET")
+			}
+			return env.RunAgent(ctx, o)
+		},
+	}
+}

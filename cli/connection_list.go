@@ -1,0 +1,176 @@
+package cli
+
+import (
+	"context"
+	"io"
+	"slices"
+	"time"
+)
+
+// connectionListCommand lists connections like ss, with their owners.
+func connectionListCommand(g *globals) *command {
+	var output, columns string
+	var follow bool
+	return &command{
+		name:    "connection list",
+		args:    "[FILTER]",
+		summary: "List TCP connections, listening sockets and UDP flows with their owners",
+		about: "Those that are open, and those that were closed lately. LOCAL and REMOTE carry the name that this machine was answered by DNS for the address. " +
+			"FILTER is a condition on the fields of the kind connection. With --follow, what happens to them is shown as it happens.",
+		examples: []example{
+			{"warren connection list", "Who talks to whom"},
+			{"warren connection list 'conn.direction = listen'", "What can be connected to"},
+			{"warren connection list 'conn.error exists or conn.retransmits > 0' -o wide", "What goes wrong"},
+			{"warren connection list -f 'proc.name = curl'", "What curl does from now on"},
+		},
+		flags: []*flag{
+			{long: "follow", short: "f", yes: &follow, doc: "then show changes as they happen"},
+			outputFlag(&output, "", "table", "wide", "json"),
+			{long: "columns", short: "c", meta: "FIELDS", text: &columns, doc: "show these fields instead, separated by commas"},
+		},
+		run: func(ctx context.Context, env *Env, args []string) error {
+			chosen, err := parseColumns(columns)
+			if err != nil {
+				return err
+			}
+			agent, err := env.dial(g.socket)
+			if err != nil {
+				return err
+			}
+			filter := filterOf(args)
+			lines := agent.Connections(ctx, filter)
+			if follow {
+				lines = thenFollow(ctx, agent, lines, filter)
+			}
+			var st streamTable = &connectionTable{screen: env.screen(output == "table"), wide: output == "wide", follow: follow, now: env.Now}
+			if chosen != nil {
+				st = newFieldTable(env, chosen, output == "table")
+			}
+			switch {
+			case output == "json":
+				return writeJSON(env, lines)
+			case follow:
+				return writeStream(env, lines, st)
+			}
+			conns, err := readRecords(lines)
+			if err != nil {
+				return err
+			}
+			slices.SortStableFunc(conns, func(a, b *record) int { return a.time("conn.start").Compare(b.time("conn.start")) })
+			out := &lazyWriter{out: env.Stdout}
+			if err := writeRows(st.open(out), conns, st.row); err != nil {
+				return err
+			}
+			return out.Flush()
+		},
+	}
+}
+
+// thenFollow yields a list, then the events of connections that match the
+// same filter. Whatever is wrong with the filter shows in the list, where its
+// positions are those of what was typed.
+func thenFollow(ctx context.Context, agent Agent, list Lines, filter string) Lines {
+	return func(yield func([]byte, error) bool) {
+		for line, err := range list {
+			if !yield(line, err) || err != nil {
+				return
+			}
+		}
+		wanted := "evt.kind = connection"
+		if filter != "" {
+			wanted += " and (" + filter + ")"
+		}
+		for line, err := range agent.Events(ctx, wanted, 0) {
+			if !yield(line, err) || err != nil {
+				return
+			}
+		}
+		yield(nil, errAgentLeft)
+	}
+}
+
+// A connectionTable has the columns of connections.
+type connectionTable struct {
+	screen screen
+	wide   bool
+	follow bool
+	now    func() time.Time
+}
+
+func (ct *connectionTable) open(out io.Writer) *table {
+	cols := []column{{head: "PROTO"}, {head: "STATE", min: 6}, {head: "DIR", min: 6}, {head: "PID", min: 6, right: true}, {head: "PROCESS", min: 8, max: 15}, {head: "CONTAINER", max: 24},
+		{head: "LOCAL", min: 16, max: 40}, {head: "REMOTE", min: 16, max: 48}, {head: "SENT", right: true, min: 8}, {head: "RECV", right: true, min: 8}, {head: "RTT", right: true, min: 6}, {head: "RETRANS", right: true}, {head: "AGE", right: true, min: 6}}
+	if ct.follow {
+		cols = append([]column{{head: "TIME", min: 12}, {head: "TYPE", min: 8}}, cols...)
+	}
+	if ct.wide {
+		cols = append(cols, column{head: "USER", max: 16}, column{head: "EXEPATH", min: 16, max: 40}, column{head: "IMAGE", min: 5, max: 40}, column{head: "NETNS"}, column{head: "ANCESTRY", min: 16, max: 48})
+	}
+	return newTable(out, ct.screen, append(cols, column{head: "ERROR"}))
+}
+
+func (ct *connectionTable) row(r *record) []cell {
+	s := ct.screen
+	rtt, retrans := "", ""
+	if d := r.duration("conn.rtt"); d > 0 {
+		rtt = span(d)
+	}
+	if n := r.num("conn.retransmits"); n > 0 {
+		retrans = s.safe(r.str("conn.retransmits"))
+	}
+	row := []cell{
+		{text: s.safe(r.str("fd.l4proto"))},
+		{text: s.safe(r.str("conn.state")), color: stateColor(r.str("conn.state"))},
+		{text: s.safe(r.str("conn.direction"))},
+		{text: s.safe(r.str("proc.pid"))},
+		{text: s.safe(r.str("proc.name"))},
+		s.container(r),
+		{text: s.end(r, "l")},
+		{text: s.end(r, "r")},
+		{text: byteCount(uint64(r.num("conn.bytes_sent")))},
+		{text: byteCount(uint64(r.num("conn.bytes_received")))},
+		{text: rtt},
+		{text: retrans, color: yellow},
+		{text: span(r.duration("conn.duration"))},
+	}
+	if r.str("conn.direction") == "listen" {
+		row[7], row[8], row[9] = cell{}, cell{}, cell{}
+	}
+	if ct.follow {
+		row = append([]cell{{text: r.time("evt.time").In(ct.now().Location()).Format("15:04:05.000"), color: dim}, {text: s.safe(r.str("evt.type"))}}, row...)
+	}
+	if ct.wide {
+		row = append(row, cell{text: s.user(r)}, cell{text: s.executable(r)}, cell{text: s.safe(r.str("container.image"))}, cell{text: s.safe(r.str("fd.netns"))}, cell{text: s.ancestry(r, 0)})
+	}
+	return append(row, cell{text: s.connectionError(r), color: red})
+}
+
+func stateColor(state string) string {
+	switch state {
+	case "ESTAB":
+		return green
+	case "LISTEN":
+		return blue
+	case "CLOSED":
+		return dim
+	}
+	return plain
+}
+
+// connectionError returns why a connection failed or ended, "" if it did neither.
+func (s screen) connectionError(r *record) string {
+	e := r.str("conn.error")
+	if e == "" || e == "SUCCESS" {
+		if e = r.str("evt.res"); e == "SUCCESS" || e == "EINPROGRESS" {
+			e = ""
+		}
+	}
+	e = s.safe(e)
+	if by := r.str("conn.reset"); by != "" {
+		if e != "" {
+			e += ", "
+		}
+		e += "reset by " + s.safe(by) + " end"
+	}
+	return e
+}

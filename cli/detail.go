@@ -1,0 +1,294 @@
+package cli
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"warren/event"
+)
+
+// detail returns what a person wants to know of an event that the columns
+// common to all kinds do not say.
+func (s screen) detail(r *record) cell {
+	switch r.kind() {
+	case event.KindExec:
+		return s.execDetail(r)
+	case event.KindFork:
+		return cell{text: fmt.Sprintf("from %s (%s)", s.orUnknown(r.str("proc.pname")), s.orUnknown(r.str("proc.ppid")))}
+	case event.KindExit:
+		return s.exitDetail(r)
+	case event.KindCredentials:
+		return s.credentialsDetail(r)
+	case event.KindNamespace:
+		text := "moved to another " + s.safe(strings.Join(r.list("ns.changed"), ", ")) + " namespace"
+		if r.str("evt.type") == "unshare" {
+			text = "made a new " + s.safe(strings.Join(r.list("ns.changed"), ", ")) + " namespace"
+		}
+		return cell{text: text + s.failure(r)}
+	case event.KindConnection:
+		return s.connectionDetail(r)
+	case event.KindDNS:
+		return s.dnsDetail(r)
+	case event.KindLost:
+		return cell{text: s.lostDetail(r), color: red}
+	}
+	return cell{}
+}
+
+func (s screen) orUnknown(text string) string {
+	if text == "" {
+		return "?"
+	}
+	return s.safe(text)
+}
+
+// failure returns the error of a system call, "" if it succeeded.
+func (s screen) failure(r *record) string {
+	if res := r.str("evt.res"); res != "" && res != "SUCCESS" {
+		return ": " + s.safe(res)
+	}
+	return ""
+}
+
+// command returns the command line as a shell would take it.
+func (s screen) command(r *record) string {
+	if args := r.list("proc.argv"); len(args) > 0 {
+		line := s.commandLine(args)
+		if r.yes("proc.args_truncated") {
+			line += " " + s.ellipsis()
+		}
+		return line
+	}
+	if r.yes("proc.is_kthread") {
+		return "[" + s.safe(r.str("proc.name")) + "]"
+	}
+	for _, key := range []string{"proc.cmdline", "proc.exepath", "proc.name"} {
+		if v := r.str(key); v != "" {
+			return s.safe(v)
+		}
+	}
+	return "?"
+}
+
+func (s screen) execDetail(r *record) cell {
+	text := s.command(r) + s.failure(r)
+	// What the arguments do not say, and an intruder hopes nobody asks.
+	if marks := executableMarks(r); len(marks) > 0 {
+		text += " (" + strings.Join(marks, ", ") + ")"
+	}
+	c := cell{text: text}
+	if a := s.ancestry(r, 3); a != "" {
+		c.tail = "  " + a
+	}
+	return c
+}
+
+// executableMarks tells what is unusual about an executable.
+func executableMarks(r *record) []string {
+	var m []string
+	if r.yes("proc.is_exe_from_memfd") {
+		m = append(m, "in memory only")
+	} else if r.yes("proc.is_exe_deleted") {
+		m = append(m, "deleted")
+	}
+	if r.yes("proc.is_exe_upper_layer") {
+		m = append(m, "not from the image")
+	}
+	return m
+}
+
+// ending returns how a process ended: "exit 0", "SIGKILL (core dumped)".
+func (s screen) ending(r *record) cell {
+	if sig := r.str("exit.signal"); sig != "" {
+		c := cell{text: s.safe(sig), color: red}
+		if r.yes("exit.core_dumped") {
+			c.text += " (core dumped)"
+		}
+		return c
+	}
+	c := cell{text: "exit " + s.orUnknown(r.str("exit.code"))}
+	if r.num("exit.code") != 0 {
+		c.color = yellow
+	}
+	return c
+}
+
+func (s screen) exitDetail(r *record) cell {
+	c := s.ending(r)
+	c.text += " after " + span(r.duration("exit.duration"))
+	if cpu := r.duration("exit.utime") + r.duration("exit.stime"); cpu > 0 {
+		c.text += ", cpu " + span(cpu)
+	}
+	if rss := r.num("exit.maxrss"); rss > 0 {
+		c.text += ", " + byteCount(uint64(rss))
+	}
+	return c
+}
+
+func (s screen) credentialsDetail(r *record) cell {
+	var parts []string
+	changed := func(what, from, to string) {
+		if f, t := r.str(from), r.str(to); f != t && f != "" && t != "" {
+			parts = append(parts, fmt.Sprintf("%s %s -> %s", what, s.safe(f), s.safe(t)))
+		}
+	}
+	changed("uid", "cred.old_uid", "evt.arg.uid")
+	changed("gid", "cred.old_gid", "evt.arg.gid")
+	if caps := r.str("cred.cap_gained"); caps != "" {
+		parts = append(parts, "gained "+s.capabilities(caps))
+	}
+	if caps := r.str("cred.cap_dropped"); caps != "" {
+		parts = append(parts, "dropped "+s.capabilities(caps))
+	}
+	if len(parts) == 0 {
+		parts = append(parts, "nothing in force changed")
+	}
+	c := cell{text: strings.Join(parts, ", ") + s.failure(r)}
+	if r.num("evt.arg.uid") == 0 && r.num("cred.old_uid") != 0 {
+		c.color = red
+	}
+	return c
+}
+
+// capabilities writes a set of capabilities, in few words if it is large.
+func (s screen) capabilities(names string) string {
+	n := len(strings.Fields(names))
+	switch {
+	case n == 0:
+		return "none"
+	case n >= allCapabilities:
+		return fmt.Sprintf("all %d capabilities", n)
+	case n > 6:
+		return fmt.Sprintf("%d capabilities", n)
+	}
+	return s.safe(names)
+}
+
+// allCapabilities is how many there are: up to CAP_CHECKPOINT_RESTORE.
+const allCapabilities = 41
+
+// end writes one end of a socket: the name, if there is one, the address, and
+// the port.
+func (s screen) end(r *record, side string) string {
+	addr, port, name := r.str("fd."+side+"ip"), r.str("fd."+side+"port"), r.str("fd."+side+"ip.name")
+	if addr == "" {
+		return "?"
+	}
+	shown := s.safe(addr)
+	if a, err := netip.ParseAddr(addr); err == nil && a.Is6() {
+		shown = "[" + a.String() + "]"
+	}
+	if name != "" {
+		shown = s.safe(name) + " (" + s.safe(addr) + ")"
+	}
+	if port != "" {
+		shown += ":" + s.safe(port)
+	}
+	return shown
+}
+
+// ends writes a connection from its client to its server.
+func (s screen) ends(r *record) string {
+	if r.str("conn.direction") == "listen" {
+		return s.end(r, "l")
+	}
+	from, to := s.end(r, "l"), s.end(r, "r")
+	if r.yes("fd.is_server") {
+		from, to = to, from
+	}
+	return from + " -> " + to
+}
+
+func (s screen) connectionDetail(r *record) cell {
+	text := s.ends(r)
+	if proto := r.str("fd.l4proto"); proto != "" {
+		text += " " + s.safe(proto)
+	}
+	c := cell{}
+	switch r.str("evt.type") {
+	case "update", "close":
+		text += fmt.Sprintf(" sent %s, received %s", byteCount(uint64(r.num("conn.bytes_sent"))), byteCount(uint64(r.num("conn.bytes_received"))))
+		if d := r.duration("conn.duration"); d > 0 {
+			text += ", " + span(d)
+		}
+		if rtt := r.duration("conn.rtt"); rtt > 0 {
+			text += ", rtt " + span(rtt)
+		}
+		if n := r.num("conn.retransmits"); n > 0 {
+			text += fmt.Sprintf(", %d retransmitted", n)
+			c.color = yellow
+		}
+	default:
+		if l := r.duration("conn.latency"); l > 0 {
+			text += " " + span(l)
+		}
+	}
+	if res := r.str("evt.res"); res != "" && res != "SUCCESS" && res != "EINPROGRESS" {
+		text += " " + s.safe(res)
+		c.color = red
+	} else if e := r.str("conn.error"); e != "" && e != "SUCCESS" {
+		text += ", " + s.safe(e)
+		c.color = red
+	}
+	if by := r.str("conn.reset"); by != "" {
+		text += ", reset by " + s.safe(by) + " end"
+		c.color = red
+	}
+	c.text = text
+	return c
+}
+
+func (s screen) dnsDetail(r *record) cell {
+	text := s.orUnknown(r.str("dns.type")) + " " + s.orUnknown(r.str("dns.name"))
+	if !r.yes("dns.response") {
+		return cell{text: text + "?"}
+	}
+	c := cell{}
+	if rcode := r.str("dns.rcode"); rcode != "" && rcode != "NOERROR" {
+		text += ": " + s.safe(rcode)
+		c.color = yellow
+	} else {
+		// A record is "name TTL type value". Those of the type that was asked
+		// for are the answer; aliases only lead there.
+		var values []string
+		for _, rec := range r.list("dns.answers") {
+			if w := strings.SplitN(rec, " ", 4); len(w) == 4 && (w[2] == r.str("dns.type") || r.str("dns.type") == "ANY") {
+				values = append(values, s.safe(w[3]))
+			}
+		}
+		text += " = "
+		if len(values) == 0 {
+			text += "nothing"
+		}
+		text += strings.Join(slices.Compact(values), ", ")
+	}
+	if l := r.duration("dns.latency"); l > 0 {
+		text += " (" + span(l) + ")"
+	}
+	c.text = text
+	return c
+}
+
+func (s screen) lostDetail(r *record) string {
+	count, what := r.str("lost.count"), r.str("lost.kind")
+	if what == "" {
+		what = "any kind"
+	}
+	text := fmt.Sprintf("%s events lost: %s", s.orUnknown(count), s.safe(what))
+	switch lane := r.str("lost.lane"); lane {
+	case "critical", "bulk":
+		text += ", the " + lane + " ring was full"
+	case "queue":
+		text += ", this reader did not keep up"
+		if who := r.str("lost.consumer"); who != "" {
+			text += " (" + s.safe(who) + ")"
+		}
+	case "table":
+		text += ", a kernel map was full"
+	default:
+		text += " " + s.safe(lane)
+	}
+	return text
+}

@@ -1,0 +1,348 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+	"time"
+
+	"warren/event"
+)
+
+// eventsCommand shows the stream of events.
+func eventsCommand(g *globals) *command {
+	var output, columns string
+	var limit int
+	return &command{
+		name:    "events",
+		args:    "[FILTER]",
+		summary: "Show events as they happen",
+		about: "Every process that starts, ends or changes its rights, every connection and every DNS answer, " +
+			"as the kernel reports it. FILTER is a condition in Falco's language; without one, everything is shown.\n\n" +
+			"DETAIL tells what matters for the kind of event: the command and who started it, the exit code and the time it took, " +
+			"both ends of a connection by name. Events that were lost on the way are reported where they are missing.\n\n" +
+			"The stream ends after --limit events, or when it is interrupted.",
+		examples: []example{
+			{"warren events", "Everything, live"},
+			{"warren events 'evt.type = execve and proc.aname = sshd'", "What people who logged in by SSH run"},
+			{"warren events 'evt.type = connect and not fd.rip in (127.0.0.0/8)' -o wide", "Who connects to other machines, with user and executable"},
+			{"warren events 'evt.kind = dns and dns.rcode = NXDOMAIN' --columns evt.time,proc.name,dns.name", "Names that do not exist, and who asked"},
+			{"warren events 'evt.kind = exit and exit.code != 0' -o json --limit 10", "The next ten failures, for a script"},
+		},
+		flags: []*flag{
+			outputFlag(&output, "", "table", "wide", "json"),
+			{long: "limit", short: "n", meta: "N", number: &limit, doc: "end after N events"},
+			{long: "columns", short: "c", meta: "FIELDS", text: &columns, doc: "show these fields instead, separated by commas; proc.aname[1] and the like give one of several values"},
+		},
+		run: func(ctx context.Context, env *Env, args []string) error {
+			chosen, err := parseColumns(columns)
+			if err != nil {
+				return err
+			}
+			agent, err := env.dial(g.socket)
+			if err != nil {
+				return err
+			}
+			lines := agent.Events(ctx, filterOf(args), limit)
+			switch {
+			case output == "json":
+				err = writeJSON(env, lines)
+			case chosen != nil:
+				err = writeStream(env, lines, newFieldTable(env, chosen, output == "table"))
+			default:
+				err = writeStream(env, lines, newEventTable(env, output == "wide"))
+			}
+			if err == nil && limit == 0 {
+				return errAgentLeft
+			}
+			return err
+		},
+	}
+}
+
+// errAgentLeft is the end of a stream that has none.
+var errAgentLeft = errors.New("the agent ended the stream: it was stopped, or went away")
+
+// writeJSON passes lines on as they are, but for what must not reach a terminal.
+func writeJSON(env *Env, lines Lines) error {
+	out := &lazyWriter{out: env.Stdout}
+	for line, err := range lines {
+		if err != nil {
+			return errors.Join(out.Flush(), err)
+		}
+		if env.Terminal {
+			line = safeJSON(line)
+		}
+		if _, err := out.Write(append(line[:len(line):len(line)], '\n')); err != nil {
+			return err
+		}
+	}
+	return out.Flush()
+}
+
+// A streamTable makes rows of records.
+type streamTable interface {
+	open(out io.Writer) *table
+	row(r *record) []cell
+}
+
+func writeStream(env *Env, lines Lines, st streamTable) error {
+	out := &lazyWriter{out: env.Stdout}
+	t := st.open(out)
+	if err := t.head(); err != nil {
+		return err
+	}
+	var r record
+	for line, err := range lines {
+		if err == nil {
+			err = r.parse(line)
+		}
+		if err == nil {
+			err = t.row(st.row(&r))
+		}
+		if err != nil {
+			return errors.Join(out.Flush(), err)
+		}
+	}
+	return out.Flush()
+}
+
+// An eventTable has the columns that suit events of all kinds.
+type eventTable struct {
+	screen screen
+	wide   bool
+	now    func() time.Time
+}
+
+func newEventTable(env *Env, wide bool) *eventTable {
+	return &eventTable{screen: env.screen(!wide), wide: wide, now: env.Now}
+}
+
+func (et *eventTable) open(out io.Writer) *table {
+	cols := []column{{head: "TIME", min: 12}, {head: "TYPE", min: 8, max: 13}, {head: "PID", min: 7, right: true}, {head: "PROCESS", min: 12, max: 15}, {head: "CONTAINER", min: 12, max: 24}}
+	if et.wide {
+		cols = append(cols, column{head: "USER", min: 8, max: 16}, column{head: "PPID", min: 7, right: true}, column{head: "EXEPATH", min: 16, max: 40},
+			column{head: "CWD", min: 8, max: 32}, column{head: "IMAGE", min: 5, max: 40}, column{head: "ANCESTRY", min: 16, max: 48})
+	}
+	return newTable(out, et.screen, append(cols, column{head: "DETAIL"}))
+}
+
+func (et *eventTable) row(r *record) []cell {
+	s := et.screen
+	at := r.time("evt.time").In(et.now().Location())
+	text, color := s.safe(r.str("evt.type")), kindColor(r)
+	row := []cell{
+		{text: at.Format("15:04:05.000"), color: dim},
+		{text: text, color: color},
+		{text: s.safe(r.str("proc.pid"))},
+		{text: s.safe(r.str("proc.name"))},
+		s.container(r),
+	}
+	if et.wide {
+		row[0].text = at.Format("2006-01-02T15:04:05.000000Z07:00")
+		row = append(row, cell{text: s.user(r)}, cell{text: s.safe(r.str("proc.ppid"))}, cell{text: s.executable(r)},
+			cell{text: s.safe(r.str("proc.cwd"))}, cell{text: s.safe(r.str("container.image"))}, cell{text: s.ancestry(r, 0)})
+	}
+	d := s.detail(r)
+	if et.wide && r.kind() == event.KindExec {
+		d.tail = "" // it has a column of its own
+	}
+	return append(row, d)
+}
+
+func kindColor(r *record) string {
+	switch r.kind() {
+	case event.KindExec, event.KindFork:
+		return green
+	case event.KindExit:
+		return blue
+	case event.KindCredentials, event.KindNamespace:
+		return yellow
+	case event.KindConnection, event.KindDNS:
+		return cyan
+	case event.KindLost:
+		return red
+	}
+	return plain
+}
+
+// container returns where the process runs: the container, or on the host the
+// systemd unit.
+func (s screen) container(r *record) cell {
+	id := r.str("container.id")
+	if id == "" || id == "host" {
+		return cell{text: s.safe(r.str("proc.unit")), color: dim}
+	}
+	name := r.str("container.name")
+	if name == "" {
+		name = id
+	}
+	return cell{text: s.safe(name)}
+}
+
+// user returns the name of the process's user, else the number.
+func (s screen) user(r *record) string {
+	if name := r.str("user.name"); name != "" {
+		return s.safe(name)
+	}
+	return s.safe(r.str("user.uid"))
+}
+
+// executable returns the path of the executable, or why it has none.
+func (s screen) executable(r *record) string {
+	path := s.safe(r.str("proc.exepath"))
+	if path == "" && r.yes("proc.exepath_unresolved") {
+		return "(unresolved)"
+	}
+	return path
+}
+
+// ancestry returns the names of the ancestors, nearest first, at most n of
+// them (0: all).
+func (s screen) ancestry(r *record, n int) string {
+	names := r.list("proc.aname")
+	cut := n > 0 && len(names) > n
+	if cut {
+		names = names[:n]
+	}
+	var b strings.Builder
+	for i, name := range names {
+		if i > 0 {
+			b.WriteByte(' ')
+		}
+		if name == "" {
+			name = "?"
+		}
+		b.WriteString("<- " + s.safe(name))
+	}
+	if cut {
+		b.WriteString(" <- " + s.ellipsis())
+	}
+	return b.String()
+}
+
+func (s screen) ellipsis() string {
+	if s.utf8 {
+		return "…"
+	}
+	return "..."
+}
+
+// A fieldTable has a column for each of some fields.
+type fieldTable struct {
+	screen screen
+	fields []fieldColumn
+	now    func() time.Time
+}
+
+type fieldColumn struct {
+	name  string
+	field *event.Field
+	index int // of one value of several; -1: all
+}
+
+// parseColumns understands the value of --columns; nil where it was not given.
+func parseColumns(list string) ([]fieldColumn, error) {
+	if list == "" {
+		return nil, nil
+	}
+	var cols []fieldColumn
+	for name := range strings.SplitSeq(list, ",") {
+		name = strings.TrimSpace(name)
+		base, arg, bracket := strings.Cut(name, "[")
+		f, ok := event.Lookup(base)
+		switch {
+		case !ok:
+			return nil, unknownField(base)
+		case f.Virtual:
+			return nil, usagef("field %s can be filtered on but not shown: it repeats what other fields say", base)
+		case bracket && f.Arg == event.NoArg && f.Many == event.One:
+			return nil, usagef("field %s has one value: write it without brackets", base)
+		case f.Arg == event.KeyArg && !bracket:
+			return nil, usagef("field %s needs a key: %s[key]", base, base)
+		}
+		c := fieldColumn{name: name, field: f, index: -1}
+		if bracket {
+			arg, ok = strings.CutSuffix(arg, "]")
+			if !ok {
+				return nil, usagef("field %s lacks its closing bracket", name)
+			}
+			if f.Arg != event.KeyArg {
+				if _, err := fmt.Sscanf(arg+"$", "%d$", &c.index); err != nil || c.index < 0 {
+					return nil, usagef("field %s: %q is not a number of a value", name, arg)
+				}
+			}
+		}
+		cols = append(cols, c)
+	}
+	return cols, nil
+}
+
+func unknownField(name string) error {
+	var known []string
+	for _, f := range event.Fields() {
+		known = append(known, f.Name)
+	}
+	e := &usageError{msg: "no field " + name}
+	if near := nearest(name, known); near != "" {
+		e.msg += "; did you mean " + near + "?"
+	}
+	return e
+}
+
+func newFieldTable(env *Env, fields []fieldColumn, cut bool) *fieldTable {
+	return &fieldTable{screen: env.screen(cut), fields: fields, now: env.Now}
+}
+
+func (ft *fieldTable) open(out io.Writer) *table {
+	cols := make([]column, len(ft.fields))
+	for i, f := range ft.fields {
+		cols[i] = column{head: f.name, min: 8, max: 40}
+		if f.field.Type == event.Time {
+			cols[i].min = 23
+		}
+	}
+	return newTable(out, ft.screen, cols)
+}
+
+func (ft *fieldTable) row(r *record) []cell {
+	row := make([]cell, len(ft.fields))
+	for i, f := range ft.fields {
+		row[i].text = ft.value(r, f)
+	}
+	return row
+}
+
+// value returns a field's value for people: durations with their unit, times
+// in the zone of the terminal.
+func (ft *fieldTable) value(r *record, c fieldColumn) string {
+	name := c.field.Name
+	switch {
+	case c.field.Arg == event.KeyArg:
+		return ft.screen.safe(r.str(c.name))
+	case c.field.Many == event.Ancestors || c.field.Many == event.List:
+		values := r.list(name)
+		i := c.index
+		if c.field.Many == event.Ancestors {
+			i-- // the list begins with the parent, which is number 1
+		}
+		switch {
+		case c.index < 0:
+			return ft.screen.safe(strings.Join(values, " "))
+		case i < 0 && c.field.Many == event.Ancestors:
+			return ft.screen.safe(r.str(strings.Replace(name, "proc.a", "proc.", 1)))
+		case i < len(values):
+			return ft.screen.safe(values[i])
+		}
+		return ""
+	case !r.has(name):
+		return ""
+	case c.field.Type == event.Duration:
+		return span(r.duration(name))
+	case c.field.Type == event.Time:
+		return r.time(name).In(ft.now().Location()).Format("2006-01-02 15:04:05.000")
+	}
+	return ft.screen.safe(r.str(name))
+}

@@ -1,0 +1,116 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"strings"
+	"syscall"
+)
+
+// The codes that the program exits with.
+const (
+	exitOK          = 0
+	exitFailed      = 1
+	exitUsage       = 2
+	exitInterrupted = 130 // 128 + SIGINT, as shells count
+)
+
+// Main runs the command line args, without the program's name, and returns the
+// program's exit code. That ctx ends means that somebody interrupted it.
+func Main(ctx context.Context, env *Env, args []string) int {
+	var g globals
+	commands, global := commandTable(&g)
+	err := run(ctx, env, commands, global, args)
+	return report(ctx, env, err)
+}
+
+// globals are the values of flags that every command has.
+type globals struct {
+	socket string
+}
+
+func run(ctx context.Context, env *Env, commands []*command, global []*flag, args []string) error {
+	inv, err := parse(commands, global, args)
+	if err != nil {
+		return err
+	}
+	switch {
+	case inv.command == nil && inv.noun == "" && !inv.help:
+		overview(env.Stderr, commands, global, "")
+		return &usageError{}
+	case inv.command == nil && !inv.help:
+		overview(env.Stderr, commands, global, inv.noun)
+		return &usageError{}
+	case inv.command == nil:
+		overview(env.Stdout, commands, global, inv.noun)
+		return nil
+	case inv.help:
+		inv.command.help(env.Stdout, global)
+		return nil
+	}
+	err = inv.command.run(ctx, env, inv.args)
+	if u := (*usageError)(nil); errors.As(err, &u) && u.command == "" {
+		u.command = inv.command.name
+	}
+	return err
+}
+
+// A FilterError is a filter that the agent could not understand: Msg says why,
+// and Pos and End which bytes of Expr are meant.
+type FilterError struct {
+	Msg, Hint string
+	Expr      string
+	Pos, End  int
+}
+
+func (e *FilterError) Error() string { return e.Msg }
+
+// report tells what went wrong, if anything, and returns the exit code.
+func report(ctx context.Context, env *Env, err error) int {
+	say := screen{utf8: env.utf8()}
+	var usage *usageError
+	var filter *FilterError
+	switch {
+	case err == nil:
+		return exitOK
+	case errors.Is(err, errQuiet), errors.Is(err, syscall.EPIPE), errors.Is(err, io.ErrClosedPipe):
+		return exitOK
+	case ctx.Err() != nil:
+		return exitInterrupted
+	case errors.As(err, &usage):
+		if usage.msg != "" {
+			fmt.Fprintf(env.Stderr, "warren: %s\n", say.safe(usage.msg))
+			fmt.Fprintf(env.Stderr, "Try \"%s --help\".\n", strings.TrimSpace("warren "+usage.command))
+		}
+		return exitUsage
+	case errors.As(err, &filter):
+		fmt.Fprintf(env.Stderr, "warren: %s\n", say.safe(filter.Error()))
+		line, mark := say.caret(filter.Expr, filter.Pos, filter.End)
+		fmt.Fprintf(env.Stderr, "  %s\n  %s\n", line, mark)
+		return exitUsage
+	}
+	fmt.Fprintf(env.Stderr, "warren: %s\n", say.safe(err.Error()))
+	if errors.Is(err, fs.ErrPermission) {
+		fmt.Fprintln(env.Stderr, "The socket belongs to the agent's user: try again as root.")
+	}
+	return exitFailed
+}
+
+// caret returns an expression and a line that marks its bytes from pos to end.
+// Of an expression of several lines it returns the one that pos is in.
+func (s screen) caret(expr string, pos, end int) (line, mark string) {
+	pos = min(max(pos, 0), len(expr))
+	end = min(max(end, pos), len(expr))
+	start := strings.LastIndexByte(expr[:pos], '\n') + 1
+	stop := len(expr)
+	if i := strings.IndexByte(expr[pos:], '\n'); i >= 0 {
+		stop = pos + i
+	}
+	end = min(end, stop)
+	line = s.safe(expr[start:stop])
+	mark = strings.Repeat(" ", width(s.safe(expr[start:pos]))) + strings.Repeat("^", max(1, width(s.safe(expr[pos:end]))))
+	return line, mark
+}

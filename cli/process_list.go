@@ -1,0 +1,196 @@
+package cli
+
+import (
+	"context"
+	"slices"
+	"strconv"
+	"time"
+)
+
+// processListCommand lists processes like ps.
+func processListCommand(g *globals) *command {
+	var output, columns string
+	var exited, kernel bool
+	return &command{
+		name:    "process list",
+		args:    "[FILTER]",
+		summary: "List processes",
+		about: "Those that run, in the order in which they started; with --exited also those that have ended and are still remembered. " +
+			"FILTER is a condition on the fields of the kind process. Threads of the kernel are left out unless --kernel is given.",
+		examples: []example{
+			{"warren process list", "What runs"},
+			{"warren process list 'container.id != host' -o wide", "What runs in containers, with user and executable"},
+			{"warren process list --exited 'proc.aname = sshd and exit.code != 0'", "What failed in SSH sessions lately"},
+			{"warren process list 'proc.is_exe_from_memfd = true or proc.is_exe_deleted = true'", "Programs that are in no directory"},
+			{"warren process list --columns proc.pid,proc.name,thread.cap_effective 'thread.cap_effective exists'", "Who holds which capabilities"},
+		},
+		flags: []*flag{
+			{long: "exited", yes: &exited, doc: "also processes that have ended"},
+			{long: "kernel", yes: &kernel, doc: "also threads of the kernel"},
+			outputFlag(&output, "", "table", "wide", "json"),
+			{long: "columns", short: "c", meta: "FIELDS", text: &columns, doc: "show these fields instead, separated by commas"},
+		},
+		run: func(ctx context.Context, env *Env, args []string) error {
+			chosen, err := parseColumns(columns)
+			if err != nil {
+				return err
+			}
+			agent, err := env.dial(g.socket)
+			if err != nil {
+				return err
+			}
+			lines := agent.Processes(ctx, filterOf(args), exited)
+			if output == "json" {
+				return writeJSON(env, withoutKernel(lines, kernel))
+			}
+			procs, err := readProcesses(lines, kernel)
+			if err != nil {
+				return err
+			}
+			pt := processTable{screen: env.screen(output == "table"), wide: output == "wide", exited: exited, now: env.Now()}
+			out := &lazyWriter{out: env.Stdout}
+			if chosen != nil {
+				ft := newFieldTable(env, chosen, output == "table")
+				err = writeRows(ft.open(out), procs, ft.row)
+			} else {
+				err = writeRows(newTable(out, pt.screen, pt.columns()), procs, pt.row)
+			}
+			if err != nil {
+				return err
+			}
+			return out.Flush()
+		},
+	}
+}
+
+// withoutKernel leaves threads of the kernel out, unless they are wanted.
+func withoutKernel(lines Lines, kernel bool) Lines {
+	if kernel {
+		return lines
+	}
+	return func(yield func([]byte, error) bool) {
+		var r record
+		for line, err := range lines {
+			if err == nil && r.parse(line) == nil && r.yes("proc.is_kthread") {
+				continue
+			}
+			if !yield(line, err) {
+				return
+			}
+		}
+	}
+}
+
+// readProcesses reads a list of processes in the order of their starts.
+func readProcesses(lines Lines, kernel bool) ([]*record, error) {
+	procs, err := readRecords(withoutKernel(lines, kernel))
+	slices.SortStableFunc(procs, func(a, b *record) int {
+		if c := a.time("proc.start").Compare(b.time("proc.start")); c != 0 {
+			return c
+		}
+		return int(a.num("proc.pid") - b.num("proc.pid"))
+	})
+	return procs, err
+}
+
+func readRecords(lines Lines) ([]*record, error) {
+	var l []*record
+	for line, err := range lines {
+		var r record
+		if err == nil {
+			err = r.parse(line)
+		}
+		if err != nil {
+			return nil, err
+		}
+		l = append(l, r.clone())
+	}
+	return l, nil
+}
+
+func writeRows(t *table, records []*record, row func(*record) []cell) error {
+	rows := make([][]cell, len(records))
+	for i, r := range records {
+		rows[i] = row(r)
+	}
+	return t.rows(rows)
+}
+
+// A processTable has the columns of lists of processes.
+type processTable struct {
+	screen screen
+	wide   bool
+	exited bool
+	now    time.Time
+}
+
+func (pt *processTable) columns() []column {
+	cols := []column{{head: "PID", right: true}, {head: "PPID", right: true}, {head: "USER", max: 16}, {head: "CONTAINER", max: 28}, {head: "STARTED"}, {head: "DURATION", right: true}}
+	if pt.exited {
+		cols = append(cols, column{head: "ENDED", max: 24})
+	}
+	if pt.wide {
+		cols = append(cols, column{head: "EXEPATH"}, column{head: "CWD"}, column{head: "IMAGE"}, column{head: "EXEC ID"}, column{head: "ANCESTRY"})
+	}
+	return append(cols, column{head: "COMMAND"})
+}
+
+func (pt *processTable) row(r *record) []cell {
+	s := pt.screen
+	row := []cell{
+		{text: s.safe(r.str("proc.pid"))},
+		{text: s.safe(r.str("proc.ppid"))},
+		{text: s.user(r)},
+		s.container(r),
+		{text: pt.started(r), color: dim},
+		{text: pt.duration(r)},
+	}
+	if pt.exited {
+		row = append(row, pt.ended(r))
+	}
+	if pt.wide {
+		row = append(row, cell{text: s.executable(r)}, cell{text: s.safe(r.str("proc.cwd"))}, cell{text: s.safe(r.str("container.image"))},
+			cell{text: s.safe(r.str("proc.exec_id"))}, cell{text: s.ancestry(r, 0)})
+	}
+	return append(row, pt.command(r))
+}
+
+func (pt *processTable) started(r *record) string {
+	t := r.time("proc.start")
+	if t.IsZero() {
+		return ""
+	}
+	return day(t, pt.now)
+}
+
+func (pt *processTable) duration(r *record) string {
+	if !r.has("proc.duration") {
+		return ""
+	}
+	return span(r.duration("proc.duration"))
+}
+
+// ended returns how a process ended, nothing for one that lives.
+func (pt *processTable) ended(r *record) cell {
+	if !r.yes("proc.exited") {
+		return cell{}
+	}
+	return pt.screen.ending(r)
+}
+
+func (pt *processTable) command(r *record) cell {
+	c := cell{text: pt.screen.command(r)}
+	for _, m := range executableMarks(r) {
+		c.text += " (" + m + ")"
+	}
+	if r.yes("proc.exited") {
+		c.color = dim
+	}
+	return c
+}
+
+// isPID reports whether an argument is a process id, not an exec id.
+func isPID(arg string) bool {
+	_, err := strconv.ParseUint(arg, 10, 32)
+	return err == nil
+}

@@ -1,0 +1,367 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+
+	"warren/event"
+)
+
+// processShowCommand tells all that is known of one process.
+func processShowCommand(g *globals) *command {
+	var output string
+	return &command{
+		name:    "process show",
+		args:    "PID|EXEC-ID",
+		summary: "Tell everything that is known of one process",
+		about: "Who it is, who started it, what it executes, which rights it has, where it runs, whom it talks to, what it started, and how it ended. " +
+			"A pid that several processes have had means the latest; an exec id means one process for all time.",
+		examples: []example{
+			{"warren process show 1", "Init"},
+			{"warren process show 1 -o json", "For a script: the process alone"},
+		},
+		flags: []*flag{outputFlag(&output, "", "table", "json")},
+		run: func(ctx context.Context, env *Env, args []string) error {
+			if len(args) == 0 {
+				return usagef("which process? A pid or an exec id is needed")
+			}
+			if err := atMost(1, args); err != nil {
+				return err
+			}
+			agent, err := env.dial(g.socket)
+			if err != nil {
+				return err
+			}
+			line, err := agent.Process(ctx, args[0])
+			if err != nil {
+				return err
+			}
+			if output == "json" {
+				return writeJSON(env, func(yield func([]byte, error) bool) { yield(line, nil) })
+			}
+			var p record
+			if err := p.parse(line); err != nil {
+				return err
+			}
+			// The start tells which of the processes that had the pid is meant.
+			same := fmt.Sprintf("proc.exec_id = %q", p.str("proc.exec_id"))
+			sockets, err := readRecords(agent.Connections(ctx, same))
+			if err != nil {
+				return err
+			}
+			children, err := readProcesses(agent.Processes(ctx, fmt.Sprintf("proc.parent_exec_id = %q", p.str("proc.exec_id")), true), true)
+			if err != nil {
+				return err
+			}
+			v := processView{page: page{screen: env.screen(false)}, p: &p, now: env.Now()}
+			v.write(sockets, children)
+			out := &lazyWriter{out: env.Stdout}
+			if _, err := out.Write([]byte(v.b.String())); err != nil {
+				return err
+			}
+			return out.Flush()
+		},
+	}
+}
+
+// A page is text under headings: names at the left, what is known beside them.
+type page struct {
+	screen
+	b strings.Builder
+}
+
+func (p *page) heading(name string) {
+	if p.b.Len() > 0 {
+		p.b.WriteByte('\n')
+	}
+	p.b.WriteString(p.paint(bold, name) + "\n")
+}
+
+// line writes a value, safe for a terminal, with its name; nothing if it is
+// empty.
+func (p *page) line(name, value string) {
+	if value == "" {
+		return
+	}
+	// Alignment counts columns, not bytes of colour.
+	p.b.WriteString("  " + p.paint(dim, fmt.Sprintf("%-*s", nameWidth, name)) + "  " + value + "\n")
+}
+
+const nameWidth = 14
+
+// rows writes a table below a heading.
+func (p *page) rows(cols []column, rows [][]cell) {
+	s := p.screen
+	s.cut = false
+	var b strings.Builder
+	t := newTable(&b, s, cols)
+	if t.rows(rows) != nil {
+		return // a strings.Builder does not fail
+	}
+	for line := range strings.Lines(b.String()) {
+		p.b.WriteString("  " + line)
+	}
+}
+
+// A processView writes what is known of a process.
+type processView struct {
+	page
+	p   *record
+	now time.Time
+}
+
+func (v *processView) write(sockets, children []*record) {
+	p := v.p
+	v.identity()
+	v.ancestors()
+	v.executableFile()
+	v.credentials()
+	v.heading("Namespaces")
+	for _, n := range []string{"mnt", "pid", "net", "user", "uts", "ipc", "cgroup", "time"} {
+		v.line(n, v.safe(p.str("proc.ns."+n)))
+	}
+	v.place()
+
+	if len(sockets) > 0 {
+		v.heading("Sockets")
+		ct := connectionTable{screen: v.screen, now: func() time.Time { return v.now }}
+		var rows [][]cell
+		for _, c := range sockets {
+			full := ct.row(c)
+			rows = append(rows, append(append(full[:3:3], full[6:13]...), full[len(full)-1]))
+		}
+		v.rows([]column{{head: "PROTO"}, {head: "STATE"}, {head: "DIR"}, {head: "LOCAL"}, {head: "REMOTE"}, {head: "SENT", right: true}, {head: "RECV", right: true},
+			{head: "RTT", right: true}, {head: "RETRANS", right: true}, {head: "AGE", right: true}, {head: "ERROR"}}, rows)
+	}
+	if len(children) > 0 {
+		v.heading("Children")
+		pt := processTable{screen: v.screen, exited: true, now: v.now}
+		var rows [][]cell
+		for _, c := range children {
+			full := pt.row(c)
+			rows = append(rows, []cell{full[0], full[4], full[5], full[6], full[7]})
+		}
+		v.rows([]column{{head: "PID", right: true}, {head: "STARTED"}, {head: "DURATION", right: true}, {head: "ENDED"}, {head: "COMMAND"}}, rows)
+	}
+}
+
+func (v *processView) identity() {
+	p := v.p
+	v.heading(fmt.Sprintf("%s (%s)", v.orUnknown(p.str("proc.name")), v.orUnknown(p.str("proc.pid"))))
+	v.line("command", v.command(p))
+	state := "runs"
+	if p.yes("proc.exited") {
+		end := v.ending(p)
+		state = "ended: " + v.paint(end.color, end.text)
+	} else if p.yes("proc.is_kthread") {
+		state = "runs, a thread of the kernel"
+	}
+	v.line("state", state)
+	v.line("started", v.moment("proc.start"))
+	if t := p.time("proc.exec_time"); !t.IsZero() && !t.Equal(p.time("proc.start")) {
+		v.line("last exec", v.moment("proc.exec_time"))
+	}
+	if p.has("proc.duration") {
+		word := "age"
+		if p.yes("proc.exited") {
+			word = "lived"
+		}
+		v.line(word, span(p.duration("proc.duration")))
+	}
+	v.line("exec id", v.safe(p.str("proc.exec_id")))
+	if vpid := p.str("proc.vpid"); vpid != p.str("proc.pid") {
+		v.line("own pid", v.safe(vpid))
+	}
+	v.line("directory", v.safe(p.str("proc.cwd")))
+	v.line("session", v.safe(p.str("proc.sid")))
+	v.line("group", v.safe(p.str("proc.pgid")))
+	v.line("terminal", terminalName(p.num("proc.tty")))
+}
+
+// moment writes a time and how long ago it was.
+func (v *processView) moment(key string) string {
+	t := v.p.time(key)
+	if t.IsZero() {
+		return ""
+	}
+	return fmt.Sprintf("%s (%s ago)", t.In(v.now.Location()).Format("2006-01-02 15:04:05.000"), span(v.now.Sub(t)))
+}
+
+func (v *processView) ancestors() {
+	pids, names, paths, lines := v.p.list("proc.apid"), v.p.list("proc.aname"), v.p.list("proc.aexepath"), v.p.list("proc.acmdline")
+	if len(pids) == 0 {
+		return
+	}
+	at := func(l []string, i int) string {
+		if i < len(l) {
+			return v.safe(l[i])
+		}
+		return ""
+	}
+	v.heading("Ancestors")
+	rows := make([][]cell, len(pids))
+	for i := range pids {
+		rows[i] = []cell{{text: v.safe(pids[i])}, {text: at(names, i)}, {text: at(paths, i)}, {text: at(lines, i)}}
+	}
+	v.rows([]column{{head: "PID", right: true}, {head: "NAME"}, {head: "EXECUTABLE"}, {head: "COMMAND"}}, rows)
+}
+
+func (v *processView) executableFile() {
+	p := v.p
+	v.heading("Executable")
+	v.line("path", v.executable(p))
+	if asked := p.str("proc.filename"); asked != p.str("proc.exepath") {
+		v.line("asked for", v.safe(asked))
+	}
+	v.line("interpreter", v.safe(p.str("proc.interp")))
+	if p.has("proc.exe_ino") {
+		dev := uint64(p.num("proc.exe_dev"))
+		v.line("inode", fmt.Sprintf("%s on device %d:%d", v.safe(p.str("proc.exe_ino")), deviceMajor(dev), deviceMinor(dev)))
+	}
+	if p.has("proc.exe_mode") {
+		v.line("mode", fmt.Sprintf("%04o, owner %s", p.num("proc.exe_mode")&0o7777, v.orUnknown(p.str("proc.exe_uid"))))
+	}
+	for _, t := range []struct{ name, key string }{{"changed", "proc.exe_ino.ctime"}, {"modified", "proc.exe_ino.mtime"}} {
+		if n := p.num(t.key); n > 0 {
+			v.line(t.name, time.Unix(0, n).In(v.now.Location()).Format("2006-01-02 15:04:05"))
+		}
+	}
+	for _, m := range []struct{ key, says string }{
+		{"proc.is_exe_from_memfd", "exists in memory only (memfd)"},
+		{"proc.is_exe_deleted", "had no name left when it was started"},
+		{"proc.is_exe_upper_layer", "came or changed after the container was made (overlay's upper layer)"},
+		{"proc.is_exe_lower_layer", "the image's own (overlay's lower layer)"},
+		{"proc.is_exe_writable", "the process's user may write to it"},
+	} {
+		if p.yes(m.key) {
+			color := yellow
+			if m.key == "proc.is_exe_lower_layer" {
+				color = plain
+			}
+			v.line("note", v.paint(color, m.says))
+		}
+	}
+}
+
+func (v *processView) credentials() {
+	p := v.p
+	v.heading("Credentials")
+	named := func(name, id string) string {
+		if name == "" {
+			return v.safe(id)
+		}
+		return v.safe(name) + " (" + v.safe(id) + ")"
+	}
+	// others lists the ids of a process that differ from the effective one.
+	others := func(effective string, ids ...string) string {
+		var parts []string
+		for i := 0; i < len(ids); i += 2 {
+			if x := p.str(ids[i+1]); x != effective && x != "" {
+				parts = append(parts, ids[i]+" "+v.safe(x))
+			}
+		}
+		if len(parts) == 0 {
+			return ""
+		}
+		return "; " + strings.Join(parts, ", ")
+	}
+	uid, gid := p.str("user.uid"), p.str("group.gid")
+	v.line("user", named(p.str("user.name"), uid)+others(uid, "real", "proc.ruid", "saved", "proc.suid", "for files", "proc.fsuid"))
+	v.line("group", named(p.str("group.name"), gid)+others(gid, "real", "proc.rgid", "saved", "proc.sgid", "for files", "proc.fsgid"))
+	if login := p.str("user.loginuid"); login != "" && login != "-1" {
+		v.line("logged in as", named(p.str("user.loginname"), login))
+	}
+	v.line("audit session", v.safe(p.str("proc.audit_session")))
+
+	v.heading("Capabilities")
+	for _, set := range []string{"effective", "permitted", "inheritable", "bounding", "ambient"} {
+		names := p.str("thread.cap_" + set)
+		text := "none"
+		if n := len(strings.Fields(names)); n >= allCapabilities {
+			text = fmt.Sprintf("all %d", n)
+		} else if missing := missingCapabilities(names); n > allCapabilities/2 && len(missing) > 0 {
+			text = fmt.Sprintf("%d: all but %s", n, strings.Join(missing, " "))
+		} else if n > 0 {
+			text = v.safe(names)
+		}
+		v.line(set, text)
+	}
+}
+
+// missingCapabilities returns the names that a set lacks.
+func missingCapabilities(names string) []string {
+	has := map[string]bool{}
+	for name := range strings.FieldsSeq(names) {
+		has[name] = true
+	}
+	var missing []string
+	for i := range allCapabilities {
+		if name := event.CapSet(1 << i).String(); !has[name] {
+			missing = append(missing, name)
+		}
+	}
+	return missing
+}
+
+// place writes where the process runs.
+func (v *processView) place() {
+	p := v.p
+	v.heading("Cgroup")
+	v.line("path", v.safe(p.str("proc.cgroup")))
+	v.line("id", v.safe(p.str("proc.cgroup.id")))
+	v.line("unit", v.safe(p.str("proc.unit")))
+	if id := p.str("container.id"); id == "" || id == "host" {
+		return
+	}
+	v.heading("Container")
+	v.line("name", v.safe(p.str("container.name")))
+	v.line("id", v.safe(first(p.str("container.full_id"), p.str("container.id"))))
+	v.line("runtime", v.safe(p.str("container.type")))
+	v.line("image", v.safe(p.str("container.image")))
+	v.line("image digest", v.safe(p.str("container.image.digest")))
+	v.line("pod", v.safe(p.str("k8s.pod.uid")))
+	v.line("started", v.moment("container.start_ts"))
+	if p.yes("container.privileged") {
+		v.line("note", v.paint(yellow, "privileged"))
+	}
+	if p.yes("container.pending") {
+		v.line("note", v.paint(yellow, "the runtime has not described it yet"))
+	}
+	for _, f := range p.fields {
+		if key, ok := strings.CutPrefix(f.key, "container.label["); ok {
+			v.line("label", v.safe(strings.TrimSuffix(key, "]")+"="+p.str(f.key)))
+		}
+	}
+}
+
+func first(values ...string) string {
+	for _, v := range values {
+		if v != "" {
+			return v
+		}
+	}
+	return ""
+}
+
+// Device numbers as the kernel hands them to programs (new_encode_dev).
+func deviceMajor(dev uint64) uint64 { return dev >> 8 & 0xfff }
+func deviceMinor(dev uint64) uint64 { return dev&0xff | dev>>12&0xfff00 }
+
+// terminalName returns the name of a controlling terminal, "" for none.
+func terminalName(tty int64) string {
+	major, minor := deviceMajor(uint64(tty)), deviceMinor(uint64(tty))
+	switch {
+	case tty == 0:
+		return ""
+	case major >= 136 && major < 144:
+		return "pts/" + strconv.FormatUint((major-136)<<8+minor, 10)
+	case major == 4 && minor < 64:
+		return "tty" + strconv.FormatUint(minor, 10)
+	case major == 4:
+		return "ttyS" + strconv.FormatUint(minor-64, 10)
+	}
+	return fmt.Sprintf("device %d:%d", major, minor)
+}

@@ -1,0 +1,77 @@
+package cli
+
+import (
+	"fmt"
+	"strconv"
+	"time"
+)
+
+// byteCount writes a number of bytes: 512 B, 1.2 KiB, 34 MiB.
+func byteCount(n uint64) string {
+	if n < 1024 {
+		return strconv.FormatUint(n, 10) + " B"
+	}
+	v, unit := float64(n)/1024, 0
+	for v >= 1023.5 && unit < 5 {
+		v /= 1024
+		unit++
+	}
+	format := "%.0f %ciB"
+	if v < 9.95 {
+		format = "%.1f %ciB"
+	}
+	return fmt.Sprintf(format, v, "KMGTPE"[unit])
+}
+
+// span writes a duration: 0.012ms, 3.4ms, 120ms, 1.2s, 1m02s, 3h04m, 5d06h.
+func span(d time.Duration) string {
+	switch {
+	case d < 0:
+		return "-" + span(-d)
+	case d == 0:
+		return "0s"
+	case d < time.Millisecond:
+		return fmt.Sprintf("%.3fms", float64(d)/1e6)
+	case d < 10*time.Millisecond:
+		return fmt.Sprintf("%.1fms", float64(d)/1e6)
+	case d < time.Second:
+		return fmt.Sprintf("%dms", d/time.Millisecond)
+	case d < 10*time.Second:
+		return fmt.Sprintf("%.1fs", d.Truncate(100*time.Millisecond).Seconds())
+	case d < time.Minute:
+		return fmt.Sprintf("%ds", d/time.Second)
+	case d < time.Hour:
+		return fmt.Sprintf("%dm%02ds", d/time.Minute, d%time.Minute/time.Second)
+	case d < 24*time.Hour:
+		return fmt.Sprintf("%dh%02dm", d/time.Hour, d%time.Hour/time.Minute)
+	}
+	return fmt.Sprintf("%dd%02dh", d/(24*time.Hour), d%(24*time.Hour)/time.Hour)
+}
+
+// rate writes a number per second: 0.2/s, 12/s, 3.4k/s.
+func rate(perSecond float64) string {
+	switch {
+	case perSecond == 0:
+		return "0/s"
+	case perSecond < 9.95:
+		return fmt.Sprintf("%.1f/s", perSecond)
+	case perSecond < 9995:
+		return fmt.Sprintf("%.0f/s", perSecond)
+	case perSecond < 999500:
+		return fmt.Sprintf("%.1fk/s", perSecond/1e3)
+	}
+	return fmt.Sprintf("%.2fM/s", perSecond/1e6)
+}
+
+// day writes a moment of the past, shorter the nearer it is: the time of
+// today, else the date too.
+func day(t, now time.Time) string {
+	t = t.In(now.Location())
+	if t.Year() == now.Year() && t.YearDay() == now.YearDay() {
+		return t.Format("15:04:05")
+	}
+	if t.Year() == now.Year() {
+		return t.Format("Jan _2 15:04")
+	}
+	return t.Format("Jan _2  2006")
+}
