@@ -2,7 +2,6 @@ package event
 
 import (
 	"net/netip"
-	"strings"
 	"time"
 )
 
@@ -12,18 +11,26 @@ var derived = map[string]getter{
 	"evt.kind":     str(func(e *Event) string { return e.Data.Kind().String() }),
 	"evt.hostname": str(func(*Event) string { return host.name }),
 	"evt.boot_id":  str(func(*Event) string { return host.bootID }),
-	"evt.datetime": str(func(e *Event) string { return e.Time.Format(time.RFC3339Nano) }),
+	"evt.datetime": composed(func(b []byte, e *Event) []byte { return e.Time.AppendFormat(b, time.RFC3339Nano) }),
 	"evt.rawtime":  {num: func(e *Event, i int) (int64, bool) { return e.Time.UnixNano(), i == 0 }},
 
-	"proc.exec_id":        procStr(func(_ *Event, p *Process) string { return p.Key.ExecID() }),
-	"proc.parent_exec_id": procStr(func(_ *Event, p *Process) string { return p.ParentKey.ExecID() }),
-	"proc.exeline":        procStr(func(_ *Event, p *Process) string { return strings.Join(p.Args, " ") }),
-	"proc.duration":       procNum(func(e *Event, p *Process) (int64, bool) { return since(e, p) }),
-	"proc.ppid.duration":  procNum(func(e *Event, p *Process) (int64, bool) { return since(e, p.Parent) }),
-	"proc.pid.ts":         procNum(func(_ *Event, p *Process) (int64, bool) { return startNanos(p) }),
-	"proc.ppid.ts":        procNum(func(_ *Event, p *Process) (int64, bool) { return startNanos(p.Parent) }),
-	"proc.nargs":          procNum(nargs),
-	"proc.cmdnargs":       procNum(nargs),
+	"proc.exec_id":        procComposed(func(b []byte, p *Process) []byte { return p.Key.appendExecID(b) }),
+	"proc.parent_exec_id": procComposed(func(b []byte, p *Process) []byte { return p.ParentKey.appendExecID(b) }),
+	"proc.exeline": procComposed(func(b []byte, p *Process) []byte {
+		for i, a := range p.Args {
+			if i > 0 {
+				b = append(b, ' ')
+			}
+			b = append(b, a...)
+		}
+		return b
+	}),
+	"proc.duration":      procNum(func(e *Event, p *Process) (int64, bool) { return since(e, p) }),
+	"proc.ppid.duration": procNum(func(e *Event, p *Process) (int64, bool) { return since(e, p.Parent) }),
+	"proc.pid.ts":        procNum(func(_ *Event, p *Process) (int64, bool) { return startNanos(p) }),
+	"proc.ppid.ts":       procNum(func(_ *Event, p *Process) (int64, bool) { return startNanos(p.Parent) }),
+	"proc.nargs":         procNum(nargs),
+	"proc.cmdnargs":      procNum(nargs),
 	"proc.cmdlenargs": procNum(func(_ *Event, p *Process) (int64, bool) {
 		n := 0
 		for _, a := range p.Args[min(1, len(p.Args)):] {
@@ -62,7 +69,7 @@ var derived = map[string]getter{
 	"fd.port":     {num: eitherPort},
 	"fd.cip.name": str(func(e *Event) string { return sockName(e, false) }),
 	"fd.sip.name": str(func(e *Event) string { return sockName(e, true) }),
-	"fd.name":     str(func(e *Event) string { return SocketOf(e).String() }),
+	"fd.name":     composed(func(b []byte, e *Event) []byte { return SocketOf(e).append(b) }),
 	"fd.type": str(func(e *Event) string {
 		switch a := SocketOf(e).anyAddr(); {
 		case a.Is4():
@@ -107,6 +114,23 @@ func str(fn func(*Event) string) getter {
 		s := fn(e)
 		return s, s != ""
 	}}
+}
+
+// composed makes a getter of a function that appends; appending nothing is a
+// missing value.
+func composed(fn func([]byte, *Event) []byte) getter {
+	g := str(func(e *Event) string { return string(fn(nil, e)) })
+	g.app = fn
+	return g
+}
+
+func procComposed(fn func([]byte, *Process) []byte) getter {
+	return composed(func(b []byte, e *Event) []byte {
+		if e.Process == nil {
+			return b
+		}
+		return fn(b, e.Process)
+	})
 }
 
 func procStr(fn func(*Event, *Process) string) getter {
@@ -220,12 +244,13 @@ func eitherPort(e *Event, i int) (int64, bool) {
 }
 
 // String returns both ends as Falco writes them, client first.
-func (s *Socket) String() string {
+func (s *Socket) String() string { return string(s.append(make([]byte, 0, 96))) }
+
+func (s *Socket) append(b []byte) []byte {
 	l, r := netip.AddrPortFrom(s.Local, s.LocalPort), netip.AddrPortFrom(s.Remote, s.RemotePort)
 	if s.Server {
 		l, r = r, l
 	}
-	b := make([]byte, 0, 96)
 	if l.Addr().IsValid() {
 		b = appendEnd(b, l)
 	}
@@ -235,7 +260,7 @@ func (s *Socket) String() string {
 	if r.Addr().IsValid() {
 		b = appendEnd(b, r)
 	}
-	return string(b)
+	return b
 }
 
 // appendEnd writes an address without the brackets of RFC 3986: Falco's form.

@@ -58,13 +58,16 @@ func (k Key) IsZero() bool { return k == Key{} }
 // stable across restarts of the agent: the first 12 digits of the boot id, the
 // start time in hexadecimal and the pid, joined by dashes.
 func (k Key) ExecID() string {
+	return string(k.appendExecID(make([]byte, 0, 40)))
+}
+
+func (k Key) appendExecID(b []byte) []byte {
 	if k.IsZero() {
-		return ""
+		return b
 	}
-	b := make([]byte, 0, 40)
 	b = append(b, host.bootShort...)
 	b = append(b, '-')
 	b = strconv.AppendUint(b, k.Start, 16)
 	b = append(b, '-')
-	return string(strconv.AppendUint(b, uint64(k.PID), 10))
+	return strconv.AppendUint(b, uint64(k.PID), 10)
 }

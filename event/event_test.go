@@ -134,3 +134,39 @@ func TestAppendStringHarmless(t *testing.T) {
 		}
 	}
 }
+
+// TestOtherReaders holds Append, StrOf and NumOf against Str and Num.
+func TestOtherReaders(t *testing.T) {
+	e := sample()
+	for _, f := range Fields() {
+		if f.Type == String && f.Arg != KeyArg {
+			for i := range 4 {
+				want, ok := f.Str(e, i)
+				b, got := f.Append([]byte("x"), e, i)
+				if got != ok || ok && string(b) != "x"+want {
+					t.Errorf("%s[%d]: Append = %q, %v; Str = %q, %v", f.Name, i, b, got, want, ok)
+				}
+			}
+		}
+		if f.Many != Ancestors {
+			continue
+		}
+		for p, i := e.Process, 0; i < 4; i++ {
+			wantStr, okStr := f.Str(e, i)
+			wantNum, okNum := f.Num(e, i)
+			gotStr, isStr := f.StrOf(p)
+			gotNum, isNum := f.NumOf(p)
+			if gotStr != wantStr || gotNum != wantNum || isStr != okStr || isNum != okNum {
+				t.Errorf("%s[%d]: StrOf = %q, %v; NumOf = %d, %v; want %q, %v and %d, %v", f.Name, i, gotStr, isStr, gotNum, isNum, wantStr, okStr, wantNum, okNum)
+			}
+			if p != nil {
+				p = p.Parent
+			}
+		}
+	}
+	f, _ := Lookup("fd.name")
+	buf := make([]byte, 0, 128)
+	if n := testing.AllocsPerRun(100, func() { buf, _ = f.Append(buf[:0], e, 0) }); !f.Composed() || n != 0 {
+		t.Errorf("fd.name: Composed = %v, Append allocates %v times", f.Composed(), n)
+	}
+}

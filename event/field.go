@@ -70,10 +70,12 @@ type Field struct {
 
 	kinds KindSet
 	gets  [numKinds]getter
+	of    getterOf
 }
 
 type getter struct {
 	str func(e *Event, i int) (string, bool)
+	app func(b []byte, e *Event) []byte // what str is made of, for text that is put together
 	num func(e *Event, i int) (int64, bool)
 	ip  func(e *Event, i int) (netip.Addr, bool)
 	key func(e *Event, key string) (string, bool)
@@ -94,6 +96,73 @@ func (f *Field) Str(e *Event, i int) (string, bool) {
 		return g(e, i)
 	}
 	return "", false
+}
+
+// Append appends the i-th value of a field of type String to b. Unlike Str it
+// allocates nothing else for values that are put together from others.
+func (f *Field) Append(b []byte, e *Event, i int) ([]byte, bool) {
+	g := f.gets[kindOf(e)]
+	if g.app == nil {
+		s, ok := f.Str(e, i)
+		return append(b, s...), ok
+	}
+	if i > 0 {
+		return b, false
+	}
+	n := len(b)
+	b = g.app(b, e)
+	return b, len(b) > n
+}
+
+// Composed reports whether Str puts the value together from others, and so has
+// to allocate.
+func (f *Field) Composed() bool {
+	for _, g := range f.gets {
+		if g.app != nil {
+			return true
+		}
+	}
+	return false
+}
+
+// getterOf reads a field with Ancestors off one process.
+type getterOf struct {
+	str func(p *Process) (string, bool)
+	num func(p *Process) (int64, bool)
+}
+
+// StrOf returns the value that p has of a field with Ancestors and type String:
+// what Str returns for the generation that p is. To visit all generations, follow
+// Process.Parent: Str counts them from the start each time.
+func (f *Field) StrOf(p *Process) (string, bool) {
+	if f.of.str == nil || p == nil {
+		return "", false
+	}
+	return f.of.str(p)
+}
+
+// NumOf is to Num what StrOf is to Str.
+func (f *Field) NumOf(p *Process) (int64, bool) {
+	if f.of.num == nil || p == nil {
+		return 0, false
+	}
+	return f.of.num(p)
+}
+
+// readOf returns how values of Go type t at an offset in Process are read.
+func readOf(t reflect.Type, off uintptr) getterOf {
+	switch t {
+	case reflect.TypeFor[string]():
+		return getterOf{str: func(p *Process) (string, bool) {
+			s := *(*string)(unsafe.Add(unsafe.Pointer(p), off))
+			return s, s != ""
+		}}
+	case reflect.TypeFor[uint32]():
+		return getterOf{num: func(p *Process) (int64, bool) {
+			return int64(*(*uint32)(unsafe.Add(unsafe.Pointer(p), off))), true
+		}}
+	}
+	panic(fmt.Sprintf("event: no accessor of ancestors for %v", t))
 }
 
 // Num returns the i-th value of a field of type Int, Uint, Bool, Duration or
@@ -335,6 +404,7 @@ func (c *fields) add(t reflect.Type, ks KindSet, at base, offset uintptr) {
 		if a := sf.Tag.Get("ancestors"); a != "" {
 			up := f
 			up.Name, up.Doc, up.Many, up.Arg = a, "of an ancestor, nearest first: [1] is the parent, [0] the process itself; without a number, of any ancestor: "+f.Doc, Ancestors, IndexArg
+			up.of = readOf(sf.Type, offset+sf.Offset)
 			_, _, _, g := access(sf.Type, ancestorBase, offset+sf.Offset, opts == "omitzero")
 			c.register(up, g, ks)
 		}
