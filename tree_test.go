@@ -429,7 +429,7 @@ func TestTreeCheck(t *testing.T) {
 			[]string{"api/x_test.go:3:12: a test that sleeps"}},
 		{"sleep by a fake clock", map[string]string{"api/x.go": pkg, "api/x_test.go": "package x\nfunc f() { synctest.Test(nil, func() { time.Sleep(1) }) }"}, nil},
 		{"sleep after a fake clock", map[string]string{"api/x.go": pkg, "api/x_test.go": "package x\nfunc f() { synctest.Test(nil, nil); time.Sleep(1) }"},
-			[]string{"api/x_test.go:2:38: a test that sleeps"}},
+			[]string{"api/x_test.go:2:37: a test that sleeps"}},
 		{"no package comment", map[string]string{"api/x.go": "package api"},
 			[]string{"api: no package comment"}},
 		{"two package comments", map[string]string{"api/x.go": pkg, "api/y.go": pkg},
