@@ -1,0 +1,209 @@
+package bpf
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/cilium/ebpf"
+)
+
+// A Hook is one thing to observe, with its implementations, best first.
+type Hook struct {
+	Name    string // "socket.accept"
+	Purpose string // what it observes, for people
+	Rungs   []Rung
+}
+
+// A Rung is one implementation of a hook: it works as a whole or not at all.
+type Rung struct {
+	Kind        string // fentry, tp_btf, tracepoint, kprobe, cgroup, iter
+	Attachments []Attachment
+}
+
+// An Attachment is one program at one place. The same program may be attached
+// in several places. It is made by [BTF], [Tracepoint], [Kprobe], [Kretprobe],
+// [Cgroup] or [Iter].
+type Attachment struct {
+	Program string // its name in the object
+	Target  string // the place; "" for BTF: what the program's section says
+
+	how    how
+	group  string
+	symbol string
+	at     ebpf.AttachType
+}
+
+type how uint8
+
+const (
+	byBTF how = iota
+	byTracepoint
+	byKprobe
+	byKretprobe
+	byCgroup
+	byIter
+)
+
+// BTF attaches a program of the sections tp_btf, fentry or fexit to the place
+// that the section names.
+func BTF(program string) Attachment {
+	return Attachment{Program: program, how: byBTF}
+}
+
+// Tracepoint attaches a program of the section tracepoint, or tp, to the
+// tracepoint group/name of tracefs.
+func Tracepoint(program, group, name string) Attachment {
+	return Attachment{Program: program, Target: group + "/" + name, how: byTracepoint, group: group, symbol: name}
+}
+
+// Kprobe attaches a program of the section kprobe to the entry of a kernel
+// function.
+func Kprobe(program, symbol string) Attachment {
+	return Attachment{Program: program, Target: symbol, how: byKprobe, symbol: symbol}
+}
+
+// Kretprobe attaches a program of the section kretprobe to the return of a
+// kernel function.
+func Kretprobe(program, symbol string) Attachment {
+	return Attachment{Program: program, Target: symbol, how: byKretprobe, symbol: symbol}
+}
+
+// Cgroup attaches a program of a cgroup section to the cgroup that
+// [Config].Cgroup names. Other programs there go on running.
+func Cgroup(program string, at ebpf.AttachType) Attachment {
+	return Attachment{Program: program, Target: strings.ToLower(strings.TrimPrefix(at.String(), "CGroup")), how: byCgroup, at: at}
+}
+
+// Iter makes sure that an iterator program (section iter/...) works on this
+// kernel; [Object.Iterate] runs it.
+func Iter(program string) Attachment {
+	return Attachment{Program: program, how: byIter}
+}
+
+// A HookStatus says how a hook is attached, and why not better.
+type HookStatus struct {
+	Hook, Purpose string
+	Rung          string    // the kind of the rung that is used; "" if none is
+	Target        string    // the places it is attached to, separated by spaces
+	Refused       []Refusal // the better rungs, best first
+	Err           string    // why no rung works; "" if one does
+}
+
+// A Refusal says why a rung is not used.
+type Refusal struct {
+	Rung, Reason string
+}
+
+// Attach loads and attaches the first rung of h that this kernel takes. The
+// reasons against better ones are in the status. If no rung works, or the one
+// that the configuration forces does not, the error is an *[UnavailableError].
+// A hook of that name that is attached already is an error.
+func (o *Object) Attach(h Hook) (HookStatus, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+
+	st := HookStatus{Hook: h.Name, Purpose: h.Purpose}
+	fail := func(err error) (HookStatus, error) {
+		st.Err = err.Error()
+		return st, err
+	}
+	if o.closed {
+		return fail(fmt.Errorf("attach %s: %w", h.Name, ErrClosed))
+	}
+	if o.hooks[h.Name] != nil {
+		return fail(fmt.Errorf("attach %s: already attached", h.Name))
+	}
+
+	rungs, forced := h.Rungs, o.road.cfg.Rungs[h.Name]
+	if forced != "" {
+		rungs = nil
+		var kinds []string
+		for _, r := range h.Rungs {
+			kinds = append(kinds, r.Kind)
+			if r.Kind == forced {
+				rungs = append(rungs, r)
+			}
+		}
+		if len(rungs) == 0 {
+			return fail(&UnavailableError{Feature: h.Name, Reason: fmt.Sprintf(
+				"the configuration forces %s, which is none of its rungs: %s", forced, strings.Join(kinds, ", "))})
+		}
+	}
+
+	var errs []error
+	for _, rung := range rungs {
+		a, err := o.climb(h.Name, rung)
+		if err == nil {
+			o.hooks[h.Name] = a
+			st.Rung, st.Target = rung.Kind, strings.Join(a.targets, " ")
+			return st, nil
+		}
+		st.Refused = append(st.Refused, Refusal{Rung: rung.Kind, Reason: reasonOf(err)})
+		errs = append(errs, err)
+	}
+
+	var reasons []string
+	for _, r := range st.Refused {
+		reasons = append(reasons, r.Rung+": "+r.Reason)
+	}
+	reason := strings.Join(reasons, "; ")
+	if forced != "" {
+		reason = fmt.Sprintf("the configuration forces %s, which does not work: %s", forced, reason)
+	}
+	return fail(&UnavailableError{Feature: h.Name, Reason: reason, Err: errors.Join(errs...)})
+}
+
+// attached is what a hook holds in the kernel.
+type attached struct {
+	programs map[string]*ebpf.Program
+	links    []closer
+	targets  []string
+}
+
+func (a *attached) close() error {
+	var errs []error
+	for _, l := range a.links {
+		errs = append(errs, l.Close())
+	}
+	for _, p := range a.programs {
+		errs = append(errs, p.Close())
+	}
+	return errors.Join(errs...)
+}
+
+// climb loads and attaches all of one rung, or nothing.
+func (o *Object) climb(hook string, rung Rung) (_ *attached, err error) {
+	if len(rung.Attachments) == 0 {
+		return nil, errors.New("the rung has no attachments")
+	}
+	a := &attached{programs: map[string]*ebpf.Program{}}
+	defer func() {
+		if err != nil {
+			a.close() // what failed first is what counts
+		}
+	}()
+	for _, at := range rung.Attachments {
+		if a.programs[at.Program] != nil {
+			continue
+		}
+		p, err := o.load(at.Program)
+		if err != nil {
+			return nil, err
+		}
+		a.programs[at.Program] = p
+	}
+	for _, at := range rung.Attachments {
+		spec, p := o.spec.Programs[at.Program], a.programs[at.Program]
+		if at.Target == "" {
+			at.Target = spec.AttachTo
+		}
+		l, err := o.road.places.attach(at, p)
+		if err != nil {
+			return nil, explainAttach(at, spec, err)
+		}
+		a.links = append(a.links, l)
+		a.targets = append(a.targets, at.Target)
+	}
+	return a, nil
+}

@@ -1,0 +1,213 @@
+package bpf
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"sync"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/link"
+)
+
+// An Object is an object file in the kernel: its maps, and those of its
+// programs that are attached or were asked for.
+type Object struct {
+	name string
+	road *Road
+	spec *ebpf.CollectionSpec // its map specs are without contents
+
+	maps map[string]*ebpf.Map
+	vars map[string]*ebpf.Variable
+
+	mu       sync.Mutex
+	programs map[string]*ebpf.Program // asked for by Program
+	hooks    map[string]*attached
+	closed   bool
+}
+
+// Open creates the maps of an object file, with its variables as they are set
+// in spec, except that the maps called critical, bulk and counters are the
+// road's. It loads no program. spec is not changed.
+func (r *Road) Open(name string, spec *ebpf.CollectionSpec) (_ *Object, err error) {
+	o := &Object{
+		name:     name,
+		road:     r,
+		spec:     spec.Copy(),
+		programs: map[string]*ebpf.Program{},
+		hooks:    map[string]*attached{},
+	}
+	for v, size := range map[string]int{"critical_size": r.cfg.CriticalBytes, "bulk_size": r.cfg.BulkBytes} {
+		if vs := o.spec.Variables[v]; vs != nil {
+			if err := vs.Set(uint64(size)); err != nil {
+				return nil, fmt.Errorf("open object %s: set %s: %w", name, v, err)
+			}
+		}
+	}
+	ours := map[string]*ebpf.Map{}
+	for m, ms := range o.spec.Maps {
+		if sharedMaps[m] {
+			r.resize(ms)
+			ours[m] = r.maps[m]
+		}
+	}
+
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.closed {
+		return nil, fmt.Errorf("open object %s: %w", name, ErrClosed)
+	}
+	coll, err := ebpf.NewCollectionWithOptions(&ebpf.CollectionSpec{
+		Maps:      o.spec.Maps,
+		Variables: o.spec.Variables,
+		Types:     o.spec.Types,
+		ByteOrder: o.spec.ByteOrder,
+	}, ebpf.CollectionOptions{MapReplacements: ours, Cache: r.btf.get()})
+	if err != nil {
+		return nil, fmt.Errorf("open object %s: %w", name, explainMap(err))
+	}
+	o.maps, o.vars = coll.Maps, coll.Variables
+	// The contents are in the kernel now: programs loaded later must not write
+	// them again, and could not where the map is frozen.
+	for _, ms := range o.spec.Maps {
+		ms.Contents = nil
+	}
+	r.objects[o] = struct{}{}
+	return o, nil
+}
+
+// Map returns a map of the object, nil if it has none of that name. It belongs
+// to the object.
+func (o *Object) Map(name string) *ebpf.Map { return o.maps[name] }
+
+// Variable returns a global variable of the object, nil if it has none of that
+// name. Those of the C const are as they were set before Open.
+func (o *Object) Variable(name string) *ebpf.Variable { return o.vars[name] }
+
+// Program loads one program without attaching it; asked again it returns the
+// same one, which belongs to the object.
+func (o *Object) Program(name string) (*ebpf.Program, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.closed {
+		return nil, fmt.Errorf("load %s: %w", name, ErrClosed)
+	}
+	if p := o.programs[name]; p != nil {
+		return p, nil
+	}
+	p, err := o.load(name)
+	if err != nil {
+		return nil, err
+	}
+	o.programs[name] = p
+	return p, nil
+}
+
+// load puts one program into the kernel, on the object's maps.
+func (o *Object) load(name string) (*ebpf.Program, error) {
+	ps := o.spec.Programs[name]
+	if ps == nil {
+		return nil, fmt.Errorf("load %s: object %s has no such program", name, o.name)
+	}
+	// Only the maps that the program refers to: each is one more file otherwise.
+	specs, maps := map[string]*ebpf.MapSpec{}, map[string]*ebpf.Map{}
+	for _, ins := range ps.Instructions {
+		if m := ins.Reference(); ins.IsLoadFromMap() && o.maps[m] != nil {
+			specs[m], maps[m] = o.spec.Maps[m], o.maps[m]
+		}
+	}
+	coll, err := ebpf.NewCollectionWithOptions(&ebpf.CollectionSpec{
+		Maps:      specs,
+		Programs:  map[string]*ebpf.ProgramSpec{name: ps},
+		Types:     o.spec.Types,
+		ByteOrder: o.spec.ByteOrder,
+	}, ebpf.CollectionOptions{MapReplacements: maps, Cache: o.road.btf.get()})
+	if err != nil {
+		return nil, explainLoad(ps, err)
+	}
+	p := coll.Programs[name]
+	coll.Programs = nil
+	coll.Close()
+	return p, nil
+}
+
+// Iterate runs an iterator program (section iter/...) over all that exists and
+// returns when everything it wrote has been decoded. Where the program calls
+// record_pause, Iterate waits for the reader before it goes on, so that a full
+// ring loses nothing. Run must be running.
+func (o *Object) Iterate(ctx context.Context, program string) error {
+	p, err := o.Program(program)
+	if err != nil {
+		return err
+	}
+	it, err := link.AttachIter(link.IterOptions{Program: p})
+	if err != nil {
+		return explainAttach(Iter(program), o.spec.Programs[program], err)
+	}
+	defer it.Close()
+	rd, err := it.Open()
+	if err != nil {
+		return fmt.Errorf("open iterator %s: %w", program, err)
+	}
+	defer rd.Close()
+
+	// One byte: the kernel returns as soon as the program has written any.
+	var pause [1]byte
+	for {
+		n, err := rd.Read(pause[:])
+		if n == 0 && errors.Is(err, io.EOF) {
+			return o.road.Sync(ctx)
+		}
+		if err != nil {
+			return fmt.Errorf("read iterator %s: %w", program, err)
+		}
+		if err := o.road.Sync(ctx); err != nil {
+			return fmt.Errorf("read iterator %s: %w", program, err)
+		}
+	}
+}
+
+// Detach removes a hook from the kernel. Detaching what is not attached does
+// nothing.
+func (o *Object) Detach(hook string) error {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	a := o.hooks[hook]
+	if a == nil {
+		return nil
+	}
+	delete(o.hooks, hook)
+	if err := a.close(); err != nil {
+		return fmt.Errorf("detach %s: %w", hook, err)
+	}
+	return nil
+}
+
+// Close detaches all hooks, then frees programs and maps.
+func (o *Object) Close() error {
+	o.road.mu.Lock()
+	delete(o.road.objects, o)
+	o.road.mu.Unlock()
+
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.closed {
+		return nil
+	}
+	o.closed = true
+	var errs []error
+	for _, a := range o.hooks {
+		errs = append(errs, a.close())
+	}
+	for _, p := range o.programs {
+		errs = append(errs, p.Close())
+	}
+	for _, m := range o.maps {
+		errs = append(errs, m.Close())
+	}
+	if err := errors.Join(errs...); err != nil {
+		return fmt.Errorf("close object %s: %w", o.name, err)
+	}
+	return nil
+}
