@@ -1,0 +1,192 @@
+package pipeline
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"warren/bpf"
+	"warren/event"
+	"warren/sensor"
+)
+
+// sensors decides which sensors run. One goroutine, runSensors, calls them.
+type sensors struct {
+	list []*runner
+
+	mu sync.Mutex // guards what Status reads of each runner: the fields below sensor
+}
+
+// runner is a sensor and what it has been told.
+type runner struct {
+	sensor sensor.Sensor
+
+	running bool
+	kinds   event.KindSet // what it was started with
+	hooks   []bpf.HookStatus
+	err     error
+	spareAt time.Time // since when it has more than is wanted; zero: it has not
+}
+
+// interestChanged has runSensors look again.
+func (p *Pipeline) interestChanged() {
+	select {
+	case p.kick <- struct{}{}:
+	default:
+	}
+}
+
+// interest is every kind that somebody needs.
+func (p *Pipeline) interest() event.KindSet {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	want := *p.cfg.Tables
+	for _, s := range p.subs {
+		if k := s.opts.Kinds &^ (1 << event.KindLost); k != 0 {
+			want |= k | processKinds // each event names its process
+		}
+	}
+	return want
+}
+
+// runSensors starts and stops sensors as interests change, until ctx ends. It
+// returns an error when the sensors that the tables need cannot be started;
+// what fails later, for one consumer, is logged and shown by Status.
+func (p *Pipeline) runSensors(ctx context.Context) error {
+	if err := p.arrange(ctx, time.Now()); err != nil {
+		if ctx.Err() != nil {
+			return nil
+		}
+		return err
+	}
+	close(p.ready)
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-p.kick:
+		case <-timer.C:
+		}
+		if err := p.arrange(ctx, time.Now()); err != nil && ctx.Err() == nil {
+			p.log.Warn("a sensor could not be started", "err", err)
+		}
+		if at, ok := p.nextStop(); ok {
+			timer.Reset(time.Until(at))
+		}
+	}
+}
+
+// arrange makes the sensors be what is wanted now: missing kinds at once, spare
+// ones after the grace.
+func (p *Pipeline) arrange(ctx context.Context, now time.Time) error {
+	want := p.interest()
+	var errs []error
+	var fresh []*runner
+	for _, r := range p.sensors.list {
+		begun, err := p.adjust(r, want, now)
+		if err != nil {
+			errs = append(errs, err)
+		}
+		if begun {
+			fresh = append(fresh, r)
+		}
+	}
+	if len(fresh) == 0 {
+		return errors.Join(errs...)
+	}
+	// All hooks are attached before the first look at what exists: what comes
+	// to be meanwhile is seen by one of the two.
+	for _, r := range fresh {
+		if err := r.sensor.Snapshot(ctx); err != nil {
+			errs = append(errs, fmt.Errorf("read what exists for sensor %s: %w", r.sensor.Name(), err))
+		}
+	}
+	if err := p.road.Sync(ctx); err != nil {
+		return errors.Join(append(errs, fmt.Errorf("wait for the rings: %w", err))...)
+	}
+	p.mu.Lock()
+	p.tables.Relink()
+	p.mu.Unlock()
+	p.reportLosses()
+	return errors.Join(errs...)
+}
+
+// adjust starts, restarts or stops one sensor. It reports whether the sensor
+// has begun to run.
+func (p *Pipeline) adjust(r *runner, interest event.KindSet, now time.Time) (begun bool, err error) {
+	can := r.sensor.Kinds()
+	want := interest & can &^ event.StateKinds
+	if want != 0 {
+		want |= can & event.StateKinds // what the tables learn on the way
+	}
+	had := r.kinds
+	switch {
+	case want&^had != 0: // more: keep the spare ones, their grace goes on
+		want |= had
+	case want == had:
+		p.sensors.mu.Lock()
+		r.spareAt = time.Time{}
+		p.sensors.mu.Unlock()
+		return false, nil
+	case r.spareAt.IsZero():
+		p.sensors.mu.Lock()
+		r.spareAt = now
+		p.sensors.mu.Unlock()
+		return false, nil
+	case now.Before(r.spareAt.Add(p.cfg.StopGrace)):
+		return false, nil
+	}
+	wasRunning := r.running
+	if want == 0 {
+		err = r.sensor.Stop()
+		if err != nil {
+			err = fmt.Errorf("stop sensor %s: %w", r.sensor.Name(), err)
+		}
+	} else if err = r.sensor.Start(want, p.emit); err != nil {
+		err = fmt.Errorf("start sensor %s: %w", r.sensor.Name(), err)
+	}
+	hooks := r.sensor.Hooks()
+	p.sensors.mu.Lock()
+	defer p.sensors.mu.Unlock()
+	r.hooks, r.err, r.spareAt = hooks, err, time.Time{}
+	if err != nil && want != 0 {
+		return false, err // as it was; the next change of interests tries again
+	}
+	r.running, r.kinds = want != 0, want
+	return r.running && !wasRunning, err
+}
+
+// nextStop returns when the first spare hook is to go.
+func (p *Pipeline) nextStop() (time.Time, bool) {
+	var first time.Time
+	for _, r := range p.sensors.list {
+		if r.spareAt.IsZero() {
+			continue
+		}
+		if at := r.spareAt.Add(p.cfg.StopGrace); first.IsZero() || at.Before(first) {
+			first = at
+		}
+	}
+	return first, !first.IsZero()
+}
+
+// stopSensors ends all, at shutdown.
+func (p *Pipeline) stopSensors() error {
+	var errs []error
+	for _, r := range p.sensors.list {
+		if !r.running {
+			continue
+		}
+		if err := r.sensor.Stop(); err != nil {
+			errs = append(errs, fmt.Errorf("stop sensor %s: %w", r.sensor.Name(), err))
+		}
+		p.sensors.mu.Lock()
+		r.running, r.kinds = false, 0
+		p.sensors.mu.Unlock()
+	}
+	return errors.Join(errs...)
+}

@@ -1,0 +1,236 @@
+package pipeline
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"warren/bpf"
+	"warren/event"
+)
+
+// Status is what the pipeline knows of itself at one moment.
+type Status struct {
+	Ready   bool
+	Sensors []SensorStatus
+	// Kinds are the kinds of which there was an event, or for which a sensor
+	// runs.
+	Kinds []KindStatus
+	// Records are what the kernel submitted and lost, by record.
+	Records       []bpf.Counter
+	Waiting       WaitingStatus
+	Subscriptions []SubscriptionStatus
+	// Gone sums up the subscriptions that have ended.
+	Gone SubscriptionStatus
+}
+
+// SensorStatus describes a sensor.
+type SensorStatus struct {
+	Name    string
+	Running bool
+	Kinds   event.KindSet // that it has hooks for now
+	Hooks   []bpf.HookStatus
+	Err     error // why it could not do what was last asked of it
+}
+
+// KindStatus counts the events of a kind.
+type KindStatus struct {
+	Kind  event.Kind
+	Total uint64
+	Rate  float64 // events a second, over the last five seconds
+}
+
+// WaitingStatus tells of events that wait for the description of their
+// container.
+type WaitingStatus struct {
+	Now       int    // events that wait
+	Total     uint64 // events that ever waited
+	TimedOut  uint64 // of these: went on without
+	PushedOut uint64 // of these: because too many waited
+}
+
+// SubscriptionStatus describes a consumer: Matched = Delivered + Lost + Queued,
+// but for events that are on their way between two of them at this moment.
+type SubscriptionStatus struct {
+	Name      string
+	Filter    string
+	Kinds     event.KindSet
+	Begun     time.Time
+	Size      int // room in the queue, events
+	Queued    uint64
+	Matched   uint64
+	Delivered uint64
+	Lost      uint64
+}
+
+// consumed sums up subscriptions that have ended.
+type consumed struct {
+	subscriptions            uint64 // ever begun
+	matched, delivered, lost uint64
+}
+
+func (c *consumed) add(s *Subscription) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	c.matched += s.matched
+	c.delivered += s.delivered.Load()
+	c.lost += s.lost
+}
+
+// Status returns the state of sensors, queues and counters.
+func (p *Pipeline) Status() Status {
+	st := Status{Records: p.road.Counters()}
+	select {
+	case <-p.ready:
+		st.Ready = true
+	default:
+	}
+	var running event.KindSet
+	p.sensors.mu.Lock()
+	for _, r := range p.sensors.list {
+		st.Sensors = append(st.Sensors, SensorStatus{Name: r.sensor.Name(), Running: r.running, Kinds: r.kinds, Hooks: slices.Clone(r.hooks), Err: r.err})
+		running |= r.kinds
+	}
+	p.sensors.mu.Unlock()
+
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, k := range event.AllKinds.List() {
+		if p.totals[k] > 0 || running.Has(k) {
+			st.Kinds = append(st.Kinds, KindStatus{Kind: k, Total: p.totals[k], Rate: p.rates.of(k, &p.totals)})
+		}
+	}
+	w := &p.waiting
+	st.Waiting = WaitingStatus{Now: len(w.fifo), Total: w.total, TimedOut: w.timedOut, PushedOut: w.pushedOut}
+	for _, s := range p.subs {
+		st.Subscriptions = append(st.Subscriptions, s.status())
+	}
+	st.Gone = SubscriptionStatus{Matched: p.gone.matched, Delivered: p.gone.delivered, Lost: p.gone.lost}
+	return st
+}
+
+// Status returns the counters of one subscription.
+func (s *Subscription) Status() SubscriptionStatus { return s.status() }
+
+func (s *Subscription) status() SubscriptionStatus {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	st := SubscriptionStatus{
+		Name: s.opts.Name, Filter: s.opts.Filter, Kinds: s.opts.Kinds, Begun: s.begun, Size: len(s.queue),
+		Matched: s.matched, Delivered: s.delivered.Load(), Lost: s.lost,
+	}
+	st.Queued = st.Matched - st.Delivered - st.Lost
+	return st
+}
+
+// rates remembers totals, once a second, for as long as a rate looks back.
+type rates struct {
+	samples [rateSpan + 1]sample
+	n       int
+}
+
+// rateSpan is how many seconds a rate looks back.
+const rateSpan = 5
+
+type sample struct {
+	at     time.Time
+	totals [maxKinds]uint64
+}
+
+func (r *rates) sample(now time.Time, totals *[maxKinds]uint64) {
+	r.samples[r.n%len(r.samples)] = sample{now, *totals}
+	r.n++
+}
+
+func (r *rates) of(k event.Kind, totals *[maxKinds]uint64) float64 {
+	if r.n == 0 {
+		return 0
+	}
+	oldest := r.samples[max(0, r.n-len(r.samples))%len(r.samples)]
+	newest := r.samples[(r.n-1)%len(r.samples)]
+	secs := newest.at.Sub(oldest.at).Seconds()
+	if secs <= 0 { // only one sample yet: count from it
+		secs = time.Since(oldest.at).Seconds()
+		newest.totals = *totals
+	}
+	if secs <= 0 {
+		return 0
+	}
+	return float64(newest.totals[k]-oldest.totals[k]) / secs
+}
+
+// losses remembers what the road's counters said when they were last looked at.
+type losses struct {
+	mu     sync.Mutex
+	seen   map[uint8]bpf.Counter
+	strays uint64 // records without a header that could be read
+	logged time.Time
+	unsaid []*event.Lost // since the last log line
+}
+
+func (l *losses) init() { l.seen = map[uint8]bpf.Counter{} }
+
+// reportLosses tells consumers, and once a second the log, what the rings have
+// lost since the last call.
+func (p *Pipeline) reportLosses() {
+	l := &p.losses
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	now := time.Now()
+	var news []*event.Lost
+	for _, c := range p.road.Counters() {
+		was := l.seen[c.ID]
+		l.seen[c.ID] = c
+		if n := c.Lost - min(was.Lost, c.Lost); n > 0 {
+			news = append(news, &event.Lost{Type: "lost", Count: n, What: c.Name, Lane: c.Lane.String()})
+		}
+		if n := c.Malformed - min(was.Malformed, c.Malformed); n > 0 {
+			news = append(news, &event.Lost{Type: "lost", Count: n, What: c.Name, Lane: "decode"})
+		}
+	}
+	if m := p.road.Stats().Malformed; m > l.strays {
+		news = append(news, &event.Lost{Type: "lost", Count: m - l.strays, What: "unknown", Lane: "decode"})
+		l.strays = m
+	}
+	if len(news) > 0 {
+		ktime := bootTime()
+		p.mu.Lock()
+		for _, n := range news {
+			p.lost(now, ktime, n)
+		}
+		p.mu.Unlock()
+		l.unsaid = append(l.unsaid, news...)
+	}
+	if len(l.unsaid) > 0 && now.Sub(l.logged) >= time.Second {
+		p.log.Warn("events were lost", "losses", lossList(l.unsaid).String())
+		l.unsaid, l.logged = nil, now
+	}
+}
+
+// bootTime is the kernel's clock that events carry: nanoseconds since boot.
+func bootTime() uint64 {
+	var ts unix.Timespec
+	_ = unix.ClockGettime(unix.CLOCK_BOOTTIME, &ts) // cannot fail: the clock exists since 2.6.39
+	return uint64(ts.Nano())
+}
+
+// lossList renders losses for a log line.
+type lossList []*event.Lost
+
+// String returns record, lane and count of each.
+func (l lossList) String() string {
+	sums := map[string]uint64{}
+	for _, n := range l {
+		sums[n.What+" "+n.Lane] += n.Count
+	}
+	var parts []string
+	for _, k := range slices.Sorted(maps.Keys(sums)) {
+		parts = append(parts, fmt.Sprintf("%s %d", k, sums[k]))
+	}
+	return strings.Join(parts, ", ")
+}

@@ -1,0 +1,319 @@
+package pipeline
+
+import (
+	"context"
+	"errors"
+	"io"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"warren/event"
+)
+
+// ErrClosed says that the pipeline has ended: no event comes any more.
+var ErrClosed = errors.New("the pipeline has ended")
+
+// Options say what a consumer wants.
+type Options struct {
+	// Name says who it is, in status and in [event.Lost].
+	Name string
+	// Filter is the text of Match, for status.
+	Filter string
+	// Kinds are the kinds of events wanted: sensors run for them. None is
+	// none: then only losses are delivered.
+	Kinds event.KindSet
+	// Match picks from them; nil wants all. It is called by the goroutine that
+	// reads the rings: it must neither block nor keep the event.
+	Match func(*event.Event) bool
+	// Queue is how many events wait for the consumer; zero stands for
+	// Config.Queue.
+	Queue int
+}
+
+// A Subscription is one consumer's view of the stream.
+type Subscription struct {
+	opts  Options
+	id    uint64
+	p     *Pipeline
+	begun time.Time
+
+	delivered atomic.Uint64
+	// batch is what the consumer has taken from the queue and not yet been
+	// given, in buf. Only the consumer's goroutine touches them.
+	batch []*event.Event
+	buf   [takeAtOnce]*event.Event
+
+	mu sync.Mutex
+	// queue is a ring of the events that wait. Who drops: push, on the ring
+	// reader's goroutine, and it counts what it drops in gap.
+	queue    []*event.Event
+	head, n  int
+	gap      gap
+	matched  uint64
+	lost     uint64
+	sleeping bool
+	closed   bool
+	wake     chan struct{} // capacity 1: the consumer sleeps in one place
+}
+
+// gap is a run of events for which there was no room.
+type gap struct {
+	count uint64
+	kinds event.KindSet
+	last  *event.Event  // its time and number are the gap's
+	notes []*event.Lost // notices of losses elsewhere that fell into the gap, one per lane
+}
+
+func (g *gap) open() bool { return g.last != nil }
+
+// takeAtOnce is how many events a consumer takes from its queue under one lock.
+const takeAtOnce = 64
+
+// minQueue leaves room, in half a queue, for an event and all that a gap before
+// it has to tell.
+const minQueue = 32
+
+// Subscribe begins a consumer: from now on what it wants is queued for it. It
+// returns ErrClosed when the pipeline has ended.
+func (p *Pipeline) Subscribe(o Options) (*Subscription, error) {
+	if o.Queue <= 0 {
+		o.Queue = p.cfg.Queue
+	}
+	o.Queue = max(o.Queue, minQueue)
+	o.Kinds &^= event.StateKinds
+	s := &Subscription{
+		opts:  o,
+		p:     p,
+		begun: time.Now(),
+		queue: make([]*event.Event, o.Queue),
+		wake:  make(chan struct{}, 1),
+	}
+	p.mu.Lock()
+	if p.closed {
+		p.mu.Unlock()
+		return nil, ErrClosed
+	}
+	p.gone.subscriptions++
+	s.id = p.gone.subscriptions
+	p.subs = append(slices.Clone(p.subs), s)
+	p.route()
+	p.mu.Unlock()
+	p.interestChanged()
+	return s, nil
+}
+
+// route works out who may match which kind. The caller holds p.mu.
+func (p *Pipeline) route() {
+	for k := range p.routes {
+		var to []*Subscription
+		for _, s := range p.subs {
+			// Losses go to everybody, by lost.
+			if s.opts.Kinds.Has(event.Kind(k)) && event.Kind(k) != event.KindLost {
+				to = append(to, s)
+			}
+		}
+		p.routes[k] = to
+	}
+}
+
+// Close ends the subscription; what is still queued is dropped. It may be
+// called more than once, and by any goroutine.
+func (s *Subscription) Close() {
+	p := s.p
+	p.mu.Lock()
+	i := slices.Index(p.subs, s)
+	if i >= 0 {
+		p.subs = slices.Delete(slices.Clone(p.subs), i, i+1)
+		p.route()
+	}
+	p.mu.Unlock()
+	s.end(true)
+	if i >= 0 {
+		p.mu.Lock()
+		p.gone.add(s)
+		p.mu.Unlock()
+		p.interestChanged()
+	}
+}
+
+// closeSubscriptions lets every consumer take what is left and then see EOF.
+func (p *Pipeline) closeSubscriptions() {
+	p.mu.Lock()
+	p.closed = true
+	subs := p.subs
+	p.mu.Unlock()
+	for _, s := range subs {
+		s.end(false)
+	}
+}
+
+func (s *Subscription) end(drop bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.closed = true
+	if drop {
+		clear(s.queue)
+		s.head, s.n, s.gap = 0, 0, gap{}
+	}
+	s.rouse()
+}
+
+// push queues an event, or counts it as lost. It never blocks.
+func (s *Subscription) push(e *event.Event) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return
+	}
+	if e.Data.Kind() != event.KindLost {
+		s.matched++
+	}
+	// After a gap the queue takes again when half of it is free: one long gap
+	// tells more than one event lost in two, and loses no more.
+	if s.n == len(s.queue) || s.gap.open() && s.n > len(s.queue)/2 {
+		s.drop(e)
+		return
+	}
+	s.endGap(s.put)
+	s.put(e)
+	s.rouse()
+}
+
+func (s *Subscription) put(e *event.Event) {
+	i := s.head + s.n
+	if i >= len(s.queue) {
+		i -= len(s.queue)
+	}
+	s.queue[i] = e
+	s.n++
+}
+
+// drop counts an event for which there is no room. A notice of a loss elsewhere
+// is no event that somebody asked for: it is not counted but kept.
+func (s *Subscription) drop(e *event.Event) {
+	g := &s.gap
+	g.last = e
+	l, ok := e.Data.(*event.Lost)
+	if !ok {
+		s.lost++
+		g.count++
+		g.kinds |= 1 << e.Data.Kind()
+		return
+	}
+	for _, n := range g.notes {
+		if n.Lane == l.Lane {
+			n.Count += l.Count
+			if !slices.Contains(strings.Split(n.What, ","), l.What) {
+				n.What += "," + l.What
+			}
+			return
+		}
+	}
+	copied := *l
+	g.notes = append(g.notes, &copied)
+}
+
+// endGap hands what tells of the gap, if there is one, to put. The events have
+// the number of the last event lost, so that numbers never fall in a
+// consumer's stream.
+func (s *Subscription) endGap(put func(*event.Event)) {
+	if !s.gap.open() {
+		return
+	}
+	g := s.gap
+	s.gap = gap{}
+	tell := func(l *event.Lost) {
+		put(&event.Event{Time: g.last.Time, Ktime: g.last.Ktime, Seq: g.last.Seq, Data: l})
+	}
+	for _, l := range g.notes {
+		tell(l)
+	}
+	if g.count > 0 {
+		tell(&event.Lost{Type: "lost", Count: g.count, What: g.kinds.String(), Lane: "queue", Consumer: s.opts.Name})
+	}
+}
+
+// rouse wakes the consumer if it sleeps. The caller holds s.mu.
+func (s *Subscription) rouse() {
+	if !s.sleeping {
+		return
+	}
+	s.sleeping = false
+	select {
+	case s.wake <- struct{}{}:
+	default:
+	}
+}
+
+// Next returns the next event, waiting for it until ctx ends. After the last
+// one of a pipeline that has ended, or after Close, it returns [io.EOF]. It is
+// called by one goroutine at a time.
+func (s *Subscription) Next(ctx context.Context) (*event.Event, error) {
+	for {
+		if len(s.batch) > 0 {
+			e := s.batch[0]
+			s.batch[0] = nil
+			s.batch = s.batch[1:]
+			if e.Data.Kind() != event.KindLost {
+				s.delivered.Add(1)
+			}
+			return e, nil
+		}
+		if err := ctx.Err(); err != nil {
+			return nil, err
+		}
+		more, err := s.take()
+		if err != nil {
+			return nil, err
+		}
+		if more {
+			continue
+		}
+		select {
+		case <-s.wake:
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
+}
+
+// take moves events from the queue to the batch. It reports whether there were
+// any; if not, the next event will wake the consumer.
+func (s *Subscription) take() (bool, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.batch = s.buf[:0]
+	for range min(s.n, takeAtOnce) {
+		s.batch = append(s.batch, s.queue[s.head])
+		s.queue[s.head] = nil
+		if s.head++; s.head == len(s.queue) {
+			s.head = 0
+		}
+		s.n--
+	}
+	switch {
+	case len(s.batch) > 0:
+		return true, nil
+	case s.gap.open(): // nothing came after the gap that would have ended it
+		s.endGap(func(e *event.Event) { s.batch = append(s.batch, e) })
+		return true, nil
+	case s.closed:
+		return false, io.EOF
+	}
+	s.sleeping = true
+	return false, nil
+}
+
+// Buffered reports whether Next has an event at hand that it returns without
+// waiting. It is called by the consumer's goroutine.
+func (s *Subscription) Buffered() bool {
+	if len(s.batch) > 0 {
+		return true
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.n > 0 || s.gap.open()
+}
