@@ -37,56 +37,39 @@ func connectionListCommand(g *globals) *command {
 			if err != nil {
 				return err
 			}
-			filter := filterOf(args)
-			lines := agent.Connections(ctx, filter)
-			if follow {
-				lines = thenFollow(ctx, agent, lines, filter)
-			}
+			lines := agent.Connections(ctx, filterOf(args), follow)
 			var st streamTable = &connectionTable{screen: env.screen(output == "table"), wide: output == "wide", follow: follow, now: env.Now}
 			if chosen != nil {
 				st = newFieldTable(env, chosen, output == "table")
 			}
 			switch {
 			case output == "json":
-				return writeJSON(env, lines)
+				err = writeJSON(env, lines)
 			case follow:
-				return writeStream(env, lines, st)
+				err = writeStream(env, lines, st)
+			default:
+				return writeConnections(env, lines, st)
 			}
-			conns, err := readRecords(lines)
-			if err != nil {
-				return err
+			if err == nil && follow {
+				return errAgentLeft
 			}
-			slices.SortStableFunc(conns, func(a, b *record) int { return a.time("conn.start").Compare(b.time("conn.start")) })
-			out := &lazyWriter{out: env.Stdout}
-			if err := writeRows(st.open(out), conns, st.row); err != nil {
-				return err
-			}
-			return out.Flush()
+			return err
 		},
 	}
 }
 
-// thenFollow yields a list, then the events of connections that match the
-// same filter. Whatever is wrong with the filter shows in the list, where its
-// positions are those of what was typed.
-func thenFollow(ctx context.Context, agent Agent, list Lines, filter string) Lines {
-	return func(yield func([]byte, error) bool) {
-		for line, err := range list {
-			if !yield(line, err) || err != nil {
-				return
-			}
-		}
-		wanted := "evt.kind = connection"
-		if filter != "" {
-			wanted += " and (" + filter + ")"
-		}
-		for line, err := range agent.Events(ctx, wanted, 0) {
-			if !yield(line, err) || err != nil {
-				return
-			}
-		}
-		yield(nil, errAgentLeft)
+// writeConnections writes a list, in the order in which they began.
+func writeConnections(env *Env, lines Lines, st streamTable) error {
+	conns, err := readRecords(lines)
+	if err != nil {
+		return err
 	}
+	slices.SortStableFunc(conns, func(a, b *record) int { return a.time("conn.start").Compare(b.time("conn.start")) })
+	out := &lazyWriter{out: env.Stdout}
+	if err := writeRows(st.open(out), conns, st.row); err != nil {
+		return err
+	}
+	return out.Flush()
 }
 
 // A connectionTable has the columns of connections.

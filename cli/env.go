@@ -52,16 +52,17 @@ type Lines = iter.Seq2[[]byte, error]
 
 // An Agent answers the questions of commands.
 type Agent interface {
-	// Events yields events that match filter as they happen, limit of them if
-	// it is above 0.
-	Events(ctx context.Context, filter string, limit int) Lines
+	// Events yields events that match filter: if follow is true as they happen,
+	// limit of them if it is above 0; else the last ones the agent remembers.
+	Events(ctx context.Context, filter string, follow bool, limit int) Lines
 	// Processes yields processes that match filter, those that have ended only
 	// if exited is true.
 	Processes(ctx context.Context, filter string, exited bool) Lines
 	// Process returns the process with a pid or an exec id.
 	Process(ctx context.Context, id string) ([]byte, error)
-	// Connections yields connections that match filter, living and lately closed.
-	Connections(ctx context.Context, filter string) Lines
+	// Connections yields connections that match filter, living and lately
+	// closed, and then, if follow is true, what happens to them.
+	Connections(ctx context.Context, filter string, follow bool) Lines
 	// Status returns the agent's report on itself, one JSON object.
 	Status(ctx context.Context) ([]byte, error)
 }

@@ -15,6 +15,7 @@ import (
 func eventsCommand(g *globals) *command {
 	var output, columns string
 	var limit int
+	var recent bool
 	return &command{
 		name:    "events",
 		args:    "[FILTER]",
@@ -23,17 +24,19 @@ func eventsCommand(g *globals) *command {
 			"as the kernel reports it. FILTER is a condition in Falco's language; without one, everything is shown.\n\n" +
 			"DETAIL tells what matters for the kind of event: the command and who started it, the exit code and the time it took, " +
 			"both ends of a connection by name. Events that were lost on the way are reported where they are missing.\n\n" +
-			"The stream ends after --limit events, or when it is interrupted.",
+			"The stream ends after --limit events, or when it is interrupted. With --recent it does not wait: it shows the last events that the agent still remembers.",
 		examples: []example{
 			{"warren events", "Everything, live"},
 			{"warren events 'evt.type = execve and proc.aname = sshd'", "What people who logged in by SSH run"},
 			{"warren events 'evt.type = connect and not fd.rip in (127.0.0.0/8)' -o wide", "Who connects to other machines, with user and executable"},
 			{"warren events 'evt.kind = dns and dns.rcode = NXDOMAIN' --columns evt.time,proc.name,dns.name", "Names that do not exist, and who asked"},
+			{"warren events --recent --limit 20 'evt.kind = credentials'", "Who changed their rights, looking back"},
 			{"warren events 'evt.kind = exit and exit.code != 0' -o json --limit 10", "The next ten failures, for a script"},
 		},
 		flags: []*flag{
 			outputFlag(&output, "", "table", "wide", "json"),
-			{long: "limit", short: "n", meta: "N", number: &limit, doc: "end after N events"},
+			{long: "limit", short: "n", meta: "N", number: &limit, doc: "end after N events; with --recent, the last N"},
+			{long: "recent", yes: &recent, doc: "show what the agent remembers instead of what happens next"},
 			{long: "columns", short: "c", meta: "FIELDS", text: &columns, doc: "show these fields instead, separated by commas; proc.aname[1] and the like give one of several values"},
 		},
 		run: func(ctx context.Context, env *Env, args []string) error {
@@ -45,7 +48,7 @@ func eventsCommand(g *globals) *command {
 			if err != nil {
 				return err
 			}
-			lines := agent.Events(ctx, filterOf(args), limit)
+			lines := agent.Events(ctx, filterOf(args), !recent, limit)
 			switch {
 			case output == "json":
 				err = writeJSON(env, lines)
@@ -54,7 +57,7 @@ func eventsCommand(g *globals) *command {
 			default:
 				err = writeStream(env, lines, newEventTable(env, output == "wide"))
 			}
-			if err == nil && limit == 0 {
+			if err == nil && limit == 0 && !recent {
 				return errAgentLeft
 			}
 			return err

@@ -8,6 +8,8 @@ import (
 	"io/fs"
 	"strings"
 	"syscall"
+
+	"warren/filter"
 )
 
 // The codes that the program exits with.
@@ -58,21 +60,11 @@ func run(ctx context.Context, env *Env, commands []*command, global []*flag, arg
 	return err
 }
 
-// A FilterError is a filter that the agent could not understand: Msg says why,
-// and Pos and End which bytes of Expr are meant.
-type FilterError struct {
-	Msg, Hint string
-	Expr      string
-	Pos, End  int
-}
-
-func (e *FilterError) Error() string { return e.Msg }
-
 // report tells what went wrong, if anything, and returns the exit code.
 func report(ctx context.Context, env *Env, err error) int {
 	say := screen{utf8: env.utf8()}
 	var usage *usageError
-	var filter *FilterError
+	var wrong *filter.Error
 	switch {
 	case err == nil:
 		return exitOK
@@ -86,9 +78,9 @@ func report(ctx context.Context, env *Env, err error) int {
 			fmt.Fprintf(env.Stderr, "Try \"%s --help\".\n", strings.TrimSpace("warren "+usage.command))
 		}
 		return exitUsage
-	case errors.As(err, &filter):
-		fmt.Fprintf(env.Stderr, "warren: %s\n", say.safe(filter.Error()))
-		line, mark := say.caret(filter.Expr, filter.Pos, filter.End)
+	case errors.As(err, &wrong):
+		fmt.Fprintf(env.Stderr, "warren: %s\n", say.safe(wrong.Error()))
+		line, mark := say.caret(wrong.Expr, wrong.Pos, wrong.End)
 		fmt.Fprintf(env.Stderr, "  %s\n  %s\n", line, mark)
 		return exitUsage
 	}

@@ -48,7 +48,7 @@ func processShowCommand(g *globals) *command {
 			}
 			// The start tells which of the processes that had the pid is meant.
 			same := fmt.Sprintf("proc.exec_id = %q", p.str("proc.exec_id"))
-			sockets, err := readRecords(agent.Connections(ctx, same))
+			sockets, err := readRecords(agent.Connections(ctx, same, false))
 			if err != nil {
 				return err
 			}

@@ -165,6 +165,9 @@ func (s screen) truncate(text string, w int) string {
 	if width(text) <= w {
 		return text
 	}
+	if w < 1 {
+		return ""
+	}
 	mark := "…"
 	if !s.utf8 {
 		mark = "~"
