@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -83,6 +84,11 @@ func writeJSON(env *Env, lines Lines) error {
 		}
 	}
 	return out.Flush()
+}
+
+// writeObject passes one object on.
+func writeObject(env *Env, object []byte) error {
+	return writeJSON(env, func(yield func([]byte, error) bool) { yield(bytes.TrimSpace(object), nil) })
 }
 
 // A streamTable makes rows of records.

@@ -21,7 +21,7 @@ func processShowCommand(g *globals) *command {
 			"A pid that several processes have had means the latest; an exec id means one process for all time.",
 		examples: []example{
 			{"warren process show 1", "Init"},
-			{"warren process show 1 -o json", "For a script: the process alone"},
+			{"warren process show 1 -o json", "The same for a script"},
 		},
 		flags: []*flag{outputFlag(&output, "", "table", "json")},
 		run: func(ctx context.Context, env *Env, args []string) error {
@@ -40,24 +40,14 @@ func processShowCommand(g *globals) *command {
 				return err
 			}
 			if output == "json" {
-				return writeJSON(env, func(yield func([]byte, error) bool) { yield(line, nil) })
+				return writeObject(env, line)
 			}
 			var p record
 			if err := p.parse(line); err != nil {
 				return err
 			}
-			// The start tells which of the processes that had the pid is meant.
-			same := fmt.Sprintf("proc.exec_id = %q", p.str("proc.exec_id"))
-			sockets, err := readRecords(agent.Connections(ctx, same, false))
-			if err != nil {
-				return err
-			}
-			children, err := readProcesses(agent.Processes(ctx, fmt.Sprintf("proc.parent_exec_id = %q", p.str("proc.exec_id")), true), true)
-			if err != nil {
-				return err
-			}
-			v := processView{page: page{screen: env.screen(false)}, p: &p, now: env.Now()}
-			v.write(sockets, children)
+			v := processView{page: page{screen: env.screen(true)}, p: &p, now: env.Now()}
+			v.write()
 			out := &lazyWriter{out: env.Stdout}
 			if _, err := out.Write([]byte(v.b.String())); err != nil {
 				return err
@@ -92,10 +82,10 @@ func (p *page) line(name, value string) {
 
 const nameWidth = 14
 
-// rows writes a table below a heading.
+// rows writes a table below a heading, indented.
 func (p *page) rows(cols []column, rows [][]cell) {
 	s := p.screen
-	s.cut = false
+	s.width -= 2
 	var b strings.Builder
 	t := newTable(&b, s, cols)
 	if t.rows(rows) != nil {
@@ -113,38 +103,97 @@ type processView struct {
 	now time.Time
 }
 
-func (v *processView) write(sockets, children []*record) {
-	p := v.p
+func (v *processView) write() {
 	v.identity()
-	v.ancestors()
+	v.present()
+	pt := processTable{screen: v.screen, exited: true, now: v.now}
+	v.processes("Ancestors", &pt, v.p.objects("ancestors"))
 	v.executableFile()
 	v.credentials()
 	v.heading("Namespaces")
 	for _, n := range []string{"mnt", "pid", "net", "user", "uts", "ipc", "cgroup", "time"} {
-		v.line(n, v.safe(p.str("proc.ns."+n)))
+		v.line(n, v.safe(v.p.str("proc.ns."+n)))
 	}
 	v.place()
+	v.sockets()
+	v.processes("Children", &pt, v.p.objects("children"))
+	v.files()
+}
 
-	if len(sockets) > 0 {
-		v.heading("Sockets")
-		ct := connectionTable{screen: v.screen, now: func() time.Time { return v.now }}
-		var rows [][]cell
-		for _, c := range sockets {
-			full := ct.row(c)
-			rows = append(rows, append(append(full[:3:3], full[6:13]...), full[len(full)-1]))
-		}
-		v.rows([]column{{head: "PROTO"}, {head: "STATE"}, {head: "DIR"}, {head: "LOCAL"}, {head: "REMOTE"}, {head: "SENT", right: true}, {head: "RECV", right: true},
-			{head: "RTT", right: true}, {head: "RETRANS", right: true}, {head: "AGE", right: true}, {head: "ERROR"}}, rows)
+// processes writes a list of other processes.
+func (v *processView) processes(heading string, pt *processTable, list []*record) {
+	if len(list) == 0 {
+		return
 	}
-	if len(children) > 0 {
-		v.heading("Children")
-		pt := processTable{screen: v.screen, exited: true, now: v.now}
-		var rows [][]cell
-		for _, c := range children {
-			full := pt.row(c)
-			rows = append(rows, []cell{full[0], full[4], full[5], full[6], full[7]})
+	v.heading(heading)
+	rows := make([][]cell, len(list))
+	for i, p := range list {
+		rows[i] = []cell{{text: v.safe(p.str("proc.pid"))}, {text: v.user(p)}, {text: pt.started(p)}, {text: pt.duration(p)}, pt.ended(p), pt.command(p)}
+	}
+	v.rows([]column{{head: "PID", right: true}, {head: "USER"}, {head: "STARTED"}, {head: "DURATION", right: true}, {head: "ENDED"}, {head: "COMMAND"}}, rows)
+}
+
+func (v *processView) sockets() {
+	list := v.p.objects("connections")
+	if len(list) == 0 {
+		return
+	}
+	v.heading("Sockets")
+	ct := connectionTable{screen: v.screen, now: func() time.Time { return v.now }}
+	rows := make([][]cell, len(list))
+	for i, c := range list {
+		full := ct.row(c)
+		rows[i] = append(append(full[:3:3], full[6:13]...), full[len(full)-1])
+	}
+	v.rows([]column{{head: "PROTO"}, {head: "STATE"}, {head: "DIR"}, {head: "LOCAL"}, {head: "REMOTE"}, {head: "SENT", right: true}, {head: "RECV", right: true},
+		{head: "RTT", right: true}, {head: "RETRANS", right: true}, {head: "AGE", right: true}, {head: "ERROR"}}, rows)
+}
+
+// present writes what /proc says of a process that lives.
+func (v *processView) present() {
+	now := v.p.object("proc")
+	if len(now.fields) == 0 {
+		return
+	}
+	v.heading("At present")
+	v.line("state", v.safe(now.str("state")))
+	v.line("threads", v.safe(now.str("threads")))
+	if rss := now.num("rss_bytes"); rss > 0 {
+		text := byteCount(uint64(rss)) + " resident, " + byteCount(uint64(now.num("rss_anon_bytes"))) + " of it its own"
+		if swap := now.num("swap_bytes"); swap > 0 {
+			text += ", " + byteCount(uint64(swap)) + " swapped out"
 		}
-		v.rows([]column{{head: "PID", right: true}, {head: "STARTED"}, {head: "DURATION", right: true}, {head: "ENDED"}, {head: "COMMAND"}}, rows)
+		v.line("memory", text)
+	}
+	if dir := now.str("cwd"); dir != v.p.str("proc.cwd") {
+		v.line("directory", v.safe(dir))
+	}
+	if root := now.str("root"); root != "/" {
+		v.line("root", v.safe(root))
+	}
+	v.line("seccomp", v.safe(now.str("seccomp")))
+	if now.yes("no_new_privs") {
+		v.line("note", "gains no rights by exec (no_new_privs)")
+	}
+	v.line("oom score", v.safe(now.str("oom_score")))
+	for _, u := range now.list("unreadable") {
+		v.line("unreadable", v.safe(u))
+	}
+}
+
+// files writes what the process has open.
+func (v *processView) files() {
+	now := v.p.object("proc")
+	list := now.objects("files")
+	if len(list) == 0 {
+		return
+	}
+	v.heading("Open files")
+	for _, f := range list {
+		v.line(v.safe(f.str("fd")), v.safe(f.str("target")))
+	}
+	if open := now.num("files_open"); open > int64(len(list)) {
+		v.line("", fmt.Sprintf("and %d more", open-int64(len(list))))
 	}
 }
 
@@ -172,6 +221,9 @@ func (v *processView) identity() {
 		v.line(word, span(p.duration("proc.duration")))
 	}
 	v.line("exec id", v.safe(p.str("proc.exec_id")))
+	for _, id := range p.list("others") {
+		v.line("same pid before", v.safe(id))
+	}
 	if vpid := p.str("proc.vpid"); vpid != p.str("proc.pid") {
 		v.line("own pid", v.safe(vpid))
 	}
@@ -188,25 +240,6 @@ func (v *processView) moment(key string) string {
 		return ""
 	}
 	return fmt.Sprintf("%s (%s ago)", t.In(v.now.Location()).Format("2006-01-02 15:04:05.000"), span(v.now.Sub(t)))
-}
-
-func (v *processView) ancestors() {
-	pids, names, paths, lines := v.p.list("proc.apid"), v.p.list("proc.aname"), v.p.list("proc.aexepath"), v.p.list("proc.acmdline")
-	if len(pids) == 0 {
-		return
-	}
-	at := func(l []string, i int) string {
-		if i < len(l) {
-			return v.safe(l[i])
-		}
-		return ""
-	}
-	v.heading("Ancestors")
-	rows := make([][]cell, len(pids))
-	for i := range pids {
-		rows[i] = []cell{{text: v.safe(pids[i])}, {text: at(names, i)}, {text: at(paths, i)}, {text: at(lines, i)}}
-	}
-	v.rows([]column{{head: "PID", right: true}, {head: "NAME"}, {head: "EXECUTABLE"}, {head: "COMMAND"}}, rows)
 }
 
 func (v *processView) executableFile() {

@@ -148,8 +148,8 @@ func (r *record) yes(key string) bool {
 	return len(v) == 4 && v[0] == 't'
 }
 
-// list returns the elements of a list; missing ones are "".
-func (r *record) list(key string) []string {
+// elements returns the values of a list.
+func (r *record) elements(key string) []json.RawMessage {
 	v := r.raw(key)
 	if len(v) == 0 || v[0] != '[' {
 		return nil
@@ -158,6 +158,33 @@ func (r *record) list(key string) []string {
 	if json.Unmarshal(v, &l) != nil {
 		return nil
 	}
+	return l
+}
+
+// objects returns the elements of a list of objects.
+func (r *record) objects(key string) []*record {
+	var out []*record
+	for _, e := range r.elements(key) {
+		var o record
+		if o.parse(e) == nil {
+			out = append(out, &o)
+		}
+	}
+	return out
+}
+
+// object returns an object; one without values where there is none.
+func (r *record) object(key string) *record {
+	var o record
+	if o.parse(r.raw(key)) != nil {
+		return &record{}
+	}
+	return &o
+}
+
+// list returns the elements of a list; missing ones are "".
+func (r *record) list(key string) []string {
+	l := r.elements(key)
 	out := make([]string, len(l))
 	for i, e := range l {
 		switch e[0] {

@@ -27,7 +27,7 @@ func statusCommand(g *globals) *command {
 			if err != nil {
 				return err
 			}
-			return writeJSON(env, func(yield func([]byte, error) bool) { yield(report, nil) })
+			return writeObject(env, report)
 		},
 	}
 }
