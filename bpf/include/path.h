@@ -28,17 +28,8 @@
 /* The longest walk: a path of one-letter names, and as many mounts. */
 #define PATH_STEPS PATH_MAX
 
-/*
- * A path ends at bytes[PATH_MAX]. The room behind that is never written: it
- * lets the verifier see that a name cannot leave the buffer.
- */
-struct path_buf {
-	char bytes[PATH_MAX + NAME_MAX + 1];
-};
-
 enum path_end {
-	PATH_WALKING,
-	PATH_FOUND,    /* reached the root directory asked for */
+	PATH_FOUND = 1, /* reached the root directory asked for */
 	PATH_OUTSIDE,  /* reached the root of the mount namespace: not below the root asked for */
 	PATH_NAMELESS, /* not in any directory (memfd, pipe): the name the kernel gave it, without a slash */
 	PATH_DETACHED, /* its mount hangs in no namespace: no path */
@@ -46,12 +37,25 @@ enum path_end {
 	PATH_TOO_LONG, /* longer than PATH_MAX: no path */
 };
 
-struct path_walk {
-	struct path_buf *buf;
+/*
+ * A walk and its answer: PATH_MAX - off bytes at bytes[off]. The room behind
+ * bytes[PATH_MAX] is never written: it lets the verifier see that a name cannot
+ * leave the buffer.
+ *
+ * It lies in a map, which no other program may use meanwhile. On the stack it
+ * would be too large; and the verifier, which follows each value that lies on
+ * the stack through every step of a loop, would not come to an end.
+ */
+struct path_buf {
 	struct dentry *dentry, *mnt_root, *root_dentry;
 	struct mount *mount, *root_mount;
-	__u64 off; /* where the path begins in buf */
+	__u64 off;
 	__u32 end; /* enum path_end */
+	char bytes[PATH_MAX + NAME_MAX + 1];
+};
+
+struct path_walk {
+	struct path_buf *buf;
 };
 
 static __always_inline struct mount *path_mount(struct vfsmount *mnt)
@@ -73,7 +77,7 @@ static __always_inline bool path_mounted(struct mount *root)
 {
 	struct mnt_namespace *ns = BPF_CORE_READ(root, mnt_ns);
 
-	if (!ns || (long)ns >= -4095L && (long)ns < 0) /* IS_ERR: MNT_NS_INTERNAL */
+	if (!ns || (unsigned long)ns >= -4095UL) /* IS_ERR: MNT_NS_INTERNAL */
 		return false;
 	if (bpf_core_field_exists(ns->ns.ns_id))
 		return BPF_CORE_READ(ns, ns.ns_id) != 0;
@@ -83,90 +87,87 @@ static __always_inline bool path_mounted(struct mount *root)
 }
 
 /* Writes a name before what is already there. Returns false if it does not fit. */
-static __always_inline bool path_prepend(struct path_walk *w, struct dentry *dentry, bool slash)
+static __always_inline bool path_prepend(struct path_buf *b, struct dentry *dentry, bool slash)
 {
 	const unsigned char *name = BPF_CORE_READ(dentry, d_name.name);
 	__u64 len = BPF_CORE_READ(dentry, d_name.len);
-	__u64 off = w->off;
+	__u64 off = b->off;
 
 	if (len > NAME_MAX || off > PATH_MAX || len + slash > off)
 		return false;
 	off -= len;
-	bpf_probe_read_kernel(&w->buf->bytes[off & (PATH_MAX - 1)], len & NAME_MAX, name);
+	bpf_probe_read_kernel(&b->bytes[off & (PATH_MAX - 1)], len & NAME_MAX, name);
 	if (slash) {
 		off--;
-		w->buf->bytes[off & (PATH_MAX - 1)] = '/';
+		b->bytes[off & (PATH_MAX - 1)] = '/';
 	}
-	w->off = off;
+	b->off = off;
 	return true;
 }
 
 static long path_step(__u32 i, struct path_walk *w)
 {
-	struct dentry *dentry = w->dentry, *parent;
-	struct mount *mount = w->mount, *up;
+	struct path_buf *b = w->buf;
+	struct dentry *dentry = b->dentry, *parent;
+	struct mount *mount = b->mount, *up;
 
-	if (dentry == w->root_dentry && mount == w->root_mount) {
-		w->end = PATH_FOUND;
+	if (dentry == b->root_dentry && mount == b->root_mount) {
+		b->end = PATH_FOUND;
 		return 1;
 	}
-	if (dentry == w->mnt_root) {
+	if (dentry == b->mnt_root) {
 		up = BPF_CORE_READ(mount, mnt_parent);
 		if (up == mount) {
-			w->end = path_mounted(mount) ? PATH_OUTSIDE : PATH_DETACHED;
+			b->end = path_mounted(mount) ? PATH_OUTSIDE : PATH_DETACHED;
 			return 1;
 		}
-		w->dentry = BPF_CORE_READ(mount, mnt_mountpoint);
-		w->mnt_root = BPF_CORE_READ(up, mnt.mnt_root);
-		w->mount = up;
+		b->dentry = BPF_CORE_READ(mount, mnt_mountpoint);
+		b->mnt_root = BPF_CORE_READ(up, mnt.mnt_root);
+		b->mount = up;
 		return 0;
 	}
 	parent = BPF_CORE_READ(dentry, d_parent);
 	if (dentry == parent) {
-		if (i) {
-			w->end = PATH_ESCAPED;
-			return 1;
-		}
-		w->end = path_prepend(w, dentry, false) ? PATH_NAMELESS : PATH_TOO_LONG;
+		if (i)
+			b->end = PATH_ESCAPED;
+		else
+			b->end = path_prepend(b, dentry, false) ? PATH_NAMELESS : PATH_TOO_LONG;
 		return 1;
 	}
-	if (!path_prepend(w, dentry, true)) {
-		w->end = PATH_TOO_LONG;
+	if (!path_prepend(b, dentry, true)) {
+		b->end = PATH_TOO_LONG;
 		return 1;
 	}
-	w->dentry = parent;
+	b->dentry = parent;
 	return 0;
 }
 
 /*
- * Writes the path of p as seen from root into buf; both are kernel memory.
- * Returns how it ended; where the path begins is stored in *off, so that it has
- * PATH_MAX - *off bytes. The root itself is "/". Where there is no path, *off
- * is PATH_MAX.
+ * Writes the path of p as seen from root into b; both are kernel memory. The
+ * root itself is "/". Returns how it ended; where there is no path, b->off is
+ * PATH_MAX.
  */
-static __always_inline __u32 path_resolve(struct path_buf *buf, const struct path *p, const struct path *root,
-					  __u64 *off)
+static __always_inline __u32 path_resolve(struct path_buf *b, const struct path *p, const struct path *root)
 {
-	struct path_walk w = { .buf = buf, .off = PATH_MAX };
+	struct path_walk w = { .buf = b };
 	struct vfsmount *mnt = BPF_CORE_READ(p, mnt);
 
-	w.dentry = BPF_CORE_READ(p, dentry);
-	w.mount = path_mount(mnt);
-	w.mnt_root = BPF_CORE_READ(mnt, mnt_root);
-	w.root_dentry = BPF_CORE_READ(root, dentry);
-	w.root_mount = path_mount(BPF_CORE_READ(root, mnt));
+	b->dentry = BPF_CORE_READ(p, dentry);
+	b->mount = path_mount(mnt);
+	b->mnt_root = BPF_CORE_READ(mnt, mnt_root);
+	b->root_dentry = BPF_CORE_READ(root, dentry);
+	b->root_mount = path_mount(BPF_CORE_READ(root, mnt));
+	b->off = PATH_MAX;
+	b->end = PATH_TOO_LONG; /* unless the walk ends sooner */
 
 	bpf_loop(PATH_STEPS, path_step, &w, 0);
-	if (!path_resolved(w.end)) {
-		*off = PATH_MAX;
-		return w.end == PATH_WALKING ? PATH_TOO_LONG : w.end;
+	if (!path_resolved(b->end)) {
+		b->off = PATH_MAX;
+	} else if (b->off == PATH_MAX && b->end != PATH_NAMELESS) {
+		b->off--;
+		b->bytes[PATH_MAX - 1] = '/';
 	}
-	if (w.off == PATH_MAX && w.end != PATH_NAMELESS) {
-		w.off--;
-		buf->bytes[PATH_MAX - 1] = '/';
-	}
-	*off = w.off;
-	return w.end;
+	return b->end;
 }
 
 #endif /* PATH_H */

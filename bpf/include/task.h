@@ -231,16 +231,24 @@ static __always_inline struct task_call task_syscall(struct task_struct *p)
 
 /* ---- control groups ---- */
 
-/* Tells user space a path before the first record that names the cgroup. */
+/*
+ * Tells user space a path before the first record that names the cgroup: the
+ * path follows the struct.
+ */
 struct cgroup_record {
 	struct record hdr;
 	struct cgroup_key key;
 	__u32 len; /* of the path, bytes; 0 if it is longer than PATH_MAX */
 	__u32 zero;
-	char path[PATH_MAX + NAME_MAX + 1]; /* not terminated; sent up to len */
 };
 
-#define CGROUP_RECORD_LEN offsetof(struct cgroup_record, path)
+/* Where such a record is built; path_buf says why not on the stack. */
+struct cgroup_scratch {
+	struct cgroup_record rec;
+	char path[PATH_MAX + NAME_MAX + 1];
+	__u64 off; /* how much of the path is written */
+	struct cgroup *cgroup;
+};
 
 /* Cgroups whose path user space was told. */
 struct {
@@ -286,36 +294,37 @@ static __always_inline struct cgroup *task_cgroup(struct task_struct *p)
 }
 
 struct cgroup_walk {
-	struct cgroup_record *r;
-	struct cgroup *cgroup;
-	__u64 off; /* how much of the path is written */
+	struct cgroup_scratch *s;
 };
 
 static long cgroup_step(__u32 i, struct cgroup_walk *w)
 {
-	struct cgroup **up = (void *)__builtin_preserve_access_index(&w->cgroup->ancestors) + (i + 1) * sizeof(*up);
-	struct cgroup *c = NULL;
-	__u64 off = w->off;
+	struct cgroup_scratch *s = w->s;
+	struct cgroup *c = s->cgroup, **up;
+	__u64 off = s->off;
 	long n;
 
-	bpf_probe_read_kernel(&c, sizeof(c), up);
-	if (off >= PATH_MAX)
+	if (off >= PATH_MAX) {
+		s->off = PATH_MAX + 1;
 		return 1;
-	w->r->path[off & (PATH_MAX - 1)] = '/';
-	off++;
-	n = bpf_probe_read_kernel_str(&w->r->path[off & (2 * PATH_MAX - 1)], NAME_MAX, BPF_CORE_READ(c, kn, name));
-	w->off = n > 0 ? off + n - 1 : PATH_MAX;
+	}
+	up = (void *)__builtin_preserve_access_index(&c->ancestors) + (i + 1) * sizeof(*up);
+	c = NULL;
+	bpf_probe_read_kernel(&c, sizeof(c), up);
+	s->path[off] = '/';
+	n = bpf_probe_read_kernel_str(&s->path[off + 1], NAME_MAX + 1, BPF_CORE_READ(c, kn, name));
+	s->off = n > 0 ? off + n : PATH_MAX + 1;
 	return 0;
 }
 
 /*
  * Stores the key of cgroup c and makes sure that user space was told its path
- * before. r is a scratch buffer that no other program uses on this CPU. If the
+ * before. s is a scratch buffer that no other program uses on this CPU. If the
  * ring is full, the cgroup is announced again the next time.
  */
-static __always_inline void cgroup_announce(struct cgroup_key *key, struct cgroup *c, struct cgroup_record *r)
+static __always_inline void cgroup_announce(struct cgroup_key *key, struct cgroup *c, struct cgroup_scratch *s)
 {
-	struct cgroup_walk w = { .r = r, .cgroup = c };
+	struct cgroup_walk w = { .s = s };
 	struct cgroup_key k = {};
 	__u8 told = 1;
 	__u64 len;
@@ -326,19 +335,21 @@ static __always_inline void cgroup_announce(struct cgroup_key *key, struct cgrou
 	if (bpf_map_lookup_elem(&cgroups_told, &k))
 		return;
 
+	s->cgroup = c;
+	s->off = 0;
 	bpf_loop(BPF_CORE_READ(c, level), cgroup_step, &w, 0);
-	if (!w.off) {
-		r->path[0] = '/';
-		w.off = 1;
+	if (!s->off) {
+		s->path[0] = '/';
+		s->off = 1;
 	}
-	len = w.off;
+	len = s->off;
 	if (len > PATH_MAX)
 		len = 0;
-	r->hdr.flags = 0;
-	r->key = k;
-	r->len = len;
-	r->zero = 0;
-	if (!record_output(&critical, r, REC_CGROUP, CGROUP_RECORD_LEN + len))
+	s->rec.hdr.flags = 0;
+	s->rec.key = k;
+	s->rec.len = len;
+	s->rec.zero = 0;
+	if (!record_output(&critical, s, REC_CGROUP, sizeof(s->rec) + len))
 		bpf_map_update_elem(&cgroups_told, &k, &told, BPF_ANY);
 }
 

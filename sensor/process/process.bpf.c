@@ -1,0 +1,736 @@
+//go:build ignore
+// SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause)
+/*
+ * Observes processes: how they come to be, what they run, how they end, and
+ * when they change their credentials or namespaces.
+ *
+ * Hooks: tp_btf sched_process_fork, sched_process_exec, sched_process_exit.
+ *        Credentials: fexit/commit_creds, or the exits of the system calls.
+ *        Namespaces: fexit/switch_task_namespaces and commit_creds (a user
+ *        namespace comes with credentials), or the exits of setns and unshare.
+ *        iter/task for the processes that are older than the hooks.
+ * Out:   ring critical: fork_record, exec_record (also for existing processes),
+ *        exit_record, cred_record, ns_record, cgroup_record.
+ * State: identities, per process: what user space was told. Scratch buffers:
+ *        one per program, so that no program finds another's data in its own.
+ */
+#include "kernel.h"
+#include "road.h"
+#include "path.h"
+#include "task.h"
+
+#include <bpf/bpf_tracing.h>
+
+char LICENSE[] SEC("license") = "Dual BSD/GPL";
+
+#define ARGS_MAX (32 << 10) /* most bytes of arguments that are kept */
+
+struct fork_record {
+	struct record hdr;
+	struct task_info task; /* the child */
+	__u64 clone_flags;     /* valid if flags_known */
+	__u32 nr, compat;      /* the parent's system call, as in struct task_call */
+	__u32 flags_known, zero;
+};
+
+enum image_flags {
+	EXE_UNRESOLVED = 1 << 0,
+	EXE_MEMFD = 1 << 1,
+	EXE_DELETED = 1 << 2,
+	EXE_UPPER = 1 << 3,
+	EXE_LOWER = 1 << 4,
+	EXE_WRITABLE = 1 << 5,
+	ARGS_CUT = 1 << 6,
+	EXEC_AT = 1 << 7, /* execveat(2) of a descriptor, or relative to one */
+};
+
+/*
+ * Followed by the strings, in the order of their lengths here; none is
+ * terminated, but each argument is.
+ */
+struct exec_record {
+	struct record hdr;
+	struct task_info task;
+	__u64 exe_ino;
+	__s64 exe_ctime, exe_mtime; /* ns since 1970 */
+	__u32 exe_dev, exe_mode, exe_uid;
+	__u32 flags; /* enum image_flags */
+	__u16 exe_len, cwd_len, filename_len, interp_len;
+	__u32 args_len, zero;
+};
+
+struct exit_record {
+	struct record hdr;
+	struct task_key key;
+	__s32 status; /* as wait(2) reports it */
+	__u32 zero;
+	__u64 utime, stime; /* ns, as the clock tick sampled them */
+	__u64 runtime;      /* ns on a CPU, as the scheduler counted */
+	__u64 maxrss;       /* pages */
+	__u64 minflt, majflt;
+};
+
+/* What a process changed to, and what it was before. */
+struct cred_record {
+	struct record hdr;
+	struct task_key key;
+	struct creds now, old;
+	__u32 nr, compat;
+};
+
+struct ns_record {
+	struct record hdr;
+	struct task_key key;
+	struct namespaces now, old;
+	/* Where the next children go, unlike the process itself (unshare -p, -T). */
+	__u32 child_pidns, child_timens;
+	__u32 old_child_pidns, old_child_timens;
+	__u32 nr, compat;
+};
+
+/*
+ * What user space was told of a process: made at fork, by the iterator for
+ * those that are older, renewed at exec. It hangs on the leader: threads find
+ * it there, and what all threads change one after the other (glibc's setuid) is
+ * told once.
+ */
+struct identity {
+	struct task_key parent; /* who made it; the kernel hands orphans to others */
+	struct creds creds;
+	struct namespaces ns;
+	__u32 child_pidns, child_timens;
+	__u32 exited; /* the exit was told */
+	__u32 known;  /* creds and the rest are filled */
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_TASK_STORAGE);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, int);
+	__type(value, struct identity);
+} identities SEC(".maps");
+
+/*
+ * An exec record in the making, by CPU. Not a per-CPU map: those end at 32 KiB.
+ * max_entries is set to the number of CPUs.
+ */
+struct exec_scratch {
+	struct exec_record rec;
+	char data[4 * PATH_MAX + ARGS_MAX];
+	struct path_buf path;
+	struct cgroup_scratch cgroup;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__uint(key_size, sizeof(__u32));
+	__uint(value_size, sizeof(struct exec_scratch));
+} exec_scratches SEC(".maps");
+
+/* The iterator sleeps and moves between CPUs; only one runs at a time. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__uint(key_size, sizeof(__u32));
+	__uint(value_size, sizeof(struct exec_scratch));
+} task_scratch SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__uint(key_size, sizeof(__u32));
+	__uint(value_size, sizeof(struct cgroup_scratch));
+} fork_scratches SEC(".maps");
+
+/* Most bytes of arguments; less than ARGS_MAX where the ring is tiny. */
+const volatile __u32 args_max = ARGS_MAX;
+
+/* The kernel can keep a sleepable program in an RCU section, since 6.2. */
+extern void bpf_rcu_read_lock(void) __ksym __weak;
+extern void bpf_rcu_read_unlock(void) __ksym __weak;
+
+/* So that the types are in the object's BTF, where Go's come from. */
+const union {
+	struct fork_record fork;
+	struct exec_record exec;
+	struct exit_record exit;
+	struct cred_record cred;
+	struct ns_record ns;
+	struct cgroup_record cgroup;
+	enum image_flags image;
+	enum task_flags task;
+} *records __attribute__((unused));
+
+static __always_inline void child_namespaces(struct task_struct *p, __u32 *pidns, __u32 *timens)
+{
+	struct nsproxy *ns = p->nsproxy;
+
+	*pidns = ns->pid_ns_for_children->ns.inum;
+	*timens = 0;
+	if (bpf_core_field_exists(((struct time_namespace *)0)->ns))
+		*timens = ns->time_ns_for_children->ns.inum;
+}
+
+static __always_inline void identity_fill(struct identity *id, struct task_struct *p, const struct task_info *t)
+{
+	id->parent = t->parent;
+	id->creds = t->creds;
+	id->ns = t->ns;
+	child_namespaces(p, &id->child_pidns, &id->child_timens);
+	id->known = 1;
+}
+
+/* ---- fork ---- */
+
+SEC("tp_btf/sched_process_fork")
+int BPF_PROG(process_fork, struct task_struct *parent, struct task_struct *child)
+{
+	struct cgroup_scratch *scratch;
+	struct fork_record *r;
+	struct cgroup_key cgroup;
+	struct identity *id;
+	struct task_call call;
+	__u32 zero = 0;
+
+	if (child->pid != child->tgid)
+		return 0; /* a thread; its leader's identity is its own */
+
+	scratch = bpf_map_lookup_elem(&fork_scratches, &zero);
+	if (!scratch)
+		return 0; /* never */
+	cgroup_announce(&cgroup, task_cgroup(child), scratch);
+
+	id = bpf_task_storage_get(&identities, child, NULL, BPF_LOCAL_STORAGE_GET_F_CREATE);
+	r = record_reserve(&critical, REC_FORK, sizeof(*r));
+	if (!r)
+		return 0; /* identity stays unknown: the next exec fills it */
+
+	call = task_syscall(parent);
+	r->nr = call.nr;
+	r->compat = call.compat;
+	r->clone_flags = call.arg0;
+	r->flags_known = 0;
+	r->zero = 0;
+	r->task.cgroup = cgroup;
+	task_fill(&r->task, child);
+	task_key_fill(&r->task.parent, parent);
+	if (id)
+		identity_fill(id, child, &r->task);
+	record_submit(&critical, r);
+	return 0;
+}
+
+/* ---- exec and existing processes ---- */
+
+/* Whether gid is among the supplementary groups, which are sorted. */
+static __always_inline bool cred_in_group(const struct cred *c, __u32 gid)
+{
+	struct group_info *groups = BPF_CORE_READ(c, group_info);
+	__u32 low = 0, high = BPF_CORE_READ(groups, ngroups);
+	kgid_t *list = (void *)__builtin_preserve_access_index(&groups->gid);
+	int i;
+
+	for (i = 0; i < 17 && low < high; i++) { /* 2^16 groups at most */
+		__u32 mid = (low + high) / 2, g = 0;
+
+		bpf_probe_read_kernel(&g, sizeof(g), (void *)list + mid * sizeof(*list));
+		if (g == gid)
+			return true;
+		if (g < gid)
+			low = mid + 1;
+		else
+			high = mid;
+	}
+	return false;
+}
+
+/* Whether the mode lets c write; capabilities do not count. */
+static __always_inline bool inode_writable(const struct cred *c, __u32 mode, __u32 uid, __u32 gid)
+{
+	if (BPF_CORE_READ(c, fsuid.val) == uid)
+		return mode & 0200;
+	if ((mode & 0020) == (mode & 0002) << 3)
+		return mode & 0002; /* group or other, the same */
+	if (BPF_CORE_READ(c, fsgid.val) == gid || cred_in_group(c, gid))
+		return mode & 0020;
+	return mode & 0002;
+}
+
+#define NSEC_PER_SEC 1000000000LL
+
+static __always_inline void inode_times(const struct inode *inode, __s64 *ctime, __s64 *mtime)
+{
+	const struct inode___old *old = (const void *)inode;
+
+	if (bpf_core_field_exists(inode->i_ctime_sec)) {
+		*ctime = BPF_CORE_READ(inode, i_ctime_sec) * NSEC_PER_SEC + BPF_CORE_READ(inode, i_ctime_nsec);
+		*mtime = BPF_CORE_READ(inode, i_mtime_sec) * NSEC_PER_SEC + BPF_CORE_READ(inode, i_mtime_nsec);
+		return;
+	}
+	if (bpf_core_field_exists(old->__i_ctime))
+		*ctime = BPF_CORE_READ(old, __i_ctime.tv_sec) * NSEC_PER_SEC + BPF_CORE_READ(old, __i_ctime.tv_nsec);
+	else
+		*ctime = BPF_CORE_READ(old, i_ctime.tv_sec) * NSEC_PER_SEC + BPF_CORE_READ(old, i_ctime.tv_nsec);
+	if (bpf_core_field_exists(old->__i_mtime))
+		*mtime = BPF_CORE_READ(old, __i_mtime.tv_sec) * NSEC_PER_SEC + BPF_CORE_READ(old, __i_mtime.tv_nsec);
+	else
+		*mtime = BPF_CORE_READ(old, i_mtime.tv_sec) * NSEC_PER_SEC + BPF_CORE_READ(old, i_mtime.tv_nsec);
+}
+
+#define OVERLAYFS_SUPER_MAGIC 0x794c7630
+
+/* True if the name of a nameless file says that memfd_create(2) made it. */
+static __always_inline bool is_memfd(const char *name, __u64 len)
+{
+	return len >= 6 && name[0] == 'm' && name[1] == 'e' && name[2] == 'm' && name[3] == 'f' && name[4] == 'd' &&
+	       name[5] == ':';
+}
+
+/*
+ * Copies the path that was resolved into s->path behind the other strings.
+ * Returns its length.
+ */
+static __always_inline __u64 put_path(struct exec_scratch *s, __u64 *off)
+{
+	__u64 at = *off, from = s->path.off, len = PATH_MAX - from;
+
+	if (at > 3 * PATH_MAX || len > PATH_MAX)
+		return 0; /* never */
+	bpf_probe_read_kernel(&s->data[at], len, &s->path.bytes[from & (PATH_MAX - 1)]);
+	*off = at + len;
+	return len;
+}
+
+/* The same for a string in kernel memory. */
+static __always_inline __u64 put_string(struct exec_scratch *s, __u64 *off, const char *str)
+{
+	__u64 at = *off;
+	long n;
+
+	if (at > 3 * PATH_MAX)
+		return 0; /* never */
+	n = bpf_probe_read_kernel_str(&s->data[at], PATH_MAX, str);
+	if (n <= 1 || n > PATH_MAX)
+		return 0;
+	*off = at + n - 1;
+	return n - 1;
+}
+
+static __always_inline void put_exe(struct exec_scratch *s, __u64 *off, struct task_struct *p, struct file *file,
+				    const struct cred *cred)
+{
+	struct exec_record *r = &s->rec;
+	struct inode *inode = BPF_CORE_READ(file, f_inode);
+	struct dentry *dentry = BPF_CORE_READ(file, f_path.dentry), *upper = NULL;
+	struct super_block *sb = BPF_CORE_READ(inode, i_sb);
+	struct fs_struct *fs = BPF_CORE_READ(p, fs);
+	__u32 flags = 0, end;
+	__u64 from;
+
+	r->exe_ino = BPF_CORE_READ(inode, i_ino);
+	r->exe_dev = BPF_CORE_READ(sb, s_dev);
+	r->exe_mode = BPF_CORE_READ(inode, i_mode);
+	r->exe_uid = BPF_CORE_READ(inode, i_uid.val);
+	inode_times(inode, &r->exe_ctime, &r->exe_mtime);
+
+	end = path_resolve(&s->path, __builtin_preserve_access_index(&file->f_path),
+			   __builtin_preserve_access_index(&fs->root));
+	from = s->path.off;
+	if (!path_resolved(end))
+		flags |= EXE_UNRESOLVED;
+	if (end == PATH_NAMELESS && from <= PATH_MAX - 6 &&
+	    is_memfd(&s->path.bytes[from & (PATH_MAX - 1)], PATH_MAX - from))
+		flags |= EXE_MEMFD;
+	r->exe_len = put_path(s, off);
+
+	if (!BPF_CORE_READ(inode, i_nlink) ||
+	    (!BPF_CORE_READ(dentry, d_hash.pprev) && BPF_CORE_READ(dentry, d_parent) != dentry))
+		flags |= EXE_DELETED;
+	if (BPF_CORE_READ(sb, s_magic) == OVERLAYFS_SUPER_MAGIC) {
+		/* struct ovl_inode: its member __upperdentry follows vfs_inode. */
+		bpf_probe_read_kernel(&upper, sizeof(upper), (void *)inode + bpf_core_type_size(struct inode));
+		flags |= upper ? EXE_UPPER : EXE_LOWER;
+	}
+	if (inode_writable(cred, r->exe_mode, r->exe_uid, BPF_CORE_READ(inode, i_gid.val)))
+		flags |= EXE_WRITABLE;
+	r->flags |= flags;
+}
+
+/* Fills s->rec for the process whose leader is p, up to the arguments. */
+static __always_inline void image_fill(struct exec_scratch *s, __u64 *off, struct task_struct *p, struct file *exe)
+{
+	struct exec_record *r = &s->rec;
+	struct fs_struct *fs = BPF_CORE_READ(p, fs);
+
+	r->hdr.flags = 0;
+	r->exe_ino = r->exe_ctime = r->exe_mtime = 0;
+	r->exe_dev = r->exe_mode = r->exe_uid = r->flags = 0;
+	r->exe_len = r->cwd_len = r->filename_len = r->interp_len = 0;
+	r->args_len = r->zero = 0;
+
+	task_fill(&r->task, p);
+	cgroup_announce(&r->task.cgroup, task_cgroup(p), &s->cgroup);
+	if (exe)
+		put_exe(s, off, p, exe, BPF_CORE_READ(p, real_cred));
+	if (fs) {
+		path_resolve(&s->path, __builtin_preserve_access_index(&fs->pwd),
+			     __builtin_preserve_access_index(&fs->root));
+		r->cwd_len = put_path(s, off);
+	}
+}
+
+/* How many bytes of arguments to take, and from where. */
+static __always_inline __u64 args_range(struct exec_record *r, struct task_struct *p, unsigned long *start)
+{
+	struct mm_struct *mm = BPF_CORE_READ(p, mm);
+	__u64 len = BPF_CORE_READ(mm, arg_end), max = args_max;
+
+	*start = BPF_CORE_READ(mm, arg_start);
+	if (!mm || len <= *start)
+		return 0;
+	len -= *start;
+	if (max > ARGS_MAX)
+		max = ARGS_MAX;
+	if (len > max) {
+		len = max;
+		r->flags |= ARGS_CUT;
+	}
+	return len;
+}
+
+SEC("tp_btf/sched_process_exec")
+int BPF_PROG(process_exec, struct task_struct *p, int old_pid, struct linux_binprm *bprm)
+{
+	__u32 cpu = bpf_get_smp_processor_id();
+	const char *filename = bprm->filename, *interp = bprm->interp;
+	struct exec_scratch *s;
+	struct exec_record *r;
+	struct identity *id;
+	unsigned long start;
+	__u64 off = 0, len;
+
+	s = bpf_map_lookup_elem(&exec_scratches, &cpu);
+	if (!s)
+		return 0; /* never */
+	r = &s->rec;
+
+	image_fill(s, &off, p, BPF_CORE_READ(bprm, file));
+	if (bprm->fdpath)
+		r->flags |= EXEC_AT;
+	r->filename_len = put_string(s, &off, filename);
+	if (interp != filename)
+		r->interp_len = put_string(s, &off, interp);
+
+	len = args_range(r, p, &start);
+	if (off > 4 * PATH_MAX || len > ARGS_MAX)
+		return 0; /* never */
+	if (bpf_probe_read_user(&s->data[off], len, (void *)start)) {
+		r->flags |= ARGS_CUT;
+		len = 0;
+	}
+	r->args_len = len;
+
+	id = bpf_task_storage_get(&identities, p, NULL, BPF_LOCAL_STORAGE_GET_F_CREATE);
+	if (id && id->known)
+		r->task.parent = id->parent;
+	else
+		task_key_fill(&r->task.parent, p->real_parent);
+	if (id)
+		identity_fill(id, p, &r->task);
+	record_output(&critical, s, REC_EXEC, sizeof(*r) + off + len);
+	return 0;
+}
+
+/*
+ * One process that is older than the hooks. Its exit may be told while this
+ * runs: user space does not believe a REC_TASK behind a REC_EXIT.
+ *
+ * Returns 1 to be called again with the same task once the reader has made
+ * room: what exists already is never lost.
+ */
+static __always_inline int task_state(struct bpf_iter__task *ctx, bool sleepable)
+{
+	struct task_struct *p = ctx->task;
+	struct exec_scratch *s;
+	struct exec_record *r;
+	struct identity *id;
+	unsigned long start;
+	__u64 off = 0, len;
+	__u32 zero = 0;
+	bool rcu;
+
+	if (!p || p->pid != p->tgid)
+		return 0;
+	s = bpf_map_lookup_elem(&task_scratch, &zero);
+	if (!s)
+		return 0; /* never */
+	r = &s->rec;
+	if (critical_size - bpf_ringbuf_query(&critical, BPF_RB_AVAIL_DATA) <
+	    sizeof(*r) + 4 * PATH_MAX + args_max + sizeof(s->cgroup))
+		return 1;
+
+	rcu = sleepable && bpf_rcu_read_lock && bpf_rcu_read_unlock;
+	if (rcu)
+		bpf_rcu_read_lock();
+	if (!BPF_CORE_READ(p, signal, live.counter)) {
+		if (rcu)
+			bpf_rcu_read_unlock();
+		return 0; /* a zombie: it has ended */
+	}
+	image_fill(s, &off, p, BPF_CORE_READ(p, mm, exe_file));
+	task_key_fill(&r->task.parent, p->real_parent);
+	id = bpf_task_storage_get(&identities, p, NULL, BPF_LOCAL_STORAGE_GET_F_CREATE);
+	if (id) {
+		if (id->known)
+			r->task.parent = id->parent;
+		identity_fill(id, p, &r->task);
+	}
+	if (rcu)
+		bpf_rcu_read_unlock();
+
+	len = args_range(r, p, &start);
+	if (off > 4 * PATH_MAX || len > ARGS_MAX)
+		return 0; /* never */
+	if (len && (!sleepable || bpf_copy_from_user_task(&s->data[off], len, (void *)start, p, 0))) {
+		r->flags |= ARGS_CUT;
+		len = 0;
+	}
+	r->args_len = len;
+	record_output(&critical, s, REC_TASK, sizeof(*r) + off + len);
+	return 0;
+}
+
+SEC("iter.s/task")
+int process_task_s(struct bpf_iter__task *ctx)
+{
+	return task_state(ctx, true);
+}
+
+/* Where the kernel has no sleepable iterators: without arguments. */
+SEC("iter/task")
+int process_task(struct bpf_iter__task *ctx)
+{
+	return task_state(ctx, false);
+}
+
+/* ---- exit ---- */
+
+#define THREADS_MAX 8192 /* living threads whose times are added up */
+
+struct usage {
+	struct list_head *node, *head;
+	__u64 utime, stime, runtime, minflt, majflt;
+};
+
+static __always_inline void usage_add(struct usage *u, struct task_struct *t)
+{
+	u->utime += BPF_CORE_READ(t, utime);
+	u->stime += BPF_CORE_READ(t, stime);
+	u->runtime += BPF_CORE_READ(t, se.sum_exec_runtime);
+	u->minflt += BPF_CORE_READ(t, min_flt);
+	u->majflt += BPF_CORE_READ(t, maj_flt);
+}
+
+static long usage_step(__u32 i, struct usage *u)
+{
+	struct list_head *node = u->node;
+
+	if (node == u->head || !node)
+		return 1;
+	usage_add(u, (void *)node - bpf_core_field_offset(struct task_struct, thread_node));
+	u->node = BPF_CORE_READ(node, next);
+	return 0;
+}
+
+/*
+ * Adds up the threads that are gone, which the kernel keeps in the signal
+ * struct, and those that are not. A thread that goes from the one to the other
+ * meanwhile would be counted twice or never; stats_lock tells.
+ */
+static __always_inline void usage_fill(struct exit_record *r, struct task_struct *p)
+{
+	struct signal_struct *sig = BPF_CORE_READ(p, signal);
+	struct list_head *head = __builtin_preserve_access_index(&sig->thread_head);
+	struct usage u;
+	__u32 seq;
+	int i;
+
+	for (i = 0; i < 3; i++) {
+		seq = BPF_CORE_READ(sig, stats_lock.seqcount.seqcount.sequence);
+		u = (struct usage){};
+		if (BPF_CORE_READ(sig, nr_threads) == 1) {
+			usage_add(&u, p);
+		} else {
+			u.head = head;
+			u.node = BPF_CORE_READ(head, next);
+			bpf_loop(THREADS_MAX, usage_step, &u, 0);
+		}
+		u.utime += BPF_CORE_READ(sig, utime);
+		u.stime += BPF_CORE_READ(sig, stime);
+		u.runtime += BPF_CORE_READ(sig, sum_sched_runtime);
+		u.minflt += BPF_CORE_READ(sig, min_flt);
+		u.majflt += BPF_CORE_READ(sig, maj_flt);
+		if (!(seq & 1) && seq == BPF_CORE_READ(sig, stats_lock.seqcount.seqcount.sequence))
+			break;
+	}
+	r->utime = u.utime;
+	r->stime = u.stime;
+	r->runtime = u.runtime;
+	r->minflt = u.minflt;
+	r->majflt = u.majflt;
+	r->maxrss = BPF_CORE_READ(sig, maxrss);
+}
+
+SEC("tp_btf/sched_process_exit")
+int BPF_PROG(process_exit, struct task_struct *p)
+{
+	struct task_struct *leader = p->group_leader;
+	struct signal_struct *sig = p->signal;
+	struct exit_record *r;
+	struct identity *id;
+
+	if (sig->live.counter)
+		return 0; /* other threads go on */
+	if (!leader)
+		return 0; /* never */
+
+	/*
+	 * The last two threads may both come here and see that none lives.
+	 * A process that has no identity yet gets one, to hold the mark.
+	 */
+	id = bpf_task_storage_get(&identities, leader, NULL, BPF_LOCAL_STORAGE_GET_F_CREATE);
+	if (id && __sync_lock_test_and_set(&id->exited, 1))
+		return 0;
+
+	r = record_reserve(&critical, REC_EXIT, sizeof(*r));
+	if (!r)
+		return 0;
+	task_key_fill(&r->key, p);
+	/*
+	 * What the parent will be told (kernel/exit.c, wait_task_zombie): the
+	 * code of exit_group or of the signal; where each thread left by exit,
+	 * the first thread's.
+	 */
+	r->status = sig->flags & SIGNAL_GROUP_EXIT ? sig->group_exit_code : leader->exit_code;
+	r->zero = 0;
+	usage_fill(r, p);
+	record_submit(&critical, r);
+	return 0;
+}
+
+/* ---- credentials and namespaces ---- */
+
+static __always_inline struct identity *identity_of(struct task_struct *leader)
+{
+	struct identity *id;
+
+	if (!leader)
+		return NULL; /* never */
+	id = bpf_task_storage_get(&identities, leader, NULL, 0);
+	return id && id->known ? id : NULL; /* not yet told of at all: nothing to correct */
+}
+
+/* The current task may have other credentials than were told. */
+static __always_inline int creds_changed(struct task_struct *p)
+{
+	struct identity *id = identity_of(p->group_leader);
+	struct cred_record *r;
+	struct task_call call;
+	struct creds now;
+
+	if (!id || BPF_CORE_READ_BITFIELD_PROBED(p, in_execve))
+		return 0; /* the exec will tell */
+	creds_fill(&now, p->real_cred);
+	if (creds_equal(&now, &id->creds))
+		return 0;
+	r = record_reserve(&critical, REC_CRED, sizeof(*r));
+	if (!r)
+		return 0; /* identity keeps what was told: the next change tells this one too */
+	call = task_syscall(p);
+	r->nr = call.nr;
+	r->compat = call.compat;
+	task_key_fill(&r->key, p);
+	r->now = now;
+	r->old = id->creds;
+	id->creds = now;
+	record_submit(&critical, r);
+	return 0;
+}
+
+/* The current task may be in other namespaces than were told. */
+static __always_inline int namespaces_changed(struct task_struct *p)
+{
+	struct identity *id = identity_of(p->group_leader);
+	__u32 child_pidns, child_timens;
+	struct namespaces now;
+	struct ns_record *r;
+	struct task_call call;
+
+	if (!id || BPF_CORE_READ_BITFIELD_PROBED(p, in_execve))
+		return 0;
+	namespaces_fill(&now, p, p->real_cred, id->ns.pid); /* a process never leaves its pid namespace */
+	child_namespaces(p, &child_pidns, &child_timens);
+	if (now.mnt == id->ns.mnt && now.net == id->ns.net && now.user == id->ns.user && now.uts == id->ns.uts &&
+	    now.ipc == id->ns.ipc && now.cgroup == id->ns.cgroup && now.time == id->ns.time &&
+	    child_pidns == id->child_pidns && child_timens == id->child_timens)
+		return 0;
+	r = record_reserve(&critical, REC_NS, sizeof(*r));
+	if (!r)
+		return 0;
+	call = task_syscall(p);
+	r->nr = call.nr;
+	r->compat = call.compat;
+	task_key_fill(&r->key, p);
+	r->now = now;
+	r->old = id->ns;
+	r->child_pidns = child_pidns;
+	r->child_timens = child_timens;
+	r->old_child_pidns = id->child_pidns;
+	r->old_child_timens = id->child_timens;
+	id->ns = now;
+	id->child_pidns = child_pidns;
+	id->child_timens = child_timens;
+	record_submit(&critical, r);
+	return 0;
+}
+
+SEC("fexit/commit_creds")
+int BPF_PROG(process_cred_x)
+{
+	return creds_changed(bpf_get_current_task_btf());
+}
+
+/* setuid and its like; prctl, which drops capabilities. */
+SEC("tracepoint")
+int process_cred_r(struct trace_event_raw_sys_exit *ctx)
+{
+	if (ctx->ret < 0)
+		return 0;
+	return creds_changed(bpf_get_current_task_btf());
+}
+
+SEC("fexit/switch_task_namespaces")
+int BPF_PROG(process_ns_x, struct task_struct *p, struct nsproxy *new)
+{
+	struct task_struct *current = bpf_get_current_task_btf();
+
+	if (!new || p->pid != current->pid)
+		return 0; /* a task that ends, or a child that could not be made */
+	return namespaces_changed(current);
+}
+
+SEC("fexit/commit_creds")
+int BPF_PROG(process_uns_x)
+{
+	return namespaces_changed(bpf_get_current_task_btf());
+}
+
+/* setns, unshare */
+SEC("tracepoint")
+int process_ns_r(struct trace_event_raw_sys_exit *ctx)
+{
+	if (ctx->ret < 0)
+		return 0;
+	return namespaces_changed(bpf_get_current_task_btf());
+}
