@@ -1,0 +1,101 @@
+package api
+
+import (
+	"errors"
+	"net/url"
+	"strconv"
+
+	"warren/filter"
+)
+
+func parseValues(raw string) (url.Values, error) {
+	v, err := url.ParseQuery(raw)
+	if err != nil {
+		return nil, badRequest("malformed query: %v", err)
+	}
+	return v, nil
+}
+
+// filter compiles the parameter named filter; without one everything matches.
+func (q query) filter() (*filter.Program, error) {
+	prog, err := filter.Compile(q["filter"])
+	if err == nil {
+		return prog, nil
+	}
+	e := badRequest("%v", err)
+	if f := (*filter.Error)(nil); errors.As(err, &f) {
+		e.Message, e.Hint = f.Msg, f.Hint
+		e.Expr, e.Pos, e.End = &f.Expr, &f.Pos, &f.End
+	}
+	return nil, e
+}
+
+func (q query) bool(name string, def bool) (bool, error) {
+	switch v, ok := q[name]; {
+	case !ok:
+		return def, nil
+	case v == "true" || v == "1" || v == "":
+		return true, nil
+	case v == "false" || v == "0":
+		return false, nil
+	default:
+		return false, badRequest("parameter %s is %s, want true or false", name, printable(v))
+	}
+}
+
+// count returns a number of at least 1; 0 stands for no limit, where the
+// parameter is missing.
+func (q query) count(name string) (int, error) {
+	v, ok := q[name]
+	if !ok {
+		return 0, nil
+	}
+	n, err := strconv.Atoi(v)
+	if err != nil || n < 1 {
+		return 0, badRequest("parameter %s is %s, want a number of at least 1", name, printable(v))
+	}
+	return n, nil
+}
+
+// printable quotes what a client sent, for a message.
+func printable(s string) string {
+	const most = 80
+	if len(s) > most {
+		s = s[:most] + "..."
+	}
+	return strconv.QuoteToASCII(s)
+}
+
+// nearest returns the candidate that name is probably a misspelling of, or "".
+func nearest(name string, candidates []string) string {
+	best, least := "", len(name)/3+1
+	if len(name) > 64 {
+		return ""
+	}
+	for _, c := range candidates {
+		if d := distance(name, c); d <= least && d < len(c) {
+			best, least = c, d-1
+		}
+	}
+	return best
+}
+
+// distance counts the letters to insert, delete or replace to make b of a.
+func distance(a, b string) int {
+	row := make([]int, len(b)+1)
+	for j := range row {
+		row[j] = j
+	}
+	for i := range len(a) {
+		diagonal := row[0]
+		row[0] = i + 1
+		for j := range len(b) {
+			cost := diagonal
+			if a[i] != b[j] {
+				cost = 1 + min(diagonal, row[j], row[j+1])
+			}
+			diagonal, row[j+1] = row[j+1], cost
+		}
+	}
+	return row[len(b)]
+}

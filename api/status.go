@@ -1,0 +1,254 @@
+package api
+
+import (
+	"encoding/json"
+	"net/http"
+	"time"
+
+	"warren/event"
+)
+
+// Status is what an agent reports of itself. Its JSON is part of the API.
+type Status struct {
+	Version      string    `json:"version"`
+	Instance     string    `json:"instance"`
+	PID          int       `json:"pid"`
+	Hostname     string    `json:"hostname"`
+	BootID       string    `json:"boot_id"`
+	Kernel       string    `json:"kernel"`
+	Lockdown     string    `json:"lockdown"` // none, integrity or confidentiality; unknown
+	Started      time.Time `json:"started"`
+	Ready        bool      `json:"ready"`
+	StateDir     string    `json:"state_dir"`
+	Listen       []string  `json:"listen"`
+	Capabilities []Cap     `json:"capabilities"`
+	Sensors      []Sensor  `json:"sensors"`
+	// Kinds counts events by kind.
+	Kinds []Kind `json:"kinds"`
+	// Records counts what the kernel's programs wrote, by record.
+	Records       []Record       `json:"records"`
+	Losses        []Loss         `json:"losses"`
+	Rings         []Ring         `json:"rings"`
+	Reader        Reader         `json:"reader"`
+	Waiting       Waiting        `json:"waiting"`
+	Tables        []Table        `json:"tables"`
+	Memory        Memory         `json:"memory"`
+	Subscriptions []Subscription `json:"subscriptions"`
+	// Ended sums up the subscriptions that are over.
+	Ended Consumed `json:"ended_subscriptions"`
+}
+
+// Cap is a capability that the agent has a use for.
+type Cap struct {
+	Name     string `json:"name"`
+	For      string `json:"for"` // what needs it
+	Required bool   `json:"required"`
+	Held     bool   `json:"held"`
+}
+
+// Sensor describes a sensor and its hooks.
+type Sensor struct {
+	Name    string   `json:"name"`
+	Running bool     `json:"running"`
+	Kinds   []string `json:"kinds"` // that it watches at present
+	Error   string   `json:"error,omitempty"`
+	Hooks   []Hook   `json:"hooks"`
+}
+
+// Hook says how one hook of a sensor is attached, and why not better.
+type Hook struct {
+	Name    string    `json:"name"`
+	Purpose string    `json:"purpose"`
+	Rung    string    `json:"rung,omitempty"` // absent: it is not attached
+	Target  string    `json:"target,omitempty"`
+	Error   string    `json:"error,omitempty"`
+	Refused []Refusal `json:"refused,omitempty"`
+}
+
+// Refusal says why a better way to attach a hook is not used.
+type Refusal struct {
+	Rung   string `json:"rung"`
+	Reason string `json:"reason"`
+}
+
+// Kind counts the events of a kind.
+type Kind struct {
+	Kind  string  `json:"kind"`
+	Total uint64  `json:"total"`
+	Rate  float64 `json:"per_second"` // over the last five seconds
+}
+
+// Record counts records of one type: submitted + lost is what the kernel's
+// programs generated.
+type Record struct {
+	Record    string `json:"record"`
+	Lane      string `json:"lane"`
+	Submitted uint64 `json:"submitted"`
+	Lost      uint64 `json:"lost"`
+	Decoded   uint64 `json:"decoded"`
+	Malformed uint64 `json:"malformed"`
+}
+
+// Loss is where events were lost, and how many. Lane is critical or bulk for a
+// ring that was full, decode for records that could not be read, queue for
+// consumers that did not keep up.
+type Loss struct {
+	Lane  string `json:"lane"`
+	Kind  string `json:"kind"` // the record, or for queues the kinds of events
+	Count uint64 `json:"count"`
+}
+
+// Ring describes one of the rings between kernel and agent.
+type Ring struct {
+	Lane    string `json:"lane"`
+	Size    int    `json:"size_bytes"`
+	Waiting int    `json:"waiting_bytes"`
+	Highest int    `json:"highest_bytes"` // the most that ever waited
+}
+
+// Reader describes how the rings are read.
+type Reader struct {
+	Polls     uint64 `json:"polls"`
+	Wakeups   uint64 `json:"wakeups"` // polls at which a fast-filling ring had woken the reader
+	LastError string `json:"last_error,omitempty"`
+}
+
+// Waiting counts events that wait for the description of their container.
+type Waiting struct {
+	Now       int    `json:"now"`
+	Total     uint64 `json:"total"`
+	TimedOut  uint64 `json:"timed_out"`  // went on without it
+	PushedOut uint64 `json:"pushed_out"` // because too many waited
+}
+
+// Table is one of the tables of who is who.
+type Table struct {
+	Name    string `json:"name"`
+	Entries int    `json:"entries"`
+	Bytes   int64  `json:"bytes,omitempty"`
+	Budget  int64  `json:"budget_bytes,omitempty"`
+	Evicted uint64 `json:"evicted"`
+}
+
+// Memory is what the agent uses.
+type Memory struct {
+	RSSAnon uint64 `json:"rss_anon_bytes"` // the process's own memory, as the kernel counts
+	Heap    uint64 `json:"heap_bytes"`     // of it: objects in use
+	Rings   uint64 `json:"rings_bytes"`
+}
+
+// Subscription is a consumer of events at present: matched is delivered + lost
+// + queued.
+type Subscription struct {
+	Name   string    `json:"name"`
+	Filter string    `json:"filter,omitempty"`
+	Kinds  []string  `json:"kinds"`
+	Since  time.Time `json:"since"`
+	Size   int       `json:"queue_size"`
+	Queued uint64    `json:"queued"`
+	Consumed
+}
+
+// Consumed counts what became of events that matched.
+type Consumed struct {
+	Matched   uint64 `json:"matched"`
+	Delivered uint64 `json:"delivered"`
+	Lost      uint64 `json:"lost"`
+}
+
+// KindNames returns the names of the kinds in a set.
+func KindNames(s event.KindSet) []string {
+	names := []string{}
+	for _, k := range s.List() {
+		names = append(names, k.String())
+	}
+	return names
+}
+
+func (s *Server) serveStatus(w http.ResponseWriter, _ *http.Request, _ query) error {
+	return writeJSON(w, s.self.Status())
+}
+
+func (s *Server) serveHealth(w http.ResponseWriter, _ *http.Request, _ query) error {
+	if err := s.self.Err(); err != nil {
+		return unavailable("%v", err)
+	}
+	select {
+	case <-s.self.Ready():
+		return writeJSON(w, health{"ok"})
+	default:
+		return unavailable("the agent is still starting")
+	}
+}
+
+type health struct {
+	Status string `json:"status"`
+}
+
+// Field describes a field of events.
+type Field struct {
+	Name    string   `json:"name"`
+	Doc     string   `json:"doc"`
+	Type    string   `json:"type"`
+	Kinds   []string `json:"kinds"`
+	Many    string   `json:"many,omitempty"` // ancestors, either or list, where an event can have several values
+	Arg     string   `json:"arg,omitempty"`  // index or key: what may stand in brackets
+	Virtual bool     `json:"virtual,omitempty"`
+}
+
+var (
+	manyNames = [...]string{event.One: "", event.Ancestors: "ancestors", event.Either: "either", event.List: "list"}
+	argNames  = [...]string{event.NoArg: "", event.IndexArg: "index", event.KeyArg: "key"}
+)
+
+func describe(f *event.Field) Field {
+	return Field{
+		Name: f.Name, Doc: f.Doc, Type: f.Type.String(), Kinds: KindNames(f.Kinds()),
+		Many: manyNames[f.Many], Arg: argNames[f.Arg], Virtual: f.Virtual,
+	}
+}
+
+func (s *Server) serveFields(w http.ResponseWriter, _ *http.Request, q query) error {
+	among := event.AllKinds
+	if name, ok := q["kind"]; ok {
+		k, ok := event.LookupKind(name)
+		if !ok {
+			var names []string
+			for _, k := range event.AllKinds.List() {
+				names = append(names, k.String())
+			}
+			e := badRequest("no kind %s", printable(name))
+			if near := nearest(name, names); near != "" {
+				e.Hint = "did you mean " + near + "?"
+			} else {
+				e.Hint = "kinds are " + event.AllKinds.String()
+			}
+			return e
+		}
+		among = event.Kinds(k)
+	}
+	out := newLines(w, s.cfg.Stall)
+	for _, f := range event.Fields() {
+		if f.Kinds()&among == 0 {
+			continue
+		}
+		b, err := json.Marshal(describe(f))
+		if err != nil {
+			return err
+		}
+		out.buf = append(append(out.buf, b...), '\n')
+	}
+	return out.flush()
+}
+
+func writeJSON(w http.ResponseWriter, v any) error {
+	b, err := json.Marshal(v)
+	if err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	if _, err := w.Write(append(b, '\n')); err != nil {
+		return &clientGone{err}
+	}
+	return nil
+}
