@@ -1,0 +1,306 @@
+package identity
+
+import (
+	"net/netip"
+	"time"
+	"unsafe"
+
+	"warren/event"
+)
+
+// connections is the table of TCP connections, listening sockets and UDP flows,
+// living and recently closed.
+//
+// A row does not copy its events: the last one, completed by all that was known
+// before, is the row. What a list shows is made when it is asked for.
+type connections struct {
+	m       map[connKey]*row
+	living  rowList // least recently changed first
+	closed  rowList // oldest first
+	bytes   int64
+	evicted uint64
+	stale   uint64
+}
+
+func (t *connections) init() { t.m = map[connKey]*row{} }
+
+// A connKey names a socket; and for UDP, where one socket talks to many, the
+// other end too. A socket whose cookie is unknown is named by its ends.
+type connKey struct {
+	cookie        uint64
+	netns         uint32
+	local, remote netip.AddrPort
+	l4            event.Proto
+}
+
+func keyOfConn(s *event.Socket) connKey {
+	if s.Cookie != 0 && s.L4 == event.TCP {
+		return connKey{cookie: s.Cookie, l4: s.L4}
+	}
+	k := connKey{cookie: s.Cookie, l4: s.L4, remote: netip.AddrPortFrom(s.Remote, s.RemotePort)}
+	if s.Cookie == 0 {
+		k.netns, k.local = s.NetNS, netip.AddrPortFrom(s.Local, s.LocalPort)
+	}
+	return k
+}
+
+// A row is one connection.
+type row struct {
+	key    connKey
+	actor  event.Key
+	proc   *event.Process
+	snap   *snap // keeps proc counted; nil where it is not the tables'
+	shared bool  // proc only listened: nobody has accepted yet
+
+	// How it began.
+	typ    string
+	res    event.Errno
+	rawRes int64
+
+	last  *event.Connection // the last event's, completed: immutable
+	time  time.Time
+	ktime uint64
+
+	list       *rowList
+	prev, next *row
+}
+
+const rowSize = int64(unsafe.Sizeof(row{})) + int64(unsafe.Sizeof(event.Connection{})) + 24 + int64(unsafe.Sizeof(connKey{})) + 32
+
+type rowList struct {
+	head, tail *row
+	n          int
+}
+
+func (l *rowList) push(r *row) {
+	r.list, r.prev, r.next = l, l.tail, nil
+	if l.tail != nil {
+		l.tail.next = r
+	} else {
+		l.head = r
+	}
+	l.tail = r
+	l.n++
+}
+
+func (l *rowList) drop(r *row) {
+	if r.prev != nil {
+		r.prev.next = r.next
+	} else {
+		l.head = r.next
+	}
+	if r.next != nil {
+		r.next.prev = r.prev
+	} else {
+		l.tail = r.prev
+	}
+	r.list, r.prev, r.next = nil, nil, nil
+	l.n--
+}
+
+// opens reports whether a connection's event begins it.
+func opens(d *event.Connection) bool {
+	switch d.Type {
+	case "connect", "accept", "accept4", "listen", "sendto", "recvfrom":
+		return true
+	}
+	return false
+}
+
+// over reports whether nothing follows on an event.
+func over(d *event.Connection) bool {
+	return d.Type == "close" || d.State == event.Close && d.L4 == event.TCP || d.Type == "connect" && d.Res != 0 && d.Res != inProgress
+}
+
+// inProgress is how a connect that does not wait returns; its outcome follows.
+const inProgress = 115 // EINPROGRESS
+
+// applyConnection merges an event into its row, and completes the event by what
+// the row knows.
+func (i *Identity) applyConnection(e *event.Event, d *event.Connection) {
+	t := &i.conns
+	k := keyOfConn(&d.Socket)
+	r := t.m[k]
+	if r != nil && r.list == &t.closed && opens(d) {
+		r = nil // the socket connects again: another connection
+	}
+	if r == nil {
+		i.nameEnds(&d.Socket, e.Ktime)
+		if d.Start.IsZero() {
+			d.Start = e.Time
+		}
+		r = &row{key: k, actor: e.Actor, typ: d.Type, res: d.Res, rawRes: d.RawRes}
+		t.m[k] = r
+		t.living.push(r)
+		t.bytes += rowSize
+		i.own(r, e)
+		r.shared = d.Shared
+	} else {
+		i.merge(r, e, d)
+		r.list.drop(r)
+		t.living.push(r)
+	}
+	if d.Duration == 0 && e.Time.After(d.Start) {
+		d.Duration = int64(e.Time.Sub(d.Start))
+	}
+	r.last, r.time, r.ktime = d, e.Time, e.Ktime
+	if over(d) {
+		t.living.drop(r)
+		t.closed.push(r)
+	}
+	for t.closed.n > i.cfg.MaxClosed || t.bytes > i.cfg.ConnectionBytes && t.closed.n > 0 {
+		i.dropRow(t.closed.head)
+	}
+	for t.bytes > i.cfg.ConnectionBytes && t.living.n > 1 {
+		i.dropRow(t.living.head)
+		t.evicted++
+	}
+}
+
+// own makes the process of an event the owner of a row.
+func (i *Identity) own(r *row, e *event.Event) {
+	if r.snap != nil {
+		i.procs.release(r.snap)
+	}
+	r.actor, r.proc, r.snap = e.Actor, e.Process, nil
+	if e.Process == nil {
+		return
+	}
+	if en := i.procs.get(e.Process.Key); en != nil {
+		for s := en.snap; s != nil; s = s.older {
+			if s.p == e.Process {
+				s.refs++
+				r.snap = s
+				return
+			}
+		}
+	}
+}
+
+// merge completes d by what the row knows, so that d says all.
+func (i *Identity) merge(r *row, e *event.Event, d *event.Connection) {
+	was := r.last
+	// The owner is who connected, or who accepted; an accepted connection belongs
+	// to the listener's process until somebody has taken it.
+	if r.proc == nil || r.shared && !d.Shared {
+		if e.Process != nil || r.proc == nil && !e.Actor.IsZero() {
+			i.own(r, e)
+		}
+	}
+	r.shared = r.shared && d.Shared
+	if e.Process == nil && (e.Actor.IsZero() || e.Actor == r.actor) {
+		e.Actor, e.Process = r.actor, r.proc
+	}
+	if opens(d) && !opens(was) {
+		r.typ, r.res, r.rawRes = d.Type, d.Res, d.RawRes
+	}
+	s, o := &d.Socket, &was.Socket
+	if !s.Local.IsValid() || s.Local.IsUnspecified() && o.Local.IsValid() {
+		s.Local = o.Local
+	}
+	if !s.Remote.IsValid() {
+		s.Remote = o.Remote
+	}
+	if s.LocalPort == 0 {
+		s.LocalPort = o.LocalPort
+	}
+	if s.RemotePort == 0 {
+		s.RemotePort = o.RemotePort
+	}
+	if s.NetNS == 0 {
+		s.NetNS = o.NetNS
+	}
+	s.Server = s.Server || o.Server
+	// Names are those that were good when the connection began.
+	if o.LocalName != "" || o.RemoteName != "" {
+		s.LocalName, s.RemoteName = o.LocalName, o.RemoteName
+	}
+	i.nameEnds(s, e.Ktime)
+
+	if !was.Start.IsZero() {
+		d.Start = was.Start
+	} else if d.Start.IsZero() {
+		d.Start = e.Time
+	}
+	d.BytesSent = max(d.BytesSent, was.BytesSent)
+	d.BytesReceived = max(d.BytesReceived, was.BytesReceived)
+	d.PacketsSent = max(d.PacketsSent, was.PacketsSent)
+	d.PacketsRecv = max(d.PacketsRecv, was.PacketsRecv)
+	d.Retransmits = max(d.Retransmits, was.Retransmits)
+	if d.Latency == 0 {
+		d.Latency = was.Latency
+	}
+	if d.RTT == 0 {
+		d.RTT = was.RTT
+	}
+	if d.MinRTT == 0 || was.MinRTT != 0 && was.MinRTT < d.MinRTT {
+		d.MinRTT = was.MinRTT
+	}
+	if d.Reset == event.NotReset {
+		d.Reset = was.Reset
+	}
+	if d.Error == 0 {
+		d.Error = was.Error
+	}
+	if d.State == 0 {
+		d.State = was.State
+	}
+	d.Existing = d.Existing || was.Existing
+}
+
+// dropRow forgets a connection.
+func (i *Identity) dropRow(r *row) {
+	t := &i.conns
+	r.list.drop(r)
+	if t.m[r.key] == r {
+		delete(t.m, r.key)
+	}
+	t.bytes -= rowSize
+	if r.snap != nil {
+		i.procs.release(r.snap)
+		r.snap = nil
+	}
+}
+
+// Connections yields every connection, as it was when the iteration began:
+// living ones first, then those closed recently, oldest first. Each is an event
+// of the type that began the connection. The Duration of a living one reaches up
+// to now.
+func (i *Identity) Connections(yield func(*event.Event) bool) {
+	now, ktime := i.cfg.Now(), i.cfg.Ktime()
+	i.mu.RLock()
+	list := make([]*event.Event, 0, i.conns.living.n+i.conns.closed.n)
+	for r := i.conns.living.head; r != nil; r = r.next {
+		list = append(list, i.rowEvent(r, now, ktime))
+	}
+	for r := i.conns.closed.head; r != nil; r = r.next {
+		list = append(list, i.rowEvent(r, time.Time{}, 0))
+	}
+	i.mu.RUnlock()
+	for _, e := range list {
+		if !yield(e) {
+			return
+		}
+	}
+}
+
+// rowEvent describes a row, up to now if that is given.
+func (i *Identity) rowEvent(r *row, now time.Time, ktime uint64) *event.Event {
+	d := *r.last
+	d.Type, d.Res, d.RawRes = r.typ, r.res, r.rawRes
+	e := &event.Event{Time: r.time, Ktime: r.ktime, Actor: r.actor, Data: &d}
+	if !now.IsZero() {
+		e.Time, e.Ktime = now, ktime
+		if now.After(d.Start) {
+			d.Duration = int64(now.Sub(d.Start))
+		}
+	}
+	p := r.proc
+	if p == nil && !r.actor.IsZero() {
+		if en := i.procs.get(r.actor); en != nil {
+			p = en.snap.p // found in the meantime
+		}
+	}
+	e.Process = i.describedProcess(p, r.actor)
+	return e
+}

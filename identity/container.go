@@ -1,0 +1,358 @@
+package identity
+
+import (
+	"strings"
+	"time"
+
+	"warren/event"
+)
+
+// containers are the cgroups, and the containers that their paths tell.
+type containers struct {
+	cgroups map[event.CgroupKey]*cgroup
+	byID    map[containerID]*container
+	// The sizes at which those that nothing uses are looked for.
+	maxCgroups, maxContainers int
+	forgotten                 uint64
+}
+
+func (t *containers) init() {
+	t.cgroups = map[event.CgroupKey]*cgroup{}
+	t.byID = map[containerID]*container{}
+	t.maxCgroups, t.maxContainers = 4096, 1024
+}
+
+// A cgroup is one directory of a cgroup hierarchy.
+type cgroup struct {
+	event.Cgroup // Path is empty where it has not been told
+	cont         *container
+	procs        int    // living processes in it
+	told         uint64 // ktime at which it was first named
+}
+
+// A containerID names a container on this machine.
+type containerID struct {
+	runtime string
+	id      string
+}
+
+func idOf(c *event.Container) containerID { return containerID{c.Type, c.FullID} }
+
+// A container is one container, and what is known of it.
+type container struct {
+	id       containerID
+	place    Place
+	desc     *event.Container // replaced, never changed
+	members  *entry           // all processes in it that are remembered
+	living   int
+	deadline uint64 // ktime until which its events are Pending
+	asked    bool   // a description is under way
+	told     bool   // a runtime has described it
+	// generation of the sockets when it was last asked for.
+	generation uint32
+}
+
+// applyCgroup learns the path of a cgroup. A process that the event names has
+// moved there.
+func (i *Identity) applyCgroup(e *event.Event, d *event.CgroupState) {
+	cg := i.cgroupOf(d.Cgroup.CgroupKey)
+	if d.Cgroup.CgroupID != 0 {
+		cg.CgroupID = d.Cgroup.CgroupID
+	}
+	if d.Cgroup.Path != "" && d.Cgroup.Path != cg.Path {
+		i.setPath(cg, d.Cgroup.Path)
+	}
+	if e.Actor.IsZero() {
+		return
+	}
+	if en, q := i.change(e.Actor); en != nil && q.Exited == nil && q.Cgroup.CgroupKey != cg.CgroupKey {
+		q.Cgroup = event.Cgroup{CgroupKey: cg.CgroupKey}
+		i.place(q, en)
+		i.commit(en, q, e.Ktime)
+		e.Process = q
+	}
+}
+
+// cgroupOf returns a cgroup, which may not have been told yet.
+func (i *Identity) cgroupOf(k event.CgroupKey) *cgroup {
+	t := &i.conts
+	cg := t.cgroups[k]
+	if cg == nil {
+		if len(t.cgroups) >= t.maxCgroups {
+			i.forgetCgroups()
+		}
+		cg = &cgroup{Cgroup: event.Cgroup{CgroupKey: k, CgroupID: k.ID}, told: i.procs.now}
+		t.cgroups[k] = cg
+	}
+	return cg
+}
+
+// forgetCgroups forgets the cgroups in which nobody lives. One told just now is
+// about to get its first process, and stays as long as there is room.
+func (i *Identity) forgetCgroups() {
+	t := &i.conts
+	const fresh, room = 60e9, 16384
+	for _, keep := range []uint64{fresh, 0} {
+		for k, cg := range t.cgroups {
+			if cg.procs == 0 && cg.told+keep <= i.procs.now {
+				delete(t.cgroups, k)
+				t.forgotten++
+			}
+		}
+		if len(t.cgroups) < room {
+			break
+		}
+	}
+	t.maxCgroups = max(4096, 2*len(t.cgroups))
+}
+
+// setPath tells the path of a cgroup, to those already in it as well.
+func (i *Identity) setPath(cg *cgroup, path string) {
+	place := ParseCgroup(path)
+	cg.Path, cg.Unit = i.procs.intern.str(path), i.procs.intern.str(place.Unit)
+	cg.cont = i.containerOf(place)
+	if cg.procs == 0 {
+		return
+	}
+	for en := i.procs.living.head; en != nil; en = en.next {
+		if en.cg == cg {
+			q := *en.snap.p
+			i.place(&q, en)
+			i.procs.complete(en, &q, en.snap.parent)
+			i.join(en, &q)
+		}
+	}
+}
+
+// containerOf returns the container that a path lies in, nil for the host.
+func (i *Identity) containerOf(place Place) *container {
+	if place.ID == "" {
+		return nil
+	}
+	t := &i.conts
+	id := containerID{place.Runtime, place.ID}
+	c := t.byID[id]
+	if c == nil {
+		if len(t.byID) >= t.maxContainers {
+			i.forgetContainers()
+		}
+		in := &i.procs.intern
+		id.id = strings.Clone(id.id)
+		place.ID = id.id
+		c = &container{id: id, place: place, desc: &event.Container{
+			FullID: id.id, ID: shortID(id.id), Type: id.runtime, PodUID: in.str(place.PodUID),
+		}}
+		t.byID[id] = c
+		i.ask(c)
+	}
+	return c
+}
+
+// ask has a container described, where there is somebody to ask.
+func (i *Identity) ask(c *container) {
+	if c.asked || !i.describer.reachable(c.place) || !i.describer.ask(c.place) {
+		return
+	}
+	c.asked, c.generation = true, i.describer.generation.Load()
+	if !c.told && i.cfg.WaitContainer > 0 {
+		d := *c.desc
+		d.Pending = true
+		i.setDescription(c, &d)
+		c.deadline = i.cfg.Ktime() + uint64(i.cfg.WaitContainer)
+	}
+}
+
+// setDescription replaces what is known of a container, in the snapshots of its
+// processes too.
+func (i *Identity) setDescription(c *container, d *event.Container) {
+	c.desc = d
+	for en := c.members; en != nil; en = en.cnext {
+		q := *en.snap.p
+		q.Container = d
+		i.procs.complete(en, &q, en.snap.parent)
+	}
+}
+
+// forgetContainers forgets the containers in which no process is remembered.
+func (i *Identity) forgetContainers() {
+	t := &i.conts
+	inUse := map[*container]bool{}
+	for _, cg := range t.cgroups {
+		if cg.procs > 0 {
+			inUse[cg.cont] = true
+		}
+	}
+	for id, c := range t.byID {
+		if c.members == nil && !inUse[c] {
+			delete(t.byID, id)
+			t.forgotten++
+		}
+	}
+	for k, cg := range t.cgroups {
+		if cg.cont != nil && t.byID[cg.cont.id] != cg.cont {
+			delete(t.cgroups, k)
+		}
+	}
+	t.maxContainers = max(1024, 2*len(t.byID))
+}
+
+// place tells a snapshot, not yet published, where it runs. Where the kernel
+// did not say, it runs where from did.
+func (i *Identity) place(p *event.Process, from *entry) {
+	if p.Cgroup.CgroupKey == (event.CgroupKey{}) {
+		switch {
+		case p.Cgroup.Path != "": // read from /proc
+			place := ParseCgroup(p.Cgroup.Path)
+			p.Cgroup.Unit = i.procs.intern.str(place.Unit)
+			if c := i.containerOf(place); c != nil {
+				p.Container = c.desc
+			}
+		case from != nil:
+			p.Cgroup, p.Container = from.snap.p.Cgroup, from.snap.p.Container
+		}
+		return
+	}
+	var cg *cgroup
+	if from != nil && from.cg != nil && from.cg.CgroupKey == p.Cgroup.CgroupKey {
+		cg = from.cg
+	} else {
+		cg = i.cgroupOf(p.Cgroup.CgroupKey)
+	}
+	if cg.Path == "" {
+		if p.Cgroup.Path != "" {
+			i.setPath(cg, p.Cgroup.Path)
+		} else {
+			i.filler.ask(p.Key, i.procs.now)
+		}
+	}
+	id := p.Cgroup.CgroupID
+	p.Cgroup = cg.Cgroup
+	if id != 0 {
+		p.Cgroup.CgroupID = id
+	}
+	p.Container = nil
+	if cg.cont != nil {
+		p.Container = cg.cont.desc
+	}
+}
+
+// join counts a process in the cgroup and the container of its snapshot.
+func (i *Identity) join(en *entry, p *event.Process) {
+	if en.list == &i.procs.exited {
+		return
+	}
+	var cg *cgroup
+	var c *container
+	if k := p.Cgroup.CgroupKey; k != (event.CgroupKey{}) {
+		if cg = en.cg; cg == nil || cg.CgroupKey != k {
+			cg = i.cgroupOf(k)
+		}
+		c = cg.cont
+	} else if p.Container != nil {
+		c = i.containerOf(ParseCgroup(p.Cgroup.Path))
+	}
+	if cg == en.cg && c == en.cont {
+		return
+	}
+	i.leave(en)
+	if en.cg = cg; cg != nil {
+		cg.procs++
+	}
+	if c == nil {
+		return
+	}
+	if c.living == 0 && c.told && c.members != nil {
+		i.ask(c) // it may have been started anew, under the same id
+	}
+	c.living++
+	en.cont = c
+	en.cprev, en.cnext = nil, c.members
+	if c.members != nil {
+		c.members.cprev = en
+	}
+	c.members = en
+}
+
+// leave takes a process out of its cgroup and container.
+func (i *Identity) leave(en *entry) {
+	if en.cg != nil {
+		en.cg.procs--
+		en.cg = nil
+	}
+	c := en.cont
+	if c == nil {
+		return
+	}
+	if en.list == &i.procs.living {
+		c.living--
+	}
+	if en.cprev != nil {
+		en.cprev.cnext = en.cnext
+	} else {
+		c.members = en.cnext
+	}
+	if en.cnext != nil {
+		en.cnext.cprev = en.cprev
+	}
+	en.cont, en.cprev, en.cnext = nil, nil, nil
+}
+
+// describedAs takes the answer of a runtime: nil where none knows the
+// container.
+func (i *Identity) describedAs(place Place, d *Description) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	c := i.conts.byID[containerID{place.Runtime, place.ID}]
+	if c == nil {
+		return
+	}
+	c.asked = false
+	if d == nil {
+		if c.desc.Pending {
+			u := *c.desc
+			u.Pending = false
+			i.setDescription(c, &u)
+		}
+		i.signal()
+		return
+	}
+	c.told = true
+	i.setDescription(c, d.container(c))
+	i.signal()
+}
+
+// A Description is what a runtime tells of a container.
+type Description struct {
+	Runtime     string // docker, podman, containerd, cri-o
+	Name        string
+	Image       string // as it was asked for
+	ImageID     string
+	ImageDigest string // sha256:..., where it does not stand in Image
+	Labels      map[string]string
+	Started     time.Time
+	Privileged  bool
+}
+
+// maxLabelBytes bounds the labels kept of one container; images can carry
+// whole documents in theirs. The longest are left out.
+const maxLabelBytes = 32 << 10
+
+func (d *Description) container(c *container) *event.Container {
+	n := &event.Container{
+		FullID: c.desc.FullID, ID: c.desc.ID, Type: c.id.runtime, PodUID: c.desc.PodUID,
+		Name: d.Name, Image: d.Image, ImageID: d.ImageID, ImageDigest: d.ImageDigest,
+		Labels: boundLabels(d.Labels), StartTime: d.Started, Privileged: d.Privileged,
+	}
+	if c.place.Guess && d.Runtime != "" {
+		n.Type = d.Runtime
+	}
+	ref := ParseImage(d.Image)
+	n.ImageRepo, n.ImageTag = ref.Repo, ref.Tag
+	if ref.Digest != "" {
+		n.ImageDigest = ref.Digest
+	}
+	if n.PodUID == "" {
+		n.PodUID = d.Labels["io.kubernetes.pod.uid"]
+	}
+	return n
+}

@@ -1,0 +1,258 @@
+// Package identity knows who is who on this machine: which process, in which
+// container and under which unit, behind which connection and which name, at
+// the moment of an event.
+//
+// [Identity.Apply] learns from each event and completes it. It is called by one
+// goroutine at a time, in the order of the events, and never waits: what needs
+// a file or a runtime's API is asked for by the goroutines of [Identity.Run]
+// and arrives later. All other methods may be called by any goroutine at any
+// time. What they return is immutable.
+//
+// All tables are bounded; see [Config]. When memory is short, ended processes
+// and closed connections are forgotten first, oldest first, and [Stats] says
+// how many.
+package identity
+
+import (
+	"context"
+	"log/slog"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+	"golang.org/x/sys/unix"
+
+	"warren/event"
+)
+
+// Config are the bounds of the tables and the places where to look; zero values
+// stand for the defaults.
+type Config struct {
+	// ProcessBytes bounds the memory of process snapshots, those kept as
+	// ancestors and behind connections included. Default 32 MiB.
+	ProcessBytes int64
+	// MaxExited is how many ended processes are remembered. Default 32768.
+	MaxExited int
+	// ExitedAge is how long ended processes are remembered. Default 15 min.
+	ExitedAge time.Duration
+	// ConnectionBytes bounds the memory of the connection table. Default 16 MiB.
+	ConnectionBytes int64
+	// MaxClosed is how many closed connections are remembered. Default 8192.
+	MaxClosed int
+	// MaxNames is how many addresses with a name are remembered. Default 16384.
+	MaxNames int
+	// WaitContainer bounds how long the events of a container not yet described
+	// are Pending. Negative: they never are. Default 500 ms.
+	WaitContainer time.Duration
+	// DescribeFor bounds how long a runtime is asked for a container that it
+	// does not know. Default 20 s.
+	DescribeFor time.Duration
+	// Sockets are where container runtimes listen.
+	Sockets Sockets
+	// Root is where the host's file system is seen. Default "/".
+	Root string
+	// Proc is where the host's proc file system is seen. Default "/proc".
+	Proc string
+	// Now is the wall clock. Default time.Now.
+	Now func() time.Time
+	// Ktime is the kernel's clock, nanoseconds since boot, suspend included.
+	// Default CLOCK_BOOTTIME.
+	Ktime func() uint64
+}
+
+func (c Config) withDefaults() Config {
+	def := func(p *int, v int) {
+		if *p <= 0 {
+			*p = v
+		}
+	}
+	if c.ProcessBytes <= 0 {
+		c.ProcessBytes = 32 << 20
+	}
+	if c.ConnectionBytes <= 0 {
+		c.ConnectionBytes = 16 << 20
+	}
+	def(&c.MaxExited, 32768)
+	def(&c.MaxClosed, 8192)
+	def(&c.MaxNames, 16384)
+	if c.ExitedAge <= 0 {
+		c.ExitedAge = 15 * time.Minute
+	}
+	if c.WaitContainer == 0 {
+		c.WaitContainer = 500 * time.Millisecond
+	}
+	if c.DescribeFor <= 0 {
+		c.DescribeFor = 20 * time.Second
+	}
+	c.Sockets = c.Sockets.withDefaults()
+	if c.Root == "" {
+		c.Root = "/"
+	}
+	if c.Proc == "" {
+		c.Proc = "/proc"
+	}
+	if c.Now == nil {
+		c.Now = time.Now
+	}
+	if c.Ktime == nil {
+		c.Ktime = boottime
+	}
+	return c
+}
+
+func boottime() uint64 {
+	var ts unix.Timespec
+	if unix.ClockGettime(unix.CLOCK_BOOTTIME, &ts) != nil {
+		return 0 // cannot happen: the clock exists since Linux 2.6.39
+	}
+	return uint64(ts.Nano())
+}
+
+// Identity holds the tables.
+type Identity struct {
+	cfg       Config
+	log       *slog.Logger
+	described chan struct{} // capacity 1: a second signal says nothing new
+
+	// mu guards all tables. Apply holds it for less than a microsecond at a
+	// time; readers copy pointers and let go.
+	mu    sync.RWMutex
+	procs processes
+	conns connections
+	conts containers
+	names names
+	users users
+
+	describer describer
+	filler    filler
+}
+
+// New returns empty tables. It starts nothing: see [Identity.Run].
+func New(cfg Config, log *slog.Logger) *Identity {
+	cfg = cfg.withDefaults()
+	i := &Identity{cfg: cfg, log: log, described: make(chan struct{}, 1)}
+	i.procs.init()
+	i.conns.init()
+	i.conts.init()
+	i.names.init(cfg.MaxNames)
+	i.users.init(cfg)
+	i.describer.init(cfg)
+	i.filler.init(cfg)
+	return i
+}
+
+// Run asks runtimes to describe containers, reads what events did not tell and
+// forgets what is too old, until ctx ends. It can be called once.
+func (i *Identity) Run(ctx context.Context) error {
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { i.describe(ctx); return nil })
+	g.Go(func() error { i.loadUsers(ctx); return nil })
+	g.Go(func() error { i.fill(ctx); return nil })
+	g.Go(func() error { i.sweep(ctx); return nil })
+	return g.Wait()
+}
+
+// Apply learns from e and completes it: its process with parent, container and
+// names of users; the names of its addresses; what was true before a change. It
+// must be called with each event once, in their order, before the event is
+// handed on; e.Process and e.Data belong to the tables afterwards.
+//
+// The process stays nil where it is unknown: its records were lost. It is then
+// looked up in the background; see [Identity.Pending].
+func (i *Identity) Apply(e *event.Event) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	i.procs.now = max(i.procs.now, e.Ktime)
+	switch d := e.Data.(type) {
+	case *event.Fork:
+		i.applyFork(e)
+	case *event.Exec:
+		i.applyExec(e)
+	case *event.Exit:
+		i.applyExit(e, d)
+	case *event.Credentials:
+		i.applyCredentials(e, d)
+	case *event.Namespace:
+		i.applyNamespace(e, d)
+	case *event.ProcessState:
+		i.applyTask(e)
+	case *event.CgroupState:
+		i.applyCgroup(e, d)
+	case *event.Connection:
+		i.attribute(e)
+		i.applyConnection(e, d)
+	case *event.DNS:
+		i.attribute(e)
+		i.applyDNS(e, d)
+	default:
+		i.attribute(e)
+	}
+	if i.procs.bytes > i.cfg.ProcessBytes || i.procs.exited.n > i.cfg.MaxExited {
+		i.reclaim()
+	}
+}
+
+// Pending reports whether waiting would complete e: its container is about to
+// be described, or its process looked up. It turns false after
+// Config.WaitContainer at the latest, counted from the container's first event.
+func (i *Identity) Pending(e *event.Event) bool {
+	p := e.Process
+	if p == nil {
+		return !e.Actor.IsZero() && i.filler.waiting(e.Actor, i.cfg.Ktime())
+	}
+	if p.Container == nil || !p.Container.Pending {
+		return false
+	}
+	i.mu.RLock()
+	defer i.mu.RUnlock()
+	c := i.conts.byID[idOf(p.Container)]
+	return c != nil && c.desc.Pending && i.cfg.Ktime() < c.deadline
+}
+
+// Resolve completes e after it waited: with the description of its container,
+// or with the process that has been found. What is still missing stays marked,
+// whether final or not; final says that nobody will ask again.
+func (i *Identity) Resolve(e *event.Event, final bool) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	if e.Process == nil {
+		i.attribute(e)
+	}
+	if p := i.describedProcess(e.Process, e.Actor); p != e.Process {
+		e.Process = p
+	}
+}
+
+// describedProcess returns p with its container as it is described now: p
+// itself where nothing has changed.
+func (i *Identity) describedProcess(p *event.Process, actor event.Key) *event.Process {
+	if p == nil || p.Container == nil || !p.Container.Pending {
+		return p
+	}
+	c := i.conts.byID[idOf(p.Container)]
+	if c == nil || c.desc == p.Container || c.desc.Pending {
+		return p
+	}
+	// The table has usually made the same copy already.
+	if en := i.procs.get(p.Key); en != nil {
+		for s := en.snap; s != nil; s = s.older {
+			if s.origin == p {
+				return s.p
+			}
+		}
+	}
+	q := *p
+	q.Container = c.desc
+	return &q
+}
+
+// Described is signalled when something that events wait for has arrived, or
+// is given up.
+func (i *Identity) Described() <-chan struct{} { return i.described }
+
+func (i *Identity) signal() {
+	select {
+	case i.described <- struct{}{}:
+	default:
+	}
+}

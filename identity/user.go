@@ -1,0 +1,422 @@
+package identity
+
+import (
+	"bytes"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strconv"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"warren/event"
+)
+
+// Names of users and groups come from /etc/passwd and /etc/group: the host's,
+// and for a process in a container the container's own. Users that only a
+// directory service knows have no name here.
+
+// maxPasswd bounds what is read of one file, in bytes; maxUsers how many of its
+// names are kept.
+const (
+	maxPasswd = 1 << 20
+	maxUsers  = 8192
+)
+
+// An accounts are the names in one root file system.
+type accounts struct {
+	users, groups map[uint32]string
+	// uids and gids translate from the host's numbers, where the root belongs to
+	// another user namespace.
+	uids, gids idMap
+	stamp      stamp
+}
+
+func (a *accounts) user(uid uint32) string {
+	if a == nil {
+		return ""
+	}
+	if id, ok := a.uids.inside(uid); ok {
+		return a.users[id]
+	}
+	return ""
+}
+
+func (a *accounts) group(gid uint32) string {
+	if a == nil {
+		return ""
+	}
+	if id, ok := a.gids.inside(gid); ok {
+		return a.groups[id]
+	}
+	return ""
+}
+
+// stamp tells whether the two files have changed.
+type stamp [2]struct {
+	mtime, ctime, size int64
+	ino                uint64
+}
+
+// parsePasswd reads the names and numbers of /etc/passwd or /etc/group. Lines
+// that make no sense are left out, as libc does. The first name of a number
+// counts.
+func parsePasswd(data []byte) map[uint32]string {
+	m := map[uint32]string{}
+	for len(data) > 0 && len(m) < maxUsers {
+		line, rest, _ := bytes.Cut(data, []byte("\n"))
+		data = rest
+		if len(line) == 0 || line[0] == '#' || line[0] == '+' || line[0] == '-' {
+			continue // comments, and entries that refer to a directory service
+		}
+		name, rest, ok := bytes.Cut(line, []byte(":"))
+		if !ok || len(name) == 0 || len(name) > 256 {
+			continue
+		}
+		_, rest, ok = bytes.Cut(rest, []byte(":"))
+		if !ok {
+			continue
+		}
+		digits, _, ok := bytes.Cut(rest, []byte(":"))
+		if !ok {
+			continue
+		}
+		id, err := strconv.ParseUint(string(digits), 10, 32)
+		if err != nil {
+			continue
+		}
+		if _, dup := m[uint32(id)]; !dup {
+			m[uint32(id)] = string(name)
+		}
+	}
+	return m
+}
+
+// An idMap is /proc/PID/uid_map: empty, it changes nothing.
+type idMap []idRange
+
+type idRange struct{ inside, outside, n uint32 }
+
+// inside translates a number of the host.
+func (m idMap) inside(id uint32) (uint32, bool) {
+	if len(m) == 0 {
+		return id, true
+	}
+	for _, r := range m {
+		if id >= r.outside && id-r.outside < r.n {
+			return r.inside + (id - r.outside), true
+		}
+	}
+	return 0, false
+}
+
+// parseIDMap reads a uid_map or gid_map; the kernel allows 340 lines.
+func parseIDMap(data []byte) (idMap, error) {
+	var m idMap
+	for line := range bytes.Lines(data) {
+		f := bytes.Fields(line)
+		if len(f) == 0 {
+			continue
+		}
+		if len(f) != 3 || len(m) >= 340 {
+			return nil, fmt.Errorf("malformed id map line %q", line)
+		}
+		var v [3]uint32
+		for i := range f {
+			n, err := strconv.ParseUint(string(f[i]), 10, 32)
+			if err != nil {
+				return nil, fmt.Errorf("malformed id map line %q", line)
+			}
+			v[i] = uint32(n)
+		}
+		m = append(m, idRange{v[0], v[1], v[2]})
+	}
+	if len(m) == 1 && m[0].inside == 0 && m[0].outside == 0 && m[0].n == 1<<32-1 {
+		return nil, nil // the identity
+	}
+	return m, nil
+}
+
+// readAccounts reads the files below a directory. Symbolic links are followed
+// within it; a file that is not regular or too large counts as empty. Where
+// nothing has changed since have was read, it returns have.
+func readAccounts(root string, have *accounts) (*accounts, error) {
+	dir, err := unix.Open(root, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, fmt.Errorf("open %s: %w", root, err)
+	}
+	defer unix.Close(dir)
+	return readAccountsAt(dir, have)
+}
+
+func readAccountsAt(dir int, have *accounts) (*accounts, error) {
+	var a accounts
+	var fds [2]int
+	for i, name := range []string{"etc/passwd", "etc/group"} {
+		fd, st, err := lookBelow(dir, name)
+		if fds[i] = fd; err != nil {
+			continue // an image may well have none
+		}
+		defer unix.Close(fd)
+		a.stamp[i].mtime, a.stamp[i].ctime = st.Mtim.Nano(), st.Ctim.Nano()
+		a.stamp[i].size, a.stamp[i].ino = st.Size, st.Ino
+	}
+	if have != nil && have.stamp == a.stamp {
+		return have, nil
+	}
+	for i, m := range []*map[uint32]string{&a.users, &a.groups} {
+		if fds[i] < 0 {
+			continue
+		}
+		data, err := readFD(fds[i])
+		if err != nil {
+			return nil, err
+		}
+		*m = parsePasswd(data)
+	}
+	return &a, nil
+}
+
+// lookBelow finds a regular file without leaving dir, and without opening
+// anything that is not one: opening a device or a pipe can do something, or wait
+// for ever. The descriptor is -1 on error; otherwise it only stands for the file.
+func lookBelow(dir int, name string) (int, *unix.Stat_t, error) {
+	fd, err := unix.Openat2(dir, name, &unix.OpenHow{
+		Flags:   unix.O_PATH | unix.O_CLOEXEC,
+		Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS,
+	})
+	if err != nil {
+		return -1, nil, fmt.Errorf("open %s: %w", name, err)
+	}
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
+		unix.Close(fd)
+		return -1, nil, fmt.Errorf("stat %s: %w", name, err)
+	}
+	if st.Mode&unix.S_IFMT != unix.S_IFREG {
+		unix.Close(fd)
+		return -1, nil, fmt.Errorf("open %s: not a regular file", name)
+	}
+	return fd, &st, nil
+}
+
+// readFD reads the file that an O_PATH descriptor stands for, up to maxPasswd.
+func readFD(fd int) ([]byte, error) {
+	f, err := os.OpenFile("/proc/self/fd/"+strconv.Itoa(fd), os.O_RDONLY|unix.O_NOCTTY, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	data, err := io.ReadAll(io.LimitReader(f, maxPasswd))
+	if err != nil {
+		return nil, fmt.Errorf("read accounts: %w", err)
+	}
+	return data, nil
+}
+
+// users are the accounts of the host and of each container's mount namespace.
+type users struct {
+	root    string
+	host    *accounts
+	checked uint64 // ktime at which the host's files were looked at
+	hostNS  event.Namespaces
+	byMnt   map[uint32]*mountUsers
+	max     int
+	queue   chan userTask // capacity 256: what does not fit is asked for at the next exec
+}
+
+// mountUsers are the accounts seen in one mount namespace.
+type mountUsers struct {
+	accounts *accounts // nil until read
+	asked    uint64    // ktime of the last request
+	busy     bool
+}
+
+type userTask struct {
+	pid    uint32
+	mntNS  uint32
+	userNS uint32
+	have   *accounts
+}
+
+const (
+	hostCheckEvery = 1e9 // nanoseconds
+	mntCheckEvery  = 5e9
+	maxMountNS     = 1024
+)
+
+func (t *users) init(cfg Config) {
+	t.root = cfg.Root
+	t.byMnt = map[uint32]*mountUsers{}
+	t.max = maxMountNS
+	t.queue = make(chan userTask, 256)
+	for name, ns := range map[string]*uint32{"mnt": &t.hostNS.MntNS, "user": &t.hostNS.UserNS} {
+		// 0, where it cannot be read, is no namespace's number.
+		*ns = namespaceOf(filepath.Join(cfg.Proc, "1/ns", name))
+	}
+}
+
+// namespaceOf returns the number of a namespace file of /proc, 0 if it cannot
+// be read.
+func namespaceOf(path string) uint32 {
+	var st unix.Stat_t
+	if unix.Stat(path, &st) != nil {
+		return 0
+	}
+	return uint32(st.Ino)
+}
+
+// hostAccounts returns the host's names, looked at again once a second: two
+// stat calls of local files.
+func (t *users) hostAccounts(now uint64) *accounts {
+	if t.host == nil || now >= t.checked+hostCheckEvery {
+		t.checked = now
+		if a, err := readAccounts(t.root, t.host); err == nil {
+			t.host = a
+		} else if t.host == nil {
+			t.host = &accounts{} // the root itself is unreadable: nobody has a name
+		}
+	}
+	return t.host
+}
+
+// setUsers sets the names of a snapshot that is not yet published. from, if it
+// is known, is a process whose names are the same where its numbers are.
+func (i *Identity) setUsers(p *event.Process, from *entry) {
+	if from != nil {
+		q := from.snap.p
+		if q.UID == p.UID && q.GID == p.GID && q.LoginUID == p.LoginUID && q.MntNS == p.MntNS && q.UserNS == p.UserNS && q.Container == p.Container {
+			p.UserName, p.GroupName, p.LoginName = q.UserName, q.GroupName, q.LoginName
+			if p.UserName != "" && p.Container == nil {
+				return
+			}
+		}
+	}
+	host := i.users.hostAccounts(i.procs.now)
+	a := host
+	if p.Container != nil {
+		if m := i.users.byMnt[p.MntNS]; m != nil && m.accounts != nil {
+			a = m.accounts
+		}
+	}
+	p.UserName, p.GroupName = a.user(p.UID), a.group(p.GID)
+	p.LoginName = ""
+	if p.LoginUID != event.NoLogin {
+		p.LoginName = host.user(uint32(p.LoginUID)) // sessions begin on the host
+	}
+}
+
+// execed asks for the names of a container's own, at an exec: by then the
+// process has the root that its program sees.
+func (t *users) execed(p *event.Process, now uint64) {
+	if p.Container == nil || p.MntNS == 0 || p.MntNS == t.hostNS.MntNS {
+		return
+	}
+	m := t.byMnt[p.MntNS]
+	if m == nil {
+		if len(t.byMnt) >= t.max {
+			t.evict()
+		}
+		m = &mountUsers{}
+		t.byMnt[p.MntNS] = m
+	} else if m.busy || now < m.asked+mntCheckEvery && m.accounts != nil {
+		return
+	}
+	task := userTask{pid: p.PID, mntNS: p.MntNS, have: m.accounts}
+	if p.UserNS != t.hostNS.UserNS {
+		task.userNS = p.UserNS
+	}
+	select {
+	case t.queue <- task:
+		m.busy, m.asked = true, now
+	default:
+	}
+}
+
+// evict forgets the half of the mount namespaces that was asked for least
+// recently.
+func (t *users) evict() {
+	var sum uint64
+	for _, m := range t.byMnt {
+		sum += m.asked / uint64(len(t.byMnt))
+	}
+	for ns, m := range t.byMnt {
+		if m.asked <= sum {
+			delete(t.byMnt, ns)
+		}
+	}
+}
+
+// readMountAccounts reads the names that a process sees. It returns nil where
+// the process is gone or still has the host's root: a container being made.
+func (i *Identity) readMountAccounts(task userTask) (*accounts, error) {
+	dir := filepath.Join(i.cfg.Proc, strconv.FormatUint(uint64(task.pid), 10))
+	root, err := unix.Open(filepath.Join(dir, "root"), unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, fmt.Errorf("open root of %d: %w", task.pid, err)
+	}
+	defer unix.Close(root)
+	var own, host unix.Stat_t
+	if err := unix.Fstat(root, &own); err != nil {
+		return nil, fmt.Errorf("stat root of %d: %w", task.pid, err)
+	}
+	if err := unix.Stat(i.cfg.Root, &host); err == nil && own.Dev == host.Dev && own.Ino == host.Ino {
+		return nil, nil
+	}
+	a, err := readAccountsAt(root, task.have)
+	if err != nil {
+		return nil, err
+	}
+	if task.userNS != 0 && a != task.have {
+		for file, m := range map[string]*idMap{"uid_map": &a.uids, "gid_map": &a.gids} {
+			data, err := os.ReadFile(filepath.Join(dir, file))
+			if err != nil {
+				return nil, err
+			}
+			if *m, err = parseIDMap(data); err != nil {
+				return nil, err
+			}
+		}
+	}
+	// The pid may have been given to another process meanwhile.
+	if namespaceOf(filepath.Join(dir, "ns/mnt")) != task.mntNS {
+		return nil, nil
+	}
+	return a, nil
+}
+
+// usersRead takes the names of a mount namespace into the snapshots of the
+// processes in it.
+func (i *Identity) usersRead(task userTask, a *accounts) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	m := i.users.byMnt[task.mntNS]
+	if m == nil {
+		return
+	}
+	m.busy = false
+	if a == nil || a == m.accounts {
+		return
+	}
+	m.accounts = a
+	for en := i.procs.living.head; en != nil; en = en.next {
+		p := en.snap.p
+		if p.MntNS != task.mntNS || p.Container == nil {
+			continue
+		}
+		q := *p
+		if i.setUsers(&q, nil); q.UserName != p.UserName || q.GroupName != p.GroupName {
+			i.procs.complete(en, &q, en.snap.parent)
+		}
+	}
+}
+
+// userTimeout is how long one root file system may take: it can be a network
+// mount whose server is gone. The goroutine then stays with it until the kernel
+// lets go; maxUserReads bounds how many.
+const (
+	userTimeout  = 2 * time.Second
+	maxUserReads = 8
+)
