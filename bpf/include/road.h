@@ -97,10 +97,14 @@ static __always_inline __u64 record_wakeup(void *ring, __u64 len, bool reserved)
 	__u64 size = ring == (void *)&critical ? critical_size : bulk_size;
 	__u64 step = size / 32;
 	__u64 pos = bpf_ringbuf_query(ring, BPF_RB_PROD_POS);
+	__s64 past;
 
 	if (!reserved)
 		pos += len + RECORD_OVERHEAD;
-	if ((pos & (step - 1)) >= len + RECORD_OVERHEAD)
+	/* Subtracted, not compared with: after comparing with a sum, 6.12's verifier forgets the bounds of len. */
+	past = (pos & (step - 1)) - len - RECORD_OVERHEAD;
+	barrier_var(past);
+	if (past >= 0)
 		return BPF_RB_NO_WAKEUP;
 	if (bpf_ringbuf_query(ring, BPF_RB_AVAIL_DATA) < size / 4)
 		return BPF_RB_NO_WAKEUP;
