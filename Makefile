@@ -28,7 +28,7 @@ KERNELS ?= 6.1,6.12
 RUN ?=
 V ?=
 
-ROOT_PACKAGES := podman runc crun conmon containerd iproute2
+ROOT_PACKAGES := gcc libc6-dev podman runc crun conmon containerd iproute2
 VM_PACKAGES := qemu-system-x86 busybox-static xz-utils
 BENCH_PACKAGES := gcc libc6-dev libbpf-tools
 

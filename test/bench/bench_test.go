@@ -103,9 +103,7 @@ func TestSpread(t *testing.T) {
 func TestRootLoad(t *testing.T) {
 	testkit.NeedRoot(t)
 	b := &bench{load: filepath.Join(t.TempDir(), "load"), log: os.Stderr}
-	if err := os.Chdir("../.."); err != nil {
-		t.Fatal(err)
-	}
+	t.Chdir("../..")
 	if err := compileLoad(t.Context(), b.load); err != nil {
 		t.Fatal(err)
 	}
