@@ -5,10 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strings"
 	"sync"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
+	"golang.org/x/sys/unix"
 )
 
 // An Object is an object file in the kernel: its maps, and those of its
@@ -134,8 +136,9 @@ func (o *Object) load(name string) (*ebpf.Program, error) {
 
 // Iterate runs an iterator program (section iter/...) over all that exists and
 // returns when everything it wrote has been decoded. Where the program calls
-// record_pause, Iterate waits for the reader before it goes on, so that a full
-// ring loses nothing. Run must be running.
+// record_pause, or returns 1 to be given the same element once more, Iterate
+// waits for the reader before it goes on, so that a full ring loses nothing.
+// Run must be running.
 func (o *Object) Iterate(ctx context.Context, program string) error {
 	p, err := o.Program(program)
 	if err != nil {
@@ -159,13 +162,36 @@ func (o *Object) Iterate(ctx context.Context, program string) error {
 		if n == 0 && errors.Is(err, io.EOF) {
 			return o.road.Sync(ctx)
 		}
-		if err != nil {
+		// EAGAIN: the program returned 1, to see the same element again.
+		if err != nil && !errors.Is(err, unix.EAGAIN) {
 			return fmt.Errorf("read iterator %s: %w", program, err)
 		}
 		if err := o.road.Sync(ctx); err != nil {
 			return fmt.Errorf("read iterator %s: %w", program, err)
 		}
 	}
+}
+
+// PinHook pins the links of an attached hook into a set, as NAME-0, NAME-1 and
+// so on, with dashes for the dots of its name: it then stays attached when the
+// object is closed.
+func (o *Object) PinHook(d *PinDir, hook string) error {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	a := o.hooks[hook]
+	if a == nil {
+		return fmt.Errorf("pin hook %s: not attached", hook)
+	}
+	for i, l := range a.links {
+		link, ok := l.(interface{ FD() int })
+		if !ok {
+			return fmt.Errorf("pin hook %s: its link cannot be pinned", hook)
+		}
+		if err := d.Pin(fmt.Sprintf("%s-%d", strings.ReplaceAll(hook, ".", "-"), i), link); err != nil {
+			return fmt.Errorf("pin hook %s: %w", hook, err)
+		}
+	}
+	return nil
 }
 
 // Detach removes a hook from the kernel. Detaching what is not attached does
