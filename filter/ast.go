@@ -3,6 +3,8 @@ package filter
 import (
 	"slices"
 	"strings"
+	"unicode"
+	"unicode/utf8"
 )
 
 // source is a text that was parsed. Nodes of one tree can come from several:
@@ -312,6 +314,11 @@ func appendText(b []byte, s string, plain bool) []byte {
 	}
 	b = append(b, '"')
 	for i := 0; i < len(s); i++ {
+		if r, n := utf8.DecodeRuneInString(s[i:]); r >= utf8.RuneSelf && n > 1 && unicode.IsPrint(r) {
+			b = append(b, s[i:i+n]...)
+			i += n - 1
+			continue
+		}
 		switch c := s[i]; {
 		case c == '\n':
 			b = append(b, '\\', 'n')

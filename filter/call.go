@@ -34,7 +34,7 @@ func (c *compiler) call(x *Call) (*term, *Error) {
 		return nil, err
 	}
 	t := *in
-	t.Span, t.name, t.field = x.Span, shorten(string(x.append(nil))), nil
+	t.Span, t.name, t.field = x.Span, quoted(string(x.append(nil))), nil
 	if x.Func == "val" {
 		t.name, t.field = in.name, in.field
 		return &t, nil
@@ -188,14 +188,14 @@ func (c *compiler) list(x Operand, fn, what string) (listOf, event.KindSet, *Err
 			return collected(reader(event.List, 1, f.Str)), f.Kinds(), nil
 		}
 	case *Value:
-		return nil, 0, x.errorf(fn+"() wants a list for "+what, "write (a, b) or a field that is a list")
+		return nil, 0, x.errorf(fn+"() wants a list as its "+what+" argument", "write (a, b) or a field that is a list")
 	}
 	t, err := c.term(x)
 	if err != nil {
 		return nil, 0, err
 	}
 	if t.str == nil || t.many != event.List {
-		return nil, 0, t.errorf(fmt.Sprintf("%s() wants a list for %s, but %s is one value", fn, what, t.name), "write (a, b) or a field that is a list")
+		return nil, 0, t.errorf(fmt.Sprintf("%s() wants a list as its %s argument, but %s is one value", fn, what, t.name), "write (a, b) or a field that is a list")
 	}
 	return collected(t.str), t.kinds, nil
 }
@@ -252,7 +252,7 @@ func (c *compiler) length(x *Call, l *List) (*term, *Error) {
 		l, ok := list(e, s)
 		return int64(len(l)), ok && i == 0
 	}}
-	return &term{Span: x.Span, name: shorten(string(x.append(nil))), typ: event.Uint, kinds: kinds, num: num}, nil
+	return &term{Span: x.Span, name: quoted(string(x.append(nil))), typ: event.Uint, kinds: kinds, num: num}, nil
 }
 
 // join resolves join(separator, list).
@@ -267,7 +267,7 @@ func (c *compiler) join(x *Call) (*term, *Error) {
 	if err != nil {
 		return nil, err
 	}
-	list, more, err := c.list(x.Args[1], "join", "its second")
+	list, more, err := c.list(x.Args[1], "join", "second")
 	if err != nil {
 		return nil, err
 	}
@@ -320,7 +320,7 @@ func (c *compiler) concat(x *Call) (*term, *Error) {
 
 // composed is a term of one text.
 func composed(x *Call, kinds event.KindSet, text textOf) *term {
-	return &term{Span: x.Span, name: shorten(string(x.append(nil))), typ: event.String, kinds: kinds, str: &values[string]{
+	return &term{Span: x.Span, name: quoted(string(x.append(nil))), typ: event.String, kinds: kinds, str: &values[string]{
 		scratch: true,
 		use: func(e *event.Event, i int, s *scratch) (string, bool) {
 			if i > 0 {

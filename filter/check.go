@@ -89,7 +89,7 @@ func (c *compiler) field(x *Field) (*term, *Error) {
 		at.End = at.Pos + len(x.Name)
 		return nil, at.errorf("no field "+x.Name, suggestField(x.Name))
 	}
-	t := &term{Span: x.Span, name: string(shorten(string(x.append(nil)))), typ: f.Type, many: f.Many, kinds: f.Kinds()}
+	t := &term{Span: x.Span, name: quoted(string(x.append(nil))), typ: f.Type, many: f.Many, kinds: f.Kinds()}
 	switch {
 	case f.Arg == event.KeyArg:
 		if arg == nil {
@@ -173,7 +173,8 @@ func (c *compiler) check(x *Check) (node, *Error) {
 	case *Call:
 		return c.compare(x, left, right)
 	case *ListName:
-		return node{}, right.errorf("there is no list "+right.Name, "write values in parentheses: "+x.Op.String()+" ("+right.Name+")")
+		op := strings.TrimSuffix(x.Op.String()+" "+x.Mod.String(), " ")
+		return node{}, right.errorf("there is no list "+right.Name, "write values in parentheses: "+op+" ("+right.Name+")")
 	case *List:
 		vs := make([]*Value, len(right.Items))
 		for i, item := range right.Items {

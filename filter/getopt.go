@@ -72,7 +72,7 @@ func (c *compiler) getopt(x *Call) (*term, *Error) {
 	if len(x.Args) != 2 {
 		return nil, x.errorf("getopt() wants a list of arguments and an option string", `write getopt(proc.args, "ab:")`)
 	}
-	list, kinds, err := c.list(x.Args[0], "getopt", "its first")
+	list, kinds, err := c.list(x.Args[0], "getopt", "first")
 	if err != nil {
 		return nil, err
 	}
@@ -99,7 +99,7 @@ func (c *compiler) getopt(x *Call) (*term, *Error) {
 			return selected(e, s, list, parse, x.Arg.Text)
 		}), nil
 	}
-	t := &term{Span: x.Span, name: shorten(string(x.append(nil))), typ: event.String, many: event.List, kinds: kinds & more}
+	t := &term{Span: x.Span, name: quoted(string(x.append(nil))), typ: event.String, many: event.List, kinds: kinds & more}
 	t.str = &values[string]{many: event.List, scratch: true, list: func(e *event.Event, s *scratch) ([]string, bool) {
 		args, ok := list(e, s)
 		if !ok {

@@ -27,7 +27,7 @@ var wrongOps = []struct{ text, hint string }{
 var wrongWords = map[string]string{
 	"is": "write = or exists", "equals": "write =", "eq": "write =", "ne": "write !=", "gt": "write >", "lt": "write <", "ge": "write >=", "le": "write <=",
 	"like": "write contains, glob or regex", "matches": "write regex or glob", "match": "write regex or glob", "has": "write contains", "includes": "write contains",
-	"not": "write not before the field: not proc.name in (a, b)", "starts_with": "write startswith", "ends_with": "write endswith", "begins": "write startswith",
+	"starts_with": "write startswith", "ends_with": "write endswith", "begins": "write startswith",
 	"and": "", "or": "",
 }
 
@@ -35,7 +35,7 @@ var wrongWords = map[string]string{
 func (p *parser) operator(left Operand) (Op, Span, *Error) {
 	start := p.pos
 	wrong := func(hint string) *Error {
-		msg := "expected an operator behind " + string(shorten(string(left.append(nil))))
+		msg := "expected an operator behind " + quoted(string(left.append(nil)))
 		return p.here().errorf(msg, hint)
 	}
 	if word := p.name(); word != "" {
@@ -51,6 +51,9 @@ func (p *parser) operator(left Operand) (Op, Span, *Error) {
 			return 0, Span{}, at.errorf(word+" wants a blank behind it", "")
 		}
 		hint, known := wrongWords[word]
+		if word == "not" {
+			hint, known = "write not before the field: not "+quoted(string(left.append(nil)))+" ...", true
+		}
 		if !known {
 			if lower := strings.ToLower(word); lower != word && slices.Contains(opNames[:], lower) {
 				hint = "operators are written in lower case: " + lower
@@ -106,6 +109,8 @@ func (p *parser) noCondition() *Error {
 func (p *parser) leftover() *Error {
 	at := p.here()
 	word := p.s[at.Pos:at.End]
+	before := strings.TrimRight(p.s[:at.Pos], " \t\r\n")
+	last := strings.ToLower(before[strings.LastIndexFunc(before, func(r rune) bool { return !isName(byte(r)) || r > 0x7f })+1:])
 	hint := ""
 	switch strings.ToLower(word) {
 	case "&&", "&", "and":
@@ -121,17 +126,18 @@ func (p *parser) leftover() *Error {
 	case "not":
 		hint = "write and not"
 	}
-	switch before := strings.TrimRight(p.s[:p.pos], " \t\r\n"); {
+	switch {
 	case strings.HasSuffix(before, "=<"):
 		hint = "write <="
 	case strings.HasSuffix(before, "=>"):
 		hint = "write >="
+	case word == "(" && slices.Contains(modNames[1:], last):
+		hint = "oneof, anyof and allof stand in small letters behind an operator for text, between blanks: = anyof (a, b)"
+	case word == "(" && slices.Contains(transformers, last):
+		hint = "write no blank before the parenthesis of " + last + "()"
 	}
 	if p.depth > 0 {
-		return at.errorf("expected and, or, or )", hint)
+		return at.errorf(`expected "and", "or" or ")"`, hint)
 	}
-	return at.errorf("expected and, or, or the end", hint)
+	return at.errorf(`expected "and", "or" or the end`, hint)
 }
-
-// shorten returns text for a message.
-func shorten(s string) string { return quoted(s) }
