@@ -448,7 +448,7 @@ enum {
 	IPPROTO_TCP = 6,
 	IPPROTO_UDP = 17,
 	IPPROTO_MPTCP = 262,
-	SOCK_DONE = 1, /* bit of sk_flags: the peer's FIN has come */
+	SOCK_DONE = 1, /* bit of skc_flags: the peer's FIN has come */
 	S_IFMT = 0170000,
 	S_IFSOCK = 0140000,
 	SOCKFS_MAGIC = 0x534f434b,
@@ -500,6 +500,7 @@ struct sock_common {
 	unsigned short skc_family;
 	volatile unsigned char skc_state;
 	possible_net_t skc_net;
+	unsigned long skc_flags;
 	struct in6_addr skc_v6_daddr, skc_v6_rcv_saddr;
 	atomic64_t skc_cookie;
 };
@@ -508,7 +509,6 @@ struct sock {
 	struct sock_common __sk_common;
 	__u16 sk_protocol;
 	int sk_err;
-	unsigned long sk_flags;
 };
 
 struct inet_sock {
@@ -535,6 +535,7 @@ struct tcp_sock {
 	__u32 srtt_us; /* eight times the round-trip time */
 	struct minmax rtt_min;
 	__u32 total_retrans, lost_out;
+	bool is_mptcp : 1;
 };
 
 struct mptcp_sock {

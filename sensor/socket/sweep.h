@@ -1,0 +1,270 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
+/*
+ * What exists, read by iterators: sockets by the descriptors of all processes,
+ * in all network namespaces, and UDP flows. At the start it tells user space
+ * what is there and gives sockets their owners; later it reports counters that
+ * have changed.
+ */
+#ifndef SWEEP_H
+#define SWEEP_H
+
+#include "packet.h"
+#include "sock.h"
+#include "tcp.h"
+
+enum sweep_mode {
+	SWEEP_LISTENERS = 1, /* first: it tells which connections were accepted */
+	SWEEP_ALL,
+	SWEEP_CHANGED,
+};
+
+/* Set by Go before each sweep. */
+__u32 sweep_kind; /* enum sweep_mode */
+__u32 sweep_id;	 /* counts up: a socket that several descriptors name is reported once */
+__u64 flow_idle; /* ns without a datagram, after which a flow has ended */
+__u64 flows_full_reported;
+
+struct listener {
+	__u32 netns;
+	__u16 port;
+	__u16 zero;
+};
+
+/* Listening ports as SWEEP_LISTENERS found them. Go empties it before. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 16384);
+	__type(key, struct listener);
+	__type(value, __u8);
+} listeners SEC(".maps");
+
+static __always_inline bool sweep_listener(struct sock *sk, __u32 netns, bool add)
+{
+	struct listener l = {
+		.netns = netns,
+		.port = BPF_CORE_READ(sk, __sk_common.skc_num),
+	};
+	__u8 one = 1;
+
+	if (add)
+		return !bpf_map_update_elem(&listeners, &l, &one, BPF_ANY);
+	return bpf_map_lookup_elem(&listeners, &l) != NULL;
+}
+
+/*
+ * Decides about a TCP socket: whether to report it, and as what. st is its
+ * state, all zero if it was unknown until now.
+ */
+static __always_inline enum sock_what sweep_tcp(struct sock *sk, struct sock_state *st, const struct owner *owner,
+						__u8 state, __u64 segments)
+{
+	bool listening = state == TCP_LISTEN, unknown = !st->began && !st->existing;
+
+	if (st->sweep == sweep_id)
+		return 0;
+	if (unknown) {
+		st->netns = sock_netns(sk, true);
+		st->owner = *owner;
+		st->accepted = 1;
+		if (state == TCP_SYN_SENT)
+			st->client = 1;
+		else
+			st->existing = 1;
+	}
+	if (listening != (sweep_kind == SWEEP_LISTENERS) && sweep_kind != SWEEP_CHANGED)
+		return 0;
+	st->sweep = sweep_id;
+	if (listening) {
+		if (sweep_kind == SWEEP_LISTENERS)
+			sweep_listener(sk, st->netns, true);
+		return sweep_kind == SWEEP_LISTENERS || unknown ? SOCK_LISTEN : 0;
+	}
+	if (state == TCP_SYN_SENT || state == TCP_SYN_RECV)
+		return 0; /* its outcome will be reported */
+	if (unknown)
+		st->server = sweep_listener(sk, st->netns, false);
+	st->established = 1;
+	if (sweep_kind == SWEEP_CHANGED && segments == st->segments && !unknown)
+		return 0;
+	st->segments = segments;
+	return SOCK_UPDATE;
+}
+
+static __always_inline void sweep_typed(struct sock *sk, const struct owner *owner)
+{
+	__u8 state = sk->__sk_common.skc_state;
+	struct sock_state *st, *raw;
+	struct tcp_sock *tp = bpf_skc_to_tcp_sock(sk);
+	struct sock_record *r;
+	__u64 key = (__u64)sk;
+	enum sock_what what;
+
+	if (state == TCP_CLOSE || !tp)
+		return;
+	st = sock_state_of(sk, BPF_SK_STORAGE_GET_F_CREATE);
+	if (!st)
+		return;
+	raw = bpf_map_lookup_elem(&adopted, &key);
+	if (raw && raw->accepted) { /* where it belongs */
+		st->owner = raw->owner;
+		st->began = raw->began;
+		st->accepted = 1;
+		bpf_map_delete_elem(&adopted, &key);
+	}
+	what = sweep_tcp(sk, st, owner, state, (__u64)tp->segs_out + tp->segs_in);
+	if (!what)
+		return;
+	r = sock_reserve(REC_SOCK, what);
+	if (!r)
+		return;
+	tcp_fill(r, sk, st, state);
+	if (what == SOCK_LISTEN)
+		r->server = 1;
+	sock_emit(r);
+}
+
+/* A subflow of MPTCP: it is known by its address only. */
+static __always_inline void sweep_address(struct sock *sk, const struct owner *owner)
+{
+	struct tcp_sock *tp = (struct tcp_sock *)sk;
+	__u8 state = BPF_CORE_READ(sk, __sk_common.skc_state);
+	struct sock_state *st, fresh = {};
+	struct sock_record *r;
+	__u64 key = (__u64)sk;
+	enum sock_what what;
+	bool before_us = false;
+
+	if (state == TCP_CLOSE)
+		return;
+	st = bpf_map_lookup_elem(&adopted, &key);
+	if (!st) {
+		/* It is older than us: tcp.h adopts the younger ones. */
+		if (bpf_map_update_elem(&adopted, &key, &fresh, BPF_NOEXIST))
+			return;
+		st = bpf_map_lookup_elem(&adopted, &key);
+		if (!st)
+			return;
+		before_us = true;
+	}
+	what = sweep_tcp(sk, st, owner, state, (__u64)BPF_CORE_READ(tp, segs_out) + BPF_CORE_READ(tp, segs_in));
+	if (before_us && BPF_CORE_READ(sk, __sk_common.skc_state) == TCP_CLOSE)
+		bpf_map_delete_elem(&adopted, &key); /* meanwhile: nobody would remove it */
+	if (!what)
+		return;
+	r = sock_reserve(REC_SOCK, what);
+	if (!r)
+		return;
+	sock_fill_ends(r, sk, true);
+	r->l4 = IPPROTO_TCP;
+	r->state = state;
+	r->cookie = BPF_CORE_READ(sk, __sk_common.skc_cookie.counter);
+	sock_fill_state(r, st);
+	tcp_fill_counters(r, tp, !r->server, true);
+	if (what == SOCK_LISTEN)
+		r->server = 1;
+	sock_emit(r);
+}
+
+static __always_inline void sweep_udp(struct sock *sk, const struct owner *owner)
+{
+	struct sock_state *st = sock_state_of(sk, BPF_SK_STORAGE_GET_F_CREATE);
+	struct sock_record *r;
+
+	if (!st || sweep_kind == SWEEP_LISTENERS || st->sweep == sweep_id)
+		return;
+	st->sweep = sweep_id;
+	if (!st->netns) {
+		st->netns = sock_netns(sk, false);
+		st->owner = *owner;
+		st->existing = 1;
+	}
+	if (sweep_kind != SWEEP_ALL || !sk->__sk_common.skc_num)
+		return;
+	r = sock_reserve(REC_SOCK, SOCK_UPDATE);
+	if (!r)
+		return;
+	sock_fill_ends(r, sk, false);
+	r->l4 = IPPROTO_UDP;
+	r->state = TCP_ESTABLISHED;
+	r->cookie = bpf_get_socket_cookie(sk);
+	r->owner = st->owner;
+	r->existing = st->existing;
+	r->server = !r->rport;
+	sock_emit(r);
+}
+
+SEC("iter/task_file")
+int socket_files(struct bpf_iter__task_file *ctx)
+{
+	struct task_struct *p = ctx->task;
+	struct file *file = ctx->file;
+	struct owner owner = {};
+	struct socket *sock;
+	struct sock *sk;
+	__u16 protocol;
+
+	if (!p || !file)
+		return 0;
+	sock = bpf_sock_from_file(file);
+	if (!sock)
+		return 0;
+	sk = sock->sk;
+	if (!sk || !inet_family(sk->__sk_common.skc_family))
+		return 0;
+	owner.start = p->group_leader->start_boottime;
+	owner.pid = p->tgid;
+	protocol = sk->sk_protocol;
+	if (protocol == IPPROTO_TCP) {
+		sweep_typed(sk, &owner);
+	} else if (protocol == IPPROTO_UDP) {
+		sweep_udp(sk, &owner);
+	} else if (protocol == IPPROTO_MPTCP) {
+		sk = BPF_CORE_READ((struct mptcp_sock *)sk, first);
+		if (sk)
+			sweep_address(sk, &owner);
+	}
+	record_pause(ctx->meta->seq, &bulk);
+	return 0;
+}
+
+/* At the end, key is NULL. */
+SEC("iter/bpf_map_elem")
+int socket_flows(struct bpf_iter__bpf_map_elem *ctx)
+{
+	struct flow_key *k = ctx->key, key;
+	struct flow *f = ctx->value;
+	struct sock_record *r;
+	__u64 full, packets;
+	bool ended;
+
+	if (!k || !f) {
+		full = flows_full;
+		if (full == flows_full_reported)
+			return 0;
+		r = sock_reserve(REC_UDP, SOCK_TABLE_FULL);
+		if (!r)
+			return 0;
+		r->received = full - flows_full_reported;
+		flows_full_reported = full;
+		sock_emit(r);
+		return 0;
+	}
+	key = *k;
+	packets = f->packets_out + f->packets_in;
+	ended = bpf_ktime_get_boot_ns() - f->last > flow_idle || bpf_map_lookup_elem(&released, &key.cookie);
+	if (!ended && packets == f->reported)
+		return 0;
+	r = sock_reserve(ended ? REC_UDP_END : REC_UDP, ended ? SOCK_CLOSE : SOCK_UPDATE);
+	if (!r)
+		return 0; /* counted as lost; the next sweep tries again */
+	flow_fill(r, &key, f);
+	sock_emit(r);
+	f->reported = packets;
+	if (ended)
+		bpf_map_delete_elem(&flows, &key);
+	record_pause(ctx->meta->seq, &bulk);
+	return 0;
+}
+
+#endif /* SWEEP_H */
