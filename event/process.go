@@ -167,10 +167,22 @@ func (p *Process) SetArgs(args []string) {
 		return
 	}
 	p.Exe = args[0]
-	p.ArgsLine = strings.Join(args[1:], " ")
-	p.Cmdline = p.Name
-	if p.ArgsLine != "" {
-		p.Cmdline += " " + p.ArgsLine
+	n := len(p.Name) + 1
+	for _, a := range args[1:] {
+		n += len(a) + 1
+	}
+	var b strings.Builder // one allocation for both lines
+	b.Grow(n)
+	b.WriteString(p.Name)
+	for _, a := range args[1:] {
+		b.WriteByte(' ')
+		b.WriteString(a)
+	}
+	p.Cmdline, p.ArgsLine = b.String(), ""
+	if b.Len() > len(p.Name)+1 {
+		p.ArgsLine = p.Cmdline[len(p.Name)+1:]
+	} else {
+		p.Cmdline = p.Name
 	}
 }
 

@@ -28,9 +28,9 @@ char LICENSE[] SEC("license") = "Dual BSD/GPL";
 struct fork_record {
 	struct record hdr;
 	struct task_info task; /* the child */
-	__u64 clone_flags;     /* valid if flags_known */
-	__u32 nr, compat;      /* the parent's system call, as in struct task_call */
-	__u32 flags_known, zero;
+	struct task_key maker; /* who called: with CLONE_PARENT not the parent */
+	__u64 clone_flags;     /* of clone and clone3; 0 if they could not be read */
+	__u32 nr, compat;      /* the maker's system call, as in struct task_call */
 };
 
 enum image_flags {
@@ -95,7 +95,7 @@ struct ns_record {
  * told once.
  */
 struct identity {
-	struct task_key parent; /* who made it; the kernel hands orphans to others */
+	struct task_key parent; /* the first: the kernel hands orphans to others */
 	struct creds creds;
 	struct namespaces ns;
 	__u32 child_pidns, child_timens;
@@ -183,8 +183,21 @@ static __always_inline void identity_fill(struct identity *id, struct task_struc
 
 /* ---- fork ---- */
 
+#define NR_CLONE3 435 /* on all architectures, 32-bit tables included */
+
+/* The flags are in a struct of the caller for clone3, in the first register otherwise. */
+static __always_inline __u64 clone_flags(const struct task_call *call)
+{
+	__u64 flags = 0;
+
+	if (call->nr != NR_CLONE3)
+		return call->arg0;
+	bpf_probe_read_user(&flags, sizeof(flags), (void *)call->arg0);
+	return flags;
+}
+
 SEC("tp_btf/sched_process_fork")
-int BPF_PROG(process_fork, struct task_struct *parent, struct task_struct *child)
+int BPF_PROG(process_fork, struct task_struct *maker, struct task_struct *child)
 {
 	struct cgroup_scratch *scratch;
 	struct fork_record *r;
@@ -206,15 +219,14 @@ int BPF_PROG(process_fork, struct task_struct *parent, struct task_struct *child
 	if (!r)
 		return 0; /* identity stays unknown: the next exec fills it */
 
-	call = task_syscall(parent);
+	call = task_syscall(maker);
 	r->nr = call.nr;
 	r->compat = call.compat;
-	r->clone_flags = call.arg0;
-	r->flags_known = 0;
-	r->zero = 0;
+	r->clone_flags = clone_flags(&call);
 	r->task.cgroup = cgroup;
 	task_fill(&r->task, child);
-	task_key_fill(&r->task.parent, parent);
+	task_key_fill(&r->task.parent, child->real_parent);
+	task_key_fill(&r->maker, maker);
 	if (id)
 		identity_fill(id, child, &r->task);
 	record_submit(&critical, r);
@@ -399,6 +411,19 @@ static __always_inline __u64 args_range(struct exec_record *r, struct task_struc
 	return len;
 }
 
+/*
+ * Sends s->rec and the first len bytes of s->data. The bound is checked where
+ * the verifier needs it: 6.12 forgets bounds of a sum.
+ */
+static __always_inline void exec_output(struct exec_scratch *s, enum record_type type, __u64 len)
+{
+	len += sizeof(s->rec);
+	barrier_var(len);
+	if (len > sizeof(s->rec) + sizeof(s->data))
+		return; /* never */
+	record_output(&critical, s, type, len);
+}
+
 SEC("tp_btf/sched_process_exec")
 int BPF_PROG(process_exec, struct task_struct *p, int old_pid, struct linux_binprm *bprm)
 {
@@ -438,7 +463,7 @@ int BPF_PROG(process_exec, struct task_struct *p, int old_pid, struct linux_binp
 		task_key_fill(&r->task.parent, p->real_parent);
 	if (id)
 		identity_fill(id, p, &r->task);
-	record_output(&critical, s, REC_EXEC, sizeof(*r) + off + len);
+	exec_output(s, REC_EXEC, off + len);
 	return 0;
 }
 
@@ -456,7 +481,7 @@ static __always_inline int task_state(struct bpf_iter__task *ctx, bool sleepable
 	struct exec_record *r;
 	struct identity *id;
 	unsigned long start;
-	__u64 off = 0, len;
+	__u64 off = 0, len, need;
 	__u32 zero = 0;
 	bool rcu;
 
@@ -466,8 +491,10 @@ static __always_inline int task_state(struct bpf_iter__task *ctx, bool sleepable
 	if (!s)
 		return 0; /* never */
 	r = &s->rec;
-	if (critical_size - bpf_ringbuf_query(&critical, BPF_RB_AVAIL_DATA) <
-	    sizeof(*r) + 4 * PATH_MAX + args_max + sizeof(s->cgroup))
+	need = sizeof(*r) + 4 * PATH_MAX + args_max + sizeof(s->cgroup);
+	if (need > critical_size / 2)
+		need = critical_size / 2; /* a tiny ring: what is longer is lost, and counted */
+	if (critical_size - bpf_ringbuf_query(&critical, BPF_RB_AVAIL_DATA) < need)
 		return 1;
 
 	rcu = sleepable && bpf_rcu_read_lock && bpf_rcu_read_unlock;
@@ -497,7 +524,7 @@ static __always_inline int task_state(struct bpf_iter__task *ctx, bool sleepable
 		len = 0;
 	}
 	r->args_len = len;
-	record_output(&critical, s, REC_TASK, sizeof(*r) + off + len);
+	exec_output(s, REC_TASK, off + len);
 	return 0;
 }
 
@@ -546,40 +573,29 @@ static long usage_step(__u32 i, struct usage *u)
 /*
  * Adds up the threads that are gone, which the kernel keeps in the signal
  * struct, and those that are not. A thread that goes from the one to the other
- * meanwhile would be counted twice or never; stats_lock tells.
+ * meanwhile would be counted twice or never; stats_lock tells. Returns whether
+ * none did.
  */
-static __always_inline void usage_fill(struct exit_record *r, struct task_struct *p)
+static __noinline bool usage_fill(struct usage *u, struct task_struct *p)
 {
 	struct signal_struct *sig = BPF_CORE_READ(p, signal);
 	struct list_head *head = __builtin_preserve_access_index(&sig->thread_head);
-	struct usage u;
-	__u32 seq;
-	int i;
+	__u32 seq = BPF_CORE_READ(sig, stats_lock.seqcount.seqcount.sequence);
 
-	for (i = 0; i < 3; i++) {
-		seq = BPF_CORE_READ(sig, stats_lock.seqcount.seqcount.sequence);
-		u = (struct usage){};
-		if (BPF_CORE_READ(sig, nr_threads) == 1) {
-			usage_add(&u, p);
-		} else {
-			u.head = head;
-			u.node = BPF_CORE_READ(head, next);
-			bpf_loop(THREADS_MAX, usage_step, &u, 0);
-		}
-		u.utime += BPF_CORE_READ(sig, utime);
-		u.stime += BPF_CORE_READ(sig, stime);
-		u.runtime += BPF_CORE_READ(sig, sum_sched_runtime);
-		u.minflt += BPF_CORE_READ(sig, min_flt);
-		u.majflt += BPF_CORE_READ(sig, maj_flt);
-		if (!(seq & 1) && seq == BPF_CORE_READ(sig, stats_lock.seqcount.seqcount.sequence))
-			break;
+	__builtin_memset(u, 0, sizeof(*u));
+	if (BPF_CORE_READ(sig, nr_threads) == 1) {
+		usage_add(u, p);
+	} else {
+		u->head = head;
+		u->node = BPF_CORE_READ(head, next);
+		bpf_loop(THREADS_MAX, usage_step, u, 0);
 	}
-	r->utime = u.utime;
-	r->stime = u.stime;
-	r->runtime = u.runtime;
-	r->minflt = u.minflt;
-	r->majflt = u.majflt;
-	r->maxrss = BPF_CORE_READ(sig, maxrss);
+	u->utime += BPF_CORE_READ(sig, utime);
+	u->stime += BPF_CORE_READ(sig, stime);
+	u->runtime += BPF_CORE_READ(sig, sum_sched_runtime);
+	u->minflt += BPF_CORE_READ(sig, min_flt);
+	u->majflt += BPF_CORE_READ(sig, maj_flt);
+	return !(seq & 1) && seq == BPF_CORE_READ(sig, stats_lock.seqcount.seqcount.sequence);
 }
 
 SEC("tp_btf/sched_process_exit")
@@ -589,6 +605,7 @@ int BPF_PROG(process_exit, struct task_struct *p)
 	struct signal_struct *sig = p->signal;
 	struct exit_record *r;
 	struct identity *id;
+	struct usage u;
 
 	if (sig->live.counter)
 		return 0; /* other threads go on */
@@ -614,7 +631,14 @@ int BPF_PROG(process_exit, struct task_struct *p)
 	 */
 	r->status = sig->flags & SIGNAL_GROUP_EXIT ? sig->group_exit_code : leader->exit_code;
 	r->zero = 0;
-	usage_fill(r, p);
+	if (!usage_fill(&u, p) && !usage_fill(&u, p))
+		usage_fill(&u, p);
+	r->utime = u.utime;
+	r->stime = u.stime;
+	r->runtime = u.runtime;
+	r->minflt = u.minflt;
+	r->majflt = u.majflt;
+	r->maxrss = sig->maxrss;
 	record_submit(&critical, r);
 	return 0;
 }

@@ -1,0 +1,319 @@
+package process
+
+import (
+	"bytes"
+	"errors"
+	"math/bits"
+	"os"
+	"strings"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+
+	"warren/bpf"
+	"warren/event"
+)
+
+// A decoder turns records into events. The reader's goroutine alone calls it.
+type decoder struct {
+	sink   sink
+	window window
+}
+
+func (d *decoder) emit(e *event.Event) {
+	if f := d.sink.Load(); f != nil {
+		(*f)(e)
+	}
+}
+
+// errLengths means that a record's strings are longer than the record.
+var errLengths = errors.New("lengths exceed the record")
+
+func newEvent(hdr *processRecord, actor event.Key, p *event.Process, data event.Data) *event.Event {
+	return &event.Event{Time: bpf.Wall(hdr.Ktime), Ktime: hdr.Ktime, Actor: actor, Process: p, Data: data}
+}
+
+func (d *decoder) fork(rec []byte) (*event.Event, error) {
+	r, err := bpf.View[processForkRecord](rec)
+	if err != nil {
+		return nil, err
+	}
+	p := newProcess(&r.Task)
+	f := &event.Fork{Type: forkType(r.Nr, r.Compat != 0), Flags: r.CloneFlags}
+	switch f.Type {
+	case "fork":
+		f.Flags = 0
+	case "vfork":
+		f.Flags = unix.CLONE_VFORK | unix.CLONE_VM
+	}
+	return newEvent(&r.Hdr, keyOf(&r.Maker), p, f), nil
+}
+
+func (d *decoder) exec(rec []byte) (*event.Event, error) {
+	r, p, err := decodeImage(rec, false)
+	if err != nil {
+		return nil, err
+	}
+	e := newEvent(&r.Hdr, p.Key, p, nil)
+	p.ExecTime = e.Time
+	x := &event.Exec{Type: "execve"}
+	if r.Flags&uint32(processImageFlagsEXEC_AT) != 0 {
+		x.Type = "execveat"
+	}
+	e.Data = x
+	d.window.note(p.Key, func(n *news) { *n = news{image: true} })
+	return e, nil
+}
+
+// task decodes a process that is older than the hooks. It returns no event if
+// what it says was told already.
+func (d *decoder) task(rec []byte) (*event.Event, error) {
+	r, p, err := decodeImage(rec, true)
+	if err != nil || !d.window.correct(p) {
+		return nil, err
+	}
+	return newEvent(&r.Hdr, p.Key, p, &event.ProcessState{Type: "process"}), nil
+}
+
+func (d *decoder) exit(rec []byte) (*event.Event, error) {
+	r, err := bpf.View[processExitRecord](rec)
+	if err != nil {
+		return nil, err
+	}
+	k := keyOf(&r.Key)
+	d.window.note(k, func(n *news) { n.ended = true })
+
+	st := unix.WaitStatus(r.Status)
+	x := &event.Exit{
+		Type:     "procexit",
+		Status:   r.Status,
+		Duration: int64(r.Hdr.Ktime - r.Key.Start),
+		MaxRSS:   r.Maxrss * pageSize,
+		MinFlt:   r.Minflt,
+		MajFlt:   r.Majflt,
+		Ktime:    r.Hdr.Ktime,
+	}
+	if st.Signaled() {
+		x.Signal, x.CoreDump = event.Signal(st.Signal()), st.CoreDump()
+	} else {
+		x.Code = r.Status >> 8 & 0xff
+	}
+	user, sys := cpuTime(r.Utime, r.Stime, r.Runtime)
+	x.UserTime, x.SysTime = int64(user), int64(sys)
+	return newEvent(&r.Hdr, k, nil, x), nil
+}
+
+var pageSize = uint64(os.Getpagesize())
+
+// cpuTime divides the time that the scheduler counted exactly in the ratio of
+// what the clock tick sampled, as the kernel does for wait4(2) and getrusage(2)
+// (kernel/sched/cputime.c, cputime_adjust): a short life has no sample at all.
+func cpuTime(utime, stime, runtime uint64) (user, sys uint64) {
+	total, carry := bits.Add64(utime, stime, 0)
+	switch {
+	case carry != 0:
+		return utime, stime // no machine runs that long
+	case stime == 0:
+		return runtime, 0
+	case utime == 0:
+		return 0, runtime
+	}
+	hi, lo := bits.Mul64(stime, runtime)
+	sys, _ = bits.Div64(hi, lo, total)
+	return runtime - sys, sys
+}
+
+func (d *decoder) credentials(rec []byte) (*event.Event, error) {
+	r, err := bpf.View[processCredRecord](rec)
+	if err != nil {
+		return nil, err
+	}
+	p := &event.Process{Key: keyOf(&r.Key), PID: r.Key.Pid, TID: r.Key.Tid, Creds: credsOf(&r.Now)}
+	d.window.note(p.Key, func(n *news) { n.creds = &p.Creds })
+	return newEvent(&r.Hdr, p.Key, p, &event.Credentials{
+		Type:    credType(r.Nr, r.Compat != 0),
+		UID:     r.Now.Uid,
+		GID:     r.Now.Gid,
+		OldUID:  r.Old.Uid,
+		OldGID:  r.Old.Gid,
+		OldCaps: event.CapSet(r.Old.Effective),
+		Gained:  event.CapSet(r.Now.Effective &^ r.Old.Effective),
+		Dropped: event.CapSet(r.Old.Effective &^ r.Now.Effective),
+	}), nil
+}
+
+func (d *decoder) namespaces(rec []byte) (*event.Event, error) {
+	r, err := bpf.View[processNsRecord](rec)
+	if err != nil {
+		return nil, err
+	}
+	p := &event.Process{Key: keyOf(&r.Key), PID: r.Key.Pid, TID: r.Key.Tid, Namespaces: namespacesOf(&r.Now)}
+	n := &event.Namespace{Type: nsType(r.Nr, r.Compat != 0), Old: namespacesOf(&r.Old)}
+	for _, c := range []struct {
+		name    string
+		changed bool
+	}{
+		{"mnt", r.Now.Mnt != r.Old.Mnt},
+		// A process never leaves its pid namespace: its children do.
+		{"pid", r.Now.Pid != r.Old.Pid || r.ChildPidns != r.OldChildPidns},
+		{"net", r.Now.Net != r.Old.Net},
+		{"user", r.Now.User != r.Old.User},
+		{"uts", r.Now.Uts != r.Old.Uts},
+		{"ipc", r.Now.Ipc != r.Old.Ipc},
+		{"cgroup", r.Now.Cgroup != r.Old.Cgroup},
+		{"time", r.Now.Time != r.Old.Time || r.ChildTimens != r.OldChildTimens},
+	} {
+		if c.changed {
+			n.Changed = append(n.Changed, c.name)
+		}
+	}
+	d.window.note(p.Key, func(n *news) { n.ns = &p.Namespaces })
+	return newEvent(&r.Hdr, p.Key, p, n), nil
+}
+
+func (d *decoder) cgroup(rec []byte) (*event.Event, error) {
+	r, err := bpf.View[processCgroupRecord](rec)
+	if err != nil {
+		return nil, err
+	}
+	path := rec[unsafe.Sizeof(*r):]
+	if uint64(r.Len) > uint64(len(path)) {
+		return nil, errLengths
+	}
+	return newEvent(&r.Hdr, event.Key{}, nil, &event.CgroupState{
+		Type: "cgroup",
+		Cgroup: event.Cgroup{
+			CgroupKey: event.CgroupKey{Hierarchy: r.Key.Hierarchy, ID: r.Key.Id},
+			CgroupID:  r.Key.Id,
+			Path:      string(path[:r.Len]),
+		},
+	}), nil
+}
+
+// decodeImage decodes an exec record. The view is of rec itself.
+func decodeImage(rec []byte, existing bool) (*processExecRecord, *event.Process, error) {
+	r, err := bpf.View[processExecRecord](rec)
+	if err != nil {
+		return nil, nil, err
+	}
+	rest := rec[unsafe.Sizeof(*r):]
+	if uint64(r.ExeLen)+uint64(r.CwdLen)+uint64(r.FilenameLen)+uint64(r.InterpLen)+uint64(r.ArgsLen) > uint64(len(rest)) {
+		return nil, nil, errLengths
+	}
+	p := newProcess(&r.Task)
+
+	// All strings of a process share one allocation.
+	text := string(rest)
+	next := func(n int) (s string) {
+		s, text = text[:n], text[n:]
+		return s
+	}
+	p.ExePath = next(int(r.ExeLen))
+	p.Cwd = next(int(r.CwdLen))
+	p.Filename = next(int(r.FilenameLen))
+	p.Interp = next(int(r.InterpLen))
+	p.SetArgs(splitArgs(next(int(r.ArgsLen)), existing))
+
+	has := func(f processImageFlags) bool { return r.Flags&uint32(f) != 0 }
+	p.ArgsCut = has(processImageFlagsARGS_CUT)
+	p.ExeUnresolved = has(processImageFlagsEXE_UNRESOLVED)
+	p.ExeMemfd = has(processImageFlagsEXE_MEMFD)
+	p.ExeDeleted = has(processImageFlagsEXE_DELETED)
+	p.ExeUpper = has(processImageFlagsEXE_UPPER)
+	p.ExeLower = has(processImageFlagsEXE_LOWER)
+	p.ExeWritable = has(processImageFlagsEXE_WRITABLE)
+	p.ExeInode = r.ExeIno
+	p.ExeDev = uint64(r.ExeDev)
+	p.ExeMode = r.ExeMode
+	p.ExeUID = r.ExeUid
+	p.ExeCtime = r.ExeCtime
+	p.ExeMtime = r.ExeMtime
+	return r, p, nil
+}
+
+// splitArgs splits arguments, each ended by a NUL; the last one's is missing
+// where they were cut. A process that runs may have overwritten its own
+// (setproctitle), leaving NULs behind: then empty ones at the end mean nothing.
+func splitArgs(s string, existing bool) []string {
+	switch {
+	case s == "":
+		return nil
+	case existing:
+		s = strings.TrimRight(s, "\x00")
+	default:
+		s = strings.TrimSuffix(s, "\x00")
+	}
+	args := make([]string, 0, strings.Count(s, "\x00")+1)
+	for {
+		a, rest, more := strings.Cut(s, "\x00")
+		args = append(args, a)
+		if !more {
+			return args
+		}
+		s = rest
+	}
+}
+
+// newProcess returns what all records tell of a process.
+func newProcess(t *processTaskInfo) *event.Process {
+	k := keyOf(&t.Key)
+	p := &event.Process{
+		Key:        k,
+		PID:        k.PID,
+		ParentKey:  keyOf(&t.Parent),
+		TID:        t.Key.Tid,
+		VPID:       t.Vpid,
+		Name:       commOf(&t.Comm),
+		Creds:      credsOf(&t.Creds),
+		Namespaces: namespacesOf(&t.Ns),
+		LoginUID:   event.LoginUID(t.Loginuid),
+		TTY:        t.Tty,
+		SID:        t.Sid,
+		PGID:       t.Pgid,
+		VSID:       t.Vsid,
+		VPGID:      t.Vpgid,
+		Kthread:    t.Flags&uint32(processTaskFlagsTASK_KTHREAD) != 0,
+		StartTime:  bpf.Wall(k.Start),
+		Cgroup: event.Cgroup{
+			CgroupKey: event.CgroupKey{Hierarchy: t.Cgroup.Hierarchy, ID: t.Cgroup.Id},
+			CgroupID:  t.Cgroup.Id,
+		},
+	}
+	if t.Sessionid != noSession {
+		p.SessionID = t.Sessionid
+	}
+	return p
+}
+
+const noSession = 1<<32 - 1 // AUDIT_SID_UNSET
+
+func keyOf(k *processTaskKey) event.Key { return event.Key{PID: k.Pid, Start: k.Start} }
+
+func commOf(c *[16]int8) string {
+	b := (*[16]byte)(unsafe.Pointer(c))[:]
+	if i := bytes.IndexByte(b, 0); i >= 0 {
+		b = b[:i]
+	}
+	return string(b)
+}
+
+func credsOf(c *processCreds) event.Creds {
+	return event.Creds{
+		UID: c.Uid, GID: c.Gid,
+		RUID: c.Ruid, RGID: c.Rgid,
+		SUID: c.Suid, SGID: c.Sgid,
+		FUID: c.Fsuid, FGID: c.Fsgid,
+		CapEffective:   event.CapSet(c.Effective),
+		CapPermitted:   event.CapSet(c.Permitted),
+		CapInheritable: event.CapSet(c.Inheritable),
+		CapBounding:    event.CapSet(c.Bounding),
+		CapAmbient:     event.CapSet(c.Ambient),
+	}
+}
+
+func namespacesOf(n *processNamespaces) event.Namespaces {
+	return event.Namespaces{
+		MntNS: n.Mnt, PidNS: n.Pid, NetNS: n.Net, UserNS: n.User,
+		UtsNS: n.Uts, IpcNS: n.Ipc, CgroupNS: n.Cgroup, TimeNS: n.Time,
+	}
+}

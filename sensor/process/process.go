@@ -1,0 +1,279 @@
+// Package process observes processes: how they come to be, what they run, how
+// they end, and when their credentials or namespaces change.
+//
+// It tells the kernel's own view: paths from dentries and mounts, arguments from
+// the new image's memory, identity from task storage that the kernel copies
+// along. What it cannot know there (names of users, containers, the path of a
+// parent long gone) is completed by the identity package.
+package process
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+
+	"github.com/cilium/ebpf"
+
+	"warren/bpf"
+	"warren/event"
+	"warren/sensor"
+)
+
+//go:generate go tool bpf2go -cc clang-19 -no-strip -target bpfel -type task_key -type creds -type namespaces -type cgroup_key -type task_info -type fork_record -type exec_record -type exit_record -type cred_record -type ns_record -type cgroup_record -type image_flags -type task_flags process process.bpf.c -- -O2 -mcpu=v3 -Wall -Werror -I../../bpf/include
+
+// maxArgs is the most bytes of arguments that the kernel side keeps: ARGS_MAX
+// of process.bpf.c.
+const maxArgs = 32 << 10
+
+// Config of the sensor. The zero value is usable.
+type Config struct {
+	// CriticalBytes is the size of the road's critical ring, 0 its default. In a
+	// ring below 128 KiB arguments are cut at a quarter of it.
+	CriticalBytes int
+}
+
+// Kinds is what the sensor can emit.
+var kinds = event.Kinds(event.KindExec, event.KindFork, event.KindExit, event.KindCredentials, event.KindNamespace) | event.StateKinds
+
+// base are the hooks that everything else rests on: attached whatever is
+// wanted of the sensor, for the tables of identity need every birth, image and
+// end, and changes are noticed against what fork and exec told.
+var base = []bpf.Hook{
+	{Name: "process.fork", Purpose: "processes created", Rungs: []bpf.Rung{
+		{Kind: "tp_btf", Attachments: []bpf.Attachment{bpf.BTF("process_fork")}},
+	}},
+	{Name: "process.exec", Purpose: "programs started", Rungs: []bpf.Rung{
+		{Kind: "tp_btf", Attachments: []bpf.Attachment{bpf.BTF("process_exec")}},
+	}},
+	{Name: "process.exit", Purpose: "processes ended", Rungs: []bpf.Rung{
+		{Kind: "tp_btf", Attachments: []bpf.Attachment{bpf.BTF("process_exit")}},
+	}},
+}
+
+// snapshot is the hook that reads the processes there are. Without sleeping it
+// cannot read other processes' arguments.
+var snapshot = bpf.Hook{Name: "process.snapshot", Purpose: "processes older than the agent", Rungs: []bpf.Rung{
+	{Kind: "iter.s", Attachments: []bpf.Attachment{bpf.Iter("process_task_s")}},
+	{Kind: "iter", Attachments: []bpf.Attachment{bpf.Iter("process_task")}},
+}}
+
+// changes are attached while their kind is wanted.
+var changes = map[event.Kind]bpf.Hook{
+	event.KindCredentials: {Name: "process.credentials", Purpose: "changes of users, groups and capabilities", Rungs: []bpf.Rung{
+		{Kind: "fentry", Attachments: []bpf.Attachment{bpf.BTF("process_cred_x")}},
+		{Kind: "tracepoint", Attachments: exits("process_cred_r", "setuid", "setgid", "setreuid", "setregid", "setresuid",
+			"setresgid", "setfsuid", "setfsgid", "capset", "prctl", "setns", "unshare")},
+	}},
+	event.KindNamespace: {Name: "process.namespaces", Purpose: "changes of namespaces", Rungs: []bpf.Rung{
+		{Kind: "fentry", Attachments: []bpf.Attachment{bpf.BTF("process_ns_x"), bpf.BTF("process_uns_x")}},
+		{Kind: "tracepoint", Attachments: exits("process_ns_r", "setns", "unshare")},
+	}},
+}
+
+func exits(program string, calls ...string) []bpf.Attachment {
+	var as []bpf.Attachment
+	for _, c := range calls {
+		as = append(as, bpf.Tracepoint(program, "syscalls", "sys_exit_"+c))
+	}
+	return as
+}
+
+// A Sensor observes processes. Its concurrency is that of [sensor.Sensor].
+type Sensor struct {
+	road *bpf.Road
+	cfg  Config
+	log  *slog.Logger
+	dec  decoder
+
+	mu     sync.Mutex // guards the fields below against Hooks
+	object *bpf.Object
+	hooks  map[string]bpf.HookStatus
+	order  []string // names of hooks, as attached
+}
+
+var _ sensor.Sensor = (*Sensor)(nil)
+
+// New makes a sensor and registers its decoders with the road. It puts nothing
+// into the kernel.
+func New(road *bpf.Road, cfg Config, log *slog.Logger) *Sensor {
+	s := &Sensor{road: road, cfg: cfg, log: log, hooks: map[string]bpf.HookStatus{}}
+	for _, r := range []struct {
+		id     uint8
+		name   string
+		decode func([]byte) (*event.Event, error)
+	}{
+		{bpf.RecFork, "process.fork", s.dec.fork},
+		{bpf.RecExec, "process.exec", s.dec.exec},
+		{bpf.RecExit, "process.exit", s.dec.exit},
+		{bpf.RecCred, "process.credentials", s.dec.credentials},
+		{bpf.RecNS, "process.namespaces", s.dec.namespaces},
+		{bpf.RecTask, "process.existing", s.dec.task},
+		{bpf.RecCgroup, "process.cgroup", s.dec.cgroup},
+	} {
+		road.Handle(r.id, r.name, bpf.Critical, func(rec []byte) error {
+			e, err := r.decode(rec)
+			if e != nil {
+				s.dec.emit(e)
+			}
+			return err
+		})
+	}
+	return s
+}
+
+// Name implements [sensor.Sensor].
+func (*Sensor) Name() string { return "process" }
+
+// Kinds implements [sensor.Sensor].
+func (*Sensor) Kinds() event.KindSet { return kinds }
+
+// Start implements [sensor.Sensor]. It fails if forks, execs or exits cannot be
+// observed; what else is missing is told by Hooks.
+func (s *Sensor) Start(want event.KindSet, emit func(*event.Event)) (err error) {
+	if want&kinds == 0 {
+		return s.Stop()
+	}
+	s.dec.sink.Store(&emit)
+
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.object == nil {
+		if s.object, err = s.open(); err != nil {
+			return fmt.Errorf("start process sensor: %w", err)
+		}
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, s.detachAll())
+		}
+	}()
+	for _, h := range base {
+		if err := s.attach(h); err != nil {
+			return fmt.Errorf("start process sensor: %w", err)
+		}
+	}
+	for _, k := range []event.Kind{event.KindCredentials, event.KindNamespace} {
+		h := changes[k]
+		if !want.Has(k) {
+			if err := s.detach(h.Name); err != nil {
+				return fmt.Errorf("start process sensor: %w", err)
+			}
+			continue
+		}
+		s.tryAttach(h)
+	}
+	s.tryAttach(snapshot)
+	return nil
+}
+
+func (s *Sensor) open() (*bpf.Object, error) {
+	spec, err := loadProcess()
+	if err != nil {
+		return nil, fmt.Errorf("read object: %w", err)
+	}
+	cpus, err := ebpf.PossibleCPU()
+	if err != nil {
+		return nil, fmt.Errorf("count CPUs: %w", err)
+	}
+	spec.Maps["exec_scratches"].MaxEntries = uint32(cpus)
+	args := maxArgs
+	if s.cfg.CriticalBytes > 0 {
+		args = min(args, s.cfg.CriticalBytes/4)
+	}
+	if err := spec.Variables["args_max"].Set(uint32(args)); err != nil {
+		return nil, fmt.Errorf("set args_max: %w", err)
+	}
+	return s.road.Open("process", spec)
+}
+
+// attach attaches a hook that is not attached yet.
+func (s *Sensor) attach(h bpf.Hook) error {
+	if s.hooks[h.Name].Rung != "" {
+		return nil
+	}
+	st, err := s.object.Attach(h)
+	if _, known := s.hooks[h.Name]; !known {
+		s.order = append(s.order, h.Name)
+	}
+	s.hooks[h.Name] = st
+	return err
+}
+
+// tryAttach is attach for hooks that the sensor can do without.
+func (s *Sensor) tryAttach(h bpf.Hook) {
+	if err := s.attach(h); err != nil {
+		s.log.Warn("hook not attached", "hook", h.Name, "err", err)
+	}
+}
+
+func (s *Sensor) detach(name string) error {
+	if _, known := s.hooks[name]; !known {
+		return nil
+	}
+	delete(s.hooks, name)
+	for i, n := range s.order {
+		if n == name {
+			s.order = append(s.order[:i:i], s.order[i+1:]...)
+			break
+		}
+	}
+	return s.object.Detach(name)
+}
+
+func (s *Sensor) detachAll() error {
+	var errs []error
+	for len(s.order) > 0 {
+		errs = append(errs, s.detach(s.order[0]))
+	}
+	return errors.Join(errs...)
+}
+
+// Snapshot implements [sensor.Sensor]: every process there is, as one event of
+// [event.ProcessState]. It waits for the reader where the ring is full.
+func (s *Sensor) Snapshot(ctx context.Context) error {
+	s.mu.Lock()
+	object, st := s.object, s.hooks[snapshot.Name]
+	s.mu.Unlock()
+	if st.Rung == "" {
+		return fmt.Errorf("read existing processes: %w", errNotStarted)
+	}
+	program := "process_task_s"
+	if st.Rung == "iter" {
+		program = "process_task"
+	}
+	s.dec.window.open()
+	defer s.dec.window.close()
+	if err := object.Iterate(ctx, program); err != nil {
+		return fmt.Errorf("read existing processes: %w", err)
+	}
+	return nil
+}
+
+var errNotStarted = errors.New("the sensor is not started, or this kernel has no task iterator")
+
+// Stop implements [sensor.Sensor].
+func (s *Sensor) Stop() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if err := s.detachAll(); err != nil {
+		return fmt.Errorf("stop process sensor: %w", err)
+	}
+	return nil
+}
+
+// Hooks implements [sensor.Sensor].
+func (s *Sensor) Hooks() []bpf.HookStatus {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	out := make([]bpf.HookStatus, 0, len(s.order))
+	for _, n := range s.order {
+		out = append(out, s.hooks[n])
+	}
+	return out
+}
+
+// A sink is where events go; nil before the first Start.
+type sink = atomic.Pointer[func(*event.Event)]

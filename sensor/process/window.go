@@ -1,0 +1,71 @@
+package process
+
+import (
+	"sync"
+
+	"warren/event"
+)
+
+// A window is the time while existing processes are read. The kernel reads a
+// process and writes its record in two steps, between which the process may do
+// something that is told first. What a record tells of such a process is older
+// than what is known: the window remembers what was told, and corrects it.
+//
+// The zero value is closed. Opened and closed by Snapshot, used by the reader.
+type window struct {
+	mu   sync.Mutex
+	told map[event.Key]*news // nil while closed
+}
+
+// news is what was told of a process since the window was opened.
+type news struct {
+	image bool // an exec: everything
+	ended bool
+	creds *event.Creds
+	ns    *event.Namespaces
+}
+
+func (w *window) open() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.told = map[event.Key]*news{}
+}
+
+func (w *window) close() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.told = nil
+}
+
+// note remembers news of a process if the window is open.
+func (w *window) note(k event.Key, change func(*news)) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.told == nil {
+		return
+	}
+	n := w.told[k]
+	if n == nil {
+		n = &news{}
+		w.told[k] = n
+	}
+	change(n)
+}
+
+// correct brings what was read of an existing process up to date. It returns
+// false if all of it was told already.
+func (w *window) correct(p *event.Process) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	n := w.told[p.Key]
+	if n == nil {
+		return true
+	}
+	if n.creds != nil {
+		p.Creds = *n.creds
+	}
+	if n.ns != nil {
+		p.Namespaces = *n.ns
+	}
+	return !n.image && !n.ended
+}
