@@ -4,11 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"sync"
 	"sync/atomic"
 	"time"
-
-	"golang.org/x/sys/unix"
 )
 
 type readerStats struct {
@@ -25,27 +22,46 @@ func (r *Road) Run(ctx context.Context) error {
 	defer r.stop.Do(func() { close(r.stopped) })
 	defer context.AfterFunc(ctx, r.wait.kick)()
 
-	idle, busy := int(r.cfg.Idle.Milliseconds()), int(r.cfg.Busy.Milliseconds())
-	interval := busy
+	interval := r.cfg.Busy
 	for ctx.Err() == nil {
-		progress, stuck := r.cycle()
+		fill, stuck := r.cycle()
 		r.answerSyncs()
-		switch {
-		case progress || stuck:
-			interval = busy
-		default:
-			interval = min(interval*2, idle)
+		r.stats.polls.Add(1)
+		if fill > fillFlood && !stuck {
+			continue
 		}
+		interval = r.nextInterval(interval, fill, stuck)
 		woken, err := r.wait.wait(interval)
 		if err != nil {
 			return fmt.Errorf("wait for records: %w", err)
 		}
-		r.stats.polls.Add(1)
 		if woken {
 			r.stats.wakeups.Add(1)
 		}
 	}
 	return r.drain()
+}
+
+// How full a ring was found decides when it is looked at next. Each look costs a
+// wake-up, which is dearer than hundreds of records, so few records wait for
+// Idle. A ring that fills suddenly in the meantime wakes the reader itself, at a
+// quarter (record_wakeup of road.h).
+const (
+	fillFlood  = 1.0 / 4  // look again at once
+	fillBusy   = 1.0 / 16 // look sooner
+	fillNormal = 1.0 / 64 // below it, look later
+)
+
+func (r *Road) nextInterval(last time.Duration, fill float64, stuck bool) time.Duration {
+	switch {
+	case stuck:
+		return r.cfg.Busy
+	case fill > fillBusy:
+		return max(last/2, r.cfg.Busy)
+	case fill < fillNormal:
+		return min(last*2, r.cfg.Idle)
+	}
+	return last
 }
 
 // drainTime bounds how long the last drain waits for records that are reserved
@@ -64,7 +80,7 @@ func (r *Road) drain() error {
 			r.answerSyncs()
 			return nil
 		}
-		if _, err := r.wait.wait(1); err != nil {
+		if _, err := r.wait.wait(time.Millisecond); err != nil {
 			return fmt.Errorf("wait for records: %w", err)
 		}
 	}
@@ -78,28 +94,30 @@ func (r *Road) reached(end [numLanes]uint64) bool {
 // package comment: what is in critical when bulk's end has been noted includes
 // all that was submitted before any record below that end was reserved. So
 // critical must be decoded up to its own end, noted second, before bulk may be
-// decoded up to its end. stuck means that a critical record is not yet
-// submitted: bulk has to wait for it.
-func (r *Road) cycle() (progress, stuck bool) {
+// decoded up to its end.
+//
+// fill is how full the fuller ring was, from 0 to 1. stuck means that a critical
+// record is reserved but not yet submitted: bulk has to wait for it.
+func (r *Road) cycle() (fill float64, stuck bool) {
 	critical, bulk := r.rings[Critical], r.rings[Bulk]
 	bulkEnd := bulk.produced()
 	criticalEnd := critical.produced()
 
-	progress = r.note(Critical, criticalEnd)|r.note(Bulk, bulkEnd) > 0
+	fill = max(r.note(Critical, criticalEnd), r.note(Bulk, bulkEnd))
 	if !critical.read(criticalEnd, r.dispatch, r.garbled) {
-		return progress, true
+		return fill, true
 	}
 	bulk.read(bulkEnd, r.dispatch, r.garbled)
-	return progress, false
+	return fill, false
 }
 
-// note returns the bytes that wait below end and remembers their maximum.
-func (r *Road) note(l Lane, end uint64) uint64 {
+// note returns how full a ring is up to end, and remembers the fullest.
+func (r *Road) note(l Lane, end uint64) float64 {
 	n := end - r.rings[l].consumed()
 	if n > r.stats.highest[l].Load() {
 		r.stats.highest[l].Store(n) // the reader is the only writer
 	}
-	return n
+	return float64(n) / float64(r.rings[l].size())
 }
 
 // dispatch gives one record, as long as the ring says it is, to its decoder.
@@ -175,75 +193,4 @@ func (r *Road) answerSyncs() {
 	}
 	clear(r.syncs[len(kept):])
 	r.syncs = kept
-}
-
-// A waiter waits until a ring has woken the reader, somebody kicked it, or time
-// is up. It is edge-triggered: data that is merely there wakes nobody, only
-// the kernel's deliberate wake-ups do.
-type waiter struct {
-	epoll  int
-	events [numLanes + 1]unix.EpollEvent
-
-	mu    sync.Mutex // so that a late kick meets no other file's number
-	event int        // -1 when closed
-}
-
-func newWaiter(rings ...int) (w *waiter, err error) {
-	w = &waiter{epoll: -1, event: -1}
-	defer func() {
-		if err != nil {
-			w.close()
-		}
-	}()
-	if w.epoll, err = unix.EpollCreate1(unix.EPOLL_CLOEXEC); err != nil {
-		return nil, fmt.Errorf("create epoll: %w", err)
-	}
-	if w.event, err = unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK); err != nil {
-		return nil, fmt.Errorf("create eventfd: %w", err)
-	}
-	for _, fd := range append([]int{w.event}, rings...) {
-		ev := unix.EpollEvent{Events: unix.EPOLLIN | unix.EPOLLET, Fd: int32(fd)}
-		if err = unix.EpollCtl(w.epoll, unix.EPOLL_CTL_ADD, fd, &ev); err != nil {
-			return nil, fmt.Errorf("watch ring: %w", err)
-		}
-	}
-	return w, nil
-}
-
-// wait returns after at most so many milliseconds; woken says that a ring asked
-// for it.
-func (w *waiter) wait(milliseconds int) (woken bool, err error) {
-	n, err := unix.EpollWait(w.epoll, w.events[:], milliseconds)
-	if errors.Is(err, unix.EINTR) {
-		return false, nil
-	}
-	for _, e := range w.events[:max(n, 0)] {
-		if int(e.Fd) != w.event {
-			woken = true
-		}
-	}
-	return woken, err
-}
-
-// kick ends the current wait, or the next.
-func (w *waiter) kick() {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	// Each write is an edge, though nobody reads. It would fail only after 2^64
-	// of them.
-	one := [8]byte{1}
-	_, _ = unix.Write(w.event, one[:])
-}
-
-func (w *waiter) close() error {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	var errs []error
-	for _, fd := range []int{w.epoll, w.event} {
-		if fd >= 0 {
-			errs = append(errs, unix.Close(fd))
-		}
-	}
-	w.epoll, w.event = -1, -1
-	return errors.Join(errs...)
 }

@@ -68,9 +68,9 @@ type Config struct {
 	// CriticalBytes and BulkBytes are the sizes of the rings: powers of two, at
 	// least a page. 0 means 2 MiB and 16 MiB.
 	CriticalBytes, BulkBytes int
-	// Idle and Busy bound the interval at which the rings are polled: Busy while
-	// records come, growing to Idle when none do. 0 means 50 ms and 1 ms; whole
-	// milliseconds, at least one.
+	// Idle and Busy bound the interval at which the rings are polled: Idle, the
+	// longest that a record waits, while few come, down to Busy the faster the
+	// rings fill. 0 means 50 ms and 1 ms, the least that is allowed.
 	Idle, Busy time.Duration
 	// Rungs forces hooks to one kind of implementation, by the hook's name:
 	// "socket.accept": "tracepoint".
