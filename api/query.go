@@ -66,8 +66,8 @@ func printable(s string) string {
 	return strconv.QuoteToASCII(s)
 }
 
-// nearest returns the candidate that name is probably a misspelling of, or "".
-func nearest(name string, candidates []string) string {
+// Nearest returns the candidate that name is probably a misspelling of, or "".
+func Nearest(name string, candidates []string) string {
 	best, least := "", len(name)/3+1
 	if len(name) > 64 {
 		return ""

@@ -44,6 +44,7 @@ type Cap struct {
 	For      string `json:"for"` // what needs it
 	Required bool   `json:"required"`
 	Held     bool   `json:"held"`
+	Returned bool   `json:"returned,omitempty"` // it was held while the agent started
 }
 
 // Sensor describes a sensor and its hooks.
@@ -218,7 +219,7 @@ func (s *Server) serveFields(w http.ResponseWriter, _ *http.Request, q query) er
 				names = append(names, k.String())
 			}
 			e := badRequest("no kind %s", printable(name))
-			if near := nearest(name, names); near != "" {
+			if near := Nearest(name, names); near != "" {
 				e.Hint = "did you mean " + near + "?"
 			} else {
 				e.Hint = "kinds are " + event.AllKinds.String()

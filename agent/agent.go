@@ -1,0 +1,160 @@
+// Package agent is one agent, wired: [Run] is the drawing of the road, in the
+// order in which an event travels it.
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"os/signal"
+	"syscall"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"warren/api"
+	"warren/bpf"
+	"warren/identity"
+	"warren/pipeline"
+	"warren/sensor/all"
+)
+
+// Run runs an agent until ctx ends or a signal asks it to (SIGINT, SIGTERM,
+// SIGHUP), and then returns nil with nothing left attached. When a part fails,
+// the others are stopped too and the error names it. The start-up report goes
+// to stdout.
+//
+// Run limits the capabilities of the whole process for good: see [needs].
+func Run(ctx context.Context, cfg Config, stdout io.Writer, log *slog.Logger) (err error) {
+	ctx, stop := signal.NotifyContext(ctx, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
+	defer stop()
+	context.AfterFunc(ctx, stop) // a second signal ends the process at once
+
+	me := &self{cfg: cfg, started: time.Now(), kernel: kernelRelease(), lockdown: lockdownState()}
+
+	// Nobody else has this state and this socket.
+	ours, err := lockInstance(cfg)
+	if err != nil {
+		return err
+	}
+	defer ours.release()
+
+	// From here on we may do what our work needs, and nothing else.
+	rights, err := takeRights()
+	if err != nil {
+		return err
+	}
+	me.rights.Store(&rights)
+
+	// Kernel -> records.
+	if me.road, err = bpf.NewRoad(cfg.Road); err != nil {
+		return fmt.Errorf("start the road: %w", err)
+	}
+	defer func() { err = errors.Join(err, me.road.Close()) }()
+
+	// Records -> events.
+	sensors := all.Sensors(me.road, cfg.Sensors, log)
+
+	// Events -> who did it.
+	me.who = identity.New(cfg.Identity, log)
+
+	// Events that know who -> those who asked.
+	me.spine = pipeline.New(cfg.Pipeline, me.road, me.who, sensors, log)
+
+	// Those who ask -> people and programs.
+	server := api.New(cfg.API, events{me.spine}, me.who, me, log)
+	listeners, err := me.listenAll(ctx)
+	if err != nil {
+		return err
+	}
+
+	g, ctx := errgroup.WithContext(ctx)
+	part := func(name string, run func(context.Context) error) {
+		g.Go(func() error {
+			err := run(ctx)
+			if err == nil || ctx.Err() != nil && errors.Is(err, context.Canceled) {
+				return nil
+			}
+			err = fmt.Errorf("%s: %w", name, err)
+			me.failed(err)
+			return err
+		})
+	}
+	part("identity", me.who.Run)
+	part("pipeline", me.spine.Run)
+	part("api", func(ctx context.Context) error { return server.Serve(ctx, listeners...) })
+	part("start", func(ctx context.Context) error { return me.announce(ctx, stdout, log) })
+	return g.Wait()
+}
+
+// announce waits until everything runs, gives back what only the start needed
+// and tells the person who waits for it.
+func (s *self) announce(ctx context.Context, stdout io.Writer, log *slog.Logger) error {
+	select {
+	case <-s.spine.Ready():
+	case <-ctx.Done():
+		return nil
+	}
+	rights, err := settle(*s.rights.Load())
+	if err != nil {
+		return fmt.Errorf("give up capabilities: %w", err)
+	}
+	s.rights.Store(&rights)
+	st := s.Status()
+	s.warnOfHooks(st, log)
+	log.Debug("ready", "after", time.Since(s.started))
+	if err := report(stdout, st); err != nil {
+		log.Warn("the start-up report could not be written", "err", err)
+	}
+	return nil
+}
+
+// warnOfHooks tells of hooks in the configuration that no sensor has.
+func (s *self) warnOfHooks(st api.Status, log *slog.Logger) {
+	known := map[string]bool{}
+	var names []string
+	for _, sen := range st.Sensors {
+		if !sen.Running {
+			return // we do not know its hooks
+		}
+		for _, h := range sen.Hooks {
+			known[h.Name] = true
+			names = append(names, h.Name)
+		}
+	}
+	for name := range s.cfg.Road.Rungs {
+		if !known[name] {
+			log.Warn("the configuration names a hook that does not exist", "hook", name, "near", api.Nearest(name, names))
+		}
+	}
+}
+
+// listenAll opens the socket and, if it is wanted, HTTP.
+func (s *self) listenAll(ctx context.Context) (_ []net.Listener, err error) {
+	var list []net.Listener
+	defer func() {
+		if err != nil {
+			for _, l := range list {
+				l.Close()
+			}
+		}
+	}()
+	l, err := api.ListenUnix(s.cfg.Socket)
+	if err != nil {
+		return nil, err
+	}
+	list = append(list, l)
+	s.listen = append(s.listen, "unix:"+s.cfg.Socket)
+	if s.cfg.HTTP != "" {
+		l, err := api.ListenTCP(ctx, s.cfg.HTTP, s.cfg.HTTPPublic)
+		if err != nil {
+			return nil, err
+		}
+		list = append(list, l)
+		s.listen = append(s.listen, "http://"+l.Addr().String())
+	}
+	return list, nil
+}

@@ -1,0 +1,163 @@
+package agent
+
+import (
+	"cmp"
+	"os"
+	"slices"
+	"sync/atomic"
+	"time"
+
+	"warren/api"
+	"warren/bpf"
+	"warren/event"
+	"warren/filter"
+	"warren/identity"
+	"warren/pipeline"
+)
+
+// self answers the server's questions about the agent with values that every
+// part of it reports.
+type self struct {
+	cfg      Config
+	started  time.Time
+	kernel   string
+	lockdown string
+	rights   atomic.Pointer[[]right]
+	listen   []string
+	road     *bpf.Road
+	who      *identity.Identity
+	spine    *pipeline.Pipeline
+	failure  atomic.Pointer[error]
+}
+
+var _ api.Self = (*self)(nil)
+
+// Ready implements [api.Self].
+func (s *self) Ready() <-chan struct{} { return s.spine.Ready() }
+
+// Err implements [api.Self].
+func (s *self) Err() error {
+	if err := s.failure.Load(); err != nil {
+		return *err
+	}
+	return nil
+}
+
+// failed remembers why the agent no longer sees what happens.
+func (s *self) failed(err error) { s.failure.Store(&err) }
+
+// Status implements [api.Self].
+func (s *self) Status() api.Status {
+	p, r, t := s.spine.Status(), s.road.Stats(), s.who.Stats()
+	st := api.Status{
+		Version:       s.cfg.Version,
+		Instance:      s.cfg.Instance,
+		PID:           os.Getpid(),
+		Hostname:      event.Hostname(),
+		BootID:        event.BootID(),
+		Kernel:        s.kernel,
+		Lockdown:      s.lockdown,
+		Started:       s.started,
+		Ready:         p.Ready,
+		StateDir:      s.cfg.State,
+		Listen:        s.listen,
+		Capabilities:  []api.Cap{},
+		Sensors:       []api.Sensor{},
+		Kinds:         []api.Kind{},
+		Records:       []api.Record{},
+		Losses:        []api.Loss{},
+		Rings:         []api.Ring{},
+		Reader:        api.Reader{Polls: r.Polls, Wakeups: r.Wakeups, LastError: r.LastError},
+		Waiting:       api.Waiting(p.Waiting),
+		Tables:        tables(t),
+		Memory:        api.Memory{RSSAnon: rssAnon(), Heap: heapBytes()},
+		Subscriptions: []api.Subscription{},
+		Ended:         api.Consumed{Matched: p.Gone.Matched, Delivered: p.Gone.Delivered, Lost: p.Gone.Lost},
+	}
+	for _, n := range *s.rights.Load() {
+		st.Capabilities = append(st.Capabilities, api.Cap{Name: n.name(), For: n.feature, Required: n.required, Held: n.held, Returned: n.returned})
+	}
+	for _, sen := range p.Sensors {
+		st.Sensors = append(st.Sensors, describeSensor(sen))
+	}
+	for _, k := range p.Kinds {
+		st.Kinds = append(st.Kinds, api.Kind{Kind: k.Kind.String(), Total: k.Total, Rate: k.Rate})
+	}
+	for _, c := range p.Records {
+		st.Records = append(st.Records, api.Record{Record: c.Name, Lane: c.Lane.String(), Submitted: c.Submitted, Lost: c.Lost, Decoded: c.Decoded, Malformed: c.Malformed})
+		if c.Lost > 0 {
+			st.Losses = append(st.Losses, api.Loss{Lane: c.Lane.String(), Kind: c.Name, Count: c.Lost})
+		}
+		if c.Malformed > 0 {
+			st.Losses = append(st.Losses, api.Loss{Lane: "decode", Kind: c.Name, Count: c.Malformed})
+		}
+	}
+	if r.Malformed > 0 {
+		st.Losses = append(st.Losses, api.Loss{Lane: "decode", Kind: "unknown", Count: r.Malformed})
+	}
+	for _, g := range r.Rings {
+		st.Rings = append(st.Rings, api.Ring{Lane: g.Lane.String(), Size: g.Size, Waiting: g.Waiting, Highest: g.Highest})
+		st.Memory.Rings += uint64(g.Size)
+	}
+	lostInQueues := p.Gone.Lost
+	for _, c := range p.Subscriptions {
+		lostInQueues += c.Lost
+		st.Subscriptions = append(st.Subscriptions, api.Subscription{
+			Name: c.Name, Filter: c.Filter, Kinds: api.KindNames(c.Kinds), Since: c.Begun, Size: c.Size, Queued: c.Queued,
+			Consumed: api.Consumed{Matched: c.Matched, Delivered: c.Delivered, Lost: c.Lost},
+		})
+	}
+	if lostInQueues > 0 {
+		st.Losses = append(st.Losses, api.Loss{Lane: "queue", Kind: "any", Count: lostInQueues})
+	}
+	return st
+}
+
+func describeSensor(s pipeline.SensorStatus) api.Sensor {
+	out := api.Sensor{Name: s.Name, Running: s.Running, Kinds: api.KindNames(s.Kinds &^ event.StateKinds), Hooks: []api.Hook{}}
+	if s.Err != nil {
+		out.Error = s.Err.Error()
+	}
+	for _, h := range s.Hooks {
+		hook := api.Hook{Name: h.Hook, Purpose: h.Purpose, Rung: h.Rung, Target: h.Target, Error: h.Err}
+		for _, r := range h.Refused {
+			hook.Refused = append(hook.Refused, api.Refusal{Rung: r.Rung, Reason: r.Reason})
+		}
+		out.Hooks = append(out.Hooks, hook)
+	}
+	slices.SortStableFunc(out.Hooks, func(a, b api.Hook) int { return cmp.Compare(a.Name, b.Name) })
+	return out
+}
+
+func tables(t identity.Stats) []api.Table {
+	return []api.Table{
+		{Name: "processes", Entries: t.Processes, Bytes: t.ProcessBytes, Budget: t.ProcessBudget, Evicted: t.Evicted},
+		{Name: "exited processes", Entries: t.Exited},
+		{Name: "connections", Entries: t.Connections, Bytes: t.ConnectionBytes, Budget: t.ConnectionBudget, Evicted: t.ConnectionsEvicted},
+		{Name: "closed connections", Entries: t.Closed},
+		{Name: "cgroups", Entries: t.Cgroups},
+		{Name: "containers", Entries: t.Containers},
+		{Name: "names", Entries: t.Names, Evicted: t.NamesEvicted},
+	}
+}
+
+// events hands the pipeline's stream to the server.
+type events struct{ *pipeline.Pipeline }
+
+var (
+	_ api.Events = events{}
+	_ api.Tables = (*identity.Identity)(nil)
+)
+
+// Subscribe implements [api.Events].
+func (e events) Subscribe(who string, wanted *filter.Program, among event.KindSet) (api.Stream, error) {
+	o := pipeline.Options{Name: who, Filter: wanted.String(), Kinds: wanted.Kinds() & among, Match: wanted.Match}
+	if o.Filter == "" {
+		o.Match = nil // everything
+	}
+	s, err := e.Pipeline.Subscribe(o)
+	if err != nil {
+		return nil, err // not s: a nil pointer in an interface is not nil
+	}
+	return s, nil
+}

@@ -1,0 +1,376 @@
+package agent
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"math/bits"
+	"net"
+	"os"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"go.yaml.in/yaml/v3"
+
+	"warren/api"
+	"warren/event"
+	"warren/pipeline"
+)
+
+// An option is one key of the configuration file: a value, or a section.
+type option struct {
+	key, doc string
+	set      func(c *Config, v string) error
+	sub      []option
+	// each, for a section whose keys are not fixed, is called with every key.
+	each func(c *Config, key, v string) error
+}
+
+// options are all keys there are.
+func options() []option {
+	return []option{
+		{key: "instance", doc: "name that sets agents of one machine apart", set: setInstance},
+		{key: "socket", doc: "path of the Unix socket", set: setSocket},
+		{key: "state", doc: "directory of what outlives the agent", set: setState},
+		{key: "http", doc: "address that answers HTTP, or off; every user of the machine can ask it", set: func(c *Config, v string) error { c.HTTP = v; return checkHTTP(v) }},
+		{key: "http-public", doc: "true allows http to be an address that is not on loopback", set: boolean(func(c *Config) *bool { return &c.HTTPPublic })},
+		{key: "log-level", doc: "debug, info, warn or error", set: setLogLevel},
+		{key: "rings", doc: "the rings between kernel and agent", sub: []option{
+			{key: "critical", doc: "size of the ring for processes, a power of two (2MiB)", set: ring(func(c *Config) *int { return &c.Road.CriticalBytes })},
+			{key: "bulk", doc: "size of the ring for the rest, a power of two (16MiB)", set: ring(func(c *Config) *int { return &c.Road.BulkBytes })},
+			{key: "idle", doc: "how often the rings are looked at while nothing happens (50ms)", set: duration(time.Millisecond, time.Second, func(c *Config) *time.Duration { return &c.Road.Idle })},
+			{key: "busy", doc: "how often while something does (1ms)", set: duration(time.Millisecond, time.Second, func(c *Config) *time.Duration { return &c.Road.Busy })},
+		}},
+		{key: "hooks", doc: "hooks that are to be attached by one kind of program and no other: socket.accept: tracepoint", each: setRung},
+		{key: "tables", doc: "kinds of events that are watched though nobody subscribes, because tables are made of them: dns: false", sub: tableOptions()},
+		{key: "queues", doc: "how much waits for whom", sub: []option{
+			{key: "events", doc: "events that wait for a consumer before the next are lost (8192)", set: number(64, 1<<20, func(c *Config) *int { return &c.Pipeline.Queue })},
+			{key: "recent", doc: "past events that are kept for those who ask what just happened (1024)", set: number(1, 1<<20, func(c *Config) *int { return &c.Pipeline.Recent })},
+			{key: "streams", doc: "streams of events that are served at the same time (64)", set: number(1, 4096, func(c *Config) *int { return &c.API.Streams })},
+			{key: "stall", doc: "how long a client may read nothing before it is disconnected (30s)", set: duration(time.Second, time.Hour, func(c *Config) *time.Duration { return &c.API.Stall })},
+		}},
+		{key: "stop-grace", doc: "how long a hook stays attached after the last who needed it has gone (5s)", set: duration(time.Millisecond, time.Hour, func(c *Config) *time.Duration { return &c.Pipeline.StopGrace })},
+		{key: "containers", doc: "how containers get their names", sub: []option{
+			{key: "wait", doc: "how long events wait for the description of a new container (500ms)", set: waitContainer},
+			{key: "describe-for", doc: "how long a runtime is asked for a container that it does not know (20s)", set: duration(time.Millisecond, time.Hour, func(c *Config) *time.Duration { return &c.Identity.DescribeFor })},
+		}},
+		{key: "memory", doc: "how much is remembered", sub: []option{
+			{key: "processes", doc: "memory of the process table (32MiB)", set: size(1<<20, 1<<40, func(c *Config) *int64 { return &c.Identity.ProcessBytes })},
+			{key: "connections", doc: "memory of the connection table (16MiB)", set: size(1<<20, 1<<40, func(c *Config) *int64 { return &c.Identity.ConnectionBytes })},
+			{key: "exited", doc: "ended processes that are remembered (32768)", set: number(1, 1<<30, func(c *Config) *int { return &c.Identity.MaxExited })},
+			{key: "exited-age", doc: "for how long (15m)", set: duration(time.Second, 24*time.Hour, func(c *Config) *time.Duration { return &c.Identity.ExitedAge })},
+			{key: "closed", doc: "closed connections that are remembered (8192)", set: number(1, 1<<30, func(c *Config) *int { return &c.Identity.MaxClosed })},
+			{key: "names", doc: "addresses whose DNS names are remembered (16384)", set: number(1, 1<<30, func(c *Config) *int { return &c.Identity.MaxNames })},
+		}},
+	}
+}
+
+// tableOptions has one switch for each kind that the tables are made of.
+func tableOptions() []option {
+	var list []option
+	for _, k := range pipeline.TableKinds.List() {
+		list = append(list, option{key: k.String(), doc: k.Doc(), set: func(c *Config, v string) error {
+			on, err := parseBool(v)
+			if err != nil {
+				return err
+			}
+			kinds := pipeline.TableKinds
+			if c.Pipeline.Tables != nil {
+				kinds = *c.Pipeline.Tables
+			}
+			if on {
+				kinds |= event.Kinds(k)
+			} else {
+				kinds &^= event.Kinds(k)
+			}
+			c.Pipeline.Tables = &kinds
+			return nil
+		}})
+	}
+	return list
+}
+
+// rungs are the kinds of programs that a hook can be attached by.
+var rungs = []string{"fentry", "tp_btf", "tracepoint", "kprobe", "cgroup", "iter.s", "iter"}
+
+func setRung(c *Config, hook, rung string) error {
+	if !slices.Contains(rungs, rung) {
+		return fmt.Errorf("%q is no kind of program: want one of %s", rung, strings.Join(rungs, ", "))
+	}
+	if c.Road.Rungs == nil {
+		c.Road.Rungs = map[string]string{}
+	}
+	c.Road.Rungs[hook] = rung
+	return nil
+}
+
+// waitContainer is how long identity keeps the events of a container pending;
+// the pipeline's own bound stays above it, for the case that nobody says more.
+func waitContainer(c *Config, v string) error {
+	if err := duration(time.Millisecond, time.Minute, func(c *Config) *time.Duration { return &c.Identity.WaitContainer })(c, v); err != nil {
+		return err
+	}
+	c.Pipeline.WaitContainer = 2 * c.Identity.WaitContainer
+	return nil
+}
+
+// checkHTTP checks the form of an address; whether it may be listened on is
+// seen when it is tried.
+func checkHTTP(v string) error {
+	if v == off {
+		return nil
+	}
+	_, port, err := net.SplitHostPort(v)
+	if err != nil {
+		return fmt.Errorf("%q is no address: want HOST:PORT, like 127.0.0.1:7117, or off", v)
+	}
+	if _, err := strconv.ParseUint(port, 10, 16); err != nil {
+		return fmt.Errorf("%q has no port from 0 to 65535", v)
+	}
+	return nil
+}
+
+func boolean(at func(*Config) *bool) func(*Config, string) error {
+	return func(c *Config, v string) (err error) {
+		*at(c), err = parseBool(v)
+		return err
+	}
+}
+
+func parseBool(v string) (bool, error) {
+	switch v {
+	case "true":
+		return true, nil
+	case "false":
+		return false, nil
+	}
+	return false, fmt.Errorf("%q is neither true nor false", v)
+}
+
+func number(least, most int, at func(*Config) *int) func(*Config, string) error {
+	return func(c *Config, v string) error {
+		n, err := strconv.Atoi(v)
+		if err != nil || n < least || n > most {
+			return fmt.Errorf("%q is no number from %d to %d", v, least, most)
+		}
+		*at(c) = n
+		return nil
+	}
+}
+
+func duration(least, most time.Duration, at func(*Config) *time.Duration) func(*Config, string) error {
+	return func(c *Config, v string) error {
+		d, err := time.ParseDuration(v)
+		if err != nil || d < least || d > most {
+			return fmt.Errorf("%q is no time from %v to %v, like 50ms or 2s", v, least, most)
+		}
+		*at(c) = d
+		return nil
+	}
+}
+
+// sizeText is a number with a unit, or without.
+var sizeText = regexp.MustCompile(`^([0-9]+) ?(|B|KiB|MiB|GiB)$`)
+
+func parseSize(v string) (int64, error) {
+	m := sizeText.FindStringSubmatch(v)
+	if m == nil {
+		return 0, fmt.Errorf("%q is no size, like 64KiB, 16MiB or 1GiB", v)
+	}
+	n, err := strconv.ParseInt(m[1], 10, 64)
+	shift := map[string]int{"": 0, "B": 0, "KiB": 10, "MiB": 20, "GiB": 30}[m[2]]
+	if err != nil || n > 1<<40>>shift {
+		return 0, fmt.Errorf("%q is too large", v)
+	}
+	return n << shift, nil
+}
+
+func size(least, most int64, at func(*Config) *int64) func(*Config, string) error {
+	return func(c *Config, v string) error {
+		n, err := parseSize(v)
+		if err != nil {
+			return err
+		}
+		if n < least || n > most {
+			return fmt.Errorf("%q is not between %d and %d bytes", v, least, most)
+		}
+		*at(c) = n
+		return nil
+	}
+}
+
+func ring(at func(*Config) *int) func(*Config, string) error {
+	return func(c *Config, v string) error {
+		n, err := parseSize(v)
+		if err != nil {
+			return err
+		}
+		if n < int64(os.Getpagesize()) || n > 1<<30 || bits.OnesCount64(uint64(n)) != 1 {
+			return fmt.Errorf("%q is no power of two from %d to 1GiB", v, os.Getpagesize())
+		}
+		*at(c) = int(n)
+		return nil
+	}
+}
+
+// A ConfigError is a mistake in the configuration file.
+type ConfigError struct {
+	File         string
+	Line, Column int // from 1; 0 where it is not known
+	Msg          string
+}
+
+// Error returns file, line, column and message, as compilers do.
+func (e *ConfigError) Error() string {
+	at := e.File
+	if e.Line > 0 {
+		at += ":" + strconv.Itoa(e.Line)
+	}
+	if e.Column > 0 {
+		at += ":" + strconv.Itoa(e.Column)
+	}
+	return at + ": " + e.Msg
+}
+
+// maxConfig bounds the file: what is larger is something else.
+const maxConfig = 1 << 20
+
+// syntaxError is how the YAML library says where it stopped.
+var syntaxError = regexp.MustCompile(`^yaml: (?:line ([0-9]+): )?(?s:(.*))$`)
+
+// parseConfig reads YAML into c. Its error is a *ConfigError.
+func parseConfig(file string, src []byte, c *Config) error {
+	fail := func(n *yaml.Node, format string, args ...any) error {
+		e := &ConfigError{File: file, Msg: fmt.Sprintf(format, args...)}
+		if n != nil {
+			e.Line, e.Column = n.Line, n.Column
+		}
+		return e
+	}
+	if len(src) > maxConfig {
+		return fail(nil, "%d bytes are too much for a configuration", len(src))
+	}
+	dec := yaml.NewDecoder(bytes.NewReader(src))
+	var doc, more yaml.Node
+	err := dec.Decode(&doc)
+	if errors.Is(err, io.EOF) {
+		return nil // nothing is set
+	}
+	if err == nil {
+		if err = dec.Decode(&more); err == nil {
+			return fail(&more, "a second document: a configuration is one")
+		}
+	}
+	if !errors.Is(err, io.EOF) {
+		e := &ConfigError{File: file, Msg: err.Error()}
+		if m := syntaxError.FindStringSubmatch(err.Error()); m != nil {
+			e.Line, _ = strconv.Atoi(m[1]) // 0 where there is none
+			e.Msg = m[2]
+		}
+		return e
+	}
+	if len(doc.Content) != 1 {
+		return nil
+	}
+	return section(doc.Content[0], option{sub: options()}, c, fail)
+}
+
+// section reads a mapping.
+func section(n *yaml.Node, o option, c *Config, fail func(*yaml.Node, string, ...any) error) error {
+	if n.Kind == yaml.ScalarNode && n.Tag == "!!null" {
+		return nil // a section without content
+	}
+	if n.Kind != yaml.MappingNode {
+		return fail(n, "want keys with values%s, not %s", under(o), kindName(n))
+	}
+	seen := map[string]bool{}
+	for i := 0; i+1 < len(n.Content); i += 2 {
+		key, v := n.Content[i], n.Content[i+1]
+		if key.Kind != yaml.ScalarNode {
+			return fail(key, "a key must be a word, not %s", kindName(key))
+		}
+		if seen[key.Value] {
+			return fail(key, "key %q is there twice", key.Value)
+		}
+		seen[key.Value] = true
+		if o.each != nil {
+			if v.Kind != yaml.ScalarNode {
+				return fail(v, "%s: want a value, not %s", key.Value, kindName(v))
+			}
+			if err := o.each(c, key.Value, v.Value); err != nil {
+				return fail(v, "%s: %v", key.Value, err)
+			}
+			continue
+		}
+		at := slices.IndexFunc(o.sub, func(s option) bool { return s.key == key.Value })
+		if at < 0 {
+			return fail(key, "%s", unknown(key.Value, o))
+		}
+		sub := o.sub[at]
+		if sub.set == nil {
+			if err := section(v, sub, c, fail); err != nil {
+				return err
+			}
+			continue
+		}
+		if v.Kind != yaml.ScalarNode || v.Tag == "!!null" {
+			return fail(v, "%s: want a value, not %s", sub.key, kindName(v))
+		}
+		if err := sub.set(c, v.Value); err != nil {
+			return fail(v, "%s: %v", sub.key, err)
+		}
+	}
+	return nil
+}
+
+func under(o option) string {
+	if o.key == "" {
+		return ""
+	}
+	return " under " + o.key
+}
+
+func kindName(n *yaml.Node) string {
+	switch n.Kind {
+	case yaml.MappingNode:
+		return "a section"
+	case yaml.SequenceNode:
+		return "a list"
+	case yaml.AliasNode:
+		return "an alias"
+	case yaml.ScalarNode:
+		if n.Tag == "!!null" {
+			return "nothing"
+		}
+		return "a value"
+	}
+	return "this"
+}
+
+// unknown says that there is no such key, and which may have been meant: a
+// similar one, or one of the same name in another section.
+func unknown(key string, o option) string {
+	msg := fmt.Sprintf("no key %q%s", key, under(o))
+	var here []string
+	for _, s := range o.sub {
+		here = append(here, s.key)
+	}
+	if near := api.Nearest(key, here); near != "" {
+		return msg + "; did you mean " + near + "?"
+	}
+	for _, s := range options() {
+		if o.key != "" && s.key == key {
+			return msg + "; " + key + " stands at the top"
+		}
+		for _, t := range s.sub {
+			if t.key == key {
+				return msg + "; " + key + " stands under " + s.key
+			}
+		}
+	}
+	return msg + "; keys are " + strings.Join(here, ", ")
+}

@@ -1,0 +1,26 @@
+// Package all is the list of the sensors there are.
+package all
+
+import (
+	"log/slog"
+
+	"warren/bpf"
+	"warren/sensor"
+	"warren/sensor/process"
+	"warren/sensor/socket"
+)
+
+// Config are the settings of every sensor.
+type Config struct {
+	Process process.Config
+	Socket  socket.Config
+}
+
+// Sensors returns every sensor, those that others build on first. A new one
+// adds its line here.
+func Sensors(road *bpf.Road, cfg Config, log *slog.Logger) []sensor.Sensor {
+	return []sensor.Sensor{
+		process.New(road, cfg.Process, log),
+		socket.New(road, cfg.Socket, log),
+	}
+}
