@@ -22,7 +22,7 @@ func agentCommand(g *globals) *command {
 			{"warren agent --http 127.0.0.1:9900 --log-level debug", "With HTTP on another port, telling more"},
 			{"warren agent --instance lab --config /etc/warren/lab.yaml", "A second agent beside the first"},
 		},
-		flags: []*flag{
+		flags: []*option{
 			{long: "http", meta: "ADDR", text: &o.HTTP, doc: "address that answers HTTP, or off"},
 			{long: "state", meta: "DIR", text: &o.State, doc: "directory for what outlives the agent"},
 			{long: "config", meta: "FILE", text: &o.Config, doc: "configuration, in YAML"},

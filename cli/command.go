@@ -18,7 +18,7 @@ type command struct {
 	summary  string // one line, without a full stop
 	about    string // paragraphs, separated by empty lines
 	examples []example
-	flags    []*flag
+	flags    []*option
 	hidden   bool
 	// run does the work with the arguments that are not flags.
 	run func(ctx context.Context, env *Env, args []string) error
@@ -29,8 +29,8 @@ type example struct {
 	line, says string
 }
 
-// A flag is one option of a command. Exactly one of the pointers is set.
-type flag struct {
+// An option is one flag of a command. Exactly one of the pointers is set.
+type option struct {
 	long, short string
 	meta        string // what help calls the value; "" where there is none
 	doc         string
@@ -66,10 +66,10 @@ type invocation struct {
 
 // parse understands a command line. Flags may stand anywhere behind the
 // program's name; -- ends them.
-func parse(commands []*command, global []*flag, line []string) (*invocation, error) {
+func parse(commands []*command, global []*option, line []string) (*invocation, error) {
 	inv := &invocation{}
 	help := false
-	all := append(slices.Clone(global), &flag{long: "help", short: "h", yes: &help})
+	all := append(slices.Clone(global), &option{long: "help", short: "h", yes: &help})
 	words := 0 // of the command's name, read so far
 	var name string
 	for i := 0; i < len(line); i++ {
@@ -110,14 +110,14 @@ func parse(commands []*command, global []*flag, line []string) (*invocation, err
 
 // parseFlag sets the flag that args begin with and returns how many of args it
 // took.
-func parseFlag(flags []*flag, args []string) (int, *usageError) {
+func parseFlag(flags []*option, args []string) (int, *usageError) {
 	arg := args[0]
-	var f *flag
+	var f *option
 	var value string
 	attached := false
 	if strings.HasPrefix(arg, "--") {
 		name, v, ok := strings.Cut(arg[2:], "=")
-		if f = findFlag(flags, func(f *flag) bool { return f.long == name }); f == nil {
+		if f = findFlag(flags, func(f *option) bool { return f.long == name }); f == nil {
 			e := &usageError{msg: "no flag --" + name}
 			var known []string
 			for _, f := range flags {
@@ -130,7 +130,7 @@ func parseFlag(flags []*flag, args []string) (int, *usageError) {
 		}
 		value, attached = v, ok
 	} else {
-		if f = findFlag(flags, func(f *flag) bool { return f.short == arg[1:2] }); f == nil {
+		if f = findFlag(flags, func(f *option) bool { return f.short == arg[1:2] }); f == nil {
 			return 0, &usageError{msg: "no flag -" + arg[1:2]}
 		}
 		if len(arg) > 2 {
@@ -177,7 +177,7 @@ func parseFlag(flags []*flag, args []string) (int, *usageError) {
 	return used, nil
 }
 
-func findFlag(flags []*flag, is func(*flag) bool) *flag {
+func findFlag(flags []*option, is func(*option) bool) *option {
 	if i := slices.IndexFunc(flags, is); i >= 0 {
 		return flags[i]
 	}
@@ -265,9 +265,9 @@ func editDistance(a, b string) int {
 }
 
 // outputFlag is the -o of most commands.
-func outputFlag(p *string, doc string, choices ...string) *flag {
+func outputFlag(p *string, doc string, choices ...string) *option {
 	*p = choices[0]
-	return &flag{long: "output", short: "o", meta: "FORMAT", choices: choices, text: p,
+	return &option{long: "output", short: "o", meta: "FORMAT", choices: choices, text: p,
 		doc: fmt.Sprintf("%s (default %s)%s", orList(choices), choices[0], doc)}
 }
 

@@ -3,7 +3,7 @@ package cli
 // commandTable returns every command in the order of the help, and the flags
 // that each of them has. The values of flags live in the commands: a table
 // serves one command line.
-func commandTable(g *globals) ([]*command, []*flag) {
+func commandTable(g *globals) ([]*command, []*option) {
 	commands := []*command{
 		agentCommand(g),
 		eventsCommand(g),
@@ -15,7 +15,7 @@ func commandTable(g *globals) ([]*command, []*flag) {
 		statusCommand(g),
 		versionCommand(),
 	}
-	global := []*flag{
+	global := []*option{
 		{long: "socket", meta: "PATH", text: &g.socket, doc: "socket of the agent (default: the variable WARREN_SOCKET, else " + defaultSocket + ")"},
 	}
 	// help lists the others, so it comes last.

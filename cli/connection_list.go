@@ -5,6 +5,9 @@ import (
 	"io"
 	"slices"
 	"time"
+
+	"warren/api"
+	"warren/event"
 )
 
 // connectionListCommand lists connections like ss, with their owners.
@@ -23,7 +26,7 @@ func connectionListCommand(g *globals) *command {
 			{"warren connection list 'conn.error exists or conn.retransmits > 0' -o wide", "What goes wrong"},
 			{"warren connection list -f 'proc.name = curl'", "What curl does from now on"},
 		},
-		flags: []*flag{
+		flags: []*option{
 			{long: "follow", short: "f", yes: &follow, doc: "then show changes as they happen"},
 			outputFlag(&output, "", "table", "wide", "json"),
 			{long: "columns", short: "c", meta: "FIELDS", text: &columns, doc: "show these fields instead, separated by commas"},
@@ -33,11 +36,11 @@ func connectionListCommand(g *globals) *command {
 			if err != nil {
 				return err
 			}
-			agent, err := env.dial(g.socket)
-			if err != nil {
-				return err
+			agent := env.dial(g.socket)
+			lines := agent.Connections(ctx, filterOf(args))
+			if follow {
+				lines = agent.FollowConnections(ctx, filterOf(args))
 			}
-			lines := agent.Connections(ctx, filterOf(args), follow)
 			var st streamTable = &connectionTable{screen: env.screen(output == "table"), wide: output == "wide", follow: follow, now: env.Now}
 			if chosen != nil {
 				st = newFieldTable(env, chosen, output == "table")
@@ -59,7 +62,7 @@ func connectionListCommand(g *globals) *command {
 }
 
 // writeConnections writes a list, in the order in which they began.
-func writeConnections(env *Env, lines Lines, st streamTable) error {
+func writeConnections(env *Env, lines api.Lines, st streamTable) error {
 	conns, err := readRecords(lines)
 	if err != nil {
 		return err
@@ -81,8 +84,11 @@ type connectionTable struct {
 }
 
 func (ct *connectionTable) open(out io.Writer) *table {
-	cols := []column{{head: "PROTO"}, {head: "STATE", min: 6}, {head: "DIR", min: 6}, {head: "PID", min: 6, right: true}, {head: "PROCESS", min: 8, max: 15}, {head: "CONTAINER", max: 24},
-		{head: "LOCAL", min: 16, max: 40}, {head: "REMOTE", min: 16, max: 48}, {head: "SENT", right: true, min: 8}, {head: "RECV", right: true, min: 8}, {head: "RTT", right: true, min: 6}, {head: "RETRANS", right: true}, {head: "AGE", right: true, min: 6}}
+	cols := []column{
+		{head: "PROTO", spare: 4}, {head: "STATE", min: 6}, {head: "DIR", min: 6, spare: 5}, {head: "PID", right: true, min: 6}, {head: "PROCESS", min: 8, max: 15}, {head: "CONTAINER", max: 24},
+		{head: "LOCAL", min: 16, max: 40}, {head: "REMOTE", min: 16, max: 48}, {head: "SENT", right: true, min: 8}, {head: "RECV", right: true, min: 8},
+		{head: "RTT", right: true, min: 6, spare: 2}, {head: "RETRANS", right: true, spare: 1}, {head: "AGE", right: true, min: 6, spare: 3},
+	}
 	if ct.follow {
 		cols = append([]column{{head: "TIME", min: 12}, {head: "TYPE", min: 8}}, cols...)
 	}
@@ -90,6 +96,14 @@ func (ct *connectionTable) open(out io.Writer) *table {
 		cols = append(cols, column{head: "USER", max: 16}, column{head: "EXEPATH", min: 16, max: 40}, column{head: "IMAGE", min: 5, max: 40}, column{head: "NETNS"}, column{head: "ANCESTRY", min: 16, max: 48})
 	}
 	return newTable(out, ct.screen, append(cols, column{head: "ERROR"}))
+}
+
+// aside tells losses, which are no connections.
+func (ct *connectionTable) aside(r *record) string {
+	if r.kind() != event.KindLost {
+		return ""
+	}
+	return ct.screen.lostDetail(r)
 }
 
 func (ct *connectionTable) row(r *record) []cell {
@@ -108,8 +122,8 @@ func (ct *connectionTable) row(r *record) []cell {
 		{text: s.safe(r.str("proc.pid"))},
 		{text: s.safe(r.str("proc.name"))},
 		s.container(r),
-		{text: s.end(r, "l")},
-		{text: s.end(r, "r")},
+		{text: s.shortEnd(r, "l")},
+		{text: s.shortEnd(r, "r")},
 		{text: byteCount(uint64(r.num("conn.bytes_sent")))},
 		{text: byteCount(uint64(r.num("conn.bytes_received")))},
 		{text: rtt},
@@ -128,6 +142,15 @@ func (ct *connectionTable) row(r *record) []cell {
 	return append(row, cell{text: s.connectionError(r), color: red})
 }
 
+// shortEnd writes one end of a socket; where lines are cut, the name stands
+// instead of the address, not before it.
+func (s screen) shortEnd(r *record, side string) string {
+	if name := r.str("fd." + side + "ip.name"); name != "" && s.cut {
+		return s.safe(name) + ":" + s.safe(r.str("fd."+side+"port"))
+	}
+	return s.end(r, side)
+}
+
 func stateColor(state string) string {
 	switch state {
 	case "ESTAB":
@@ -138,22 +161,4 @@ func stateColor(state string) string {
 		return dim
 	}
 	return plain
-}
-
-// connectionError returns why a connection failed or ended, "" if it did neither.
-func (s screen) connectionError(r *record) string {
-	e := r.str("conn.error")
-	if e == "" || e == "SUCCESS" {
-		if e = r.str("evt.res"); e == "SUCCESS" || e == "EINPROGRESS" {
-			e = ""
-		}
-	}
-	e = s.safe(e)
-	if by := r.str("conn.reset"); by != "" {
-		if e != "" {
-			e += ", "
-		}
-		e += "reset by " + s.safe(by) + " end"
-	}
-	return e
 }

@@ -56,6 +56,9 @@ func (s screen) failure(r *record) string {
 func (s screen) command(r *record) string {
 	if args := r.list("proc.argv"); len(args) > 0 {
 		line := s.commandLine(args)
+		if len(args) == 1 {
+			line = s.safe(args[0]) // a title that the process gave itself, or nothing to tell apart
+		}
 		if r.yes("proc.args_truncated") {
 			line += " " + s.ellipsis()
 		}
@@ -202,42 +205,52 @@ func (s screen) ends(r *record) string {
 }
 
 func (s screen) connectionDetail(r *record) cell {
-	text := s.ends(r)
+	c := cell{text: s.ends(r)}
 	if proto := r.str("fd.l4proto"); proto != "" {
-		text += " " + s.safe(proto)
+		c.text += " " + s.safe(proto)
 	}
-	c := cell{}
 	switch r.str("evt.type") {
 	case "update", "close":
-		text += fmt.Sprintf(" sent %s, received %s", byteCount(uint64(r.num("conn.bytes_sent"))), byteCount(uint64(r.num("conn.bytes_received"))))
+		c.tail = fmt.Sprintf(" sent %s, received %s", byteCount(uint64(r.num("conn.bytes_sent"))), byteCount(uint64(r.num("conn.bytes_received"))))
 		if d := r.duration("conn.duration"); d > 0 {
-			text += ", " + span(d)
+			c.tail += ", " + span(d)
 		}
 		if rtt := r.duration("conn.rtt"); rtt > 0 {
-			text += ", rtt " + span(rtt)
+			c.tail += ", rtt " + span(rtt)
 		}
 		if n := r.num("conn.retransmits"); n > 0 {
-			text += fmt.Sprintf(", %d retransmitted", n)
-			c.color = yellow
+			c.tail += fmt.Sprintf(", %d retransmitted", n)
+			c.tailColor = yellow
 		}
 	default:
 		if l := r.duration("conn.latency"); l > 0 {
-			text += " " + span(l)
+			c.tail = " " + span(l)
 		}
 	}
-	if res := r.str("evt.res"); res != "" && res != "SUCCESS" && res != "EINPROGRESS" {
-		text += " " + s.safe(res)
-		c.color = red
-	} else if e := r.str("conn.error"); e != "" && e != "SUCCESS" {
-		text += ", " + s.safe(e)
-		c.color = red
+	// What went wrong comes first: the end of a line may be cut.
+	if e := s.connectionError(r); e != "" {
+		c.tail, c.tailColor = " "+e+strings.Replace(c.tail, " ", ", ", min(1, len(c.tail))), red
 	}
-	if by := r.str("conn.reset"); by != "" {
-		text += ", reset by " + s.safe(by) + " end"
-		c.color = red
-	}
-	c.text = text
 	return c
+}
+
+// connectionError returns why a connection failed or how it was broken, "" if
+// it was not.
+func (s screen) connectionError(r *record) string {
+	e := r.str("conn.error")
+	if e == "" || e == "SUCCESS" {
+		if e = r.str("evt.res"); e == "SUCCESS" || e == "EINPROGRESS" {
+			e = ""
+		}
+	}
+	e = s.safe(e)
+	if by := r.str("conn.reset"); by != "" {
+		if e != "" {
+			e += ", "
+		}
+		e += "reset by " + s.safe(by) + " end"
+	}
+	return e
 }
 
 func (s screen) dnsDetail(r *record) cell {

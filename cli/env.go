@@ -10,9 +10,10 @@ package cli
 import (
 	"context"
 	"io"
-	"iter"
 	"strings"
 	"time"
+
+	"warren/api"
 )
 
 // Env is the outside world as commands see it. The program fills it once in
@@ -27,9 +28,9 @@ type Env struct {
 	Getenv func(string) string
 	// Now returns the time in the zone that times are shown in.
 	Now func() time.Time
-	// Dial returns the agent that listens on a socket. It need not connect:
-	// that nobody listens may also show in the first question.
-	Dial func(socket string) (Agent, error)
+	// Dial returns the agent that listens on a socket. Whether one does, the
+	// first question shows.
+	Dial func(socket string) Agent
 	// RunAgent runs an agent until ctx ends.
 	RunAgent func(ctx context.Context, o AgentOptions) error
 	// Build says what was built: see version.go.
@@ -46,26 +47,18 @@ type AgentOptions struct {
 	LogLevel string // debug, info, warn or error
 }
 
-// Lines are JSON objects, one each, as the agent wrote them. A line is valid
-// until the next one is asked for. The first error ends them.
-type Lines = iter.Seq2[[]byte, error]
-
-// An Agent answers the questions of commands.
+// An Agent answers the questions of commands: [api.Client] tells how.
 type Agent interface {
-	// Events yields events that match filter: if follow is true as they happen,
-	// limit of them if it is above 0; else the last ones the agent remembers.
-	Events(ctx context.Context, filter string, follow bool, limit int) Lines
-	// Processes yields processes that match filter, those that have ended only
-	// if exited is true.
-	Processes(ctx context.Context, filter string, exited bool) Lines
-	// Process returns the process with a pid or an exec id.
+	Events(ctx context.Context, filter string, limit int) api.Lines
+	Recent(ctx context.Context, filter string, limit int) api.Lines
+	Processes(ctx context.Context, filter string, exited bool) api.Lines
 	Process(ctx context.Context, id string) ([]byte, error)
-	// Connections yields connections that match filter, living and lately
-	// closed, and then, if follow is true, what happens to them.
-	Connections(ctx context.Context, filter string, follow bool) Lines
-	// Status returns the agent's report on itself, one JSON object.
+	Connections(ctx context.Context, filter string) api.Lines
+	FollowConnections(ctx context.Context, filter string) api.Lines
 	Status(ctx context.Context) ([]byte, error)
 }
+
+var _ Agent = (*api.Client)(nil)
 
 // screen is how text is shown: what the terminal and the locale allow.
 type screen struct {
@@ -101,9 +94,12 @@ func (env *Env) utf8() bool {
 
 // dial returns the agent behind the socket that was named by flag, by
 // environment, or by nobody.
-func (env *Env) dial(socket string) (Agent, error) {
+func (env *Env) dial(socket string) Agent {
 	if socket == "" {
 		socket = env.Getenv("WARREN_SOCKET")
+	}
+	if socket == "" {
+		socket = defaultSocket
 	}
 	return env.Dial(socket)
 }

@@ -6,9 +6,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"time"
 
+	"warren/api"
 	"warren/event"
 )
 
@@ -34,7 +36,7 @@ func eventsCommand(g *globals) *command {
 			{"warren events --recent --limit 20 'evt.kind = credentials'", "Who changed their rights, looking back"},
 			{"warren events 'evt.kind = exit and exit.code != 0' -o json --limit 10", "The next ten failures, for a script"},
 		},
-		flags: []*flag{
+		flags: []*option{
 			outputFlag(&output, "", "table", "wide", "json"),
 			{long: "limit", short: "n", meta: "N", number: &limit, doc: "end after N events; with --recent, the last N"},
 			{long: "recent", yes: &recent, doc: "show what the agent remembers instead of what happens next"},
@@ -45,11 +47,11 @@ func eventsCommand(g *globals) *command {
 			if err != nil {
 				return err
 			}
-			agent, err := env.dial(g.socket)
-			if err != nil {
-				return err
+			agent := env.dial(g.socket)
+			lines := agent.Events(ctx, filterOf(args), limit)
+			if recent {
+				lines = agent.Recent(ctx, filterOf(args), limit)
 			}
-			lines := agent.Events(ctx, filterOf(args), !recent, limit)
 			switch {
 			case output == "json":
 				err = writeJSON(env, lines)
@@ -70,7 +72,7 @@ func eventsCommand(g *globals) *command {
 var errAgentLeft = errors.New("the agent ended the stream: it was stopped, or went away")
 
 // writeJSON passes lines on as they are, but for what must not reach a terminal.
-func writeJSON(env *Env, lines Lines) error {
+func writeJSON(env *Env, lines api.Lines) error {
 	out := &lazyWriter{out: env.Stdout}
 	for line, err := range lines {
 		if err != nil {
@@ -95,20 +97,36 @@ func writeObject(env *Env, object []byte) error {
 type streamTable interface {
 	open(out io.Writer) *table
 	row(r *record) []cell
+	// aside returns what there is to say of a record that has no row, "" if it
+	// has one.
+	aside(r *record) string
 }
 
-func writeStream(env *Env, lines Lines, st streamTable) error {
+func writeStream(env *Env, lines api.Lines, st streamTable) error {
 	out := &lazyWriter{out: env.Stdout}
 	t := st.open(out)
 	if err := t.head(); err != nil {
 		return err
 	}
+	out.delay(headDelay)
 	var r record
+	first := true
 	for line, err := range lines {
+		switch {
+		case first && err != nil:
+			out.discard() // a head without a table
+		case first:
+			out.delay(flushDelay)
+		}
+		first = false
 		if err == nil {
 			err = r.parse(line)
 		}
 		if err == nil {
+			if text := st.aside(&r); text != "" {
+				fmt.Fprintln(env.Stderr, "warren: "+text)
+				continue
+			}
 			err = t.row(st.row(&r))
 		}
 		if err != nil {
@@ -130,13 +148,16 @@ func newEventTable(env *Env, wide bool) *eventTable {
 }
 
 func (et *eventTable) open(out io.Writer) *table {
-	cols := []column{{head: "TIME", min: 12}, {head: "TYPE", min: 8, max: 13}, {head: "PID", min: 7, right: true}, {head: "PROCESS", min: 12, max: 15}, {head: "CONTAINER", min: 12, max: 24}}
+	cols := []column{{head: "TIME", min: 12}, {head: "TYPE", min: 8, max: 13}, {head: "PID", min: 7, right: true}, {head: "PROCESS", min: 12, max: 15}, {head: "CONTAINER", min: 16, max: 24}}
 	if et.wide {
+		cols[0].min = 27
 		cols = append(cols, column{head: "USER", min: 8, max: 16}, column{head: "PPID", min: 7, right: true}, column{head: "EXEPATH", min: 16, max: 40},
 			column{head: "CWD", min: 8, max: 32}, column{head: "IMAGE", min: 5, max: 40}, column{head: "ANCESTRY", min: 16, max: 48})
 	}
 	return newTable(out, et.screen, append(cols, column{head: "DETAIL"}))
 }
+
+func (et *eventTable) aside(*record) string { return "" }
 
 func (et *eventTable) row(r *record) []cell {
 	s := et.screen
@@ -309,11 +330,22 @@ func (ft *fieldTable) open(out io.Writer) *table {
 	cols := make([]column, len(ft.fields))
 	for i, f := range ft.fields {
 		cols[i] = column{head: f.name, min: 8, max: 40}
-		if f.field.Type == event.Time {
+		switch f.field.Type {
+		case event.Time:
 			cols[i].min = 23
+		case event.Int, event.Uint, event.Duration:
+			cols[i].right = f.field.Many == event.One && i < len(cols)-1
 		}
 	}
 	return newTable(out, ft.screen, cols)
+}
+
+// aside tells losses, which have none of the fields that somebody chose.
+func (ft *fieldTable) aside(r *record) string {
+	if r.kind() != event.KindLost || slices.ContainsFunc(ft.fields, func(c fieldColumn) bool { return strings.HasPrefix(c.name, "lost.") }) {
+		return ""
+	}
+	return ft.screen.lostDetail(r)
 }
 
 func (ft *fieldTable) row(r *record) []cell {

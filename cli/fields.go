@@ -7,6 +7,7 @@ import (
 	"io"
 	"strings"
 
+	"warren/api"
 	"warren/event"
 )
 
@@ -30,7 +31,7 @@ func fieldsCommand() *command {
 			{"warren fields connection", "What an event of a connection tells"},
 			{"warren fields exit -o json", "For a script"},
 		},
-		flags: []*flag{f},
+		flags: []*option{f},
 		run: func(_ context.Context, env *Env, args []string) error {
 			if err := atMost(1, args); err != nil {
 				return err
@@ -131,28 +132,14 @@ func fieldsTable(env *Env, kinds event.KindSet, one bool) error {
 	return out.Flush()
 }
 
-// fieldJSON is how a field describes itself to scripts.
-type fieldJSON struct {
-	Name    string   `json:"name"`
-	Type    string   `json:"type"`
-	Arg     string   `json:"arg,omitempty"`  // index, key
-	Many    string   `json:"many,omitempty"` // ancestors, either, list
-	Doc     string   `json:"doc"`
-	Virtual bool     `json:"virtual,omitempty"` // can be filtered on; no key of events
-	Kinds   []string `json:"kinds"`
-}
-
 func fieldsJSON(env *Env, kinds event.KindSet) error {
 	out := &lazyWriter{out: env.Stdout}
 	enc := json.NewEncoder(out)
 	enc.SetEscapeHTML(false)
 	for _, f := range fieldsOf(kinds) {
-		j := fieldJSON{Name: f.Name, Type: f.Type.String(), Doc: f.Doc, Virtual: f.Virtual}
+		j := api.Field{Name: f.Name, Type: f.Type.String(), Doc: f.Doc, Virtual: f.Virtual, Kinds: api.KindNames(f.Kinds())}
 		j.Arg = [...]string{event.IndexArg: "index", event.KeyArg: "key"}[f.Arg]
 		j.Many = [...]string{event.Ancestors: "ancestors", event.Either: "either", event.List: "list"}[f.Many]
-		for _, k := range f.Kinds().List() {
-			j.Kinds = append(j.Kinds, k.String())
-		}
 		if err := enc.Encode(j); err != nil {
 			return err
 		}

@@ -13,7 +13,7 @@ const synopsis = "Warren shows what runs on this machine and whom it talks to: e
 	"every connection, with its whole ancestry and its container."
 
 // overview writes the help of the program, or of one noun.
-func overview(w io.Writer, commands []*command, global []*flag, noun string) {
+func overview(w io.Writer, commands []*command, global []*option, noun string) {
 	var b strings.Builder
 	if noun == "" {
 		for _, l := range wrap(synopsis, helpWidth) {
@@ -58,7 +58,7 @@ func (c *command) usage() string {
 }
 
 // help writes all there is to say about a command.
-func (c *command) help(w io.Writer, global []*flag) {
+func (c *command) help(w io.Writer, global []*option) {
 	var b strings.Builder
 	fmt.Fprintf(&b, "Usage: %s\n\n", c.usage())
 	for _, l := range wrap(c.summary+".", helpWidth) {
@@ -86,7 +86,7 @@ func (c *command) help(w io.Writer, global []*flag) {
 	io.WriteString(w, b.String())
 }
 
-func (f *flag) spelling() string {
+func (f *option) spelling() string {
 	s := "    --" + f.long
 	if f.short != "" {
 		s = "-" + f.short + ", --" + f.long
@@ -97,7 +97,7 @@ func (f *flag) spelling() string {
 	return s
 }
 
-func writeFlags(b *strings.Builder, flags []*flag) {
+func writeFlags(b *strings.Builder, flags []*option) {
 	longest := 0
 	for _, f := range flags {
 		longest = max(longest, len(f.spelling()))
@@ -114,7 +114,7 @@ func writeFlags(b *strings.Builder, flags []*flag) {
 }
 
 // writeManual writes the reference of all commands in Markdown: docs/cli.md.
-func writeManual(w io.Writer, commands []*command, global []*flag) error {
+func writeManual(w io.Writer, commands []*command, global []*option) error {
 	var b strings.Builder
 	b.WriteString("<!-- Generated from the table of commands by `make generate`. Do not edit. -->\n")
 	b.WriteString("# The command line\n\n")
@@ -143,7 +143,7 @@ func writeManual(w io.Writer, commands []*command, global []*flag) error {
 	return err
 }
 
-func writeFlagTable(b *strings.Builder, flags []*flag) {
+func writeFlagTable(b *strings.Builder, flags []*option) {
 	if len(flags) == 0 {
 		return
 	}

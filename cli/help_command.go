@@ -6,7 +6,7 @@ import (
 )
 
 // helpCommand prints help. commands includes it.
-func helpCommand(commands []*command, global []*flag) command {
+func helpCommand(commands []*command, global []*option) command {
 	var output string
 	f := outputFlag(&output, "", "text", "markdown")
 	f.doc = "text (default text)" // markdown is for docs/cli.md
@@ -18,7 +18,7 @@ func helpCommand(commands []*command, global []*flag) command {
 			{"warren help process tree", "The same as warren process tree --help"},
 		},
 		hidden: true, // every other help says --help
-		flags:  []*flag{f},
+		flags:  []*option{f},
 		run: func(_ context.Context, env *Env, args []string) error {
 			name := strings.Join(args, " ")
 			c := find(commands, name)

@@ -5,10 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
+	"net/http"
 	"strings"
 	"syscall"
 
+	"warren/api"
 	"warren/filter"
 )
 
@@ -34,7 +35,7 @@ type globals struct {
 	socket string
 }
 
-func run(ctx context.Context, env *Env, commands []*command, global []*flag, args []string) error {
+func run(ctx context.Context, env *Env, commands []*command, global []*option, args []string) error {
 	inv, err := parse(commands, global, args)
 	if err != nil {
 		return err
@@ -65,6 +66,7 @@ func report(ctx context.Context, env *Env, err error) int {
 	say := screen{utf8: env.utf8()}
 	var usage *usageError
 	var wrong *filter.Error
+	var answer *api.Error
 	switch {
 	case err == nil:
 		return exitOK
@@ -85,8 +87,8 @@ func report(ctx context.Context, env *Env, err error) int {
 		return exitUsage
 	}
 	fmt.Fprintf(env.Stderr, "warren: %s\n", say.safe(err.Error()))
-	if errors.Is(err, fs.ErrPermission) {
-		fmt.Fprintln(env.Stderr, "The socket belongs to the agent's user: try again as root.")
+	if errors.As(err, &answer) && answer.Status == http.StatusBadRequest {
+		return exitUsage
 	}
 	return exitFailed
 }

@@ -5,6 +5,8 @@ import (
 	"time"
 
 	"golang.org/x/term"
+
+	"warren/api"
 )
 
 // NewEnv returns the outside world of the running program. The caller adds
@@ -25,6 +27,7 @@ func NewEnv() *Env {
 		},
 		Getenv: os.Getenv,
 		Now:    time.Now,
+		Dial:   func(socket string) Agent { return api.NewClient(socket) },
 		Build:  ReadBuild(),
 	}
 }

@@ -5,6 +5,8 @@ import (
 	"slices"
 	"strconv"
 	"time"
+
+	"warren/api"
 )
 
 // processListCommand lists processes like ps.
@@ -24,7 +26,7 @@ func processListCommand(g *globals) *command {
 			{"warren process list 'proc.is_exe_from_memfd = true or proc.is_exe_deleted = true'", "Programs that are in no directory"},
 			{"warren process list --columns proc.pid,proc.name,thread.cap_effective 'thread.cap_effective exists'", "Who holds which capabilities"},
 		},
-		flags: []*flag{
+		flags: []*option{
 			{long: "exited", yes: &exited, doc: "also processes that have ended"},
 			{long: "kernel", yes: &kernel, doc: "also threads of the kernel"},
 			outputFlag(&output, "", "table", "wide", "json"),
@@ -35,10 +37,7 @@ func processListCommand(g *globals) *command {
 			if err != nil {
 				return err
 			}
-			agent, err := env.dial(g.socket)
-			if err != nil {
-				return err
-			}
+			agent := env.dial(g.socket)
 			lines := agent.Processes(ctx, filterOf(args), exited)
 			if output == "json" {
 				return writeJSON(env, withoutKernel(lines, kernel))
@@ -64,7 +63,7 @@ func processListCommand(g *globals) *command {
 }
 
 // withoutKernel leaves threads of the kernel out, unless they are wanted.
-func withoutKernel(lines Lines, kernel bool) Lines {
+func withoutKernel(lines api.Lines, kernel bool) api.Lines {
 	if kernel {
 		return lines
 	}
@@ -82,7 +81,7 @@ func withoutKernel(lines Lines, kernel bool) Lines {
 }
 
 // readProcesses reads a list of processes in the order of their starts.
-func readProcesses(lines Lines, kernel bool) ([]*record, error) {
+func readProcesses(lines api.Lines, kernel bool) ([]*record, error) {
 	procs, err := readRecords(withoutKernel(lines, kernel))
 	slices.SortStableFunc(procs, func(a, b *record) int {
 		if c := a.time("proc.start").Compare(b.time("proc.start")); c != 0 {
@@ -93,7 +92,7 @@ func readProcesses(lines Lines, kernel bool) ([]*record, error) {
 	return procs, err
 }
 
-func readRecords(lines Lines) ([]*record, error) {
+func readRecords(lines api.Lines) ([]*record, error) {
 	var l []*record
 	for line, err := range lines {
 		var r record
@@ -163,11 +162,16 @@ func (pt *processTable) started(r *record) string {
 	return day(t, pt.now)
 }
 
+// duration returns how long a process has lived, or did.
 func (pt *processTable) duration(r *record) string {
-	if !r.has("proc.duration") {
+	switch start := r.time("proc.start"); {
+	case r.yes("proc.exited"):
+		return span(r.duration("proc.duration"))
+	case start.IsZero():
 		return ""
+	default:
+		return span(pt.now.Sub(start))
 	}
-	return span(r.duration("proc.duration"))
 }
 
 // ended returns how a process ended, nothing for one that lives.

@@ -23,7 +23,7 @@ func processShowCommand(g *globals) *command {
 			{"warren process show 1", "Init"},
 			{"warren process show 1 -o json", "The same for a script"},
 		},
-		flags: []*flag{outputFlag(&output, "", "table", "json")},
+		flags: []*option{outputFlag(&output, "", "table", "json")},
 		run: func(ctx context.Context, env *Env, args []string) error {
 			if len(args) == 0 {
 				return usagef("which process? A pid or an exec id is needed")
@@ -31,10 +31,7 @@ func processShowCommand(g *globals) *command {
 			if err := atMost(1, args); err != nil {
 				return err
 			}
-			agent, err := env.dial(g.socket)
-			if err != nil {
-				return err
-			}
+			agent := env.dial(g.socket)
 			line, err := agent.Process(ctx, args[0])
 			if err != nil {
 				return err
@@ -48,51 +45,8 @@ func processShowCommand(g *globals) *command {
 			}
 			v := processView{page: page{screen: env.screen(true)}, p: &p, now: env.Now()}
 			v.write()
-			out := &lazyWriter{out: env.Stdout}
-			if _, err := out.Write([]byte(v.b.String())); err != nil {
-				return err
-			}
-			return out.Flush()
+			return v.print(env)
 		},
-	}
-}
-
-// A page is text under headings: names at the left, what is known beside them.
-type page struct {
-	screen
-	b strings.Builder
-}
-
-func (p *page) heading(name string) {
-	if p.b.Len() > 0 {
-		p.b.WriteByte('\n')
-	}
-	p.b.WriteString(p.paint(bold, name) + "\n")
-}
-
-// line writes a value, safe for a terminal, with its name; nothing if it is
-// empty.
-func (p *page) line(name, value string) {
-	if value == "" {
-		return
-	}
-	// Alignment counts columns, not bytes of colour.
-	p.b.WriteString("  " + p.paint(dim, fmt.Sprintf("%-*s", nameWidth, name)) + "  " + value + "\n")
-}
-
-const nameWidth = 14
-
-// rows writes a table below a heading, indented.
-func (p *page) rows(cols []column, rows [][]cell) {
-	s := p.screen
-	s.width -= 2
-	var b strings.Builder
-	t := newTable(&b, s, cols)
-	if t.rows(rows) != nil {
-		return // a strings.Builder does not fail
-	}
-	for line := range strings.Lines(b.String()) {
-		p.b.WriteString("  " + line)
 	}
 }
 
@@ -213,12 +167,8 @@ func (v *processView) identity() {
 	if t := p.time("proc.exec_time"); !t.IsZero() && !t.Equal(p.time("proc.start")) {
 		v.line("last exec", v.moment("proc.exec_time"))
 	}
-	if p.has("proc.duration") {
-		word := "age"
-		if p.yes("proc.exited") {
-			word = "lived"
-		}
-		v.line(word, span(p.duration("proc.duration")))
+	if p.yes("proc.exited") {
+		v.line("lived", span(p.duration("proc.duration")))
 	}
 	v.line("exec id", v.safe(p.str("proc.exec_id")))
 	for _, id := range p.list("others") {
@@ -252,10 +202,11 @@ func (v *processView) executableFile() {
 	v.line("interpreter", v.safe(p.str("proc.interp")))
 	if p.has("proc.exe_ino") {
 		dev := uint64(p.num("proc.exe_dev"))
-		v.line("inode", fmt.Sprintf("%s on device %d:%d", v.safe(p.str("proc.exe_ino")), deviceMajor(dev), deviceMinor(dev)))
+		// The kernel's own encoding, not the one of system calls.
+		v.line("inode", fmt.Sprintf("%s on device %d:%d", v.safe(p.str("proc.exe_ino")), dev>>20, dev&0xfffff))
 	}
 	if p.has("proc.exe_mode") {
-		v.line("mode", fmt.Sprintf("%04o, owner %s", p.num("proc.exe_mode")&0o7777, v.orUnknown(p.str("proc.exe_uid"))))
+		v.line("mode", fmt.Sprintf("%04o, owner %d", p.num("proc.exe_mode")&0o7777, p.num("proc.exe_uid")))
 	}
 	for _, t := range []struct{ name, key string }{{"changed", "proc.exe_ino.ctime"}, {"modified", "proc.exe_ino.mtime"}} {
 		if n := p.num(t.key); n > 0 {
@@ -379,13 +330,10 @@ func first(values ...string) string {
 	return ""
 }
 
-// Device numbers as the kernel hands them to programs (new_encode_dev).
-func deviceMajor(dev uint64) uint64 { return dev >> 8 & 0xfff }
-func deviceMinor(dev uint64) uint64 { return dev&0xff | dev>>12&0xfff00 }
-
-// terminalName returns the name of a controlling terminal, "" for none.
+// terminalName returns the name of a controlling terminal, "" for none. Its
+// number is encoded as in /proc/PID/stat.
 func terminalName(tty int64) string {
-	major, minor := deviceMajor(uint64(tty)), deviceMinor(uint64(tty))
+	major, minor := uint64(tty)>>8&0xfff, uint64(tty)&0xff|uint64(tty)>>12&0xfff00
 	switch {
 	case tty == 0:
 		return ""

@@ -21,7 +21,7 @@ func processTreeCommand(g *globals) *command {
 			{"warren process tree 1", "What init started"},
 			{"warren process tree --living", "Without those that have ended"},
 		},
-		flags: []*flag{
+		flags: []*option{
 			{long: "exited", yes: &exited, doc: "also processes that have ended (default true)"},
 			{long: "living", yes: &living, doc: "the same as --exited=false"},
 			{long: "kernel", yes: &kernel, doc: "also threads of the kernel"},
@@ -30,10 +30,7 @@ func processTreeCommand(g *globals) *command {
 			if err := atMost(1, args); err != nil {
 				return err
 			}
-			agent, err := env.dial(g.socket)
-			if err != nil {
-				return err
-			}
+			agent := env.dial(g.socket)
 			procs, err := readProcesses(agent.Processes(ctx, "", exited && !living), kernel)
 			if err != nil {
 				return err

@@ -32,7 +32,7 @@ func process(parent *event.Process, pid uint32, ago int, name, exe string, args 
 	p := &event.Process{
 		Key: event.Key{PID: pid, Start: ktime(start)}, PID: pid, TID: pid, VPID: pid, Name: name, ExePath: exe, Filename: exe,
 		StartTime: start, ExecTime: start, Parent: parent, UserName: "root", GroupName: "root", LoginUID: event.NoLogin, Cwd: "/",
-		SID: pid, PGID: pid, ExeInode: 1000 + uint64(pid), ExeDev: 8<<20 | 1, ExeMode: 0o100755,
+		SID: pid, PGID: pid, ExeInode: 1000 + uint64(pid), ExeDev: 8<<20 | 1, ExeUID: 0, ExeMode: 0o100755,
 		ExeCtime: bootTime.AddDate(0, -1, 0).UnixNano(), ExeMtime: bootTime.AddDate(0, -2, 0).UnixNano(),
 	}
 	p.SetArgs(args)
@@ -80,7 +80,7 @@ func newMachine() *machine {
 
 	web := &event.Container{FullID: "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef", ID: "0123456789ab", Type: "podman", Name: "web-1",
 		Image: "docker.io/library/nginx:1.27", ImageRepo: "docker.io/library/nginx", ImageTag: "1.27", StartTime: at(30_000_000), Labels: map[string]string{"app": "shop", "tier": "front\u202eend"}}
-	m.webapp = process(m.systemd, 1500, 30_000_000, "nginx", "/usr/sbin/nginx", "nginx: master process", "nginx -g daemon off;")
+	m.webapp = process(m.systemd, 1500, 30_000_000, "nginx", "/usr/sbin/nginx", "nginx: master process nginx -g daemon off;")
 	m.webapp.Container, m.webapp.VPID = web, 1
 	m.webapp.ExeLower = true
 	m.webapp.Cgroup = event.Cgroup{CgroupID: 200, Path: "/machine.slice/libpod-0123456789abcdef.scope"}

@@ -2,6 +2,13 @@ package cli
 
 import (
 	"context"
+	"encoding/json"
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+
+	"warren/api"
 )
 
 // statusCommand reports on the agent itself.
@@ -10,24 +17,225 @@ func statusCommand(g *globals) *command {
 	return &command{
 		name:    "status",
 		summary: "Report on the agent: hooks, events, losses, memory",
+		about: "For each hook: by which kind of program it is attached, and why not by a better one. " +
+			"Then how many events there were, what was lost and where, how full rings, tables and queues are, and who listens.",
 		examples: []example{
 			{"warren status", "How the agent is doing"},
+			{"warren status -o wide", "With every reason in full"},
 			{"warren status -o json", "The same for a script"},
 		},
-		flags: []*flag{outputFlag(&output, "", "table", "json")},
+		flags: []*option{outputFlag(&output, "", "table", "wide", "json")},
 		run: func(ctx context.Context, env *Env, args []string) error {
 			if err := atMost(0, args); err != nil {
 				return err
 			}
-			agent, err := env.dial(g.socket)
+			report, err := env.dial(g.socket).Status(ctx)
 			if err != nil {
 				return err
 			}
-			report, err := agent.Status(ctx)
-			if err != nil {
-				return err
+			if output == "json" {
+				return writeObject(env, report)
 			}
-			return writeObject(env, report)
+			var st api.Status
+			if err := json.Unmarshal(report, &st); err != nil {
+				return fmt.Errorf("read the status: %w", err)
+			}
+			v := statusView{page: page{screen: env.screen(output == "table")}, st: &st, now: env.Now()}
+			v.write()
+			return v.print(env)
 		},
 	}
+}
+
+// A statusView writes an agent's report on itself.
+type statusView struct {
+	page
+	st  *api.Status
+	now time.Time
+}
+
+func (v *statusView) write() {
+	v.agent()
+	v.sensors()
+	v.capabilities()
+	v.traffic()
+	v.losses()
+	v.room()
+	v.consumers()
+}
+
+func (v *statusView) agent() {
+	st := v.st
+	state := "ready"
+	if !st.Ready {
+		state = v.paint(yellow, "still starting")
+	}
+	v.heading("warren " + v.safe(st.Version) + ", instance " + v.safe(st.Instance))
+	v.line("state", state+", up "+span(v.now.Sub(st.Started)))
+	v.line("pid", strconv.Itoa(st.PID))
+	v.line("host", v.safe(st.Hostname)+", boot "+v.safe(st.BootID))
+	v.line("kernel", v.safe(st.Kernel)+", lockdown "+v.safe(st.Lockdown))
+	v.line("state kept in", v.safe(st.StateDir))
+	for _, l := range st.Listen {
+		v.line("listens on", v.safe(l))
+	}
+}
+
+func (v *statusView) sensors() {
+	for _, s := range v.st.Sensors {
+		v.heading("Sensor " + v.safe(s.Name))
+		if !s.Running {
+			v.line("state", v.paint(dim, "not running: nobody wants its events"))
+		} else {
+			v.line("watches", v.safe(strings.Join(s.Kinds, ", ")))
+		}
+		if s.Error != "" {
+			v.line("error", v.paint(red, v.safe(s.Error)))
+		}
+		if len(s.Hooks) == 0 {
+			continue
+		}
+		rows := make([][]cell, len(s.Hooks))
+		for i, h := range s.Hooks {
+			rows[i] = v.hook(h)
+		}
+		v.rows([]column{{head: "HOOK"}, {head: "ATTACHED BY"}, {head: "WHERE", max: 40}, {head: "WHY NOT BETTER; WHAT FOR"}}, rows)
+	}
+}
+
+func (v *statusView) hook(h api.Hook) []cell {
+	rung := cell{text: v.safe(h.Rung), color: green}
+	var why []string
+	if h.Error != "" {
+		why = append(why, h.Error)
+	}
+	for _, r := range h.Refused {
+		why = append(why, "no "+r.Rung+": "+r.Reason)
+	}
+	why = append(why, h.Purpose)
+	switch {
+	case h.Rung == "" && h.Error != "":
+		rung = cell{text: "refused", color: red}
+	case h.Rung == "":
+		rung = cell{text: "-", color: dim}
+	case len(h.Refused) > 0:
+		rung.color = yellow
+	}
+	return []cell{{text: v.safe(h.Name)}, rung, {text: v.safe(h.Target), color: dim}, {text: v.safe(strings.Join(why, "; "))}}
+}
+
+func (v *statusView) capabilities() {
+	if len(v.st.Capabilities) == 0 {
+		return
+	}
+	v.heading("Capabilities")
+	rows := make([][]cell, len(v.st.Capabilities))
+	for i, c := range v.st.Capabilities {
+		held := cell{text: "held", color: green}
+		if !c.Held && c.Required {
+			held = cell{text: "missing", color: red}
+		} else if !c.Held {
+			held = cell{text: "missing", color: yellow}
+		}
+		rows[i] = []cell{{text: v.safe(c.Name)}, held, {text: v.safe(c.For)}}
+	}
+	v.rows([]column{{head: "NAME"}, {head: "STATE"}, {head: "WHAT FOR"}}, rows)
+}
+
+func (v *statusView) traffic() {
+	if len(v.st.Kinds) > 0 {
+		v.heading("Events")
+		rows := make([][]cell, len(v.st.Kinds))
+		for i, k := range v.st.Kinds {
+			rows[i] = []cell{{text: v.safe(k.Kind)}, count(k.Total), {text: rate(k.Rate)}}
+		}
+		v.rows([]column{{head: "KIND", min: 16}, {head: "TOTAL", right: true}, {head: "NOW", right: true, min: 8}, {}}, blankLast(rows))
+	}
+	if len(v.st.Records) > 0 {
+		v.heading("Records from the kernel")
+		rows := make([][]cell, len(v.st.Records))
+		for i, r := range v.st.Records {
+			rows[i] = []cell{{text: v.safe(r.Record)}, {text: v.safe(r.Lane)}, count(r.Submitted), count(r.Decoded), bad(r.Lost), bad(r.Malformed)}
+		}
+		v.rows([]column{{head: "RECORD", min: 16}, {head: "LANE"}, {head: "WRITTEN", right: true}, {head: "READ", right: true}, {head: "LOST", right: true}, {head: "MALFORMED", right: true}, {}}, blankLast(rows))
+	}
+}
+
+func (v *statusView) losses() {
+	v.heading("Losses")
+	if len(v.st.Losses) == 0 {
+		v.line("none", "every event since the start has reached who asked for it")
+		return
+	}
+	rows := make([][]cell, len(v.st.Losses))
+	for i, l := range v.st.Losses {
+		rows[i] = []cell{{text: v.safe(l.Lane)}, bad(l.Count), {text: v.safe(l.Kind)}}
+	}
+	v.rows([]column{{head: "WHERE", min: 16}, {head: "COUNT", right: true}, {head: "WHAT"}}, rows)
+}
+
+func (v *statusView) room() {
+	st := v.st
+	v.heading("Memory")
+	v.line("the agent's own", byteCount(st.Memory.RSSAnon)+", "+byteCount(st.Memory.Heap)+" of it in use")
+	for _, r := range st.Rings {
+		v.line(v.safe(r.Lane)+" ring", fmt.Sprintf("%s, %s waiting, %s at most so far", byteCount(uint64(r.Size)), byteCount(uint64(r.Waiting)), byteCount(uint64(r.Highest))))
+	}
+	if st.Reader.LastError != "" {
+		v.line("reader", v.paint(red, v.safe(st.Reader.LastError)))
+	}
+	if w := st.Waiting; w.Total > 0 {
+		v.line("containers", fmt.Sprintf("%d events waited for a description, %d do now; %d went on without, %d were pushed on", w.Total, w.Now, w.TimedOut, w.PushedOut))
+	}
+	if len(st.Tables) == 0 {
+		return
+	}
+	v.heading("Tables")
+	rows := make([][]cell, len(st.Tables))
+	for i, t := range st.Tables {
+		used, budget := "", ""
+		if t.Bytes > 0 || t.Budget > 0 {
+			used = byteCount(uint64(t.Bytes))
+		}
+		if t.Budget > 0 {
+			budget = byteCount(uint64(t.Budget))
+		}
+		rows[i] = []cell{{text: v.safe(t.Name)}, {text: strconv.Itoa(t.Entries)}, {text: used}, {text: budget}, count(t.Evicted)}
+	}
+	v.rows([]column{{head: "TABLE", min: 16}, {head: "ENTRIES", right: true}, {head: "SIZE", right: true}, {head: "BOUND", right: true}, {head: "FORGOTTEN", right: true}, {}}, blankLast(rows))
+}
+
+func (v *statusView) consumers() {
+	if len(v.st.Subscriptions) > 0 {
+		v.heading("Subscriptions")
+		rows := make([][]cell, len(v.st.Subscriptions))
+		for i, s := range v.st.Subscriptions {
+			rows[i] = []cell{{text: v.safe(s.Name)}, {text: span(v.now.Sub(s.Since))}, count(s.Matched), count(s.Delivered), {text: fmt.Sprintf("%d of %d", s.Queued, s.Size)}, bad(s.Lost), {text: v.safe(s.Filter)}}
+		}
+		v.rows([]column{{head: "WHO", min: 16, max: 32}, {head: "SINCE", right: true}, {head: "MATCHED", right: true}, {head: "DELIVERED", right: true}, {head: "QUEUE", right: true}, {head: "LOST", right: true}, {head: "FILTER"}}, rows)
+	}
+	if e := v.st.Ended; e.Matched > 0 {
+		v.line("ended ones", fmt.Sprintf("%d matched, %d delivered, %d lost", e.Matched, e.Delivered, e.Lost))
+	}
+}
+
+func count(n uint64) cell { return cell{text: strconv.FormatUint(n, 10)} }
+
+// bad is a count that should be zero.
+func bad(n uint64) cell {
+	c := count(n)
+	if n > 0 {
+		c.color = red
+	} else {
+		c.color = dim
+	}
+	return c
+}
+
+// blankLast adds an empty column: the last one is never aligned to the right.
+func blankLast(rows [][]cell) [][]cell {
+	for i := range rows {
+		rows[i] = append(rows[i], cell{})
+	}
+	return rows
 }

@@ -5,24 +5,24 @@ import (
 	"io"
 	"slices"
 	"strings"
-	"sync"
-	"time"
 )
 
 // A column is how one column of a table is laid out.
 type column struct {
 	head  string
 	min   int  // width it begins with, the head's if that is more
-	max   int  // width beyond which it does not grow; 0: no bound
+	max   int  // width beyond which it does not grow in a stream, and that lets it be narrowed; 0: neither
 	right bool // aligned to the right
+	spare int  // a list may be without it where there is no room: those with 1 go first; 0: no
 }
 
 // A cell is one value of a row, safe for a terminal.
 type cell struct {
 	text  string
 	color string
-	// tail stays when text is cut: the end of a line that matters.
-	tail string
+	// tail stays when text is cut: the end of a line that matters. It is dim
+	// unless it has a colour.
+	tail, tailColor string
 }
 
 // A table writes rows in aligned columns. Rows of a stream are written as they
@@ -32,6 +32,7 @@ type table struct {
 	screen screen
 	cols   []column
 	widths []int
+	last   int // width of the last one
 	line   []byte
 	headed bool
 }
@@ -44,21 +45,32 @@ func newTable(out io.Writer, s screen, cols []column) *table {
 	return t
 }
 
-// rows writes a finite table: columns fit all rows, and are then narrowed,
-// widest first, until lines fit the screen.
+// rows writes a finite table: columns fit all rows. Where lines do not fit the
+// screen, columns that can be spared are left out, and others narrowed, the
+// widest first.
 func (t *table) rows(rows [][]cell) error {
+	last := len(t.cols) - 1
+	t.last = width(t.cols[last].head)
 	for _, r := range rows {
 		t.grow(r)
+		t.last = max(t.last, width(r[last].text)+width(r[last].tail))
 	}
-	if t.screen.cut {
-		for t.fixed()+minLast > t.screen.width {
-			i := widest(t.widths[:len(t.widths)-1])
-			if t.widths[i] <= minColumn {
-				break
-			}
-			t.widths[i]--
-			t.cols[i].max = t.widths[i]
+	for t.screen.cut && !t.fits(comfortable) {
+		i := t.spare(rows)
+		if i < 0 {
+			break
 		}
+		t.cols, t.widths = slices.Delete(t.cols, i, i+1), slices.Delete(t.widths, i, i+1)
+		for j := range rows {
+			rows[j] = slices.Delete(rows[j], i, i+1)
+		}
+	}
+	for t.screen.cut && !t.fits(1<<30) {
+		i := t.widest()
+		if i < 0 {
+			break
+		}
+		t.widths[i]--
 	}
 	if err := t.head(); err != nil {
 		return err
@@ -71,20 +83,53 @@ func (t *table) rows(rows [][]cell) error {
 	return nil
 }
 
-// Below these widths a column says nothing any more.
 const (
-	minColumn = 7
-	minLast   = 24
+	minLast     = 24 // what the last column should keep, if it has that much to say
+	minColumn   = 7  // below, a column says nothing any more
+	comfortable = 16 // what a column can be narrowed to before others are left out
 )
 
-func widest(w []int) int {
-	i := 0
-	for j := range w {
-		if w[j] > w[i] {
-			i = j
+// fits reports whether lines fit the screen, once columns that may be narrowed
+// are at most so wide.
+func (t *table) fits(narrow int) bool {
+	n := min(minLast, t.last)
+	for i, w := range t.widths[:len(t.widths)-1] {
+		if t.cols[i].max > 0 {
+			w = min(w, narrow)
+		}
+		n += w + gap
+	}
+	return n <= t.screen.width
+}
+
+// spare returns the column to leave out next, -1 if there is none: one without
+// any value before others.
+func (t *table) spare(rows [][]cell) int {
+	best, least := -1, 0
+	for i, c := range t.cols[:len(t.cols)-1] {
+		rank := c.spare
+		if rank == 0 {
+			continue
+		}
+		if !slices.ContainsFunc(rows, func(r []cell) bool { return r[i].text != "" }) {
+			rank -= 1 << 20
+		}
+		if best < 0 || rank < least {
+			best, least = i, rank
 		}
 	}
-	return i
+	return best
+}
+
+// widest returns the widest column that can still be narrowed, -1 for none.
+func (t *table) widest() int {
+	best := -1
+	for i, w := range t.widths[:len(t.widths)-1] {
+		if t.cols[i].max > 0 && w > minColumn && (best < 0 || w > t.widths[best]) {
+			best = i
+		}
+	}
+	return best
 }
 
 // row writes one row of a stream.
@@ -101,7 +146,7 @@ func (t *table) row(r []cell) error {
 func (t *table) grow(r []cell) {
 	for i := range len(r) - 1 {
 		w := width(r[i].text)
-		if m := t.cols[i].max; m > 0 {
+		if m := t.cols[i].max; m > 0 && t.headed {
 			w = min(w, m)
 		}
 		t.widths[i] = max(t.widths[i], w)
@@ -151,7 +196,10 @@ func (t *table) write(r []cell) error {
 	}
 	b = append(b, t.screen.paint(c.color, c.text)...)
 	if c.tail != "" {
-		b = append(b, t.screen.paint(dim, c.tail)...)
+		if c.tailColor == plain {
+			c.tailColor = dim
+		}
+		b = append(b, t.screen.paint(c.tailColor, c.tail)...)
 	}
 	b = append(bytes.TrimRight(b, " "), '\n')
 	t.line = b
@@ -178,62 +226,6 @@ func appendBlanks(b []byte, n int) []byte {
 		b = append(b, ' ')
 	}
 	return b
-}
-
-// A lazyWriter gathers what is written, so that a fast stream does not cost a
-// system call a line, and passes it on at most flushDelay later.
-type lazyWriter struct {
-	out io.Writer
-
-	mu    sync.Mutex
-	buf   []byte
-	timer *time.Timer
-	err   error // the first of out; it is returned by every Write after it
-}
-
-const (
-	flushDelay = 20 * time.Millisecond
-	flushSize  = 64 << 10
-)
-
-// Write implements [io.Writer].
-func (w *lazyWriter) Write(b []byte) (int, error) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	if w.err != nil {
-		return 0, w.err
-	}
-	if len(w.buf) == 0 {
-		if w.timer == nil {
-			w.timer = time.AfterFunc(flushDelay, func() {
-				w.mu.Lock()
-				defer w.mu.Unlock()
-				w.flush()
-			})
-		} else {
-			w.timer.Reset(flushDelay)
-		}
-	}
-	w.buf = append(w.buf, b...)
-	if len(w.buf) >= flushSize {
-		w.flush()
-	}
-	return len(b), w.err
-}
-
-// Flush passes on what is left and returns the first error there was.
-func (w *lazyWriter) Flush() error {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	w.flush()
-	return w.err
-}
-
-func (w *lazyWriter) flush() {
-	if len(w.buf) > 0 && w.err == nil {
-		_, w.err = w.out.Write(w.buf)
-	}
-	w.buf = w.buf[:0]
 }
 
 // wrap breaks text into lines of at most w columns, at blanks. Lines that

@@ -54,7 +54,7 @@ func versionCommand() *command {
 			{"warren version", "Version, revision and compiler"},
 			{"warren version -o json", "The same for a script"},
 		},
-		flags: []*flag{outputFlag(&output, "", "table", "json")},
+		flags: []*option{outputFlag(&output, "", "table", "json")},
 		run: func(_ context.Context, env *Env, args []string) error {
 			if err := atMost(0, args); err != nil {
 				return err

@@ -1,0 +1,168 @@
+package cli
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"io"
+	"slices"
+	"strings"
+	"testing"
+
+	"warren/api"
+	"warren/event"
+)
+
+// hostile is an agent that was told the same text by every process: it is the
+// value of each field that is a string.
+type hostile struct{ text string }
+
+func (h hostile) record(k event.Kind, typ string) []byte {
+	r := map[string]any{}
+	for _, f := range event.Fields() {
+		if !f.Has(k) || f.Virtual {
+			continue
+		}
+		var v any
+		switch f.Type {
+		case event.String, event.IP, event.Net:
+			v = h.text
+		case event.Bool:
+			v = true
+		case event.Time:
+			v = at(5000)
+		default:
+			v = 70001
+		}
+		name := f.Name
+		if f.Arg == event.KeyArg {
+			name += "[" + h.text + "]"
+		}
+		if f.Many == event.Ancestors || f.Many == event.List {
+			v = []any{v, v, nil}
+		}
+		r[name] = v
+	}
+	r["evt.kind"], r["evt.type"] = k.String(), typ
+	line, err := json.Marshal(r)
+	if err != nil {
+		panic(err)
+	}
+	return line
+}
+
+func (h hostile) lines(kinds event.KindSet) api.Lines {
+	return func(yield func([]byte, error) bool) {
+		for _, k := range kinds.List() {
+			for _, typ := range append(slices.Clone(k.Types()), h.text) {
+				if !yield(h.record(k, typ), nil) {
+					return
+				}
+			}
+		}
+	}
+}
+
+func (h hostile) Events(context.Context, string, int) api.Lines { return h.lines(event.AllKinds) }
+func (h hostile) Recent(context.Context, string, int) api.Lines { return h.lines(event.AllKinds) }
+func (h hostile) Processes(context.Context, string, bool) api.Lines {
+	return h.lines(event.Kinds(event.KindProcess))
+}
+func (h hostile) Connections(context.Context, string) api.Lines {
+	return h.lines(event.Kinds(event.KindConnection))
+}
+func (h hostile) FollowConnections(context.Context, string) api.Lines {
+	return h.lines(event.Kinds(event.KindConnection, event.KindLost))
+}
+
+func (h hostile) Process(context.Context, string) ([]byte, error) {
+	p := h.record(event.KindProcess, "process")
+	text, err := json.Marshal(h.text)
+	if err != nil {
+		return nil, err
+	}
+	row := `[` + string(p) + `]`
+	s := string(text)
+	return []byte(string(p[:len(p)-1]) + `,"ancestors":` + row + `,"children":` + row + `,"connections":[` + string(h.record(event.KindConnection, "close")) + `],"others":[` + s +
+		`],"proc":{"state":` + s + `,"threads":3,"rss_bytes":1,"cwd":` + s + `,"root":` + s + `,"seccomp":` + s + `,"files":[{"fd":1,"target":` + s + `}],"files_open":9,"unreadable":[` + s + `]}}`), nil
+}
+
+func (h hostile) Status(context.Context) ([]byte, error) {
+	x := h.text
+	st := api.Status{
+		Version: x, Instance: x, Hostname: x, BootID: x, Kernel: x, Lockdown: x, StateDir: x, Listen: []string{x},
+		Capabilities: []api.Cap{{Name: x, For: x}},
+		Sensors:      []api.Sensor{{Name: x, Running: true, Kinds: []string{x}, Error: x, Hooks: []api.Hook{{Name: x, Purpose: x, Rung: x, Target: x, Error: x, Refused: []api.Refusal{{Rung: x, Reason: x}}}, {Name: x, Error: x}}}},
+		Kinds:        []api.Kind{{Kind: x}}, Records: []api.Record{{Record: x, Lane: x}}, Losses: []api.Loss{{Lane: x, Kind: x, Count: 1}},
+		Rings: []api.Ring{{Lane: x}}, Reader: api.Reader{LastError: x}, Tables: []api.Table{{Name: x}}, Subscriptions: []api.Subscription{{Name: x, Filter: x, Kinds: []string{x}}},
+	}
+	return json.Marshal(st)
+}
+
+// FuzzTerminal has every command show a machine whose every text is hostile:
+// nothing that a terminal would obey comes out.
+func FuzzTerminal(f *testing.F) {
+	for _, s := range []string{"", "plain", "\x1b[2J\x1b]0;x\a", "two\nlines\r", "\u202egpj.exe", "\u009b31m", "\xff\xfe\x80", "漢字漢字漢字漢字漢字漢字漢字", "a'b\\c", "fe80::1", "\U000e0041\u200b", strings.Repeat("x", 300), "-1", "SUCCESS"} {
+		f.Add(s, uint8(0))
+		f.Add(s, uint8(60))
+		f.Add(s, uint8(200))
+	}
+	commands := []string{"events", "events -o wide", "events -o json", "events -c evt.time,proc.name,proc.argv,proc.aname[1],fd.rip,lost.kind", "process list --exited --kernel", "process list -o wide", "process tree --kernel",
+		"process show 1", "process show 1 -o json", "connection list", "connection list -f", "connection list -o wide", "status", "status -o wide", "status -o json"}
+	f.Fuzz(func(t *testing.T, text string, columns uint8) {
+		for _, command := range commands {
+			var out bytes.Buffer
+			env := testEnv(&out, hostile{text})
+			env.Terminal, env.Width = true, func() int { return int(columns) }
+			env.Getenv = func(name string) string {
+				return map[string]string{"LC_ALL": "C.UTF-8", "NO_COLOR": "1"}[name]
+			}
+			Main(t.Context(), env, strings.Fields(command))
+			for line := range strings.Lines(out.String()) {
+				if bad := harmless(strings.TrimSuffix(line, "\n")); bad != "" {
+					t.Fatalf("warren %s shows %s of %q: %q", command, bad, text, line)
+				}
+			}
+		}
+	})
+}
+
+// TestPaintedTextIsSafe: a colour that was in the text is not ours.
+func TestPaintedTextIsSafe(t *testing.T) {
+	var out bytes.Buffer
+	env := testEnv(&out, hostile{red + "x" + reset})
+	env.Terminal, env.Width = true, func() int { return 0 }
+	if code := Main(t.Context(), env, []string{"events", "-o", "wide"}); code != exitFailed {
+		t.Fatalf("exit code %d", code)
+	}
+	if !strings.Contains(out.String(), `\x1b[31mx\x1b[0m`) {
+		t.Errorf("the text is not to be seen: %s", out.String()[:200])
+	}
+	out.Reset()
+	env.Terminal = false
+	if Main(t.Context(), env, []string{"events"}); strings.Contains(out.String(), "\x1b") {
+		t.Error("a pipe gets escapes")
+	}
+}
+
+func BenchmarkEventRow(b *testing.B) {
+	var line []byte
+	for _, e := range newMachine().events {
+		if e.Data.Kind() == event.KindExec {
+			line = event.AppendJSON(nil, e)
+			break
+		}
+	}
+	et := newEventTable(testEnv(io.Discard, nil), false)
+	tab := et.open(io.Discard)
+	b.ReportAllocs()
+	var r record
+	for b.Loop() {
+		if err := r.parse(line); err != nil {
+			b.Fatal(err)
+		}
+		if err := tab.row(et.row(&r)); err != nil {
+			b.Fatal(err)
+		}
+	}
+}

@@ -1,0 +1,323 @@
+package cli
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"flag"
+	"io"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/rogpeppe/go-internal/testscript"
+
+	"warren/api"
+	"warren/event"
+	"warren/filter"
+)
+
+var update = flag.Bool("update", false, "rewrite what the scripts expect")
+
+// TestScripts runs testdata: each script types commands at an agent that
+// serves the day of samples_test.go by the real server.
+//
+//	warren ARGUMENTS   runs Main; variables WIDTH (a terminal of that width), NO_COLOR, LC_ALL
+//	exitcode N         holds the code of the last warren
+//	agent start|stop   the agent on $WARREN_SOCKET
+func TestScripts(t *testing.T) {
+	testscript.Run(t, testscript.Params{
+		Dir:           "testdata",
+		UpdateScripts: *update,
+		Setup: func(e *testscript.Env) error {
+			// The path of a socket has to be short.
+			dir, err := os.MkdirTemp("", "warren")
+			if err != nil {
+				return err
+			}
+			e.Defer(func() { os.RemoveAll(dir) })
+			e.Setenv("WARREN_SOCKET", filepath.Join(dir, "s"))
+			e.Setenv("LC_ALL", "C.UTF-8")
+			e.Setenv("SOCKET", filepath.Join(dir, "s"))
+			e.Values[worldKey{}] = &world{}
+			return nil
+		},
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){
+			"warren":   cmdWarren,
+			"exitcode": cmdExitCode,
+			"agent":    cmdAgent,
+		},
+	})
+}
+
+type worldKey struct{}
+
+// A world is what one script has running.
+type world struct {
+	code int
+	stop func()
+}
+
+func cmdWarren(ts *testscript.TestScript, neg bool, args []string) {
+	env := &Env{
+		Stdout: ts.Stdout(), Stderr: ts.Stderr(),
+		Getenv: ts.Getenv,
+		Now:    func() time.Time { return now },
+		Dial:   func(socket string) Agent { return api.NewClient(socket) },
+		Build:  Build{Version: "v1.2.3", Revision: "0123456789abcdef", Go: "go1.26", Platform: "linux/amd64"},
+		RunAgent: func(_ context.Context, o AgentOptions) error {
+			_, err := io.WriteString(ts.Stdout(), "agent "+strings.Join([]string{o.Socket, o.HTTP, o.State, o.Config, o.Instance, o.LogLevel}, "|")+"\n")
+			return err
+		},
+	}
+	if w := ts.Getenv("WIDTH"); w != "" {
+		n, err := strconv.Atoi(w)
+		ts.Check(err)
+		env.Terminal, env.Width = true, func() int { return n }
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	switch ts.Getenv("STDOUT") {
+	case "":
+	case "interrupted": // somebody presses Ctrl-C once something was written
+		env.Stdout = &hook{out: env.Stdout, then: func() error { cancel(); return nil }}
+	case "broken": // whoever read the pipe has gone
+		env.Stdout = &hook{out: env.Stdout, then: func() error { return syscall.EPIPE }}
+	}
+	// Exec ids begin with the boot id of the machine that runs the test.
+	id := strings.ReplaceAll(event.BootID(), "-", "")[:12]
+	env.Stdout = &replacer{env.Stdout, strings.NewReplacer(id, "b0072e9a1c55", event.BootID(), "b0072e9a-1c55-4000-8000-000000000000")}
+	w := ts.Value(worldKey{}).(*world)
+	w.code = Main(ctx, env, args)
+	if neg != (w.code != 0) {
+		ts.Fatalf("warren exits with %d", w.code)
+	}
+}
+
+// A replacer puts words for others. Commands write whole lines.
+type replacer struct {
+	out   io.Writer
+	words *strings.Replacer
+}
+
+func (r *replacer) Write(b []byte) (int, error) {
+	if _, err := r.words.WriteString(r.out, string(b)); err != nil {
+		return 0, err
+	}
+	return len(b), nil
+}
+
+// A hook calls then after the first Write.
+type hook struct {
+	out  io.Writer
+	then func() error
+}
+
+func (h *hook) Write(b []byte) (int, error) {
+	if _, err := h.out.Write(b); err != nil {
+		return 0, err
+	}
+	if err := h.then(); err != nil {
+		return 0, err
+	}
+	return len(b), nil
+}
+
+func cmdExitCode(ts *testscript.TestScript, _ bool, args []string) {
+	if w := ts.Value(worldKey{}).(*world); len(args) != 1 || strconv.Itoa(w.code) != args[0] {
+		ts.Fatalf("exit code %d, want %v", w.code, args)
+	}
+}
+
+func cmdAgent(ts *testscript.TestScript, _ bool, args []string) {
+	w := ts.Value(worldKey{}).(*world)
+	switch strings.Join(args, " ") {
+	case "start":
+		w.stop = startAgent(ts.Check, ts.Getenv("WARREN_SOCKET"))
+		ts.Defer(func() { w.stop() })
+	case "stop":
+		w.stop()
+	default:
+		ts.Fatalf("usage: agent start|stop")
+	}
+}
+
+// startAgent serves the day of samples_test.go on a socket until stop is
+// called, which may happen more than once.
+func startAgent(check func(error), socket string) (stop func()) {
+	m := newMachine()
+	listener, err := api.ListenUnix(socket)
+	check(err)
+	ctx, cancel := context.WithCancel(context.Background())
+	server := api.New(api.Config{}, recorded{m}, recorded{m}, recorded{m}, slog.New(slog.DiscardHandler))
+	done := make(chan error, 1)
+	go func() { done <- server.Serve(ctx, listener) }()
+	return sync.OnceFunc(func() {
+		cancel()
+		<-done // how it ended is the business of its own tests
+	})
+}
+
+// recorded is an agent's inside: what it saw is all there ever was.
+type recorded struct{ m *machine }
+
+func (r recorded) Subscribe(_ string, wanted *filter.Program, _ event.KindSet) (api.Stream, error) {
+	return &replay{left: r.m.events, wanted: wanted}, nil
+}
+func (r recorded) Recent() []*event.Event { return r.m.events }
+func (r recorded) Seq() uint64            { return 0 }
+
+func (r recorded) Process(k event.Key) *event.Process {
+	for _, p := range r.m.processes() {
+		if p.Key == k {
+			return p
+		}
+	}
+	return nil
+}
+
+func (r recorded) ProcessByPID(pid uint32) []*event.Process {
+	var l []*event.Process
+	for _, p := range r.m.processes() {
+		if p.PID == pid {
+			l = append(l, p)
+		}
+	}
+	return l
+}
+
+func (r recorded) Processes(yield func(*event.Process) bool) {
+	for _, p := range r.m.processes() {
+		if !yield(p) {
+			return
+		}
+	}
+}
+
+func (r recorded) Connections(yield func(*event.Event) bool) {
+	for _, e := range r.m.connections {
+		if !yield(e) {
+			return
+		}
+	}
+}
+
+func (r recorded) Ready() <-chan struct{} {
+	c := make(chan struct{})
+	close(c)
+	return c
+}
+func (r recorded) Err() error { return nil }
+
+// A replay is a stream of recorded events, which ends with them.
+type replay struct {
+	left   []*event.Event
+	wanted *filter.Program
+}
+
+func (r *replay) Next(context.Context) (*event.Event, error) {
+	for len(r.left) > 0 {
+		e := r.left[0]
+		r.left = r.left[1:]
+		if e.Data.Kind() == event.KindLost || r.wanted.Match(e) {
+			return e, nil
+		}
+	}
+	return nil, io.EOF
+}
+func (r *replay) Buffered() bool { return true }
+func (r *replay) Close()         {}
+
+func (r recorded) Status() api.Status {
+	return api.Status{
+		Version: "v1.2.3", Instance: "warren", PID: 812, Hostname: "lab\x1b[31m", BootID: "4f2a61d0-0000-4000-8000-000000000001", Kernel: "6.18.44", Lockdown: "integrity",
+		Started: at(11_000_000), Ready: true, StateDir: "/var/lib/warren", Listen: []string{"/run/warren/warren.sock", "http://127.0.0.1:9180"},
+		Capabilities: []api.Cap{
+			{Name: "CAP_BPF", For: "load programs", Required: true, Held: true},
+			{Name: "CAP_PERFMON", For: "attach to tracepoints", Required: true},
+			{Name: "CAP_SYS_PTRACE", For: "read what /proc hides of other users' processes"},
+		},
+		Sensors: []api.Sensor{
+			{Name: "process", Running: true, Kinds: []string{"exec", "fork", "exit"}, Hooks: []api.Hook{
+				{Name: "process.exec", Purpose: "programs that are started", Rung: "tp_btf", Target: "sched_process_exec"},
+				{Name: "process.cred", Purpose: "changes of user and capabilities", Rung: "tracepoint", Target: "syscalls/sys_exit_setuid and others", Refused: []api.Refusal{{Rung: "fentry", Reason: "lockdown refuses fentry"}}},
+			}},
+			{Name: "socket", Kinds: []string{}, Error: "no cgroup2 mount", Hooks: []api.Hook{
+				{Name: "socket.dns", Purpose: "DNS over UDP", Error: "needs a cgroup2 mount"},
+			}},
+		},
+		Kinds:   []api.Kind{{Kind: "exec", Total: 12345, Rate: 3.25}, {Kind: "connection", Total: 67, Rate: 0}},
+		Records: []api.Record{{Record: "process.exec", Lane: "critical", Submitted: 12345, Decoded: 12345}, {Record: "socket.tcp", Lane: "bulk", Submitted: 100, Decoded: 99, Lost: 120, Malformed: 1}},
+		Losses:  []api.Loss{{Lane: "bulk", Kind: "socket.tcp", Count: 120}, {Lane: "decode", Kind: "socket.tcp", Count: 1}},
+		Rings:   []api.Ring{{Lane: "critical", Size: 2 << 20, Waiting: 0, Highest: 34567}, {Lane: "bulk", Size: 16 << 20, Waiting: 128, Highest: 16 << 20}},
+		Waiting: api.Waiting{Now: 1, Total: 12, TimedOut: 2},
+		Tables:  []api.Table{{Name: "processes", Entries: 231, Bytes: 456789, Budget: 32 << 20, Evicted: 5}, {Name: "names", Entries: 17}},
+		Memory:  api.Memory{RSSAnon: 34 << 20, Heap: 12 << 20, Rings: 18 << 20},
+		Subscriptions: []api.Subscription{{Name: "events @", Filter: "evt.type = execve", Kinds: []string{"exec"}, Since: at(60_000), Size: 8192, Queued: 3,
+			Consumed: api.Consumed{Matched: 40, Delivered: 30, Lost: 7}}},
+		Ended: api.Consumed{Matched: 100, Delivered: 100},
+	}
+}
+
+// TestFieldsAgree holds warren fields, which asks nobody, against the agent's
+// answer.
+func TestFieldsAgree(t *testing.T) {
+	socket := filepath.Join(t.TempDir(), "s")
+	stop := startAgent(func(err error) {
+		if err != nil {
+			t.Fatal(err)
+		}
+	}, socket)
+	defer stop()
+	want, err := api.NewClient(socket).Fields(t.Context(), "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var out bytes.Buffer
+	if code := Main(t.Context(), testEnv(&out, nil), []string{"fields", "-o", "json"}); code != 0 {
+		t.Fatalf("exit code %d", code)
+	}
+	var got []string
+	for line := range strings.Lines(out.String()) {
+		var r record
+		if err := r.parse([]byte(line)); err != nil {
+			t.Fatal(err)
+		}
+		got = append(got, strings.Join([]string{r.str("name"), r.str("type"), r.str("doc"), r.str("many"), r.str("arg"), r.str("virtual"), strings.Join(r.list("kinds"), ",")}, "|"))
+	}
+	var said []string
+	for _, f := range want {
+		virtual := ""
+		if f.Virtual {
+			virtual = "true"
+		}
+		said = append(said, strings.Join([]string{f.Name, f.Type, f.Doc, f.Many, f.Arg, virtual, strings.Join(f.Kinds, ",")}, "|"))
+	}
+	if !slices.Equal(got, said) {
+		t.Errorf("the command says\n%s\nthe agent says\n%s", strings.Join(got, "\n"), strings.Join(said, "\n"))
+	}
+}
+
+// testEnv returns an environment that answers from agent, not a terminal, in
+// UTF-8.
+func testEnv(out io.Writer, agent Agent) *Env {
+	return &Env{
+		Stdout: out, Stderr: out,
+		Getenv: func(name string) string {
+			if name == "LC_ALL" {
+				return "C.UTF-8"
+			}
+			return ""
+		},
+		Now:      func() time.Time { return now },
+		Dial:     func(string) Agent { return agent },
+		RunAgent: func(context.Context, AgentOptions) error { return errors.New("not here") },
+	}
+}
