@@ -61,12 +61,21 @@ func run(ctx context.Context, env *Env, commands []*command, global []*option, a
 	return err
 }
 
+// Misuse marks an error as a mistake of the one who typed the command: exit
+// code 2.
+func Misuse(err error) error { return &misuse{err} }
+
+type misuse struct{ error }
+
+func (m *misuse) Unwrap() error { return m.error }
+
 // report tells what went wrong, if anything, and returns the exit code.
 func report(ctx context.Context, env *Env, err error) int {
 	say := screen{utf8: env.utf8()}
 	var usage *usageError
 	var wrong *filter.Error
 	var answer *api.Error
+	var theirs *misuse
 	switch {
 	case err == nil:
 		return exitOK
@@ -86,8 +95,11 @@ func report(ctx context.Context, env *Env, err error) int {
 		fmt.Fprintf(env.Stderr, "  %s\n  %s\n", line, mark)
 		return exitUsage
 	}
-	fmt.Fprintf(env.Stderr, "warren: %s\n", say.safe(err.Error()))
-	if errors.As(err, &answer) && answer.Status == http.StatusBadRequest {
+	// Several errors that were joined are a line each.
+	for line := range strings.SplitSeq(err.Error(), "\n") {
+		fmt.Fprintf(env.Stderr, "warren: %s\n", say.safe(line))
+	}
+	if errors.As(err, &theirs) || errors.As(err, &answer) && answer.Status == http.StatusBadRequest {
 		return exitUsage
 	}
 	return exitFailed
