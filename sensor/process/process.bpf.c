@@ -276,7 +276,9 @@ static __always_inline void inode_times(const struct inode *inode, __s64 *ctime,
 	const struct inode___old *old = (const void *)inode;
 
 	if (bpf_core_field_exists(inode->i_ctime_sec)) {
-		*ctime = BPF_CORE_READ(inode, i_ctime_sec) * NSEC_PER_SEC + BPF_CORE_READ(inode, i_ctime_nsec);
+		/* Since 6.13 the highest bit says that somebody asked for it. */
+		*ctime = BPF_CORE_READ(inode, i_ctime_sec) * NSEC_PER_SEC +
+			 (BPF_CORE_READ(inode, i_ctime_nsec) & ~(1U << 31));
 		*mtime = BPF_CORE_READ(inode, i_mtime_sec) * NSEC_PER_SEC + BPF_CORE_READ(inode, i_mtime_nsec);
 		return;
 	}

@@ -64,16 +64,16 @@ var snapshot = bpf.Hook{Name: "process.snapshot", Purpose: "processes older than
 var changes = map[event.Kind]bpf.Hook{
 	event.KindCredentials: {Name: "process.credentials", Purpose: "changes of users, groups and capabilities", Rungs: []bpf.Rung{
 		{Kind: "fentry", Attachments: []bpf.Attachment{bpf.BTF("process_cred_x")}},
-		{Kind: "tracepoint", Attachments: exits("process_cred_r", "setuid", "setgid", "setreuid", "setregid", "setresuid",
+		{Kind: "tracepoint", Attachments: exitsOf("process_cred_r", "setuid", "setgid", "setreuid", "setregid", "setresuid",
 			"setresgid", "setfsuid", "setfsgid", "capset", "prctl", "setns", "unshare")},
 	}},
 	event.KindNamespace: {Name: "process.namespaces", Purpose: "changes of namespaces", Rungs: []bpf.Rung{
 		{Kind: "fentry", Attachments: []bpf.Attachment{bpf.BTF("process_ns_x"), bpf.BTF("process_uns_x")}},
-		{Kind: "tracepoint", Attachments: exits("process_ns_r", "setns", "unshare")},
+		{Kind: "tracepoint", Attachments: exitsOf("process_ns_r", "setns", "unshare")},
 	}},
 }
 
-func exits(program string, calls ...string) []bpf.Attachment {
+func exitsOf(program string, calls ...string) []bpf.Attachment {
 	var as []bpf.Attachment
 	for _, c := range calls {
 		as = append(as, bpf.Tracepoint(program, "syscalls", "sys_exit_"+c))

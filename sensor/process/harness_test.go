@@ -1,0 +1,150 @@
+package process
+
+import (
+	"context"
+	"log/slog"
+	"os"
+	"os/exec"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+
+	"warren/bpf"
+	"warren/event"
+	"warren/internal/testkit"
+)
+
+// A watch is a sensor that runs, and what it has seen.
+type watch struct {
+	t      testing.TB
+	road   *bpf.Road
+	sensor *Sensor
+
+	mu     sync.Mutex
+	events []*event.Event
+}
+
+// start runs a sensor on a road of its own until the test ends.
+func start(t testing.TB, cfg bpf.Config, want event.KindSet) *watch {
+	t.Helper()
+	testkit.NeedRoot(t)
+	road, err := bpf.NewRoad(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := &watch{t: t, road: road}
+	w.sensor = New(road, Config{CriticalBytes: cfg.CriticalBytes}, slog.New(slog.NewTextHandler(t.Output(), nil)))
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- road.Run(ctx) }()
+	t.Cleanup(func() {
+		if err := w.sensor.Stop(); err != nil {
+			t.Error(err)
+		}
+		cancel()
+		<-done
+		if err := road.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	if err := w.sensor.Start(want, w.add); err != nil {
+		t.Fatal(err)
+	}
+	return w
+}
+
+func (w *watch) add(e *event.Event) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.events = append(w.events, e)
+}
+
+// all returns what has happened so far.
+func (w *watch) all() []*event.Event {
+	w.t.Helper()
+	if err := w.road.Sync(w.t.Context()); err != nil {
+		w.t.Fatal(err)
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return slices.Clone(w.events)
+}
+
+// of returns what has happened to a process, by pid: in a test no pid comes
+// twice unless it makes tens of thousands of processes.
+func (w *watch) of(pid int) []*event.Event {
+	w.t.Helper()
+	return slices.DeleteFunc(w.all(), func(e *event.Event) bool {
+		return e.Actor.PID != uint32(pid) && (e.Process == nil || e.Process.PID != uint32(pid))
+	})
+}
+
+// data picks the events of one kind.
+func data[D event.Data](events []*event.Event) (out []D, at []*event.Event) {
+	for _, e := range events {
+		if d, ok := e.Data.(D); ok {
+			out, at = append(out, d), append(at, e)
+		}
+	}
+	return out, at
+}
+
+// only returns the one event of a kind that a process had.
+func only[D event.Data](t testing.TB, events []*event.Event) (D, *event.Event) {
+	t.Helper()
+	d, at := data[D](events)
+	if len(d) != 1 {
+		var seen []string
+		for _, e := range events {
+			seen = append(seen, describe(e))
+		}
+		t.Fatalf("%d events of %T, want 1; all:\n%s", len(d), *new(D), strings.Join(seen, "\n"))
+	}
+	return d[0], at[0]
+}
+
+func describe(e *event.Event) string {
+	return string(event.AppendJSON(nil, e))
+}
+
+// run runs a command to its end, whatever that is.
+func run(t testing.TB, cmd *exec.Cmd) int {
+	t.Helper()
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	_ = cmd.Wait() // its status is what the test looks at
+	return cmd.Process.Pid
+}
+
+// execOf runs a command and returns the event of its exec.
+func (w *watch) execOf(cmd *exec.Cmd) *event.Process {
+	w.t.Helper()
+	_, e := only[*event.Exec](w.t, w.of(run(w.t, cmd)))
+	return e.Process
+}
+
+func write(t testing.TB, path string, b []byte, mode os.FileMode) string {
+	t.Helper()
+	if err := os.WriteFile(path, b, mode); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+// logRungs prints which implementation each hook has; the VM level reads it.
+func logRungs(t testing.TB, s *Sensor) {
+	t.Helper()
+	best := map[string]string{}
+	for _, h := range append(slices.Clone(base), snapshot, changes[event.KindCredentials], changes[event.KindNamespace]) {
+		var kinds []string
+		for _, r := range h.Rungs {
+			kinds = append(kinds, r.Kind)
+		}
+		best[h.Name] = strings.Join(kinds, ",")
+	}
+	for _, st := range s.Hooks() {
+		t.Logf("RUNG %s %s %s", st.Hook, st.Rung, best[st.Hook])
+	}
+}
