@@ -62,6 +62,30 @@ func TestCycleOrder(t *testing.T) {
 	}
 }
 
+// What comes while critical is drained has to wait for the next cycle: its own
+// critical records have not been decoded yet.
+func TestCycleStopsAtWhatItNoted(t *testing.T) {
+	r, critical, bulk := fakeRoad(t)
+	var got []string
+	late := true
+	r.Handle(1, "test", Critical, func(rec []byte) error {
+		got = append(got, string(rec[HeaderLen:]))
+		if late {
+			late = false
+			critical.write(record(1, "late exec"), 0)
+			bulk.write(record(2, "late connect"), 0)
+		}
+		return nil
+	})
+	r.Handle(2, "test", Bulk, func(rec []byte) error { got = append(got, string(rec[HeaderLen:])); return nil })
+	critical.write(record(1, "exec"), 0)
+	r.cycle()
+	r.cycle()
+	if diff := cmp.Diff([]string{"exec", "late exec", "late connect"}, got); diff != "" {
+		t.Error(diff)
+	}
+}
+
 // While a critical record is not submitted, those behind it are not decoded;
 // so bulk, which may depend on them, has to wait too.
 func TestCycleBulkWaitsForCritical(t *testing.T) {
