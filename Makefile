@@ -73,6 +73,7 @@ bench: build ## every figure that docs/performance.md promises, measured here
 
 bench-short: build ## the same in a few minutes, with less weight
 	build/need $(BENCH_PACKAGES)
+	$(GO) test -run '^$$' -bench . -benchtime 1x ./...
 	$(GO) run ./test/bench -short
 
 generate: ## BPF objects and reference pages, from their sources

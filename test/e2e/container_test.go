@@ -177,7 +177,7 @@ func TestE2EPodman(t *testing.T) {
 
 // podmanConfig tells an agent where podman's service listens.
 func podmanConfig(socket string) string {
-	return "runtimes:\n  podman: " + socket + "\n"
+	return "containers:\n  podman: " + socket + "\n"
 }
 
 // TestE2EManyContainers starts containers as fast as podman can: none of their
@@ -197,15 +197,15 @@ func TestE2EManyContainers(t *testing.T) {
 			slots <- struct{}{}
 			defer func() { <-slots }()
 			name := fmt.Sprintf("warren-many-%d-%d", os.Getpid(), i)
-			out, err := p.command("run", "--rm", "--network", "none", "--name", name, "--cidfile", filepath.Join(p.dir, name),
-				"--ulimit", "nofile=1024:1024", "--ulimit", "nproc=1000:1000", "--rootfs", p.rootfs, "/bin/true", word).CombinedOutput()
+			id, err := p.command("create", "--network", "none", "--name", name,
+				"--ulimit", "nofile=1024:1024", "--ulimit", "nproc=1000:1000", "--rootfs", p.rootfs, "/bin/true", word).Output()
 			if err != nil {
-				t.Errorf("podman run: %v: %s", err, out)
+				t.Errorf("podman create: %v", err)
 				return
 			}
-			id, err := os.ReadFile(filepath.Join(p.dir, name))
-			if err != nil {
-				t.Error(err)
+			defer func() { _ = p.command("rm", "--force", name).Run() }()
+			if out, err := p.command("start", "--attach", name).CombinedOutput(); err != nil {
+				t.Errorf("podman start: %v: %s", err, out)
 				return
 			}
 			mu.Lock()

@@ -27,20 +27,25 @@ import (
 	"warren/internal/testkit"
 )
 
-// program is the built bin/warren.
-var program string
+// program is the built program.
+var program = sync.OnceValues(func() (string, error) {
+	path, err := filepath.Abs("../../bin/warren")
+	if err == nil {
+		_, err = os.Stat(path)
+	}
+	return path, err
+})
 
-func TestMain(m *testing.M) {
-	var err error
-	if program, err = filepath.Abs("../../bin/warren"); err == nil {
-		_, err = os.Stat(program)
-	}
+func programPath(t *testing.T) string {
+	t.Helper()
+	path, err := program()
 	if err != nil {
-		fmt.Fprintln(os.Stderr, "make e2e builds the program first:", err)
-		os.Exit(1)
+		t.Fatal("make e2e builds the program first:", err)
 	}
-	testkit.Main(m, helpers)
+	return path
 }
+
+func TestMain(m *testing.M) { testkit.Main(m, helpers) }
 
 // An agent is a running instance.
 type agent struct {
@@ -80,7 +85,7 @@ func newAgent(t *testing.T, o options) *agent {
 	if o.http == "" {
 		o.http = "off"
 	}
-	args := slices.Concat(o.wrap, []string{program, "agent", "--instance", name, "--socket", a.socket,
+	args := slices.Concat(o.wrap, []string{programPath(t), "agent", "--instance", name, "--socket", a.socket,
 		"--state", filepath.Join(dir, "state"), "--http", o.http}, o.args)
 	if o.config != "" {
 		file := filepath.Join(dir, "config.yaml")
@@ -182,7 +187,7 @@ func (a *agent) warren(args ...string) result {
 	a.t.Helper()
 	ctx, cancel := context.WithTimeout(a.t.Context(), 30*time.Second)
 	defer cancel()
-	cmd := exec.CommandContext(ctx, program, args...)
+	cmd := exec.CommandContext(ctx, programPath(a.t), args...)
 	cmd.Env = append(os.Environ(), "WARREN_SOCKET="+a.socket, "NO_COLOR=1", "LC_ALL=C.UTF-8")
 	var stdout, stderr bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
@@ -254,7 +259,7 @@ type follower struct {
 func (a *agent) follow(filter string) *follower {
 	a.t.Helper()
 	f := &follower{t: a.t, filter: filter}
-	cmd := exec.Command(program, "events", filter, "-o", "json")
+	cmd := exec.Command(programPath(a.t), "events", filter, "-o", "json")
 	cmd.Env = append(os.Environ(), "WARREN_SOCKET="+a.socket)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	var stderr output
