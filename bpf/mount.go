@@ -102,7 +102,7 @@ var fsMagic = map[string]int64{
 
 func isFS(f *os.File, fstype string) bool {
 	var st unix.Statfs_t
-	return unix.Fstatfs(int(f.Fd()), &st) == nil && int64(st.Type) == fsMagic[fstype]
+	return unix.Fstatfs(int(f.Fd()), &st) == nil && st.Type == fsMagic[fstype]
 }
 
 // detachedMount mounts a file system nowhere: it can be reached through the

@@ -15,9 +15,9 @@
 char LICENSE[] SEC("license") = "Dual BSD/GPL";
 
 #define TEST_CRITICAL ((enum record_type)60)
-#define TEST_BULK ((enum record_type)61)
+#define TEST_BULK     ((enum record_type)61)
 #define TEST_VARIABLE ((enum record_type)62)
-#define TEST_FOREIGN ((enum record_type)63) /* the tests set no decoder */
+#define TEST_FOREIGN  ((enum record_type)63) /* the tests set no decoder */
 
 struct test_record {
 	struct record rec;

@@ -25,7 +25,7 @@ struct record {
 	__u64 ktime; /* bpf_ktime_get_boot_ns() */
 	__u32 len;   /* of the record with this header, bytes */
 	__u16 cpu;
-	__u8 type; /* enum record_type */
+	__u8 type;  /* enum record_type */
 	__u8 flags; /* the type's own; 0 after record_reserve */
 };
 
