@@ -229,26 +229,28 @@ func (s screen) executable(r *record) string {
 	return path
 }
 
-// ancestry returns the names of the ancestors, nearest first, at most n of
-// them (0: all).
+// ancestry returns the names of the ancestors, nearest first. If n is above 0,
+// it is n of them, and those of one name in a row count as one.
 func (s screen) ancestry(r *record, n int) string {
 	names := r.list("proc.aname")
-	cut := n > 0 && len(names) > n
-	if cut {
-		names = names[:n]
-	}
 	var b strings.Builder
-	for i, name := range names {
-		if i > 0 {
+	for shown := 0; len(names) > 0; shown++ {
+		if n > 0 && shown == n {
+			b.WriteString(" <- " + s.ellipsis())
+			break
+		}
+		if shown > 0 {
 			b.WriteByte(' ')
 		}
-		if name == "" {
-			name = "?"
+		run := 1
+		for n > 0 && run < len(names) && names[run] == names[0] {
+			run++
 		}
-		b.WriteString("<- " + s.safe(name))
-	}
-	if cut {
-		b.WriteString(" <- " + s.ellipsis())
+		b.WriteString("<- " + s.orUnknown(names[0]))
+		if run > 1 {
+			fmt.Fprintf(&b, " (%d)", run)
+		}
+		names = names[run:]
 	}
 	return b.String()
 }

@@ -124,9 +124,9 @@ type processTable struct {
 }
 
 func (pt *processTable) columns() []column {
-	cols := []column{{head: "PID", right: true}, {head: "PPID", right: true}, {head: "USER", max: 16}, {head: "CONTAINER", max: 28}, {head: "STARTED"}, {head: "DURATION", right: true}}
+	cols := []column{{head: "PID", right: true}, {head: "PPID", right: true, spare: 1}, {head: "USER", max: 16}, {head: "CONTAINER", max: 28, spare: 2}, {head: "STARTED"}, {head: "DURATION", right: true}}
 	if pt.exited {
-		cols = append(cols, column{head: "ENDED", max: 24})
+		cols = append(cols, column{head: "ENDED", max: 24, spare: 3})
 	}
 	if pt.wide {
 		cols = append(cols, column{head: "EXEPATH"}, column{head: "CWD"}, column{head: "IMAGE"}, column{head: "EXEC ID"}, column{head: "ANCESTRY"})

@@ -115,7 +115,7 @@ func (f *forest) below(id string) (*forest, error) {
 }
 
 func (pt *processTable) treeColumns() []column {
-	cols := []column{{head: "PID", right: true}, {head: "USER", max: 16}, {head: "CONTAINER", max: 24}, {head: "STARTED"}, {head: "DURATION", right: true}}
+	cols := []column{{head: "PID", right: true}, {head: "USER", max: 16}, {head: "CONTAINER", max: 24, spare: 1}, {head: "STARTED"}, {head: "DURATION", right: true}}
 	if pt.exited {
 		cols = append(cols, column{head: "ENDED", max: 24})
 	}

@@ -243,17 +243,18 @@ func (r recorded) Status() api.Status {
 			{Name: "CAP_BPF", For: "load programs", Required: true, Held: true},
 			{Name: "CAP_PERFMON", For: "attach to tracepoints", Required: true},
 			{Name: "CAP_SYS_PTRACE", For: "read what /proc hides of other users' processes"},
+			{Name: "CAP_SYS_ADMIN", For: "open tracefs; given back once the sensors run", Returned: true},
 		},
 		Sensors: []api.Sensor{
 			{Name: "process", Running: true, Kinds: []string{"exec", "fork", "exit"}, Hooks: []api.Hook{
 				{Name: "process.exec", Purpose: "programs that are started", Rung: "tp_btf", Target: "sched_process_exec"},
-				{Name: "process.cred", Purpose: "changes of user and capabilities", Rung: "tracepoint", Target: "syscalls/sys_exit_setuid and others", Refused: []api.Refusal{{Rung: "fentry", Reason: "lockdown refuses fentry"}}},
+				{Name: "process.cred", Purpose: "changes of user and capabilities", Rung: "tracepoint", Target: "syscalls/sys_exit_setuid syscalls/sys_exit_setgid syscalls/sys_exit_capset", Refused: []api.Refusal{{Rung: "fentry", Reason: "lockdown refuses fentry"}}},
 			}},
 			{Name: "socket", Kinds: []string{}, Error: "no cgroup2 mount", Hooks: []api.Hook{
 				{Name: "socket.dns", Purpose: "DNS over UDP", Error: "needs a cgroup2 mount"},
 			}},
 		},
-		Kinds:   []api.Kind{{Kind: "exec", Total: 12345, Rate: 3.25}, {Kind: "connection", Total: 67, Rate: 0}},
+		Kinds:   []api.Kind{{Kind: "exec", Total: 12345, Rate: 3.25}, {Kind: "connection", Total: 67, Rate: 0}, {Kind: "process", Total: 5}},
 		Records: []api.Record{{Record: "process.exec", Lane: "critical", Submitted: 12345, Decoded: 12345}, {Record: "socket.tcp", Lane: "bulk", Submitted: 100, Decoded: 99, Lost: 120, Malformed: 1}},
 		Losses:  []api.Loss{{Lane: "bulk", Kind: "socket.tcp", Count: 120}, {Lane: "decode", Kind: "socket.tcp", Count: 1}},
 		Rings:   []api.Ring{{Lane: "critical", Size: 2 << 20, Waiting: 0, Highest: 34567}, {Lane: "bulk", Size: 16 << 20, Waiting: 128, Highest: 16 << 20}},

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"warren/api"
+	"warren/event"
 )
 
 // statusCommand reports on the agent itself.
@@ -40,7 +41,7 @@ func statusCommand(g *globals) *command {
 			if err := json.Unmarshal(report, &st); err != nil {
 				return fmt.Errorf("read the status: %w", err)
 			}
-			v := statusView{page: page{screen: env.screen(output == "table")}, st: &st, now: env.Now()}
+			v := statusView{page: page{screen: env.screen(output == "table")}, st: &st, wide: output == "wide", now: env.Now()}
 			v.write()
 			return v.print(env)
 		},
@@ -50,8 +51,9 @@ func statusCommand(g *globals) *command {
 // A statusView writes an agent's report on itself.
 type statusView struct {
 	page
-	st  *api.Status
-	now time.Time
+	st   *api.Status
+	wide bool
+	now  time.Time
 }
 
 func (v *statusView) write() {
@@ -121,7 +123,17 @@ func (v *statusView) hook(h api.Hook) []cell {
 	case len(h.Refused) > 0:
 		rung.color = yellow
 	}
-	return []cell{{text: v.safe(h.Name)}, rung, {text: v.safe(h.Target), color: dim}, {text: v.safe(strings.Join(why, "; "))}}
+	return []cell{{text: v.safe(h.Name)}, rung, {text: v.where(h.Target), color: dim}, {text: v.safe(strings.Join(why, "; "))}}
+}
+
+// where returns what a hook is attached to, the first of many places unless
+// the page is wide.
+func (v *statusView) where(target string) string {
+	places := strings.Fields(target)
+	if len(places) > 2 && !v.wide {
+		return v.safe(fmt.Sprintf("%s and %d others", places[0], len(places)-1))
+	}
+	return v.safe(target)
 }
 
 func (v *statusView) capabilities() {
@@ -132,9 +144,13 @@ func (v *statusView) capabilities() {
 	rows := make([][]cell, len(v.st.Capabilities))
 	for i, c := range v.st.Capabilities {
 		held := cell{text: "held", color: green}
-		if !c.Held && c.Required {
+		switch {
+		case c.Held:
+		case c.Returned:
+			held = cell{text: "given back", color: dim}
+		case c.Required:
 			held = cell{text: "missing", color: red}
-		} else if !c.Held {
+		default:
 			held = cell{text: "missing", color: yellow}
 		}
 		rows[i] = []cell{{text: v.safe(c.Name)}, held, {text: v.safe(c.For)}}
@@ -145,9 +161,12 @@ func (v *statusView) capabilities() {
 func (v *statusView) traffic() {
 	if len(v.st.Kinds) > 0 {
 		v.heading("Events")
-		rows := make([][]cell, len(v.st.Kinds))
-		for i, k := range v.st.Kinds {
-			rows[i] = []cell{{text: v.safe(k.Kind)}, count(k.Total), {text: rate(k.Rate)}}
+		var rows [][]cell
+		for _, k := range v.st.Kinds {
+			if kind, ok := event.LookupKind(k.Kind); ok && event.StateKinds.Has(kind) {
+				continue // they fill tables, nobody sees them
+			}
+			rows = append(rows, []cell{{text: v.safe(k.Kind)}, count(k.Total), {text: rate(k.Rate)}})
 		}
 		v.rows([]column{{head: "KIND", min: 16}, {head: "TOTAL", right: true}, {head: "NOW", right: true, min: 8}, {}}, blankLast(rows))
 	}
@@ -206,8 +225,10 @@ func (v *statusView) room() {
 }
 
 func (v *statusView) consumers() {
-	if len(v.st.Subscriptions) > 0 {
+	if len(v.st.Subscriptions) > 0 || v.st.Ended.Matched > 0 {
 		v.heading("Subscriptions")
+	}
+	if len(v.st.Subscriptions) > 0 {
 		rows := make([][]cell, len(v.st.Subscriptions))
 		for i, s := range v.st.Subscriptions {
 			rows[i] = []cell{{text: v.safe(s.Name)}, {text: span(v.now.Sub(s.Since))}, count(s.Matched), count(s.Delivered), {text: fmt.Sprintf("%d of %d", s.Queued, s.Size)}, bad(s.Lost), {text: v.safe(s.Filter)}}

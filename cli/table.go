@@ -55,9 +55,9 @@ func (t *table) rows(rows [][]cell) error {
 		t.grow(r)
 		t.last = max(t.last, width(r[last].text)+width(r[last].tail))
 	}
-	for t.screen.cut && !t.fits(comfortable) {
-		i := t.spare(rows)
-		if i < 0 {
+	for t.screen.cut && t.fixed()+t.last > t.screen.width {
+		i, empty := t.spare(rows)
+		if i < 0 || !empty && t.fits(true) {
 			break
 		}
 		t.cols, t.widths = slices.Delete(t.cols, i, i+1), slices.Delete(t.widths, i, i+1)
@@ -65,7 +65,7 @@ func (t *table) rows(rows [][]cell) error {
 			rows[j] = slices.Delete(rows[j], i, i+1)
 		}
 	}
-	for t.screen.cut && !t.fits(1<<30) {
+	for t.screen.cut && !t.fits(false) {
 		i := t.widest()
 		if i < 0 {
 			break
@@ -84,18 +84,20 @@ func (t *table) rows(rows [][]cell) error {
 }
 
 const (
-	minLast     = 24 // what the last column should keep, if it has that much to say
-	minColumn   = 7  // below, a column says nothing any more
-	comfortable = 16 // what a column can be narrowed to before others are left out
+	minLast   = 24 // what the last column should keep, if it has that much to say
+	minColumn = 7  // below, a column says nothing any more
+	// comfortable is what a column can be narrowed to before others are left
+	// out, unless it has a minimum that is more.
+	comfortable = 10
 )
 
-// fits reports whether lines fit the screen, once columns that may be narrowed
-// are at most so wide.
-func (t *table) fits(narrow int) bool {
+// fits reports whether lines fit the screen, as they are or once columns are
+// narrowed as far as is comfortable.
+func (t *table) fits(narrowed bool) bool {
 	n := min(minLast, t.last)
 	for i, w := range t.widths[:len(t.widths)-1] {
-		if t.cols[i].max > 0 {
-			w = min(w, narrow)
+		if t.cols[i].max > 0 && narrowed {
+			w = min(w, max(comfortable, t.cols[i].min))
 		}
 		n += w + gap
 	}
@@ -104,8 +106,9 @@ func (t *table) fits(narrow int) bool {
 
 // spare returns the column to leave out next, -1 if there is none: one without
 // any value before others.
-func (t *table) spare(rows [][]cell) int {
-	best, least := -1, 0
+func (t *table) spare(rows [][]cell) (best int, empty bool) {
+	best = -1
+	least := 0
 	for i, c := range t.cols[:len(t.cols)-1] {
 		rank := c.spare
 		if rank == 0 {
@@ -118,7 +121,7 @@ func (t *table) spare(rows [][]cell) int {
 			best, least = i, rank
 		}
 	}
-	return best
+	return best, least < 0
 }
 
 // widest returns the widest column that can still be narrowed, -1 for none.
