@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"strconv"
 	"strings"
 
 	"github.com/cilium/ebpf"
@@ -227,18 +228,39 @@ func whyNotAttached(at Attachment, ps *ebpf.ProgramSpec) string {
 	if m := missing("", caps...); m != "" {
 		return m
 	}
-	if at.how == byKprobe || at.how == byKretprobe {
-		if !kernelHasKprobes() {
-			return "this kernel is built without kprobes"
-		}
-		if mode := lockdown(); mode != "none" {
-			return "lockdown refuses kprobes"
-		}
+	kprobe := at.how == byKprobe || at.how == byKretprobe
+	if kprobe && !kernelHasKprobes() {
+		return "this kernel is built without kprobes"
 	}
-	if mode := lockdown(); at.how == byTracepoint && mode == "confidentiality" {
-		return "lockdown refuses perf events: its mode is confidentiality"
+	if kprobe || at.how == byTracepoint {
+		if level := perfParanoid(); level > 2 && !Effective().Has(unix.CAP_SYS_ADMIN) {
+			return fmt.Sprintf("kernel.perf_event_paranoid is %d: CAP_SYS_ADMIN is missing, without which this kernel then opens no perf events", level)
+		}
+		switch mode := lockdown(); {
+		case kprobe && (mode == "integrity" || mode == "confidentiality"):
+			return "lockdown refuses kprobes: its mode is " + mode
+		case mode == "confidentiality":
+			return "lockdown refuses perf events: its mode is " + mode
+		case mode == "":
+			return "the kernel refuses it though no capability is missing: lockdown, a seccomp filter or a security module forbids it"
+		}
 	}
 	return "the kernel refuses it though no capability is missing: a seccomp filter or a security module forbids it"
+}
+
+// perfParanoid returns the sysctl kernel.perf_event_paranoid. Above 2, which
+// Debian and its relatives know and use, CAP_PERFMON is not enough for any perf
+// event.
+func perfParanoid() int {
+	b, err := os.ReadFile("/proc/sys/kernel/perf_event_paranoid")
+	if err != nil {
+		return 0
+	}
+	n, err := strconv.Atoi(strings.TrimSpace(string(b)))
+	if err != nil {
+		return 0
+	}
+	return n
 }
 
 // kernelHasKprobes reports whether the kernel offers kprobes as perf events, as
