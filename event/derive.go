@@ -14,6 +14,8 @@ var derived = map[string]getter{
 	"evt.datetime": composed(func(b []byte, e *Event) []byte { return e.Time.AppendFormat(b, time.RFC3339Nano) }),
 	"evt.rawtime":  {num: func(e *Event, i int) (int64, bool) { return e.Time.UnixNano(), i == 0 }},
 
+	"evt.arg.flags": composed(func(b []byte, e *Event) []byte { return appendFlags(b, e.Data.(*Fork).Flags, cloneFlags) }),
+
 	"proc.exec_id":        procComposed(func(b []byte, p *Process) []byte { return p.Key.appendExecID(b) }),
 	"proc.parent_exec_id": procComposed(func(b []byte, p *Process) []byte { return p.ParentKey.appendExecID(b) }),
 	"proc.exeline": procComposed(func(b []byte, p *Process) []byte {

@@ -170,3 +170,14 @@ func TestOtherReaders(t *testing.T) {
 		t.Errorf("fd.name: Composed = %v, Append allocates %v times", f.Composed(), n)
 	}
 }
+
+func TestCloneFlags(t *testing.T) {
+	f, _ := Lookup("evt.arg.flags")
+	for flags, want := range map[uint64]string{
+		0: "", 0x4100: "CLONE_VM|CLONE_VFORK", 0x10000000: "CLONE_NEWUSER", 0x4000000000004100: "CLONE_VM|CLONE_VFORK|0x4000000000000000",
+	} {
+		if got, ok := f.Str(&Event{Data: &Fork{Flags: flags}}, 0); got != want || ok != (want != "") {
+			t.Errorf("%#x is %q, %v; want %q", flags, got, ok, want)
+		}
+	}
+}

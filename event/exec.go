@@ -15,8 +15,10 @@ func (*Exec) Kind() Kind { return KindExec }
 // Fork is a process that came to be as a copy of its parent: Process is the child.
 type Fork struct {
 	Type  string `field:"evt.type" doc:"type of the event: the system call's name, or what the kernel did"`
-	Flags uint64 `field:"evt.arg.flags" doc:"flags of the clone call"`
+	Flags uint64 // of the clone call, without the signal in the lowest byte
 	Res   Errno  `field:"evt.res" doc:"SUCCESS, or the name of the error"`
+
+	_ struct{} `field:"evt.arg.flags" type:"string" doc:"flags of the clone call, by name, joined by |"`
 }
 
 // Kind implements [Data].
