@@ -226,7 +226,12 @@ func appendJoined(b []byte, xs []Expr, word string, inside int, parens bool) []b
 	return b
 }
 
-func (x *Not) append(b []byte, _ int) []byte { return x.X.append(append(b, "not "...), insideNot) }
+func (x *Not) append(b []byte, inside int) []byte {
+	if twice, ok := x.X.(*Not); ok {
+		return twice.X.append(b, inside)
+	}
+	return x.X.append(append(b, "not "...), insideNot)
+}
 
 func (x *Macro) append(b []byte, _ int) []byte { return append(b, x.Name...) }
 

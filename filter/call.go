@@ -1,7 +1,6 @@
 package filter
 
 import (
-	"encoding/base64"
 	"fmt"
 	"strconv"
 	"strings"
@@ -101,21 +100,32 @@ func folded(fold func(byte) byte) func(string, *scratch) (string, bool) {
 	}
 }
 
-// decoded decodes base 64, with padding or without. Other text has no value.
+// decoded decodes base 64 with padding or without. Other text has no value. The
+// standard library's decoder would allocate an error for it.
 func decoded(text string, s *scratch) (string, bool) {
-	if strings.ContainsAny(text, "\r\n") {
-		return "", false
-	}
 	raw := strings.TrimSuffix(strings.TrimSuffix(text, "="), "=")
 	if raw == "" {
 		return "", text == ""
 	}
-	b, err := base64.RawStdEncoding.AppendDecode(s.buf, []byte(raw))
-	if err != nil {
+	if len(raw)%4 == 1 {
 		return "", false
+	}
+	b, bits, n := s.buf, uint32(0), 0
+	for i := 0; i < len(raw); i++ {
+		digit := strings.IndexByte(base64Digits, raw[i])
+		if digit < 0 {
+			return "", false
+		}
+		bits = bits<<6 | uint32(digit)
+		if n += 6; n >= 8 {
+			n -= 8
+			b = append(b, byte(bits>>n))
+		}
 	}
 	return s.took(b), true
 }
+
+const base64Digits = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
 
 // count counts the elements of a list. None is a missing value.
 func count(v *values[string]) *values[int64] {

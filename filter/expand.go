@@ -112,3 +112,22 @@ func (p expander) values(l *List, vs []*Value, depth int) *Error {
 	}
 	return nil
 }
+
+// ParseItem reads an item of a list in a rule file: a text in quotes, or any
+// text as it is. Without quotes it can be the name of another list. The error is
+// an *[Error].
+func ParseItem(text string) (*Value, error) {
+	p := &parser{src: &source{text}, s: text}
+	p.blank()
+	if c := p.peek(); c != '"' && c != '\'' {
+		return &Value{Span: Span{p.src, 0, len(text)}, Text: text}, nil
+	}
+	v, err := p.quoted()
+	if err != nil {
+		return nil, err
+	}
+	if p.blank(); p.pos < len(text) {
+		return nil, p.here().errorf("expected the end behind the closing quote", "")
+	}
+	return v, nil
+}

@@ -116,6 +116,9 @@ func (p *parser) not() (Expr, *Error) {
 	}
 	p.blank()
 	if negated {
+		if twice, ok := x.(*Not); ok {
+			return twice.X, nil
+		}
 		return &Not{Span{p.src, start, x.span().End}, x}, nil
 	}
 	return x, nil

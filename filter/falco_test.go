@@ -1,0 +1,163 @@
+package filter
+
+import (
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"go.yaml.in/yaml/v3"
+
+	"warren/event"
+)
+
+// notYet are the fields of Falco's stable rules that no event has yet. Who adds
+// one takes it off this list.
+var notYet = []string{
+	"evt.arg.domain",    // socket
+	"evt.arg.oldpath",   // link
+	"evt.arg.request",   // ptrace
+	"evt.arg.target",    // symlink
+	"evt.is_open_read",  // files
+	"evt.is_open_write", // files
+	"fd.directory",      // files
+	"fd.filename",       // files
+	"fd.nameraw",        // files
+	"fd.num",            // files
+	"k8s.ns.name",       // pods
+}
+
+// falcoRules is what a rule file names.
+type falcoRules struct {
+	macros map[string]Expr
+	lists  map[string][]*Value
+}
+
+func (r *falcoRules) Macro(name string) (Expr, bool) { x, ok := r.macros[name]; return x, ok }
+
+func (r *falcoRules) List(name string) ([]*Value, bool) { vs, ok := r.lists[name]; return vs, ok }
+
+// TestFalcoRules parses every condition of Falco's stable rules, and compiles
+// all of it but the comparisons of fields that we do not have yet.
+func TestFalcoRules(t *testing.T) {
+	dir := os.Getenv("WARREN_TEST_DATA")
+	if dir == "" {
+		t.Skip("WARREN_TEST_DATA is not set: it names the folder with falco_rules.yaml")
+	}
+	source, err := os.ReadFile(filepath.Join(dir, "falco_rules.yaml"))
+	if err != nil {
+		t.Skip(err)
+	}
+	var file []struct {
+		Rule, Macro, List, Condition string
+		Items                        []string
+	}
+	if err := yaml.Unmarshal(source, &file); err != nil {
+		t.Fatal(err)
+	}
+	rules := &falcoRules{map[string]Expr{}, map[string][]*Value{}}
+	conditions := map[string]Expr{}
+	for _, entry := range file {
+		switch {
+		case entry.List != "":
+			vs := []*Value{}
+			for _, item := range entry.Items {
+				v, err := ParseItem(item)
+				if err != nil {
+					t.Errorf("list %s: %v", entry.List, err)
+				}
+				vs = append(vs, v)
+			}
+			rules.lists[entry.List] = vs
+		case entry.Condition != "":
+			x, err := Parse(entry.Condition)
+			if err != nil {
+				t.Errorf("%s%s: %v\n%s", entry.Rule, entry.Macro, err, err.(*Error).Caret())
+				continue
+			}
+			if entry.Macro != "" {
+				rules.macros[entry.Macro] = x
+			} else {
+				conditions[entry.Rule] = x
+			}
+		}
+	}
+	if len(conditions) < 20 || len(rules.macros) < 50 || len(rules.lists) < 30 {
+		t.Fatalf("%d rules, %d macros, %d lists: is this Falco's stable rule file?", len(conditions), len(rules.macros), len(rules.lists))
+	}
+
+	missing := map[string]bool{}
+	whole, checks := 0, 0
+	for _, name := range slices.Sorted(maps.Keys(conditions)) {
+		x, err := Expand(conditions[name], rules)
+		if err != nil {
+			t.Errorf("%s: %v", name, err)
+			continue
+		}
+		if again, err := Parse(x.String()); err != nil || shape(again) != shape(x) {
+			t.Errorf("%s: the canonical form means something else (%v)", name, err)
+		}
+		var lacks []string
+		for _, c := range allChecks(x) {
+			checks++
+			if f := fieldOf(c.Left); f != nil {
+				if _, ok := event.Lookup(f.Name); !ok {
+					missing[f.Name] = true
+					if !slices.Contains(lacks, f.Name) {
+						lacks = append(lacks, f.Name)
+					}
+					continue
+				}
+			}
+			if _, err := CompileExpr(c); err != nil {
+				t.Errorf("%s: %v\n%s", name, err, err.(*Error).Caret())
+			}
+		}
+		if len(lacks) > 0 {
+			t.Logf("%s: no %s yet", name, strings.Join(lacks, ", "))
+			continue
+		}
+		whole++
+		p, err := CompileExpr(x)
+		if err != nil {
+			t.Errorf("%s: %v\n%s", name, err, err.(*Error).Caret())
+			continue
+		}
+		t.Logf("%s: kinds %v", name, p.Kinds())
+	}
+	t.Logf("%d of %d rules compile whole; %d comparisons", whole, len(conditions), checks)
+	if d := cmp.Diff(notYet, slices.Sorted(maps.Keys(missing))); d != "" {
+		t.Errorf("fields that no event has yet (-table +rules):\n%s", d)
+	}
+}
+
+func allChecks(x Expr) (cs []*Check) {
+	switch x := x.(type) {
+	case *And:
+		for _, y := range x.X {
+			cs = append(cs, allChecks(y)...)
+		}
+	case *Or:
+		for _, y := range x.X {
+			cs = append(cs, allChecks(y)...)
+		}
+	case *Not:
+		return allChecks(x.X)
+	case *Check:
+		return []*Check{x}
+	}
+	return cs
+}
+
+func fieldOf(x Operand) *Field {
+	switch x := x.(type) {
+	case *Field:
+		return x
+	case *Call:
+		return fieldOf(x.Args[0])
+	}
+	return nil
+}
