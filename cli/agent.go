@@ -14,7 +14,7 @@ func agentCommand(g *globals) *command {
 			"and answers the other commands on a Unix socket and, on loopback, by HTTP. " +
 			"When it starts it says which hooks it uses and why, and which capabilities it lacks. " +
 			"It ends at SIGINT or SIGTERM and leaves nothing attached.\n\n" +
-			"Socket, state directory and pinned kernel objects derive from the name of the instance, so that agents of different names run beside each other. " +
+			"Socket (/run/INSTANCE/warren.sock), state directory and pinned kernel objects derive from the name of the instance, so that agents of different names run beside each other. " +
 			"An agent refuses to start where another one already uses its socket or state.\n\n" +
 			"Flags go before the configuration file, the file before the defaults.",
 		examples: []example{
@@ -23,9 +23,9 @@ func agentCommand(g *globals) *command {
 			{"warren agent --instance lab --config /etc/warren/lab.yaml", "A second agent beside the first"},
 		},
 		flags: []*option{
-			{long: "http", meta: "ADDR", text: &o.HTTP, doc: "address that answers HTTP, or off"},
-			{long: "state", meta: "DIR", text: &o.State, doc: "directory for what outlives the agent"},
-			{long: "config", meta: "FILE", text: &o.Config, doc: "configuration, in YAML"},
+			{long: "http", meta: "ADDR", text: &o.HTTP, doc: "address on loopback that answers HTTP, or off (default 127.0.0.1:7117; a free port for instances of other names)"},
+			{long: "state", meta: "DIR", text: &o.State, doc: "directory for what outlives the agent (default /var/lib/INSTANCE)"},
+			{long: "config", meta: "FILE", text: &o.Config, doc: "configuration, in YAML: docs/warren.yaml has every key"},
 			{long: "instance", meta: "NAME", text: &o.Instance, doc: "name that sets agents of one machine apart (default warren)"},
 			{long: "log-level", meta: "LEVEL", text: &o.LogLevel, choices: []string{"debug", "info", "warn", "error"}, doc: "least level of what is logged: debug, info, warn or error (default info)"},
 		},

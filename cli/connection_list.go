@@ -130,7 +130,7 @@ func (ct *connectionTable) row(r *record) []cell {
 		{text: retrans, color: yellow},
 		{text: span(r.duration("conn.duration"))},
 	}
-	if r.str("conn.direction") == "listen" {
+	if !r.has("fd.rip") {
 		row[7], row[8], row[9] = cell{}, cell{}, cell{}
 	}
 	if ct.follow {

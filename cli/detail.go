@@ -194,8 +194,8 @@ func (s screen) end(r *record, side string) string {
 
 // ends writes a connection from its client to its server.
 func (s screen) ends(r *record) string {
-	if r.str("conn.direction") == "listen" {
-		return s.end(r, "l")
+	if !r.has("fd.rip") {
+		return s.end(r, "l") // it listens, or did
 	}
 	from, to := s.end(r, "l"), s.end(r, "r")
 	if r.yes("fd.is_server") {
@@ -209,8 +209,12 @@ func (s screen) connectionDetail(r *record) cell {
 	if proto := r.str("fd.l4proto"); proto != "" {
 		c.text += " " + s.safe(proto)
 	}
-	switch r.str("evt.type") {
-	case "update", "close":
+	switch typ := r.str("evt.type"); {
+	case !r.has("fd.rip"):
+		if typ == "close" {
+			c.text += ", listens no more"
+		}
+	case typ == "update" || typ == "close":
 		c.tail = fmt.Sprintf(" sent %s, received %s", byteCount(uint64(r.num("conn.bytes_sent"))), byteCount(uint64(r.num("conn.bytes_received"))))
 		if d := r.duration("conn.duration"); d > 0 {
 			c.tail += ", " + span(d)
@@ -244,7 +248,7 @@ func (s screen) connectionError(r *record) string {
 		}
 	}
 	e = s.safe(e)
-	if by := r.str("conn.reset"); by != "" {
+	if by := r.str("conn.reset"); by != "" && e != "ECONNREFUSED" { // refusing is a reset
 		if e != "" {
 			e += ", "
 		}

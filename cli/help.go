@@ -155,7 +155,7 @@ func writeFlagTable(b *strings.Builder, flags []*option) {
 
 const manualIntro = "One program is the agent and every command that asks it. Nouns are singular; " +
 	"`warren COMMAND --help` prints what stands here.\n\n" +
-	"- **Where the agent is.** `--socket PATH`, else the variable `WARREN_SOCKET`, else the default socket.\n" +
+	"- **Where the agent is.** `--socket PATH`, else the variable `WARREN_SOCKET`, else `/run/warren/warren.sock`.\n" +
 	"- **Filters** are conditions in Falco's language: [filter.md](filter.md) tells the language, [events.md](events.md) the " +
 	"fields. Several words make one filter; quote what the shell would take for itself (`<`, `>`, `(`, `*`).\n" +
 	"- **Output.** `-o table` fits the terminal: long values are cut, with `…` where. `-o wide` has more columns and cuts " +

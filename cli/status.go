@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -112,7 +113,10 @@ func (v *statusView) hook(h api.Hook) []cell {
 		why = append(why, h.Error)
 	}
 	for _, r := range h.Refused {
-		why = append(why, "no "+r.Rung+": "+r.Reason)
+		// Two rungs of one kind can be refused for the same reason.
+		if text := "no " + r.Rung + ": " + r.Reason; !slices.Contains(why, text) {
+			why = append(why, text)
+		}
 	}
 	why = append(why, h.Purpose)
 	switch {
