@@ -7,20 +7,31 @@ import (
 // attribute sets the process of an event that happened in it. Records of
 // processes are read before those of connections, so that the table may be
 // ahead of the event: the snapshot is the one that was true at its time.
-func (i *Identity) attribute(e *event.Event) {
+// It returns that snapshot, nil where the process is unknown or was told.
+func (i *Identity) attribute(e *event.Event) *snap {
 	if e.Process != nil || e.Actor.IsZero() {
-		return
+		return nil
 	}
-	en := i.procs.get(e.Actor)
-	if en == nil {
+	s := i.find(e)
+	if s == nil {
 		i.procs.unknown++
 		i.filler.ask(e.Actor, i.procs.now)
-		return
+	}
+	return s
+}
+
+// find is attribute for a process that may be unknown.
+func (i *Identity) find(e *event.Event) *snap {
+	en := i.procs.get(e.Actor)
+	if en == nil {
+		return nil
 	}
 	if p := en.snap.p; p.Parent == nil && !p.ParentKey.IsZero() {
 		i.relinkOne(en)
 	}
-	e.Process = en.at(e.Ktime).p
+	s := en.at(e.Ktime)
+	e.Process = s.p
+	return s
 }
 
 // applyFork adds a process that is a copy of its parent.
@@ -170,6 +181,10 @@ func (i *Identity) put(e *event.Event, p *event.Process, parent *entry, img *ima
 		ps = parent.snap
 	}
 	link(p, ps)
+	if ps != nil {
+		ps.refs++ // forgetting a process may not take it away meanwhile
+		defer t.release(ps)
+	}
 	if en == nil {
 		// The pid was free: a living process with it has ended unseen.
 		if head := t.byPID[p.PID]; head != nil && head.list == &t.living && head.key.Start < p.Key.Start {
@@ -177,6 +192,12 @@ func (i *Identity) put(e *event.Event, p *event.Process, parent *entry, img *ima
 			i.forget(head)
 		}
 		en = t.insert(p.Key)
+	} else if en.list == &t.exited {
+		t.exited.drop(en) // its end was told too early: it runs
+		t.living.push(en)
+		if en.cont != nil {
+			en.cont.living++
+		}
 	}
 	// The new image's one reference belongs to the snapshot.
 	t.replace(en, p, ps, img, e.Ktime)
@@ -307,21 +328,22 @@ func (i *Identity) applyNamespace(e *event.Event, d *event.Namespace) {
 	i.changed(e, en, q, told)
 }
 
-// changed publishes a change. Credentials and namespaces are a thread's own: a
-// thread that is not the process's first changes nothing but its own event.
+// changed publishes a change. The sensor tells a change once, though each thread
+// makes it for itself, one after the other; so it is the process's, whichever
+// thread came first, and only the event says which that was.
 func (i *Identity) changed(e *event.Event, en *entry, q, told *event.Process) {
 	if told.Cgroup.CgroupKey != (event.CgroupKey{}) {
 		q.Cgroup = told.Cgroup
 	}
 	i.place(q, en)
 	i.setUsers(q, nil)
-	q.TID = told.TID
-	if told.TID != 0 && told.TID != q.PID {
-		e.Process = q
-		return
-	}
 	i.commit(en, q, e.Ktime)
 	e.Process = q
+	if told.TID != 0 && told.TID != q.TID {
+		own := *q
+		own.TID = told.TID
+		e.Process = &own
+	}
 }
 
 // unknownChange is a change in a process that the tables do not know: what the

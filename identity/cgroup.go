@@ -35,9 +35,12 @@ type Place struct {
 func ParseCgroup(path string) Place {
 	var p Place
 	parent, n := "", 0
-	for rest := strings.Trim(path, "/"); rest != ""; n++ {
+	for rest := strings.Trim(path, "/"); rest != ""; {
 		segment, tail, _ := strings.Cut(rest, "/")
 		rest = tail
+		if segment == ".." {
+			continue // /proc read from within a cgroup namespace
+		}
 		// systemd puts an underscore before names that would clash with the
 		// kernel's own files.
 		name := strings.TrimPrefix(segment, "_")
@@ -56,6 +59,7 @@ func ParseCgroup(path string) Place {
 			break
 		}
 		parent = name
+		n++
 	}
 	if p.ID == "" || !isNumber(p.UserID) {
 		p.UserID = ""
@@ -81,7 +85,7 @@ func (p *Place) container(parent, name, rest string, n int) bool {
 			}
 			return true
 		}
-		if prefix == "docker-buildkit" && isAlnum(id) {
+		if prefix == "docker" && isBuildID(id) { // a step of docker build
 			p.Runtime, p.ID = "buildkit", id
 			return true
 		}
@@ -91,7 +95,7 @@ func (p *Place) container(parent, name, rest string, n int) bool {
 		// containerd's own default is /NAMESPACE/ID, where the id can be any name.
 		p.Runtime, p.ID, p.Namespace = "containerd", name, parent
 		return true
-	case parent == "buildkit" && len(name) == 25 && isAlnum(name):
+	case parent == "buildkit" && isBuildID(name):
 		p.Runtime, p.ID = "buildkit", name
 		return true
 	case isID(name) && parent != "libpod_parent":
@@ -116,9 +120,8 @@ func (p *Place) container(parent, name, rest string, n int) bool {
 			p.Runtime, p.ID = "systemd-nspawn", unescape(id)
 			return true
 		}
-		// machined registers virtual machines and other managers' containers in
-		// the same slice, by escaped names of several parts: qemu\x2d1\x2dname.
-		if id, ok := strings.CutPrefix(scope, "machine-"); ok && isScope && !strings.Contains(id, `\x2d`) && !strings.Contains(id, "libpod") {
+		// libvirt registers its machines in the same slice: qemu\x2d1\x2dname.
+		if id, ok := strings.CutPrefix(scope, "machine-"); ok && isScope && !strings.HasPrefix(id, `qemu\x2d`) && !strings.HasPrefix(id, `lxc\x2d`) {
 			p.Runtime, p.ID = "systemd-nspawn", unescape(id)
 			return true
 		}
@@ -131,6 +134,7 @@ func (p *Place) container(parent, name, rest string, n int) bool {
 var prefixes = map[string]string{
 	"docker":         "docker",
 	"libpod":         "podman",
+	"libpod-payload": "podman", // --cgroups=split, in the cgroup of a unit
 	"cri-containerd": "containerd",
 	"nerdctl":        "containerd",
 	"crio":           "cri-o",
@@ -139,13 +143,15 @@ var prefixes = map[string]string{
 // isID reports whether s is an id as all these runtimes make them.
 func isID(s string) bool { return len(s) == 64 && isHex(s) }
 
-func isAlnum(s string) bool {
+// isBuildID reports whether s is an id as BuildKit makes them: 25 digits of
+// base 36.
+func isBuildID(s string) bool {
 	for i := range len(s) {
 		if c := s[i]; (c < '0' || c > '9') && (c < 'a' || c > 'z') {
 			return false
 		}
 	}
-	return s != ""
+	return len(s) == 25
 }
 
 // isNumber reports whether s can be a user id.

@@ -14,7 +14,10 @@ import (
 // A row does not copy its events: the last one, completed by all that was known
 // before, is the row. What a list shows is made when it is asked for.
 type connections struct {
-	m       map[connKey]*row
+	byCookie map[uint64]*row // TCP sockets
+	byKey    map[connKey]*row
+	free     *row // to be used again; one is enough where each new row pushes an old one out
+
 	living  rowList // least recently changed first
 	closed  rowList // oldest first
 	bytes   int64
@@ -22,10 +25,11 @@ type connections struct {
 	stale   uint64
 }
 
-func (t *connections) init() { t.m = map[connKey]*row{} }
+func (t *connections) init() { t.byCookie, t.byKey = map[uint64]*row{}, map[connKey]*row{} }
 
 // A connKey names a socket; and for UDP, where one socket talks to many, the
-// other end too. A socket whose cookie is unknown is named by its ends.
+// other end too. A socket whose cookie is unknown is named by its ends. A TCP
+// socket with a cookie needs nothing else.
 type connKey struct {
 	cookie        uint64
 	netns         uint32
@@ -42,6 +46,46 @@ func keyOfConn(s *event.Socket) connKey {
 		k.netns, k.local = s.NetNS, netip.AddrPortFrom(s.Local, s.LocalPort)
 	}
 	return k
+}
+
+func (k *connKey) simple() bool { return k.l4 == event.TCP && k.cookie != 0 }
+
+func (t *connections) get(k *connKey) *row {
+	if k.simple() {
+		return t.byCookie[k.cookie]
+	}
+	return t.byKey[*k]
+}
+
+func (t *connections) add(k *connKey) *row {
+	r := t.free
+	if t.free = nil; r == nil {
+		r = new(row)
+	}
+	*r = row{key: *k}
+	if k.simple() {
+		t.byCookie[k.cookie] = r
+	} else {
+		t.byKey[*k] = r
+	}
+	t.living.push(r)
+	t.bytes += rowSize
+	return r
+}
+
+func (t *connections) remove(r *row) {
+	r.list.drop(r)
+	// A later connection of the same socket may have taken its place.
+	if k := &r.key; t.get(k) == r {
+		if k.simple() {
+			delete(t.byCookie, k.cookie)
+		} else {
+			delete(t.byKey, *k)
+		}
+	}
+	t.bytes -= rowSize
+	*r = row{}
+	t.free = r
 }
 
 // A row is one connection.
@@ -117,10 +161,10 @@ const inProgress = 115 // EINPROGRESS
 
 // applyConnection merges an event into its row, and completes the event by what
 // the row knows.
-func (i *Identity) applyConnection(e *event.Event, d *event.Connection) {
+func (i *Identity) applyConnection(e *event.Event, d *event.Connection, s *snap) {
 	t := &i.conns
 	k := keyOfConn(&d.Socket)
-	r := t.m[k]
+	r := t.get(&k)
 	if r != nil && r.list == &t.closed && opens(d) {
 		r = nil // the socket connects again: another connection
 	}
@@ -129,14 +173,11 @@ func (i *Identity) applyConnection(e *event.Event, d *event.Connection) {
 		if d.Start.IsZero() {
 			d.Start = e.Time
 		}
-		r = &row{key: k, actor: e.Actor, typ: d.Type, res: d.Res, rawRes: d.RawRes}
-		t.m[k] = r
-		t.living.push(r)
-		t.bytes += rowSize
-		i.own(r, e)
-		r.shared = d.Shared
+		r = t.add(&k)
+		r.typ, r.res, r.rawRes, r.shared = d.Type, d.Res, d.RawRes, d.Shared
+		i.own(r, e, s)
 	} else {
-		i.merge(r, e, d)
+		i.merge(r, e, d, s)
 		r.list.drop(r)
 		t.living.push(r)
 	}
@@ -157,34 +198,25 @@ func (i *Identity) applyConnection(e *event.Event, d *event.Connection) {
 	}
 }
 
-// own makes the process of an event the owner of a row.
-func (i *Identity) own(r *row, e *event.Event) {
+// own makes the process of an event, and its snapshot s, the owner of a row.
+func (i *Identity) own(r *row, e *event.Event, s *snap) {
+	if s != nil {
+		s.refs++
+	}
 	if r.snap != nil {
 		i.procs.release(r.snap)
 	}
-	r.actor, r.proc, r.snap = e.Actor, e.Process, nil
-	if e.Process == nil {
-		return
-	}
-	if en := i.procs.get(e.Process.Key); en != nil {
-		for s := en.snap; s != nil; s = s.older {
-			if s.p == e.Process {
-				s.refs++
-				r.snap = s
-				return
-			}
-		}
-	}
+	r.actor, r.proc, r.snap = e.Actor, e.Process, s
 }
 
 // merge completes d by what the row knows, so that d says all.
-func (i *Identity) merge(r *row, e *event.Event, d *event.Connection) {
+func (i *Identity) merge(r *row, e *event.Event, d *event.Connection, proc *snap) {
 	was := r.last
 	// The owner is who connected, or who accepted; an accepted connection belongs
 	// to the listener's process until somebody has taken it.
 	if r.proc == nil || r.shared && !d.Shared {
 		if e.Process != nil || r.proc == nil && !e.Actor.IsZero() {
-			i.own(r, e)
+			i.own(r, e, proc)
 		}
 	}
 	r.shared = r.shared && d.Shared
@@ -250,16 +282,10 @@ func (i *Identity) merge(r *row, e *event.Event, d *event.Connection) {
 
 // dropRow forgets a connection.
 func (i *Identity) dropRow(r *row) {
-	t := &i.conns
-	r.list.drop(r)
-	if t.m[r.key] == r {
-		delete(t.m, r.key)
-	}
-	t.bytes -= rowSize
 	if r.snap != nil {
 		i.procs.release(r.snap)
-		r.snap = nil
 	}
+	i.conns.remove(r)
 }
 
 // Connections yields every connection, as it was when the iteration began:

@@ -16,10 +16,14 @@ type containers struct {
 	forgotten                 uint64
 }
 
+// cgroupsTold is how many cgroups are remembered at least: as many as the kernel
+// remembers to have told, since it tells each once.
+const cgroupsTold = 16384
+
 func (t *containers) init() {
 	t.cgroups = map[event.CgroupKey]*cgroup{}
 	t.byID = map[containerID]*container{}
-	t.maxCgroups, t.maxContainers = 4096, 1024
+	t.maxCgroups, t.maxContainers = cgroupsTold, 1024
 }
 
 // A cgroup is one directory of a cgroup hierarchy.
@@ -91,7 +95,7 @@ func (i *Identity) cgroupOf(k event.CgroupKey) *cgroup {
 // about to get its first process, and stays as long as there is room.
 func (i *Identity) forgetCgroups() {
 	t := &i.conts
-	const fresh, room = 60e9, 16384
+	const fresh, room = 60e9, 2 * cgroupsTold
 	for _, keep := range []uint64{fresh, 0} {
 		for k, cg := range t.cgroups {
 			if cg.procs == 0 && cg.told+keep <= i.procs.now {
@@ -103,7 +107,7 @@ func (i *Identity) forgetCgroups() {
 			break
 		}
 	}
-	t.maxCgroups = max(4096, 2*len(t.cgroups))
+	t.maxCgroups = max(cgroupsTold, 2*len(t.cgroups))
 }
 
 // setPath tells the path of a cgroup, to those already in it as well.

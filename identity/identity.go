@@ -179,8 +179,7 @@ func (i *Identity) Apply(e *event.Event) {
 	case *event.CgroupState:
 		i.applyCgroup(e, d)
 	case *event.Connection:
-		i.attribute(e)
-		i.applyConnection(e, d)
+		i.applyConnection(e, d, i.attribute(e))
 	case *event.DNS:
 		i.attribute(e)
 		i.applyDNS(e, d)
@@ -215,8 +214,8 @@ func (i *Identity) Pending(e *event.Event) bool {
 func (i *Identity) Resolve(e *event.Event, final bool) {
 	i.mu.Lock()
 	defer i.mu.Unlock()
-	if e.Process == nil {
-		i.attribute(e)
+	if e.Process == nil && !e.Actor.IsZero() {
+		i.find(e)
 	}
 	if p := i.describedProcess(e.Process, e.Actor); p != e.Process {
 		e.Process = p

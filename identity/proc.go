@@ -359,7 +359,8 @@ func parseProcCgroup(data []byte) []cgroupLine {
 		if err != nil {
 			continue
 		}
-		list = append(list, cgroupLine{uint32(n), string(f[1]), string(f[2])})
+		path := strings.TrimSuffix(string(f[2]), " (deleted)") // the cgroup is gone, the process is not
+		list = append(list, cgroupLine{uint32(n), string(f[1]), path})
 	}
 	return list
 }
