@@ -174,7 +174,7 @@ func TestOtherReaders(t *testing.T) {
 func TestCloneFlags(t *testing.T) {
 	f, _ := Lookup("evt.arg.flags")
 	for flags, want := range map[uint64]string{
-		0: "", 0x4100: "CLONE_VM|CLONE_VFORK", 0x10000000: "CLONE_NEWUSER", 0x4000000000004100: "CLONE_VM|CLONE_VFORK|0x4000000000000000",
+		0: "", 17: "", 0x4111: "CLONE_VM|CLONE_VFORK", 0x10000000: "CLONE_NEWUSER", 0x4000000000004100: "CLONE_VM|CLONE_VFORK|0x4000000000000000",
 	} {
 		if got, ok := f.Str(&Event{Data: &Fork{Flags: flags}}, 0); got != want || ok != (want != "") {
 			t.Errorf("%#x is %q, %v; want %q", flags, got, ok, want)

@@ -15,7 +15,7 @@ func (*Exec) Kind() Kind { return KindExec }
 // Fork is a process that came to be as a copy of its parent: Process is the child.
 type Fork struct {
 	Type  string `field:"evt.type" doc:"type of the event: the system call's name, or what the kernel did"`
-	Flags uint64 // of the clone call, without the signal in the lowest byte
+	Flags uint64 // of the clone call; its lowest byte is the signal for the parent (clone) or CLONE_NEWTIME (clone3)
 	Res   Errno  `field:"evt.res" doc:"SUCCESS, or the name of the error"`
 
 	_ struct{} `field:"evt.arg.flags" type:"string" doc:"flags of the clone call, by name, joined by |"`
