@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -358,12 +359,13 @@ func TestBPFMissingCapabilities(t *testing.T) {
 		"no net admin": {[]int{bpf, perfmon, read}, map[string]string{
 			"tp_btf": "works", "cgroup": "CAP_NET_ADMIN is missing"}},
 		"all of them in one": {[]int{unix.CAP_SYS_ADMIN, read}, map[string]string{
-			"road": "works", "tp_btf": "works", "tracepoint": "works", "cgroup": "works", "absent": absent}},
+			"road": "works", "tp_btf": "works", "tracepoint": "works", "absent": absent,
+			"cgroup": "works|CAP_NET_ADMIN is missing"}}, // before 6.9 the one does not stand for the other
 	} {
 		t.Run(name, func(t *testing.T) {
 			got := probeWith(t, tt.caps...)
 			for f, want := range tt.want {
-				if got[f] != want {
+				if !slices.Contains(strings.Split(want, "|"), got[f]) {
 					t.Errorf("%s: %q, want %q", f, got[f], want)
 				}
 			}

@@ -215,17 +215,40 @@ func (p *Pins) Names(set string) ([]string, error) {
 // Map returns a pinned map, for the caller to close. The error is
 // fs.ErrNotExist if there is none.
 func (p *Pins) Map(set, name string) (*ebpf.Map, error) {
-	return ebpf.LoadPinnedMap(filepath.Join(p.dir, set, name), nil)
+	return loadPin(p, set, name, func(path string) (*ebpf.Map, error) { return ebpf.LoadPinnedMap(path, nil) })
 }
 
 // Program returns a pinned program, for the caller to close.
 func (p *Pins) Program(set, name string) (*ebpf.Program, error) {
-	return ebpf.LoadPinnedProgram(filepath.Join(p.dir, set, name), nil)
+	return loadPin(p, set, name, func(path string) (*ebpf.Program, error) { return ebpf.LoadPinnedProgram(path, nil) })
 }
 
 // Link returns a pinned link, for the caller to close: that leaves it attached.
 func (p *Pins) Link(set, name string) (link.Link, error) {
-	return link.LoadPinnedLink(filepath.Join(p.dir, set, name), nil)
+	return loadPin(p, set, name, func(path string) (link.Link, error) { return link.LoadPinnedLink(path, nil) })
+}
+
+// loadPin opens a pin. The kernel resolves set and name one after the other: if
+// the set is replaced in between, its old directory is emptied under the name
+// that was not found, so the new one has to be asked.
+func loadPin[T any](p *Pins, set, name string, load func(path string) (T, error)) (T, error) {
+	dir := filepath.Join(p.dir, set)
+	for {
+		before := inode(dir)
+		v, err := load(filepath.Join(dir, name))
+		if !errors.Is(err, fs.ErrNotExist) || inode(dir) == before {
+			return v, err
+		}
+	}
+}
+
+// inode returns the number of a directory, 0 if there is none.
+func inode(dir string) uint64 {
+	var st unix.Stat_t
+	if err := unix.Stat(dir, &st); err != nil {
+		return 0
+	}
+	return st.Ino
 }
 
 func (p *Pins) lock() (unlock func(), err error) {

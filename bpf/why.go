@@ -222,11 +222,12 @@ func explainAttach(at Attachment, ps *ebpf.ProgramSpec, err error) error {
 
 func whyNotAttached(at Attachment, ps *ebpf.ProgramSpec) string {
 	caps := capsOf(ps.Type)
-	if at.how == byCgroup {
-		caps = []int{unix.CAP_BPF, unix.CAP_NET_ADMIN}
-	}
 	if m := missing("", caps...); m != "" {
 		return m
+	}
+	if at.how == byCgroup && !Effective().Has(unix.CAP_NET_ADMIN) {
+		// Kernels before 6.9 do not let CAP_SYS_ADMIN stand for it here.
+		return "CAP_NET_ADMIN is missing"
 	}
 	kprobe := at.how == byKprobe || at.how == byKretprobe
 	if kprobe && !kernelHasKprobes() {
