@@ -7,10 +7,12 @@ import (
 	"strconv"
 )
 
+// MaxDNSAnswers is how many records of an answer ParseDNS keeps.
+const MaxDNSAnswers = 128
+
 // Limits of ParseDNS. Compression lets a message of 64 KiB stand for many
 // megabytes of text; what exceeds a limit is left out and Cut is set.
 const (
-	maxDNSAnswers   = 128  // records kept of an answer
 	maxDNSQuestions = 8    // more are malformed; servers answer one (RFC 9619)
 	maxDNSValue     = 1024 // bytes of text of one record's value
 	maxDNSName      = 255  // octets of a name on the wire (RFC 1035, 2.3.4)
@@ -64,7 +66,7 @@ type DNS struct {
 	// message asks nothing.
 	Name  string
 	QType DNSType
-	// Answers are the records of the answer section.
+	// Answers are the records of the answer section, at most MaxDNSAnswers.
 	Answers []DNSRecord
 	// Cut is true when records were left out because of a limit.
 	Cut bool
@@ -130,12 +132,12 @@ func ParseDNS(b []byte) (DNS, error) {
 	if !d.Response {
 		return d, nil // a question's other sections hold nothing to report
 	}
-	if n := min(answers, maxDNSAnswers, (len(b)-p.off)/11); n > 0 {
+	if n := min(answers, MaxDNSAnswers, (len(b)-p.off)/11); n > 0 {
 		d.Answers = make([]DNSRecord, 0, n)
 	}
 	last := d.Name
 	for range answers {
-		if len(d.Answers) == maxDNSAnswers {
+		if len(d.Answers) == MaxDNSAnswers {
 			d.Cut = true
 			break
 		}

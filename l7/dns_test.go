@@ -175,11 +175,11 @@ func TestParseDNSBadInput(t *testing.T) {
 	})
 	t.Run("limit of records", func(t *testing.T) {
 		var rs []dnsmessage.Resource
-		for range maxDNSAnswers + 1 {
+		for range MaxDNSAnswers + 1 {
 			rs = append(rs, a("", 1, "192.0.2.1"))
 		}
 		d, err := ParseDNS(answer(t, "a.org.", dnsmessage.TypeA, rs...))
-		if err != nil || len(d.Answers) != maxDNSAnswers || !d.Cut {
+		if err != nil || len(d.Answers) != MaxDNSAnswers || !d.Cut {
 			t.Errorf("%d answers, cut %v, %v", len(d.Answers), d.Cut, err)
 		}
 	})
@@ -235,12 +235,12 @@ func FuzzParseDNS(f *testing.F) {
 	f.Add(raw(0x8180, "\xc0\x0c"))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		d, err := ParseDNS(b)
-		if len(d.Answers) > maxDNSAnswers {
+		if len(d.Answers) > MaxDNSAnswers {
 			t.Fatalf("%d answers", len(d.Answers))
 		}
 		n := 0
 		for addr := range d.Addrs {
-			if n++; !addr.IsValid() || n > maxDNSAnswers*maxDNSHints*maxDNSAliases {
+			if n++; !addr.IsValid() || n > MaxDNSAnswers*maxDNSHints*maxDNSAliases {
 				t.Fatal("addresses without end or value")
 			}
 		}

@@ -252,11 +252,12 @@ static __always_inline void dns_emit(struct __sk_buff *skb, const struct packet 
 	r->egress = egress;
 	r->tcp_flags = d->flags;
 	r->captured = 0;
-	if (len > room)
-		len = room; /* it is not: for the verifier */
-	barrier_var(len);
-	if (len > 0 && len <= room && !bpf_skb_load_bytes(skb, d->off, r->data, len))
-		r->captured = len;
+	barrier_var(len); /* the verifier of 6.1 wants both bounds checked, and signed */
+	if ((__s64)len > 0) {
+		barrier_var(len);
+		if (len <= room && !bpf_skb_load_bytes(skb, d->off, r->data, len))
+			r->captured = len;
+	}
 	record_submit(&bulk, r);
 }
 
