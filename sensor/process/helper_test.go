@@ -20,10 +20,10 @@ func TestMain(m *testing.M) {
 }
 
 // do is a process that does one thing after another: each argument is an action
-// and its operands, separated by colons. The first that fails ends it.
+// and its operands, separated by bars. The first that fails ends it.
 func do(actions []string) int {
 	for _, a := range actions {
-		op := strings.Split(a, ":")
+		op := strings.Split(a, "|")
 		if err := act(op[0], op[1:]); err != nil {
 			fmt.Fprintln(os.Stderr, a, err)
 			return 99
@@ -56,8 +56,8 @@ func act(what string, op []string) error {
 		return os.WriteFile(op[1], b, 0o755)
 	case "chmod":
 		return os.Chmod(op[0], 0o700)
-	case "remove":
-		return os.Remove(op[0])
+	case "chroot":
+		return unix.Chroot(op[0])
 	case "bind":
 		return unix.Mount(op[0], op[1], "", unix.MS_BIND, "")
 	case "overlay":

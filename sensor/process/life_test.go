@@ -275,7 +275,7 @@ func TestBPFExitStatus(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			dir := t.TempDir()
 			path := write(t, dir+"/x", tt.p.elf(), 0o755)
-			cmd := testkit.Command(t, "do", append(tt.args, "exec:"+path)...)
+			cmd := testkit.Command(t, "do", append(tt.args, "exec|"+path)...)
 			cmd.Dir = dir
 			pid := run(t, cmd)
 			st := cmd.ProcessState.Sys().(syscall.WaitStatus)
@@ -368,7 +368,7 @@ func TestBPFExitRace(t *testing.T) {
 func TestBPFExecThread(t *testing.T) {
 	w := start(t, bpf.Config{}, kinds)
 	path := install(t, exits(4), "thread")
-	pid := run(t, testkit.Command(t, "do", "execthread:"+path))
+	pid := run(t, testkit.Command(t, "do", "execthread|"+path))
 	events := w.of(pid)
 	_, fe := only[*event.Fork](t, events)
 	execs, at := data[*event.Exec](events)
