@@ -200,7 +200,7 @@ func TestHeapUnderChurn(t *testing.T) {
 	runtime.ReadMemStats(&after)
 	t.Logf("%d processes in %v; heap in use: peak %d MiB; live %d MiB, of it counted %d MiB for %d processes",
 		lives, took, (peak-before.HeapInuse)>>20, (after.HeapAlloc-before.HeapAlloc)>>20, m.Stats().ProcessBytes>>20, m.Stats().Exited)
-	if got := peak - min(peak, before.HeapInuse); got > 96<<20 {
+	if got := peak - min(peak, before.HeapInuse); got > 80<<20 {
 		t.Errorf("heap of %d MiB", got>>20)
 	}
 	if s := m.Stats(); s.ProcessBytes > s.ProcessBudget {

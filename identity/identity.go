@@ -31,7 +31,7 @@ type Config struct {
 	// ProcessBytes bounds the memory of process snapshots, those kept as
 	// ancestors and behind connections included. Default 32 MiB.
 	ProcessBytes int64
-	// MaxExited is how many ended processes are remembered. Default 32768.
+	// MaxExited is how many ended processes are remembered. Default 16384.
 	MaxExited int
 	// ExitedAge is how long ended processes are remembered. Default 15 min.
 	ExitedAge time.Duration
@@ -72,7 +72,7 @@ func (c Config) withDefaults() Config {
 	if c.ConnectionBytes <= 0 {
 		c.ConnectionBytes = 16 << 20
 	}
-	def(&c.MaxExited, 32768)
+	def(&c.MaxExited, 16384)
 	def(&c.MaxClosed, 8192)
 	def(&c.MaxNames, 16384)
 	if c.ExitedAge <= 0 {
