@@ -80,7 +80,8 @@ var globClasses = map[string]func(c byte) bool{
 }
 
 // readGlobSet reads a bracket expression that begins at start and returns where
-// it ends, 0 where it is not closed: then the bracket stands for itself.
+// it ends, 0 where it is not closed: then the bracket stands for itself. The C
+// locale has no collating symbols worth reading: [.a.] and [=a=] are plain bytes.
 func readGlobSet(s string, start int, fold bool, set *[256]bool) (end int) {
 	i := start + 1
 	negated := i < len(s) && (s[i] == '!' || s[i] == '^')
@@ -140,6 +141,9 @@ func readGlobSet(s string, start int, fold bool, set *[256]bool) (end int) {
 			from, to = lower(from), lower(to)
 		}
 		for c := int(from); c <= int(to); c++ {
+			if fold && lower(byte(c)) != byte(c) {
+				continue // what is compared is in lower case, so it is never this
+			}
 			add(byte(c))
 		}
 	}
