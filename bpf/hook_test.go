@@ -400,6 +400,50 @@ func TestBPFTracepointsWithoutAdmin(t *testing.T) {
 	}
 }
 
+// Kernel file systems that are not mounted are reached all the same, and stay
+// not mounted.
+func TestBPFDetachedMountsChangeNothing(t *testing.T) {
+	needBPF(t)
+	// Others mount other things in the meantime.
+	ofType := func(fstype string) (out []mount) {
+		all, err := mounts()
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, m := range all {
+			if m.fstype == fstype {
+				out = append(out, m)
+			}
+		}
+		return out
+	}
+	before := map[string][]mount{}
+	for fstype := range fsMagic {
+		before[fstype] = ofType(fstype)
+	}
+	for _, f := range []Feature{FeatureTracepoint, FeatureCgroup} {
+		if err := Probe(f); err != nil {
+			t.Error(err)
+		}
+	}
+	for fstype := range fsMagic {
+		dir, err := detachedMount(fstype)
+		if err != nil {
+			t.Error(err)
+			continue
+		}
+		if !isFS(dir, fstype) {
+			t.Errorf("the %s that was mounted is none", fstype)
+		}
+		if diff := cmp.Diff(before[fstype], ofType(fstype), cmp.AllowUnexported(mount{})); diff != "" {
+			t.Error(diff)
+		}
+		if err := dir.Close(); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
 func TestCapabilityNames(t *testing.T) {
 	if got := CapName(unix.CAP_BPF); got != "CAP_BPF" {
 		t.Error(got)

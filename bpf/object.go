@@ -126,7 +126,7 @@ func (o *Object) load(name string) (*ebpf.Program, error) {
 		ByteOrder: o.spec.ByteOrder,
 	}, ebpf.CollectionOptions{MapReplacements: maps, Cache: o.road.btf.get()})
 	if err != nil {
-		return nil, explainLoad(ps, err)
+		return nil, explainLoad(ps, err, o.road.btf.get())
 	}
 	p := coll.Programs[name]
 	coll.Programs = nil

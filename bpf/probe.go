@@ -6,6 +6,7 @@ import (
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/asm"
+	"github.com/cilium/ebpf/btf"
 )
 
 // A Feature is something that a kernel may or may not let us do.
@@ -79,18 +80,21 @@ func probeSpec(t ebpf.ProgramType, at ebpf.AttachType, to string, result int32) 
 	}
 }
 
-func loadProbe(ps *ebpf.ProgramSpec) error {
-	p, err := ebpf.NewProgram(ps)
+func loadProbe(ps *ebpf.ProgramSpec, types *btf.Cache) error {
+	coll, err := ebpf.NewCollectionWithOptions(&ebpf.CollectionSpec{
+		Programs: map[string]*ebpf.ProgramSpec{ps.Name: ps},
+	}, ebpf.CollectionOptions{Cache: types})
 	if err != nil {
 		return err
 	}
-	return p.Close()
+	coll.Close()
+	return nil
 }
 
 func probeAttach(ps *ebpf.ProgramSpec, at Attachment) (err error) {
 	p, err := ebpf.NewProgram(ps)
 	if err != nil {
-		return explainLoad(ps, err)
+		return explainLoad(ps, err, btf.NewCache())
 	}
 	defer p.Close()
 	if at.Target == "" {

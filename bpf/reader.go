@@ -153,9 +153,9 @@ type syncRequest struct {
 // has not begun. It must not be called by a decoder.
 func (r *Road) Sync(ctx context.Context) error {
 	q := syncRequest{done: make(chan struct{})}
-	r.mu.Lock()
+	r.syncMu.Lock()
 	if r.closed {
-		r.mu.Unlock()
+		r.syncMu.Unlock()
 		return fmt.Errorf("sync: %w", ErrClosed)
 	}
 	for l, g := range r.rings {
@@ -163,7 +163,7 @@ func (r *Road) Sync(ctx context.Context) error {
 	}
 	r.syncs = append(r.syncs, q)
 	r.wait.kick()
-	r.mu.Unlock()
+	r.syncMu.Unlock()
 
 	select {
 	case <-q.done:
@@ -181,8 +181,8 @@ func (r *Road) Sync(ctx context.Context) error {
 }
 
 func (r *Road) answerSyncs() {
-	r.mu.Lock()
-	defer r.mu.Unlock()
+	r.syncMu.Lock()
+	defer r.syncMu.Unlock()
 	kept := r.syncs[:0]
 	for _, q := range r.syncs {
 		if r.reached(q.end) {

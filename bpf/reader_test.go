@@ -220,8 +220,8 @@ func TestSyncWaits(t *testing.T) {
 	run(t, r)
 	go func() { synced <- r.Sync(context.Background()) }()
 	testkit.Wait(t, "the sync to be asked for", func() bool {
-		r.mu.Lock()
-		defer r.mu.Unlock()
+		r.syncMu.Lock()
+		defer r.syncMu.Unlock()
 		return len(r.syncs) == 1
 	})
 	select {

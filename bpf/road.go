@@ -118,11 +118,14 @@ type Road struct {
 	stats   readerStats
 	lastErr atomic.Pointer[string]
 
-	mu      sync.Mutex // guards the fields below
-	syncs   []syncRequest
+	mu      sync.Mutex // guards objects and last; held while maps are made
 	objects map[*Object]struct{}
-	closed  bool
 	last    []Counter // as of Close
+
+	syncMu sync.Mutex // guards syncs; held only for moments: the reader takes it
+	syncs  []syncRequest
+
+	closed bool // set under both locks, read under either; then rings are gone
 
 	running atomic.Bool
 	stopped chan struct{} // closed when Run has ended or the road is closed
@@ -294,8 +297,8 @@ func (r *Road) Stats() RoadStats {
 	if e := r.lastErr.Load(); e != nil {
 		s.LastError = *e
 	}
-	r.mu.Lock()
-	defer r.mu.Unlock()
+	r.syncMu.Lock()
+	defer r.syncMu.Unlock()
 	for l := range numLanes {
 		s.Rings[l] = RingStats{Lane: l, Highest: int(r.stats.highest[l].Load())}
 		if g := r.rings[l]; g != nil {
@@ -331,6 +334,8 @@ func (r *Road) Close() error {
 		return nil
 	}
 	r.last = r.counters()
+	r.syncMu.Lock()
+	defer r.syncMu.Unlock()
 	r.closed = true
 	r.stop.Do(func() { close(r.stopped) })
 	if r.wait != nil {

@@ -60,12 +60,12 @@ const refusedAltogether = "the kernel refuses bpf(2) though no capability is mis
 // explainLoad says why a program cannot be loaded. The library's own words for
 // EPERM blame a memory limit that kernels no longer have, so they go no
 // further.
-func explainLoad(ps *ebpf.ProgramSpec, err error) error {
+func explainLoad(ps *ebpf.ProgramSpec, err error, types *btf.Cache) error {
 	u := &UnavailableError{Feature: "program " + ps.Name, Err: err}
 	var verifier *ebpf.VerifierError
 	switch {
 	case errors.Is(err, unix.EPERM) && !errors.Is(err, btf.ErrNotFound):
-		u.Reason, u.Err = whyRefused(ps), unix.EPERM
+		u.Reason, u.Err = whyRefused(ps, types), unix.EPERM
 	case ps.AttachTo != "" && absent(err):
 		u.Reason = "this kernel has no " + placeName(ps)
 		if _, e := os.Stat("/sys/kernel/btf/vmlinux"); errors.Is(e, fs.ErrNotExist) {
@@ -112,30 +112,31 @@ func lastWords(log []string) string {
 }
 
 // whyRefused finds out why the kernel answers EPERM to loading a program: what
-// is missing, or by trying what else it refuses.
-func whyRefused(ps *ebpf.ProgramSpec) string {
+// is missing, what is said to forbid it, or by trying what else is refused.
+func whyRefused(ps *ebpf.ProgramSpec, types *btf.Cache) string {
 	if m := missing("", capsOf(ps.Type)...); m != "" {
 		return m
 	}
 	if !onTrampoline(ps) {
-		if err := loadProbe(probeTPBTF); errors.Is(err, unix.EPERM) {
+		if err := loadProbe(probeTPBTF, types); errors.Is(err, unix.EPERM) {
 			return refusedAltogether
 		}
 		return fmt.Sprintf("the kernel refuses programs of type %s though no capability is missing: a security module forbids it", ps.Type)
 	}
-	if err := loadProbe(probeTPBTF); errors.Is(err, unix.EPERM) {
-		return refusedAltogether
-	}
 	what := trampolineName(ps) + " (a trampoline on kernel text)"
-	switch mode := lockdown(); mode {
-	case "none":
-		return "the kernel refuses " + what + " though no capability is missing and lockdown is off: a security module forbids it"
-	case "":
-		// Lockdown is the only thing that refuses trampolines and nothing else.
-		return "lockdown refuses " + what
-	default:
+	mode := lockdown()
+	if mode == "integrity" || mode == "confidentiality" {
 		return "lockdown refuses " + what + ": its mode is " + mode
 	}
+	if err := loadProbe(probeTPBTF, types); errors.Is(err, unix.EPERM) {
+		return refusedAltogether
+	}
+	if mode == "none" {
+		return "the kernel refuses " + what + " though no capability is missing and lockdown is off: a security module forbids it"
+	}
+	// The mode cannot be read, but lockdown is what refuses trampolines and
+	// nothing else.
+	return "lockdown refuses " + what
 }
 
 // capsOf returns the capabilities that loading and attaching a program takes.
