@@ -155,10 +155,12 @@ func (r *rig) dns(netns uint32) []*event.Event {
 func list(es []*event.Event) string {
 	var b strings.Builder
 	for _, e := range es {
-		fmt.Fprintf(&b, "\n%+v %+v", e.Actor, e.Data)
+		fmt.Fprintf(&b, "\n%+v %s", e.Actor, event.AppendJSON(nil, e))
 	}
 	return b.String()
 }
+
+func show(d event.Data) string { return string(event.AppendJSON(nil, &event.Event{Data: d})) }
 
 // in matches events of one type in one network namespace; lport 0 is any.
 func in(netns uint32, typ string, lport uint16) func(*event.Connection) bool {

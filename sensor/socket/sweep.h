@@ -61,19 +61,19 @@ static __always_inline enum sock_what sweep_tcp(struct sock *sk, struct sock_sta
 {
 	bool listening = state == TCP_LISTEN, unknown = !st->began && !st->existing;
 
-	if (st->sweep == sweep_id)
+	if (st->sweep == sweep_id || (sweep_kind != SWEEP_CHANGED && listening != (sweep_kind == SWEEP_LISTENERS)))
 		return 0;
 	if (unknown) {
 		st->netns = sock_netns(sk, true);
 		st->owner = *owner;
 		st->accepted = 1;
-		if (state == TCP_SYN_SENT)
+		if (state == TCP_SYN_SENT) {
+			st->began = bpf_ktime_get_boot_ns(); /* no later than this */
 			st->client = 1;
-		else
+		} else {
 			st->existing = 1;
+		}
 	}
-	if (listening != (sweep_kind == SWEEP_LISTENERS) && sweep_kind != SWEEP_CHANGED)
-		return 0;
 	st->sweep = sweep_id;
 	if (listening) {
 		if (sweep_kind == SWEEP_LISTENERS)

@@ -156,7 +156,7 @@ func tcpConnection(r *rig, kind, network, host string, mptcp bool) {
 	e, c := r.wait1("listen", in(netns, "listen", addr.Port()))
 	r.owner(e, self(t), "listen")
 	if c.State != event.Listen || c.Direction() != "listen" || c.Res != 0 || c.Existing || c.Remote.IsValid() {
-		t.Errorf("listen: %+v", c)
+		t.Errorf("listen: %s", show(c))
 	}
 
 	h := start(t, ns, nil, "dial", "tcp", addr.String(), fmt.Sprint(sent), fmt.Sprint(received))
@@ -174,7 +174,7 @@ func tcpConnection(r *rig, kind, network, host string, mptcp bool) {
 	r.owner(e, client, "connect")
 	if c.Local != addr.Addr() || c.Remote != addr.Addr() || c.RemotePort != addr.Port() || c.L4 != event.TCP ||
 		c.State != event.Established || c.Res != 0 || c.Server || c.Latency <= 0 || c.Shared || c.Cookie == 0 {
-		t.Errorf("connect: %+v", c)
+		t.Errorf("connect: %s", show(c))
 	}
 	cookie := c.Cookie
 
@@ -188,7 +188,7 @@ func tcpConnection(r *rig, kind, network, host string, mptcp bool) {
 	r.owner(e, self(t), "accept")
 	if c.Type != acceptType || c.Local != addr.Addr() || c.Remote != addr.Addr() || c.LocalPort != addr.Port() ||
 		c.RemotePort != clientPort || !c.Server || c.State != event.Established || c.Shared != (kind == "tp_btf") || c.Existing {
-		t.Errorf("accept: %+v", c)
+		t.Errorf("accept: %s", show(c))
 	}
 	began := c.Start
 
@@ -200,13 +200,13 @@ func tcpConnection(r *rig, kind, network, host string, mptcp bool) {
 	r.owner(e, client, "close of the client")
 	if c.BytesSent != sent || c.BytesReceived != received || c.Reset != 0 || c.Error != 0 || c.Cookie != cookie ||
 		c.PacketsSent == 0 || c.PacketsRecv == 0 || c.RTT == 0 || c.Duration <= 0 || c.Server || c.State != event.Close {
-		t.Errorf("close of the client: %+v", c)
+		t.Errorf("close of the client: %s", show(c))
 	}
 	e, c = r.wait1("close of the server", in(netns, "close", addr.Port()))
 	r.owner(e, self(t), "close of the server")
 	if c.BytesSent != received || c.BytesReceived != sent || c.Reset != 0 || c.Error != 0 || !c.Server ||
 		c.Shared != (kind == "tp_btf") || c.Existing || c.Duration <= 0 {
-		t.Errorf("close of the server: %+v", c)
+		t.Errorf("close of the server: %s", show(c))
 	}
 	if kind != "tp_btf" && !c.Start.Equal(began) {
 		t.Errorf("the server's connection began at %v, at its close %v", began, c.Start)
@@ -269,7 +269,7 @@ func connectFails(r *rig) {
 			want := netip.MustParseAddrPort(tt.addr)
 			if c.Res != tt.want || c.RawRes != -int64(tt.want) || c.Error != tt.want || c.Remote != want.Addr() ||
 				c.RemotePort != want.Port() || c.L4 != tt.l4 || c.State != event.Close || c.Reset != tt.reset || c.Server {
-				t.Errorf("%+v", c)
+				t.Errorf("%s", show(c))
 			}
 			if got := r.conns(in(ns.Inode(t), "close", 0)); len(got) > 0 {
 				t.Errorf("closed what was never open:%s", list(got))
@@ -307,7 +307,7 @@ func connectFails(r *rig) {
 		e, c := got[1], got[1].Data.(*event.Connection)
 		r.owner(e, self(t), "second connect")
 		if c.Res != event.Errno(unix.EADDRNOTAVAIL) || c.RemotePort != port(ln) || c.LocalPort != uint16(local.Port) {
-			t.Errorf("%+v", c)
+			t.Errorf("%s", show(c))
 		}
 	})
 
@@ -325,7 +325,7 @@ func connectFails(r *rig) {
 		}
 		_, c := r.wait1("connect", in(ns.Inode(t), "connect", 0))
 		if c.Res != event.Errno(unix.ECONNREFUSED) {
-			t.Errorf("%+v", c)
+			t.Errorf("%s", show(c))
 		}
 	})
 
@@ -403,11 +403,11 @@ func TestBPFReset(t *testing.T) {
 	}
 	_, c := r.wait1("close of the client", in(netns, "close", clientPort))
 	if c.Reset != event.ResetLocal || c.Error != 0 {
-		t.Errorf("client: %+v", c)
+		t.Errorf("client: %s", show(c))
 	}
 	_, c = r.wait1("close of the server", in(netns, "close", port(ln)))
 	if c.Reset != event.ResetRemote || c.Error != event.Errno(unix.ECONNRESET) {
-		t.Errorf("server: %+v", c)
+		t.Errorf("server: %s", show(c))
 	}
 
 	// Closing with unread data resets too.
@@ -433,7 +433,7 @@ func TestBPFReset(t *testing.T) {
 	}
 	_, c = r.wait1("close of the client", in(netns, "close", clientPort))
 	if c.Reset != event.ResetLocal {
-		t.Errorf("client with unread data: %+v", c)
+		t.Errorf("client with unread data: %s", show(c))
 	}
 }
 
@@ -472,7 +472,7 @@ func TestBPFPrefork(t *testing.T) {
 					for _, e := range r.wait(typ, 3, in(netns, typ, port(ln))) {
 						r.owner(e, worker, typ)
 						if c := e.Data.(*event.Connection); c.Shared || !c.Server {
-							t.Errorf("%s: %+v", typ, c)
+							t.Errorf("%s: %s", typ, show(c))
 						}
 					}
 				}
@@ -503,7 +503,7 @@ func TestBPFNotAccepted(t *testing.T) {
 		r.owner(e, self(t), "close")
 		if c.Remote.IsValid() {
 			if shared++; !c.Shared || !c.Server || c.BytesReceived != 5 || c.Reset != event.ResetLocal {
-				t.Errorf("%+v", c)
+				t.Errorf("%s", show(c))
 			}
 		}
 	}
