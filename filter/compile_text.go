@@ -3,6 +3,7 @@ package filter
 import (
 	"cmp"
 	"encoding/hex"
+	"errors"
 	"regexp"
 	"regexp/syntax"
 	"slices"
@@ -190,7 +191,7 @@ func compileRegex(v *Value) (func(string) bool, *Error) {
 	bad := func(err error) *Error {
 		at := v.Span
 		msg := err.Error()
-		if e, ok := err.(*syntax.Error); ok {
+		if e := (*syntax.Error)(nil); errors.As(err, &e) {
 			msg = e.Code.String()
 			// Point at the part, where the text is as it was written.
 			if i := strings.Index(v.Text, e.Expr); e.Expr != "" && i >= 0 && v.src != nil {
