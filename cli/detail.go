@@ -248,13 +248,14 @@ func (s screen) connectionError(r *record) string {
 		}
 	}
 	e = s.safe(e)
-	if by := r.str("conn.reset"); by != "" && e != "ECONNREFUSED" { // refusing is a reset
-		if e != "" {
-			e += ", "
-		}
-		e += "reset by " + s.safe(by) + " end"
+	by := r.str("conn.reset")
+	switch {
+	case by == "", e == "ECONNREFUSED", e == "ECONNRESET" && by == "remote":
+		return e // the error says it
+	case e != "":
+		e += ", "
 	}
-	return e
+	return e + "reset by " + s.safe(by)
 }
 
 func (s screen) dnsDetail(r *record) cell {

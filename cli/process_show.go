@@ -179,7 +179,7 @@ func (v *processView) identity() {
 	}
 	v.line("directory", v.safe(p.str("proc.cwd")))
 	v.line("session", v.safe(p.str("proc.sid")))
-	v.line("group", v.safe(p.str("proc.pgid")))
+	v.line("process group", v.safe(p.str("proc.pgid")))
 	v.line("terminal", terminalName(p.num("proc.tty")))
 }
 
