@@ -82,8 +82,6 @@ type getter struct {
 	all func(e *Event) map[string]string // what key looks in
 }
 
-func (g getter) isZero() bool { return g.str == nil && g.num == nil && g.ip == nil && g.key == nil }
-
 // Has reports whether events of kind k can have the field.
 func (f *Field) Has(k Kind) bool { return f.kinds.Has(k) }
 

@@ -37,7 +37,7 @@ func TestDocs(t *testing.T) {
 				}
 				p, err := Compile(expr)
 				if err != nil {
-					t.Errorf("%v\n%s", err, err.(*Error).Caret())
+					t.Errorf("%v\n%s", err, caret(err))
 					continue
 				}
 				if p.Match(e) != (verdict == "true") {
@@ -52,7 +52,7 @@ func TestDocs(t *testing.T) {
 				t.Errorf("%s: no error", expr)
 				continue
 			}
-			if got := err.Error() + "\n" + err.(*Error).Caret(); got != shown {
+			if got := err.Error() + "\n" + caret(err); got != shown {
 				t.Errorf("%s: shows\n%s\nnot\n%s", expr, got, shown)
 			}
 			examples++

@@ -75,7 +75,7 @@ func TestFalcoRules(t *testing.T) {
 		case entry.Condition != "":
 			x, err := Parse(entry.Condition)
 			if err != nil {
-				t.Errorf("%s%s: %v\n%s", entry.Rule, entry.Macro, err, err.(*Error).Caret())
+				t.Errorf("%s%s: %v\n%s", entry.Rule, entry.Macro, err, caret(err))
 				continue
 			}
 			if entry.Macro != "" {
@@ -113,7 +113,7 @@ func TestFalcoRules(t *testing.T) {
 				}
 			}
 			if _, err := CompileExpr(c); err != nil {
-				t.Errorf("%s: %v\n%s", name, err, err.(*Error).Caret())
+				t.Errorf("%s: %v\n%s", name, err, caret(err))
 			}
 		}
 		if len(lacks) > 0 {
@@ -123,7 +123,7 @@ func TestFalcoRules(t *testing.T) {
 		whole++
 		p, err := CompileExpr(x)
 		if err != nil {
-			t.Errorf("%s: %v\n%s", name, err, err.(*Error).Caret())
+			t.Errorf("%s: %v\n%s", name, err, caret(err))
 			continue
 		}
 		t.Logf("%s: kinds %v", name, p.Kinds())

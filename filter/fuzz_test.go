@@ -17,7 +17,7 @@ func judge(t *testing.T, expr string, e *event.Event) (verdict bool) {
 	t.Helper()
 	p, err := Compile(expr)
 	if err != nil {
-		t.Fatalf("%v\n%s", err, err.(*Error).Caret())
+		t.Fatalf("%v\n%s", err, caret(err))
 	}
 	want := reference(p.expr, e)
 	// The part behind Match's look at the kind must itself be right.
@@ -43,7 +43,7 @@ func roundTrip(t *testing.T, p *Program) {
 	canonical := p.String()
 	q, err := Compile(canonical)
 	if err != nil {
-		t.Fatalf("canonical form: %v\n%s", err, err.(*Error).Caret())
+		t.Fatalf("canonical form: %v\n%s", err, caret(err))
 	}
 	if again := q.String(); again != canonical {
 		t.Fatalf("canonical form\n%s\nturned into\n%s", canonical, again)

@@ -1,6 +1,7 @@
 package filter
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
 	"reflect"
@@ -14,11 +15,20 @@ import (
 	"warren/event"
 )
 
+// caret shows the place of an error.
+func caret(err error) string {
+	var at *Error
+	if !errors.As(err, &at) {
+		return ""
+	}
+	return at.Caret()
+}
+
 func mustCompile(tb testing.TB, expr string) *Program {
 	tb.Helper()
 	p, err := Compile(expr)
 	if err != nil {
-		tb.Fatalf("%v\n%s", err, err.(*Error).Caret())
+		tb.Fatalf("%v\n%s", err, caret(err))
 	}
 	return p
 }
@@ -48,7 +58,7 @@ func newEvent(lines string) (*event.Event, error) {
 		}
 	}
 	if b.e.Data == nil {
-		return nil, fmt.Errorf("no line kind = ...")
+		return nil, errors.New("a line kind = NAME is missing")
 	}
 	return b.e, nil
 }
