@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -16,6 +17,7 @@ type machine struct {
 	*Identity
 	t     testing.TB
 	ktime uint64
+	clock atomic.Uint64 // ktime, for the goroutines of Run
 	boot  time.Time
 }
 
@@ -35,12 +37,13 @@ func newMachine(t testing.TB, change func(*Config)) *machine {
 			Docker: []string{}, Podman: []string{}, Containerd: []string{}, CRIO: []string{},
 			RootlessPodman: filepath.Join(root, "run/user/UID/podman.sock"),
 		},
-		Now:   func() time.Time { return m.now() },
-		Ktime: func() uint64 { return m.ktime },
+		Now:   func() time.Time { return m.boot.Add(time.Duration(m.clock.Load())) },
+		Ktime: m.clock.Load,
 	}
 	if change != nil {
 		change(&cfg)
 	}
+	m.clock.Store(m.ktime)
 	m.Identity = New(cfg, slog.New(slog.DiscardHandler))
 	return m
 }
@@ -55,10 +58,13 @@ func must(t testing.TB, err error) {
 func (m *machine) now() time.Time { return m.boot.Add(time.Duration(m.ktime)) }
 
 // tick lets time pass.
-func (m *machine) tick(d time.Duration) { m.ktime += uint64(d) }
+func (m *machine) tick(d time.Duration) {
+	m.ktime += uint64(d)
+	m.clock.Store(m.ktime)
+}
 
 func (m *machine) apply(actor event.Key, p *event.Process, d event.Data) *event.Event {
-	m.ktime += 1000
+	m.tick(1000)
 	e := &event.Event{Time: m.now(), Ktime: m.ktime, Actor: actor, Process: p, Data: d}
 	m.Apply(e)
 	return e
