@@ -42,8 +42,8 @@ type option struct {
 
 // A usageError is a command line that makes no sense: exit code 2.
 type usageError struct {
-	msg, hint string
-	command   string // whose help to read
+	msg     string
+	command string // whose help to read
 }
 
 func (e *usageError) Error() string { return e.msg }

@@ -124,6 +124,10 @@ func writeStream(env *Env, lines api.Lines, st streamTable) error {
 		}
 		if err == nil {
 			if text := st.aside(&r); text != "" {
+				// What was before it is to be seen before it.
+				if err := out.Flush(); err != nil {
+					return err
+				}
 				fmt.Fprintln(env.Stderr, "warren: "+text)
 				continue
 			}

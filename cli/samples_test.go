@@ -63,7 +63,7 @@ func newMachine() *machine {
 	m.bash = process(m.sshd, 2100, 600_000, "bash", "/usr/bin/bash", "-bash")
 	m.bash.UserName, m.bash.UID, m.bash.RUID, m.bash.SUID, m.bash.FUID = "alice", 1000, 1000, 1000, 1000
 	m.bash.GroupName, m.bash.GID, m.bash.RGID, m.bash.SGID, m.bash.FGID = "alice", 1000, 1000, 1000, 1000
-	m.bash.LoginUID, m.bash.LoginName, m.bash.SessionID, m.bash.TTY = 1000, "alice", 3, 136<<8|0
+	m.bash.LoginUID, m.bash.LoginName, m.bash.SessionID, m.bash.TTY = 1000, "alice", 3, 136<<8
 	m.bash.CapEffective, m.bash.CapPermitted = 0, 0
 	m.bash.Cwd = "/home/alice"
 	m.bash.Cgroup = event.Cgroup{CgroupID: 99, Path: "/user.slice/user-1000.slice/session-3.scope", Unit: "session-3.scope"}
