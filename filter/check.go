@@ -12,11 +12,12 @@ import (
 
 // A compiler turns checked expressions into predicates that share scratches.
 type compiler struct {
-	pool *sync.Pool
+	pool   *sync.Pool
+	states int // that regular expressions may still have
 }
 
 func newCompiler() *compiler {
-	return &compiler{pool: &sync.Pool{New: func() any { return new(scratch) }}}
+	return &compiler{pool: &sync.Pool{New: func() any { return new(scratch) }}, states: maxStates}
 }
 
 // A term is one side of a comparison with its type. One of str, num and ip
@@ -233,6 +234,11 @@ func (c *compiler) constants(x *Check, left *term, vs []*Value) (node, *Error) {
 	case left.str != nil:
 		if left.field != nil {
 			if err := checkNames(left.field, x.Op, vs); err != nil {
+				return node{}, err
+			}
+		}
+		if x.Op == Regex {
+			if err := c.countStates(vs); err != nil {
 				return node{}, err
 			}
 		}

@@ -185,29 +185,51 @@ next:
 	return false
 }
 
-// compileRegex returns how text is matched against a regular expression: as a
-// whole. ^ and $ also stand for the ends of lines, as in Falco.
-func compileRegex(v *Value) (func(string) bool, *Error) {
-	bad := func(err error) *Error {
-		at := v.Span
-		msg := err.Error()
-		if e := (*syntax.Error)(nil); errors.As(err, &e) {
-			msg = e.Code.String()
-			// Point at the part, where the text is as it was written.
-			if i := strings.Index(v.Text, e.Expr); e.Expr != "" && i >= 0 && v.src != nil {
-				if off := strings.Index(v.src.text[v.Pos:v.End], v.Text); off >= 0 {
-					at.Pos, at.End = v.Pos+off+i, v.Pos+off+i+len(e.Expr)
-				}
+// maxStates is how many states all regular expressions of one expression can
+// have together: repetitions make many of little text.
+const maxStates = 100_000
+
+// countStates checks that regular expressions are correct and not too large.
+func (c *compiler) countStates(vs []*Value) *Error {
+	for _, v := range vs {
+		re, err := syntax.Parse(v.Text, syntax.Perl)
+		if err != nil {
+			return badRegex(v, err)
+		}
+		prog, err := syntax.Compile(re.Simplify())
+		if err != nil {
+			return badRegex(v, err)
+		}
+		if c.states -= len(prog.Inst); c.states < 0 {
+			return v.errorf("the regular expressions of this expression are too large together", "")
+		}
+	}
+	return nil
+}
+
+// badRegex is the error for a regular expression that is none.
+func badRegex(v *Value, err error) *Error {
+	at := v.Span
+	msg := err.Error()
+	if e := (*syntax.Error)(nil); errors.As(err, &e) {
+		msg = e.Code.String()
+		// Point at the part, where the text is as it was written.
+		if i := strings.Index(v.Text, e.Expr); e.Expr != "" && i >= 0 && v.src != nil {
+			if off := strings.Index(v.src.text[v.Pos:v.End], v.Text); off >= 0 {
+				at.Pos, at.End = v.Pos+off+i, v.Pos+off+i+len(e.Expr)
 			}
 		}
-		return at.errorf("no regular expression: "+msg, "")
 	}
-	if _, err := syntax.Parse(v.Text, syntax.Perl); err != nil {
-		return nil, bad(err)
-	}
+	return at.errorf("no regular expression: "+msg, "")
+}
+
+// compileRegex returns how text is matched against a regular expression: as a
+// whole. ^ and $ also stand for the ends of lines, as in Falco. countStates has
+// seen that v alone is correct.
+func compileRegex(v *Value) (func(string) bool, *Error) {
 	re, err := regexp.Compile(`\A(?m:` + v.Text + `)\z`)
 	if err != nil {
-		return nil, bad(err)
+		return nil, badRegex(v, err)
 	}
 	return re.MatchString, nil
 }

@@ -16,16 +16,30 @@ type Resolver interface {
 // know stay. What r returns keeps its own place, so that an error in a macro
 // shows the macro's text. The error is an *[Error].
 func Expand(x Expr, r Resolver) (Expr, error) {
-	y, err := expander{r, 0}.expr(x)
+	left := maxExpanded
+	y, err := expander{r, 0, &left}.expr(x)
 	if err != nil {
 		return nil, err
 	}
 	return y, nil
 }
 
+// maxExpanded is how many macros and values can come out of names: macros that
+// each stand for others twice grow beyond all bounds.
+const maxExpanded = 1 << 20
+
 type expander struct {
 	Resolver
-	depth int // macros inside each other
+	depth int  // macros inside each other
+	left  *int // of maxExpanded
+}
+
+// spend counts what came out of a name at a place.
+func (p expander) spend(n int, at Span, name string) *Error {
+	if *p.left -= n; *p.left < 0 {
+		return at.errorf(fmt.Sprintf("%s stands for more than %d macros and values", quoted(name), maxExpanded), "")
+	}
+	return nil
 }
 
 func (p expander) expr(x Expr) (Expr, *Error) {
@@ -55,6 +69,9 @@ func (p expander) expr(x Expr) (Expr, *Error) {
 		if p.depth++; p.depth > maxDepth {
 			return nil, x.errorf(fmt.Sprintf("macro %s: more than %d macros inside each other", x.Name, maxDepth), "does it contain itself?")
 		}
+		if err := p.spend(1, x.Span, x.Name); err != nil {
+			return nil, err
+		}
 		return p.expr(m)
 	}
 	return x, nil
@@ -80,6 +97,9 @@ func (p expander) right(x Operand) (Operand, *Error) {
 			return x, nil
 		}
 		l := &List{Span: x.Span}
+		if err := p.spend(len(vs), x.Span, x.Name); err != nil {
+			return nil, err
+		}
 		return l, p.values(l, vs, 0)
 	case *List:
 		l := &List{Span: x.Span}
@@ -101,6 +121,9 @@ func (p expander) values(l *List, vs []*Value, depth int) *Error {
 			if inner, ok := p.List(v.Text); ok {
 				if depth >= maxDepth {
 					return v.errorf(fmt.Sprintf("list %s: more than %d lists inside each other", v.Text, maxDepth), "does it contain itself?")
+				}
+				if err := p.spend(1+len(inner), v.Span, v.Text); err != nil {
+					return err
 				}
 				if err := p.values(l, inner, depth+1); err != nil {
 					return err

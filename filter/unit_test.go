@@ -92,6 +92,8 @@ func TestLimits(t *testing.T) {
 		{"too many calls", nested(101, "tolower(", "proc.name", ")") + " exists", "more than 100 parentheses inside each other"},
 		{"not", strings.Repeat("not ", 1<<17) + "proc.name exists", ""},
 		{"and", strings.Repeat("proc.name exists and ", 1<<15) + "proc.name exists", ""},
+		{"a large regular expression", "proc.name regex 'a{1000}'", ""},
+		{"many large regular expressions", "proc.name regex anyof ('a{1000}'" + strings.Repeat(", 'a{1000}'", 200) + ")", "the regular expressions of this expression are too large together"},
 		{"long", strings.Repeat(" ", 1<<20) + "proc.name exists", "the expression is longer than 1048576 bytes"},
 	} {
 		_, err := Compile(tt.expr)
@@ -265,6 +267,11 @@ func TestExpand(t *testing.T) {
 		},
 		map[string][]string{"shells": {"bash", "more_shells", `"a b"`}, "more_shells": {"zsh", "shells_"}, "empty": nil, "loop": {"loop"}, "quoted": {`"shells"`}},
 	}
+	r.macros["m0"], r.lists["l0"] = "proc.pid = 1", []string{"a"}
+	for i := range 40 { // twice the last, forty times
+		m, l := fmt.Sprintf("m%d", i), fmt.Sprintf("l%d", i)
+		r.macros[fmt.Sprintf("m%d", i+1)], r.lists[fmt.Sprintf("l%d", i+1)] = m+" and "+m, []string{l, l}
+	}
 	for _, tt := range []struct{ expr, want, err string }{
 		{"spawned and shell", `evt.type in (execve, execveat) and proc.name in (bash, zsh, shells_, "a b")`, ""},
 		{"not either", `not (proc.name in (bash, zsh, shells_, "a b") or proc.pid = 1)`, ""},
@@ -280,6 +287,8 @@ func TestExpand(t *testing.T) {
 		{"proc.name = a", "proc.name = a", ""},
 		{"self", "", "macro self: more than 100 macros inside each other; does it contain itself?"},
 		{"ping", "", "macro ping: more than 100 macros inside each other; does it contain itself?"},
+		{"m40", "", "m0 stands for more than 1048576 macros and values"},
+		{"proc.name in (l40)", "", "l1 stands for more than 1048576 macros and values"},
 		{"proc.name in (loop)", "", "list loop: more than 100 lists inside each other; does it contain itself?"},
 	} {
 		x, err := Parse(tt.expr)
