@@ -3,6 +3,7 @@ package agent
 import (
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"text/tabwriter"
 
@@ -15,8 +16,15 @@ func report(w io.Writer, st api.Status) error {
 	var b strings.Builder
 	fmt.Fprintf(&b, "warren %s, instance %s, pid %d\n", st.Version, st.Instance, st.PID)
 	fmt.Fprintf(&b, "kernel %s%s\n", st.Kernel, lockdownText(st.Lockdown))
+	var reasons notes
 	for _, s := range st.Sensors {
-		reportSensor(&b, s)
+		reportSensor(&b, s, &reasons)
+	}
+	if len(reasons) > 0 {
+		b.WriteString("\nwhy not better\n")
+	}
+	for i, reason := range reasons {
+		fmt.Fprintf(&b, "  [%d] %s\n", i+1, reason)
 	}
 
 	b.WriteString("\ncapabilities\n")
@@ -57,7 +65,7 @@ func lockdownText(mode string) string {
 	return ", locked down for " + mode
 }
 
-func reportSensor(b *strings.Builder, s api.Sensor) {
+func reportSensor(b *strings.Builder, s api.Sensor, notes *notes) {
 	if !s.Running {
 		fmt.Fprintf(b, "\nsensor %s: not running", s.Name)
 		if s.Error != "" {
@@ -69,16 +77,6 @@ func reportSensor(b *strings.Builder, s api.Sensor) {
 		return
 	}
 	fmt.Fprintf(b, "\nsensor %s\n", s.Name)
-	// The same reason holds for many hooks: it is told once.
-	notes := map[string]int{}
-	var order []string
-	note := func(reason string) int {
-		if notes[reason] == 0 {
-			order = append(order, reason)
-			notes[reason] = len(order)
-		}
-		return notes[reason]
-	}
 	t := tabwriter.NewWriter(b, 0, 0, 2, ' ', 0)
 	for _, h := range s.Hooks {
 		how := h.Rung
@@ -88,20 +86,34 @@ func reportSensor(b *strings.Builder, s api.Sensor) {
 		fmt.Fprintf(t, "  %s\t%s\t%s", h.Name, how, h.Purpose)
 		var not []string
 		for _, r := range h.Refused {
-			not = append(not, fmt.Sprintf("%s [%d]", r.Rung, note(r.Reason)))
+			if n := fmt.Sprintf("%s [%d]", r.Rung, notes.number(r.Reason)); !slices.Contains(not, n) {
+				not = append(not, n)
+			}
 		}
-		if h.Error != "" && h.Rung == "" && len(h.Refused) == 0 {
-			fmt.Fprintf(t, " [%d]", note(h.Error))
-		}
-		if len(not) > 0 {
+		switch {
+		case len(not) > 0:
 			fmt.Fprintf(t, "; no %s", strings.Join(not, ", "))
+		case h.Rung == "" && h.Error != "":
+			fmt.Fprintf(t, "; %s", h.Error)
 		}
 		fmt.Fprintln(t)
 	}
 	t.Flush()
-	for i, reason := range order {
-		fmt.Fprintf(b, "  [%d] %s\n", i+1, reason)
+	if s.Error != "" {
+		fmt.Fprintf(b, "  incomplete: %s\n", s.Error)
 	}
+}
+
+// notes are reasons that hold for several hooks: each is told once.
+type notes []string
+
+func (n *notes) number(reason string) int {
+	i := slices.Index(*n, reason)
+	if i < 0 {
+		i = len(*n)
+		*n = append(*n, reason)
+	}
+	return i + 1
 }
 
 // try are commands that work now: they name the socket where it is not the

@@ -2,6 +2,7 @@ package agent
 
 import (
 	"bytes"
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -28,6 +29,8 @@ type option struct {
 	sub      []option
 	// each, for a section whose keys are not fixed, is called with every key.
 	each func(c *Config, key, v string) error
+	// check, for a section, says whether its values go together.
+	check func(c *Config) error
 }
 
 // options are all keys there are.
@@ -39,7 +42,7 @@ func options() []option {
 		{key: "http", doc: "address that answers HTTP, or off; every user of the machine can ask it", set: func(c *Config, v string) error { c.HTTP = v; return checkHTTP(v) }},
 		{key: "http-public", doc: "true allows http to be an address that is not on loopback", set: boolean(func(c *Config) *bool { return &c.HTTPPublic })},
 		{key: "log-level", doc: "debug, info, warn or error", set: setLogLevel},
-		{key: "rings", doc: "the rings between kernel and agent", sub: []option{
+		{key: "rings", doc: "the rings between kernel and agent", check: checkPolls, sub: []option{
 			{key: "critical", doc: "size of the ring for processes, a power of two (2MiB)", set: ring(func(c *Config) *int { return &c.Road.CriticalBytes })},
 			{key: "bulk", doc: "size of the ring for the rest, a power of two (16MiB)", set: ring(func(c *Config) *int { return &c.Road.BulkBytes })},
 			{key: "idle", doc: "how often the rings are looked at while nothing happens (50ms)", set: duration(time.Millisecond, time.Second, func(c *Config) *time.Duration { return &c.Road.Idle })},
@@ -67,6 +70,15 @@ func options() []option {
 			{key: "names", doc: "addresses whose DNS names are remembered (16384)", set: number(1, 1<<30, func(c *Config) *int { return &c.Identity.MaxNames })},
 		}},
 	}
+}
+
+// checkPolls checks what bpf.NewRoad wants of the intervals together.
+func checkPolls(c *Config) error {
+	idle, busy := cmp.Or(c.Road.Idle, 50*time.Millisecond), cmp.Or(c.Road.Busy, time.Millisecond)
+	if busy > idle {
+		return fmt.Errorf("busy (%v) is longer than idle (%v)", busy, idle)
+	}
+	return nil
 }
 
 // tableOptions has one switch for each kind that the tables are made of.
@@ -189,6 +201,19 @@ func parseSize(v string) (int64, error) {
 	return n << shift, nil
 }
 
+// sizeName writes a size as parseSize reads it.
+func sizeName(n int64) string {
+	for _, u := range []struct {
+		shift int
+		name  string
+	}{{30, "GiB"}, {20, "MiB"}, {10, "KiB"}} {
+		if n >= 1<<u.shift && n%(1<<u.shift) == 0 {
+			return strconv.FormatInt(n>>u.shift, 10) + u.name
+		}
+	}
+	return strconv.FormatInt(n, 10)
+}
+
 func size(least, most int64, at func(*Config) *int64) func(*Config, string) error {
 	return func(c *Config, v string) error {
 		n, err := parseSize(v)
@@ -196,7 +221,7 @@ func size(least, most int64, at func(*Config) *int64) func(*Config, string) erro
 			return err
 		}
 		if n < least || n > most {
-			return fmt.Errorf("%q is not between %d and %d bytes", v, least, most)
+			return fmt.Errorf("%q is not from %s to %s", v, sizeName(least), sizeName(most))
 		}
 		*at(c) = n
 		return nil
@@ -210,7 +235,7 @@ func ring(at func(*Config) *int) func(*Config, string) error {
 			return err
 		}
 		if n < int64(os.Getpagesize()) || n > 1<<30 || bits.OnesCount64(uint64(n)) != 1 {
-			return fmt.Errorf("%q is no power of two from %d to 1GiB", v, os.Getpagesize())
+			return fmt.Errorf("%q is no power of two from %s to 1GiB", v, sizeName(int64(os.Getpagesize())))
 		}
 		*at(c) = int(n)
 		return nil
@@ -322,6 +347,11 @@ func section(n *yaml.Node, o option, c *Config, fail func(*yaml.Node, string, ..
 		}
 		if err := sub.set(c, v.Value); err != nil {
 			return fail(v, "%s: %v", sub.key, err)
+		}
+	}
+	if o.check != nil {
+		if err := o.check(c); err != nil {
+			return fail(n, "%s: %v", o.key, err)
 		}
 	}
 	return nil

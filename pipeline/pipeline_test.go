@@ -72,6 +72,7 @@ type fakeSensor struct {
 	calls    []string
 	emit     func(*event.Event)
 	startErr error
+	refuses  event.KindSet // these the kernel does not have
 	snapshot []*event.Event
 	onStop   func()
 }
@@ -98,6 +99,9 @@ func (s *fakeSensor) Kinds() event.KindSet { return s.kinds }
 func (s *fakeSensor) Start(want event.KindSet, emit func(*event.Event)) error {
 	s.call("start %s", want)
 	s.emit = emit
+	if want&s.refuses != 0 {
+		return fmt.Errorf("attach packet: %w", &bpf.UnavailableError{Feature: "socket.packet", Reason: "CAP_NET_ADMIN is missing"})
+	}
 	return s.startErr
 }
 
@@ -554,6 +558,23 @@ func TestSensorsOnDemand(t *testing.T) {
 			if err := <-r.done; err == nil || err.Error() != "start sensor process: no such hook" {
 				t.Errorf("Run: %v", err)
 			}
+		})
+	})
+	t.Run("cannot have one kind", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			s := socket()
+			s.refuses = event.Kinds(event.KindDNS)
+			r := newRig(t, Config{}, newFakeTables(), s)
+			<-r.Ready()
+			want(t, s.took(), []string{"start connection,dns", "start dns", "start connection", "snapshot"})
+			st := r.Status().Sensors[0]
+			if !st.Running || st.Kinds != event.Kinds(event.KindConnection) || st.Err == nil || st.Err.Error() != "start sensor socket: attach packet: socket.packet is unavailable: CAP_NET_ADMIN is missing" {
+				t.Errorf("status %+v", st)
+			}
+			// Nobody tries again what cannot be.
+			r.subscribe(t, Options{Kinds: event.AllKinds}).Close()
+			time.Sleep(time.Minute)
+			want(t, s.took(), nil)
 		})
 	})
 	t.Run("cannot start later", func(t *testing.T) {

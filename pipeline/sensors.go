@@ -25,6 +25,7 @@ type runner struct {
 
 	running bool
 	kinds   event.KindSet // what it was started with
+	refused event.KindSet // what this kernel, or our rights, do not allow
 	hooks   []bpf.HookStatus
 	err     error
 	spareAt time.Time // since when it has more than is wanted; zero: it has not
@@ -118,7 +119,7 @@ func (p *Pipeline) arrange(ctx context.Context, now time.Time) error {
 // adjust starts, restarts or stops one sensor. It reports whether the sensor
 // has begun to run.
 func (p *Pipeline) adjust(r *runner, interest event.KindSet, now time.Time) (begun bool, err error) {
-	can := r.sensor.Kinds()
+	can := r.sensor.Kinds() &^ r.refused
 	want := interest & can &^ event.StateKinds
 	if want != 0 {
 		want |= can & event.StateKinds // what the tables learn on the way
@@ -128,36 +129,73 @@ func (p *Pipeline) adjust(r *runner, interest event.KindSet, now time.Time) (beg
 	case want&^had != 0: // more: keep the spare ones, their grace goes on
 		want |= had
 	case want == had:
-		p.sensors.mu.Lock()
-		r.spareAt = time.Time{}
-		p.sensors.mu.Unlock()
+		p.spare(r, time.Time{})
 		return false, nil
 	case r.spareAt.IsZero():
-		p.sensors.mu.Lock()
-		r.spareAt = now
-		p.sensors.mu.Unlock()
+		p.spare(r, now)
 		return false, nil
 	case now.Before(r.spareAt.Add(p.cfg.StopGrace)):
 		return false, nil
 	}
-	wasRunning := r.running
 	if want == 0 {
-		err = r.sensor.Stop()
-		if err != nil {
+		if err = r.sensor.Stop(); err != nil {
 			err = fmt.Errorf("stop sensor %s: %w", r.sensor.Name(), err)
 		}
-	} else if err = r.sensor.Start(want, p.emit); err != nil {
-		err = fmt.Errorf("start sensor %s: %w", r.sensor.Name(), err)
+		p.note(r, 0, 0, err)
+		return false, err
 	}
+	started, err := p.start(r.sensor, want)
+	if err != nil && started == 0 {
+		p.sensors.mu.Lock()
+		defer p.sensors.mu.Unlock()
+		r.err = err // as it was; the next change of interests tries again
+		return false, err
+	}
+	begun = !r.running
+	p.note(r, started, want&^started, err)
+	if err != nil {
+		p.log.Warn("a sensor does without some kinds of events", "sensor", r.sensor.Name(), "kinds", (want &^ started).String(), "err", err)
+	}
+	return begun, nil
+}
+
+// start starts a sensor for the kinds wanted. Where one of them is not to be
+// had on this kernel, or with our rights, it does without that one: it returns
+// what the sensor runs with, and why that is not everything.
+func (p *Pipeline) start(s sensor.Sensor, want event.KindSet) (event.KindSet, error) {
+	err := s.Start(want, p.emit)
+	if err == nil {
+		return want, nil
+	}
+	err = fmt.Errorf("start sensor %s: %w", s.Name(), err)
+	if u := (*bpf.UnavailableError)(nil); !errors.As(err, &u) {
+		return 0, err
+	}
+	for _, k := range (want &^ event.StateKinds).List() {
+		less := want &^ event.Kinds(k)
+		if less&^event.StateKinds != 0 && s.Start(less, p.emit) == nil {
+			return less, err
+		}
+	}
+	return 0, err
+}
+
+// note remembers, for Status, what a sensor does now.
+func (p *Pipeline) note(r *runner, kinds, refused event.KindSet, err error) {
 	hooks := r.sensor.Hooks()
 	p.sensors.mu.Lock()
 	defer p.sensors.mu.Unlock()
-	r.hooks, r.err, r.spareAt = hooks, err, time.Time{}
-	if err != nil && want != 0 {
-		return false, err // as it was; the next change of interests tries again
+	r.running, r.kinds, r.hooks, r.spareAt = kinds != 0, kinds, hooks, time.Time{}
+	r.refused |= refused
+	if err != nil || r.refused == 0 {
+		r.err = err
 	}
-	r.running, r.kinds = want != 0, want
-	return r.running && !wasRunning, err
+}
+
+func (p *Pipeline) spare(r *runner, since time.Time) {
+	p.sensors.mu.Lock()
+	defer p.sensors.mu.Unlock()
+	r.spareAt = since
 }
 
 // nextStop returns when the first spare hook is to go.

@@ -1,0 +1,192 @@
+package agent
+
+import (
+	"flag"
+	"fmt"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"golang.org/x/tools/txtar"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+var update = flag.Bool("update", false, "rewrite what tests expect")
+
+// Each file of testdata/config has a configuration, config.yaml, and what comes
+// of it, want: the settings, or the error. A file flags has the command line.
+func TestConfig(t *testing.T) {
+	files, err := filepath.Glob("testdata/config/*.txtar")
+	if err != nil || len(files) == 0 {
+		t.Fatal("no files", err)
+	}
+	for _, name := range files {
+		t.Run(strings.TrimSuffix(filepath.Base(name), ".txtar"), func(t *testing.T) {
+			ar, err := txtar.ParseFile(name)
+			if err != nil {
+				t.Fatal(err)
+			}
+			var o Options
+			want := -1
+			for i, f := range ar.Files {
+				switch f.Name {
+				case "config.yaml":
+					o.Config = filepath.Join(t.TempDir(), "config.yaml")
+					if err := os.WriteFile(o.Config, f.Data, 0o600); err != nil {
+						t.Fatal(err)
+					}
+				case "flags":
+					readFlags(t, string(f.Data), &o)
+				case "want":
+					want = i
+				}
+			}
+			got := outcome(o)
+			if want < 0 {
+				ar.Files = append(ar.Files, txtar.File{Name: "want"})
+				want = len(ar.Files) - 1
+			}
+			if *update {
+				ar.Files[want].Data = []byte(got)
+				if err := os.WriteFile(name, txtar.Format(ar), 0o644); err != nil {
+					t.Fatal(err)
+				}
+				return
+			}
+			if d := cmp.Diff(string(ar.Files[want].Data), got); d != "" {
+				t.Errorf("(-want +got)\n%s", d)
+			}
+		})
+	}
+}
+
+func readFlags(t *testing.T, text string, o *Options) {
+	t.Helper()
+	for line := range strings.Lines(text) {
+		name, value, _ := strings.Cut(strings.TrimSpace(line), " ")
+		at := map[string]*string{"--socket": &o.Socket, "--http": &o.HTTP, "--state": &o.State, "--instance": &o.Instance, "--log-level": &o.LogLevel, "--config": &o.Config}[name]
+		if at == nil {
+			t.Fatalf("no flag %s", name)
+		}
+		*at = value
+	}
+}
+
+// outcome is what Load returns, as text.
+func outcome(o Options) string {
+	c, err := Load(o)
+	if err != nil {
+		msg := err.Error()
+		if o.Config != "" {
+			msg = strings.ReplaceAll(msg, o.Config, "config.yaml")
+		}
+		return "error: " + msg + "\n"
+	}
+	var b strings.Builder
+	show := func(name string, v any) { fmt.Fprintf(&b, "%s: %v\n", name, v) }
+	show("instance", c.Instance)
+	show("socket", c.Socket)
+	show("state", c.State)
+	show("http", c.HTTP)
+	show("http public", c.HTTPPublic)
+	show("log level", c.LogLevel)
+	show("rings", fmt.Sprint(c.Road.CriticalBytes, " ", c.Road.BulkBytes, " ", c.Road.Idle, " ", c.Road.Busy))
+	show("process sensor's ring", c.Sensors.Process.CriticalBytes)
+	for _, hook := range slices.Sorted(maps.Keys(c.Road.Rungs)) {
+		show("hook "+hook, c.Road.Rungs[hook])
+	}
+	if c.Pipeline.Tables != nil {
+		show("tables", *c.Pipeline.Tables)
+	}
+	show("queues", fmt.Sprint(c.Pipeline.Queue, " ", c.Pipeline.Recent, " ", c.API.Streams, " ", c.API.Stall))
+	show("stop grace", c.Pipeline.StopGrace)
+	show("containers", fmt.Sprint(c.Identity.WaitContainer, " ", c.Pipeline.WaitContainer, " ", c.Identity.DescribeFor))
+	i := c.Identity
+	show("memory", fmt.Sprint(i.ProcessBytes, " ", i.ConnectionBytes, " ", i.MaxExited, " ", i.ExitedAge, " ", i.MaxClosed, " ", i.MaxNames))
+	return b.String()
+}
+
+// A relative path means the directory that the agent was started in.
+func TestRelativePaths(t *testing.T) {
+	t.Chdir(t.TempDir())
+	dir, err := os.Getwd()
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := Load(Options{Socket: "s", State: "./state"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if c.Socket != filepath.Join(dir, "s") || c.State != filepath.Join(dir, "state") {
+		t.Errorf("socket %s, state %s in %s", c.Socket, c.State, dir)
+	}
+}
+
+func TestConfigFileMissing(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "none.yaml")
+	_, err := Load(Options{Config: path})
+	if want := "read configuration: open " + path + ": no such file or directory"; err == nil || err.Error() != want {
+		t.Errorf("got %v\nwant %s", err, want)
+	}
+}
+
+// Every option has a description, and is of one kind.
+func TestOptions(t *testing.T) {
+	var check func(prefix string, list []option)
+	check = func(prefix string, list []option) {
+		seen := map[string]bool{}
+		for _, o := range list {
+			name := prefix + o.key
+			kinds := 0
+			for _, is := range []bool{o.set != nil, o.sub != nil, o.each != nil} {
+				if is {
+					kinds++
+				}
+			}
+			if o.doc == "" || kinds != 1 || seen[o.key] {
+				t.Errorf("%s: description %q, %d kinds, twice: %t", name, o.doc, kinds, seen[o.key])
+			}
+			seen[o.key] = true
+			check(name+".", o.sub)
+		}
+	}
+	check("", options())
+}
+
+// FuzzConfig reads anything as a configuration: it is settings or an error that
+// says where.
+func FuzzConfig(f *testing.F) {
+	files, err := filepath.Glob("testdata/config/*.txtar")
+	if err != nil {
+		f.Fatal(err)
+	}
+	for _, name := range files {
+		ar, err := txtar.ParseFile(name)
+		if err != nil {
+			f.Fatal(err)
+		}
+		for _, file := range ar.Files {
+			if file.Name == "config.yaml" {
+				f.Add(file.Data)
+			}
+		}
+	}
+	f.Fuzz(func(t *testing.T, src []byte) {
+		var c Config
+		err := parseConfig("f", src, &c)
+		if err == nil {
+			return
+		}
+		e, ok := err.(*ConfigError)
+		if !ok {
+			t.Fatalf("%T: %v", err, err)
+		}
+		if e.Msg == "" || e.Line < 0 || e.Line > strings.Count(string(src), "\n")+strings.Count(string(src), "\r")+2 && !strings.ContainsAny(string(src), "\u0085\u2028\u2029") {
+			t.Errorf("%+v", e)
+		}
+	})
+}
