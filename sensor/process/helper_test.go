@@ -32,6 +32,10 @@ func do(actions []string) int {
 	return 0
 }
 
+// noTests is the environment of what is executed: if that is the test binary,
+// it runs no tests, which would come here again.
+var noTests = []string{"WARREN_TEST_HELPER=none"}
+
 func act(what string, op []string) error {
 	num := func(i int) int {
 		n, err := strconv.Atoi(op[i])
@@ -54,6 +58,8 @@ func act(what string, op []string) error {
 			return err
 		}
 		return os.WriteFile(op[1], b, 0o755)
+	case "write":
+		return os.WriteFile(op[0], []byte(op[1]), 0)
 	case "chmod":
 		return os.Chmod(op[0], 0o700)
 	case "chroot":
@@ -65,14 +71,14 @@ func act(what string, op []string) error {
 	case "detach":
 		return unix.Unmount(op[0], unix.MNT_DETACH)
 	case "exec":
-		return syscall.Exec(op[0], op, []string{})
+		return syscall.Exec(op[0], op, noTests)
 	case "execthread": // from a thread that is not the first
 		result := make(chan error)
 		for range 10 {
 			go func() {
 				runtime.LockOSThread()
 				if unix.Gettid() != unix.Getpid() {
-					result <- syscall.Exec(op[0], op, nil)
+					result <- syscall.Exec(op[0], op, noTests)
 				}
 				select {}
 			}()
@@ -128,7 +134,10 @@ func execFD(fd int, args []string) error {
 	if err != nil {
 		return err
 	}
-	env := []*byte{nil}
+	env, err := syscall.SlicePtrFromStrings(noTests)
+	if err != nil {
+		return err
+	}
 	empty := []byte{0}
 	_, _, errno := unix.RawSyscall6(unix.SYS_EXECVEAT, uintptr(fd), uintptr(unsafe.Pointer(&empty[0])),
 		uintptr(unsafe.Pointer(&argv[0])), uintptr(unsafe.Pointer(&env[0])), unix.AT_EMPTY_PATH, 0)

@@ -1,0 +1,171 @@
+package process
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"slices"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
+
+	"warren/bpf"
+	"warren/event"
+	"warren/internal/testkit"
+)
+
+// eachRung runs a test on every implementation of a hook that this kernel takes.
+func eachRung(t *testing.T, hook string, test func(t *testing.T, w *watch)) {
+	t.Run("best", func(t *testing.T) { test(t, start(t, bpf.Config{}, kinds)) })
+	t.Run("tracepoint", func(t *testing.T) {
+		w := start(t, bpf.Config{Rungs: map[string]string{hook: "tracepoint"}}, kinds)
+		for _, st := range w.sensor.Hooks() {
+			if st.Hook == hook && st.Rung != "tracepoint" {
+				t.Fatalf("%s is attached by %q: %s", hook, st.Rung, st.Err)
+			}
+		}
+		test(t, w)
+	})
+}
+
+func TestBPFCredentials(t *testing.T) {
+	const (
+		chown  = 1 << 0
+		setuid = 1 << unix.CAP_SETUID
+		setgid = 1 << unix.CAP_SETGID
+	)
+	type change struct {
+		Type                       string
+		UID, GID, OldUID, OldGID   uint32
+		RUID, SUID, FUID           uint32
+		Effective, Gained, Dropped bool // whether there are any
+	}
+	all := event.CapSet(effectiveCaps(t))
+	eachRung(t, "process.credentials", func(t *testing.T, w *watch) {
+		for _, tt := range []struct {
+			name    string
+			actions []string
+			want    []change
+		}{
+			{"setresuid by all threads", []string{"setresuid|1000|1001|1002"}, []change{
+				{Type: "setresuid", UID: 1001, RUID: 1000, SUID: 1002, FUID: 1001, Dropped: true},
+			}},
+			{"there and back", []string{"setresuid|-1|1001|-1", "setresuid|-1|0|-1"}, []change{
+				{Type: "setresuid", UID: 1001, FUID: 1001, Dropped: true},
+				{Type: "setresuid", OldUID: 1001, Effective: true, Gained: true},
+			}},
+			{"nothing changes", []string{"setresuid|0|0|0", "setresuid|-1|-1|-1", "setresgid|-1|-1|-1"}, nil},
+			{"setuid", []string{"setuid|1000"}, []change{{Type: "setuid", UID: 1000, RUID: 1000, SUID: 1000, FUID: 1000, Dropped: true}}},
+			{"setresgid", []string{"setresgid|7|8|9"}, []change{{Type: "setresgid", GID: 8, Effective: true}}},
+			{"setfsuid", []string{"setfsuid|1000"}, []change{{Type: "setfsuid", FUID: 1000, Effective: true, Dropped: true}}},
+			{"capset", []string{fmt.Sprintf("capset|%d", chown|setuid)}, []change{{Type: "capset", Effective: true, Dropped: true}}},
+			{"prctl", []string{fmt.Sprintf("dropbound|%d", unix.CAP_SYS_BOOT)}, []change{{Type: "commit_creds", Effective: true}}},
+			{"refused", []string{"setresuid|1000|1000|1000", "setresuid|0|0|0"}, []change{
+				{Type: "setresuid", UID: 1000, RUID: 1000, SUID: 1000, FUID: 1000, Dropped: true},
+			}},
+			{"an exec changes them, and tells", []string{fmt.Sprintf("capset|%d", setgid), "exec|" + install(t, exits(0), "x")}, []change{
+				{Type: "capset", Effective: true, Dropped: true},
+			}},
+		} {
+			t.Run(tt.name, func(t *testing.T) {
+				cmd := testkit.Command(t, "do", tt.actions...)
+				if tt.name == "refused" {
+					cmd.Stderr = nil
+				}
+				pid := run(t, cmd)
+				d, at := data[*event.Credentials](w.of(pid))
+				var got []change
+				old := all
+				for i, c := range d {
+					p := at[i].Process
+					if p.UID != c.UID || p.GID != c.GID || c.OldCaps != old || c.Gained != p.CapEffective&^old || c.Dropped != old&^p.CapEffective {
+						t.Errorf("%+v does not agree with %+v, before %v", c, p.Creds, old)
+					}
+					old = p.CapEffective
+					got = append(got, change{Type: c.Type, UID: c.UID, GID: c.GID, OldUID: c.OldUID, OldGID: c.OldGID, RUID: p.RUID, SUID: p.SUID, FUID: p.FUID,
+						Effective: p.CapEffective != 0, Gained: c.Gained != 0, Dropped: c.Dropped != 0})
+				}
+				if diff := cmp.Diff(tt.want, got); diff != "" {
+					t.Errorf("changes (-want +got):\n%s", diff)
+				}
+			})
+		}
+	})
+}
+
+func effectiveCaps(t testing.TB) (caps uint64) {
+	t.Helper()
+	if _, err := fmt.Sscanf(statusOf(t, os.Getpid())["CapEff"], "%x", &caps); err != nil {
+		t.Fatal(err)
+	}
+	return caps
+}
+
+func TestBPFNamespaces(t *testing.T) {
+	eachRung(t, "process.namespaces", func(t *testing.T, w *watch) {
+		netns := testkit.NewNetns(t)
+		for _, tt := range []struct {
+			name string
+			p    *program
+			call string
+			want []string
+		}{
+			{"unshare one", new(program).call(unix.SYS_UNSHARE, unix.CLONE_NEWUTS), "unshare", []string{"uts"}},
+			{"unshare all but users'", new(program).call(unix.SYS_UNSHARE, unix.CLONE_NEWUTS|unix.CLONE_NEWNS|unix.CLONE_NEWIPC|unix.CLONE_NEWNET|unix.CLONE_NEWCGROUP),
+				"unshare", []string{"mnt", "net", "uts", "ipc", "cgroup"}},
+			{"of the children", new(program).call(unix.SYS_UNSHARE, unix.CLONE_NEWPID), "unshare", []string{"pid"}},
+			{"users'", new(program).call(unix.SYS_UNSHARE, unix.CLONE_NEWUSER), "unshare", []string{"user"}},
+			{"users' and mounts", new(program).call(unix.SYS_UNSHARE, unix.CLONE_NEWUSER|unix.CLONE_NEWNS), "unshare", []string{"mnt", "user"}},
+			{"setns", new(program).call(unix.SYS_SETNS, 3, unix.CLONE_NEWNET), "setns", []string{"net"}},
+			{"setns to where it is", new(program).call(unix.SYS_SETNS, 4, unix.CLONE_NEWNET), "setns", nil},
+			{"refused", new(program).call(unix.SYS_SETNS, 99, unix.CLONE_NEWNET), "setns", nil},
+			{"files, which are no namespace", new(program).call(unix.SYS_UNSHARE, unix.CLONE_FILES), "unshare", nil},
+		} {
+			t.Run(tt.name, func(t *testing.T) {
+				own, err := os.Open("/proc/thread-self/ns/net") // the first thread may be another test's
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer own.Close()
+				other := os.NewFile(uintptr(dup(t, netns.FD())), "netns")
+				defer other.Close()
+				cmd := exec.Command(install(t, tt.p.call(unix.SYS_EXIT, 0), "x"))
+				cmd.ExtraFiles = []*os.File{other, own}
+				events := w.of(run(t, cmd))
+				_, xe := only[*event.Exec](t, events)
+				d, at := data[*event.Namespace](events)
+
+				// By fentry, a user namespace and others that come by one call are
+				// two changes: the kernel makes them one after the other.
+				var changed []string
+				old := xe.Process.Namespaces
+				for i, n := range d {
+					p := at[i].Process
+					changed = append(changed, n.Changed...)
+					if n.Type != tt.call || n.Old != old || int(p.PID) != cmd.Process.Pid || p.PidNS != old.PidNS {
+						t.Errorf("%+v to %+v, want by %s from %+v", n, p.Namespaces, tt.call, old)
+					}
+					old = p.Namespaces
+				}
+				slices.Sort(changed)
+				slices.Sort(tt.want)
+				if diff := cmp.Diff(tt.want, changed); diff != "" {
+					t.Errorf("changed (-want +got):\n%s", diff)
+				}
+				if slices.Contains(tt.want, "net") && tt.call == "setns" && old.NetNS != netns.Inode(t) {
+					t.Errorf("network namespace %d, want %d", old.NetNS, netns.Inode(t))
+				}
+			})
+		}
+	})
+}
+
+func dup(t testing.TB, fd int) int {
+	t.Helper()
+	n, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return n
+}
