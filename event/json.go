@@ -15,7 +15,9 @@ import (
 // Strings come from the kernel and need not be UTF-8. Where one is not, its
 // invalid bytes are replaced by U+FFFD, and a second key, the name followed by
 // ";base64", holds the bytes as they were.
-func AppendJSON(b []byte, e *Event) []byte {
+func AppendJSON(b []byte, e *Event) []byte { return appendJSON(b, e, catalog.byKind[kindOf(e)]) }
+
+func appendJSON(b []byte, e *Event, fields []*Field) []byte {
 	b = append(b, '{')
 	first := true
 	key := func(name string) {
@@ -27,7 +29,7 @@ func AppendJSON(b []byte, e *Event) []byte {
 		b = append(b, name...)
 		b = append(b, `":`...)
 	}
-	for _, f := range catalog.byKind[kindOf(e)] {
+	for _, f := range fields {
 		switch {
 		case f.Arg == KeyArg:
 			m := f.gets[kindOf(e)].all(e)
