@@ -120,8 +120,8 @@ func (i *Identity) applyExec(e *event.Event) {
 	i.tidy(p)
 	i.place(p, en)
 	i.setUsers(p, en)
-	i.users.execed(p, t.now)
-	i.put(e, p, parent, t.newImage(p))
+	en = i.put(e, p, parent, t.newImage(p))
+	i.users.execed(p, en.cont, t.now)
 }
 
 // applyTask adds a process that is older than the agent.
@@ -162,14 +162,14 @@ func (i *Identity) applyTask(e *event.Event) {
 	}
 	i.place(p, en)
 	i.setUsers(p, en)
-	i.users.execed(p, t.now)
 	t.incomplete = true
-	i.put(e, p, parent, img)
+	en = i.put(e, p, parent, img)
+	i.users.execed(p, en.cont, t.now)
 }
 
 // put makes p, complete but for its parent, the present snapshot of its process.
 // The parent stays the one that the process was started by, as it was then.
-func (i *Identity) put(e *event.Event, p *event.Process, parent *entry, img *image) {
+func (i *Identity) put(e *event.Event, p *event.Process, parent *entry, img *image) *entry {
 	t := &i.procs
 	en := t.get(p.Key)
 	var ps *snap
@@ -204,6 +204,7 @@ func (i *Identity) put(e *event.Event, p *event.Process, parent *entry, img *ima
 	en.stripped = false
 	i.join(en, p)
 	e.Process = p
+	return en
 }
 
 // link sets the parent of a snapshot that is not yet published.

@@ -327,6 +327,6 @@ func (i *Identity) rowEvent(r *row, now time.Time, ktime uint64) *event.Event {
 			p = en.snap.p // found in the meantime
 		}
 	}
-	e.Process = i.describedProcess(p, r.actor)
+	e.Process = i.completed(p)
 	return e
 }

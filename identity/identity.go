@@ -192,56 +192,68 @@ func (i *Identity) Apply(e *event.Event) {
 }
 
 // Pending reports whether waiting would complete e: its container is about to
-// be described, or its process looked up. It turns false after
+// be described or the names of its users read, or its process looked up. It turns false after
 // Config.WaitContainer at the latest, counted from the container's first event.
 func (i *Identity) Pending(e *event.Event) bool {
 	p := e.Process
 	if p == nil {
 		return !e.Actor.IsZero() && i.filler.waiting(e.Actor, i.cfg.Ktime())
 	}
-	if p.Container == nil || !p.Container.Pending {
+	if p.Container == nil {
 		return false
 	}
 	i.mu.RLock()
 	defer i.mu.RUnlock()
-	c := i.conts.byID[idOf(p.Container)]
-	return c != nil && c.desc.Pending && i.cfg.Ktime() < c.deadline
+	if p.Container.Pending {
+		c := i.conts.byID[idOf(p.Container)]
+		return c != nil && c.desc.Pending && i.cfg.Ktime() < c.deadline
+	}
+	m := i.users.byMnt[p.MntNS]
+	return m != nil && m.busy && m.accounts == nil && i.cfg.WaitContainer > 0 && i.cfg.Ktime() < m.asked+usersWait
 }
 
-// Resolve completes e after it waited: with the description of its container,
-// or with the process that has been found. What is still missing stays marked,
-// whether final or not; final says that nobody will ask again.
+// Resolve completes e after it waited: with the description of its container
+// and the names of its users, or with the process that has been found. What is
+// still missing stays marked, whether final or not; final says that nobody will
+// ask again.
 func (i *Identity) Resolve(e *event.Event, final bool) {
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	if e.Process == nil && !e.Actor.IsZero() {
 		i.find(e)
 	}
-	if p := i.describedProcess(e.Process, e.Actor); p != e.Process {
-		e.Process = p
-	}
+	e.Process = i.completed(e.Process)
 }
 
-// describedProcess returns p with its container as it is described now: p
-// itself where nothing has changed.
-func (i *Identity) describedProcess(p *event.Process, actor event.Key) *event.Process {
-	if p == nil || p.Container == nil || !p.Container.Pending {
+// completed returns p with its container as it is described by now and users as
+// they are named by now: p itself where nothing is new.
+func (i *Identity) completed(p *event.Process) *event.Process {
+	if p == nil || p.Container == nil {
 		return p
 	}
-	c := i.conts.byID[idOf(p.Container)]
-	if c == nil || c.desc == p.Container || c.desc.Pending {
+	described := p.Container
+	if p.Container.Pending {
+		if c := i.conts.byID[idOf(p.Container)]; c != nil && !c.desc.Pending {
+			described = c.desc
+		}
+	}
+	user, group := p.UserName, p.GroupName
+	if m := i.users.byMnt[p.MntNS]; m != nil && m.accounts != nil {
+		user, group = m.accounts.user(p.UID), m.accounts.group(p.GID)
+	}
+	if described == p.Container && user == p.UserName && group == p.GroupName {
 		return p
 	}
 	// The table has usually made the same copy already.
 	if en := i.procs.get(p.Key); en != nil {
 		for s := en.snap; s != nil; s = s.older {
-			if s.origin == p {
+			if s.origin == p && s.p.Container == described && s.p.UserName == user && s.p.GroupName == group {
 				return s.p
 			}
 		}
 	}
 	q := *p
-	q.Container = c.desc
+	q.Container, q.UserName, q.GroupName = described, user, group
 	return &q
 }
 

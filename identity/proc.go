@@ -47,14 +47,11 @@ const (
 	maxAsked  = 4096
 	// fillPause bounds the rate: a look takes some 50 µs.
 	fillPause = 2 * time.Millisecond
-	// initPidNS is the number of the kernel's first pid namespace, fixed by
-	// include/linux/proc_ns.h.
-	initPidNS = 0xEFFFFFFC
 )
 
 func (f *filler) init(cfg Config) {
 	f.dir = cfg.Proc
-	f.able = namespaceOf(filepath.Join(cfg.Proc, "1/ns/pid")) == initPidNS
+	f.able = firstNamespace(cfg.Proc, "pid") == initPidNS
 	f.queue = make(chan event.Key, 256)
 	f.asked = map[event.Key]lookup{}
 	f.missing = map[event.Key]bool{}

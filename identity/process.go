@@ -63,7 +63,8 @@ type snap struct {
 	refs   int32
 	since  uint64 // ktime from which it is true
 	older  *snap  // what was true before; dropped after a short while
-	// origin is the snapshot that this one replaced only to complete it.
+	// origin is the first of the snapshots that this one replaced only to
+	// complete them.
 	origin *event.Process
 }
 
@@ -198,7 +199,9 @@ func (t *processes) replace(en *entry, p *event.Process, parent *snap, img *imag
 func (t *processes) complete(en *entry, p *event.Process, parent *snap) {
 	old := en.snap
 	s := t.newSnap(p, parent, old.img, old.since)
-	s.origin = old.p
+	if s.origin = old.origin; s.origin == nil {
+		s.origin = old.p
+	}
 	s.older, old.older = old.older, nil
 	if s.older != nil {
 		t.pushRecent(s)

@@ -235,15 +235,17 @@ type mountUsers struct {
 }
 
 type userTask struct {
-	pid    uint32
-	mntNS  uint32
-	userNS uint32
-	have   *accounts
+	container containerID
+	pid       uint32
+	mntNS     uint32
+	userNS    uint32 // 0 where it is the host's
+	have      *accounts
 }
 
 const (
 	hostCheckEvery = 1e9 // nanoseconds
 	mntCheckEvery  = 5e9
+	usersWait      = 100e6 // for which the events of a container wait for its users
 	maxMountNS     = 1024
 )
 
@@ -252,10 +254,27 @@ func (t *users) init(cfg Config) {
 	t.byMnt = map[uint32]*mountUsers{}
 	t.max = maxMountNS
 	t.queue = make(chan userTask, 256)
-	for name, ns := range map[string]*uint32{"mnt": &t.hostNS.MntNS, "user": &t.hostNS.UserNS} {
-		// 0, where it cannot be read, is no namespace's number.
-		*ns = namespaceOf(filepath.Join(cfg.Proc, "1/ns", name))
+	t.hostNS.UserNS = initUserNS
+	t.hostNS.MntNS = firstNamespace(cfg.Proc, "mnt")
+}
+
+// The numbers of the kernel's first namespaces, fixed by
+// include/uapi/linux/nsfs.h.
+const (
+	initUserNS = 0xEFFFFFFD
+	initPidNS  = 0xEFFFFFFC
+)
+
+// firstNamespace returns the number of the namespace that the machine's first
+// process is in, as far as can be seen: where that process is out of bounds, its
+// like, the first thread of the kernel, is asked. 0 is no namespace's number.
+func firstNamespace(proc, name string) uint32 {
+	for _, pid := range []string{"1", "2", "self"} {
+		if n := namespaceOf(filepath.Join(proc, pid, "ns", name)); n != 0 {
+			return n
+		}
 	}
+	return 0
 }
 
 // namespaceOf returns the number of a namespace file of /proc, 0 if it cannot
@@ -295,13 +314,21 @@ func (i *Identity) setUsers(p *event.Process, from *entry) {
 		}
 	}
 	host := i.users.hostAccounts(i.procs.now)
-	a := host
-	if p.Container != nil {
-		if m := i.users.byMnt[p.MntNS]; m != nil && m.accounts != nil {
-			a = m.accounts
+	if p.Container == nil {
+		p.UserName, p.GroupName = host.user(p.UID), host.group(p.GID)
+	} else if m := i.users.byMnt[p.MntNS]; m != nil && m.accounts != nil {
+		p.UserName, p.GroupName = m.accounts.user(p.UID), m.accounts.group(p.GID)
+	} else {
+		// Not read yet, or never to be. The host's names would be wrong, but for
+		// those that everybody uses.
+		p.UserName, p.GroupName = "", ""
+		if p.UID == 0 {
+			p.UserName = host.user(0)
+		}
+		if p.GID == 0 {
+			p.GroupName = host.group(0)
 		}
 	}
-	p.UserName, p.GroupName = a.user(p.UID), a.group(p.GID)
 	p.LoginName = ""
 	if p.LoginUID != event.NoLogin {
 		p.LoginName = host.user(uint32(p.LoginUID)) // sessions begin on the host
@@ -310,8 +337,8 @@ func (i *Identity) setUsers(p *event.Process, from *entry) {
 
 // execed asks for the names of a container's own, at an exec: by then the
 // process has the root that its program sees.
-func (t *users) execed(p *event.Process, now uint64) {
-	if p.Container == nil || p.MntNS == 0 || p.MntNS == t.hostNS.MntNS {
+func (t *users) execed(p *event.Process, c *container, now uint64) {
+	if c == nil || p.MntNS == 0 || p.MntNS == t.hostNS.MntNS {
 		return
 	}
 	m := t.byMnt[p.MntNS]
@@ -324,7 +351,7 @@ func (t *users) execed(p *event.Process, now uint64) {
 	} else if m.busy || now < m.asked+mntCheckEvery && m.accounts != nil {
 		return
 	}
-	task := userTask{pid: p.PID, mntNS: p.MntNS, have: m.accounts}
+	task := userTask{container: c.id, pid: p.PID, mntNS: p.MntNS, have: m.accounts}
 	if p.UserNS != t.hostNS.UserNS {
 		task.userNS = p.UserNS
 	}
@@ -392,6 +419,7 @@ func (i *Identity) readMountAccounts(task userTask) (*accounts, error) {
 func (i *Identity) usersRead(task userTask, a *accounts) {
 	i.mu.Lock()
 	defer i.mu.Unlock()
+	defer i.signal()
 	m := i.users.byMnt[task.mntNS]
 	if m == nil {
 		return
@@ -401,9 +429,13 @@ func (i *Identity) usersRead(task userTask, a *accounts) {
 		return
 	}
 	m.accounts = a
-	for en := i.procs.living.head; en != nil; en = en.next {
+	c := i.conts.byID[task.container]
+	if c == nil {
+		return
+	}
+	for en := c.members; en != nil; en = en.cnext {
 		p := en.snap.p
-		if p.MntNS != task.mntNS || p.Container == nil {
+		if p.MntNS != task.mntNS {
 			continue
 		}
 		q := *p
