@@ -32,14 +32,15 @@ func TestGenerated(t *testing.T) {
 	}
 }
 
-// judge is an agent that only judges what it is asked.
-type judge struct{ t *testing.T }
+// judge is an agent that only judges filters.
+type judge struct{}
 
-func (j judge) filter(expr string) api.Lines {
-	if _, err := filter.Compile(expr); err != nil {
-		j.t.Errorf("filter %q: %v", expr, err)
+func (judge) filter(expr string) api.Lines {
+	return func(yield func([]byte, error) bool) {
+		if _, err := filter.Compile(expr); err != nil {
+			yield(nil, err)
+		}
 	}
-	return func(func([]byte, error) bool) {}
 }
 func (j judge) Events(_ context.Context, expr string, _ int) api.Lines { return j.filter(expr) }
 func (j judge) Recent(_ context.Context, expr string, _ int) api.Lines { return j.filter(expr) }
@@ -48,21 +49,23 @@ func (j judge) Processes(_ context.Context, expr string, _ bool) api.Lines {
 }
 func (j judge) Connections(_ context.Context, expr string) api.Lines       { return j.filter(expr) }
 func (j judge) FollowConnections(_ context.Context, expr string) api.Lines { return j.filter(expr) }
-func (j judge) Process(context.Context, string) ([]byte, error)            { return nil, errStop }
-func (j judge) Status(context.Context) ([]byte, error)                     { return nil, errStop }
+func (judge) Process(context.Context, string) ([]byte, error)              { return nil, errStop }
+func (judge) Status(context.Context) ([]byte, error)                       { return nil, errStop }
 
 var errStop = errors.New("the line was understood")
 
 // TestExamples runs every example of help, of the README and of docs: each line
 // that begins with warren, or with a prompt and warren. Commands and flags have
-// to exist, filters to compile.
+// to exist, filters to compile; where the page shows a complaint, exactly that
+// one is made.
 func TestExamples(t *testing.T) {
-	var lines []string
+	type example struct{ line, complaint string }
+	var examples []example
 	var g globals
 	commands, _ := commandTable(&g)
 	for _, c := range commands {
 		for _, e := range c.examples {
-			lines = append(lines, e.line)
+			examples = append(examples, example{line: e.line})
 		}
 	}
 	pages, err := filepath.Glob("../docs/*.md")
@@ -74,30 +77,41 @@ func TestExamples(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		for _, m := range exampleLine.FindAllStringSubmatch(string(text), -1) {
-			if strings.Contains(m[1], "[FLAGS]") {
+		for _, at := range exampleLine.FindAllSubmatchIndex(text, -1) {
+			e := example{line: string(text[at[2]:at[3]])}
+			if strings.Contains(e.line, "[FLAGS]") {
 				continue // that is how help shows what may follow
 			}
-			lines = append(lines, m[1])
+			if m := complaint.FindSubmatch(text[at[1]:]); m != nil {
+				for line := range strings.Lines(string(m[0])) {
+					e.complaint += strings.TrimPrefix(line, "    ")
+				}
+				e.complaint = strings.Trim(e.complaint, "\n")
+			}
+			examples = append(examples, e)
 		}
 	}
-	if len(lines) < 30 {
-		t.Fatalf("only %d examples were found: does the pattern still fit?", len(lines))
+	if len(examples) < 30 {
+		t.Fatalf("only %d examples were found: does the pattern still fit?", len(examples))
 	}
-	for _, line := range lines {
-		words, err := shellWords(line)
+	for _, e := range examples {
+		words, err := shellWords(e.line)
 		if err != nil {
-			t.Errorf("%s: %v", line, err)
+			t.Errorf("%s: %v", e.line, err)
 			continue
 		}
 		var out bytes.Buffer
-		env := testEnv(&out, judge{t})
+		env := testEnv(&out, judge{})
 		env.RunAgent = func(context.Context, AgentOptions) error { return errStop }
-		if code := Main(t.Context(), env, words[1:]); code == exitUsage {
-			t.Errorf("%s: %s", line, &out)
+		code := Main(t.Context(), env, words[1:])
+		if said := strings.Trim(out.String(), "\n"); (code == exitUsage) != (e.complaint != "") || code == exitUsage && said != e.complaint {
+			t.Errorf("%s: exit code %d\n%s\nwant\n%s", e.line, code, said, e.complaint)
 		}
 	}
 }
+
+// complaint is what the program says of a mistake, shown below its example.
+var complaint = regexp.MustCompile(`^\n\n    warren: .*(\n    .*)*`)
 
 // exampleLine is a line of a code block that calls the program.
 var exampleLine = regexp.MustCompile(`(?m)^(?:    )?(?:[$#] )?(?:sudo )?((?:\./bin/)?warren [a-z-].*)$`)

@@ -23,7 +23,7 @@ func statusCommand(g *globals) *command {
 			"Then how many events there were, what was lost and where, how full rings, tables and queues are, and who listens.",
 		examples: []example{
 			{"warren status", "How the agent is doing"},
-			{"warren status -o wide", "With every reason in full"},
+			{"warren status -o wide", "With every place that a hook is attached to"},
 			{"warren status -o json", "The same for a script"},
 		},
 		flags: []*option{outputFlag(&output, "", "table", "wide", "json")},
@@ -85,6 +85,7 @@ func (v *statusView) agent() {
 }
 
 func (v *statusView) sensors() {
+	var why notes
 	for _, s := range v.st.Sensors {
 		v.heading("Sensor " + v.safe(s.Name))
 		if !s.Running {
@@ -100,34 +101,52 @@ func (v *statusView) sensors() {
 		}
 		rows := make([][]cell, len(s.Hooks))
 		for i, h := range s.Hooks {
-			rows[i] = v.hook(h)
+			rows[i] = v.hook(h, &why)
 		}
-		v.rows([]column{{head: "HOOK"}, {head: "ATTACHED BY"}, {head: "WHERE", max: 40}, {head: "WHY NOT BETTER; WHAT FOR"}}, rows)
+		v.rows([]column{{head: "HOOK"}, {head: "ATTACHED BY"}, {head: "REFUSED"}, {head: "WHERE", max: 60, spare: 1}, {head: "WHAT FOR"}}, rows)
+	}
+	if len(why) > 0 {
+		v.heading("Why not better")
+		for i, reason := range why {
+			fmt.Fprintf(&v.b, "  [%d] %s\n", i+1, v.safe(reason))
+		}
 	}
 }
 
-func (v *statusView) hook(h api.Hook) []cell {
-	rung := cell{text: v.safe(h.Rung), color: green}
-	var why []string
-	if h.Error != "" {
-		why = append(why, h.Error)
+// notes are reasons by number: one that holds for many hooks is told once.
+type notes []string
+
+// mark returns the number of a reason.
+func (n *notes) mark(reason string) string {
+	i := slices.Index(*n, reason)
+	if i < 0 {
+		i = len(*n)
+		*n = append(*n, reason)
 	}
+	return fmt.Sprintf("[%d]", i+1)
+}
+
+func (v *statusView) hook(h api.Hook, why *notes) []cell {
+	rung := cell{text: v.safe(h.Rung), color: green}
+	var refused []string
 	for _, r := range h.Refused {
 		// Two rungs of one kind can be refused for the same reason.
-		if text := "no " + r.Rung + ": " + r.Reason; !slices.Contains(why, text) {
-			why = append(why, text)
+		if text := v.safe(r.Rung) + " " + why.mark(r.Reason); !slices.Contains(refused, text) {
+			refused = append(refused, text)
 		}
 	}
-	why = append(why, h.Purpose)
 	switch {
 	case h.Rung == "" && h.Error != "":
-		rung = cell{text: "refused", color: red}
+		rung = cell{text: "nothing", color: red}
+		if len(refused) == 0 {
+			refused = append(refused, why.mark(h.Error))
+		}
 	case h.Rung == "":
 		rung = cell{text: "-", color: dim}
 	case len(h.Refused) > 0:
 		rung.color = yellow
 	}
-	return []cell{{text: v.safe(h.Name)}, rung, {text: v.where(h.Target), color: dim}, {text: v.safe(strings.Join(why, "; "))}}
+	return []cell{{text: v.safe(h.Name)}, rung, {text: strings.Join(refused, ", ")}, {text: v.where(h.Target), color: dim}, {text: v.safe(h.Purpose)}}
 }
 
 // where returns what a hook is attached to, the first of many places unless

@@ -23,7 +23,7 @@ func byteCount(n uint64) string {
 	return fmt.Sprintf(format, v, "KMGTPE"[unit])
 }
 
-// span writes a duration: 0.012ms, 3.4ms, 120ms, 1.2s, 1m02s, 3h04m, 5d06h.
+// span writes a duration, rounded down: 0.012ms, 3.4ms, 120ms, 1.2s, 1m02s, 3h04m, 5d06h.
 func span(d time.Duration) string {
 	switch {
 	case d < 0:
@@ -33,7 +33,7 @@ func span(d time.Duration) string {
 	case d < time.Millisecond:
 		return fmt.Sprintf("%.3fms", float64(d)/1e6)
 	case d < 10*time.Millisecond:
-		return fmt.Sprintf("%.1fms", float64(d)/1e6)
+		return fmt.Sprintf("%.1fms", float64(d.Truncate(100*time.Microsecond))/1e6)
 	case d < time.Second:
 		return fmt.Sprintf("%dms", d/time.Millisecond)
 	case d < 10*time.Second:

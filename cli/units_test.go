@@ -14,7 +14,7 @@ func TestUnits(t *testing.T) {
 		}
 	}
 	for d, want := range map[time.Duration]string{
-		0: "0s", 12345: "0.012ms", 3400 * time.Microsecond: "3.4ms", 120 * time.Millisecond: "120ms", 999999999: "999ms", 1290 * time.Millisecond: "1.2s",
+		0: "0s", 12345: "0.012ms", 3400 * time.Microsecond: "3.4ms", 9990 * time.Microsecond: "9.9ms", 120 * time.Millisecond: "120ms", 999999999: "999ms", 1290 * time.Millisecond: "1.2s",
 		59 * time.Second: "59s", 62 * time.Second: "1m02s", 3*time.Hour + 4*time.Minute: "3h04m", 126 * time.Hour: "5d06h", -2 * time.Second: "-2.0s",
 	} {
 		if got := span(d); got != want {
