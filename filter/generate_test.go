@@ -262,7 +262,7 @@ func anyOther(d *dice, typ event.Type, many event.Many) string {
 	right := "val(" + f.Name + ")"
 	switch op := pick(d, ops...); {
 	case typ == event.String && (op == "in" || op == "intersects") && d.chance(40):
-		return " " + op + " val(" + pick(d, "proc.argv", "proc.aname", "dns.answers") + ")"
+		return " " + op + " " + pick(d, "val", "tolower", "b64", "basename") + "(" + pick(d, "proc.argv", "proc.aname", "dns.answers") + ")"
 	case typ == event.String && d.chance(40):
 		return " " + op + " " + pick(d, "tolower", "toupper", "basename", "b64") + "(" + f.Name + ")"
 	default:

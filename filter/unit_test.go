@@ -36,6 +36,8 @@ func TestKinds(t *testing.T) {
 		{"not (evt.kind = dns or evt.kind = exec)", all &^ event.Kinds(event.KindDNS, event.KindExec)},
 		{"not (evt.kind = dns and proc.name = a)", all},
 		{"not (not evt.kind = dns)", event.Kinds(event.KindDNS)},
+		{"not (not evt.kind = dns or proc.name = a)", event.Kinds(event.KindDNS)},
+		{"not (not evt.kind = dns and proc.name = a)", all},
 		{"fd.ip = ::1", sockets},
 		{"fd.ip != ::1", sockets},
 		{"not fd.ip = ::1", all},
