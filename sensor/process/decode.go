@@ -29,8 +29,18 @@ func (d *decoder) emit(e *event.Event) {
 // errLengths means that a record's strings are longer than the record.
 var errLengths = errors.New("lengths exceed the record")
 
-func newEvent(hdr *processRecord, actor event.Key, p *event.Process, data event.Data) *event.Event {
-	return &event.Event{Time: bpf.Wall(hdr.Ktime), Ktime: hdr.Ktime, Actor: actor, Process: p, Data: data}
+// newEvent returns an event and its data, still to be filled, in one
+// allocation: they live and die together.
+func newEvent[D any, P interface {
+	*D
+	event.Data
+}](hdr *processRecord, actor event.Key, p *event.Process) (*event.Event, *D) {
+	both := &struct {
+		event event.Event
+		data  D
+	}{event: event.Event{Time: bpf.Wall(hdr.Ktime), Ktime: hdr.Ktime, Actor: actor, Process: p}}
+	both.event.Data = P(&both.data)
+	return &both.event, &both.data
 }
 
 func (d *decoder) fork(rec []byte) (*event.Event, error) {
@@ -39,14 +49,16 @@ func (d *decoder) fork(rec []byte) (*event.Event, error) {
 		return nil, err
 	}
 	p := newProcess(&r.Task)
-	f := &event.Fork{Type: forkType(r.Nr, r.Compat != 0), Flags: r.CloneFlags}
+	p.Name = string(commOf(&r.Task.Comm))
+	e, f := newEvent[event.Fork](&r.Hdr, keyOf(&r.Maker), p)
+	f.Type, f.Flags = forkType(r.Nr, r.Compat != 0), r.CloneFlags
 	switch f.Type {
 	case "fork":
 		f.Flags = 0
 	case "vfork":
 		f.Flags = unix.CLONE_VFORK | unix.CLONE_VM
 	}
-	return newEvent(&r.Hdr, keyOf(&r.Maker), p, f), nil
+	return e, nil
 }
 
 func (d *decoder) exec(rec []byte) (*event.Event, error) {
@@ -54,13 +66,12 @@ func (d *decoder) exec(rec []byte) (*event.Event, error) {
 	if err != nil {
 		return nil, err
 	}
-	e := newEvent(&r.Hdr, p.Key, p, nil)
+	e, x := newEvent[event.Exec](&r.Hdr, p.Key, p)
 	p.ExecTime = e.Time
-	x := &event.Exec{Type: "execve"}
+	x.Type = "execve"
 	if r.Flags&uint32(processImageFlagsEXEC_AT) != 0 {
 		x.Type = "execveat"
 	}
-	e.Data = x
 	d.window.note(p.Key, func(n *news) { *n = news{image: true} })
 	return e, nil
 }
@@ -72,7 +83,9 @@ func (d *decoder) task(rec []byte) (*event.Event, error) {
 	if err != nil || !d.window.correct(p) {
 		return nil, err
 	}
-	return newEvent(&r.Hdr, p.Key, p, &event.ProcessState{Type: "process"}), nil
+	e, st := newEvent[event.ProcessState](&r.Hdr, p.Key, p)
+	st.Type = "process"
+	return e, nil
 }
 
 func (d *decoder) exit(rec []byte) (*event.Event, error) {
@@ -84,7 +97,8 @@ func (d *decoder) exit(rec []byte) (*event.Event, error) {
 	d.window.note(k, func(n *news) { n.ended = true })
 
 	st := unix.WaitStatus(r.Status)
-	x := &event.Exit{
+	e, x := newEvent[event.Exit](&r.Hdr, k, nil)
+	*x = event.Exit{
 		Type:     "procexit",
 		Status:   r.Status,
 		Duration: int64(r.Hdr.Ktime - r.Key.Start),
@@ -100,7 +114,7 @@ func (d *decoder) exit(rec []byte) (*event.Event, error) {
 	}
 	user, sys := cpuTime(r.Utime, r.Stime, r.Runtime)
 	x.UserTime, x.SysTime = int64(user), int64(sys)
-	return newEvent(&r.Hdr, k, nil, x), nil
+	return e, nil
 }
 
 var pageSize = uint64(os.Getpagesize())
@@ -130,7 +144,8 @@ func (d *decoder) credentials(rec []byte) (*event.Event, error) {
 	}
 	p := &event.Process{Key: keyOf(&r.Key), PID: r.Key.Pid, TID: r.Key.Tid, Creds: credsOf(&r.Now)}
 	d.window.note(p.Key, func(n *news) { n.creds = &p.Creds })
-	return newEvent(&r.Hdr, p.Key, p, &event.Credentials{
+	e, c := newEvent[event.Credentials](&r.Hdr, p.Key, p)
+	*c = event.Credentials{
 		Type:    credType(r.Nr, r.Compat != 0),
 		UID:     r.Now.Uid,
 		GID:     r.Now.Gid,
@@ -139,7 +154,8 @@ func (d *decoder) credentials(rec []byte) (*event.Event, error) {
 		OldCaps: event.CapSet(r.Old.Effective),
 		Gained:  event.CapSet(r.Now.Effective &^ r.Old.Effective),
 		Dropped: event.CapSet(r.Old.Effective &^ r.Now.Effective),
-	}), nil
+	}
+	return e, nil
 }
 
 func (d *decoder) namespaces(rec []byte) (*event.Event, error) {
@@ -148,7 +164,8 @@ func (d *decoder) namespaces(rec []byte) (*event.Event, error) {
 		return nil, err
 	}
 	p := &event.Process{Key: keyOf(&r.Key), PID: r.Key.Pid, TID: r.Key.Tid, Namespaces: namespacesOf(&r.Now)}
-	n := &event.Namespace{Type: nsType(r.Nr, r.Compat != 0), Old: namespacesOf(&r.Old)}
+	e, n := newEvent[event.Namespace](&r.Hdr, p.Key, p)
+	n.Type, n.Old = nsType(r.Nr, r.Compat != 0), namespacesOf(&r.Old)
 	for _, c := range []struct {
 		name    string
 		changed bool
@@ -168,7 +185,7 @@ func (d *decoder) namespaces(rec []byte) (*event.Event, error) {
 		}
 	}
 	d.window.note(p.Key, func(n *news) { n.ns = &p.Namespaces })
-	return newEvent(&r.Hdr, p.Key, p, n), nil
+	return e, nil
 }
 
 func (d *decoder) cgroup(rec []byte) (*event.Event, error) {
@@ -180,14 +197,14 @@ func (d *decoder) cgroup(rec []byte) (*event.Event, error) {
 	if uint64(r.Len) > uint64(len(path)) {
 		return nil, errLengths
 	}
-	return newEvent(&r.Hdr, event.Key{}, nil, &event.CgroupState{
-		Type: "cgroup",
-		Cgroup: event.Cgroup{
-			CgroupKey: event.CgroupKey{Hierarchy: r.Key.Hierarchy, ID: r.Key.Id},
-			CgroupID:  r.Key.Id,
-			Path:      string(path[:r.Len]),
-		},
-	}), nil
+	e, c := newEvent[event.CgroupState](&r.Hdr, event.Key{}, nil)
+	c.Type = "cgroup"
+	c.Cgroup = event.Cgroup{
+		CgroupKey: event.CgroupKey{Hierarchy: r.Key.Hierarchy, ID: r.Key.Id},
+		CgroupID:  r.Key.Id,
+		Path:      string(path[:r.Len]),
+	}
+	return e, nil
 }
 
 // decodeImage decodes an exec record. The view is of rec itself.
@@ -202,12 +219,18 @@ func decodeImage(rec []byte, existing bool) (*processExecRecord, *event.Process,
 	}
 	p := newProcess(&r.Task)
 
-	// All strings of a process share one allocation.
-	text := string(rest)
+	// All strings of a process but its command line share one allocation.
+	name := commOf(&r.Task.Comm)
+	var b strings.Builder
+	b.Grow(len(name) + len(rest))
+	b.Write(name)
+	b.Write(rest)
+	text := b.String()
 	next := func(n int) (s string) {
 		s, text = text[:n], text[n:]
 		return s
 	}
+	p.Name = next(len(name))
 	p.ExePath = next(int(r.ExeLen))
 	p.Cwd = next(int(r.CwdLen))
 	p.Filename = next(int(r.FilenameLen))
@@ -254,7 +277,7 @@ func splitArgs(s string, existing bool) []string {
 	}
 }
 
-// newProcess returns what all records tell of a process.
+// newProcess returns what all records tell of a process, but for its name.
 func newProcess(t *processTaskInfo) *event.Process {
 	k := keyOf(&t.Key)
 	p := &event.Process{
@@ -263,7 +286,6 @@ func newProcess(t *processTaskInfo) *event.Process {
 		ParentKey:  keyOf(&t.Parent),
 		TID:        t.Key.Tid,
 		VPID:       t.Vpid,
-		Name:       commOf(&t.Comm),
 		Creds:      credsOf(&t.Creds),
 		Namespaces: namespacesOf(&t.Ns),
 		LoginUID:   event.LoginUID(t.Loginuid),
@@ -289,12 +311,13 @@ const noSession = 1<<32 - 1 // AUDIT_SID_UNSET
 
 func keyOf(k *processTaskKey) event.Key { return event.Key{PID: k.Pid, Start: k.Start} }
 
-func commOf(c *[16]int8) string {
+// commOf returns the name in its place in the record.
+func commOf(c *[16]int8) []byte {
 	b := (*[16]byte)(unsafe.Pointer(c))[:]
 	if i := bytes.IndexByte(b, 0); i >= 0 {
 		b = b[:i]
 	}
-	return string(b)
+	return b
 }
 
 func credsOf(c *processCreds) event.Creds {
