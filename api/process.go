@@ -35,6 +35,10 @@ func (s *Server) serveProcesses(w http.ResponseWriter, req *http.Request, q quer
 	if !prog.Kinds().Has(event.KindProcess) {
 		return cannotMatch(q, prog, "process")
 	}
+	fields, err := q.fields()
+	if err != nil {
+		return err
+	}
 	exited, err := q.bool("exited", false)
 	if err != nil {
 		return err
@@ -53,7 +57,7 @@ func (s *Server) serveProcesses(w http.ResponseWriter, req *http.Request, q quer
 		return true
 	})
 	slices.SortFunc(list, func(a, b *event.Event) int { return compareKeys(a.Actor, b.Actor) })
-	return writeEvents(newLines(w, s.cfg.Stall), list)
+	return writeEvents(newLines(w, s.cfg.Stall, fields), list)
 }
 
 // compareKeys orders processes by the time they started.

@@ -4,7 +4,9 @@ import (
 	"errors"
 	"net/url"
 	"strconv"
+	"strings"
 
+	"warren/event"
 	"warren/filter"
 )
 
@@ -28,6 +30,27 @@ func (q query) filter() (*filter.Program, error) {
 		e.Expr, e.Pos, e.End = &f.Expr, &f.Pos, &f.End
 	}
 	return nil, e
+}
+
+// fields returns the fields that are asked for, nil for all.
+func (q query) fields() (*event.Selection, error) {
+	list, ok := q["fields"]
+	if !ok {
+		return nil, nil
+	}
+	sel, err := event.Select(strings.Split(list, ",")...)
+	if unknown := (*event.UnknownFieldError)(nil); errors.As(err, &unknown) {
+		var names []string
+		for _, f := range event.Fields() {
+			names = append(names, f.Name)
+		}
+		e := badRequest("no field %s", printable(unknown.Name))
+		if near := Nearest(unknown.Name, names); near != "" {
+			e.Hint = "did you mean " + near + "?"
+		}
+		return nil, e
+	}
+	return sel, err
 }
 
 func (q query) bool(name string, def bool) (bool, error) {

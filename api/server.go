@@ -129,10 +129,10 @@ type route struct {
 // routes is the list of all there is; openapi.json describes each.
 func (*Server) routes() []route {
 	return []route{
-		{"/v1/events", []string{"filter", "follow", "limit"}, (*Server).serveEvents},
-		{"/v1/processes", []string{"filter", "exited"}, (*Server).serveProcesses},
+		{"/v1/events", []string{"filter", "fields", "follow", "limit"}, (*Server).serveEvents},
+		{"/v1/processes", []string{"filter", "fields", "exited"}, (*Server).serveProcesses},
 		{"/v1/processes/{id}", nil, (*Server).serveProcess},
-		{"/v1/connections", []string{"filter", "follow"}, (*Server).serveConnections},
+		{"/v1/connections", []string{"filter", "fields", "follow"}, (*Server).serveConnections},
 		{"/v1/fields", []string{"kind"}, (*Server).serveFields},
 		{"/v1/status", nil, (*Server).serveStatus},
 		{"/metrics", nil, (*Server).serveMetrics},

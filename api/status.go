@@ -228,7 +228,7 @@ func (s *Server) serveFields(w http.ResponseWriter, _ *http.Request, q query) er
 		}
 		among = event.Kinds(k)
 	}
-	out := newLines(w, s.cfg.Stall)
+	out := newLines(w, s.cfg.Stall, nil)
 	for _, f := range event.Fields() {
 		if f.Kinds()&among == 0 {
 			continue

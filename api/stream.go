@@ -18,6 +18,10 @@ func (s *Server) serveEvents(w http.ResponseWriter, req *http.Request, q query) 
 	if err != nil {
 		return err
 	}
+	fields, err := q.fields()
+	if err != nil {
+		return err
+	}
 	follow, err := q.bool("follow", true)
 	if err != nil {
 		return err
@@ -26,20 +30,21 @@ func (s *Server) serveEvents(w http.ResponseWriter, req *http.Request, q query) 
 	if err != nil {
 		return err
 	}
+	out := newLines(w, s.cfg.Stall, fields)
 	if !follow {
-		return s.recentEvents(w, prog, limit)
+		return s.recentEvents(out, prog, limit)
 	}
 	stream, err := s.subscribe(req, "events", prog, event.AllKinds)
 	if err != nil {
 		return err
 	}
 	defer stream.close()
-	return s.follow(req.Context(), newLines(w, s.cfg.Stall), stream, limit, 0)
+	return s.follow(req.Context(), out, stream, limit, 0)
 }
 
 // recentEvents answers with what matches among the last events, the last limit
 // of them.
-func (s *Server) recentEvents(w http.ResponseWriter, prog *filter.Program, limit int) error {
+func (s *Server) recentEvents(out *lines, prog *filter.Program, limit int) error {
 	var list []*event.Event
 	for _, e := range s.events.Recent() {
 		if e.Data.Kind() == event.KindLost || prog.Kinds().Has(e.Data.Kind()) && prog.Match(e) {
@@ -49,7 +54,7 @@ func (s *Server) recentEvents(w http.ResponseWriter, prog *filter.Program, limit
 	if limit > 0 && len(list) > limit {
 		list = list[len(list)-limit:]
 	}
-	return writeEvents(newLines(w, s.cfg.Stall), list)
+	return writeEvents(out, list)
 }
 
 func (s *Server) serveConnections(w http.ResponseWriter, req *http.Request, q query) error {
@@ -60,6 +65,10 @@ func (s *Server) serveConnections(w http.ResponseWriter, req *http.Request, q qu
 	if !prog.Kinds().Has(event.KindConnection) {
 		return cannotMatch(q, prog, "connection")
 	}
+	fields, err := q.fields()
+	if err != nil {
+		return err
+	}
 	follow, err := q.bool("follow", false)
 	if err != nil {
 		return err
@@ -67,8 +76,9 @@ func (s *Server) serveConnections(w http.ResponseWriter, req *http.Request, q qu
 	if err := s.ready(req.Context()); err != nil {
 		return err
 	}
+	out := newLines(w, s.cfg.Stall, fields)
 	if !follow {
-		return writeEvents(newLines(w, s.cfg.Stall), s.connections(prog.Match))
+		return writeEvents(out, s.connections(prog.Match))
 	}
 	// First the stream, then the rows: what changes meanwhile is in one of the
 	// two. A change that the rows tell of already is not told again.
@@ -78,7 +88,6 @@ func (s *Server) serveConnections(w http.ResponseWriter, req *http.Request, q qu
 	}
 	defer stream.close()
 	known := s.events.Seq()
-	out := newLines(w, s.cfg.Stall)
 	if err := writeEvents(out, s.connections(prog.Match)); err != nil {
 		return err
 	}
@@ -204,23 +213,24 @@ func (c *clientGone) Unwrap() error { return c.err }
 
 // lines writes NDJSON.
 type lines struct {
-	w     http.ResponseWriter
-	ctl   *http.ResponseController
-	stall time.Duration
-	buf   []byte
-	dirty bool // the connection holds something back: the headers, at first
+	w      http.ResponseWriter
+	ctl    *http.ResponseController
+	stall  time.Duration
+	fields *event.Selection
+	buf    []byte
+	dirty  bool // the connection holds something back: the headers, at first
 }
 
 // flushBytes is how much a busy stream collects before it writes.
 const flushBytes = 64 << 10
 
-func newLines(w http.ResponseWriter, stall time.Duration) *lines {
+func newLines(w http.ResponseWriter, stall time.Duration, fields *event.Selection) *lines {
 	w.Header().Set("Content-Type", "application/x-ndjson")
-	return &lines{w: w, ctl: http.NewResponseController(w), stall: stall, buf: make([]byte, 0, 4096), dirty: true}
+	return &lines{w: w, ctl: http.NewResponseController(w), stall: stall, fields: fields, buf: make([]byte, 0, 4096), dirty: true}
 }
 
 func (l *lines) event(e *event.Event) error {
-	l.buf = append(event.AppendJSON(l.buf, e), '\n')
+	l.buf = append(l.fields.AppendJSON(l.buf, e), '\n')
 	return l.full()
 }
 
