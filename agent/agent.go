@@ -35,19 +35,24 @@ func Run(ctx context.Context, cfg Config, stdout io.Writer, log *slog.Logger) (e
 
 	me := &self{cfg: cfg, started: time.Now(), kernel: kernelRelease(), lockdown: lockdownState()}
 
-	// Nobody else has this state and this socket.
+	// We may do what our work needs, ...
+	rights, err := checkRights()
+	if err != nil {
+		return err
+	}
+	me.rights.Store(&rights)
+
+	// ... nobody else has this state and this socket, ...
 	ours, err := lockInstance(cfg)
 	if err != nil {
 		return err
 	}
 	defer ours.release()
 
-	// From here on we may do what our work needs, and nothing else.
-	rights, err := takeRights()
-	if err != nil {
-		return err
+	// ... and from here on we may do nothing else.
+	if err := limit(rights); err != nil {
+		return fmt.Errorf("give up capabilities: %w", err)
 	}
-	me.rights.Store(&rights)
 
 	// Kernel -> records.
 	if me.road, err = bpf.NewRoad(cfg.Road); err != nil {

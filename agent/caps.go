@@ -40,13 +40,12 @@ type right struct {
 
 func (r right) name() string { return strings.ToUpper(r.cap.String()) }
 
-// takeRights checks what this process may do, and gives up everything else for
-// good. The error of a process that lacks something required says what it is
-// for.
-func takeRights() ([]right, error) {
+// checkRights says what this process may do. The error of a process that lacks
+// something required says what it is for.
+func checkRights() ([]right, error) {
 	have := bpf.Effective()
 	var rights []right
-	var missing, keep []string
+	var missing, least []string
 	for _, n := range needs {
 		r := right{need: n, held: have.Has(int(n.cap))}
 		rights = append(rights, r)
@@ -54,34 +53,35 @@ func takeRights() ([]right, error) {
 			missing = append(missing, fmt.Sprintf("%s (%s)", r.name(), r.feature))
 		}
 		if r.required {
-			keep = append(keep, r.name())
+			least = append(least, r.name())
 		}
 	}
 	if len(missing) > 0 {
-		return nil, fmt.Errorf("capabilities are missing: %s: start the agent as root, or with at least %s", strings.Join(missing, ", "), strings.Join(keep, " and "))
-	}
-	if err := limit(rights); err != nil {
-		return nil, fmt.Errorf("give up capabilities: %w", err)
+		return nil, fmt.Errorf("capabilities are missing: %s: start the agent as root, or with at least %s", strings.Join(missing, ", "), strings.Join(least, " and "))
 	}
 	return rights, nil
 }
 
-// limit gives up every capability but those held among rights: those in force,
-// those that could be put in force, and those that a program executed by this
-// process could gain.
+// limit gives up, for good, every capability but those held among rights: those
+// in force, those that could be put in force, and those that a program executed
+// by this process could gain.
 func limit(rights []right) error {
-	var keep []cap.Value
+	var keep, gain []cap.Value
 	for _, r := range rights {
 		if r.held {
 			keep = append(keep, r.cap)
 		}
+		if r.held && !r.startOnly {
+			gain = append(gain, r.cap)
+		}
 	}
 	now := cap.GetProc()
-	// The bounding set is cut first, as long as there is the right to.
+	// The bounding set is cut first, as long as there is the right to. It does
+	// not matter to what is in force.
 	if may, err := now.GetFlag(cap.Effective, cap.SETPCAP); err == nil && may {
 		var drop []cap.Value
-		for v := cap.Value(0); v < cap.MaxBits(); v++ {
-			if in, err := cap.GetBound(v); err == nil && in && !slices.Contains(keep, v) {
+		for v := range cap.MaxBits() {
+			if in, err := cap.GetBound(v); err == nil && in && !slices.Contains(gain, v) {
 				drop = append(drop, v)
 			}
 		}
