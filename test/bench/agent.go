@@ -126,10 +126,12 @@ type stream struct {
 	done chan error
 }
 
-// follow subscribes and calls each with every event, one after the other, on a
-// goroutine of the stream. The line is valid during the call only.
-func (a *agent) follow(ctx context.Context, filter string, each func(line []byte)) (*stream, error) {
-	body, err := a.open(ctx, "/v1/events?follow=true&filter="+url.QueryEscape(filter))
+// follow subscribes to some fields of events and calls each with every event,
+// one after the other, on a goroutine of the stream. The line is valid during
+// the call only.
+func (a *agent) follow(ctx context.Context, filter, fields string, each func(line []byte)) (*stream, error) {
+	query := url.Values{"follow": {"true"}, "filter": {filter}, "fields": {fields}}
+	body, err := a.open(ctx, "/v1/events?"+query.Encode())
 	if err != nil {
 		return nil, err
 	}

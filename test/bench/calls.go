@@ -84,7 +84,7 @@ func (b *bench) withAgent(ctx context.Context, measure func() (float64, error)) 
 		return 0, err
 	}
 	defer a.stop()
-	s, err := a.follow(ctx, "", func([]byte) {})
+	s, err := a.follow(ctx, "", stormFields, func([]byte) {})
 	if err != nil {
 		return 0, err
 	}

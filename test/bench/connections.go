@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"os"
 	"os/exec"
 	"strconv"
 	"sync"
@@ -48,17 +49,23 @@ func (b *bench) shortConnections(ctx context.Context) error {
 	}()
 	port := listener.Addr().(*net.TCPAddr).Port
 
+	// The load's parent is this program, by the name that the kernel keeps of it.
+	self, err := os.ReadFile("/proc/self/comm")
+	if err != nil {
+		return err
+	}
+	ancestry := fmt.Appendf(nil, `"proc.aname":["load","%s"`, bytes.TrimSpace(self))
 	attributed := make(map[int64]bool)
 	var parent int64
 	var example string
-	s, err := a.follow(ctx, fmt.Sprintf("evt.type = connect and fd.rport = %d", port), func(line []byte) {
+	s, err := a.follow(ctx, fmt.Sprintf("evt.type = connect and fd.rport = %d", port), "fd.lport,proc.exepath,proc.ppid,proc.aname,proc.cmdline", func(line []byte) {
 		mu.Lock()
 		defer mu.Unlock()
 		local, _ := number(line, "fd.lport")
 		ppid, _ := number(line, "proc.ppid")
 		right := string(text(line, "proc.exepath")) == b.load && ppid == parent &&
 			bytes.HasSuffix(text(line, "proc.cmdline"), []byte(" connect "+strconv.Itoa(port))) &&
-			bytes.Contains(line, []byte(`"proc.aname":["load","bench"`))
+			bytes.Contains(line, ancestry)
 		if right && local != 0 {
 			attributed[local] = true
 		} else if example == "" {

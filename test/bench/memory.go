@@ -85,7 +85,7 @@ func (b *bench) firstEventOnce(ctx context.Context) (took time.Duration, err err
 	var first atomic.Int64
 	var s *stream
 	for s == nil {
-		s, err = a.follow(ctx, "evt.kind = exec", func([]byte) { first.CompareAndSwap(0, int64(time.Since(a.began))) })
+		s, err = a.follow(ctx, "evt.kind = exec", "evt.kind", func([]byte) { first.CompareAndSwap(0, int64(time.Since(a.began))) })
 		if err != nil {
 			if ctx.Err() != nil {
 				return 0, fmt.Errorf("subscribe: %w", err)

@@ -65,7 +65,7 @@ func (b *bench) smallRing(ctx context.Context) (err error) {
 	}
 	defer func() { err = errors.Join(err, kernel.Close()) }()
 	var stream ringCount
-	s, err := a.follow(ctx, "evt.kind in (fork, exec, exit)", stream.event)
+	s, err := a.follow(ctx, "evt.kind in (fork, exec, exit)", "evt.kind", stream.event)
 	if err != nil {
 		return err
 	}
@@ -122,7 +122,7 @@ func settled(ctx context.Context, kernel *truth, stream *ringCount) (r reading, 
 	}
 	for deadline := time.Now().Add(2 * time.Minute); time.Now().Before(deadline) && ctx.Err() == nil; {
 		// Losses are told of once a second.
-		time.Sleep(2500 * time.Millisecond)
+		time.Sleep(1500 * time.Millisecond)
 		now, err := take()
 		if err != nil {
 			return r, err

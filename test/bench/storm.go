@@ -19,6 +19,11 @@ const (
 	figStormRate  = "storm: processes a second"
 )
 
+// stormFields are what execsnoop and exitsnoop print of a process, and more:
+// when, what, who, of whom, run by whom, from which file, in which container,
+// with which arguments and how it ended.
+const stormFields = "evt.time,evt.kind,proc.name,proc.pid,proc.ppid,proc.aname,user.name,proc.exepath,container.id,proc.cmdline,exit.code,exit.signal,exit.duration"
+
 // A stormCheck compares the events of a storm with what the storm did: process
 // N was started by the storm, has the argument N and ends with N % 251.
 type stormCheck struct {
@@ -119,7 +124,7 @@ func (r stormResult) perProcess() float64 {
 // event that an agent has of them.
 func (b *bench) runStorm(ctx context.Context, a *agent, length time.Duration, count int) (r stormResult, err error) {
 	check := &stormCheck{}
-	s, err := a.follow(ctx, "evt.kind in (exec, fork, exit) and proc.exepath = "+b.load, check.event)
+	s, err := a.follow(ctx, "evt.kind in (exec, fork, exit) and proc.exepath = "+b.load, stormFields, check.event)
 	if err != nil {
 		return r, err
 	}
