@@ -29,7 +29,7 @@ func (s *Sensor) decodeDNS(rec []byte) error {
 	if err != nil {
 		return err
 	}
-	payload := rec[unsafe.Sizeof(*r):]
+	payload := rec[unsafe.Offsetof(r.Data):] // not Sizeof: Go pads what ends in nothing
 	if uint64(r.Captured) > uint64(len(payload)) || r.Captured > r.Size {
 		return fmt.Errorf("%w: %d bytes captured of %d, in %d", errRecord, r.Captured, r.Size, len(payload))
 	}

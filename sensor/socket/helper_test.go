@@ -9,6 +9,7 @@ import (
 	"os"
 	"strconv"
 
+	"golang.org/x/net/dns/dnsmessage"
 	"golang.org/x/sys/unix"
 )
 
@@ -110,5 +111,32 @@ func helperSend(args []string) int {
 // helperHold keeps what it inherited until it is told to finish.
 func helperHold([]string) int {
 	pause("holding")
+	return 0
+}
+
+// helperAsk ADDRESS asks a DNS server for owner.test by UDP.
+func helperAsk(args []string) int {
+	c, err := net.Dial("udp", args[0])
+	if err != nil {
+		return 1
+	}
+	b := dnsmessage.NewBuilder(nil, dnsmessage.Header{ID: 5})
+	if err := b.StartQuestions(); err != nil {
+		return 2
+	}
+	if err := b.Question(dnsmessage.Question{Name: dnsmessage.MustNewName("owner.test."), Type: dnsmessage.TypeA, Class: dnsmessage.ClassINET}); err != nil {
+		return 3
+	}
+	msg, err := b.Finish()
+	if err != nil {
+		return 4
+	}
+	if _, err := c.Write(msg); err != nil {
+		return 5
+	}
+	if _, err := c.Read(make([]byte, 512)); err != nil {
+		return 6
+	}
+	pause("answered")
 	return 0
 }

@@ -24,6 +24,7 @@ func TestMain(m *testing.M) {
 		"accept": helperAccept,
 		"send":   helperSend,
 		"hold":   helperHold,
+		"ask":    helperAsk,
 	})
 }
 
@@ -53,6 +54,9 @@ func newRig(t *testing.T, cfg Config, rungs map[string]string) *rig {
 	t.Helper()
 	return newRigOf(t, cfg, bpf.Config{Rungs: rungs}, kindConn|kindDNS)
 }
+
+// roadConfig is the road's default.
+func roadConfig() bpf.Config { return bpf.Config{} }
 
 func newRigOf(t *testing.T, cfg Config, road bpf.Config, want event.KindSet) *rig {
 	t.Helper()
