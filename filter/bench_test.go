@@ -84,7 +84,7 @@ func BenchmarkMatch(b *testing.B) {
 		{"text in 1000", "proc.name in " + many("name%d", 1000), e, false},
 		{"begins with one of 1000", "proc.exepath startswith anyof " + many("/opt/%d/", 1000), e, false},
 		{"number in 1000", "proc.pid in " + many("%d", 1000), e, false},
-		{"address in 1000 networks", "fd.rip in " + many("10.%d.0.0/24", 256), e, false},
+		{"address in 256 networks", "fd.rip in " + many("10.%d.0.0/24", 256), e, false},
 		{"icontains", "proc.cmdline icontains SHOP.EXAMPLE", e, true},
 		{"iglob", "proc.cmdline iglob *SHOP*B?C", e, true},
 		{"regex", "proc.cmdline regex '.*https://[a-z.]+/.*'", e, true},
