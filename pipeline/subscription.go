@@ -45,6 +45,9 @@ type Subscription struct {
 	// given, in buf. Only the consumer's goroutine touches them.
 	batch []*event.Event
 	buf   [takeAtOnce]*event.Event
+	// busy is true when events have come since the consumer last slept.
+	busy   bool
+	linger *time.Timer
 
 	mu sync.Mutex
 	// queue is a ring of the events that wait. Who drops: push, on the ring
@@ -265,14 +268,24 @@ func (s *Subscription) Next(ctx context.Context) (*event.Event, error) {
 		if err := ctx.Err(); err != nil {
 			return nil, err
 		}
-		more, err := s.take()
+		more, err := s.take(!s.busy)
 		if err != nil {
 			return nil, err
 		}
 		if more {
+			s.busy = true
 			continue
 		}
+		// Where one event came, the next is near. To be woken for each costs
+		// the ring's reader more than all else that it does for an event: while
+		// they come, the consumer looks for itself.
+		var wake <-chan time.Time
+		if s.busy {
+			s.busy = false
+			wake = s.lingerTime()
+		}
 		select {
+		case <-wake:
 		case <-s.wake:
 		case <-ctx.Done():
 			return nil, ctx.Err()
@@ -280,9 +293,22 @@ func (s *Subscription) Next(ctx context.Context) (*event.Event, error) {
 	}
 }
 
+// lingerFor is how long a consumer that has just had events waits before it
+// looks again; those that come meanwhile are this late.
+const lingerFor = time.Millisecond
+
+func (s *Subscription) lingerTime() <-chan time.Time {
+	if s.linger == nil {
+		s.linger = time.NewTimer(lingerFor)
+	} else {
+		s.linger.Reset(lingerFor)
+	}
+	return s.linger.C
+}
+
 // take moves events from the queue to the batch. It reports whether there were
-// any; if not, the next event will wake the consumer.
-func (s *Subscription) take() (bool, error) {
+// any; if not, and sleep is true, the next event will wake the consumer.
+func (s *Subscription) take(sleep bool) (bool, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.batch = s.buf[:0]
@@ -303,7 +329,7 @@ func (s *Subscription) take() (bool, error) {
 	case s.closed:
 		return false, io.EOF
 	}
-	s.sleeping = true
+	s.sleeping = sleep
 	return false, nil
 }
 

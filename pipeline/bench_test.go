@@ -1,0 +1,195 @@
+package pipeline
+
+import (
+	"fmt"
+	"io"
+	"log/slog"
+	"net/netip"
+	"runtime"
+	"sync"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"warren/event"
+	"warren/filter"
+	"warren/identity"
+)
+
+// newBench is a pipeline with real tables, and nobody but the benchmark to feed
+// it.
+func newBench(b *testing.B) *Pipeline {
+	b.Helper()
+	log := slog.New(slog.NewTextHandler(io.Discard, nil))
+	return newPipeline(Config{}, newFakeRoad(), identity.New(identity.Config{}, log), nil, log)
+}
+
+// life is the events of one short-lived process that makes a connection, as
+// sensors emit them: new values, which nobody else has.
+func life(n uint32) [5]*event.Event {
+	child := event.Key{PID: 1000 + n%30000, Start: uint64(n+1) * 1000}
+	parent := event.Key{PID: 1, Start: 1}
+	ktime := child.Start
+	snapshot := func() *event.Process {
+		p := &event.Process{Key: child, PID: child.PID, TID: child.PID, VPID: child.PID, ParentKey: parent, Name: "curl"}
+		p.Cgroup.CgroupKey = event.CgroupKey{Hierarchy: 1, ID: 1}
+		return p
+	}
+	exec := snapshot()
+	exec.ExePath, exec.Cwd, exec.Filename = "/usr/bin/curl", "/root", "/usr/bin/curl"
+	exec.SetArgs([]string{"curl", "-s", "https://example.org/"})
+	connection := func(typ string) *event.Connection {
+		return &event.Connection{Socket: event.Socket{
+			Local: netip.AddrFrom4([4]byte{10, 0, 0, 1}), Remote: netip.AddrFrom4([4]byte{192, 0, 2, byte(n)}),
+			LocalPort: uint16(32768 + n%28000), RemotePort: 443, L4: event.TCP, Cookie: uint64(n + 1), NetNS: 1,
+		}, Type: typ, State: event.Established}
+	}
+	closed := connection("close")
+	closed.State = event.Close
+	return [5]*event.Event{
+		{Ktime: ktime, Actor: child, Process: snapshot(), Data: &event.Fork{Type: "clone"}},
+		{Ktime: ktime + 1, Actor: child, Process: exec, Data: &event.Exec{Type: "execve"}},
+		{Ktime: ktime + 2, Actor: child, Data: connection("connect")},
+		{Ktime: ktime + 3, Actor: child, Data: closed},
+		{Ktime: ktime + 4, Actor: child, Data: &event.Exit{Type: "procexit"}},
+	}
+}
+
+// BenchmarkEmit is what the pipeline and the tables take for one event, from
+// emit to the queues, without the sensor's decoder. The events are made while
+// the clock stands.
+func BenchmarkEmit(b *testing.B) {
+	for _, bb := range []struct {
+		name    string
+		filters []string
+	}{
+		{"nobody", nil},
+		{"one-filter", []string{"evt.type = connect and proc.aname contains sshd and fd.rport = 443"}},
+		{"one-consumer", []string{""}},
+	} {
+		b.Run(bb.name, func(b *testing.B) {
+			p := newBench(b)
+			var wg sync.WaitGroup
+			for _, f := range bb.filters {
+				prog, err := filter.Compile(f)
+				if err != nil {
+					b.Fatal(err)
+				}
+				o := Options{Kinds: prog.Kinds(), Match: prog.Match}
+				if f == "" {
+					o.Match = nil
+				}
+				s, err := p.Subscribe(o)
+				if err != nil {
+					b.Fatal(err)
+				}
+				wg.Go(func() {
+					for {
+						if _, err := s.Next(b.Context()); err != nil {
+							return
+						}
+					}
+				})
+			}
+			const batch = 1000 // lives, prepared at once
+			lives := make([][5]*event.Event, batch)
+			n, events := uint32(0), 0
+			// The time of the emitting thread alone: others' load and the
+			// garbage collector's own threads are not in it.
+			runtime.LockOSThread()
+			defer runtime.UnlockOSThread()
+			var cpu int64
+			b.ReportAllocs()
+			for b.Loop() {
+				b.StopTimer()
+				for i := range lives {
+					lives[i] = life(n)
+					n++
+				}
+				b.StartTimer()
+				cpu -= threadTime()
+				for i := range lives {
+					for _, e := range lives[i] {
+						p.emit(e)
+					}
+				}
+				cpu += threadTime()
+				events += 5 * batch
+			}
+			b.ReportMetric(float64(cpu)/float64(events), "cpu-ns/event")
+			b.ReportMetric(float64(events)/float64(cpu)*1e9, "events/cpu-s")
+			p.closeSubscriptions()
+			wg.Wait()
+		})
+	}
+}
+
+func threadTime() int64 {
+	var ts unix.Timespec
+	_ = unix.ClockGettime(unix.CLOCK_THREAD_CPUTIME_ID, &ts) // cannot fail: the clock exists since 2.6.12
+	return ts.Nano()
+}
+
+// BenchmarkPipeline is the pipeline alone, with tables that do nothing.
+func BenchmarkPipeline(b *testing.B) {
+	for _, consumers := range []int{0, 1} {
+		b.Run(fmt.Sprintf("consumers-%d", consumers), func(b *testing.B) {
+			p := newPipeline(Config{}, newFakeRoad(), newFakeTables(), nil, slog.New(slog.DiscardHandler))
+			for range consumers {
+				// It never reads: its queue is full soon, and losses are counted.
+				if _, err := p.Subscribe(Options{Kinds: event.AllKinds}); err != nil {
+					b.Fatal(err)
+				}
+			}
+			e := exec(1, "")
+			b.ReportAllocs()
+			for b.Loop() {
+				p.emit(e)
+			}
+		})
+	}
+}
+
+// BenchmarkMatch is the reason for filters before the queue: what a consumer
+// costs the ring's reader for an event that it does not want, when its filter is
+// evaluated there, and when the event goes through its queue to be thrown away
+// behind it.
+func BenchmarkMatch(b *testing.B) {
+	prog, err := filter.Compile("evt.type = connect and proc.aname contains sshd and fd.rport = 443")
+	if err != nil {
+		b.Fatal(err)
+	}
+	parent := &event.Process{Name: "bash", Parent: &event.Process{Name: "systemd"}}
+	e := &event.Event{Process: &event.Process{Name: "curl", Parent: parent}, Data: &event.Connection{Type: "connect", Socket: event.Socket{RemotePort: 443}}}
+	run := func(b *testing.B, o Options, behind func(*event.Event) bool) {
+		p := newPipeline(Config{}, newFakeRoad(), newFakeTables(), nil, slog.New(slog.DiscardHandler))
+		s, err := p.Subscribe(o)
+		if err != nil {
+			b.Fatal(err)
+		}
+		var wg sync.WaitGroup
+		wg.Go(func() {
+			for {
+				e, err := s.Next(b.Context())
+				if err != nil {
+					return
+				}
+				behind(e)
+			}
+		})
+		b.ReportAllocs()
+		for b.Loop() {
+			p.emit(e)
+		}
+		st := s.Status()
+		b.ReportMetric(100*float64(st.Lost)/float64(max(1, b.N)), "%lost")
+		p.closeSubscriptions()
+		wg.Wait()
+	}
+	b.Run("before-the-queue", func(b *testing.B) {
+		run(b, Options{Kinds: event.AllKinds, Match: prog.Match}, func(*event.Event) bool { return true })
+	})
+	b.Run("behind-the-queue", func(b *testing.B) {
+		run(b, Options{Kinds: event.AllKinds}, prog.Match)
+	})
+}
