@@ -73,7 +73,6 @@ static __always_inline int accept_address(struct sock *sk, enum sock_what what)
 		/* Reset meanwhile, or established before us. */
 		fresh.began = bpf_ktime_get_boot_ns();
 		fresh.netns = sock_netns(sk, true);
-		fresh.established = 1;
 		st = &fresh;
 	}
 	owner_current(&st->owner);

@@ -88,11 +88,10 @@ struct sock_state {
 	__u32 sweep; /* the last one that saw it */
 	__u8 client;
 	__u8 accepted;
-	__u8 established;
 	__u8 reset; /* enum sock_reset */
 	__u8 existing;
 	__u8 server; /* of existing ones: by its port */
-	__u8 zero[2];
+	__u8 zero[3];
 };
 
 struct {

@@ -187,17 +187,16 @@ type socketSockState struct {
 		Pid   uint32
 		Zero  uint32
 	}
-	Began       uint64
-	Segments    uint64
-	Netns       uint32
-	Sweep       uint32
-	Client      uint8
-	Accepted    uint8
-	Established uint8
-	Reset       uint8
-	Existing    uint8
-	Server      uint8
-	Zero        [2]uint8
+	Began    uint64
+	Segments uint64
+	Netns    uint32
+	Sweep    uint32
+	Client   uint8
+	Accepted uint8
+	Reset    uint8
+	Existing uint8
+	Server   uint8
+	Zero     [3]uint8
 }
 
 type socketSockWhat uint32

@@ -84,7 +84,6 @@ static __always_inline enum sock_what sweep_tcp(struct sock *sk, struct sock_sta
 		return 0; /* its outcome will be reported */
 	if (unknown)
 		st->server = sweep_listener(sk, st->netns, false);
-	st->established = 1;
 	if (sweep_kind == SWEEP_CHANGED && segments == st->segments && !unknown)
 		return 0;
 	st->segments = segments;

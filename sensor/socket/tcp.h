@@ -122,7 +122,7 @@ static __always_inline int tcp_syn_sent(struct sock *sk)
 	st->segments = 0;
 	st->netns = sock_netns(sk, false);
 	st->client = 1;
-	st->accepted = st->established = st->reset = st->existing = st->server = 0;
+	st->accepted = st->reset = st->existing = st->server = 0;
 	return 0;
 }
 
@@ -137,7 +137,7 @@ static __always_inline int tcp_listen(struct sock *sk)
 		st->began = bpf_ktime_get_boot_ns();
 		st->netns = sock_netns(sk, false);
 		st->accepted = 1; /* so is the owner certain */
-		st->client = st->established = st->reset = st->existing = st->server = 0;
+		st->client = st->reset = st->existing = st->server = 0;
 		if (tcp_is_subflow(sk))
 			tcp_adopt(sk, st);
 	}
@@ -158,7 +158,7 @@ static __always_inline int tcp_child(struct sock *sk)
 		return 0; /* a listener older than us, before the snapshot */
 	st->began = bpf_ktime_get_boot_ns();
 	st->segments = 0;
-	st->client = st->accepted = st->established = st->reset = st->existing = st->server = 0;
+	st->client = st->accepted = st->reset = st->existing = st->server = 0;
 	return 0;
 }
 
@@ -171,7 +171,6 @@ static __always_inline int tcp_established(struct sock *sk, int before)
 
 	if (!st)
 		return 0;
-	st->established = 1;
 	server = server && !st->client;
 	if (server) {
 		if (!st->began)

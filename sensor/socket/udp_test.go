@@ -8,6 +8,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"warren/bpf"
 	"warren/event"
 	"warren/internal/testkit"
@@ -262,4 +264,88 @@ func TestBPFWanted(t *testing.T) {
 	}
 	dial(t, ns, "tcp4", ln.Addr().String())
 	r.wait("connect", 2, in(netns, "connect", 0))
+}
+
+// TestBPFUDPShapes sends datagrams whose packets are unlike others: many in
+// one packet of the kernel's, one in many fragments, with options before UDP.
+func TestBPFUDPShapes(t *testing.T) {
+	r := newRig(t, Config{Interval: time.Hour}, nil)
+	control := func(t *testing.T, c *net.UDPConn, f func(fd int) error) {
+		t.Helper()
+		raw, err := c.SyscallConn()
+		if err != nil {
+			t.Fatal(err)
+		}
+		var inner error
+		if err := raw.Control(func(fd uintptr) { inner = f(int(fd)) }); err != nil || inner != nil {
+			t.Fatal(err, inner)
+		}
+	}
+	tests := []struct {
+		name, host string
+		prepare    func(t *testing.T, ns *testkit.Netns, c *net.UDPConn)
+		size       int
+		datagrams  int // that arrive of one write
+	}{
+		{"segmentation offload", "127.0.0.1", func(t *testing.T, _ *testkit.Netns, c *net.UDPConn) {
+			control(t, c, func(fd int) error { return unix.SetsockoptInt(fd, unix.IPPROTO_UDP, unix.UDP_SEGMENT, 1000) })
+		}, 9500, 10},
+		{"fragments", "127.0.0.1", func(t *testing.T, ns *testkit.Netns, _ *net.UDPConn) { setMTU(t, ns, 1500) }, 9500, 1},
+		{"fragments of IPv6", "::1", func(t *testing.T, ns *testkit.Netns, _ *net.UDPConn) { setMTU(t, ns, 1500) }, 9500, 1},
+		{"options of IPv6", "::1", func(t *testing.T, _ *testkit.Netns, c *net.UDPConn) {
+			padding := string([]byte{0, 0, 1, 4, 0, 0, 0, 0}) // eight bytes that mean nothing
+			control(t, c, func(fd int) error { return unix.SetsockoptString(fd, unix.IPPROTO_IPV6, unix.IPV6_DSTOPTS, padding) })
+			control(t, c, func(fd int) error { return unix.SetsockoptString(fd, unix.IPPROTO_IPV6, unix.IPV6_HOPOPTS, padding) })
+		}, 100, 1},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			r := r.with(t)
+			ns := testkit.NewNetns(t)
+			netns := ns.Inode(t)
+			any := net.JoinHostPort(tt.host, "0")
+			server, client := packetConn(t, ns, "udp", any), packetConn(t, ns, "udp", any)
+			serverPort, clientPort := localPort(server), localPort(client)
+			tt.prepare(t, ns, client)
+			sendTo(t, client, netip.MustParseAddrPort(server.LocalAddr().String()), tt.size)
+			for range tt.datagrams {
+				receive(t, server)
+			}
+			if err := client.Close(); err != nil {
+				t.Fatal(err)
+			}
+			if err := server.Close(); err != nil {
+				t.Fatal(err)
+			}
+			_, c := r.wait1("close of the client", in(netns, "close", clientPort))
+			if c.BytesSent != uint64(tt.size) || c.PacketsSent != uint64(tt.datagrams) || c.RemotePort != serverPort {
+				t.Errorf("close of the client: %s", show(c))
+			}
+			_, c = r.wait1("close of the server", in(netns, "close", serverPort))
+			if c.BytesReceived != uint64(tt.size) || c.PacketsRecv != uint64(tt.datagrams) || c.RemotePort != clientPort {
+				t.Errorf("close of the server: %s", show(c))
+			}
+		})
+	}
+}
+
+// setMTU makes the loopback of a namespace like a network.
+func setMTU(t *testing.T, ns *testkit.Netns, mtu uint32) {
+	t.Helper()
+	err := ns.Do(func() error {
+		fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM, 0)
+		if err != nil {
+			return err
+		}
+		defer func() { _ = unix.Close(fd) }()
+		request, err := unix.NewIfreq("lo")
+		if err != nil {
+			return err
+		}
+		request.SetUint32(mtu)
+		return unix.IoctlIfreq(fd, unix.SIOCSIFMTU, request)
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
 }
