@@ -131,12 +131,9 @@ static __always_inline __u32 pid_in_ns(struct pid *pid, __u32 level, struct pid_
 	return BPF_CORE_READ(u, nr);
 }
 
-/* The namespaces p is in; the pid namespace is the one it lives in. */
-static __always_inline void namespaces_fill(struct namespaces *n, struct task_struct *p, const struct cred *c,
-					    __u32 pidns)
+/* The namespaces of a task; its pid namespace is the one it lives in. */
+static __always_inline void namespaces_fill(struct namespaces *n, struct nsproxy *ns, const struct cred *c, __u32 pidns)
 {
-	struct nsproxy *ns = p->nsproxy;
-
 	n->mnt = ns->mnt_ns->ns.inum;
 	n->pid = pidns;
 	n->net = ns->net_ns->ns.inum;
@@ -184,7 +181,7 @@ static __always_inline void task_fill(struct task_info *t, struct task_struct *p
 		t->vsid = t->sid;
 		t->vpgid = t->pgid;
 	}
-	namespaces_fill(&t->ns, p, c, BPF_CORE_READ(ns, ns.inum));
+	namespaces_fill(&t->ns, p->nsproxy, c, BPF_CORE_READ(ns, ns.inum));
 	t->loginuid = t->sessionid = ~0U;
 	if (bpf_core_field_exists(p->loginuid)) {
 		t->loginuid = p->loginuid.val;
@@ -258,21 +255,17 @@ struct {
 	__type(value, __u8);
 } cgroups_told SEC(".maps");
 
-static __always_inline struct cgroup *cgroup_deeper(struct cgroup *best, struct css_set *set, __u64 subsys, bool exists)
+static __always_inline struct cgroup *cgroup_deeper(struct cgroup *best, struct css_set *set, __u64 subsys)
 {
-	struct cgroup_subsys_state *css;
-	struct cgroup *c;
+	struct cgroup_subsys_state **css = (void *)set + bpf_core_field_offset(struct css_set, subsys);
+	struct cgroup *c = css[subsys]->cgroup;
 
-	if (!exists)
-		return best;
-	css = BPF_CORE_READ(set, subsys[subsys]);
-	c = BPF_CORE_READ(css, cgroup);
-	return c && BPF_CORE_READ(c, level) > BPF_CORE_READ(best, level) ? c : best;
+	return c->level > best->level ? c : best;
 }
 
-#define DEEPER(best, set, id)                                                      \
-	cgroup_deeper(best, set, bpf_core_enum_value(enum cgroup_subsys_id, id),   \
-		      bpf_core_enum_value_exists(enum cgroup_subsys_id, id))
+#define DEEPER(best, set, id)                                                  \
+	if (bpf_core_enum_value_exists(enum cgroup_subsys_id, id))             \
+		best = cgroup_deeper(best, set, bpf_core_enum_value(enum cgroup_subsys_id, id))
 
 /*
  * The cgroup that tells the container: the unified hierarchy's, unless the task
@@ -280,16 +273,19 @@ static __always_inline struct cgroup *cgroup_deeper(struct cgroup *best, struct 
  */
 static __always_inline struct cgroup *task_cgroup(struct task_struct *p)
 {
-	struct css_set *set = BPF_CORE_READ(p, cgroups);
-	struct cgroup *c = BPF_CORE_READ(set, dfl_cgrp);
+	struct css_set *set = p->cgroups;
+	struct cgroup *c;
 
-	if (BPF_CORE_READ(c, level))
+	if (!set)
+		return NULL; /* never */
+	c = set->dfl_cgrp;
+	if (c->level)
 		return c;
-	c = DEEPER(c, set, pids_cgrp_id);
-	c = DEEPER(c, set, memory_cgrp_id);
-	c = DEEPER(c, set, cpu_cgrp_id);
-	c = DEEPER(c, set, freezer_cgrp_id);
-	c = DEEPER(c, set, devices_cgrp_id);
+	DEEPER(c, set, pids_cgrp_id);
+	DEEPER(c, set, memory_cgrp_id);
+	DEEPER(c, set, cpu_cgrp_id);
+	DEEPER(c, set, freezer_cgrp_id);
+	DEEPER(c, set, devices_cgrp_id);
 	return c;
 }
 

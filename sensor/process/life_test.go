@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -404,4 +405,71 @@ func TestBPFTinyRing(t *testing.T) {
 		}
 	}
 	t.Logf("%d lost", lost)
+}
+
+// Processes as fast as they can be made: each is told, whole, and in order.
+func TestBPFFlood(t *testing.T) {
+	w := start(t, bpf.Config{}, kinds)
+	const n = 3000
+	path := install(t, exits(3), "flood")
+	pid := run(t, exec.Command(install(t, starts(n, path, "one", "two words", ""), "starts")))
+	type life struct{ forks, execs, exits int }
+	lives := map[event.Key]*life{}
+	for _, e := range w.all() {
+		switch d := e.Data.(type) {
+		case *event.Fork:
+			if e.Process.ParentKey.PID == uint32(pid) {
+				lives[e.Process.Key] = &life{forks: 1}
+				if d.Type != "vfork" {
+					t.Fatalf("made by %s", d.Type)
+				}
+			}
+		case *event.Exec:
+			if l := lives[e.Process.Key]; l != nil {
+				l.execs++
+				if p := e.Process; p.ExePath != path || int(p.ParentKey.PID) != pid || !slices.Equal(p.Args, []string{path, "one", "two words", ""}) || p.ArgsCut {
+					t.Fatalf("%+v", p)
+				}
+			}
+		case *event.Exit:
+			if l := lives[e.Actor]; l != nil {
+				l.exits++
+				if d.Code != 3 || l.execs != 1 {
+					t.Fatalf("code %d after %d execs", d.Code, l.execs)
+				}
+			}
+		}
+	}
+	for k, l := range lives {
+		if *l != (life{1, 1, 1}) {
+			t.Errorf("%v: %+v", k, *l)
+		}
+	}
+	if len(lives) != n {
+		t.Errorf("%d processes, want %d", len(lives), n)
+	}
+	for _, c := range w.road.Counters() {
+		if c.Lost != 0 || c.Malformed != 0 {
+			t.Errorf("%s: %d lost, %d malformed", c.Name, c.Lost, c.Malformed)
+		}
+	}
+}
+
+// What a process costs with the sensor, and without: one vfork, execve, exit
+// and wait4.
+func BenchmarkBPFProcess(b *testing.B) {
+	path := install(b, exits(0), "flood")
+	const n = 500
+	maker := install(b, starts(n, path, "one", "two words", ""), "starts")
+	for _, with := range []bool{false, true} {
+		b.Run(fmt.Sprintf("sensor=%v", with), func(b *testing.B) {
+			if with {
+				start(b, bpf.Config{}, kinds).sensor.dec.sink.Store(nil)
+			}
+			for b.Loop() {
+				run(b, exec.Command(maker))
+			}
+			b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/n, "ns/process")
+		})
+	}
 }

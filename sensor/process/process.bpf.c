@@ -5,14 +5,15 @@
  * when they change their credentials or namespaces.
  *
  * Hooks: tp_btf sched_process_fork, sched_process_exec, sched_process_exit.
- *        Credentials: fexit/commit_creds, or the exits of the system calls.
- *        Namespaces: fexit/switch_task_namespaces and commit_creds (a user
- *        namespace comes with credentials), or the exits of setns and unshare.
- *        iter/task for the processes that are older than the hooks.
+ *        Credentials: fentry/commit_creds, or entries and exits of the system
+ *        calls. Namespaces: fentry/switch_task_namespaces and commit_creds (a
+ *        user namespace comes with credentials), or entries and exits of setns
+ *        and unshare. iter/task for the processes that are older than the hooks.
  * Out:   ring critical: fork_record, exec_record (also for existing processes),
  *        exit_record, cred_record, ns_record, cgroup_record.
- * State: identities, per process: what user space was told. Scratch buffers:
- *        one per program, so that no program finds another's data in its own.
+ * State: identities, of the processes that need one: what user space was told.
+ *        Scratch buffers: one per program, so that no program finds another's
+ *        data in its own.
  */
 #include "kernel.h"
 #include "road.h"
@@ -89,18 +90,21 @@ struct ns_record {
 };
 
 /*
- * What user space was told of a process: made at fork, by the iterator for
- * those that are older, renewed at exec. It hangs on the leader: threads find
- * it there, and what all threads change one after the other (glibc's setuid) is
- * told once.
+ * What user space was told of a process, where that may differ from what the
+ * process is: it hangs on the leader, where all threads find it.
+ *
+ * Most processes live and end without one, for making it costs more than all
+ * the rest of a fork. It is made with the second thread, for then the exit of
+ * the last one must be told from that of the last but one; and with the first
+ * change of credentials or namespaces, so that what all threads change one
+ * after the other (glibc's setuid) is told once.
  */
 struct identity {
-	struct task_key parent; /* the first: the kernel hands orphans to others */
 	struct creds creds;
 	struct namespaces ns;
 	__u32 child_pidns, child_timens;
+	__u32 known;  /* the members above are filled */
 	__u32 exited; /* the exit was told */
-	__u32 known;  /* creds and the rest are filled */
 };
 
 struct {
@@ -162,22 +166,31 @@ const union {
 	enum task_flags task;
 } *records __attribute__((unused));
 
-static __always_inline void child_namespaces(struct task_struct *p, __u32 *pidns, __u32 *timens)
+static __always_inline struct identity *identity_get(struct task_struct *leader, __u64 flags)
 {
-	struct nsproxy *ns = p->nsproxy;
+	if (!leader)
+		return NULL; /* never */
+	return bpf_task_storage_get(&identities, leader, NULL, flags);
+}
 
+static __always_inline void child_namespaces(struct nsproxy *ns, __u32 *pidns, __u32 *timens)
+{
 	*pidns = ns->pid_ns_for_children->ns.inum;
 	*timens = 0;
 	if (bpf_core_field_exists(((struct time_namespace *)0)->ns))
 		*timens = ns->time_ns_for_children->ns.inum;
 }
 
-static __always_inline void identity_fill(struct identity *id, struct task_struct *p, const struct task_info *t)
+/* p has these credentials and namespaces now. */
+static __always_inline void identity_fill(struct identity *id, struct task_struct *p, const struct cred *c)
 {
-	id->parent = t->parent;
-	id->creds = t->creds;
-	id->ns = t->ns;
-	child_namespaces(p, &id->child_pidns, &id->child_timens);
+	struct pid_namespace *ns;
+	__u32 level, nr;
+
+	task_upid(p, &level, &ns, &nr);
+	creds_fill(&id->creds, c);
+	namespaces_fill(&id->ns, p->nsproxy, c, BPF_CORE_READ(ns, ns.inum));
+	child_namespaces(p->nsproxy, &id->child_pidns, &id->child_timens);
 	id->known = 1;
 }
 
@@ -202,22 +215,22 @@ int BPF_PROG(process_fork, struct task_struct *maker, struct task_struct *child)
 	struct cgroup_scratch *scratch;
 	struct fork_record *r;
 	struct cgroup_key cgroup;
-	struct identity *id;
 	struct task_call call;
 	__u32 zero = 0;
 
-	if (child->pid != child->tgid)
-		return 0; /* a thread; its leader's identity is its own */
+	if (child->pid != child->tgid) {
+		identity_get(child->group_leader, BPF_LOCAL_STORAGE_GET_F_CREATE);
+		return 0;
+	}
 
 	scratch = bpf_map_lookup_elem(&fork_scratches, &zero);
 	if (!scratch)
 		return 0; /* never */
 	cgroup_announce(&cgroup, task_cgroup(child), scratch);
 
-	id = bpf_task_storage_get(&identities, child, NULL, BPF_LOCAL_STORAGE_GET_F_CREATE);
 	r = record_reserve(&critical, REC_FORK, sizeof(*r));
 	if (!r)
-		return 0; /* identity stays unknown: the next exec fills it */
+		return 0;
 
 	call = task_syscall(maker);
 	r->nr = call.nr;
@@ -227,8 +240,6 @@ int BPF_PROG(process_fork, struct task_struct *maker, struct task_struct *child)
 	task_fill(&r->task, child);
 	task_key_fill(&r->task.parent, child->real_parent);
 	task_key_fill(&r->maker, maker);
-	if (id)
-		identity_fill(id, child, &r->task);
 	record_submit(&critical, r);
 	return 0;
 }
@@ -384,6 +395,7 @@ static __always_inline void image_fill(struct exec_scratch *s, __u64 *off, struc
 	r->args_len = r->zero = 0;
 
 	task_fill(&r->task, p);
+	task_key_fill(&r->task.parent, p->real_parent);
 	cgroup_announce(&r->task.cgroup, task_cgroup(p), &s->cgroup);
 	if (exe)
 		put_exe(s, off, p, exe, BPF_CORE_READ(p, real_cred));
@@ -458,13 +470,12 @@ int BPF_PROG(process_exec, struct task_struct *p, int old_pid, struct linux_binp
 	}
 	r->args_len = len;
 
-	id = bpf_task_storage_get(&identities, p, NULL, BPF_LOCAL_STORAGE_GET_F_CREATE);
-	if (id && id->known)
-		r->task.parent = id->parent;
-	else
-		task_key_fill(&r->task.parent, p->real_parent);
-	if (id)
-		identity_fill(id, p, &r->task);
+	id = identity_get(p, 0);
+	if (id && id->known) {
+		id->creds = r->task.creds;
+		id->ns = r->task.ns;
+		child_namespaces(p->nsproxy, &id->child_pidns, &id->child_timens);
+	}
 	exec_output(s, REC_EXEC, off + len);
 	return 0;
 }
@@ -481,7 +492,6 @@ static __always_inline int task_state(struct bpf_iter__task *ctx, bool sleepable
 	struct task_struct *p = ctx->task;
 	struct exec_scratch *s;
 	struct exec_record *r;
-	struct identity *id;
 	unsigned long start;
 	__u64 off = 0, len, need;
 	__u32 zero = 0;
@@ -508,13 +518,8 @@ static __always_inline int task_state(struct bpf_iter__task *ctx, bool sleepable
 		return 0; /* a zombie: it has ended */
 	}
 	image_fill(s, &off, p, BPF_CORE_READ(p, mm, exe_file));
-	task_key_fill(&r->task.parent, p->real_parent);
-	id = bpf_task_storage_get(&identities, p, NULL, BPF_LOCAL_STORAGE_GET_F_CREATE);
-	if (id) {
-		if (id->known)
-			r->task.parent = id->parent;
-		identity_fill(id, p, &r->task);
-	}
+	if (BPF_CORE_READ(p, signal, nr_threads) > 1)
+		bpf_task_storage_get(&identities, p, NULL, BPF_LOCAL_STORAGE_GET_F_CREATE);
 	if (rcu)
 		bpf_rcu_read_unlock();
 
@@ -611,14 +616,12 @@ int BPF_PROG(process_exit, struct task_struct *p)
 
 	if (sig->live.counter)
 		return 0; /* other threads go on */
-	if (!leader)
-		return 0; /* never */
 
 	/*
-	 * The last two threads may both come here and see that none lives.
-	 * A process that has no identity yet gets one, to hold the mark.
+	 * The last two threads may both come here and see that none lives. What
+	 * was never more than one thread has no identity, and needs none.
 	 */
-	id = bpf_task_storage_get(&identities, leader, NULL, BPF_LOCAL_STORAGE_GET_F_CREATE);
+	id = identity_get(leader, 0);
 	if (id && __sync_lock_test_and_set(&id->exited, 1))
 		return 0;
 
@@ -647,32 +650,36 @@ int BPF_PROG(process_exit, struct task_struct *p)
 
 /* ---- credentials and namespaces ---- */
 
-static __always_inline struct identity *identity_of(struct task_struct *leader)
+/*
+ * The process of the current task p is about to change: returns its identity,
+ * filled with what it is until then, or NULL if none can be made or the change
+ * belongs to an exec, which tells everything.
+ */
+static __always_inline struct identity *identity_before(struct task_struct *p)
 {
 	struct identity *id;
 
-	if (!leader)
-		return NULL; /* never */
-	id = bpf_task_storage_get(&identities, leader, NULL, 0);
-	return id && id->known ? id : NULL; /* not yet told of at all: nothing to correct */
+	if (BPF_CORE_READ_BITFIELD_PROBED(p, in_execve))
+		return NULL;
+	id = identity_get(p->group_leader, BPF_LOCAL_STORAGE_GET_F_CREATE);
+	if (id && !id->known)
+		identity_fill(id, p, p->real_cred);
+	return id;
 }
 
-/* The current task may have other credentials than were told. */
-static __always_inline int creds_changed(struct task_struct *p)
+/* The current task p changes, or has changed, its credentials to c. */
+static __always_inline void creds_changed(struct task_struct *p, struct identity *id, const struct cred *c)
 {
-	struct identity *id = identity_of(p->group_leader);
 	struct cred_record *r;
 	struct task_call call;
 	struct creds now;
 
-	if (!id || BPF_CORE_READ_BITFIELD_PROBED(p, in_execve))
-		return 0; /* the exec will tell */
-	creds_fill(&now, p->real_cred);
+	creds_fill(&now, c);
 	if (creds_equal(&now, &id->creds))
-		return 0;
+		return;
 	r = record_reserve(&critical, REC_CRED, sizeof(*r));
 	if (!r)
-		return 0; /* identity keeps what was told: the next change tells this one too */
+		return; /* identity keeps what was told: the next change tells this one too */
 	call = task_syscall(p);
 	r->nr = call.nr;
 	r->compat = call.compat;
@@ -681,29 +688,26 @@ static __always_inline int creds_changed(struct task_struct *p)
 	r->old = id->creds;
 	id->creds = now;
 	record_submit(&critical, r);
-	return 0;
 }
 
-/* The current task may be in other namespaces than were told. */
-static __always_inline int namespaces_changed(struct task_struct *p)
+/* The current task p goes to the namespaces ns, and to the user namespace of c. */
+static __always_inline void namespaces_changed(struct task_struct *p, struct identity *id, struct nsproxy *ns,
+					       const struct cred *c)
 {
-	struct identity *id = identity_of(p->group_leader);
 	__u32 child_pidns, child_timens;
 	struct namespaces now;
 	struct ns_record *r;
 	struct task_call call;
 
-	if (!id || BPF_CORE_READ_BITFIELD_PROBED(p, in_execve))
-		return 0;
-	namespaces_fill(&now, p, p->real_cred, id->ns.pid); /* a process never leaves its pid namespace */
-	child_namespaces(p, &child_pidns, &child_timens);
+	namespaces_fill(&now, ns, c, id->ns.pid); /* a process never leaves its pid namespace */
+	child_namespaces(ns, &child_pidns, &child_timens);
 	if (now.mnt == id->ns.mnt && now.net == id->ns.net && now.user == id->ns.user && now.uts == id->ns.uts &&
 	    now.ipc == id->ns.ipc && now.cgroup == id->ns.cgroup && now.time == id->ns.time &&
 	    child_pidns == id->child_pidns && child_timens == id->child_timens)
-		return 0;
+		return;
 	r = record_reserve(&critical, REC_NS, sizeof(*r));
 	if (!r)
-		return 0;
+		return;
 	call = task_syscall(p);
 	r->nr = call.nr;
 	r->compat = call.compat;
@@ -718,45 +722,92 @@ static __always_inline int namespaces_changed(struct task_struct *p)
 	id->child_pidns = child_pidns;
 	id->child_timens = child_timens;
 	record_submit(&critical, r);
+}
+
+/* commit_creds cannot fail. It is called with no change, too, and for keyrings. */
+SEC("fentry/commit_creds")
+int BPF_PROG(process_cred_e, const struct cred *new)
+{
+	struct task_struct *p = bpf_get_current_task_btf();
+	struct identity *id = identity_before(p);
+
+	if (id)
+		creds_changed(p, id, new);
 	return 0;
 }
 
-SEC("fexit/commit_creds")
-int BPF_PROG(process_cred_x)
+SEC("fentry/commit_creds")
+int BPF_PROG(process_uns_e, const struct cred *new)
 {
-	return creds_changed(bpf_get_current_task_btf());
-}
+	struct task_struct *p = bpf_get_current_task_btf();
+	struct identity *id;
 
-/* setuid and its like; prctl, which drops capabilities. */
-SEC("tracepoint")
-int process_cred_r(struct trace_event_raw_sys_exit *ctx)
-{
-	if (ctx->ret < 0)
+	if (new->user_ns->ns.inum == p->real_cred->user_ns->ns.inum)
 		return 0;
-	return creds_changed(bpf_get_current_task_btf());
+	id = identity_before(p);
+	if (id)
+		namespaces_changed(p, id, p->nsproxy, new);
+	return 0;
 }
 
-SEC("fexit/switch_task_namespaces")
-int BPF_PROG(process_ns_x, struct task_struct *p, struct nsproxy *new)
+SEC("fentry/switch_task_namespaces")
+int BPF_PROG(process_ns_e, struct task_struct *p, struct nsproxy *new)
 {
 	struct task_struct *current = bpf_get_current_task_btf();
+	struct identity *id;
 
 	if (!new || p->pid != current->pid)
 		return 0; /* a task that ends, or a child that could not be made */
-	return namespaces_changed(current);
+	id = identity_before(current);
+	if (id)
+		namespaces_changed(current, id, new, current->real_cred);
+	return 0;
 }
 
-SEC("fexit/commit_creds")
-int BPF_PROG(process_uns_x)
+#define PR_CAPBSET_DROP 24
+#define PR_CAP_AMBIENT 47
+
+/* Entry of setuid and its like, setns, unshare. */
+SEC("tracepoint")
+int process_before(struct trace_event_raw_sys_enter *ctx)
 {
-	return namespaces_changed(bpf_get_current_task_btf());
+	identity_before(bpf_get_current_task_btf());
+	return 0;
 }
 
-/* setns, unshare */
+/* Entry of prctl, most calls of which change no capabilities. */
+SEC("tracepoint")
+int process_prctl(struct trace_event_raw_sys_enter *ctx)
+{
+	if (ctx->args[0] == PR_CAPBSET_DROP || ctx->args[0] == PR_CAP_AMBIENT)
+		identity_before(bpf_get_current_task_btf());
+	return 0;
+}
+
+SEC("tracepoint")
+int process_cred_r(struct trace_event_raw_sys_exit *ctx)
+{
+	struct task_struct *p = bpf_get_current_task_btf();
+	struct identity *id;
+
+	if (ctx->ret < 0)
+		return 0;
+	id = identity_get(p->group_leader, 0);
+	if (id && id->known)
+		creds_changed(p, id, p->real_cred);
+	return 0;
+}
+
 SEC("tracepoint")
 int process_ns_r(struct trace_event_raw_sys_exit *ctx)
 {
+	struct task_struct *p = bpf_get_current_task_btf();
+	struct identity *id;
+
 	if (ctx->ret < 0)
 		return 0;
-	return namespaces_changed(bpf_get_current_task_btf());
+	id = identity_get(p->group_leader, 0);
+	if (id && id->known)
+		namespaces_changed(p, id, p->nsproxy, p->real_cred);
+	return 0;
 }

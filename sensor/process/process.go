@@ -63,20 +63,22 @@ var snapshot = bpf.Hook{Name: "process.snapshot", Purpose: "processes older than
 // changes are attached while their kind is wanted.
 var changes = map[event.Kind]bpf.Hook{
 	event.KindCredentials: {Name: "process.credentials", Purpose: "changes of users, groups and capabilities", Rungs: []bpf.Rung{
-		{Kind: "fentry", Attachments: []bpf.Attachment{bpf.BTF("process_cred_x")}},
-		{Kind: "tracepoint", Attachments: exitsOf("process_cred_r", "setuid", "setgid", "setreuid", "setregid", "setresuid",
-			"setresgid", "setfsuid", "setfsgid", "capset", "prctl", "setns", "unshare")},
+		{Kind: "fentry", Attachments: []bpf.Attachment{bpf.BTF("process_cred_e")}},
+		{Kind: "tracepoint", Attachments: append(around("process_cred_r", "setuid", "setgid", "setreuid", "setregid", "setresuid",
+			"setresgid", "setfsuid", "setfsgid", "capset", "setns", "unshare"),
+			bpf.Tracepoint("process_prctl", "syscalls", "sys_enter_prctl"), bpf.Tracepoint("process_cred_r", "syscalls", "sys_exit_prctl"))},
 	}},
 	event.KindNamespace: {Name: "process.namespaces", Purpose: "changes of namespaces", Rungs: []bpf.Rung{
-		{Kind: "fentry", Attachments: []bpf.Attachment{bpf.BTF("process_ns_x"), bpf.BTF("process_uns_x")}},
-		{Kind: "tracepoint", Attachments: exitsOf("process_ns_r", "setns", "unshare")},
+		{Kind: "fentry", Attachments: []bpf.Attachment{bpf.BTF("process_ns_e"), bpf.BTF("process_uns_e")}},
+		{Kind: "tracepoint", Attachments: around("process_ns_r", "setns", "unshare")},
 	}},
 }
 
-func exitsOf(program string, calls ...string) []bpf.Attachment {
+// around attaches to entry and exit of system calls.
+func around(exit string, calls ...string) []bpf.Attachment {
 	var as []bpf.Attachment
 	for _, c := range calls {
-		as = append(as, bpf.Tracepoint(program, "syscalls", "sys_exit_"+c))
+		as = append(as, bpf.Tracepoint("process_before", "syscalls", "sys_enter_"+c), bpf.Tracepoint(exit, "syscalls", "sys_exit_"+c))
 	}
 	return as
 }

@@ -106,13 +106,12 @@ type processForkRecord struct {
 
 type processIdentity struct {
 	_           structs.HostLayout
-	Parent      processTaskKey
 	Creds       processCreds
 	Ns          processNamespaces
 	ChildPidns  uint32
 	ChildTimens uint32
-	Exited      uint32
 	Known       uint32
+	Exited      uint32
 }
 
 type processImageFlags uint32
@@ -218,28 +217,30 @@ type processTaskKey struct {
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
-	processMapBulk          = "bulk"
-	processMapCgroupsTold   = "cgroups_told"
-	processMapCounters      = "counters"
-	processMapCritical      = "critical"
-	processMapExecScratches = "exec_scratches"
-	processMapForkScratches = "fork_scratches"
-	processMapIdentities    = "identities"
-	processMapTaskScratch   = "task_scratch"
-	processProgProcessCredR = "process_cred_r"
-	processProgProcessCredX = "process_cred_x"
-	processProgProcessExec  = "process_exec"
-	processProgProcessExit  = "process_exit"
-	processProgProcessFork  = "process_fork"
-	processProgProcessNsR   = "process_ns_r"
-	processProgProcessNsX   = "process_ns_x"
-	processProgProcessTask  = "process_task"
-	processProgProcessTaskS = "process_task_s"
-	processProgProcessUnsX  = "process_uns_x"
-	processVarArgsMax       = "args_max"
-	processVarBulkSize      = "bulk_size"
-	processVarCriticalSize  = "critical_size"
-	processVarRecords       = "records"
+	processMapBulk           = "bulk"
+	processMapCgroupsTold    = "cgroups_told"
+	processMapCounters       = "counters"
+	processMapCritical       = "critical"
+	processMapExecScratches  = "exec_scratches"
+	processMapForkScratches  = "fork_scratches"
+	processMapIdentities     = "identities"
+	processMapTaskScratch    = "task_scratch"
+	processProgProcessBefore = "process_before"
+	processProgProcessCredE  = "process_cred_e"
+	processProgProcessCredR  = "process_cred_r"
+	processProgProcessExec   = "process_exec"
+	processProgProcessExit   = "process_exit"
+	processProgProcessFork   = "process_fork"
+	processProgProcessNsE    = "process_ns_e"
+	processProgProcessNsR    = "process_ns_r"
+	processProgProcessPrctl  = "process_prctl"
+	processProgProcessTask   = "process_task"
+	processProgProcessTaskS  = "process_task_s"
+	processProgProcessUnsE   = "process_uns_e"
+	processVarArgsMax        = "args_max"
+	processVarBulkSize       = "bulk_size"
+	processVarCriticalSize   = "critical_size"
+	processVarRecords        = "records"
 )
 
 // loadProcess returns the embedded CollectionSpec for process.
@@ -284,16 +285,18 @@ type processSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type processProgramSpecs struct {
-	ProcessCredR *ebpf.ProgramSpec `ebpf:"process_cred_r"`
-	ProcessCredX *ebpf.ProgramSpec `ebpf:"process_cred_x"`
-	ProcessExec  *ebpf.ProgramSpec `ebpf:"process_exec"`
-	ProcessExit  *ebpf.ProgramSpec `ebpf:"process_exit"`
-	ProcessFork  *ebpf.ProgramSpec `ebpf:"process_fork"`
-	ProcessNsR   *ebpf.ProgramSpec `ebpf:"process_ns_r"`
-	ProcessNsX   *ebpf.ProgramSpec `ebpf:"process_ns_x"`
-	ProcessTask  *ebpf.ProgramSpec `ebpf:"process_task"`
-	ProcessTaskS *ebpf.ProgramSpec `ebpf:"process_task_s"`
-	ProcessUnsX  *ebpf.ProgramSpec `ebpf:"process_uns_x"`
+	ProcessBefore *ebpf.ProgramSpec `ebpf:"process_before"`
+	ProcessCredE  *ebpf.ProgramSpec `ebpf:"process_cred_e"`
+	ProcessCredR  *ebpf.ProgramSpec `ebpf:"process_cred_r"`
+	ProcessExec   *ebpf.ProgramSpec `ebpf:"process_exec"`
+	ProcessExit   *ebpf.ProgramSpec `ebpf:"process_exit"`
+	ProcessFork   *ebpf.ProgramSpec `ebpf:"process_fork"`
+	ProcessNsE    *ebpf.ProgramSpec `ebpf:"process_ns_e"`
+	ProcessNsR    *ebpf.ProgramSpec `ebpf:"process_ns_r"`
+	ProcessPrctl  *ebpf.ProgramSpec `ebpf:"process_prctl"`
+	ProcessTask   *ebpf.ProgramSpec `ebpf:"process_task"`
+	ProcessTaskS  *ebpf.ProgramSpec `ebpf:"process_task_s"`
+	ProcessUnsE   *ebpf.ProgramSpec `ebpf:"process_uns_e"`
 }
 
 // processMapSpecs contains maps before they are loaded into the kernel.
@@ -377,30 +380,34 @@ type processVariables struct {
 //
 // It can be passed to loadProcessObjects or ebpf.CollectionSpec.LoadAndAssign.
 type processPrograms struct {
-	ProcessCredR *ebpf.Program `ebpf:"process_cred_r"`
-	ProcessCredX *ebpf.Program `ebpf:"process_cred_x"`
-	ProcessExec  *ebpf.Program `ebpf:"process_exec"`
-	ProcessExit  *ebpf.Program `ebpf:"process_exit"`
-	ProcessFork  *ebpf.Program `ebpf:"process_fork"`
-	ProcessNsR   *ebpf.Program `ebpf:"process_ns_r"`
-	ProcessNsX   *ebpf.Program `ebpf:"process_ns_x"`
-	ProcessTask  *ebpf.Program `ebpf:"process_task"`
-	ProcessTaskS *ebpf.Program `ebpf:"process_task_s"`
-	ProcessUnsX  *ebpf.Program `ebpf:"process_uns_x"`
+	ProcessBefore *ebpf.Program `ebpf:"process_before"`
+	ProcessCredE  *ebpf.Program `ebpf:"process_cred_e"`
+	ProcessCredR  *ebpf.Program `ebpf:"process_cred_r"`
+	ProcessExec   *ebpf.Program `ebpf:"process_exec"`
+	ProcessExit   *ebpf.Program `ebpf:"process_exit"`
+	ProcessFork   *ebpf.Program `ebpf:"process_fork"`
+	ProcessNsE    *ebpf.Program `ebpf:"process_ns_e"`
+	ProcessNsR    *ebpf.Program `ebpf:"process_ns_r"`
+	ProcessPrctl  *ebpf.Program `ebpf:"process_prctl"`
+	ProcessTask   *ebpf.Program `ebpf:"process_task"`
+	ProcessTaskS  *ebpf.Program `ebpf:"process_task_s"`
+	ProcessUnsE   *ebpf.Program `ebpf:"process_uns_e"`
 }
 
 func (p *processPrograms) Close() error {
 	return _ProcessClose(
+		p.ProcessBefore,
+		p.ProcessCredE,
 		p.ProcessCredR,
-		p.ProcessCredX,
 		p.ProcessExec,
 		p.ProcessExit,
 		p.ProcessFork,
+		p.ProcessNsE,
 		p.ProcessNsR,
-		p.ProcessNsX,
+		p.ProcessPrctl,
 		p.ProcessTask,
 		p.ProcessTaskS,
-		p.ProcessUnsX,
+		p.ProcessUnsE,
 	)
 }
 

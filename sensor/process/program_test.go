@@ -112,3 +112,33 @@ func install(t testing.TB, p *program, name string) string {
 	t.Helper()
 	return write(t, filepath.Join(t.TempDir(), name), p.elf(), 0o755)
 }
+
+// starts is a program that starts another n times, one after the other, each
+// with the same arguments, by vfork, execve and wait4.
+func starts(n uint32, path string, args ...string) *program {
+	build := func(data uint32) (p *program, at uint32) {
+		p = new(program)
+		p.raw(0x41, 0xbc).raw(binary.LittleEndian.AppendUint32(nil, n)...) // mov r12d, n
+		again := len(p.code)
+		p.call(unix.SYS_VFORK)
+		p.raw(0x85, 0xc0, 0x75, 22) // test eax, eax; jnz behind the execve
+		p.call(unix.SYS_EXECVE, data+uint32(8*(len(args)+2)), data, 0)
+		p.call(unix.SYS_WAIT4, ^uint32(0), 0, 0, 0)
+		p.raw(0x41, 0xff, 0xcc) // dec r12d
+		p.raw(0x75, byte(again-len(p.code)-2))
+		p.call(unix.SYS_EXIT_GROUP, 0)
+		return p, p.addr()
+	}
+	_, data := build(0)
+	p, _ := build(data)
+	text := data + uint32(8*(len(args)+2))
+	for _, s := range append([]string{path}, args...) {
+		p.code = binary.LittleEndian.AppendUint64(p.code, uint64(text))
+		text += uint32(len(s)) + 1
+	}
+	p.raw(make([]byte, 8)...)
+	for _, s := range append([]string{path}, args...) {
+		p.raw(append([]byte(s), 0)...)
+	}
+	return p
+}
