@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"errors"
 	"flag"
 	"fmt"
 	"maps"
@@ -134,6 +135,34 @@ func TestConfigFileMissing(t *testing.T) {
 	}
 }
 
+// docs/warren.yaml has every key, with its default.
+func TestDocumentedConfig(t *testing.T) {
+	const path = "../docs/warren.yaml"
+	src, err := os.ReadFile(path)
+	if err != nil {
+		t.Skip("the source tree is not here")
+	}
+	got := outcome(Options{Config: path})
+	var c Config
+	if err := parseConfig(path, src, &c); err != nil {
+		t.Fatal(err)
+	}
+	var check func(list []option)
+	check = func(list []option) {
+		for _, o := range list {
+			if !strings.Contains(string(src), o.key+":") {
+				t.Errorf("%s says nothing of %s", path, o.key)
+			}
+			check(o.sub)
+		}
+	}
+	check(options())
+	want := Config{Instance: defaultInstance, HTTP: defaultHTTP}
+	if c.Instance != want.Instance || c.HTTP != want.HTTP || !strings.Contains(got, "socket: /run/warren/warren.sock\nstate: /var/lib/warren\n") {
+		t.Errorf("what it says are no defaults:\n%s", got)
+	}
+}
+
 // Every option has a description, and is of one kind.
 func TestOptions(t *testing.T) {
 	var check func(prefix string, list []option)
@@ -181,8 +210,8 @@ func FuzzConfig(f *testing.F) {
 		if err == nil {
 			return
 		}
-		e, ok := err.(*ConfigError)
-		if !ok {
+		var e *ConfigError
+		if !errors.As(err, &e) {
 			t.Fatalf("%T: %v", err, err)
 		}
 		if e.Msg == "" || e.Line < 0 || e.Line > strings.Count(string(src), "\n")+strings.Count(string(src), "\r")+2 && !strings.ContainsAny(string(src), "\u0085\u2028\u2029") {

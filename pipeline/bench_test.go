@@ -2,7 +2,6 @@ package pipeline
 
 import (
 	"fmt"
-	"io"
 	"log/slog"
 	"net/netip"
 	"runtime"
@@ -20,7 +19,7 @@ import (
 // it.
 func newBench(b *testing.B) *Pipeline {
 	b.Helper()
-	log := slog.New(slog.NewTextHandler(io.Discard, nil))
+	log := slog.New(slog.DiscardHandler)
 	return newPipeline(Config{}, newFakeRoad(), identity.New(identity.Config{}, log), nil, log)
 }
 
