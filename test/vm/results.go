@@ -22,8 +22,10 @@ type results struct {
 // A packageResult is the outcome of one test binary.
 type packageResult struct {
 	dir    string
-	code   string // exit code; empty if it did not end
-	output []string
+	code   string   // exit code; empty if it did not end
+	output []string // of tests that did not pass, and of no test
+	test   []string // of the test that runs
+	bad    bool     // whether it failed, or did not end
 	passed []string
 	failed []string
 	skips  map[string]string // test -> reason
@@ -42,6 +44,7 @@ type rung struct {
 var (
 	// go test -v: "    file.go:12: RUNG socket.accept fentry fentry,tracepoint"
 	rungLine = regexp.MustCompile(`\bRUNG (\S+) (\S+) (\S+)$`)
+	runLine  = regexp.MustCompile(`^=== RUN   [^/]+$`)
 	testLine = regexp.MustCompile(`^\s*--- (PASS|FAIL|SKIP): (\S+)`)
 	logLine  = regexp.MustCompile(`^\s+\S+\.go:\d+: (.*)$`)
 )
@@ -68,6 +71,9 @@ func (r *results) read(from io.Reader) error {
 		case "VM-END":
 			if p != nil {
 				_, p.code, _ = strings.Cut(rest, " ")
+				// Who ended badly though no test failed said so last.
+				p.bad = p.bad || p.code != "0" && len(p.failed) == 0
+				p.endTest()
 				p.took = time.Since(p.start)
 			}
 			p = nil
@@ -82,7 +88,11 @@ func (r *results) read(from io.Reader) error {
 			}
 			continue
 		}
-		p.output = append(p.output, line)
+		if runLine.MatchString(line) {
+			p.endTest()
+			p.bad = true // until it passes
+		}
+		p.test = append(p.test, line)
 		if m := rungLine.FindStringSubmatch(line); m != nil {
 			p.addRung(rung{hook: m[1], used: m[2], ladder: strings.Split(m[3], ",")})
 		}
@@ -93,6 +103,9 @@ func (r *results) read(from io.Reader) error {
 			continue
 		}
 		if m := testLine.FindStringSubmatch(line); m != nil {
+			if !strings.HasPrefix(line, " ") {
+				p.bad = m[1] == "FAIL"
+			}
 			switch m[1] {
 			case "PASS":
 				p.passed = append(p.passed, m[2])
@@ -103,7 +116,18 @@ func (r *results) read(from io.Reader) error {
 			}
 		}
 	}
+	if p != nil {
+		p.endTest()
+	}
 	return lines.Err()
+}
+
+// endTest keeps what the last test printed only if somebody needs it.
+func (p *packageResult) endTest() {
+	if p.bad {
+		p.output = append(p.output, p.test...)
+	}
+	p.test, p.bad = nil, false
 }
 
 // addRung notes a hook once: several tests attach it.

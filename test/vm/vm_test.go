@@ -164,6 +164,9 @@ func TestReport(t *testing.T) {
 			if d := cmp.Diff(test.wrong, r.wrong); d != "" {
 				t.Errorf("what is wrong (-want +got):\n%s\n%s", d, out.String())
 			}
+			if failed := strings.HasPrefix(test.name, "a failure"); strings.Contains(out.String(), "RUN   TestBPFOne") != failed {
+				t.Errorf("what the test printed should be there if it failed:\n%s", out.String())
+			}
 		})
 	}
 }
