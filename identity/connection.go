@@ -11,8 +11,8 @@ import (
 // connections is the table of TCP connections, listening sockets and UDP flows,
 // living and recently closed.
 //
-// A row does not copy its events: the last one, completed by all that was known
-// before, is the row. What a list shows is made when it is asked for.
+// A row keeps the last event's data, completed by all that was known before; what
+// a list shows is made when it is asked for.
 type connections struct {
 	byCookie map[uint64]*row // TCP sockets
 	byKey    map[connKey]*row
@@ -101,7 +101,7 @@ type row struct {
 	res    event.Errno
 	rawRes int64
 
-	last  *event.Connection // the last event's, completed: immutable
+	last  event.Connection // of the last event; a copy, since the event keeps more alive
 	time  time.Time
 	ktime uint64
 
@@ -109,7 +109,8 @@ type row struct {
 	prev, next *row
 }
 
-const rowSize = int64(unsafe.Sizeof(row{})) + int64(unsafe.Sizeof(event.Connection{})) + 24 + int64(unsafe.Sizeof(connKey{})) + 32
+// rowSize includes its share of the index.
+const rowSize = int64(unsafe.Sizeof(row{})) + int64(unsafe.Sizeof(connKey{})) + 56
 
 type rowList struct {
 	head, tail *row
@@ -151,6 +152,24 @@ func opens(d *event.Connection) bool {
 	return false
 }
 
+// began returns the type of the event that began the connection of d: d's own,
+// or what it must have been where it was not seen.
+func began(d *event.Connection) string {
+	switch {
+	case opens(d):
+		return d.Type
+	case d.State == event.Listen:
+		return "listen"
+	case d.L4 == event.UDP && d.Server:
+		return "recvfrom"
+	case d.L4 == event.UDP:
+		return "sendto"
+	case d.Server:
+		return "accept"
+	}
+	return "connect"
+}
+
 // over reports whether nothing follows on an event.
 func over(d *event.Connection) bool {
 	return d.Type == "close" || d.State == event.Close && d.L4 == event.TCP || d.Type == "connect" && d.Res != 0 && d.Res != inProgress
@@ -174,7 +193,7 @@ func (i *Identity) applyConnection(e *event.Event, d *event.Connection, s *snap)
 			d.Start = e.Time
 		}
 		r = t.add(&k)
-		r.typ, r.res, r.rawRes, r.shared = d.Type, d.Res, d.RawRes, d.Shared
+		r.typ, r.res, r.rawRes, r.shared = began(d), d.Res, d.RawRes, d.Shared
 		i.own(r, e, s)
 	} else {
 		i.merge(r, e, d, s)
@@ -184,7 +203,7 @@ func (i *Identity) applyConnection(e *event.Event, d *event.Connection, s *snap)
 	if d.Duration == 0 && e.Time.After(d.Start) {
 		d.Duration = int64(e.Time.Sub(d.Start))
 	}
-	r.last, r.time, r.ktime = d, e.Time, e.Ktime
+	r.last, r.time, r.ktime = *d, e.Time, e.Ktime
 	if over(d) {
 		t.living.drop(r)
 		t.closed.push(r)
@@ -211,7 +230,7 @@ func (i *Identity) own(r *row, e *event.Event, s *snap) {
 
 // merge completes d by what the row knows, so that d says all.
 func (i *Identity) merge(r *row, e *event.Event, d *event.Connection, proc *snap) {
-	was := r.last
+	was := &r.last
 	// The owner is who connected, or who accepted; an accepted connection belongs
 	// to the listener's process until somebody has taken it.
 	if r.proc == nil || r.shared && !d.Shared {
@@ -224,7 +243,7 @@ func (i *Identity) merge(r *row, e *event.Event, d *event.Connection, proc *snap
 		e.Actor, e.Process = r.actor, r.proc
 	}
 	if opens(d) && !opens(was) {
-		r.typ, r.res, r.rawRes = d.Type, d.Res, d.RawRes
+		r.typ, r.res, r.rawRes = began(d), d.Res, d.RawRes
 	}
 	s, o := &d.Socket, &was.Socket
 	if !s.Local.IsValid() || s.Local.IsUnspecified() && o.Local.IsValid() {
@@ -312,7 +331,7 @@ func (i *Identity) Connections(yield func(*event.Event) bool) {
 
 // rowEvent describes a row, up to now if that is given.
 func (i *Identity) rowEvent(r *row, now time.Time, ktime uint64) *event.Event {
-	d := *r.last
+	d := r.last
 	d.Type, d.Res, d.RawRes = r.typ, r.res, r.rawRes
 	e := &event.Event{Time: r.time, Ktime: r.ktime, Actor: r.actor, Data: &d}
 	if !now.IsZero() {

@@ -159,7 +159,7 @@ func (m *machine) check() {
 		if refs[s] > 1 {
 			return
 		}
-		bytes += snapSize
+		bytes += snapSize + int64(s.extra)
 		if s.img != nil {
 			if images[s.img]++; images[s.img] == 1 {
 				bytes += int64(s.img.size)

@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"syscall"
 	"testing"
@@ -96,6 +97,15 @@ func startProcess(t *testing.T, cmd *exec.Cmd) event.Key {
 		_ = cmd.Process.Kill()
 		_ = cmd.Wait()
 	})
+	// Start returns in the midst of the exec, before the arguments are there.
+	for {
+		data, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", cmd.Process.Pid))
+		must(t, err)
+		if len(data) > 0 {
+			break
+		}
+		runtime.Gosched()
+	}
 	return keyFromProc(t, cmd.Process.Pid)
 }
 
@@ -136,7 +146,6 @@ func TestUnknownProcessIsLookedUp(t *testing.T) {
 	if p == nil {
 		t.Fatal("not found")
 	}
-	// The image is sleep's once the child has executed it, which Start awaits.
 	if p.Name != "sleep" || p.Cmdline != "sleep 1000" || !strings.HasSuffix(p.ExePath, "/sleep") && !strings.HasSuffix(p.ExePath, "busybox") && !strings.HasSuffix(p.ExePath, "coreutils") || p.Cwd != "/usr" {
 		t.Errorf("image: %q %q %q %q", p.Name, p.Cmdline, p.ExePath, p.Cwd)
 	}

@@ -1,6 +1,7 @@
 package identity
 
 import (
+	"strings"
 	"unsafe"
 
 	"warren/event"
@@ -61,6 +62,7 @@ type snap struct {
 	parent *snap // of p.Parent
 	img    *image
 	refs   int32
+	extra  int32  // bytes beside snapSize
 	since  uint64 // ktime from which it is true
 	older  *snap  // what was true before; dropped after a short while
 	// origin is the first of the snapshots that this one replaced only to
@@ -80,6 +82,9 @@ const (
 	// entrySize includes its share of the index.
 	entrySize = int64(unsafe.Sizeof(entry{})) + 48
 	imageSize = int64(unsafe.Sizeof(image{}))
+	// exitSize is what the last snapshot keeps besides: the exit, and the event
+	// in one allocation with it.
+	exitSize = unsafe.Sizeof(event.Exit{}) + unsafe.Sizeof(event.Event{})
 )
 
 // maxDepth bounds chains of ancestors; a deeper one is rebuilt from its nearest
@@ -150,6 +155,10 @@ func (t *processes) newSnap(p *event.Process, parent *snap, img *image, since ui
 		s.parent = parent
 	}
 	t.bytes += snapSize
+	if p.Exited != nil {
+		s.extra = int32(exitSize)
+		t.bytes += int64(exitSize)
+	}
 	return s
 }
 
@@ -159,7 +168,7 @@ func (t *processes) release(s *snap) {
 		if s.refs--; s.refs > 0 {
 			return
 		}
-		t.bytes -= snapSize
+		t.bytes -= snapSize + int64(s.extra)
 		if s.img != nil {
 			if s.img.refs--; s.img.refs == 0 {
 				t.bytes -= int64(s.img.size)
@@ -314,6 +323,7 @@ func (in *interner) str(s string) string {
 		clear(in.m)
 		in.bytes = len(s) + 48
 	}
+	s = strings.Clone(s) // it may be a part of much more
 	in.m[s] = s
 	return s
 }

@@ -546,7 +546,7 @@ func TestGuessedRuntime(t *testing.T) {
 }
 
 // Containers and cgroups that nothing uses are forgotten.
-func TestContainersAreBounded(t *testing.T) {
+func TestManyContainers(t *testing.T) {
 	m := newMachine(t, func(c *Config) { c.MaxExited = 10 })
 	init := m.task(1, event.Key{}, "init")
 	stay, _ := m.fork(init, 9, m.cgroup(1<<40, "/docker/"+id64(0)))
