@@ -64,13 +64,13 @@ var metrics = []metric{
 	{"warren_ring_wakeups_total", "Times that a fast-filling ring woke the reader.", counter, nil, func(st *Status, put func(float64, ...string)) {
 		put(float64(st.Reader.Wakeups))
 	}},
-	{"warren_container_waiting_events", "Events that wait for the description of their container.", gauge, nil, func(st *Status, put func(float64, ...string)) {
+	{"warren_container_waiting_events", "Events that wait for the description of their container, or for their process to be looked up.", gauge, nil, func(st *Status, put func(float64, ...string)) {
 		put(float64(st.Waiting.Now))
 	}},
-	{"warren_container_waits_total", "Events that waited for the description of their container.", counter, nil, func(st *Status, put func(float64, ...string)) {
+	{"warren_container_waits_total", "Events that waited for the description of their container, or for their process.", counter, nil, func(st *Status, put func(float64, ...string)) {
 		put(float64(st.Waiting.Total))
 	}},
-	{"warren_container_wait_timeouts_total", "Events that went on without the description of their container.", counter, nil, func(st *Status, put func(float64, ...string)) {
+	{"warren_container_wait_timeouts_total", "Events that waited in vain and went on incomplete.", counter, nil, func(st *Status, put func(float64, ...string)) {
 		put(float64(st.Waiting.TimedOut))
 	}},
 	{"warren_table_entries", "Entries of a table of who is who.", gauge, []string{"table"}, func(st *Status, put func(float64, ...string)) {

@@ -114,7 +114,8 @@ type Reader struct {
 	LastError string `json:"last_error,omitempty"`
 }
 
-// Waiting counts events that wait for the description of their container.
+// Waiting counts events that wait for the description of their container, or for
+// their process to be looked up.
 type Waiting struct {
 	Now       int    `json:"now"`
 	Total     uint64 `json:"total"`

@@ -89,14 +89,14 @@ func (p *Pipeline) Seq() uint64 {
 	return p.seq
 }
 
-// waiting holds events of containers that the runtime has not described yet,
-// in their order. Events of the same container, or of the same process, wait
+// waiting holds events that are not complete yet, in their order: the runtime
+// has not described their container, or their process is being looked up. Events of the same container, or of the same process, wait
 // behind them, so that nobody sees a process exit before its exec.
 type waiting struct {
 	fifo       []waiter
 	containers map[string]int
 	processes  map[event.Key]int
-	timedOut   uint64 // events that went on without a description
+	timedOut   uint64 // events that went on incomplete
 	pushedOut  uint64 // of these: because more than WaitEvents waited
 	total      uint64
 }
@@ -163,6 +163,12 @@ func (p *Pipeline) mustWait(e *event.Event) bool {
 		w.fifo = w.fifo[1:]
 	}
 	w.add(e, time.Now().Add(p.cfg.WaitContainer))
+	if len(w.fifo) == 1 {
+		select {
+		case p.waits <- struct{}{}:
+		default:
+		}
+	}
 	return true
 }
 
@@ -192,9 +198,9 @@ func (p *Pipeline) letOn(now time.Time, all bool) {
 func (p *Pipeline) release(e *event.Event, final bool) {
 	w := &p.waiting
 	w.forget(e) // before Resolve, which replaces the container
-	if final && p.tables.Pending(e) {
+	p.tables.Resolve(e, final)
+	if e.Process == nil || e.Process.Container != nil && e.Process.Container.Pending {
 		w.timedOut++
 	}
-	p.tables.Resolve(e, final)
 	p.publish(e)
 }

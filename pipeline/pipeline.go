@@ -123,6 +123,7 @@ type Pipeline struct {
 	log    *slog.Logger
 	ready  chan struct{}
 	kick   chan struct{} // capacity 1: interests changed; a second kick says nothing new
+	waits  chan struct{} // capacity 1: the first event began to wait; likewise
 
 	// mu orders the events: who holds it may number, complete and publish them.
 	// The ring's reader holds it during each event and finds it free but when a
@@ -158,6 +159,7 @@ func newPipeline(cfg Config, road road, tables tables, list []sensor.Sensor, log
 		log:    log,
 		ready:  make(chan struct{}),
 		kick:   make(chan struct{}, 1),
+		waits:  make(chan struct{}, 1),
 	}
 	p.waiting.init()
 	p.recent.init(p.cfg.Recent)
@@ -223,27 +225,30 @@ func (p *Pipeline) Run(ctx context.Context) error {
 func (p *Pipeline) keep(ctx context.Context) {
 	second := time.NewTicker(time.Second)
 	defer second.Stop()
-	// Waiting events are few and short-lived; a tick finds those whose time is
-	// over, and costs nothing while none waits.
-	overdue := time.NewTicker(max(10*time.Millisecond, p.cfg.WaitContainer/20))
-	defer overdue.Stop()
+	// While events wait, a look now and then finds those whose time is over:
+	// ours, or that of the tables, which give up without a sign.
+	look := time.NewTimer(0)
+	defer look.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return
+		case <-p.waits:
 		case <-p.tables.Described():
-			p.mu.Lock()
-			p.letOn(time.Now(), false)
-			p.mu.Unlock()
-		case now := <-overdue.C:
-			p.mu.Lock()
-			p.letOn(now, false)
-			p.mu.Unlock()
+		case <-look.C:
 		case now := <-second.C:
 			p.reportLosses()
 			p.mu.Lock()
 			p.rates.sample(now, &p.totals)
 			p.mu.Unlock()
+			continue
+		}
+		p.mu.Lock()
+		p.letOn(time.Now(), false)
+		left := len(p.waiting.fifo)
+		p.mu.Unlock()
+		if left > 0 {
+			look.Reset(max(time.Millisecond, p.cfg.WaitContainer/50))
 		}
 	}
 }

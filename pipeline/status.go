@@ -45,8 +45,8 @@ type KindStatus struct {
 	Rate  float64 // events a second, over the last five seconds
 }
 
-// WaitingStatus tells of events that wait for the description of their
-// container.
+// WaitingStatus tells of events that wait to be completed: by the description
+// of their container, or the process that is looked up.
 type WaitingStatus struct {
 	Now       int    // events that wait
 	Total     uint64 // events that ever waited
