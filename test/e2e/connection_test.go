@@ -66,8 +66,9 @@ func TestE2EConnections(t *testing.T) {
 		"proc.pid": pid, "proc.exepath": readlink(t, "/proc/self/exe"), "fd.rip": "127.83.0.9", "fd.rport": port,
 		"fd.l4proto": "tcp", "fd.rip.name": name, "evt.res": "SUCCESS",
 	})
-	reply := f.wait("the answer", func(o object) bool { return o.str("evt.kind") == "dns" && o.str("dns.response") == "true" })
-	want(t, reply, map[string]string{"dns.name": name, "proc.pid": pid})
+	// The server's process sends what this one receives.
+	reply := f.wait("the answer", func(o object) bool { return o.str("dns.response") == "true" && o.str("proc.pid") == pid })
+	want(t, reply, map[string]string{"dns.name": name, "dns.rcode": "NOERROR", "dns.type": "A"})
 	closed := f.wait("the close", func(o object) bool { return o.str("evt.type") == "close" && o.str("proc.pid") == pid })
 	want(t, closed, map[string]string{"conn.bytes_sent": "5", "conn.bytes_received": "7", "fd.rip.name": name})
 

@@ -258,14 +258,15 @@ func TestE2EHostileText(t *testing.T) {
 	if err := cmd.Run(); err != nil {
 		t.Fatal(err)
 	}
-	o := f.wait("the exec", func(o object) bool { return o.str("evt.kind") == "exec" })
+	pid := strconv.Itoa(cmd.Process.Pid)
+	o := f.wait("the exec", func(o object) bool { return o.str("proc.pid") == pid && o.str("evt.kind") == "exec" })
 	if o["proc.cmdline;base64"] == nil || o["proc.cwd;base64"] == nil {
 		t.Errorf("no exact bytes of what is not UTF-8: %v", o)
 	}
-	f.wait("the exit", func(o object) bool { return o.str("evt.kind") == "exit" })
+	f.wait("the exit", func(o object) bool { return o.str("proc.pid") == pid && o.str("evt.kind") == "exit" })
 	for _, args := range [][]string{
 		{"process", "list", "--exited"}, {"process", "list", "--exited", "-o", "wide"}, {"process", "tree"},
-		{"process", "show", strconv.Itoa(cmd.Process.Pid)}, {"process", "list", "--exited", "-o", "json"},
+		{"process", "show", pid}, {"process", "list", "--exited", "-o", "json"},
 	} {
 		out := a.ok(args...)
 		if i := strings.IndexFunc(out, func(r rune) bool { return r != '\n' && (r < ' ' || r == 0x7f || r == 0x202e) }); i >= 0 {
