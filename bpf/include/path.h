@@ -30,11 +30,11 @@
 
 enum path_end {
 	PATH_FOUND = 1, /* reached the root directory asked for */
-	PATH_OUTSIDE,  /* reached the root of the mount namespace: not below the root asked for */
-	PATH_NAMELESS, /* not in any directory (memfd, pipe): the name the kernel gave it, without a slash */
-	PATH_DETACHED, /* its mount hangs in no namespace: no path */
-	PATH_ESCAPED,  /* moved out of what is mounted: no path */
-	PATH_TOO_LONG, /* longer than PATH_MAX: no path */
+	PATH_OUTSIDE,	/* reached the root of the mount namespace: not below the root asked for */
+	PATH_NAMELESS,	/* not in any directory (memfd, pipe): the name the kernel gave it, without a slash */
+	PATH_DETACHED,	/* its mount hangs in no namespace: no path */
+	PATH_ESCAPED,	/* moved out of what is mounted: no path */
+	PATH_TOO_LONG,	/* longer than PATH_MAX: no path */
 };
 
 /*

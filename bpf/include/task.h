@@ -54,9 +54,9 @@ struct task_info {
 	struct namespaces ns;
 	struct cgroup_key cgroup;
 	__u32 vpid, sid, pgid, vsid, vpgid; /* v: in the task's own pid namespace */
-	__u32 loginuid, sessionid;          /* 2^32-1: none */
-	__u32 tty;                          /* as /proc/PID/stat encodes it */
-	__u32 flags;                        /* enum task_flags */
+	__u32 loginuid, sessionid;	    /* 2^32-1: none */
+	__u32 tty;			    /* as /proc/PID/stat encodes it */
+	__u32 flags;			    /* enum task_flags */
 	__u32 zero;
 	char comm[COMM_LEN];
 };
@@ -69,16 +69,16 @@ static __always_inline void task_key_fill(struct task_key *k, struct task_struct
 }
 
 /* Capabilities of a struct cred, whichever way this kernel keeps them. */
-#define CAPS(c, set)                                                              \
-	({                                                                        \
-		__u64 __v;                                                        \
-		if (bpf_core_field_exists(((struct cred *)0)->set.val)) {         \
-			__v = (c)->set.val;                                       \
-		} else {                                                          \
-			const struct cred___old *__o = (const void *)(c);         \
-			__v = (__u64)__o->set.cap[1] << 32 | __o->set.cap[0];     \
-		}                                                                 \
-		__v;                                                              \
+#define CAPS(c, set)                                                          \
+	({                                                                    \
+		__u64 __v;                                                    \
+		if (bpf_core_field_exists(((struct cred *)0)->set.val)) {     \
+			__v = (c)->set.val;                                   \
+		} else {                                                      \
+			const struct cred___old *__o = (const void *)(c);     \
+			__v = (__u64)__o->set.cap[1] << 32 | __o->set.cap[0]; \
+		}                                                             \
+		__v;                                                          \
 	})
 
 static __always_inline void creds_fill(struct creds *t, const struct cred *c)
@@ -263,9 +263,10 @@ static __always_inline struct cgroup *cgroup_deeper(struct cgroup *best, struct 
 	return c->level > best->level ? c : best;
 }
 
-#define DEEPER(best, set, id)                                                  \
-	if (bpf_core_enum_value_exists(enum cgroup_subsys_id, id))             \
-		best = cgroup_deeper(best, set, bpf_core_enum_value(enum cgroup_subsys_id, id))
+#define DEEPER(best, set, id)                                                               \
+	(bpf_core_enum_value_exists(enum cgroup_subsys_id, id)                              \
+		 ? cgroup_deeper(best, set, bpf_core_enum_value(enum cgroup_subsys_id, id)) \
+		 : (best))
 
 /*
  * The cgroup that tells the container: the unified hierarchy's, unless the task
@@ -281,11 +282,11 @@ static __always_inline struct cgroup *task_cgroup(struct task_struct *p)
 	c = set->dfl_cgrp;
 	if (c->level)
 		return c;
-	DEEPER(c, set, pids_cgrp_id);
-	DEEPER(c, set, memory_cgrp_id);
-	DEEPER(c, set, cpu_cgrp_id);
-	DEEPER(c, set, freezer_cgrp_id);
-	DEEPER(c, set, devices_cgrp_id);
+	c = DEEPER(c, set, pids_cgrp_id);
+	c = DEEPER(c, set, memory_cgrp_id);
+	c = DEEPER(c, set, cpu_cgrp_id);
+	c = DEEPER(c, set, freezer_cgrp_id);
+	c = DEEPER(c, set, devices_cgrp_id);
 	return c;
 }
 

@@ -362,7 +362,7 @@ func TestBPFPidNamespace(t *testing.T) {
 		if own {
 			want = 1
 		}
-		if p.VPID != 1 || p.VSID != want || p.VPGID != want || p.PidNS == nsOf(t, "self", "pid") {
+		if p.VPID != 1 || p.VSID != want || p.VPGID != want || p.PidNS == nsOf(t, "thread-self", "pid") {
 			t.Errorf("pid %d, session %d, group %d in namespace %d; want 1, %d, %d", p.VPID, p.VSID, p.VPGID, p.PidNS, want, want)
 		}
 	}

@@ -112,7 +112,7 @@ func checkSelf(t *testing.T, p *event.Process) {
 	for name, got := range map[string]uint32{
 		"mnt": p.MntNS, "pid": p.PidNS, "net": p.NetNS, "user": p.UserNS, "uts": p.UtsNS, "ipc": p.IpcNS, "cgroup": p.CgroupNS, "time": p.TimeNS,
 	} {
-		if want := nsOf(t, "self", name); got != want {
+		if want := nsOf(t, "thread-self", name); got != want {
 			t.Errorf("namespace %s: %d, want %d", name, got, want)
 		}
 	}

@@ -1,4 +1,5 @@
 //go:build ignore
+
 // SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause)
 /*
  * Observes processes: how they come to be, what they run, how they end, and
@@ -20,74 +21,12 @@
 #include "path.h"
 #include "task.h"
 
+#include "record.h"
+#include "image.h"
+
 #include <bpf/bpf_tracing.h>
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";
-
-#define ARGS_MAX (32 << 10) /* most bytes of arguments that are kept */
-
-struct fork_record {
-	struct record hdr;
-	struct task_info task; /* the child */
-	struct task_key maker; /* who called: with CLONE_PARENT not the parent */
-	__u64 clone_flags;     /* of clone and clone3; 0 if they could not be read */
-	__u32 nr, compat;      /* the maker's system call, as in struct task_call */
-};
-
-enum image_flags {
-	EXE_UNRESOLVED = 1 << 0,
-	EXE_MEMFD = 1 << 1,
-	EXE_DELETED = 1 << 2,
-	EXE_UPPER = 1 << 3,
-	EXE_LOWER = 1 << 4,
-	EXE_WRITABLE = 1 << 5,
-	ARGS_CUT = 1 << 6,
-	EXEC_AT = 1 << 7, /* execveat(2) of a descriptor, or relative to one */
-};
-
-/*
- * Followed by the strings, in the order of their lengths here; none is
- * terminated, but each argument is.
- */
-struct exec_record {
-	struct record hdr;
-	struct task_info task;
-	__u64 exe_ino;
-	__s64 exe_ctime, exe_mtime; /* ns since 1970 */
-	__u32 exe_dev, exe_mode, exe_uid;
-	__u32 flags; /* enum image_flags */
-	__u16 exe_len, cwd_len, filename_len, interp_len;
-	__u32 args_len, zero;
-};
-
-struct exit_record {
-	struct record hdr;
-	struct task_key key;
-	__s32 status; /* as wait(2) reports it */
-	__u32 zero;
-	__u64 utime, stime; /* ns, as the clock tick sampled them */
-	__u64 runtime;      /* ns on a CPU, as the scheduler counted */
-	__u64 maxrss;       /* pages */
-	__u64 minflt, majflt;
-};
-
-/* What a process changed to, and what it was before. */
-struct cred_record {
-	struct record hdr;
-	struct task_key key;
-	struct creds now, old;
-	__u32 nr, compat;
-};
-
-struct ns_record {
-	struct record hdr;
-	struct task_key key;
-	struct namespaces now, old;
-	/* Where the next children go, unlike the process itself (unshare -p, -T). */
-	__u32 child_pidns, child_timens;
-	__u32 old_child_pidns, old_child_timens;
-	__u32 nr, compat;
-};
 
 /*
  * What user space was told of a process, where that may differ from what the
@@ -115,16 +54,9 @@ struct {
 } identities SEC(".maps");
 
 /*
- * An exec record in the making, by CPU. Not a per-CPU map: those end at 32 KiB.
+ * Exec records in the making, by CPU. Not a per-CPU map: those end at 32 KiB.
  * max_entries is set to the number of CPUs.
  */
-struct exec_scratch {
-	struct exec_record rec;
-	char data[4 * PATH_MAX + ARGS_MAX];
-	struct path_buf path;
-	struct cgroup_scratch cgroup;
-};
-
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(max_entries, 1);
@@ -146,9 +78,6 @@ struct {
 	__uint(key_size, sizeof(__u32));
 	__uint(value_size, sizeof(struct cgroup_scratch));
 } fork_scratches SEC(".maps");
-
-/* Most bytes of arguments; less than ARGS_MAX where the ring is tiny. */
-const volatile __u32 args_max = ARGS_MAX;
 
 /* The kernel can keep a sleepable program in an RCU section, since 6.2. */
 extern void bpf_rcu_read_lock(void) __ksym __weak;
@@ -245,198 +174,6 @@ int BPF_PROG(process_fork, struct task_struct *maker, struct task_struct *child)
 }
 
 /* ---- exec and existing processes ---- */
-
-/* Whether gid is among the supplementary groups, which are sorted. */
-static __always_inline bool cred_in_group(const struct cred *c, __u32 gid)
-{
-	struct group_info *groups = BPF_CORE_READ(c, group_info);
-	__u32 low = 0, high = BPF_CORE_READ(groups, ngroups);
-	kgid_t *list = (void *)__builtin_preserve_access_index(&groups->gid);
-	int i;
-
-	for (i = 0; i < 17 && low < high; i++) { /* 2^16 groups at most */
-		__u32 mid = (low + high) / 2, g = 0;
-
-		bpf_probe_read_kernel(&g, sizeof(g), (void *)list + mid * sizeof(*list));
-		if (g == gid)
-			return true;
-		if (g < gid)
-			low = mid + 1;
-		else
-			high = mid;
-	}
-	return false;
-}
-
-/* Whether the mode lets c write; capabilities do not count. */
-static __always_inline bool inode_writable(const struct cred *c, __u32 mode, __u32 uid, __u32 gid)
-{
-	if (BPF_CORE_READ(c, fsuid.val) == uid)
-		return mode & 0200;
-	if ((mode & 0020) == (mode & 0002) << 3)
-		return mode & 0002; /* group or other, the same */
-	if (BPF_CORE_READ(c, fsgid.val) == gid || cred_in_group(c, gid))
-		return mode & 0020;
-	return mode & 0002;
-}
-
-#define NSEC_PER_SEC 1000000000LL
-
-static __always_inline void inode_times(const struct inode *inode, __s64 *ctime, __s64 *mtime)
-{
-	const struct inode___old *old = (const void *)inode;
-
-	if (bpf_core_field_exists(inode->i_ctime_sec)) {
-		/* Since 6.13 the highest bit says that somebody asked for it. */
-		*ctime = BPF_CORE_READ(inode, i_ctime_sec) * NSEC_PER_SEC +
-			 (BPF_CORE_READ(inode, i_ctime_nsec) & ~(1U << 31));
-		*mtime = BPF_CORE_READ(inode, i_mtime_sec) * NSEC_PER_SEC + BPF_CORE_READ(inode, i_mtime_nsec);
-		return;
-	}
-	if (bpf_core_field_exists(old->__i_ctime))
-		*ctime = BPF_CORE_READ(old, __i_ctime.tv_sec) * NSEC_PER_SEC + BPF_CORE_READ(old, __i_ctime.tv_nsec);
-	else
-		*ctime = BPF_CORE_READ(old, i_ctime.tv_sec) * NSEC_PER_SEC + BPF_CORE_READ(old, i_ctime.tv_nsec);
-	if (bpf_core_field_exists(old->__i_mtime))
-		*mtime = BPF_CORE_READ(old, __i_mtime.tv_sec) * NSEC_PER_SEC + BPF_CORE_READ(old, __i_mtime.tv_nsec);
-	else
-		*mtime = BPF_CORE_READ(old, i_mtime.tv_sec) * NSEC_PER_SEC + BPF_CORE_READ(old, i_mtime.tv_nsec);
-}
-
-#define OVERLAYFS_SUPER_MAGIC 0x794c7630
-
-/* True if the name of a nameless file says that memfd_create(2) made it. */
-static __always_inline bool is_memfd(const char *name, __u64 len)
-{
-	return len >= 6 && name[0] == 'm' && name[1] == 'e' && name[2] == 'm' && name[3] == 'f' && name[4] == 'd' &&
-	       name[5] == ':';
-}
-
-/*
- * Copies the path that was resolved into s->path behind the other strings.
- * Returns its length.
- */
-static __always_inline __u64 put_path(struct exec_scratch *s, __u64 *off)
-{
-	__u64 at = *off, from = s->path.off, len = PATH_MAX - from;
-
-	if (at > 3 * PATH_MAX || len > PATH_MAX)
-		return 0; /* never */
-	bpf_probe_read_kernel(&s->data[at], len, &s->path.bytes[from & (PATH_MAX - 1)]);
-	*off = at + len;
-	return len;
-}
-
-/* The same for a string in kernel memory. */
-static __always_inline __u64 put_string(struct exec_scratch *s, __u64 *off, const char *str)
-{
-	__u64 at = *off;
-	long n;
-
-	if (at > 3 * PATH_MAX)
-		return 0; /* never */
-	n = bpf_probe_read_kernel_str(&s->data[at], PATH_MAX, str);
-	if (n <= 1 || n > PATH_MAX)
-		return 0;
-	*off = at + n - 1;
-	return n - 1;
-}
-
-static __always_inline void put_exe(struct exec_scratch *s, __u64 *off, struct task_struct *p, struct file *file,
-				    const struct cred *cred)
-{
-	struct exec_record *r = &s->rec;
-	struct inode *inode = BPF_CORE_READ(file, f_inode);
-	struct dentry *dentry = BPF_CORE_READ(file, f_path.dentry), *upper = NULL;
-	struct super_block *sb = BPF_CORE_READ(inode, i_sb);
-	struct fs_struct *fs = BPF_CORE_READ(p, fs);
-	__u32 flags = 0, end;
-	__u64 from;
-
-	r->exe_ino = BPF_CORE_READ(inode, i_ino);
-	r->exe_dev = BPF_CORE_READ(sb, s_dev);
-	r->exe_mode = BPF_CORE_READ(inode, i_mode);
-	r->exe_uid = BPF_CORE_READ(inode, i_uid.val);
-	inode_times(inode, &r->exe_ctime, &r->exe_mtime);
-
-	end = path_resolve(&s->path, __builtin_preserve_access_index(&file->f_path),
-			   __builtin_preserve_access_index(&fs->root));
-	from = s->path.off;
-	if (!path_resolved(end))
-		flags |= EXE_UNRESOLVED;
-	if (end == PATH_NAMELESS && from <= PATH_MAX - 6 &&
-	    is_memfd(&s->path.bytes[from & (PATH_MAX - 1)], PATH_MAX - from))
-		flags |= EXE_MEMFD;
-	r->exe_len = put_path(s, off);
-
-	if (!BPF_CORE_READ(inode, i_nlink) ||
-	    (!BPF_CORE_READ(dentry, d_hash.pprev) && BPF_CORE_READ(dentry, d_parent) != dentry))
-		flags |= EXE_DELETED;
-	if (BPF_CORE_READ(sb, s_magic) == OVERLAYFS_SUPER_MAGIC) {
-		/* struct ovl_inode: its member __upperdentry follows vfs_inode. */
-		bpf_probe_read_kernel(&upper, sizeof(upper), (void *)inode + bpf_core_type_size(struct inode));
-		flags |= upper ? EXE_UPPER : EXE_LOWER;
-	}
-	if (inode_writable(cred, r->exe_mode, r->exe_uid, BPF_CORE_READ(inode, i_gid.val)))
-		flags |= EXE_WRITABLE;
-	r->flags |= flags;
-}
-
-/* Fills s->rec for the process whose leader is p, up to the arguments. */
-static __always_inline void image_fill(struct exec_scratch *s, __u64 *off, struct task_struct *p, struct file *exe)
-{
-	struct exec_record *r = &s->rec;
-	struct fs_struct *fs = BPF_CORE_READ(p, fs);
-
-	r->hdr.flags = 0;
-	r->exe_ino = r->exe_ctime = r->exe_mtime = 0;
-	r->exe_dev = r->exe_mode = r->exe_uid = r->flags = 0;
-	r->exe_len = r->cwd_len = r->filename_len = r->interp_len = 0;
-	r->args_len = r->zero = 0;
-
-	task_fill(&r->task, p);
-	task_key_fill(&r->task.parent, p->real_parent);
-	cgroup_announce(&r->task.cgroup, task_cgroup(p), &s->cgroup);
-	if (exe)
-		put_exe(s, off, p, exe, BPF_CORE_READ(p, real_cred));
-	if (fs) {
-		path_resolve(&s->path, __builtin_preserve_access_index(&fs->pwd),
-			     __builtin_preserve_access_index(&fs->root));
-		r->cwd_len = put_path(s, off);
-	}
-}
-
-/* How many bytes of arguments to take, and from where. */
-static __always_inline __u64 args_range(struct exec_record *r, struct task_struct *p, unsigned long *start)
-{
-	struct mm_struct *mm = BPF_CORE_READ(p, mm);
-	__u64 len = BPF_CORE_READ(mm, arg_end), max = args_max;
-
-	*start = BPF_CORE_READ(mm, arg_start);
-	if (!mm || len <= *start)
-		return 0;
-	len -= *start;
-	if (max > ARGS_MAX)
-		max = ARGS_MAX;
-	if (len > max) {
-		len = max;
-		r->flags |= ARGS_CUT;
-	}
-	return len;
-}
-
-/*
- * Sends s->rec and the first len bytes of s->data. The bound is checked where
- * the verifier needs it: 6.12 forgets bounds of a sum.
- */
-static __always_inline void exec_output(struct exec_scratch *s, enum record_type type, __u64 len)
-{
-	len += sizeof(s->rec);
-	barrier_var(len);
-	if (len > sizeof(s->rec) + sizeof(s->data))
-		return; /* never */
-	record_output(&critical, s, type, len);
-}
 
 SEC("tp_btf/sched_process_exec")
 int BPF_PROG(process_exec, struct task_struct *p, int old_pid, struct linux_binprm *bprm)
@@ -765,7 +502,7 @@ int BPF_PROG(process_ns_e, struct task_struct *p, struct nsproxy *new)
 }
 
 #define PR_CAPBSET_DROP 24
-#define PR_CAP_AMBIENT 47
+#define PR_CAP_AMBIENT	47
 
 /* Entry of setuid and its like, setns, unshare. */
 SEC("tracepoint")
