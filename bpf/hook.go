@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync"
 
 	"github.com/cilium/ebpf"
 )
@@ -161,11 +162,15 @@ type attached struct {
 	targets  []string
 }
 
+// close closes all links at once: for each that is a perf event the kernel
+// waits until all CPUs have left its program, which takes tens of milliseconds.
 func (a *attached) close() error {
-	var errs []error
-	for _, l := range a.links {
-		errs = append(errs, l.Close())
+	errs := make([]error, len(a.links))
+	var wg sync.WaitGroup
+	for i, l := range a.links {
+		wg.Go(func() { errs[i] = l.Close() })
 	}
+	wg.Wait()
 	for _, p := range a.programs {
 		errs = append(errs, p.Close())
 	}

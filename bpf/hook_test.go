@@ -14,6 +14,7 @@ import (
 	"testing"
 
 	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/link"
 	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
 
@@ -243,6 +244,72 @@ func TestBPFCgroupMustBeOne(t *testing.T) {
 		{"cgroup", []Attachment{Cgroup("testroad_egress", ebpf.AttachCGroupInetEgress)}}}})
 	if err == nil || !strings.Contains(err.Error(), "no cgroup v2 directory") {
 		t.Errorf("%+v, %v", st, err)
+	}
+}
+
+// A place that is full says so, and not that an argument list is too long.
+func TestBPFPlaceIsFull(t *testing.T) {
+	for _, tt := range []struct {
+		name string
+		ps   *ebpf.ProgramSpec
+		at   Attachment
+		want string
+	}{
+		{"tracepoint", probeTracepoint, Tracepoint("", "syscalls", "sys_enter_personality"),
+			"64 programs are attached to this tracepoint already, the kernel takes no more"},
+		{"cgroup", probeCgroup, Cgroup("", ebpf.AttachCGroupInetEgress),
+			"64 programs are attached to this cgroup already, the kernel takes no more"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			needBPF(t)
+			where := places{cgroupPath: testkit.NewCgroup(t, "full").Dir}
+			all := attached{programs: map[string]*ebpf.Program{}}
+			t.Cleanup(func() {
+				if err := errors.Join(all.close(), where.close()); err != nil {
+					t.Error(err)
+				}
+			})
+			for i := range 65 { // others may be there already
+				p, err := ebpf.NewProgram(tt.ps) // no place takes one program twice
+				if err != nil {
+					t.Fatal(err)
+				}
+				all.programs[strconv.Itoa(i)] = p
+				l, err := where.attach(tt.at, p)
+				if err != nil {
+					if reason := reasonOf(explainAttach(tt.at, tt.ps, err)); reason != tt.want {
+						t.Errorf("reason %q, want %q", reason, tt.want)
+					}
+					return
+				}
+				all.links = append(all.links, l)
+			}
+			t.Error("there is room for 65 programs")
+		})
+	}
+}
+
+// A program that tolerates no other in its cgroup is named among the reasons.
+func TestBPFCgroupTaken(t *testing.T) {
+	cg := testkit.NewCgroup(t, "taken")
+	_, o := openTest(t, Config{Cgroup: cg.Dir})
+	p, err := ebpf.NewProgram(probeCgroup)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer p.Close()
+	dir, err := os.Open(cg.Dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer dir.Close()
+	if err := link.RawAttachProgram(link.RawAttachProgramOptions{Target: int(dir.Fd()), Program: p, Attach: ebpf.AttachCGroupInetEgress}); err != nil {
+		t.Fatal(err)
+	}
+	_, err = o.Attach(Hook{Name: "test.egress", Rungs: []Rung{
+		{"cgroup", []Attachment{Cgroup("testroad_egress", ebpf.AttachCGroupInetEgress)}}}})
+	if err == nil || !strings.Contains(err.Error(), "suffers no other beside it") {
+		t.Errorf("%v", err)
 	}
 }
 

@@ -112,10 +112,10 @@ func (d *PinDir) Pin(name string, object interface{ FD() int }) error {
 	// BPF_OBJ_PIN itself: the library's would move the pin that a map has in
 	// the old set.
 	attr := struct {
-		path  uint64
+		path  *byte // a pointer also to Go: were it a number, what it names could move
 		fd    uint32
 		flags uint32
-	}{path: uint64(uintptr(unsafe.Pointer(path))), fd: uint32(object.FD())}
+	}{path: path, fd: uint32(object.FD())}
 	_, _, errno := unix.Syscall(unix.SYS_BPF, unix.BPF_OBJ_PIN, uintptr(unsafe.Pointer(&attr)), unsafe.Sizeof(attr))
 	runtime.KeepAlive(path)
 	runtime.KeepAlive(object)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync/atomic"
 	"time"
 )
@@ -14,10 +15,16 @@ type readerStats struct {
 }
 
 // Run reads the rings and calls the decoders until ctx ends; then it decodes
-// what is still there and returns nil. It may be called once.
+// what is still there and returns nil. It may be called once; it fails with
+// ErrClosed when it has ended before, or the road is closed.
 func (r *Road) Run(ctx context.Context) error {
 	if !r.running.CompareAndSwap(false, true) {
-		return errors.New("read road: already running")
+		select {
+		case <-r.stopped:
+			return fmt.Errorf("read road: %w", ErrClosed)
+		default:
+			return errors.New("read road: already running")
+		}
 	}
 	defer r.stop.Do(func() { close(r.stopped) })
 	defer context.AfterFunc(ctx, r.wait.kick)()
@@ -127,18 +134,19 @@ func (r *Road) dispatch(rec []byte) {
 		r.garbled()
 		return
 	}
-	to := r.handlers[h.Type].Load()
+	s := &r.handlers[h.Type]
+	to := s.to.Load()
 	if to == nil {
 		r.garbled()
 		return
 	}
 	if err := to.decode(rec[:h.Len:h.Len]); err != nil {
-		to.malformed.Add(1)
+		s.malformed.Add(1)
 		msg := to.name + ": " + err.Error()
 		r.lastErr.Store(&msg)
 		return
 	}
-	to.decoded.Add(1)
+	s.decoded.Add(1)
 }
 
 func (r *Road) garbled() { r.stats.malformed.Add(1) }
@@ -165,18 +173,23 @@ func (r *Road) Sync(ctx context.Context) error {
 	r.wait.kick()
 	r.syncMu.Unlock()
 
+	var err error
 	select {
 	case <-q.done:
 		return nil
 	case <-ctx.Done():
-		return ctx.Err()
+		err = ctx.Err()
 	case <-r.stopped:
+		err = fmt.Errorf("sync: %w", ErrClosed)
 	}
+	r.syncMu.Lock()
+	defer r.syncMu.Unlock()
 	select {
-	case <-q.done: // by the last drain
+	case <-q.done: // meanwhile, perhaps by the last drain
 		return nil
 	default:
-		return fmt.Errorf("sync: %w", ErrClosed)
+		r.syncs = slices.DeleteFunc(r.syncs, func(s syncRequest) bool { return s.done == q.done })
+		return err
 	}
 }
 

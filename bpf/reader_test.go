@@ -126,10 +126,10 @@ func TestDispatch(t *testing.T) {
 			got := collect(r, 1)
 			r.Handle(2, "test.picky", Bulk, func([]byte) error { return errors.New("no") })
 			r.dispatch(tt.rec)
-			if d := r.handlers[1].Load().decoded.Load(); d != tt.decoded {
+			if d := r.handlers[1].decoded.Load(); d != tt.decoded {
 				t.Errorf("decoded %d, want %d", d, tt.decoded)
 			}
-			if m := r.handlers[2].Load().malformed.Load(); m != tt.malformed {
+			if m := r.handlers[2].malformed.Load(); m != tt.malformed {
 				t.Errorf("malformed %d, want %d", m, tt.malformed)
 			}
 			s := r.Stats()
@@ -160,7 +160,7 @@ func FuzzDispatch(f *testing.F) {
 		return err
 	})
 	f.Fuzz(func(t *testing.T, rec []byte) {
-		h := r.handlers[1].Load()
+		h := &r.handlers[1]
 		before := h.decoded.Load() + h.malformed.Load() + r.stats.malformed.Load()
 		r.dispatch(rec)
 		if after := h.decoded.Load() + h.malformed.Load() + r.stats.malformed.Load(); after != before+1 {
@@ -175,7 +175,7 @@ func TestHandleKeepsCounts(t *testing.T) {
 	r.dispatch(record(1, "a"))
 	collect(r, 1)
 	r.dispatch(record(1, "b"))
-	if n := r.handlers[1].Load().decoded.Load(); n != 2 {
+	if n := r.handlers[1].decoded.Load(); n != 2 {
 		t.Errorf("decoded %d, want 2", n)
 	}
 }
@@ -196,8 +196,11 @@ func TestRunDrainsAndEnds(t *testing.T) {
 	if err := r.Sync(t.Context()); !errors.Is(err, ErrClosed) {
 		t.Errorf("sync after the end: %v", err)
 	}
-	if err := r.Run(t.Context()); err == nil {
-		t.Error("a second Run works")
+	if err := r.Run(t.Context()); !errors.Is(err, ErrClosed) {
+		t.Errorf("a second Run: %v", err)
+	}
+	if len(r.syncs) != 0 {
+		t.Errorf("%d syncs are remembered that nobody waits for", len(r.syncs))
 	}
 }
 
@@ -245,6 +248,9 @@ func TestSyncEndsWithItsContext(t *testing.T) {
 	cancel()
 	if err := r.Sync(ctx); !errors.Is(err, context.Canceled) {
 		t.Errorf("sync: %v", err)
+	}
+	if len(r.syncs) != 0 {
+		t.Errorf("%d syncs are remembered that nobody waits for", len(r.syncs))
 	}
 }
 

@@ -113,7 +113,7 @@ type Road struct {
 	rings [numLanes]*ring
 	wait  *waiter
 
-	handlers [roadRecordTypeREC_MAX]atomic.Pointer[handler]
+	handlers [roadRecordTypeREC_MAX]slot
 
 	stats   readerStats
 	lastErr atomic.Pointer[string]
@@ -127,20 +127,25 @@ type Road struct {
 
 	closed bool // set under both locks, read under either; then rings are gone
 
-	running atomic.Bool
-	stopped chan struct{} // closed when Run has ended or the road is closed
+	running atomic.Bool   // Run was called, or may not be any more
+	stopped chan struct{} // closed when Run has ended, or cannot begin
 	stop    sync.Once
 
 	places places
 	btf    btfCache
 }
 
+// A slot is what the road has for a record type: its decoder, and counts that
+// outlive it.
+type slot struct {
+	to                 atomic.Pointer[handler]
+	decoded, malformed atomic.Uint64
+}
+
 type handler struct {
-	name      string
-	lane      Lane
-	decode    func([]byte) error
-	decoded   atomic.Uint64
-	malformed atomic.Uint64
+	name   string
+	lane   Lane
+	decode func([]byte) error
 }
 
 // NewRoad creates the rings and counters in the kernel. It needs CAP_BPF.
@@ -206,12 +211,7 @@ func (r *Road) resize(ms *ebpf.MapSpec) {
 // included, which is valid during the call only; an error counts the record as
 // malformed. Handle replaces the type's former decoder and keeps its counts.
 func (r *Road) Handle(id uint8, name string, lane Lane, decode func(rec []byte) error) {
-	h := &handler{name: name, lane: lane, decode: decode}
-	if old := r.handlers[id].Load(); old != nil {
-		h.decoded.Store(old.decoded.Load())
-		h.malformed.Store(old.malformed.Load())
-	}
-	r.handlers[id].Store(h)
+	r.handlers[id].to.Store(&handler{name: name, lane: lane, decode: decode})
 }
 
 // A Counter says what became of the records of one type.
@@ -242,10 +242,10 @@ func (r *Road) counters() []Counter {
 	var out []Counter
 	var perCPU []roadCounter
 	for id := range uint32(len(r.handlers)) {
-		c := Counter{ID: uint8(id)}
-		if h := r.handlers[id].Load(); h != nil {
+		s := &r.handlers[id]
+		c := Counter{ID: uint8(id), Decoded: s.decoded.Load(), Malformed: s.malformed.Load()}
+		if h := s.to.Load(); h != nil {
 			c.Name, c.Lane = h.name, h.lane
-			c.Decoded, c.Malformed = h.decoded.Load(), h.malformed.Load()
 		}
 		// A lookup in an array below its size cannot fail.
 		if m := r.maps["counters"]; m != nil && m.Lookup(id, &perCPU) == nil {
@@ -312,8 +312,16 @@ func (r *Road) Stats() RoadStats {
 }
 
 // Close detaches all hooks of all objects, then frees the maps. Run must have
-// returned.
+// returned: while it reads, Close does nothing and says so.
 func (r *Road) Close() error {
+	if r.running.CompareAndSwap(false, true) {
+		r.stop.Do(func() { close(r.stopped) }) // Run was not called, and reads nothing from now on
+	}
+	select {
+	case <-r.stopped:
+	default:
+		return errors.New("close road: it is still being read")
+	}
 	var errs []error
 	for {
 		r.mu.Lock()
@@ -337,7 +345,6 @@ func (r *Road) Close() error {
 	r.syncMu.Lock()
 	defer r.syncMu.Unlock()
 	r.closed = true
-	r.stop.Do(func() { close(r.stopped) })
 	if r.wait != nil {
 		errs = append(errs, r.wait.close())
 	}

@@ -2,6 +2,7 @@ package bpf
 
 import (
 	"context"
+	"errors"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -328,5 +329,40 @@ func TestBPFOpen(t *testing.T) {
 	}
 	if err := r.Close(); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// A road that is read is not taken from under its reader, and one that is closed
+// is read by nobody.
+func TestBPFCloseBesideRun(t *testing.T) {
+	r, o := openTest(t, Config{})
+	decoded := make(chan struct{}, 1)
+	r.Handle(testCritical, "test.critical", Critical, func([]byte) error {
+		decoded <- struct{}{}
+		return nil
+	})
+	stop := run(t, r)
+	if err := r.Sync(t.Context()); err != nil { // Run has begun
+		t.Fatal(err)
+	}
+	if err := r.Close(); err == nil {
+		t.Error("closed while it was read")
+	}
+	produce(t, o, testroadTestModeMODE_CRITICAL, 0, 1)
+	<-decoded
+	stop()
+	for range 2 {
+		if err := r.Close(); err != nil {
+			t.Error(err)
+		}
+	}
+	if err := r.Run(t.Context()); !errors.Is(err, ErrClosed) {
+		t.Errorf("read after closing: %v", err)
+	}
+	if err := r.Sync(t.Context()); !errors.Is(err, ErrClosed) {
+		t.Errorf("sync after closing: %v", err)
+	}
+	if c := counter(t, r, testCritical); c.Decoded != 1 || c.Submitted != 1 {
+		t.Errorf("last counts %+v", c)
 	}
 }

@@ -206,6 +206,8 @@ func explainAttach(at Attachment, ps *ebpf.ProgramSpec, err error) error {
 	case errors.Is(err, unix.EPERM), errors.Is(err, unix.EACCES):
 		u.Err = unix.EPERM
 		u.Reason = whyNotAttached(at, ps)
+	case errors.Is(err, unix.E2BIG):
+		u.Reason = whyFull(at)
 	case at.how == byKprobe || at.how == byKretprobe:
 		switch {
 		case !kernelHasKprobes():
@@ -219,6 +221,18 @@ func explainAttach(at Attachment, ps *ebpf.ProgramSpec, err error) error {
 		u.Reason = err.Error()
 	}
 	return u
+}
+
+// whyFull says what the kernel means by "argument list too long": each place
+// has room for so many programs, whoever attached them.
+func whyFull(at Attachment) string {
+	switch at.how {
+	case byTracepoint: // BPF_TRACE_MAX_PROGS
+		return "64 programs are attached to this tracepoint already, the kernel takes no more"
+	case byCgroup: // BPF_CGROUP_MAX_PROGS
+		return "64 programs are attached to this cgroup already, the kernel takes no more"
+	}
+	return "too many programs are attached to this function already, the kernel takes no more"
 }
 
 func whyNotAttached(at Attachment, ps *ebpf.ProgramSpec) string {
@@ -246,6 +260,9 @@ func whyNotAttached(at Attachment, ps *ebpf.ProgramSpec) string {
 		case mode == "":
 			return "the kernel refuses it though no capability is missing: lockdown, a seccomp filter or a security module forbids it"
 		}
+	}
+	if at.how == byCgroup {
+		return "the kernel refuses it though no capability is missing: a program is attached to this cgroup, or above it, that suffers no other beside it, or a seccomp filter or a security module forbids it"
 	}
 	return "the kernel refuses it though no capability is missing: a seccomp filter or a security module forbids it"
 }
