@@ -87,6 +87,7 @@ func outcome(o Options) string {
 		}
 		return "error: " + msg + "\n"
 	}
+	sockets := map[string][]string{} // as they are set
 	var b strings.Builder
 	show := func(name string, v any) { fmt.Fprintf(&b, "%s: %v\n", name, v) }
 	show("instance", c.Instance)
@@ -106,6 +107,15 @@ func outcome(o Options) string {
 	show("queues", fmt.Sprint(c.Pipeline.Queue, " ", c.Pipeline.Recent, " ", c.API.Streams, " ", c.API.Stall))
 	show("stop grace", c.Pipeline.StopGrace)
 	show("containers", fmt.Sprint(c.Identity.WaitContainer, " ", c.Pipeline.WaitContainer, " ", c.Identity.DescribeFor))
+	for name, list := range map[string][]string{"docker": c.Identity.Sockets.Docker, "podman": c.Identity.Sockets.Podman,
+		"containerd": c.Identity.Sockets.Containerd, "cri-o": c.Identity.Sockets.CRIO} {
+		if list != nil {
+			sockets[name] = list
+		}
+	}
+	if len(sockets) > 0 {
+		show("sockets", sockets)
+	}
 	i := c.Identity
 	show("memory", fmt.Sprint(i.ProcessBytes, " ", i.ConnectionBytes, " ", i.MaxExited, " ", i.ExitedAge, " ", i.MaxClosed, " ", i.MaxNames))
 	return b.String()

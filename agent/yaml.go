@@ -9,6 +9,7 @@ import (
 	"math/bits"
 	"net"
 	"os"
+	"path/filepath"
 	"regexp"
 	"slices"
 	"strconv"
@@ -60,6 +61,10 @@ func options() []option {
 		{key: "containers", doc: "how containers get their names", sub: []option{
 			{key: "wait", doc: "how long events wait for the description of a new container (500ms)", set: waitContainer},
 			{key: "describe-for", doc: "how long a runtime is asked for a container that it does not know (20s)", set: duration(time.Millisecond, time.Hour, func(c *Config) *time.Duration { return &c.Identity.DescribeFor })},
+			{key: "docker", doc: "where Docker listens: paths of sockets, by comma, or off (/run/docker.sock,/var/run/docker.sock)", set: sockets(func(c *Config) *[]string { return &c.Identity.Sockets.Docker })},
+			{key: "podman", doc: "where podman listens (/run/podman/podman.sock)", set: sockets(func(c *Config) *[]string { return &c.Identity.Sockets.Podman })},
+			{key: "containerd", doc: "where containerd listens (/run/containerd/containerd.sock,/run/k3s/containerd/containerd.sock,/run/k0s/containerd.sock)", set: sockets(func(c *Config) *[]string { return &c.Identity.Sockets.Containerd })},
+			{key: "cri-o", doc: "where CRI-O listens (/run/crio/crio.sock,/var/run/crio/crio.sock)", set: sockets(func(c *Config) *[]string { return &c.Identity.Sockets.CRIO })},
 		}},
 		{key: "memory", doc: "how much is remembered", sub: []option{
 			{key: "processes", doc: "memory of the process table (32MiB)", set: size(1<<20, 1<<40, func(c *Config) *int64 { return &c.Identity.ProcessBytes })},
@@ -128,6 +133,24 @@ func waitContainer(c *Config, v string) error {
 	}
 	c.Pipeline.WaitContainer = 2 * c.Identity.WaitContainer
 	return nil
+}
+
+// sockets sets where a container runtime may listen; off is nowhere.
+func sockets(to func(*Config) *[]string) func(*Config, string) error {
+	return func(c *Config, v string) error {
+		paths := []string{}
+		if v != off {
+			paths = strings.Split(v, ",")
+		}
+		for i, p := range paths {
+			paths[i] = strings.TrimSpace(p)
+			if !filepath.IsAbs(paths[i]) {
+				return fmt.Errorf("%q is no absolute path of a socket", paths[i])
+			}
+		}
+		*to(c) = paths
+		return nil
+	}
 }
 
 // checkHTTP checks the form of an address; whether it may be listened on is
