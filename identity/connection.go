@@ -18,6 +18,7 @@ type connections struct {
 	byKey    map[connKey]*row
 	free     *row // to be used again; one is enough where each new row pushes an old one out
 
+	lastID  uint64
 	living  rowList // least recently changed first
 	closed  rowList // oldest first
 	bytes   int64
@@ -62,7 +63,8 @@ func (t *connections) add(k *connKey) *row {
 	if t.free = nil; r == nil {
 		r = new(row)
 	}
-	*r = row{key: *k}
+	t.lastID++
+	*r = row{key: *k, id: t.lastID}
 	if k.simple() {
 		t.byCookie[k.cookie] = r
 	} else {
@@ -91,6 +93,7 @@ func (t *connections) remove(r *row) {
 // A row is one connection.
 type row struct {
 	key    connKey
+	id     uint64 // 0 when forgotten: a row may be used again for another connection
 	actor  event.Key
 	proc   *event.Process
 	snap   *snap // keeps proc counted; nil where it is not the tables'
@@ -307,24 +310,46 @@ func (i *Identity) dropRow(r *row) {
 	i.conns.remove(r)
 }
 
-// Connections yields every connection, as it was when the iteration began:
-// living ones first, then those closed recently, oldest first. Each is an event
-// of the type that began the connection. The Duration of a living one reaches up
-// to now.
+// Connections yields every connection there was when the iteration began: living
+// ones first, then those closed recently, oldest first. Each is an event of the
+// type that began the connection. The Duration of a living one reaches up to
+// now.
 func (i *Identity) Connections(yield func(*event.Event) bool) {
 	now, ktime := i.cfg.Now(), i.cfg.Ktime()
-	i.mu.RLock()
-	list := make([]*event.Event, 0, i.conns.living.n+i.conns.closed.n)
-	for r := i.conns.living.head; r != nil; r = r.next {
-		list = append(list, i.rowEvent(r, now, ktime))
+	type ref struct {
+		r  *row
+		id uint64
 	}
-	for r := i.conns.closed.head; r != nil; r = r.next {
-		list = append(list, i.rowEvent(r, time.Time{}, 0))
+	i.mu.RLock()
+	refs := make([]ref, 0, i.conns.living.n+i.conns.closed.n)
+	for _, l := range []*rowList{&i.conns.living, &i.conns.closed} {
+		for r := l.head; r != nil; r = r.next {
+			refs = append(refs, ref{r, r.id})
+		}
 	}
 	i.mu.RUnlock()
-	for _, e := range list {
-		if !yield(e) {
-			return
+	// Described a few at a time, so that Apply never waits for a long list.
+	const few = 256
+	list := make([]*event.Event, 0, few)
+	for len(refs) > 0 {
+		n := min(few, len(refs))
+		list = list[:0]
+		i.mu.RLock()
+		for _, f := range refs[:n] {
+			switch {
+			case f.r.id != f.id: // forgotten meanwhile
+			case f.r.list == &i.conns.living:
+				list = append(list, i.rowEvent(f.r, now, ktime))
+			default:
+				list = append(list, i.rowEvent(f.r, time.Time{}, 0))
+			}
+		}
+		i.mu.RUnlock()
+		refs = refs[n:]
+		for _, e := range list {
+			if !yield(e) {
+				return
+			}
 		}
 	}
 }

@@ -214,9 +214,9 @@ func (i *Identity) Pending(e *event.Event) bool {
 
 // Resolve completes e after it waited: with the description of its container
 // and the names of its users, or with the process that has been found. What is
-// still missing stays marked, whether final or not; final says that nobody will
-// ask again.
-func (i *Identity) Resolve(e *event.Event, final bool) {
+// still missing stays marked as such, whether final, for which nobody asks again,
+// or not.
+func (i *Identity) Resolve(e *event.Event, _ bool) {
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	if e.Process == nil && !e.Actor.IsZero() {

@@ -234,5 +234,39 @@ func TestContainerUsers(t *testing.T) {
 	if e := m.exec(k, func(p *event.Process) { inside(p); p.UID = 1000 }, "/busybox"); e.Process.UserName != "app" {
 		t.Errorf("known by now: %q", e.Process.UserName)
 	}
+
+	must(t, os.WriteFile(passwd, []byte("boss:x:0:0::/:\nrenamed:x:1000:1000::/:\n"), 0o644))
+	m.tick(mntCheckEvery + 1)
+	m.exec(k, func(p *event.Process) { inside(p); p.UID = 1000 }, "/busybox")
+	m.await("the new names", func() bool { return m.Process(k).UserName == "renamed" })
+	m.check()
+}
+
+// What events left out of a process that is known is looked up too: the path of
+// its cgroup, and the image that a lost parent would have given it.
+func TestKnownProcessIsCompleted(t *testing.T) {
+	m := realMachine(t)
+	k := startProcess(t, exec.Command("/bin/sleep", "1000"))
+	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/cgroup", k.PID))
+	must(t, err)
+	lines := parseProcCgroup(data)
+	if len(lines) == 0 {
+		t.Skip("no cgroups")
+	}
+	m.fork(event.Key{PID: 4_000_000, Start: 1}, k.PID, func(p *event.Process) {
+		p.Key = k
+		p.Name = "sleep"
+		p.UID = 77
+		p.Cgroup.CgroupKey = event.CgroupKey{Hierarchy: lines[0].hierarchy, ID: 99}
+	})
+	m.run()
+	m.await("the path and the image", func() bool {
+		p := m.Process(k)
+		return p.Cgroup.Path == lines[0].path && p.Cmdline != ""
+	})
+	p := m.Process(k)
+	if p.Cmdline != "sleep 1000" || p.ExePath == "" || p.UID != 77 || p.ParentKey.PID != 4_000_000 {
+		t.Errorf("%q %q uid %d parent %v", p.Cmdline, p.ExePath, p.UID, p.ParentKey)
+	}
 	m.check()
 }

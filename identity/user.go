@@ -245,6 +245,7 @@ type userTask struct {
 const (
 	hostCheckEvery = 1e9 // nanoseconds
 	mntCheckEvery  = 5e9
+	mntRetryEvery  = 20e6  // where they could not be read
 	usersWait      = 100e6 // for which the events of a container wait for its users
 	maxMountNS     = 1024
 )
@@ -314,7 +315,7 @@ func (i *Identity) setUsers(p *event.Process, from *entry) {
 		}
 	}
 	host := i.users.hostAccounts(i.procs.now)
-	if p.Container == nil {
+	if p.Container == nil || p.MntNS != 0 && p.MntNS == i.users.hostNS.MntNS {
 		p.UserName, p.GroupName = host.user(p.UID), host.group(p.GID)
 	} else if m := i.users.byMnt[p.MntNS]; m != nil && m.accounts != nil {
 		p.UserName, p.GroupName = m.accounts.user(p.UID), m.accounts.group(p.GID)
@@ -348,8 +349,15 @@ func (t *users) execed(p *event.Process, c *container, now uint64) {
 		}
 		m = &mountUsers{}
 		t.byMnt[p.MntNS] = m
-	} else if m.busy || now < m.asked+mntCheckEvery && m.accounts != nil {
+	} else if every := uint64(mntCheckEvery); m.busy {
 		return
+	} else {
+		if m.accounts == nil {
+			every = mntRetryEvery
+		}
+		if now < m.asked+every {
+			return
+		}
 	}
 	task := userTask{container: c.id, pid: p.PID, mntNS: p.MntNS, have: m.accounts}
 	if p.UserNS != t.hostNS.UserNS {
