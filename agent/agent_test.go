@@ -318,8 +318,10 @@ func (a *agentProcess) sees(t *testing.T) {
 			got <- r
 		}
 	}()
-	testkit.Wait(t, "the subscription", func() bool {
-		return slices.ContainsFunc(a.status(t).Subscriptions, func(s api.Subscription) bool { return strings.Contains(s.Filter, port) })
+	testkit.Wait(t, "the subscription, and its sensors", func() bool {
+		st := a.status(t)
+		return slices.ContainsFunc(st.Subscriptions, func(s api.Subscription) bool { return strings.Contains(s.Filter, port) }) &&
+			!slices.ContainsFunc(st.Sensors, func(s api.Sensor) bool { return !s.Running })
 	})
 	cmd := testkit.Command(t, "connect", l.Addr().String())
 	if err := cmd.Run(); err != nil {
@@ -642,4 +644,78 @@ func TestBPFClientStopsReading(t *testing.T) {
 	}
 	_ = storm.Process.Kill() // it has done its work
 	_ = storm.Wait()
+}
+
+// An agent of which a part fails ends, says which, and leaves no socket.
+func TestBPFPartFails(t *testing.T) {
+	needBPF(t)
+	dir := t.TempDir()
+	config := filepath.Join(dir, "config.yaml")
+	write := func(text string) {
+		t.Helper()
+		if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write("hooks: {process.exec: cgroup}\n") // there is no such rung
+	a := startAgent(t, dir, "-config", config)
+	a.refused(t, "pipeline: start sensor process: ")
+	if _, err := os.Lstat(filepath.Join(dir, "run", "s")); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("the socket after the end: %v", err)
+	}
+	write("hooks: {process.exce: tp_btf}\n")
+	a = startAgent(t, dir, "-config", config).running(t)
+	if want := `msg="the configuration names a hook that does not exist" hook=process.exce near=process.exec`; !strings.Contains(a.stderr.String(), want) {
+		t.Errorf("no %s in\n%s", want, a.stderr)
+	}
+}
+
+// What the tables do not need is watched only while somebody asks for it.
+func TestBPFOnDemand(t *testing.T) {
+	needBPF(t)
+	dir := t.TempDir()
+	config := filepath.Join(dir, "config.yaml")
+	text := "tables: {exec: false, fork: false, exit: false, credentials: false, namespace: false, connection: false, dns: false}\nstop-grace: 50ms\n"
+	if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	a := startAgent(t, dir, "-config", config).running(t)
+	running := func() string {
+		var names []string
+		for _, s := range a.status(t).Sensors {
+			if s.Running {
+				names = append(names, s.Name)
+			}
+		}
+		return strings.Join(names, " ")
+	}
+	if r := running(); r != "" {
+		t.Errorf("%s runs, and nobody has asked", r)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		for range a.Events(ctx, "evt.type = execve", 0) {
+		}
+	}()
+	testkit.Wait(t, "the process sensor", func() bool { return running() == "process" })
+	cancel()
+	<-ended
+	testkit.Wait(t, "no sensor", func() bool { return running() == "" })
+	a.sees(t)
+	testkit.Wait(t, "what only the start needs to be given back", func() bool {
+		return !slices.ContainsFunc(a.status(t).Capabilities, func(c api.Cap) bool { return c.Name == "CAP_SYS_ADMIN" && c.Held })
+	})
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", a.cmd.Process.Pid))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(string(b)) {
+		if hex, ok := strings.CutPrefix(line, "CapPrm:\t"); ok {
+			if have, err := strconv.ParseUint(strings.TrimSpace(hex), 16, 64); err != nil || have&(1<<cap.SYS_ADMIN) != 0 {
+				t.Errorf("it has %s still: %v", hex, err)
+			}
+		}
+	}
 }

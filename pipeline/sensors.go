@@ -24,6 +24,7 @@ type runner struct {
 	sensor sensor.Sensor
 
 	running bool
+	started bool          // it has run at some time
 	kinds   event.KindSet // what it was started with
 	refused event.KindSet // what this kernel, or our rights, do not allow
 	hooks   []bpf.HookStatus
@@ -186,6 +187,7 @@ func (p *Pipeline) note(r *runner, kinds, refused event.KindSet, err error) {
 	p.sensors.mu.Lock()
 	defer p.sensors.mu.Unlock()
 	r.running, r.kinds, r.hooks, r.spareAt = kinds != 0, kinds, hooks, time.Time{}
+	r.started = r.started || r.running
 	r.refused |= refused
 	if err != nil || r.refused == 0 {
 		r.err = err

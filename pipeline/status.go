@@ -33,6 +33,7 @@ type Status struct {
 type SensorStatus struct {
 	Name    string
 	Running bool
+	Started bool          // it has run at some time
 	Kinds   event.KindSet // that it has hooks for now
 	Hooks   []bpf.HookStatus
 	Err     error // why it could not do what was last asked of it
@@ -93,7 +94,7 @@ func (p *Pipeline) Status() Status {
 	var running event.KindSet
 	p.sensors.mu.Lock()
 	for _, r := range p.sensors.list {
-		st.Sensors = append(st.Sensors, SensorStatus{Name: r.sensor.Name(), Running: r.running, Kinds: r.kinds, Hooks: slices.Clone(r.hooks), Err: r.err})
+		st.Sensors = append(st.Sensors, SensorStatus{Name: r.sensor.Name(), Running: r.running, Started: r.started, Kinds: r.kinds, Hooks: slices.Clone(r.hooks), Err: r.err})
 		running |= r.kinds
 	}
 	p.sensors.mu.Unlock()
