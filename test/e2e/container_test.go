@@ -161,7 +161,7 @@ func TestE2EPodman(t *testing.T) {
 	}
 	for name, id := range ids {
 		first := f.wait("the first exec of container "+name, func(o object) bool {
-			return o.str("container.full_id") == id && strings.HasPrefix(o.str("proc.cmdline"), "/bin/sh")
+			return o.str("container.full_id") == id && o.str("proc.exe") == "/bin/sh"
 		})
 		want(t, first, map[string]string{
 			"container.id": id[:12], "container.type": "podman", "container.name": name, "container.label[app]": name,
