@@ -66,9 +66,7 @@ func (i *Identity) applyFork(e *event.Event) {
 
 // inherit copies what a fork copies.
 func inherit(p, from *event.Process) {
-	if p.Name == "" {
-		p.Name = from.Name
-	} else if p.Name == from.Name {
+	if p.Name == "" || p.Name == from.Name {
 		p.Name = from.Name // the same bytes, kept once
 	}
 	p.Exe, p.ExePath, p.Cmdline, p.ArgsLine = from.Exe, from.ExePath, from.Cmdline, from.ArgsLine

@@ -3,6 +3,7 @@ package identity
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"net"
 	"net/http"
 	"os"
@@ -105,10 +106,10 @@ func TestAskDocker(t *testing.T) {
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
 	}
-	if _, err := askDocker(t.Context(), socket, Place{ID: id64(7)}); err != errNoContainer {
+	if _, err := askDocker(t.Context(), socket, Place{ID: id64(7)}); !errors.Is(err, errNoContainer) {
 		t.Errorf("unknown: %v", err)
 	}
-	if _, err := askDocker(t.Context(), socket, Place{ID: id64(2)}); err == nil || err == errNoContainer {
+	if _, err := askDocker(t.Context(), socket, Place{ID: id64(2)}); err == nil || errors.Is(err, errNoContainer) {
 		t.Errorf("malformed: %v", err)
 	}
 	if d, err := askDocker(t.Context(), socket, Place{ID: id64(3)}); err != nil || d.Image != "tagged:v3" {
@@ -252,12 +253,12 @@ func TestAskContainerd(t *testing.T) {
 			}
 		})
 	}
-	if _, err := askContainerd(t.Context(), socket, Place{ID: "none"}); err != errNoContainer {
+	if _, err := askContainerd(t.Context(), socket, Place{ID: "none"}); !errors.Is(err, errNoContainer) {
 		t.Errorf("unknown: %v", err)
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 	defer cancel()
-	if _, err := askContainerd(ctx, filepath.Join(t.TempDir(), "none"), Place{ID: "x"}); err == nil || err == errNoContainer {
+	if _, err := askContainerd(ctx, filepath.Join(t.TempDir(), "none"), Place{ID: "x"}); err == nil || errors.Is(err, errNoContainer) {
 		t.Errorf("nobody there: %v", err)
 	}
 }
@@ -310,7 +311,7 @@ func TestAskCRI(t *testing.T) {
 			t.Errorf("(-want +got):\n%s", diff)
 		}
 	}
-	if _, err := askCRI(t.Context(), socket, Place{ID: "none"}); err != errNoContainer {
+	if _, err := askCRI(t.Context(), socket, Place{ID: "none"}); !errors.Is(err, errNoContainer) {
 		t.Errorf("unknown: %v", err)
 	}
 }
