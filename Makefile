@@ -28,7 +28,7 @@ KERNELS ?= 6.1,6.12
 RUN ?=
 V ?=
 
-ROOT_PACKAGES := gcc libc6-dev podman runc crun conmon containerd iproute2
+ROOT_PACKAGES := busybox-static gcc libc6-dev podman runc crun conmon containerd iproute2
 VM_PACKAGES := qemu-system-x86 busybox-static xz-utils
 BENCH_PACKAGES := gcc libc6-dev libbpf-tools
 
@@ -49,15 +49,15 @@ tree: ## the rules of the tree: imports, sizes, names
 	$(GO) test -count=1 .
 
 unit: ## tests without root
-	$(GO) test -skip '^Test(BPF|Root|E2E)' $(PKGS)
+	$(GO) test -skip '^Test(BPF|Root|Containers|E2E)' $(PKGS)
 
 race: ## the packages with goroutines under the race detector
 	build/need gcc libc6-dev
-	CGO_ENABLED=1 $(GO) test -race -skip '^Test(BPF|Root|E2E)' $$(build/concurrent)
+	CGO_ENABLED=1 $(GO) test -race -skip '^Test(BPF|Root|Containers|E2E)' $$(build/concurrent)
 
 root: $(CACHE)/bin/promtool ## BPF on this machine's kernel
 	build/need $(ROOT_PACKAGES)
-	$(GO) test -count=1 -p 1 -run '$(or $(RUN),^Test(BPF|Root))' $(if $(V),-v) $(PKGS)
+	$(GO) test -count=1 -p 1 -run '$(or $(RUN),^Test(BPF|Root|Containers))' $(if $(V),-v) $(PKGS)
 
 e2e: build $(CACHE)/bin/promtool ## the built program as a user meets it
 	build/need $(ROOT_PACKAGES)

@@ -92,7 +92,17 @@ func newPodman(t *testing.T) *podman {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	t.Cleanup(func() {
+		_ = os.RemoveAll(dir)
+		// What runc leaves of the groups above its containers'; it stays if
+		// others use it.
+		for _, pattern := range []string{"/sys/fs/cgroup/*/libpod_parent/conmon", "/sys/fs/cgroup/*/libpod_parent", "/sys/fs/cgroup/libpod_parent"} {
+			groups, _ := filepath.Glob(pattern)
+			for _, group := range groups {
+				_ = syscall.Rmdir(group)
+			}
+		}
+	})
 	p := &podman{t: t, dir: dir, rootfs: filepath.Join(dir, "rootfs")}
 	for _, sub := range []string{"bin", "proc", "sys", "dev", "etc", "tmp"} {
 		if err := os.MkdirAll(filepath.Join(p.rootfs, sub), 0o755); err != nil {
