@@ -85,7 +85,8 @@ type DNSRecord struct {
 	Target string
 	// Hints are the addresses within an SVCB or HTTPS record.
 	Hints []netip.Addr
-	// Value is the text of a record without Addr: "10 mail.example.org".
+	// Value is the text of a record without Addr: "10 mail.example.org". Data that
+	// is not as its type wants it is written like that of an unknown type.
 	Value string
 }
 
@@ -97,6 +98,8 @@ func ParseDNS(b []byte) (DNS, error) {
 	if len(b) < dnsHeaderLen {
 		return DNS{}, ErrDNSShort
 	}
+	// The reserved bit Z must be zero (RFC 1035, 4.1.1), but servers answer
+	// questions that set it: whoever wants to be overlooked must not gain by it.
 	flags := binary.BigEndian.Uint16(b[2:])
 	d := DNS{
 		ID:        binary.BigEndian.Uint16(b),
@@ -104,9 +107,6 @@ func ParseDNS(b []byte) (DNS, error) {
 		Opcode:    uint8(flags >> 11 & 0xf),
 		Truncated: flags&0x0200 != 0,
 		RCode:     DNSRCode(flags & 0xf),
-	}
-	if flags&0x0040 != 0 { // Z must be zero in every message (RFC 1035, 4.1.1)
-		return DNS{}, ErrDNSMalformed
 	}
 	questions := int(binary.BigEndian.Uint16(b[4:]))
 	answers := int(binary.BigEndian.Uint16(b[6:]))
@@ -259,10 +259,31 @@ func (p *dnsParser) record(last string) (DNSRecord, error) {
 	// Names within data may point back into the message, but must end in data.
 	in := dnsParser{msg: p.msg[:p.off], off: start}
 	if err := in.value(&r, data); err != nil {
-		return DNSRecord{}, ErrDNSMalformed
+		// Its length is known all the same, and resolvers pass it over: one bad
+		// record must not hide the others.
+		r.Addr, r.Target, r.Hints = netip.Addr{}, "", nil
+		in.cut = false
+		r.Value = string(in.octets(nil, data))
 	}
 	p.cut = p.cut || in.cut
 	return r, nil
+}
+
+// octets appends data as that of a record of no known type (RFC 3597, 5).
+func (p *dnsParser) octets(text, data []byte) []byte {
+	text = append(text, `\# `...)
+	text = strconv.AppendInt(text, int64(len(data)), 10)
+	if len(data) > 0 {
+		text = append(text, ' ')
+	}
+	for _, c := range data {
+		if len(text)+2 > maxDNSValue {
+			p.cut = true
+			break
+		}
+		text = append(text, hexDigits[c>>4], hexDigits[c&15])
+	}
+	return text
 }
 
 // value reads the data of a record, which is all that is left.
@@ -326,19 +347,8 @@ func (p *dnsParser) value(r *DNSRecord, data []byte) error {
 		if text, err = p.params(text, r); err != nil {
 			return err
 		}
-	default: // RFC 3597, 5
-		text = append(text, `\# `...)
-		text = strconv.AppendInt(text, int64(len(data)), 10)
-		if len(data) > 0 {
-			text = append(text, ' ')
-		}
-		for _, c := range data {
-			if len(text)+2 > maxDNSValue {
-				p.cut = true
-				break
-			}
-			text = append(text, hexDigits[c>>4], hexDigits[c&15])
-		}
+	default:
+		text = p.octets(text, data)
 	}
 	r.Value = string(text)
 	return nil
