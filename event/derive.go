@@ -3,8 +3,6 @@ package event
 import (
 	"net/netip"
 	"time"
-
-	"golang.org/x/sys/unix"
 )
 
 // derived are the fields that no struct holds: their tags stand on blank
@@ -16,7 +14,7 @@ var derived = map[string]getter{
 	"evt.datetime": composed(func(b []byte, e *Event) []byte { return e.Time.AppendFormat(b, time.RFC3339Nano) }),
 	"evt.rawtime":  {num: func(e *Event, i int) (int64, bool) { return e.Time.UnixNano(), i == 0 }},
 
-	"evt.arg.flags": composed(func(b []byte, e *Event) []byte { return appendFlags(b, e.Data.(*Fork).Flags&^unix.CSIGNAL, cloneFlags) }),
+	"evt.arg.flags": composed(func(b []byte, e *Event) []byte { return appendFlags(b, e.Data.(*Fork).cloneFlags(), cloneFlags) }),
 
 	"proc.exec_id":        procComposed(func(b []byte, p *Process) []byte { return p.Key.appendExecID(b) }),
 	"proc.parent_exec_id": procComposed(func(b []byte, p *Process) []byte { return p.ParentKey.appendExecID(b) }),

@@ -180,4 +180,8 @@ func TestCloneFlags(t *testing.T) {
 			t.Errorf("%#x is %q, %v; want %q", flags, got, ok, want)
 		}
 	}
+	// What clone takes for a signal is a flag of clone3.
+	if got, _ := f.Str(&Event{Data: &Fork{Type: "clone3", Flags: 0x80 | 0x4000}}, 0); got != "CLONE_VFORK|CLONE_NEWTIME" {
+		t.Errorf("clone3: %q", got)
+	}
 }

@@ -2,7 +2,9 @@ package event
 
 import "time"
 
-// Exec is a program started in a process: Process is the new image.
+// Exec is a program started in a process: Process is the new image. Calls that
+// fail are not observed, here as in Fork, Credentials and Namespace: their Res is
+// SUCCESS.
 type Exec struct {
 	Type   string `field:"evt.type" doc:"type of the event: the system call's name, or what the kernel did"`
 	Res    Errno  `field:"evt.res" doc:"SUCCESS, or the name of the error"`
@@ -73,8 +75,9 @@ type Namespace struct {
 // Kind implements [Data].
 func (*Namespace) Kind() Kind { return KindNamespace }
 
-// ProcessState is a process as the process table remembers it. No sensor emits
-// it: it is what lists of processes are filtered on and made of.
+// ProcessState is a process as the process table remembers it: what lists of
+// processes are filtered on and made of. To the table, and to no consumer, the
+// process sensor tells by it of the processes that are older than the agent.
 type ProcessState struct {
 	Type     string `field:"evt.type" doc:"type of the event: the system call's name, or what the kernel did"`
 	Exited   bool   `field:"proc.exited" doc:"true when the process has ended"`

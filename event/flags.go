@@ -39,6 +39,15 @@ var cloneFlags = []flagName{
 	{unix.CLONE_PIDFD, "CLONE_PIDFD"},
 	{unix.CLONE_CLEAR_SIGHAND, "CLONE_CLEAR_SIGHAND"},
 	{unix.CLONE_INTO_CGROUP, "CLONE_INTO_CGROUP"},
+	{unix.CLONE_NEWTIME, "CLONE_NEWTIME"}, // clone3 only, and unknown to Falco
+}
+
+// cloneFlags returns the flags without the signal that clone keeps among them.
+func (f *Fork) cloneFlags() uint64 {
+	if f.Type == "clone3" {
+		return f.Flags
+	}
+	return f.Flags &^ unix.CSIGNAL
 }
 
 // appendFlags appends the names of the bits that are set, joined by |. Bits

@@ -14,7 +14,8 @@ import (
 //
 // Strings come from the kernel and need not be UTF-8. Where one is not, its
 // invalid bytes are replaced by U+FFFD, and a second key, the name followed by
-// ";base64", holds the bytes as they were.
+// ";base64", holds the bytes as they were. Elements of lists, and labels, have
+// no such key: what proc.argv holds is in proc.exe and proc.args too.
 func AppendJSON(b []byte, e *Event) []byte { return appendJSON(b, e, catalog.byKind[kindOf(e)]) }
 
 func appendJSON(b []byte, e *Event, fields []*Field) []byte {

@@ -26,8 +26,8 @@ type Process struct {
 	Cmdline  string   `field:"proc.cmdline" parent:"proc.pcmdline" ancestors:"proc.acmdline" doc:"proc.name and the arguments behind the first, joined by blanks"`
 	ArgsLine string   `field:"proc.args" doc:"the arguments behind the first, joined by blanks"`
 	Args     []string `field:"proc.argv" doc:"every argument, the first included"`
-	ArgsCut  bool     `field:"proc.args_truncated,omitzero" doc:"true when the arguments were longer than what is kept (32 KiB)"`
-	Cwd      string   `field:"proc.cwd" doc:"working directory at the last exec or change seen"`
+	ArgsCut  bool     `field:"proc.args_truncated,omitzero" doc:"true when arguments are missing: they were longer than what is kept (32 KiB), or could not be read"`
+	Cwd      string   `field:"proc.cwd" doc:"working directory at the last exec, or when the agent first saw the process; seen from the process's root"`
 	Filename string   `field:"proc.filename" doc:"file that was asked to be executed, as the caller gave it; a script's own name"`
 	Interp   string   `field:"proc.interp" doc:"interpreter that runs proc.filename, where it is a script"`
 

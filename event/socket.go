@@ -70,7 +70,7 @@ type Connection struct {
 	Lost          uint32    `field:"conn.lost,omitzero" doc:"segments taken for lost at present (TCP)"`
 	Reset         ResetBy   `field:"conn.reset" doc:"who reset the connection: local, remote"`
 	Error         Errno     `field:"conn.error,omitzero" doc:"error the connection ended with"`
-	Existing      bool      `field:"conn.existing,omitzero" doc:"true when the connection is older than the agent: its counters may be"`
+	Existing      bool      `field:"conn.existing,omitzero" doc:"true when the connection is older than the agent: conn.start is when it was first seen"`
 	Shared        bool      `field:"conn.owner_inherited,omitzero" doc:"true when the owner is taken from the listening socket: nobody has accepted yet"`
 
 	_ struct{} `field:"conn.direction" type:"string" doc:"in, out, or listen"`
