@@ -325,6 +325,21 @@ func (i *Identity) describedAs(place Place, d *Description) {
 	i.signal()
 }
 
+// describedPartly takes a part of the answer, before the rest of it: the
+// container stays Pending where it is.
+func (i *Identity) describedPartly(place Place, part *Description) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	c := i.conts.byID[containerID{place.Runtime, place.ID}]
+	if c == nil || c.told || c.desc.Name != "" {
+		return
+	}
+	d := part.container(c)
+	d.Pending = c.desc.Pending
+	i.setDescription(c, d)
+	i.signal()
+}
+
 // A Description is what a runtime tells of a container.
 type Description struct {
 	Runtime     string // docker, podman, containerd, cri-o

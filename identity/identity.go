@@ -233,7 +233,7 @@ func (i *Identity) completed(p *event.Process) *event.Process {
 	}
 	described := p.Container
 	if p.Container.Pending {
-		if c := i.conts.byID[idOf(p.Container)]; c != nil && !c.desc.Pending {
+		if c := i.conts.byID[idOf(p.Container)]; c != nil {
 			described = c.desc
 		}
 	}

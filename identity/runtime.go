@@ -41,8 +41,9 @@ func (s Sockets) withDefaults() Sockets {
 var errNoContainer = errors.New("no such container")
 
 // A client asks a runtime that listens at a socket for a container. It returns
-// errNoContainer where the runtime does not know it.
-type client func(ctx context.Context, socket string, place Place) (*Description, error)
+// errNoContainer where the runtime does not know it. While the full answer keeps
+// it waiting, it may call early with a part of it, before it returns.
+type client func(ctx context.Context, socket string, place Place, early func(*Description)) (*Description, error)
 
 type candidate struct {
 	socket string
@@ -157,13 +158,13 @@ func (d *describer) look() {
 }
 
 // query asks everybody who may know, once.
-func (d *describer) query(ctx context.Context, place Place) (*Description, error) {
+func (d *describer) query(ctx context.Context, place Place, early func(*Description)) (*Description, error) {
 	err := errNoContainer
 	for _, c := range d.candidates(place) {
 		if !isSocket(c.socket) {
 			continue
 		}
-		desc, e := c.ask(ctx, c.socket, place)
+		desc, e := c.ask(ctx, c.socket, place, early)
 		if e == nil {
 			return desc, nil
 		}
@@ -177,7 +178,7 @@ func (d *describer) query(ctx context.Context, place Place) (*Description, error
 // How runtimes are asked. A runtime may not know a container yet when its first
 // process runs, may be busy, or be restarted just now.
 const (
-	askWorkers  = 4
+	askWorkers  = 16 // most of them wait for a runtime that starts the container
 	askTimeout  = 3 * time.Second
 	firstPause  = 10 * time.Millisecond
 	longPause   = time.Second
@@ -240,7 +241,7 @@ func (i *Identity) describe(ctx context.Context) {
 			go func() {
 				ctx, cancel := context.WithTimeout(ctx, askTimeout)
 				defer cancel()
-				a.desc, a.err = d.query(ctx, a.place)
+				a.desc, a.err = d.query(ctx, a.place, func(part *Description) { i.describedPartly(a.place, part) })
 				results <- a
 			}()
 		}

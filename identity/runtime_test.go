@@ -84,6 +84,64 @@ func reply(paths map[string]string) http.HandlerFunc {
 	}
 }
 
+// notEarly fails where a part of an answer is told that is not slow.
+func notEarly(t *testing.T) func(*Description) {
+	return func(d *Description) { t.Logf("the full answer took long: early %+v", d) }
+}
+
+// A runtime that is starting a container answers in full only afterwards.
+func TestAskWhileTheContainerIsLocked(t *testing.T) {
+	id := id64(1)
+	for _, tt := range []struct {
+		name  string
+		ask   client
+		paths map[string]string
+		want  *Description
+	}{
+		{"docker", askDocker, map[string]string{
+			"/containers/json": `[{"Id":"` + id + `","Names":["/web"],"Image":"nginx:1.27","ImageID":"sha256:1","Labels":{"app":"shop"},"State":"created"}]`,
+		}, &Description{Runtime: "docker", Name: "web", Image: "nginx:1.27", ImageID: "sha256:1", Labels: map[string]string{"app": "shop"}}},
+		{"podman", askPodman, map[string]string{
+			"/events": `{"status":"pull","id":"x","Type":"image","Actor":{"ID":"x","Attributes":{"name":"other"}}}` + "\n" +
+				`{"status":"create","id":"` + id + `","from":"localhost/busy:v1","Type":"container","Action":"create","Actor":{"ID":"` + id + `","Attributes":{"app":"shop","containerExitCode":"0","image":"localhost/busy:v1","name":"web","podId":""}},"scope":"local","time":1795213107}` + "\n",
+		}, &Description{Runtime: "podman", Name: "web", Image: "localhost/busy:v1", Labels: map[string]string{"app": "shop"}}},
+		{"neither list nor record knows it", askDocker, map[string]string{"/containers/json": `[]`}, nil},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			locked := make(chan struct{})
+			socket := serveHTTP(t, func(w http.ResponseWriter, r *http.Request) {
+				if r.URL.Path == "/containers/"+id+"/json" {
+					<-locked
+					_, _ = w.Write([]byte(dockerInspect))
+					return
+				}
+				reply(tt.paths)(w, r)
+				if tt.paths[r.URL.Path] == "" {
+					return // the image
+				}
+				if !strings.Contains(r.URL.RawQuery, id) {
+					t.Errorf("asked for %s", r.URL)
+				}
+				if tt.want == nil {
+					close(locked)
+				}
+			})
+			var part *Description
+			full, err := tt.ask(t.Context(), socket, Place{ID: id}, func(d *Description) {
+				part = d
+				close(locked)
+			})
+			must(t, err)
+			if diff := cmp.Diff(tt.want, part); diff != "" {
+				t.Errorf("early (-want +got):\n%s", diff)
+			}
+			if full.Name != "shop-web-1" || !full.Privileged {
+				t.Errorf("in full: %+v", full)
+			}
+		})
+	}
+}
+
 func TestAskDocker(t *testing.T) {
 	id := id64(1)
 	place := Place{Runtime: "docker", ID: id}
@@ -94,7 +152,7 @@ func TestAskDocker(t *testing.T) {
 		"/containers/" + id64(3) + "/json":    `{"Name":"/byid","Image":"sha256:` + id64(9) + `","Config":{"Image":"` + id64(9) + `"}}`,
 		"/images/sha256:" + id64(9) + "/json": `{"RepoTags":["tagged:v3"]}`,
 	}))
-	got, err := askDocker(t.Context(), socket, place)
+	got, err := askDocker(t.Context(), socket, place, notEarly(t))
 	must(t, err)
 	want := &Description{
 		Runtime: "docker", Name: "shop-web-1", Image: "registry.example:5000/team/nginx:1.27",
@@ -106,16 +164,16 @@ func TestAskDocker(t *testing.T) {
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
 	}
-	if _, err := askDocker(t.Context(), socket, Place{ID: id64(7)}); !errors.Is(err, errNoContainer) {
+	if _, err := askDocker(t.Context(), socket, Place{ID: id64(7)}, notEarly(t)); !errors.Is(err, errNoContainer) {
 		t.Errorf("unknown: %v", err)
 	}
-	if _, err := askDocker(t.Context(), socket, Place{ID: id64(2)}); err == nil || errors.Is(err, errNoContainer) {
+	if _, err := askDocker(t.Context(), socket, Place{ID: id64(2)}, notEarly(t)); err == nil || errors.Is(err, errNoContainer) {
 		t.Errorf("malformed: %v", err)
 	}
-	if d, err := askDocker(t.Context(), socket, Place{ID: id64(3)}); err != nil || d.Image != "tagged:v3" {
+	if d, err := askDocker(t.Context(), socket, Place{ID: id64(3)}, notEarly(t)); err != nil || d.Image != "tagged:v3" {
 		t.Errorf("an image asked for by its id: %+v, %v", d, err)
 	}
-	if _, err := askDocker(t.Context(), filepath.Join(t.TempDir(), "none"), place); err == nil {
+	if _, err := askDocker(t.Context(), filepath.Join(t.TempDir(), "none"), place, notEarly(t)); err == nil {
 		t.Error("nobody there, and no error")
 	}
 }
@@ -123,7 +181,7 @@ func TestAskDocker(t *testing.T) {
 func TestAskPodman(t *testing.T) {
 	id := id64(1)
 	socket := serveHTTP(t, reply(map[string]string{"/containers/" + id + "/json": podmanInspect}))
-	got, err := askPodman(t.Context(), socket, Place{ID: id})
+	got, err := askPodman(t.Context(), socket, Place{ID: id}, notEarly(t))
 	must(t, err)
 	want := &Description{
 		Runtime: "podman", Name: "webby", Image: "localhost/busy:v1", Labels: map[string]string{"app": "shop"},
@@ -143,13 +201,13 @@ func TestAskHostileRuntime(t *testing.T) {
 			}
 		}
 	})
-	if _, err := askDocker(t.Context(), endless, Place{ID: "x"}); err == nil {
+	if _, err := askDocker(t.Context(), endless, Place{ID: "x"}, func(*Description) {}); err == nil {
 		t.Error("an endless answer was taken")
 	}
 	silent := serveHTTP(t, func(w http.ResponseWriter, r *http.Request) { <-r.Context().Done() })
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
 	defer cancel()
-	if _, err := askDocker(ctx, silent, Place{ID: "x"}); err == nil {
+	if _, err := askDocker(ctx, silent, Place{ID: "x"}, func(*Description) {}); err == nil {
 		t.Error("silence was taken for an answer")
 	}
 }
@@ -246,19 +304,19 @@ func TestAskContainerd(t *testing.T) {
 		{"nerdctl", Place{ID: id64(3), Namespace: "default"}, &Description{Runtime: "containerd", Name: "named", Labels: map[string]string{"nerdctl/name": "named"}}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			got, err := askContainerd(t.Context(), socket, tt.place)
+			got, err := askContainerd(t.Context(), socket, tt.place, nil)
 			must(t, err)
 			if diff := cmp.Diff(tt.want, got); diff != "" {
 				t.Errorf("(-want +got):\n%s", diff)
 			}
 		})
 	}
-	if _, err := askContainerd(t.Context(), socket, Place{ID: "none"}); !errors.Is(err, errNoContainer) {
+	if _, err := askContainerd(t.Context(), socket, Place{ID: "none"}, nil); !errors.Is(err, errNoContainer) {
 		t.Errorf("unknown: %v", err)
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 	defer cancel()
-	if _, err := askContainerd(ctx, filepath.Join(t.TempDir(), "none"), Place{ID: "x"}); err == nil || errors.Is(err, errNoContainer) {
+	if _, err := askContainerd(ctx, filepath.Join(t.TempDir(), "none"), Place{ID: "x"}, nil); err == nil || errors.Is(err, errNoContainer) {
 		t.Errorf("nobody there: %v", err)
 	}
 }
@@ -302,7 +360,7 @@ func TestAskCRI(t *testing.T) {
 		id64(1): {Runtime: "cri-o", Name: "web", Image: "quay.io/team/web:v1", ImageID: id64(6), ImageDigest: "sha256:" + id64(4), Labels: labels, Started: started, Privileged: true},
 		id64(2): {Runtime: "cri-o", Name: "POD", Labels: labels, Started: started},
 	} {
-		got, err := askCRI(t.Context(), socket, Place{ID: id})
+		got, err := askCRI(t.Context(), socket, Place{ID: id}, nil)
 		must(t, err)
 		if got.Started.Equal(want.Started) {
 			got.Started = want.Started
@@ -311,7 +369,7 @@ func TestAskCRI(t *testing.T) {
 			t.Errorf("(-want +got):\n%s", diff)
 		}
 	}
-	if _, err := askCRI(t.Context(), socket, Place{ID: "none"}); !errors.Is(err, errNoContainer) {
+	if _, err := askCRI(t.Context(), socket, Place{ID: "none"}, nil); !errors.Is(err, errNoContainer) {
 		t.Errorf("unknown: %v", err)
 	}
 }
@@ -440,6 +498,46 @@ func TestFirstExecIsAttributed(t *testing.T) {
 	second := strings.ReplaceAll(first, `"StartedAt": "0001-01-01T00:00:00Z"`, podmanStarted)
 	body.Store(&second)
 	m.await("the start", func() bool { return !m.Process(child).Container.StartTime.IsZero() })
+	m.check()
+}
+
+// What is known early goes with the events, which stay marked.
+func TestDescribedPartly(t *testing.T) {
+	id := id64(1)
+	locked := make(chan struct{})
+	socket := serveHTTP(t, func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/containers/"+id+"/json" {
+			<-locked
+		}
+		reply(map[string]string{
+			"/containers/" + id + "/json": dockerInspect,
+			"/containers/json":            `[{"Id":"` + id + `","Names":["/web"],"Image":"nginx:1.27","Labels":{"app":"shop"}}]`,
+		})(w, r)
+	})
+	m := newMachine(t, func(c *Config) { c.Sockets.Docker = []string{socket} })
+	m.run()
+	k, e := m.fork(event.Key{}, 100, m.cgroup(7, "/docker/"+id))
+	later := m.exec(k, nil, "/bin/x")
+	m.await("a part", func() bool { return m.Process(k).Container.Name == "web" })
+	if !m.Pending(e) || !m.Pending(m.exec(k, nil, "/bin/y")) {
+		t.Error("the rest is not waited for")
+	}
+	m.tick(time.Second)
+	if m.Pending(e) {
+		t.Error("it waits for ever")
+	}
+	m.Resolve(e, true)
+	if c := e.Process.Container; !c.Pending || c.Name != "web" || c.ImageRepo != "nginx" || c.Labels["app"] != "shop" {
+		t.Errorf("in part: %+v", c)
+	}
+	close(locked)
+	m.await("the rest", func() bool { return !m.Process(k).Container.Pending })
+	m.Resolve(later, true)
+	for _, p := range []*event.Process{later.Process, m.Process(k)} {
+		if c := p.Container; c.Pending || c.Name != "shop-web-1" || !c.Privileged {
+			t.Errorf("in full: %+v", c)
+		}
+	}
 	m.check()
 }
 
