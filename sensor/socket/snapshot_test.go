@@ -8,6 +8,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"warren/event"
 	"warren/internal/testkit"
 )
@@ -126,4 +128,33 @@ func snapshot(t *testing.T, mptcp bool) {
 		})) > 0
 	})
 	_ = accepted
+}
+
+// TestBPFListenUnbound has a socket that gets its port by listening.
+func TestBPFListenUnbound(t *testing.T) {
+	r := newRig(t, Config{Interval: 50 * time.Millisecond}, nil)
+	ns := testkit.NewNetns(t)
+	netns := ns.Inode(t)
+	fd := tcpSocket(t, ns, 0)
+	if err := unix.Listen(fd, 5); err != nil {
+		t.Fatal(err)
+	}
+	sa, err := unix.Getsockname(fd)
+	if err != nil {
+		t.Fatal(err)
+	}
+	e, c := r.wait1("listen", in(netns, "listen", 0))
+	r.owner(e, self(t), "listen")
+	if int(c.LocalPort) != sa.(*unix.SockaddrInet4).Port || c.Existing || c.State != event.Listen || c.Start.IsZero() {
+		t.Errorf("%s", show(c))
+	}
+	if err := unix.Connect(tcpSocket(t, ns, 0), sa); err != nil {
+		t.Fatal(err)
+	}
+	r.wait("connect", 1, in(netns, "connect", 0))
+	if err := unix.Shutdown(fd, unix.SHUT_RDWR); err != nil {
+		t.Fatal(err)
+	}
+	r.wait("closes", 2, in(netns, "close", c.LocalPort)) // the listener's and the connection's
+	r.wait("listen", 1, in(netns, "listen", 0))
 }

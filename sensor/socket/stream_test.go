@@ -3,7 +3,6 @@ package socket
 import (
 	"bytes"
 	"encoding/binary"
-	"fmt"
 	"math/rand/v2"
 	"slices"
 	"testing"
@@ -201,7 +200,7 @@ func FuzzStream(f *testing.F) {
 			held += len(st.buf) + st.waiting
 		}
 		if held != ss.bytes {
-			t.Fatal(fmt.Sprintf("%d bytes held, %d counted", held, ss.bytes))
+			t.Fatalf("%d bytes held, %d counted", held, ss.bytes)
 		}
 	})
 }

@@ -20,8 +20,8 @@ enum sweep_mode {
 
 /* Set by Go before each sweep. */
 __u32 sweep_kind; /* enum sweep_mode */
-__u32 sweep_id;	 /* counts up: a socket that several descriptors name is reported once */
-__u64 flow_idle; /* ns without a datagram, after which a flow has ended */
+__u32 sweep_id;	  /* counts up: a socket that several descriptors name is reported once */
+__u64 flow_idle;  /* ns without a datagram, after which a flow has ended */
 __u64 flows_full_reported;
 
 struct listener {
@@ -78,7 +78,10 @@ static __always_inline enum sock_what sweep_tcp(struct sock *sk, struct sock_sta
 	if (listening) {
 		if (sweep_kind == SWEEP_LISTENERS)
 			sweep_listener(sk, st->netns, true);
-		return sweep_kind == SWEEP_LISTENERS || unknown ? SOCK_LISTEN : 0;
+		if (sweep_kind == SWEEP_CHANGED && !unknown && st->segments != LISTEN_UNREPORTED)
+			return 0;
+		st->segments = 0;
+		return SOCK_LISTEN;
 	}
 	if (state == TCP_SYN_SENT || state == TCP_SYN_RECV)
 		return 0; /* its outcome will be reported */

@@ -126,21 +126,31 @@ static __always_inline int tcp_syn_sent(struct sock *sk)
 	return 0;
 }
 
-/* In the context of the process that listens. */
+/* In sock_state.segments of a listening socket: it has no port yet, and has not been reported. */
+#define LISTEN_UNREPORTED 1
+
+/*
+ * In the context of the process that listens. A socket that was not bound gets
+ * its port after this: the next sweep reports it.
+ */
 static __always_inline int tcp_listen(struct sock *sk)
 {
 	struct sock_state *st = sock_state_of(sk, BPF_SK_STORAGE_GET_F_CREATE);
+	bool bound = sk->__sk_common.skc_num;
 	struct sock_record *r;
 
 	if (st) {
 		owner_current(&st->owner);
 		st->began = bpf_ktime_get_boot_ns();
 		st->netns = sock_netns(sk, false);
+		st->segments = bound ? 0 : LISTEN_UNREPORTED;
 		st->accepted = 1; /* so is the owner certain */
 		st->client = st->reset = st->existing = st->server = 0;
 		if (tcp_is_subflow(sk))
 			tcp_adopt(sk, st);
 	}
+	if (!bound)
+		return 0;
 	r = sock_reserve(REC_TCP, SOCK_LISTEN);
 	if (!r)
 		return 0;
@@ -256,6 +266,8 @@ static __always_inline int tcp_close(struct sock *sk, int before)
 	}
 	if (before == TCP_SYN_RECV && !(st && st->accepted))
 		goto out; /* the peer gave up before we knew of a connection */
+	if (before == TCP_LISTEN && st && st->segments == LISTEN_UNREPORTED)
+		goto out; /* it found no port */
 	r = sock_reserve(REC_TCP, SOCK_CLOSE);
 	if (!r)
 		goto out;

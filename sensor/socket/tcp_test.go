@@ -458,7 +458,7 @@ func TestBPFPrefork(t *testing.T) {
 				h.ready()
 				for range 3 {
 					c := dial(t, ns, "tcp4", ln.Addr().String())
-					if _, err := c.Read(make([]byte, 1)); err != io.EOF {
+					if _, err := c.Read(make([]byte, 1)); !errors.Is(err, io.EOF) {
 						t.Fatal(err)
 					}
 					if err := c.Close(); err != nil {
@@ -595,7 +595,7 @@ func TestBPFPassed(t *testing.T) {
 		}
 	}
 	h.finish()
-	if _, err := server.Read(make([]byte, 1)); err != io.EOF {
+	if _, err := server.Read(make([]byte, 1)); !errors.Is(err, io.EOF) {
 		t.Fatal(err)
 	}
 	if err := server.Close(); err != nil {
