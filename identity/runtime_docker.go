@@ -164,8 +164,9 @@ func inspect(ctx context.Context, c *http.Client, id string) (*Description, erro
 		d.Started = dc.State.StartedAt
 	}
 	var di dockerImage
-	if dc.Image == "" || getJSON(ctx, c, "/images/"+url.PathEscape(dc.Image)+"/json", &di) != nil {
-		return d, nil // the image can be gone while its container runs
+	if dc.Image != "" {
+		// The image can be gone while its container runs: then it has no digest.
+		_ = getJSON(ctx, c, "/images/"+url.PathEscape(dc.Image)+"/json", &di)
 	}
 	ref := ParseImage(d.Image)
 	if ref.Repo == "" && len(di.RepoTags) > 0 {
