@@ -2,7 +2,6 @@ package bpf
 
 import (
 	"fmt"
-	"os"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -31,14 +30,16 @@ func Effective() CapSet {
 	return CapSet(data[0].Effective) | CapSet(data[1].Effective)<<32
 }
 
+// initUserNS is the inode number of the initial user namespace: part of the
+// kernel's interface (PROC_USER_INIT_INO of linux/proc_ns.h). The map of users
+// does not tell: another namespace can have the same.
+const initUserNS = 0xeffffffd
+
 // inUserNamespace reports whether this process is in another user namespace
-// than the initial one, whose map is the identity.
+// than the initial one.
 func inUserNamespace() bool {
-	b, err := os.ReadFile("/proc/self/uid_map")
-	if err != nil {
-		return false
-	}
-	return strings.Join(strings.Fields(string(b)), " ") != "0 0 4294967295"
+	var st unix.Stat_t
+	return unix.Stat("/proc/self/ns/user", &st) == nil && st.Ino != initUserNS
 }
 
 var capNames = map[int]string{

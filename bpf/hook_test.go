@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/cilium/ebpf"
@@ -441,6 +442,27 @@ func TestBPFMissingCapabilities(t *testing.T) {
 				checkTruth(t, reason)
 			}
 		})
+	}
+}
+
+// Root of a user namespace has every capability and none that counts, also where
+// its users are numbered as the machine's.
+func TestBPFUserNamespace(t *testing.T) {
+	needBPF(t)
+	cmd := testkit.Command(t, "probe")
+	same := []syscall.SysProcIDMap{{Size: 1<<32 - 1}}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWUSER, UidMappings: same, GidMappings: same}
+	out, err := cmd.Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := map[string]string{}
+	if err := json.Unmarshal(out, &got); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	const want = "CAP_BPF is missing (capabilities of a user namespace do not count)"
+	if got["road"] != want {
+		t.Errorf("%q, want %q", got["road"], want)
 	}
 }
 
