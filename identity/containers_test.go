@@ -130,6 +130,36 @@ func daemon(t *testing.T, socket string, args ...string) {
 	}
 }
 
+// scratch returns a directory that is removed after the test. What runtimes leave
+// running behind a container's back (podman's conmon starts a last podman) may
+// still write into it: then it is removed again. The path is short, since that
+// of a unix socket has at most 107 bytes.
+func scratch(t *testing.T) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "warren")
+	must(t, err)
+	t.Cleanup(func() {
+		tick := time.NewTicker(50 * time.Millisecond)
+		defer tick.Stop()
+		limit := time.After(20 * time.Second)
+		for gone := 0; gone < 3; {
+			err := os.RemoveAll(dir)
+			if _, statErr := os.Lstat(dir); err == nil && os.IsNotExist(statErr) {
+				gone++
+			} else {
+				gone = 0
+			}
+			select {
+			case <-tick.C:
+			case <-limit:
+				t.Errorf("remove %s: %v", dir, err)
+				return
+			}
+		}
+	})
+	return dir
+}
+
 // removeCgroups removes what runtimes leave behind: the directories above their
 // containers'. What others use is not empty, and stays.
 func removeCgroups(t *testing.T, name string) {
@@ -185,18 +215,14 @@ func (m *machine) resolved(e *event.Event) *event.Process {
 func TestContainersPodman(t *testing.T) {
 	needTools(t, "podman", "runc", "conmon")
 	root := rootTar(t)
-	dir := t.TempDir()
-	// A path of a unix socket has at most 107 bytes.
-	sockets, err := os.MkdirTemp("", "warren")
-	must(t, err)
-	t.Cleanup(func() { _ = os.RemoveAll(sockets) })
+	dir := scratch(t)
 	removeCgroups(t, "libpod_parent")
 	podman := tool{t, []string{
 		"podman", "--root", dir + "/root", "--runroot", dir + "/run", "--tmpdir", dir + "/tmp",
 		"--storage-driver", "vfs", "--cgroup-manager", "cgroupfs", "--events-backend", "file", "--runtime", "runc",
 	}}
 	podman.run(root, "import", "-", "localhost/team/busy:v1")
-	socket := sockets + "/podman.sock"
+	socket := dir + "/podman.sock"
 	daemon(t, socket, append(podman.args, "system", "service", "--time", "0", "unix://"+socket)...)
 
 	m := realMachine(t)
@@ -243,9 +269,7 @@ func TestContainersPodman(t *testing.T) {
 func TestContainersContainerd(t *testing.T) {
 	needTools(t, "containerd", "ctr", "runc", "podman")
 	root := rootTar(t)
-	dir, err := os.MkdirTemp("", "warren") // its sockets' paths are short
-	must(t, err)
-	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	dir := scratch(t)
 	removeCgroups(t, "default")
 	removeCgroups(t, "warren-test")
 	socket := dir + "/c.sock"
