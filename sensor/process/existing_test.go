@@ -143,6 +143,34 @@ func TestBPFExisting(t *testing.T) {
 	}
 }
 
+// A process whose first thread has ended, and the memory of that one with it, is
+// known by the others.
+func TestBPFExistingLeaderless(t *testing.T) {
+	path := install(t, leaderless(), "leaderless")
+	pid := waiting(t, exec.Command(path, "a", "b"))
+	testkit.Wait(t, "the first thread to end", func() bool { return statOf(t, pid)[0] == "Z" })
+	w := start(t, bpf.Config{}, kinds)
+	p := w.existing()[pid]
+	if p == nil {
+		t.Fatal("it is missing")
+	}
+	status := statusOf(t, pid)
+	if p.ExePath != path || !slices.Equal(p.Args, []string{path, "a", "b"}) || p.Name != "leaderless" || p.MntNS == 0 || p.Cwd == "" ||
+		p.TID != p.PID || fmt.Sprint(p.VPID) != status["NSpid"] {
+		t.Errorf("%+v", p)
+	}
+	if ticks, _ := strconv.ParseUint(statOf(t, pid)[19], 10, 64); p.Start/10_000_000 != ticks {
+		t.Errorf("it began at %d, not %d", p.Start/10_000_000, ticks)
+	}
+	if err := unix.Kill(pid, unix.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	testkit.Wait(t, "the exit", func() bool {
+		_, at := data[*event.Exit](w.of(pid))
+		return len(at) == 1 && at[0].Actor == p.Key
+	})
+}
+
 // sameAsProc compares p with /proc; false if it has gone or changed meanwhile.
 func sameAsProc(t *testing.T, p *event.Process) bool {
 	t.Helper()
@@ -193,7 +221,8 @@ func sameAsProc(t *testing.T, p *event.Process) bool {
 	return true
 }
 
-// More than the ring holds: nothing is lost.
+// More than the ring holds: nothing of it is lost. What happens meanwhile on a
+// machine that is busy may be.
 func TestBPFExistingTinyRing(t *testing.T) {
 	path := install(t, waits(), "waits")
 	arg := strings.Repeat("x", 3000)
@@ -211,7 +240,7 @@ func TestBPFExistingTinyRing(t *testing.T) {
 				}
 			}
 			for _, c := range w.road.Counters() {
-				if c.Lost != 0 {
+				if c.Name == "process.existing" && c.Lost != 0 {
 					t.Errorf("%s: %d lost", c.Name, c.Lost)
 				}
 			}

@@ -393,6 +393,9 @@ func TestBPFTinyRing(t *testing.T) {
 	for range 200 {
 		run(t, exec.Command(path, long, long, long, long))
 	}
+	if err := w.sensor.Stop(); err != nil { // others start processes too, also while we count
+		t.Fatal(err)
+	}
 	w.all()
 	lost := uint64(0)
 	for _, c := range w.road.Counters() {

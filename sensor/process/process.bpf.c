@@ -218,6 +218,35 @@ int BPF_PROG(process_exec, struct task_struct *p, int old_pid, struct linux_binp
 }
 
 /*
+ * Whether p is the thread to ask about its process: the first one, or, where that
+ * has ended and left the others without it, the next.
+ */
+static __always_inline bool task_speaks(struct task_struct *p)
+{
+	struct task_struct *leader = BPF_CORE_READ(p, group_leader), *next;
+
+	if (p->flags & PF_KTHREAD || BPF_CORE_READ(leader, mm))
+		return p->pid == p->tgid;
+	next = (void *)BPF_CORE_READ(leader, thread_node.next) - bpf_core_field_offset(struct task_struct, thread_node);
+	if (p->pid == p->tgid)
+		return BPF_CORE_READ(next, tgid) != p->tgid; /* there is no other: a zombie */
+	return BPF_CORE_READ(next, pid) == p->pid;
+}
+
+/* Names the process of p, where that is not the first thread, after the first. */
+static __always_inline void task_rename(struct task_info *t, struct task_struct *p)
+{
+	struct task_struct *leader = BPF_CORE_READ(p, group_leader);
+	struct pid_namespace *ns;
+	__u32 level;
+
+	t->key.start = BPF_CORE_READ(leader, start_boottime);
+	t->key.tid = t->key.pid;
+	task_upid(leader, &level, &ns, &t->vpid);
+	BPF_CORE_READ_INTO(&t->comm, leader, comm);
+}
+
+/*
  * One process that is older than the hooks. Its exit may be told while this
  * runs: user space does not believe a REC_TASK behind a REC_EXIT.
  *
@@ -234,7 +263,7 @@ static __always_inline int task_state(struct bpf_iter__task *ctx, bool sleepable
 	__u32 zero = 0;
 	bool rcu;
 
-	if (!p || p->pid != p->tgid)
+	if (!p || !task_speaks(p))
 		return 0;
 	s = bpf_map_lookup_elem(&task_scratch, &zero);
 	if (!s)
@@ -255,8 +284,12 @@ static __always_inline int task_state(struct bpf_iter__task *ctx, bool sleepable
 		return 0; /* a zombie: it has ended */
 	}
 	image_fill(s, &off, p, BPF_CORE_READ(p, mm, exe_file));
-	if (BPF_CORE_READ(p, signal, nr_threads) > 1)
-		bpf_task_storage_get(&identities, p, NULL, BPF_LOCAL_STORAGE_GET_F_CREATE);
+	if (p->pid != p->tgid) {
+		task_rename(&r->task, p);
+		identity_get(p->group_leader, BPF_LOCAL_STORAGE_GET_F_CREATE);
+	} else if (BPF_CORE_READ(p, signal, nr_threads) > 1) {
+		identity_get(p, BPF_LOCAL_STORAGE_GET_F_CREATE);
+	}
 	if (rcu)
 		bpf_rcu_read_unlock();
 

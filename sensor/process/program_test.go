@@ -81,6 +81,16 @@ func waits() *program {
 	return new(program).call(unix.SYS_PAUSE).call(unix.SYS_EXIT_GROUP, 0)
 }
 
+// leaderless is a program whose first thread ends while another goes on.
+func leaderless() *program {
+	p := new(program)
+	p.call(unix.SYS_CLONE, unix.CLONE_VM|unix.CLONE_FS|unix.CLONE_FILES|unix.CLONE_SIGHAND|unix.CLONE_THREAD|unix.CLONE_SYSVSEM, 0, 0, 0)
+	p.raw(0x85, 0xc0)        // test eax, eax
+	p.raw(0x74, 12)          // jz over the exit
+	p.call(unix.SYS_EXIT, 0) // 12 bytes
+	return p.call(unix.SYS_PAUSE)
+}
+
 // threads is a program of n+1 threads that all make the same call at once.
 func threads(n byte, nr, arg uint32) *program {
 	p := new(program)
