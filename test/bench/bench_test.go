@@ -85,6 +85,19 @@ func TestReport(t *testing.T) {
 	}
 }
 
+func TestCosts(t *testing.T) {
+	c := make(costs)
+	c.parse("goos: linux\nBenchmarkA/b_c \t 100\t 1235 ns/op\t 0.5 ns/event\t 960 B/op\t 5 allocs/op\n" +
+		"BenchmarkA/b_c \t 100\t 1200 ns/op\t 0.7 ns/event\t 960 B/op\t 5 allocs/op\nPASS\n")
+	want := costs{"BenchmarkA/b_c": {"ns/op": 1200, "ns/event": 0.5, "B/op": 960, "allocs/op": 5}}
+	if d := cmp.Diff(want, c); d != "" {
+		t.Errorf("costs (-want +got):\n%s", d)
+	}
+	if _, err := c.get("BenchmarkA", "ns/op"); err == nil {
+		t.Error("a benchmark that did not run has a value")
+	}
+}
+
 func TestSpread(t *testing.T) {
 	for _, test := range []struct {
 		values []float64
