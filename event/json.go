@@ -43,6 +43,13 @@ func appendJSON(b []byte, e *Event, fields []*Field) []byte {
 				b = append(b, ':')
 				b, _ = appendString(b, m[k])
 			}
+		case f.Many == Either:
+			at, wasFirst := len(b), first
+			key(f.Name)
+			var some bool
+			if b, some = appendEither(b, f, e); !some {
+				b, first = b[:at], wasFirst
+			}
 		case f.Many == List || f.Many == Ancestors:
 			i := 0
 			if f.Many == Ancestors {
@@ -72,6 +79,25 @@ func appendJSON(b []byte, e *Event, fields []*Field) []byte {
 		}
 	}
 	return append(b, '}')
+}
+
+// appendEither appends the values of those ends that there are, as a list. It
+// reports whether there is one.
+func appendEither(b []byte, f *Field, e *Event) (_ []byte, some bool) {
+	b = append(b, '[')
+	for i := range 2 {
+		at := len(b)
+		if some {
+			b = append(b, ',')
+		}
+		var ok bool
+		if b, ok, _ = appendValue(b, f, e, i); !ok {
+			b = b[:at]
+			continue
+		}
+		some = true
+	}
+	return append(b, ']'), some
 }
 
 // appendList appends values from the i-th on. A value that is missing between
