@@ -15,6 +15,7 @@ import (
 	"net/url"
 	"os"
 	"strconv"
+	"strings"
 	"syscall"
 	"time"
 )
@@ -77,37 +78,59 @@ func (e *NoAgentError) Error() string {
 // Unwrap returns why the connection failed.
 func (e *NoAgentError) Unwrap() error { return e.Err }
 
-// Events yields events as they happen that match filter; limit of them, if it
-// is above 0. Losses come in between, as events of kind lost.
-func (c *Client) Events(ctx context.Context, filter string, limit int) Lines {
-	q := url.Values{}
-	setFilter(q, filter)
-	if limit > 0 {
-		q.Set("limit", strconv.Itoa(limit))
-	}
-	return c.lines(ctx, "/v1/events", q)
+// A Question is what a list or a stream is asked for; the zero value asks for
+// all there is.
+type Question struct {
+	// Filter is a condition in the language of package filter.
+	Filter string
+	// Fields are the names of the fields that are told; none stands for all.
+	Fields []string
+	// Limit, if it is above 0, is how many events Events and Recent yield.
+	Limit int
+	// Exited asks Processes for those that have ended, too.
+	Exited bool
 }
 
-// Recent yields the last events, as many as the agent remembers, that match
-// filter; the last limit of them, if it is above 0.
-func (c *Client) Recent(ctx context.Context, filter string, limit int) Lines {
-	q := url.Values{"follow": {"false"}}
-	setFilter(q, filter)
-	if limit > 0 {
-		q.Set("limit", strconv.Itoa(limit))
+// values returns the parameters that all paths have in common.
+func (q Question) values() url.Values {
+	v := url.Values{}
+	if q.Filter != "" {
+		v.Set("filter", q.Filter)
 	}
-	return c.lines(ctx, "/v1/events", q)
+	if len(q.Fields) > 0 {
+		v.Set("fields", strings.Join(q.Fields, ","))
+	}
+	return v
 }
 
-// Processes yields processes that match filter, those that have ended only if
-// exited is true.
-func (c *Client) Processes(ctx context.Context, filter string, exited bool) Lines {
-	q := url.Values{}
-	setFilter(q, filter)
-	if exited {
-		q.Set("exited", "true")
+func (q Question) limited() url.Values {
+	v := q.values()
+	if q.Limit > 0 {
+		v.Set("limit", strconv.Itoa(q.Limit))
 	}
-	return c.lines(ctx, "/v1/processes", q)
+	return v
+}
+
+// Events yields events as they happen that match. Losses come in between, as
+// events of kind lost, which are not limited.
+func (c *Client) Events(ctx context.Context, q Question) Lines {
+	return c.lines(ctx, "/v1/events", q.limited())
+}
+
+// Recent yields the last events that match, of as many as the agent remembers.
+func (c *Client) Recent(ctx context.Context, q Question) Lines {
+	v := q.limited()
+	v.Set("follow", "false")
+	return c.lines(ctx, "/v1/events", v)
+}
+
+// Processes yields processes that match.
+func (c *Client) Processes(ctx context.Context, q Question) Lines {
+	v := q.values()
+	if q.Exited {
+		v.Set("exited", "true")
+	}
+	return c.lines(ctx, "/v1/processes", v)
 }
 
 // Process returns everything known of the process with a pid or an exec id, as
@@ -117,18 +140,16 @@ func (c *Client) Process(ctx context.Context, id string) ([]byte, error) {
 	return c.object(ctx, "/v1/processes/"+url.PathEscape(id))
 }
 
-// Connections yields connections that match filter, living and lately closed.
-func (c *Client) Connections(ctx context.Context, filter string) Lines {
-	q := url.Values{}
-	setFilter(q, filter)
-	return c.lines(ctx, "/v1/connections", q)
+// Connections yields connections that match, living and lately closed.
+func (c *Client) Connections(ctx context.Context, q Question) Lines {
+	return c.lines(ctx, "/v1/connections", q.values())
 }
 
 // FollowConnections yields what Connections does, and then every change.
-func (c *Client) FollowConnections(ctx context.Context, filter string) Lines {
-	q := url.Values{"follow": {"true"}}
-	setFilter(q, filter)
-	return c.lines(ctx, "/v1/connections", q)
+func (c *Client) FollowConnections(ctx context.Context, q Question) Lines {
+	v := q.values()
+	v.Set("follow", "true")
+	return c.lines(ctx, "/v1/connections", v)
 }
 
 // Fields returns the fields of events of a kind, or of all kinds if it is "".
@@ -160,12 +181,6 @@ func (c *Client) Status(ctx context.Context) ([]byte, error) {
 func (c *Client) Health(ctx context.Context) error {
 	_, err := c.object(ctx, "/healthz")
 	return err
-}
-
-func setFilter(q url.Values, filter string) {
-	if filter != "" {
-		q.Set("filter", filter)
-	}
 }
 
 // maxObject bounds an answer that is one object, maxLine one line of a stream.

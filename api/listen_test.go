@@ -198,7 +198,7 @@ func TestClientWithoutAgent(t *testing.T) {
 		if e := (*NoAgentError)(nil); !errors.As(err, &e) || err.Error() != want {
 			t.Errorf("got %v\nwant %s", err, want)
 		}
-		for _, err := range NewClient(path).Events(t.Context(), "", 0) {
+		for _, err := range NewClient(path).Events(t.Context(), Question{}) {
 			if err == nil || err.Error() != want {
 				t.Errorf("events: got %v\nwant %s", err, want)
 			}
@@ -234,7 +234,7 @@ func TestClientOfSomethingElse(t *testing.T) {
 		t.Errorf("got %v\nwant %s", err, want)
 	}
 	var last error
-	for _, err := range c.Events(t.Context(), "", 0) {
+	for _, err := range c.Events(t.Context(), Question{}) {
 		last = err
 	}
 	if last == nil || !strings.Contains(last.Error(), "has hung up") {

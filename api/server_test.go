@@ -288,14 +288,14 @@ func equal(t *testing.T, got, want any) {
 func TestLists(t *testing.T) {
 	c, _ := listen(t, newFake(), Config{})
 	ctx := t.Context()
-	equal(t, names(t, c.Recent(ctx, "", 0)), []string{"exec bash", "exec curl", "connection curl", "dns curl", "exit old"})
-	equal(t, names(t, c.Recent(ctx, "proc.name = curl", 0)), []string{"exec curl", "connection curl", "dns curl"})
-	equal(t, names(t, c.Recent(ctx, "proc.name = curl", 2)), []string{"connection curl", "dns curl"})
-	equal(t, names(t, c.Processes(ctx, "", false)), []string{"process init", "process bash", "process curl"})
-	equal(t, names(t, c.Processes(ctx, "", true)), []string{"process old", "process init", "process bash", "process curl"})
-	equal(t, names(t, c.Processes(ctx, "proc.pname = bash", true)), []string{"process curl"})
-	equal(t, names(t, c.Connections(ctx, "fd.rport = 443")), []string{"connection curl"})
-	equal(t, names(t, c.Connections(ctx, "fd.rport = 80")), []string(nil))
+	equal(t, names(t, c.Recent(ctx, Question{})), []string{"exec bash", "exec curl", "connection curl", "dns curl", "exit old"})
+	equal(t, names(t, c.Recent(ctx, Question{Filter: "proc.name = curl"})), []string{"exec curl", "connection curl", "dns curl"})
+	equal(t, names(t, c.Recent(ctx, Question{Filter: "proc.name = curl", Limit: 2})), []string{"connection curl", "dns curl"})
+	equal(t, names(t, c.Processes(ctx, Question{})), []string{"process init", "process bash", "process curl"})
+	equal(t, names(t, c.Processes(ctx, Question{Exited: true})), []string{"process old", "process init", "process bash", "process curl"})
+	equal(t, names(t, c.Processes(ctx, Question{Filter: "proc.pname = bash", Exited: true})), []string{"process curl"})
+	equal(t, names(t, c.Connections(ctx, Question{Filter: "fd.rport = 443"})), []string{"connection curl"})
+	equal(t, names(t, c.Connections(ctx, Question{Filter: "fd.rport = 80"})), []string(nil))
 	fields, err := c.Fields(ctx, "dns")
 	if err != nil {
 		t.Fatal(err)
@@ -436,7 +436,7 @@ func TestFirstAnswerIsComplete(t *testing.T) {
 	f.ready = make(chan struct{})
 	c, _ := listen(t, f, Config{})
 	got := make(chan []string)
-	go func() { got <- names(t, c.Processes(t.Context(), "", false)) }()
+	go func() { got <- names(t, c.Processes(t.Context(), Question{})) }()
 	select {
 	case <-got:
 		t.Error("answered before the tables were complete")
@@ -452,7 +452,7 @@ func TestStream(t *testing.T) {
 	f := newFake()
 	c, _ := listen(t, f, Config{})
 	got := make(chan []string)
-	go func() { got <- names(t, c.Events(t.Context(), "proc.name = curl", 3)) }()
+	go func() { got <- names(t, c.Events(t.Context(), Question{Filter: "proc.name = curl", Limit: 3})) }()
 	s := f.stream(t, 0)
 	lost := &event.Event{Seq: 9, Data: &event.Lost{Type: "lost", Count: 5}}
 	f.send(f.recent...)
@@ -462,7 +462,7 @@ func TestStream(t *testing.T) {
 	equal(t, <-got, []string{"exec curl", "connection curl", "dns curl"})
 	<-s.closed
 
-	go func() { got <- names(t, c.Events(t.Context(), "", 0)) }()
+	go func() { got <- names(t, c.Events(t.Context(), Question{})) }()
 	f.stream(t, 1)
 	f.mu.Lock()
 	f.streams = f.streams[1:]
@@ -482,7 +482,7 @@ func TestFollowConnections(t *testing.T) {
 	f.onConns = func() { f.send(&known, &news, f.recent[0]) }
 	next := make(chan string)
 	go func() {
-		for line, err := range c.FollowConnections(t.Context(), "") {
+		for line, err := range c.FollowConnections(t.Context(), Question{}) {
 			if err != nil {
 				break
 			}
@@ -578,14 +578,14 @@ func TestTooManyStreams(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	go func() {
-		for _, err := range c.Events(ctx, "", 0) {
+		for _, err := range c.Events(ctx, Question{}) {
 			if !errors.Is(err, context.Canceled) {
 				t.Error(err)
 			}
 		}
 	}()
 	s := f.stream(t, 0)
-	for _, err := range c.Events(t.Context(), "", 0) {
+	for _, err := range c.Events(t.Context(), Question{}) {
 		if e := (*Error)(nil); !errors.As(err, &e) || e.Status != 503 || e.Message != "1 streams are open already: no more are served at the same time" {
 			t.Errorf("second stream: %v", err)
 		}
@@ -594,7 +594,7 @@ func TestTooManyStreams(t *testing.T) {
 	<-s.closed
 	f.refuse = errors.New("the pipeline has ended")
 	wait(t, func() *error { // the place is free a moment after the stream has closed
-		for _, err := range c.Events(t.Context(), "", 0) {
+		for _, err := range c.Events(t.Context(), Question{}) {
 			if err.Error() == "the pipeline has ended" {
 				return &err
 			}

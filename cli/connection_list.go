@@ -36,14 +36,18 @@ func connectionListCommand(g *globals) *command {
 			if err != nil {
 				return err
 			}
-			agent := env.dial(g.socket)
-			lines := agent.Connections(ctx, filterOf(args))
-			if follow {
-				lines = agent.FollowConnections(ctx, filterOf(args))
-			}
 			var st streamTable = &connectionTable{screen: env.screen(output == "table"), wide: output == "wide", follow: follow, now: env.Now}
 			if chosen != nil {
 				st = newFieldTable(env, chosen, output == "table")
+			}
+			q := api.Question{Filter: filterOf(args), Fields: append(st.fields(), "conn.start")}
+			if output == "json" {
+				q.Fields = namesOf(chosen)
+			}
+			agent := env.dial(g.socket)
+			lines := agent.Connections(ctx, q)
+			if follow {
+				lines = agent.FollowConnections(ctx, q)
 			}
 			switch {
 			case output == "json":
@@ -96,6 +100,18 @@ func (ct *connectionTable) open(out io.Writer) *table {
 		cols = append(cols, column{head: "USER", max: 16}, column{head: "EXEPATH", min: 16, max: 40}, column{head: "IMAGE", min: 5, max: 40}, column{head: "NETNS"}, column{head: "ANCESTRY", min: 16, max: 48})
 	}
 	return newTable(out, ct.screen, append(cols, column{head: "ERROR"}))
+}
+
+func (ct *connectionTable) fields() []string {
+	names := []string{
+		"evt.time", "evt.type", "fd.l4proto", "conn.state", "conn.direction", "proc.pid", "proc.name",
+		"conn.bytes_sent", "conn.bytes_received", "conn.rtt", "conn.retransmits", "conn.duration",
+	}
+	names = slices.Concat(names, containerFields, endFields, errorFields)
+	if ct.wide {
+		names = slices.Concat(names, userFields, executableFields, []string{"container.image", "fd.netns", "proc.aname"})
+	}
+	return names
 }
 
 // aside tells losses, which are no connections.

@@ -42,15 +42,15 @@ func (judge) filter(expr string) api.Lines {
 		}
 	}
 }
-func (j judge) Events(_ context.Context, expr string, _ int) api.Lines { return j.filter(expr) }
-func (j judge) Recent(_ context.Context, expr string, _ int) api.Lines { return j.filter(expr) }
-func (j judge) Processes(_ context.Context, expr string, _ bool) api.Lines {
-	return j.filter(expr)
+func (j judge) Events(_ context.Context, q api.Question) api.Lines      { return j.filter(q.Filter) }
+func (j judge) Recent(_ context.Context, q api.Question) api.Lines      { return j.filter(q.Filter) }
+func (j judge) Processes(_ context.Context, q api.Question) api.Lines   { return j.filter(q.Filter) }
+func (j judge) Connections(_ context.Context, q api.Question) api.Lines { return j.filter(q.Filter) }
+func (j judge) FollowConnections(_ context.Context, q api.Question) api.Lines {
+	return j.filter(q.Filter)
 }
-func (j judge) Connections(_ context.Context, expr string) api.Lines       { return j.filter(expr) }
-func (j judge) FollowConnections(_ context.Context, expr string) api.Lines { return j.filter(expr) }
-func (judge) Process(context.Context, string) ([]byte, error)              { return nil, errStop }
-func (judge) Status(context.Context) ([]byte, error)                       { return nil, errStop }
+func (judge) Process(context.Context, string) ([]byte, error) { return nil, errStop }
+func (judge) Status(context.Context) ([]byte, error)          { return nil, errStop }
 
 var errStop = errors.New("the line was understood")
 

@@ -49,12 +49,12 @@ type AgentOptions struct {
 
 // An Agent answers the questions of commands: [api.Client] tells how.
 type Agent interface {
-	Events(ctx context.Context, filter string, limit int) api.Lines
-	Recent(ctx context.Context, filter string, limit int) api.Lines
-	Processes(ctx context.Context, filter string, exited bool) api.Lines
+	Events(ctx context.Context, q api.Question) api.Lines
+	Recent(ctx context.Context, q api.Question) api.Lines
+	Processes(ctx context.Context, q api.Question) api.Lines
 	Process(ctx context.Context, id string) ([]byte, error)
-	Connections(ctx context.Context, filter string) api.Lines
-	FollowConnections(ctx context.Context, filter string) api.Lines
+	Connections(ctx context.Context, q api.Question) api.Lines
+	FollowConnections(ctx context.Context, q api.Question) api.Lines
 	Status(ctx context.Context) ([]byte, error)
 }
 

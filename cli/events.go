@@ -47,18 +47,23 @@ func eventsCommand(g *globals) *command {
 			if err != nil {
 				return err
 			}
-			agent := env.dial(g.socket)
-			lines := agent.Events(ctx, filterOf(args), limit)
-			if recent {
-				lines = agent.Recent(ctx, filterOf(args), limit)
+			var st streamTable = newEventTable(env, output == "wide")
+			if chosen != nil {
+				st = newFieldTable(env, chosen, output == "table")
 			}
-			switch {
-			case output == "json":
+			q := api.Question{Filter: filterOf(args), Limit: limit, Fields: st.fields()}
+			if output == "json" {
+				q.Fields = namesOf(chosen) // all, where none are chosen
+			}
+			agent := env.dial(g.socket)
+			lines := agent.Events(ctx, q)
+			if recent {
+				lines = agent.Recent(ctx, q)
+			}
+			if output == "json" {
 				err = writeJSON(env, lines)
-			case chosen != nil:
-				err = writeStream(env, lines, newFieldTable(env, chosen, output == "table"))
-			default:
-				err = writeStream(env, lines, newEventTable(env, output == "wide"))
+			} else {
+				err = writeStream(env, lines, st)
 			}
 			if err == nil && limit == 0 && !recent {
 				return errAgentLeft
@@ -95,6 +100,8 @@ func writeObject(env *Env, object []byte) error {
 
 // A streamTable makes rows of records.
 type streamTable interface {
+	// fields are the names of all that rows are made of: nothing else is asked for.
+	fields() []string
 	open(out io.Writer) *table
 	row(r *record) []cell
 	// aside returns what there is to say of a record that has no row, "" if it
@@ -160,6 +167,34 @@ func (et *eventTable) open(out io.Writer) *table {
 	}
 	return newTable(out, et.screen, append(cols, column{head: "DETAIL"}))
 }
+
+func (et *eventTable) fields() []string {
+	names := []string{"evt.time", "evt.type", "evt.kind", "evt.res", "proc.pid", "proc.name"}
+	names = slices.Concat(names, containerFields, commandFields, endFields, errorFields, []string{
+		"proc.aname", "proc.pname", "proc.ppid", "ns.changed",
+		"exit.code", "exit.signal", "exit.core_dumped", "exit.duration", "exit.utime", "exit.stime", "exit.maxrss",
+		"cred.old_uid", "evt.arg.uid", "cred.old_gid", "evt.arg.gid", "cred.cap_gained", "cred.cap_dropped",
+		"fd.l4proto", "fd.is_server", "conn.bytes_sent", "conn.bytes_received", "conn.duration", "conn.rtt", "conn.retransmits", "conn.latency",
+		"dns.type", "dns.name", "dns.response", "dns.rcode", "dns.answers", "dns.latency",
+	})
+	if et.wide {
+		names = slices.Concat(names, userFields, executableFields, []string{"proc.cwd", "container.image"})
+	}
+	return names
+}
+
+// What the cells that several tables have are made of.
+var (
+	containerFields  = []string{"container.id", "container.name", "proc.unit"}
+	userFields       = []string{"user.name", "user.uid"}
+	executableFields = []string{"proc.exepath", "proc.exepath_unresolved"}
+	commandFields    = []string{
+		"proc.argv", "proc.args_truncated", "proc.is_kthread", "proc.name", "proc.cmdline", "proc.exepath",
+		"proc.is_exe_from_memfd", "proc.is_exe_deleted", "proc.is_exe_upper_layer",
+	}
+	endFields   = []string{"fd.lip", "fd.lport", "fd.lip.name", "fd.rip", "fd.rport", "fd.rip.name"}
+	errorFields = []string{"conn.error", "evt.res", "conn.reset"}
+)
 
 func (et *eventTable) aside(*record) string { return "" }
 
@@ -269,7 +304,7 @@ func (s screen) ellipsis() string {
 // A fieldTable has a column for each of some fields.
 type fieldTable struct {
 	screen screen
-	fields []fieldColumn
+	chosen []fieldColumn
 	now    func() time.Time
 }
 
@@ -292,8 +327,6 @@ func parseColumns(list string) ([]fieldColumn, error) {
 		switch {
 		case !ok:
 			return nil, unknownField(base)
-		case f.Virtual:
-			return nil, usagef("field %s can be filtered on but not shown: it repeats what other fields say", base)
 		case bracket && f.Arg == event.NoArg && f.Many == event.One:
 			return nil, usagef("field %s has one value: write it without brackets", base)
 		case f.Arg == event.KeyArg && !bracket:
@@ -329,12 +362,34 @@ func unknownField(name string) error {
 }
 
 func newFieldTable(env *Env, fields []fieldColumn, cut bool) *fieldTable {
-	return &fieldTable{screen: env.screen(cut), fields: fields, now: env.Now}
+	return &fieldTable{screen: env.screen(cut), chosen: fields, now: env.Now}
 }
 
+func (ft *fieldTable) fields() []string { return namesOf(ft.chosen) }
+
+// namesOf returns the fields that columns are made of.
+func namesOf(cols []fieldColumn) []string {
+	names := make([]string, len(cols))
+	for i, c := range cols {
+		names[i] = c.field.Name
+		if c.itself() {
+			names[i] = ownField(c.field.Name)
+		}
+	}
+	return names
+}
+
+// itself reports whether a column is about the process, not its ancestors:
+// proc.aname[0] is proc.name.
+func (c fieldColumn) itself() bool { return c.field.Many == event.Ancestors && c.index == 0 }
+
+// ownField returns the field of a process that a field of its ancestors is
+// named after.
+func ownField(ancestors string) string { return strings.Replace(ancestors, "proc.a", "proc.", 1) }
+
 func (ft *fieldTable) open(out io.Writer) *table {
-	cols := make([]column, len(ft.fields))
-	for i, f := range ft.fields {
+	cols := make([]column, len(ft.chosen))
+	for i, f := range ft.chosen {
 		cols[i] = column{head: f.name, min: 8, max: 40}
 		switch f.field.Type {
 		case event.Time:
@@ -348,15 +403,15 @@ func (ft *fieldTable) open(out io.Writer) *table {
 
 // aside tells losses, which have none of the fields that somebody chose.
 func (ft *fieldTable) aside(r *record) string {
-	if r.kind() != event.KindLost || slices.ContainsFunc(ft.fields, func(c fieldColumn) bool { return strings.HasPrefix(c.name, "lost.") }) {
+	if r.kind() != event.KindLost || slices.ContainsFunc(ft.chosen, func(c fieldColumn) bool { return strings.HasPrefix(c.name, "lost.") }) {
 		return ""
 	}
 	return ft.screen.lostDetail(r)
 }
 
 func (ft *fieldTable) row(r *record) []cell {
-	row := make([]cell, len(ft.fields))
-	for i, f := range ft.fields {
+	row := make([]cell, len(ft.chosen))
+	for i, f := range ft.chosen {
 		row[i].text = ft.value(r, f)
 	}
 	return row
@@ -369,7 +424,9 @@ func (ft *fieldTable) value(r *record, c fieldColumn) string {
 	switch {
 	case c.field.Arg == event.KeyArg:
 		return ft.screen.safe(r.str(c.name))
-	case c.field.Many == event.Ancestors || c.field.Many == event.List:
+	case c.itself():
+		return ft.screen.safe(r.str(ownField(name)))
+	case c.field.Many != event.One:
 		values := r.list(name)
 		i := c.index
 		if c.field.Many == event.Ancestors {
@@ -378,8 +435,6 @@ func (ft *fieldTable) value(r *record, c fieldColumn) string {
 		switch {
 		case c.index < 0:
 			return ft.screen.safe(strings.Join(values, " "))
-		case i < 0 && c.field.Many == event.Ancestors:
-			return ft.screen.safe(r.str(strings.Replace(name, "proc.a", "proc.", 1)))
 		case i < len(values):
 			return ft.screen.safe(values[i])
 		}

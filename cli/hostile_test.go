@@ -38,7 +38,7 @@ func (h hostile) record(k event.Kind, typ string) []byte {
 		if f.Arg == event.KeyArg {
 			name += "[" + h.text + "]"
 		}
-		if f.Many == event.Ancestors || f.Many == event.List {
+		if f.Many != event.One {
 			v = []any{v, v, nil}
 		}
 		r[name] = v
@@ -63,15 +63,15 @@ func (h hostile) lines(kinds event.KindSet) api.Lines {
 	}
 }
 
-func (h hostile) Events(context.Context, string, int) api.Lines { return h.lines(event.AllKinds) }
-func (h hostile) Recent(context.Context, string, int) api.Lines { return h.lines(event.AllKinds) }
-func (h hostile) Processes(context.Context, string, bool) api.Lines {
+func (h hostile) Events(context.Context, api.Question) api.Lines { return h.lines(event.AllKinds) }
+func (h hostile) Recent(context.Context, api.Question) api.Lines { return h.lines(event.AllKinds) }
+func (h hostile) Processes(context.Context, api.Question) api.Lines {
 	return h.lines(event.Kinds(event.KindProcess))
 }
-func (h hostile) Connections(context.Context, string) api.Lines {
+func (h hostile) Connections(context.Context, api.Question) api.Lines {
 	return h.lines(event.Kinds(event.KindConnection))
 }
-func (h hostile) FollowConnections(context.Context, string) api.Lines {
+func (h hostile) FollowConnections(context.Context, api.Question) api.Lines {
 	return h.lines(event.Kinds(event.KindConnection, event.KindLost))
 }
 

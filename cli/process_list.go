@@ -37,16 +37,21 @@ func processListCommand(g *globals) *command {
 			if err != nil {
 				return err
 			}
-			agent := env.dial(g.socket)
-			lines := agent.Processes(ctx, filterOf(args), exited)
+			pt := &processTable{screen: env.screen(output == "table"), wide: output == "wide", exited: exited, now: env.Now()}
+			q := api.Question{Filter: filterOf(args), Exited: exited, Fields: pt.fields()}
+			if chosen != nil {
+				q.Fields = append(namesOf(chosen), orderFields...)
+			} else if output == "json" {
+				q.Fields = nil
+			}
+			lines := env.dial(g.socket).Processes(ctx, q)
 			if output == "json" {
-				return writeJSON(env, withoutKernel(lines, kernel))
+				return writeJSON(env, only(withoutKernel(lines, kernel), namesOf(chosen)))
 			}
 			procs, err := readProcesses(lines, kernel)
 			if err != nil {
 				return err
 			}
-			pt := processTable{screen: env.screen(output == "table"), wide: output == "wide", exited: exited, now: env.Now()}
 			out := &lazyWriter{out: env.Stdout}
 			if chosen != nil {
 				ft := newFieldTable(env, chosen, output == "table")
@@ -59,6 +64,30 @@ func processListCommand(g *globals) *command {
 			}
 			return out.Flush()
 		},
+	}
+}
+
+// orderFields are what lists of processes are picked and ordered by.
+var orderFields = []string{"proc.is_kthread", "proc.start", "proc.pid"}
+
+// only leaves out of each line what was asked for to pick by; with no names it
+// leaves out nothing.
+func only(lines api.Lines, names []string) api.Lines {
+	if len(names) == 0 {
+		return lines
+	}
+	return func(yield func([]byte, error) bool) {
+		var r record
+		for line, err := range lines {
+			if err == nil {
+				if err = r.parse(line); err == nil {
+					line = r.appendJSON(nil, func(key string) bool { return slices.Contains(names, fieldOf(key)) })
+				}
+			}
+			if !yield(line, err) {
+				return
+			}
+		}
 	}
 }
 
@@ -121,6 +150,15 @@ type processTable struct {
 	wide   bool
 	exited bool
 	now    time.Time
+}
+
+func (pt *processTable) fields() []string {
+	names := slices.Concat(orderFields, []string{"proc.ppid", "proc.duration", "proc.exited", "proc.exec_id", "exit.code", "exit.signal", "exit.core_dumped"},
+		userFields, containerFields, commandFields)
+	if pt.wide {
+		names = slices.Concat(names, executableFields, []string{"proc.cwd", "container.image", "proc.aname"})
+	}
+	return names
 }
 
 func (pt *processTable) columns() []column {

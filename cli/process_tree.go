@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 	"slices"
+
+	"warren/api"
 )
 
 // processTreeCommand draws who started whom.
@@ -30,12 +32,12 @@ func processTreeCommand(g *globals) *command {
 			if err := atMost(1, args); err != nil {
 				return err
 			}
-			agent := env.dial(g.socket)
-			procs, err := readProcesses(agent.Processes(ctx, "", exited && !living), kernel)
+			pt := processTable{screen: env.screen(true), exited: exited && !living, now: env.Now()}
+			q := api.Question{Exited: pt.exited, Fields: append(pt.fields(), "proc.parent_exec_id")}
+			procs, err := readProcesses(env.dial(g.socket).Processes(ctx, q), kernel)
 			if err != nil {
 				return err
 			}
-			pt := processTable{screen: env.screen(true), exited: exited && !living, now: env.Now()}
 			f := newForest(procs)
 			if len(args) == 1 {
 				if f, err = f.below(args[0]); err != nil {

@@ -6,7 +6,9 @@ import (
 	"encoding/json"
 	"errors"
 	"strconv"
+	"strings"
 	"time"
+
 	"warren/event"
 )
 
@@ -214,6 +216,34 @@ func (r *record) duration(key string) time.Duration { return time.Duration(r.num
 func (r *record) kind() event.Kind {
 	k, _ := event.LookupKind(r.str("evt.kind")) // a newer agent's kinds are shown without detail
 	return k
+}
+
+// appendJSON appends the object of those keys that keep wants.
+func (r *record) appendJSON(b []byte, keep func(key string) bool) []byte {
+	b = append(b, '{')
+	for _, f := range r.fields {
+		if !keep(f.key) {
+			continue
+		}
+		if b[len(b)-1] != '{' {
+			b = append(b, ',')
+		}
+		key, err := json.Marshal(f.key)
+		if err != nil {
+			continue // cannot happen: strings can be written
+		}
+		b = append(append(append(b, key...), ':'), f.raw...)
+	}
+	return append(b, '}')
+}
+
+// fieldOf returns the field that a key belongs to: container.label[app] to
+// container.label, and proc.name;base64 to proc.name.
+func fieldOf(key string) string {
+	if i := strings.IndexAny(key, "[;"); i >= 0 {
+		return key[:i]
+	}
+	return key
 }
 
 // clone returns a copy that outlives the line.
