@@ -361,6 +361,11 @@ func (c *checker) cFile(name string, source []byte) {
 	}
 	for _, m := range programName.FindAllSubmatch(source, -1) {
 		c.objectName(name, "program", string(m[1]))
+		// bpftool shows names of the whole machine.
+		owner, _, _ := strings.Cut(path.Base(name), ".")
+		if !strings.HasPrefix(string(m[1]), owner+"_") && !strings.HasPrefix(string(m[1]), path.Base(path.Dir(name))+"_") {
+			c.complain("%s: program %s does not begin with its sensor's name", name, m[1])
+		}
 	}
 	for _, m := range mapName.FindAllSubmatch(source, -1) {
 		c.objectName(name, "map", string(m[1]))
@@ -391,7 +396,7 @@ func TestTreeCheck(t *testing.T) {
 			"filter/x_test.go":       "package x\nimport (\"os\"; \"warren/internal/testkit\"; \"github.com/google/go-cmp/cmp\")",
 			"sensor/all/x.go":        pkg + `import "warren/sensor/process"`,
 			"sensor/process/x.go":    pkg + `import ("warren/bpf"; "warren/event"; "github.com/cilium/ebpf/link")`,
-			"sensor/process/x.bpf.c": cHead + "SEC(\"tp_btf/x\")\nint BPF_PROG(process_exec, int x)\n{\n}\nstruct {\n} tasks SEC(\".maps\");\n",
+			"sensor/process/x.bpf.c": cHead + "SEC(\"tp_btf/x\")\nint BPF_PROG(x_exec, int x)\n{\n}\nstruct {\n} tasks SEC(\".maps\");\n",
 			"internal/testkit/x.go":  pkg,
 			"main.go":                "// Command warren is it.\npackage main\nimport \"warren/agent\"",
 		}, nil},
@@ -444,8 +449,10 @@ func TestTreeCheck(t *testing.T) {
 			[]string{"bpf/x.bpf.c: no line SPDX"}},
 		{"C elsewhere", map[string]string{"bpf/x.c": "// " + spdx},
 			[]string{"bpf/x.c: C that is not a BPF program"}},
-		{"long program name", map[string]string{"bpf/x.bpf.c": cHead + "SEC(\"tp_btf/x\")\nint BPF_PROG(process_exec_name, int x)\nSEC(\"iter/task\")\nint process_exec_task(void *ctx)\n"},
-			[]string{"program process_exec_name has 17 bytes", "program process_exec_task has 17 bytes"}},
+		{"long program name", map[string]string{"bpf/x.bpf.c": cHead + "SEC(\"tp_btf/x\")\nint BPF_PROG(x_executed_again, int x)\nSEC(\"iter/task\")\nint x_executed_task_(void *ctx)\n"},
+			[]string{"program x_executed_again has 16 bytes", "program x_executed_task_ has 16 bytes"}},
+		{"a program of nobody", map[string]string{"sensor/file/x.bpf.c": cHead + "SEC(\"tp_btf/x\")\nint BPF_PROG(open_exit, int x)\nSEC(\"tp_btf/y\")\nint BPF_PROG(file_open, int x)\n"},
+			[]string{"program open_exit does not begin with its sensor's name"}},
 		{"long map name", map[string]string{"bpf/x.bpf.c": cHead + "struct {\n} process_identities SEC(\".maps\");\n"},
 			[]string{"map process_identities has 18 bytes"}},
 		{"preprocessor", map[string]string{"bpf/x.bpf.c": cHead + "#ifdef LINUX_6_1\n#endif\n"},
