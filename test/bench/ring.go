@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 )
 
@@ -79,7 +80,10 @@ func (b *bench) smallRing(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	if _, _, err := run.wait(); err != nil {
+	resume := a.stall(400*time.Millisecond, 100*time.Millisecond)
+	_, _, err = run.wait()
+	resume()
+	if err != nil {
 		return err
 	}
 	after, err := settled(ctx, kernel, &stream)
@@ -100,6 +104,30 @@ func (b *bench) smallRing(ctx context.Context) (err error) {
 	b.add(figRingExact, exact, "0", "%s", strings.Join(parts, "; "))
 	b.add(figRingLost, lost > 0, "some", "%.0f %% of %d", 100*float64(lost)/float64(generated), generated)
 	return nil
+}
+
+// stall stops the agent's process for a moment again and again, as a machine
+// does that has more to run than it can: however fast its reader is, the ring
+// overflows. It goes on until the returned function is called.
+func (a *agent) stall(every, moment time.Duration) (resume func()) {
+	stop, stopped := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(stopped)
+		for {
+			select {
+			case <-stop:
+				return
+			case <-time.After(every):
+			}
+			_ = a.cmd.Process.Signal(syscall.SIGSTOP)
+			time.Sleep(moment)
+			_ = a.cmd.Process.Signal(syscall.SIGCONT)
+		}
+	}()
+	return func() {
+		close(stop)
+		<-stopped
+	}
 }
 
 // A reading is what kernel and stream say at a moment when both are at rest.
