@@ -99,7 +99,7 @@ var derived = map[string]getter{
 	"conn.direction": str(func(e *Event) string { return e.Data.(*Connection).Direction() }),
 	"fd.connected": {num: func(e *Event, i int) (int64, bool) {
 		c := e.Data.(*Connection)
-		return truth(c.L4 == TCP && c.State != Listen && c.Res == 0), i == 0
+		return truth(c.L4 == TCP && c.Direction() != "listen" && c.Res == 0), i == 0
 	}},
 	"fd.name_changed": {num: func(e *Event, i int) (int64, bool) {
 		c := e.Data.(*Connection)
@@ -272,10 +272,11 @@ func appendEnd(b []byte, a netip.AddrPort) []byte {
 	return appendUint(b, uint64(a.Port()))
 }
 
-// Direction returns listen, in or out.
+// Direction returns listen, in or out. A server's end without another is one that
+// listens, also when it is closed.
 func (c *Connection) Direction() string {
 	switch {
-	case c.State == Listen:
+	case c.State == Listen, c.Server && !c.Remote.IsValid():
 		return "listen"
 	case c.Server:
 		return "in"

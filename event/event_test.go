@@ -171,6 +171,31 @@ func TestOtherReaders(t *testing.T) {
 	}
 }
 
+func TestDirection(t *testing.T) {
+	addr := netip.MustParseAddr("10.0.0.1")
+	for want, conns := range map[string][]*Connection{
+		"listen": {
+			{State: Listen, Socket: Socket{L4: TCP, Local: addr, Server: true}},
+			{State: Close, Socket: Socket{L4: TCP, Local: addr, Server: true}}, // it was closed
+			{State: Established, Socket: Socket{L4: UDP, Local: addr, Server: true}},
+		},
+		"in":  {{State: Established, Socket: Socket{L4: TCP, Local: addr, Remote: addr, Server: true}}},
+		"out": {{State: Established, Socket: Socket{L4: TCP, Local: addr, Remote: addr}}, {State: Established, Socket: Socket{L4: UDP, Local: addr}}},
+	} {
+		for _, c := range conns {
+			e := &Event{Data: c}
+			f, _ := Lookup("conn.direction")
+			if got, _ := f.Str(e, 0); got != want {
+				t.Errorf("%+v goes %s, want %s", c, got, want)
+			}
+			f, _ = Lookup("fd.connected")
+			if got, _ := f.Num(e, 0); got != truth(c.L4 == TCP && want != "listen") {
+				t.Errorf("%+v is connected: %d", c, got)
+			}
+		}
+	}
+}
+
 func TestCloneFlags(t *testing.T) {
 	f, _ := Lookup("evt.arg.flags")
 	for flags, want := range map[uint64]string{
