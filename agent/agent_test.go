@@ -305,7 +305,7 @@ func (a *agentProcess) sees(t *testing.T) {
 	streamed := make(chan error, 1)
 	go func() {
 		defer close(got)
-		for line, err := range a.Events(ctx, filter, 0) {
+		for line, err := range a.Events(ctx, api.Question{Filter: filter}) {
 			if err != nil {
 				streamed <- err
 				return
@@ -351,7 +351,7 @@ func (a *agentProcess) sees(t *testing.T) {
 	}
 }
 
-// processes are the pids of all processes that this one may look at: some
+// processes are the pids of all that run and that this process may look at: some
 // machines have one that even root may not, and hide it elsewhere too.
 func processes(t *testing.T) []string {
 	t.Helper()
@@ -364,8 +364,9 @@ func processes(t *testing.T) []string {
 		if _, err := strconv.Atoi(d.Name()); err != nil {
 			continue
 		}
-		if _, err := os.Readlink(filepath.Join("/proc", d.Name(), "root")); errors.Is(err, os.ErrPermission) {
-			t.Logf("process %s may not be looked at", d.Name())
+		if _, err := os.Readlink(filepath.Join("/proc", d.Name(), "root")); err != nil {
+			// It may not be looked at, or has ended and nobody has asked how.
+			t.Logf("process %s is left out: %v", d.Name(), err)
 			continue
 		}
 		pids = append(pids, d.Name())
@@ -391,7 +392,7 @@ func TestBPFAgent(t *testing.T) {
 
 	// The first answer was complete: whoever is older than the agent is known.
 	known := map[string]bool{}
-	for line, err := range a.Processes(t.Context(), "", true) {
+	for line, err := range a.Processes(t.Context(), api.Question{Exited: true}) {
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -414,7 +415,7 @@ func TestBPFAgent(t *testing.T) {
 	ended := make(chan error, 1)
 	go func() {
 		var last error
-		for _, err := range a.Events(t.Context(), "proc.name = nobody", 0) {
+		for _, err := range a.Events(t.Context(), api.Question{Filter: "proc.name = nobody"}) {
 			last = err
 		}
 		ended <- last
@@ -696,7 +697,7 @@ func TestBPFOnDemand(t *testing.T) {
 	ended := make(chan struct{})
 	go func() {
 		defer close(ended)
-		for range a.Events(ctx, "evt.type = execve", 0) {
+		for range a.Events(ctx, api.Question{Filter: "evt.type = execve"}) {
 		}
 	}()
 	testkit.Wait(t, "the process sensor", func() bool { return running() == "process" })
