@@ -2,6 +2,7 @@ package agent
 
 import (
 	"cmp"
+	"errors"
 	"os"
 	"slices"
 	"sync/atomic"
@@ -115,7 +116,9 @@ func (s *self) Status() api.Status {
 
 func describeSensor(s pipeline.SensorStatus) api.Sensor {
 	out := api.Sensor{Name: s.Name, Running: s.Running, Kinds: api.KindNames(s.Kinds &^ event.StateKinds), Hooks: []api.Hook{}}
-	if s.Err != nil {
+	if u := (*bpf.UnavailableError)(nil); errors.As(s.Err, &u) {
+		out.Error = u.Error() // which hook it is, and why: the sensor is known
+	} else if s.Err != nil {
 		out.Error = s.Err.Error()
 	}
 	for _, h := range s.Hooks {

@@ -3,6 +3,7 @@ package bpf
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 
@@ -73,7 +74,22 @@ func Kretprobe(program, symbol string) Attachment {
 // Cgroup attaches a program of a cgroup section to the cgroup that
 // [Config].Cgroup names. Other programs there go on running.
 func Cgroup(program string, at ebpf.AttachType) Attachment {
-	return Attachment{Program: program, Target: strings.ToLower(strings.TrimPrefix(at.String(), "CGroup")), how: byCgroup, at: at}
+	return Attachment{Program: program, Target: cgroupPlace(at), how: byCgroup, at: at}
+}
+
+// cgroupPlace names a place of cgroups as sections of programs do.
+func cgroupPlace(at ebpf.AttachType) string {
+	switch at {
+	case ebpf.AttachCGroupInetIngress:
+		return "cgroup_skb/ingress"
+	case ebpf.AttachCGroupInetEgress:
+		return "cgroup_skb/egress"
+	case ebpf.AttachCGroupInetSockCreate:
+		return "cgroup/sock_create"
+	case ebpf.AttachCgroupInetSockRelease:
+		return "cgroup/sock_release"
+	}
+	return strings.ToLower(at.String())
 }
 
 // Iter makes sure that an iterator program (section iter/...) works on this
@@ -106,7 +122,7 @@ func (o *Object) Attach(h Hook) (HookStatus, error) {
 
 	st := HookStatus{Hook: h.Name, Purpose: h.Purpose}
 	fail := func(err error) (HookStatus, error) {
-		st.Err = err.Error()
+		st.Err = reasonOf(err)
 		return st, err
 	}
 	if o.closed {
@@ -144,15 +160,30 @@ func (o *Object) Attach(h Hook) (HookStatus, error) {
 		errs = append(errs, err)
 	}
 
-	var reasons []string
-	for _, r := range st.Refused {
-		reasons = append(reasons, r.Rung+": "+r.Reason)
-	}
-	reason := strings.Join(reasons, "; ")
+	reason := tellRefusals(st.Refused)
 	if forced != "" {
 		reason = fmt.Sprintf("the configuration forces %s, which does not work: %s", forced, reason)
+		st.Refused = nil // no better rung was tried
 	}
 	return fail(&UnavailableError{Feature: h.Name, Reason: reason, Err: errors.Join(errs...)})
+}
+
+// tellRefusals tells why each kind of rung is not used, each reason once.
+func tellRefusals(refused []Refusal) string {
+	kinds := map[string][]string{}
+	var reasons []string
+	for _, r := range refused {
+		if kinds[r.Reason] == nil {
+			reasons = append(reasons, r.Reason)
+		}
+		if !slices.Contains(kinds[r.Reason], r.Rung) {
+			kinds[r.Reason] = append(kinds[r.Reason], r.Rung)
+		}
+	}
+	for i, r := range reasons {
+		reasons[i] = strings.Join(kinds[r], ", ") + ": " + r
+	}
+	return strings.Join(reasons, "; ")
 }
 
 // attached is what a hook holds in the kernel.

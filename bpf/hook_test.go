@@ -169,9 +169,28 @@ func TestBPFNoRungWorks(t *testing.T) {
 	if !errors.As(err, &u) || st.Rung != "" || st.Err == "" || len(st.Refused) != 2 {
 		t.Fatalf("%+v, %v", st, err)
 	}
-	const want = "test.hook is unavailable: tp_btf: this kernel has no tracepoint no_such_tracepoint; tracepoint: this kernel has no tracepoint no/thing"
-	if err.Error() != want || st.Err != want {
-		t.Errorf("error %q, want %q", err, want)
+	const want = "tp_btf: this kernel has no tracepoint no_such_tracepoint; tracepoint: this kernel has no tracepoint no/thing"
+	if err.Error() != "test.hook is unavailable: "+want || st.Err != want {
+		t.Errorf("error %q and %q, want %q", err, st.Err, want)
+	}
+}
+
+func TestTellRefusals(t *testing.T) {
+	got := tellRefusals([]Refusal{{"fentry", "lockdown"}, {"fentry", "lockdown"}, {"kprobe", "not built"}, {"lsm", "lockdown"}})
+	if want := "fentry, lsm: lockdown; kprobe: not built"; got != want {
+		t.Errorf("%q, want %q", got, want)
+	}
+}
+
+func TestCgroupPlaces(t *testing.T) {
+	for at, want := range map[ebpf.AttachType]string{
+		ebpf.AttachCGroupInetIngress: "cgroup_skb/ingress", ebpf.AttachCGroupInetEgress: "cgroup_skb/egress",
+		ebpf.AttachCGroupInetSockCreate: "cgroup/sock_create", ebpf.AttachCgroupInetSockRelease: "cgroup/sock_release",
+		ebpf.AttachCGroupInet4Bind: "cgroupinet4bind",
+	} {
+		if got := Cgroup("program", at).Target; got != want {
+			t.Errorf("%s is told as %q, want %q", at, got, want)
+		}
 	}
 }
 
@@ -187,9 +206,12 @@ func TestBPFForcedRung(t *testing.T) {
 		"test.absent": "test.absent is unavailable: the configuration forces tp_btf, which does not work: tp_btf: this kernel has no tracepoint no_such_tracepoint",
 		"test.typo":   "test.typo is unavailable: the configuration forces kprob, which is none of its rungs: tp_btf, tracepoint",
 	} {
-		_, err := o.Attach(Hook{Name: name, Rungs: []Rung{{"tp_btf", []Attachment{BTF("testroad_none")}}, low}})
+		st, err := o.Attach(Hook{Name: name, Rungs: []Rung{{"tp_btf", []Attachment{BTF("testroad_none")}}, low}})
 		if err == nil || err.Error() != want {
 			t.Errorf("error %v, want %s", err, want)
+		}
+		if name+" is unavailable: "+st.Err != want || st.Refused != nil {
+			t.Errorf("status %+v, want the error alone", st)
 		}
 	}
 }
