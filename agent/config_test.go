@@ -7,13 +7,14 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
 
-	"golang.org/x/tools/txtar"
-
 	"github.com/google/go-cmp/cmp"
+	"go.yaml.in/yaml/v3"
+	"golang.org/x/tools/txtar"
 )
 
 var update = flag.Bool("update", false, "rewrite what tests expect")
@@ -157,16 +158,30 @@ func TestDocumentedConfig(t *testing.T) {
 	if err := parseConfig(path, src, &c); err != nil {
 		t.Fatal(err)
 	}
-	var check func(list []option)
-	check = func(list []option) {
+	var page map[string]any
+	if err := yaml.Unmarshal(src, &page); err != nil {
+		t.Fatal(err)
+	}
+	// The default is told in two places: in parentheses behind the description,
+	// and as the value on the page.
+	var check func(prefix string, list []option, page map[string]any)
+	check = func(prefix string, list []option, page map[string]any) {
 		for _, o := range list {
-			if !strings.Contains(string(src), o.key+":") {
-				t.Errorf("%s says nothing of %s", path, o.key)
+			v, there := page[o.key]
+			if !there {
+				t.Errorf("%s says nothing of %s", path, prefix+o.key)
+				continue
 			}
-			check(o.sub)
+			if m := regexp.MustCompile(`\(([^()]+)\)$`).FindStringSubmatch(o.doc); m != nil && fmt.Sprint(v) != m[1] {
+				t.Errorf("%s says %v of %s, its description %s", path, v, prefix+o.key, m[1])
+			}
+			if o.sub != nil {
+				section, _ := v.(map[string]any)
+				check(prefix+o.key+".", o.sub, section)
+			}
 		}
 	}
-	check(options())
+	check("", options(), page)
 	want := Config{Instance: defaultInstance, HTTP: defaultHTTP}
 	if c.Instance != want.Instance || c.HTTP != want.HTTP || !strings.Contains(got, "socket: /run/warren/warren.sock\nstate: /var/lib/warren\n") {
 		t.Errorf("what it says are no defaults:\n%s", got)
