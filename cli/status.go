@@ -88,9 +88,14 @@ func (v *statusView) sensors() {
 	var why notes
 	for _, s := range v.st.Sensors {
 		v.heading("Sensor " + v.safe(s.Name))
-		if !s.Running {
+		switch {
+		case !s.Running && !v.st.Ready:
+			v.line("state", v.paint(dim, "not running yet"))
+		case !s.Running && s.Error != "":
+			v.line("state", v.paint(red, "not running"))
+		case !s.Running:
 			v.line("state", v.paint(dim, "not running: nobody wants its events"))
-		} else {
+		default:
 			v.line("watches", v.safe(strings.Join(s.Kinds, ", ")))
 		}
 		if s.Error != "" {
@@ -227,7 +232,7 @@ func (v *statusView) room() {
 		v.line("reader", v.paint(red, v.safe(st.Reader.LastError)))
 	}
 	if w := st.Waiting; w.Total > 0 {
-		v.line("containers", fmt.Sprintf("%d events waited for a description, %d do now; %d went on without, %d were pushed on", w.Total, w.Now, w.TimedOut, w.PushedOut))
+		v.line("events held", fmt.Sprintf("%d waited until their container or process was known, %d do now; %d went on without, %d were pushed on", w.Total, w.Now, w.TimedOut, w.PushedOut))
 	}
 	if len(st.Tables) == 0 {
 		return
