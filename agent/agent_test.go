@@ -666,9 +666,8 @@ func TestBPFPartFails(t *testing.T) {
 	}
 	write("hooks: {process.exce: tp_btf}\n")
 	a = startAgent(t, dir, "-config", config).running(t)
-	if want := `msg="the configuration names a hook that does not exist" hook=process.exce near=process.exec`; !strings.Contains(a.stderr.String(), want) {
-		t.Errorf("no %s in\n%s", want, a.stderr)
-	}
+	const want = `msg="the configuration names a hook that does not exist" hook=process.exce near=process.exec`
+	testkit.Wait(t, want, func() bool { return strings.Contains(a.stderr.String(), want) })
 }
 
 // What the tables do not need is watched only while somebody asks for it.

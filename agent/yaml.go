@@ -15,6 +15,7 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"go.yaml.in/yaml/v3"
 
@@ -69,7 +70,7 @@ func options() []option {
 		{key: "memory", doc: "how much is remembered", sub: []option{
 			{key: "processes", doc: "memory of the process table (32MiB)", set: size(1<<20, 1<<40, func(c *Config) *int64 { return &c.Identity.ProcessBytes })},
 			{key: "connections", doc: "memory of the connection table (16MiB)", set: size(1<<20, 1<<40, func(c *Config) *int64 { return &c.Identity.ConnectionBytes })},
-			{key: "exited", doc: "ended processes that are remembered (32768)", set: number(1, 1<<30, func(c *Config) *int { return &c.Identity.MaxExited })},
+			{key: "exited", doc: "ended processes that are remembered (16384)", set: number(1, 1<<30, func(c *Config) *int { return &c.Identity.MaxExited })},
 			{key: "exited-age", doc: "for how long (15m)", set: duration(time.Second, 24*time.Hour, func(c *Config) *time.Duration { return &c.Identity.ExitedAge })},
 			{key: "closed", doc: "closed connections that are remembered (8192)", set: number(1, 1<<30, func(c *Config) *int { return &c.Identity.MaxClosed })},
 			{key: "names", doc: "addresses whose DNS names are remembered (16384)", set: number(1, 1<<30, func(c *Config) *int { return &c.Identity.MaxNames })},
@@ -319,12 +320,34 @@ func parseConfig(file string, src []byte, c *Config) error {
 			e.Line, _ = strconv.Atoi(m[1]) // 0 where there is none
 			e.Msg = m[2]
 		}
+		if line, column, bad := notText(src); bad {
+			e.Line, e.Column = line, column
+		} else if e.Line == 0 && !strings.HasPrefix(e.Msg, "unknown anchor") {
+			e.Line = 1 // the library leaves out the first, and the line of an anchor
+		}
 		return e
 	}
 	if len(doc.Content) != 1 {
 		return nil
 	}
 	return section(doc.Content[0], option{sub: options()}, c, fail)
+}
+
+// notText finds the first byte that no YAML file can have.
+func notText(src []byte) (line, column int, bad bool) {
+	line, column = 1, 1
+	for len(src) > 0 {
+		r, n := utf8.DecodeRune(src)
+		switch {
+		case r == utf8.RuneError && n == 1, r < ' ' && r != '\t' && r != '\n' && r != '\r', r == 0x7f:
+			return line, column, true
+		case r == '\n':
+			line, column = line+1, 0
+		}
+		column++
+		src = src[n:]
+	}
+	return 0, 0, false
 }
 
 // section reads a mapping.

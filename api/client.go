@@ -266,7 +266,11 @@ func (c *Client) broken(ctx context.Context, err error) error {
 		return &NoAgentError{Socket: c.socket, Err: err}
 	}
 	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, syscall.ECONNRESET) {
-		return fmt.Errorf("the agent on %s has hung up: %w", c.socket, err)
+		return fmt.Errorf("the agent on %s has hung up: it was stopped, or went away", c.socket)
+	}
+	// What the library says around it is a path of ours and not of the agent's.
+	if u := (*url.Error)(nil); errors.As(err, &u) {
+		err = u.Err
 	}
 	return fmt.Errorf("ask the agent on %s: %w", c.socket, err)
 }
