@@ -155,7 +155,7 @@ func TestE2EPodman(t *testing.T) {
 	p := newPodman(t)
 	socket := filepath.Join(p.dir, "podman.sock")
 	service := p.command("system", "service", "--time", "0", "unix://"+socket)
-	service.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, Setpgid: true}
+	service.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	if err := service.Start(); err != nil {
 		t.Fatal(err)
 	}

@@ -96,7 +96,6 @@ func newAgent(t *testing.T, o options) *agent {
 	}
 	a.cmd = exec.Command(args[0], args[1:]...)
 	a.cmd.Stdout, a.cmd.Stderr = a.out, a.out
-	a.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	return a
 }
 
@@ -261,7 +260,6 @@ func (a *agent) follow(filter string) *follower {
 	f := &follower{t: a.t, filter: filter}
 	cmd := exec.Command(programPath(a.t), "events", filter, "-o", "json")
 	cmd.Env = append(os.Environ(), "WARREN_SOCKET="+a.socket)
-	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	var stderr output
 	cmd.Stderr = &stderr
 	stdout, err := cmd.StdoutPipe()
@@ -323,6 +321,11 @@ func (a *agent) follow(filter string) *follower {
 // wait gives the first event that good says yes to.
 func (f *follower) wait(what string, good func(o object) bool) object {
 	f.t.Helper()
+	defer func() {
+		if f.t.Failed() {
+			f.t.Logf("events %s so far: %v", f.filter, f.all())
+		}
+	}()
 	return testkit.WaitFor(f.t, what+" among events "+f.filter, func() (object, bool) {
 		f.mu.Lock()
 		defer f.mu.Unlock()

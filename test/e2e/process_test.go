@@ -25,7 +25,6 @@ func unique(t *testing.T) string {
 func shell(t *testing.T, script string, args ...string) *exec.Cmd {
 	t.Helper()
 	cmd := exec.CommandContext(t.Context(), "/bin/sh", append([]string{"-c", script}, args...)...)
-	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	return cmd
 }
 
@@ -147,8 +146,8 @@ func TestE2EFilterMistakes(t *testing.T) {
 func TestE2EProcessTreeAndShow(t *testing.T) {
 	// The process is older than the agent: the first answer knows it.
 	word := unique(t)
-	parent := shell(t, "/bin/sh -c 'read line; exit 3' "+word+" & /bin/sleep 600 & wait", word)
-	parent.SysProcAttr.Setpgid = true
+	parent := shell(t, "exec 3<&0; /bin/sh -c 'read line; exit 3' "+word+" <&3 & /bin/sleep 600 & wait", word)
+	parent.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	stdin, err := parent.StdinPipe()
 	if err != nil {
 		t.Fatal(err)

@@ -165,7 +165,7 @@ func TestE2EClientThatStopsReading(t *testing.T) {
 // shows is gone before it can be read.
 func TestE2EStartAmidStorm(t *testing.T) {
 	loop := shell(t, "while :; do /bin/true amid; /bin/true storm; done")
-	loop.SysProcAttr.Setpgid = true
+	loop.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	if err := loop.Start(); err != nil {
 		t.Fatal(err)
 	}
