@@ -3,6 +3,7 @@
 package agent
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -33,7 +34,7 @@ func Run(ctx context.Context, cfg Config, stdout io.Writer, log *slog.Logger) (e
 	defer stop()
 	context.AfterFunc(ctx, stop) // a second signal ends the process at once
 
-	me := &self{cfg: cfg, started: time.Now(), kernel: kernelRelease(), lockdown: lockdownState()}
+	me := &self{cfg: cfg, started: time.Now(), kernel: kernelRelease(), lockdown: cmp.Or(bpf.Lockdown(), "unknown")}
 
 	// We may do what our work needs, ...
 	rights, err := checkRights()

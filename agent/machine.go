@@ -1,7 +1,6 @@
 package agent
 
 import (
-	"io"
 	"os"
 	"runtime/metrics"
 	"strconv"
@@ -17,52 +16,6 @@ func kernelRelease() string {
 		return "unknown" // cannot happen: the address is valid
 	}
 	return unix.ByteSliceToString(u.Release[:])
-}
-
-// lockdownState returns how far the kernel is locked down: none, integrity or
-// confidentiality; unknown where it does not tell. Where its file system is not
-// mounted, we look at it without mounting it anywhere, as long as we may.
-func lockdownState() string {
-	b, err := os.ReadFile("/sys/kernel/security/lockdown")
-	if err != nil {
-		b, err = readDetached("securityfs", "lockdown")
-	}
-	if err != nil {
-		return "unknown"
-	}
-	return parseLockdown(string(b))
-}
-
-// parseLockdown returns what stands in brackets: none [integrity] confidentiality.
-func parseLockdown(s string) string {
-	_, s, _ = strings.Cut(s, "[")
-	if s, _, ok := strings.Cut(s, "]"); ok {
-		return s
-	}
-	return "unknown"
-}
-
-func readDetached(fstype, name string) ([]byte, error) {
-	fs, err := unix.Fsopen(fstype, unix.FSOPEN_CLOEXEC)
-	if err != nil {
-		return nil, err
-	}
-	defer unix.Close(fs)
-	if err := unix.FsconfigCreate(fs); err != nil {
-		return nil, err
-	}
-	dir, err := unix.Fsmount(fs, unix.FSMOUNT_CLOEXEC, unix.MOUNT_ATTR_RDONLY)
-	if err != nil {
-		return nil, err
-	}
-	defer unix.Close(dir)
-	fd, err := unix.Openat(dir, name, unix.O_RDONLY|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return nil, err
-	}
-	f := os.NewFile(uintptr(fd), name)
-	defer f.Close()
-	return io.ReadAll(io.LimitReader(f, 4096))
 }
 
 // heapBytes is what objects on the heap take.

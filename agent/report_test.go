@@ -73,19 +73,6 @@ func TestReport(t *testing.T) {
 	}
 }
 
-func TestParseLockdown(t *testing.T) {
-	for in, want := range map[string]string{
-		"none [integrity] confidentiality\n": "integrity",
-		"[none] integrity confidentiality\n": "none",
-		"":                                   "unknown",
-		"none [integrity":                    "unknown",
-	} {
-		if got := parseLockdown(in); got != want {
-			t.Errorf("%q: %s, want %s", in, got, want)
-		}
-	}
-}
-
 func TestParseRSSAnon(t *testing.T) {
 	for in, want := range map[string]uint64{
 		"VmRSS:\t 9 kB\nRssAnon:\t    1234 kB\nRssFile:\t1 kB\n": 1234 * 1024,

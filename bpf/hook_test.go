@@ -356,7 +356,7 @@ func TestBPFProbe(t *testing.T) {
 	if Probe("nonsense") == nil {
 		t.Error("an unknown feature works")
 	}
-	switch mode, err := lockdown(), Probe(FeatureFentry); {
+	switch mode, err := Lockdown(), Probe(FeatureFentry); {
 	case mode != "none" && mode != "" && err == nil:
 		t.Errorf("fentry works under lockdown (%s)", mode)
 	case mode == "none" && err != nil:

@@ -124,7 +124,7 @@ func whyRefused(ps *ebpf.ProgramSpec, types *btf.Cache) string {
 		return fmt.Sprintf("the kernel refuses programs of type %s though no capability is missing: a security module forbids it", ps.Type)
 	}
 	what := trampolineName(ps) + " (a trampoline on kernel text)"
-	mode := lockdown()
+	mode := Lockdown()
 	if mode == "integrity" || mode == "confidentiality" {
 		return "lockdown refuses " + what + ": its mode is " + mode
 	}
@@ -171,9 +171,9 @@ func trampolineName(ps *ebpf.ProgramSpec) string {
 	return "fentry"
 }
 
-// lockdown returns the kernel's lockdown mode: none, integrity or
+// Lockdown returns the kernel's lockdown mode: none, integrity or
 // confidentiality; "" if it cannot be read.
-func lockdown() string {
+func Lockdown() string {
 	dir, err := openFS("securityfs")
 	if err != nil {
 		return ""
@@ -252,7 +252,7 @@ func whyNotAttached(at Attachment, ps *ebpf.ProgramSpec) string {
 		if level := perfParanoid(); level > 2 && !Effective().Has(unix.CAP_SYS_ADMIN) {
 			return fmt.Sprintf("kernel.perf_event_paranoid is %d: CAP_SYS_ADMIN is missing, without which this kernel then opens no perf events", level)
 		}
-		switch mode := lockdown(); {
+		switch mode := Lockdown(); {
 		case kprobe && (mode == "integrity" || mode == "confidentiality"):
 			return "lockdown refuses kprobes: its mode is " + mode
 		case mode == "confidentiality":
