@@ -18,6 +18,7 @@ import (
 
 	"warren/api"
 	"warren/bpf"
+	"warren/filter"
 	"warren/identity"
 	"warren/pipeline"
 	"warren/sensor/all"
@@ -161,7 +162,7 @@ func (s *self) warnOfHooks(st api.Status, log *slog.Logger) {
 	}
 	for name := range s.cfg.Road.Rungs {
 		if !known[name] {
-			log.Warn("the configuration names a hook that does not exist", "hook", name, "near", api.Nearest(name, names))
+			log.Warn("the configuration names a hook that does not exist", "hook", name, "near", filter.Nearest(name, names))
 		}
 	}
 }

@@ -19,8 +19,8 @@ import (
 
 	"go.yaml.in/yaml/v3"
 
-	"warren/api"
 	"warren/event"
+	"warren/filter"
 	"warren/pipeline"
 )
 
@@ -435,7 +435,7 @@ func unknown(key string, o option) string {
 	for _, s := range o.sub {
 		here = append(here, s.key)
 	}
-	if near := api.Nearest(key, here); near != "" {
+	if near := filter.Nearest(key, here); near != "" {
 		return msg + "; did you mean " + near + "?"
 	}
 	for _, s := range options() {

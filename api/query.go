@@ -40,14 +40,8 @@ func (q query) fields() (*event.Selection, error) {
 	}
 	sel, err := event.Select(strings.Split(list, ",")...)
 	if unknown := (*event.UnknownFieldError)(nil); errors.As(err, &unknown) {
-		var names []string
-		for _, f := range event.Fields() {
-			names = append(names, f.Name)
-		}
 		e := badRequest("no field %s", printable(unknown.Name))
-		if near := Nearest(unknown.Name, names); near != "" {
-			e.Hint = "did you mean " + near + "?"
-		}
+		e.Hint = filter.SuggestField(unknown.Name)
 		return nil, e
 	}
 	return sel, err
@@ -87,38 +81,4 @@ func printable(s string) string {
 		s = s[:most] + "..."
 	}
 	return strconv.QuoteToASCII(s)
-}
-
-// Nearest returns the candidate that name is probably a misspelling of, or "".
-func Nearest(name string, candidates []string) string {
-	best, least := "", len(name)/3+1
-	if len(name) > 64 {
-		return ""
-	}
-	for _, c := range candidates {
-		if d := distance(name, c); d <= least && d < len(c) {
-			best, least = c, d-1
-		}
-	}
-	return best
-}
-
-// distance counts the letters to insert, delete or replace to make b of a.
-func distance(a, b string) int {
-	row := make([]int, len(b)+1)
-	for j := range row {
-		row[j] = j
-	}
-	for i := range len(a) {
-		diagonal := row[0]
-		row[0] = i + 1
-		for j := range len(b) {
-			cost := diagonal
-			if a[i] != b[j] {
-				cost = 1 + min(diagonal, row[j], row[j+1])
-			}
-			diagonal, row[j+1] = row[j+1], cost
-		}
-	}
-	return row[len(b)]
 }

@@ -173,7 +173,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 	for _, r := range s.routes() {
 		paths = append(paths, r.pattern)
 	}
-	if near := Nearest(req.URL.Path, paths); near != "" {
+	if near := filter.Nearest(req.URL.Path, paths); near != "" {
 		e.Hint = "did you mean " + near + "?"
 	} else {
 		e.Hint = "/openapi.json describes all paths"
@@ -286,7 +286,7 @@ func parseQuery(req *http.Request, known []string) (query, error) {
 	for name, v := range values {
 		if !slices.Contains(known, name) {
 			e := badRequest("unknown parameter %s", printable(name))
-			switch near := Nearest(name, known); {
+			switch near := filter.Nearest(name, known); {
 			case near != "":
 				e.Hint = "did you mean " + near + "?"
 			case len(known) == 0:

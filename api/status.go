@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"warren/event"
+	"warren/filter"
 )
 
 // Status is what an agent reports of itself. Its JSON is part of the API.
@@ -220,7 +221,7 @@ func (s *Server) serveFields(w http.ResponseWriter, _ *http.Request, q query) er
 				names = append(names, k.String())
 			}
 			e := badRequest("no kind %s", printable(name))
-			if near := Nearest(name, names); near != "" {
+			if near := filter.Nearest(name, names); near != "" {
 				e.Hint = "did you mean " + near + "?"
 			} else {
 				e.Hint = "kinds are " + event.AllKinds.String()

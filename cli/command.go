@@ -7,6 +7,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	"warren/filter"
 )
 
 // A command is one entry of the table in commands.go. Its name is a verb, or a
@@ -123,7 +125,7 @@ func parseFlag(flags []*option, args []string) (int, *usageError) {
 			for _, f := range flags {
 				known = append(known, f.long)
 			}
-			if near := nearest(name, known); near != "" {
+			if near := filter.Nearest(name, known); near != "" {
 				e.msg += "; did you mean --" + near + "?"
 			}
 			return 0, e
@@ -212,7 +214,7 @@ func unknownCommand(commands []*command, name string) error {
 	if two {
 		e.command = noun
 	}
-	if near := nearest(name, known); near != "" {
+	if near := filter.Nearest(name, known); near != "" {
 		e.msg += "; did you mean " + near + "?"
 	}
 	return e
@@ -224,44 +226,6 @@ func orList(words []string) string {
 		return strings.Join(words, "")
 	}
 	return strings.Join(words[:len(words)-1], ", ") + " or " + words[len(words)-1]
-}
-
-// nearest returns the word of known that name most likely meant, "" if none is
-// near: at most a third of its letters may be wrong.
-func nearest(name string, known []string) string {
-	best, distance := "", max(1, len(name)/3)+1
-	for _, k := range known {
-		if d := editDistance(name, k); d < distance {
-			best, distance = k, d
-		}
-	}
-	return best
-}
-
-// editDistance counts the letters to insert, delete, replace or swap with
-// their neighbour to make b of a.
-func editDistance(a, b string) int {
-	// prev2, prev and row are rows i-2, i-1 and i of the table of distances
-	// between beginnings of a and b.
-	prev2, prev, row := make([]int, len(b)+1), make([]int, len(b)+1), make([]int, len(b)+1)
-	for j := range row {
-		prev[j] = j
-	}
-	for i := 1; i <= len(a); i++ {
-		row[0] = i
-		for j := 1; j <= len(b); j++ {
-			cost := 1
-			if a[i-1] == b[j-1] {
-				cost = 0
-			}
-			row[j] = min(prev[j]+1, row[j-1]+1, prev[j-1]+cost)
-			if i > 1 && j > 1 && a[i-1] == b[j-2] && a[i-2] == b[j-1] {
-				row[j] = min(row[j], prev2[j-2]+1)
-			}
-		}
-		prev2, prev, row = prev, row, prev2
-	}
-	return prev[len(b)]
 }
 
 // outputFlag is the -o of most commands.

@@ -72,18 +72,6 @@ func FuzzParse(f *testing.F) {
 	})
 }
 
-func TestNearest(t *testing.T) {
-	known := []string{"fd.name", "fd.rport", "proc.name", "events", "exec"}
-	for in, want := range map[string]string{"fd.nmae": "fd.name", "evnets": "events", "proc.nam": "proc.name", "xyz": "", "exce": "exec", "": ""} {
-		if got := nearest(in, known); got != want {
-			t.Errorf("nearest(%q) = %q, want %q", in, got, want)
-		}
-	}
-	if d := editDistance("kitten", "sitting"); d != 3 {
-		t.Errorf("editDistance = %d", d)
-	}
-}
-
 func TestCaret(t *testing.T) {
 	s := screen{utf8: true}
 	for _, tt := range []struct {

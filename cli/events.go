@@ -12,6 +12,7 @@ import (
 
 	"warren/api"
 	"warren/event"
+	"warren/filter"
 )
 
 // eventsCommand shows the stream of events.
@@ -350,13 +351,9 @@ func parseColumns(list string) ([]fieldColumn, error) {
 }
 
 func unknownField(name string) error {
-	var known []string
-	for _, f := range event.Fields() {
-		known = append(known, f.Name)
-	}
 	e := &usageError{msg: "no field " + name}
-	if near := nearest(name, known); near != "" {
-		e.msg += "; did you mean " + near + "?"
+	if hint := filter.SuggestField(name); hint != "" {
+		e.msg += "; " + hint
 	}
 	return e
 }

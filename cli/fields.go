@@ -9,6 +9,7 @@ import (
 
 	"warren/api"
 	"warren/event"
+	"warren/filter"
 )
 
 //go:generate sh -c "go run warren fields -o markdown > ../docs/events.md.new && mv ../docs/events.md.new ../docs/events.md"
@@ -68,7 +69,7 @@ func unknownKind(name string) error {
 	if k, ok := event.KindOfType(name); ok {
 		return usagef("%s; %s is a type of the kind %s", msg, name, k.String())
 	}
-	if near := nearest(name, kindNames()); near != "" {
+	if near := filter.Nearest(name, kindNames()); near != "" {
 		return usagef("%s; did you mean %s?", msg, near)
 	}
 	return usagef("%s; there are %s", msg, strings.Join(kindNames(), ", "))

@@ -88,7 +88,7 @@ func (c *compiler) field(x *Field) (*term, *Error) {
 	if !ok {
 		at := x.Span
 		at.End = at.Pos + len(x.Name)
-		return nil, at.errorf("no field "+x.Name, suggestField(x.Name))
+		return nil, at.errorf("no field "+x.Name, SuggestField(x.Name))
 	}
 	t := &term{Span: x.Span, name: quoted(string(x.append(nil))), typ: f.Type, many: f.Many, kinds: f.Kinds()}
 	switch {

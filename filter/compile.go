@@ -99,7 +99,7 @@ func (c *compiler) expr(x Expr) (node, *Error) {
 	case *Check:
 		return c.check(x)
 	case *Macro:
-		hint := suggestField(x.Name)
+		hint := SuggestField(x.Name)
 		if hint == "" {
 			hint = "write a field, an operator and a value: proc.name = " + x.Name
 		}

@@ -194,7 +194,7 @@ func (p *parser) primary() (Expr, *Error) {
 	after := p.pos
 	p.blank()
 	if p.operatorFollows() {
-		return nil, m.errorf("no field "+name, suggestField(name))
+		return nil, m.errorf("no field "+name, SuggestField(name))
 	}
 	p.pos = after
 	return m, nil

@@ -219,7 +219,7 @@ func (p *parser) callArg(name string, lists bool) (Operand, *Error) {
 		if strings.HasPrefix(p.s[p.pos+len(word):], "(") {
 			return p.call()
 		}
-		return nil, p.here().errorf("no field "+word, suggestField(word))
+		return nil, p.here().errorf("no field "+word, SuggestField(word))
 	}
 	text := p.bare()
 	if isNumber(text) {

@@ -20,8 +20,9 @@ var otherNames = map[string]string{
 	"domain": "dns.name", "fd.sip.domain": "fd.sip.name",
 }
 
-// suggestField returns the hint for a field that does not exist.
-func suggestField(name string) string {
+// SuggestField returns the hint for a field that does not exist: "did you mean
+// proc.name?", or "" where nothing is near.
+func SuggestField(name string) string {
 	lower := strings.ToLower(name)
 	if f, ok := otherNames[lower]; ok {
 		if _, ok := event.Lookup(f); ok {
@@ -49,7 +50,7 @@ func suggestField(name string) string {
 		return hint
 	}
 	if group, _, ok := strings.Cut(lower, "."); ok {
-		if near := nearest(group, groups(names)); near != "" {
+		if near := Nearest(group, groups(names)); near != "" {
 			if near == group {
 				return "see the fields that begin with " + near + "."
 			}
@@ -72,15 +73,15 @@ func groups(names []string) []string {
 
 // suggestOf returns "did you mean x?" for the nearest of names, or nothing.
 func suggestOf(word string, names []string) string {
-	if near := nearest(word, names); near != "" {
+	if near := Nearest(word, names); near != "" {
 		return "did you mean " + near + "?"
 	}
 	return ""
 }
 
-// nearest returns the name with the fewest typing errors, if they are few: one
+// Nearest returns the name with the fewest typing errors, if they are few: one
 // in three characters. Of several it is the first.
-func nearest(word string, names []string) string {
+func Nearest(word string, names []string) string {
 	if len(word) > 64 {
 		return ""
 	}
@@ -90,7 +91,7 @@ func nearest(word string, names []string) string {
 		if n == "" || abs(len(n)-len(word)) >= best {
 			continue
 		}
-		if d := distance(word, strings.ToLower(n)); d < best {
+		if d := distance(word, strings.ToLower(n)); d < best && d < len(n) {
 			best, name = d, n
 		}
 	}

@@ -196,7 +196,7 @@ func TestSuggest(t *testing.T) {
 		"fd.frobnicate": "see the fields that begin with fd.", "conatiner.frobnicate": "did you mean a field that begins with container.?",
 		"qqqqqq": "", strings.Repeat("x", 1000): "",
 	} {
-		if got := suggestField(word); got != want {
+		if got := SuggestField(word); got != want {
 			t.Errorf("%s: %q, want %q", word, got, want)
 		}
 	}
@@ -379,5 +379,16 @@ func TestDeepAncestry(t *testing.T) {
 	}
 	if few, many := least(1000), least(20_000); many > 200*few { // the square would be 400
 		t.Errorf("1000 ancestors take %v, 20000 take %v", few, many)
+	}
+}
+
+func TestNearest(t *testing.T) {
+	known := []string{"fd.name", "fd.rport", "proc.name", "events", "exec", "x"}
+	for in, want := range map[string]string{
+		"fd.nmae": "fd.name", "evnets": "events", "proc.nam": "proc.name", "xyz": "", "exce": "exec", "": "", "y": "", strings.Repeat("events", 20): "",
+	} {
+		if got := Nearest(in, known); got != want {
+			t.Errorf("%q is near %q, want %q", in, got, want)
+		}
 	}
 }
