@@ -220,6 +220,9 @@ func (v *processView) executableFile() {
 		{"proc.is_exe_lower_layer", "the image's own (overlay's lower layer)"},
 		{"proc.is_exe_writable", "the process's user may write to it"},
 	} {
+		if m.key == "proc.is_exe_writable" && p.str("user.uid") == "0" {
+			continue // root may write to nearly every file
+		}
 		if p.yes(m.key) {
 			color := yellow
 			if m.key == "proc.is_exe_lower_layer" {

@@ -264,7 +264,7 @@ func (v *statusView) consumers() {
 		v.rows([]column{{head: "WHO", min: 16, max: 32}, {head: "SINCE", right: true}, {head: "MATCHED", right: true}, {head: "DELIVERED", right: true}, {head: "QUEUE", right: true}, {head: "LOST", right: true}, {head: "FILTER"}}, rows)
 	}
 	if e := v.st.Ended; e.Matched > 0 {
-		v.line("ended ones", fmt.Sprintf("%d matched, %d delivered, %d lost", e.Matched, e.Delivered, e.Lost))
+		v.line("ended ones", fmt.Sprintf("%d matched, %d delivered, %d lost, %d still queued when they ended", e.Matched, e.Delivered, e.Lost, e.Matched-e.Delivered-e.Lost))
 	}
 }
 
