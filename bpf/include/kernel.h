@@ -31,9 +31,9 @@ typedef __u32 __wsum;
 typedef __u16 __sum16;
 typedef _Bool bool;
 
-#define true 1
+#define true  1
 #define false 0
-#define NULL ((void *)0)
+#define NULL  ((void *)0)
 
 #define offsetof(type, member) __builtin_offsetof(type, member)
 
