@@ -108,8 +108,8 @@ func (s *Server) connections(match func(*event.Event) bool) []*event.Event {
 }
 
 func start(e *event.Event) time.Time {
-	if c, ok := e.Data.(*event.Connection); ok && !c.Start.IsZero() {
-		return c.Start
+	if c, ok := e.Data.(*event.Connection); ok && (c.Existing || !c.Start.IsZero()) {
+		return c.Start // zero, the first of all, where it is older than the agent
 	}
 	return e.Time
 }

@@ -131,6 +131,10 @@ func (ct *connectionTable) row(r *record) []cell {
 	if n := r.num("conn.retransmits"); n > 0 {
 		retrans = s.safe(r.str("conn.retransmits"))
 	}
+	age := "" // unknown of a connection that is older than the agent
+	if r.has("conn.duration") {
+		age = span(r.duration("conn.duration"))
+	}
 	row := []cell{
 		{text: s.safe(r.str("fd.l4proto"))},
 		{text: s.safe(r.str("conn.state")), color: stateColor(r.str("conn.state"))},
@@ -144,7 +148,7 @@ func (ct *connectionTable) row(r *record) []cell {
 		{text: byteCount(uint64(r.num("conn.bytes_received")))},
 		{text: rtt},
 		{text: retrans, color: yellow},
-		{text: span(r.duration("conn.duration"))},
+		{text: age},
 	}
 	if !r.has("fd.rip") {
 		row[7], row[8], row[9] = cell{}, cell{}, cell{}

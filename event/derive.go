@@ -97,6 +97,10 @@ var derived = map[string]getter{
 	"fd.rproto":     str(func(e *Event) string { s := SocketOf(e); return serviceName(s.RemotePort, s.L4) }),
 
 	"conn.direction": str(func(e *Event) string { return e.Data.(*Connection).Direction() }),
+	"conn.duration": {num: func(e *Event, i int) (int64, bool) {
+		c := e.Data.(*Connection)
+		return c.Duration, i == 0 && (c.Duration != 0 || !c.Start.IsZero())
+	}},
 	"fd.connected": {num: func(e *Event, i int) (int64, bool) {
 		c := e.Data.(*Connection)
 		return truth(c.L4 == TCP && c.Direction() != "listen" && c.Res == 0), i == 0

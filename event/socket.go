@@ -57,8 +57,9 @@ type Connection struct {
 	RawRes int64  `field:"evt.rawres" doc:"what the system call returned: 0 or more, or a negative error number"`
 
 	State         TCPState  `field:"conn.state" doc:"state of the connection after the event, as ss(8) names it"`
-	Start         time.Time `field:"conn.start" doc:"when the connection began"`
-	Duration      int64     `field:"conn.duration" type:"duration" doc:"nanoseconds since the connection began"`
+	Start         time.Time `field:"conn.start" doc:"when the connection began; absent where that is unknown"`
+	Duration      int64     // conn.duration
+	_             struct{}  `field:"conn.duration" type:"duration" doc:"nanoseconds since the connection began; absent where that is unknown"`
 	Latency       int64     `field:"conn.latency,omitzero" type:"duration" doc:"nanoseconds the handshake took"`
 	BytesSent     uint64    `field:"conn.bytes_sent" doc:"bytes sent and acknowledged (TCP), or sent (UDP)"`
 	BytesReceived uint64    `field:"conn.bytes_received" doc:"bytes received"`
@@ -70,7 +71,7 @@ type Connection struct {
 	Lost          uint32    `field:"conn.lost,omitzero" doc:"segments taken for lost at present (TCP)"`
 	Reset         ResetBy   `field:"conn.reset" doc:"who reset the connection: local, remote"`
 	Error         Errno     `field:"conn.error,omitzero" doc:"error the connection ended with"`
-	Existing      bool      `field:"conn.existing,omitzero" doc:"true when the connection is older than the agent: conn.start is when it was first seen"`
+	Existing      bool      `field:"conn.existing,omitzero" doc:"true when the connection is older than the agent: when it began is unknown"`
 	Shared        bool      `field:"conn.owner_inherited,omitzero" doc:"true when the owner is taken from the listening socket: nobody has accepted yet"`
 
 	_ struct{} `field:"conn.direction" type:"string" doc:"in, out, or listen"`

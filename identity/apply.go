@@ -64,7 +64,9 @@ func (i *Identity) applyFork(e *event.Event) {
 	i.put(e, p, parent, img)
 }
 
-// inherit copies what a fork copies.
+// inherit copies what a fork copies, but for what every record of the kernel's
+// tells: credentials, namespaces, login. The parent may have changed that unseen,
+// as a login does by writing to /proc/self/loginuid.
 func inherit(p, from *event.Process) {
 	if p.Name == "" || p.Name == from.Name {
 		p.Name = from.Name // the same bytes, kept once
@@ -81,7 +83,6 @@ func inherit(p, from *event.Process) {
 	p.ExeCtime, p.ExeMtime = from.ExeCtime, from.ExeMtime
 	p.ExecTime = from.ExecTime
 	p.Kthread = p.Kthread || from.Kthread
-	p.LoginUID, p.SessionID = from.LoginUID, from.SessionID
 	inheritSession(p, from)
 }
 

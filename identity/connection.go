@@ -161,7 +161,7 @@ func began(d *event.Connection) string {
 	switch {
 	case opens(d):
 		return d.Type
-	case d.State == event.Listen:
+	case d.Direction() == "listen": // closed, its state no longer tells
 		return "listen"
 	case d.L4 == event.UDP && d.Server:
 		return "recvfrom"
@@ -192,9 +192,7 @@ func (i *Identity) applyConnection(e *event.Event, d *event.Connection, s *snap)
 	}
 	if r == nil {
 		i.nameEnds(&d.Socket, e.Ktime)
-		if d.Start.IsZero() {
-			d.Start = e.Time
-		}
+		setStart(e, d)
 		r = t.add(&k)
 		r.typ, r.res, r.rawRes, r.shared = began(d), d.Res, d.RawRes, d.Shared
 		i.own(r, e, s)
@@ -203,7 +201,7 @@ func (i *Identity) applyConnection(e *event.Event, d *event.Connection, s *snap)
 		r.list.drop(r)
 		t.living.push(r)
 	}
-	if d.Duration == 0 && e.Time.After(d.Start) {
+	if d.Duration == 0 && !d.Start.IsZero() && e.Time.After(d.Start) {
 		d.Duration = int64(e.Time.Sub(d.Start))
 	}
 	r.last, r.time, r.ktime = *d, e.Time, e.Ktime
@@ -217,6 +215,19 @@ func (i *Identity) applyConnection(e *event.Event, d *event.Connection, s *snap)
 	for t.bytes > i.cfg.ConnectionBytes && t.living.n > 1 {
 		i.dropRow(t.living.head)
 		t.evicted++
+	}
+}
+
+// setStart says when the connection of d began, where the kernel did not tell:
+// an event that begins it knows. For one that is older than the agent, or whose
+// beginning was lost, any time would be invented.
+func setStart(e *event.Event, d *event.Connection) {
+	switch {
+	case !d.Start.IsZero():
+	case opens(d) && !d.Existing:
+		d.Start = e.Time
+	case d.Duration > 0:
+		d.Start = e.Time.Add(-time.Duration(d.Duration))
 	}
 }
 
@@ -273,8 +284,9 @@ func (i *Identity) merge(r *row, e *event.Event, d *event.Connection, proc *snap
 
 	if !was.Start.IsZero() {
 		d.Start = was.Start
-	} else if d.Start.IsZero() {
-		d.Start = e.Time
+	} else {
+		d.Existing = d.Existing || was.Existing
+		setStart(e, d)
 	}
 	d.BytesSent = max(d.BytesSent, was.BytesSent)
 	d.BytesReceived = max(d.BytesReceived, was.BytesReceived)
@@ -361,7 +373,7 @@ func (i *Identity) rowEvent(r *row, now time.Time, ktime uint64) *event.Event {
 	e := &event.Event{Time: r.time, Ktime: r.ktime, Actor: r.actor, Data: &d}
 	if !now.IsZero() {
 		e.Time, e.Ktime = now, ktime
-		if now.After(d.Start) {
+		if !d.Start.IsZero() && now.After(d.Start) {
 			d.Duration = int64(now.Sub(d.Start))
 		}
 	}

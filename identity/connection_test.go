@@ -234,3 +234,72 @@ func TestProcessFoundAfterItsConnection(t *testing.T) {
 		t.Errorf("%+v", rows[0])
 	}
 }
+
+// What is older than the agent began at no time that anybody knows.
+func TestConnectionOlderThanTheAgent(t *testing.T) {
+	m := newMachine(t, nil)
+	k := m.task(100, event.Key{}, "sshd")
+	row := func() *event.Connection {
+		t.Helper()
+		rows := m.rows()
+		if len(rows) != 1 {
+			t.Fatalf("%d rows", len(rows))
+		}
+		return rows[0].Data.(*event.Connection)
+	}
+	unknown := func(what string, c *event.Connection) {
+		t.Helper()
+		if !c.Existing || !c.Start.IsZero() || c.Duration != 0 {
+			t.Errorf("%s: existing %v, start %v, duration %v", what, c.Existing, c.Start, time.Duration(c.Duration))
+		}
+	}
+	u := conn("update", 7, "10.0.0.1:22", "2.2.2.2:443")
+	u.Existing = true
+	m.apply(k, nil, u)
+	unknown("first seen", u)
+	m.tick(time.Minute)
+	unknown("listed", row())
+	// Nobody had accepted it when the agent came.
+	a := conn("accept4", 7, "10.0.0.1:22", "2.2.2.2:443")
+	a.Server = true
+	m.apply(k, nil, a)
+	unknown("accepted", a)
+	x := conn("close", 7, "10.0.0.1:22", "2.2.2.2:443")
+	x.State = event.Close
+	m.apply(k, nil, x)
+	unknown("closed", x)
+	unknown("listed when closed", row())
+}
+
+// The kernel tells at the end of a connection how long it was, even where its
+// beginning was lost.
+func TestConnectionSeenAtItsEnd(t *testing.T) {
+	m := newMachine(t, nil)
+	k := m.task(100, event.Key{}, "curl")
+	x := conn("close", 7, "10.0.0.1:4000", "2.2.2.2:443")
+	x.State, x.Duration = event.Close, int64(time.Minute)
+	if e := m.apply(k, nil, x); !x.Start.Equal(e.Time.Add(-time.Minute)) {
+		t.Errorf("start %v, end %v", x.Start, e.Time)
+	}
+	y := conn("close", 8, "10.0.0.1:4000", "2.2.2.2:443")
+	y.State = event.Close
+	if m.apply(k, nil, y); !y.Start.IsZero() || y.Duration != 0 {
+		t.Errorf("start %v, duration %v", y.Start, y.Duration)
+	}
+}
+
+// The end of a listening socket no longer has the state that would tell.
+func TestListenerSeenAtItsEnd(t *testing.T) {
+	m := newMachine(t, nil)
+	k := m.task(100, event.Key{}, "nginx")
+	x := conn("close", 1, "0.0.0.0:80", "0.0.0.0:0")
+	x.State, x.Server, x.Remote = event.Close, true, netip.Addr{}
+	m.apply(k, nil, x)
+	rows := m.rows()
+	if len(rows) != 1 {
+		t.Fatalf("%d rows", len(rows))
+	}
+	if c := rows[0].Data.(*event.Connection); c.Type != "listen" || c.Direction() != "listen" {
+		t.Errorf("a %s that goes %s", c.Type, c.Direction())
+	}
+}

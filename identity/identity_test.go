@@ -86,6 +86,7 @@ func (m *machine) fork(parent event.Key, pid uint32, change ...func(*event.Proce
 	p := &event.Process{Key: k, PID: pid, TID: pid, ParentKey: parent, StartTime: m.now()}
 	if q := m.Process(parent); q != nil {
 		p.Creds, p.Namespaces, p.Cgroup.CgroupKey, p.LoginUID = q.Creds, q.Namespaces, q.Cgroup.CgroupKey, q.LoginUID
+		p.SessionID = q.SessionID
 	}
 	for _, fn := range change {
 		fn(p)

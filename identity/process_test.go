@@ -515,3 +515,32 @@ func TestCounting(t *testing.T) {
 		}
 	}
 }
+
+// A login writes its number to /proc/self/loginuid without an event: only the
+// records of its children, and of the task itself, tell.
+func TestLoginIsTheRecords(t *testing.T) {
+	m := newMachine(t, nil)
+	sshd := m.task(100, event.Key{}, "sshd")
+	login := func(p *event.Process) { p.LoginUID, p.SessionID = 1000, 7 }
+	k, e := m.fork(sshd, 200, login)
+	if p := e.Process; p.LoginUID != 1000 || p.SessionID != 7 || p.LoginName != "ann" || p.Cmdline != "sshd" {
+		t.Errorf("child: login %d %q, session %d, %q", p.LoginUID, p.LoginName, p.SessionID, p.Cmdline)
+	}
+	if p := m.Process(sshd); p.LoginUID != event.NoLogin {
+		t.Errorf("parent: login %d", p.LoginUID)
+	}
+
+	// The parent is listed again, with the same image.
+	old := m.Process(sshd)
+	p := &event.Process{Key: sshd, PID: 100, TID: 100, Name: "sshd", ExePath: old.ExePath}
+	p.SetArgs([]string{"sshd"})
+	login(p)
+	m.apply(sshd, p, &event.ProcessState{Type: "process"})
+	if p := m.Process(sshd); p.LoginUID != 1000 || p.SessionID != 7 || p.LoginName != "ann" {
+		t.Errorf("parent, listed again: login %d %q, session %d", p.LoginUID, p.LoginName, p.SessionID)
+	}
+	if _, e = m.fork(k, 300); e.Process.LoginUID != 1000 || e.Process.SessionID != 7 {
+		t.Errorf("grandchild: login %d, session %d", e.Process.LoginUID, e.Process.SessionID)
+	}
+	m.check()
+}
