@@ -374,6 +374,8 @@ func TestRefusals(t *testing.T) {
 		{"GET", "/v1/events?filter=a;b", 400, `{"error":"malformed query: invalid semicolon separator in query"}`},
 		{"GET", "/v1/events?filter=fd.nmae%3D1", 400, `{"error":"no field fd.nmae","expr":"fd.nmae=1","pos":0,"end":7,"hint":"did you mean fd.name?"}`},
 		{"GET", "/v1/processes?filter=evt.type%3Dconnect", 400, `{"error":"no process can match: the filter wants events of kind connection","expr":"evt.type=connect","pos":0,"end":16}`},
+		{"GET", "/v1/events?filter=evt.kind%3Dprocess", 400, `{"error":"no event can match: the filter wants kind process, of which there are rows in lists and no events","expr":"evt.kind=process","pos":0,"end":16}`},
+		{"GET", "/v1/events?filter=evt.kind%3Dexec+and+dns.type%3DA", 400, `{"error":"no event can match: the filter wants what cannot be at the same time","expr":"evt.kind=exec and dns.type=A","pos":0,"end":28}`},
 		{"GET", "/v1/connections?filter=evt.type%3Dexecve", 400, `{"error":"no connection can match: the filter wants events of kind exec","expr":"evt.type=execve","pos":0,"end":15}`},
 		{"GET", "/v1/fields?kind=dsn", 400, `{"error":"no kind \"dsn\"","hint":"did you mean dns?"}`},
 		{"GET", "/v1/processes/x", 400, `{"error":"\"x\" is neither a pid nor an exec id"}`},

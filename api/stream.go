@@ -18,6 +18,9 @@ func (s *Server) serveEvents(w http.ResponseWriter, req *http.Request, q query) 
 	if err != nil {
 		return err
 	}
+	if prog.Kinds()&^event.StateKinds == 0 {
+		return cannotMatch(q, prog, "event")
+	}
 	fields, err := q.fields()
 	if err != nil {
 		return err
@@ -118,7 +121,14 @@ func start(e *event.Event) time.Time {
 // speaks of something else.
 func cannotMatch(q query, prog *filter.Program, what string) error {
 	expr, pos, end := q["filter"], 0, len(q["filter"])
-	return &Error{Status: http.StatusBadRequest, Message: fmt.Sprintf("no %s can match: the filter wants events of kind %s", what, prog.Kinds()), Expr: &expr, Pos: &pos, End: &end}
+	wants := "events of kind " + prog.Kinds().String()
+	switch kinds := prog.Kinds(); {
+	case kinds == 0:
+		wants = "what cannot be at the same time"
+	case what == "event":
+		wants = "kind " + kinds.String() + ", of which there are rows in lists and no events"
+	}
+	return &Error{Status: http.StatusBadRequest, Message: fmt.Sprintf("no %s can match: the filter wants %s", what, wants), Expr: &expr, Pos: &pos, End: &end}
 }
 
 // stream is a subscription of one request.

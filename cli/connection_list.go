@@ -29,7 +29,7 @@ func connectionListCommand(g *globals) *command {
 		flags: []*option{
 			{long: "follow", short: "f", yes: &follow, doc: "then show changes as they happen"},
 			outputFlag(&output, "", "table", "wide", "json"),
-			{long: "columns", short: "c", meta: "FIELDS", text: &columns, doc: "show these fields instead, separated by commas"},
+			{long: "columns", short: "c", meta: "FIELDS", text: &columns, doc: "show these fields instead, separated by commas; also of JSON"},
 		},
 		run: func(ctx context.Context, env *Env, args []string) error {
 			chosen, err := parseColumns(columns)

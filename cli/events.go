@@ -41,7 +41,7 @@ func eventsCommand(g *globals) *command {
 			outputFlag(&output, "", "table", "wide", "json"),
 			{long: "limit", short: "n", meta: "N", number: &limit, doc: "end after N events; with --recent, the last N"},
 			{long: "recent", yes: &recent, doc: "show what the agent remembers instead of what happens next"},
-			{long: "columns", short: "c", meta: "FIELDS", text: &columns, doc: "show these fields instead, separated by commas; proc.aname[1] and the like give one of several values"},
+			{long: "columns", short: "c", meta: "FIELDS", text: &columns, doc: "show these fields instead, separated by commas; also of JSON; proc.aname[1] and the like give one of several values in tables"},
 		},
 		run: func(ctx context.Context, env *Env, args []string) error {
 			chosen, err := parseColumns(columns)

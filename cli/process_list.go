@@ -30,7 +30,7 @@ func processListCommand(g *globals) *command {
 			{long: "exited", yes: &exited, doc: "also processes that have ended"},
 			{long: "kernel", yes: &kernel, doc: "also threads of the kernel"},
 			outputFlag(&output, "", "table", "wide", "json"),
-			{long: "columns", short: "c", meta: "FIELDS", text: &columns, doc: "show these fields instead, separated by commas"},
+			{long: "columns", short: "c", meta: "FIELDS", text: &columns, doc: "show these fields instead, separated by commas; also of JSON"},
 		},
 		run: func(ctx context.Context, env *Env, args []string) error {
 			chosen, err := parseColumns(columns)
