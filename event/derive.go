@@ -28,6 +28,7 @@ var derived = map[string]getter{
 		return b
 	}),
 	"proc.duration":      procNum(func(e *Event, p *Process) (int64, bool) { return since(e, p) }),
+	"proc.ppid":          procNum(func(_ *Event, p *Process) (int64, bool) { return p.parentPID() }),
 	"proc.ppid.duration": procNum(func(e *Event, p *Process) (int64, bool) { return since(e, p.Parent) }),
 	"proc.pid.ts":        procNum(func(_ *Event, p *Process) (int64, bool) { return startNanos(p) }),
 	"proc.ppid.ts":       procNum(func(_ *Event, p *Process) (int64, bool) { return startNanos(p.Parent) }),
@@ -286,4 +287,13 @@ func (c *Connection) Direction() string {
 		return "in"
 	}
 	return "out"
+}
+
+// parentPID returns the pid of the parent, which is known by its key even where
+// nobody has looked at it.
+func (p *Process) parentPID() (int64, bool) {
+	if p.Parent != nil {
+		return int64(p.Parent.PID), true
+	}
+	return int64(p.ParentKey.PID), !p.ParentKey.IsZero()
 }

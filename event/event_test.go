@@ -210,3 +210,25 @@ func TestCloneFlags(t *testing.T) {
 		t.Errorf("clone3: %q", got)
 	}
 }
+
+// The parent's pid is known even where nobody has looked at the parent.
+func TestParentPID(t *testing.T) {
+	ppid, ok := Lookup("proc.ppid")
+	if !ok {
+		t.Fatal("no field proc.ppid")
+	}
+	for _, tt := range []struct {
+		p    *Process
+		want int64
+		ok   bool
+	}{
+		{&Process{Parent: &Process{PID: 7}, ParentKey: Key{PID: 8, Start: 1}}, 7, true},
+		{&Process{ParentKey: Key{PID: 1, Start: 5}}, 1, true},
+		{&Process{}, 0, false},
+		{nil, 0, false},
+	} {
+		if got, ok := ppid.Num(&Event{Process: tt.p, Data: &Exec{}}, 0); ok != tt.ok || ok && got != tt.want {
+			t.Errorf("proc.ppid of %+v is %d, %t", tt.p, got, ok)
+		}
+	}
+}

@@ -10,7 +10,8 @@ import (
 // keep the one that was true when they happened.
 type Process struct {
 	Key
-	PID uint32 `field:"proc.pid" parent:"proc.ppid" ancestors:"proc.apid" doc:"process id, as seen from the host"`
+	PID uint32   `field:"proc.pid" ancestors:"proc.apid" doc:"process id, as seen from the host"`
+	_   struct{} `field:"proc.ppid" type:"uint" doc:"process id of the parent; there even where nothing else is known of it"`
 	// Parent is the process that started this one, as it was then. It is not
 	// replaced when the parent ends and the kernel hands the child to init.
 	Parent *Process
