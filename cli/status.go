@@ -108,7 +108,7 @@ func (v *statusView) sensors() {
 		for i, h := range s.Hooks {
 			rows[i] = v.hook(h, &why)
 		}
-		v.rows([]column{{head: "HOOK"}, {head: "ATTACHED BY"}, {head: "REFUSED"}, {head: "WHERE", max: 60, spare: 1}, {head: "WHAT FOR"}}, rows)
+		v.rows([]column{{head: "HOOK"}, {head: "ATTACHED BY"}, {head: "REFUSED"}, {head: "WHAT FOR"}, {head: "WHERE", spare: 1}}, rows)
 	}
 	if len(why) > 0 {
 		v.heading("Why not better")
@@ -151,7 +151,7 @@ func (v *statusView) hook(h api.Hook, why *notes) []cell {
 	case len(h.Refused) > 0:
 		rung.color = yellow
 	}
-	return []cell{{text: v.safe(h.Name)}, rung, {text: strings.Join(refused, ", ")}, {text: v.where(h.Target), color: dim}, {text: v.safe(h.Purpose)}}
+	return []cell{{text: v.safe(h.Name)}, rung, {text: strings.Join(refused, ", ")}, {text: v.safe(h.Purpose)}, {text: v.where(h.Target), color: dim}}
 }
 
 // where returns what a hook is attached to, the first of many places unless
