@@ -200,15 +200,16 @@ static __always_inline __u64 args_range(struct exec_record *r, struct task_struc
 
 /*
  * Sends s->rec and the first len bytes of s->data. The bound is checked where
- * the verifier needs it: 6.12 forgets bounds of a sum.
+ * the verifier needs it: 6.12 forgets bounds of a sum. Returns 0, or a negative
+ * error: lost, and counted.
  */
-static __always_inline void exec_output(struct exec_scratch *s, enum record_type type, __u64 len)
+static __always_inline long exec_output(struct exec_scratch *s, enum record_type type, __u64 len)
 {
 	len += sizeof(s->rec);
 	barrier_var(len);
 	if (len > sizeof(s->rec) + sizeof(s->data))
-		return; /* never */
-	record_output(&critical, s, type, len);
+		return -1; /* never */
+	return record_output(&critical, s, type, len);
 }
 
 #endif /* PROCESS_IMAGE_H */

@@ -12,7 +12,8 @@
  *        and unshare. iter/task for the processes that are older than the hooks.
  * Out:   ring critical: fork_record, exec_record (also for existing processes),
  *        exit_record, cred_record, ns_record, cgroup_record.
- * State: identities, of the processes that need one: what user space was told.
+ * State: identities, of the processes that need one: what user space was told
+ *        (identity.h).
  *        Scratch buffers: one per program, so that no program finds another's
  *        data in its own.
  */
@@ -23,35 +24,11 @@
 
 #include "record.h"
 #include "image.h"
+#include "identity.h"
 
 #include <bpf/bpf_tracing.h>
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";
-
-/*
- * What user space was told of a process, where that may differ from what the
- * process is: it hangs on the leader, where all threads find it.
- *
- * Most processes live and end without one, for making it costs more than all
- * the rest of a fork. It is made with the second thread, for then the exit of
- * the last one must be told from that of the last but one; and with the first
- * change of credentials or namespaces, so that what all threads change one
- * after the other (glibc's setuid) is told once.
- */
-struct identity {
-	struct creds creds;
-	struct namespaces ns;
-	__u32 child_pidns, child_timens;
-	__u32 known;  /* the members above are filled */
-	__u32 exited; /* the exit was told */
-};
-
-struct {
-	__uint(type, BPF_MAP_TYPE_TASK_STORAGE);
-	__uint(map_flags, BPF_F_NO_PREALLOC);
-	__type(key, int);
-	__type(value, struct identity);
-} identities SEC(".maps");
 
 /*
  * Exec records in the making, by CPU. Not a per-CPU map: those end at 32 KiB.
@@ -95,34 +72,6 @@ const union {
 	enum task_flags task;
 } *records __attribute__((unused));
 
-static __always_inline struct identity *identity_get(struct task_struct *leader, __u64 flags)
-{
-	if (!leader)
-		return NULL; /* never */
-	return bpf_task_storage_get(&identities, leader, NULL, flags);
-}
-
-static __always_inline void child_namespaces(struct nsproxy *ns, __u32 *pidns, __u32 *timens)
-{
-	*pidns = ns->pid_ns_for_children->ns.inum;
-	*timens = 0;
-	if (bpf_core_field_exists(((struct time_namespace *)0)->ns))
-		*timens = ns->time_ns_for_children->ns.inum;
-}
-
-/* p has these credentials and namespaces now. */
-static __always_inline void identity_fill(struct identity *id, struct task_struct *p, const struct cred *c)
-{
-	struct pid_namespace *ns;
-	__u32 level, nr;
-
-	task_upid(p, &level, &ns, &nr);
-	creds_fill(&id->creds, c);
-	namespaces_fill(&id->ns, p->nsproxy, c, BPF_CORE_READ(ns, ns.inum));
-	child_namespaces(p->nsproxy, &id->child_pidns, &id->child_timens);
-	id->known = 1;
-}
-
 /* ---- fork ---- */
 
 #define NR_CLONE3 435 /* on all architectures, 32-bit tables included */
@@ -151,6 +100,7 @@ int BPF_PROG(process_fork, struct task_struct *maker, struct task_struct *child)
 		identity_get(child->group_leader, BPF_LOCAL_STORAGE_GET_F_CREATE);
 		return 0;
 	}
+	identity_compare(maker);
 
 	scratch = bpf_map_lookup_elem(&fork_scratches, &zero);
 	if (!scratch)
@@ -182,7 +132,6 @@ int BPF_PROG(process_exec, struct task_struct *p, int old_pid, struct linux_binp
 	const char *filename = bprm->filename, *interp = bprm->interp;
 	struct exec_scratch *s;
 	struct exec_record *r;
-	struct identity *id;
 	unsigned long start;
 	__u64 off = 0, len;
 
@@ -207,13 +156,8 @@ int BPF_PROG(process_exec, struct task_struct *p, int old_pid, struct linux_binp
 	}
 	r->args_len = len;
 
-	id = identity_get(p, 0);
-	if (id && id->known) {
-		id->creds = r->task.creds;
-		id->ns = r->task.ns;
-		child_namespaces(p->nsproxy, &id->child_pidns, &id->child_timens);
-	}
-	exec_output(s, REC_EXEC, off + len);
+	if (!exec_output(s, REC_EXEC, off + len))
+		identity_told(p, &r->task, true);
 	return 0;
 }
 
@@ -301,7 +245,8 @@ static __always_inline int task_state(struct bpf_iter__task *ctx, bool sleepable
 		len = 0;
 	}
 	r->args_len = len;
-	exec_output(s, REC_TASK, off + len);
+	if (!exec_output(s, REC_TASK, off + len) && p->pid == p->tgid && p->mm)
+		identity_told(p, &r->task, false);
 	return 0;
 }
 
@@ -394,6 +339,7 @@ int BPF_PROG(process_exit, struct task_struct *p)
 	id = identity_get(leader, 0);
 	if (id && __sync_lock_test_and_set(&id->exited, 1))
 		return 0;
+	identity_compare(p);
 
 	r = record_reserve(&critical, REC_EXIT, sizeof(*r));
 	if (!r)
@@ -419,80 +365,6 @@ int BPF_PROG(process_exit, struct task_struct *p)
 }
 
 /* ---- credentials and namespaces ---- */
-
-/*
- * The process of the current task p is about to change: returns its identity,
- * filled with what it is until then, or NULL if none can be made or the change
- * belongs to an exec, which tells everything.
- */
-static __always_inline struct identity *identity_before(struct task_struct *p)
-{
-	struct identity *id;
-
-	if (BPF_CORE_READ_BITFIELD_PROBED(p, in_execve))
-		return NULL;
-	id = identity_get(p->group_leader, BPF_LOCAL_STORAGE_GET_F_CREATE);
-	if (id && !id->known)
-		identity_fill(id, p, p->real_cred);
-	return id;
-}
-
-/* The current task p changes, or has changed, its credentials to c. */
-static __always_inline void creds_changed(struct task_struct *p, struct identity *id, const struct cred *c)
-{
-	struct cred_record *r;
-	struct task_call call;
-	struct creds now;
-
-	creds_fill(&now, c);
-	if (creds_equal(&now, &id->creds))
-		return;
-	r = record_reserve(&critical, REC_CRED, sizeof(*r));
-	if (!r)
-		return; /* identity keeps what was told: the next change tells this one too */
-	call = task_syscall(p);
-	r->nr = call.nr;
-	r->compat = call.compat;
-	task_key_fill(&r->key, p);
-	r->now = now;
-	r->old = id->creds;
-	id->creds = now;
-	record_submit(&critical, r);
-}
-
-/* The current task p goes to the namespaces ns, and to the user namespace of c. */
-static __always_inline void namespaces_changed(struct task_struct *p, struct identity *id, struct nsproxy *ns,
-					       const struct cred *c)
-{
-	__u32 child_pidns, child_timens;
-	struct namespaces now;
-	struct ns_record *r;
-	struct task_call call;
-
-	namespaces_fill(&now, ns, c, id->ns.pid); /* a process never leaves its pid namespace */
-	child_namespaces(ns, &child_pidns, &child_timens);
-	if (now.mnt == id->ns.mnt && now.net == id->ns.net && now.user == id->ns.user && now.uts == id->ns.uts &&
-	    now.ipc == id->ns.ipc && now.cgroup == id->ns.cgroup && now.time == id->ns.time &&
-	    child_pidns == id->child_pidns && child_timens == id->child_timens)
-		return;
-	r = record_reserve(&critical, REC_NS, sizeof(*r));
-	if (!r)
-		return;
-	call = task_syscall(p);
-	r->nr = call.nr;
-	r->compat = call.compat;
-	task_key_fill(&r->key, p);
-	r->now = now;
-	r->old = id->ns;
-	r->child_pidns = child_pidns;
-	r->child_timens = child_timens;
-	r->old_child_pidns = id->child_pidns;
-	r->old_child_timens = id->child_timens;
-	id->ns = now;
-	id->child_pidns = child_pidns;
-	id->child_timens = child_timens;
-	record_submit(&critical, r);
-}
 
 /* commit_creds cannot fail. It is called with no change, too, and for keyrings. */
 SEC("fentry/commit_creds")

@@ -167,6 +167,9 @@ func (s *Sensor) Start(want event.KindSet, emit func(*event.Event)) (err error) 
 		}
 		s.tryAttach(h)
 	}
+	if err := s.compare(); err != nil {
+		return fmt.Errorf("start process sensor: %w", err)
+	}
 	s.tryAttach(snapshot)
 	return nil
 }
@@ -209,6 +212,17 @@ func (s *Sensor) tryAttach(h bpf.Hook) {
 	if err := s.attach(h); err != nil {
 		s.log.Warn("hook not attached", "hook", h.Name, "err", err)
 	}
+}
+
+// compare has changes looked for at every fork, exec and exit where hooks cannot
+// see all of them: those of system calls do not see 32-bit ones.
+func (s *Sensor) compare() error {
+	for name, k := range map[string]event.Kind{"compare_creds": event.KindCredentials, "compare_ns": event.KindNamespace} {
+		if err := s.object.Variable(name).Set(s.hooks[changes[k].Name].Rung == "tracepoint"); err != nil {
+			return fmt.Errorf("set %s: %w", name, err)
+		}
+	}
+	return nil
 }
 
 func (s *Sensor) detach(name string) error {

@@ -239,6 +239,8 @@ const (
 	processProgProcessUnsE   = "process_uns_e"
 	processVarArgsMax        = "args_max"
 	processVarBulkSize       = "bulk_size"
+	processVarCompareCreds   = "compare_creds"
+	processVarCompareNs      = "compare_ns"
 	processVarCriticalSize   = "critical_size"
 	processVarRecords        = "records"
 )
@@ -319,6 +321,8 @@ type processMapSpecs struct {
 type processVariableSpecs struct {
 	ArgsMax      *ebpf.VariableSpec `ebpf:"args_max"`
 	BulkSize     *ebpf.VariableSpec `ebpf:"bulk_size"`
+	CompareCreds *ebpf.VariableSpec `ebpf:"compare_creds"`
+	CompareNs    *ebpf.VariableSpec `ebpf:"compare_ns"`
 	CriticalSize *ebpf.VariableSpec `ebpf:"critical_size"`
 	Records      *ebpf.VariableSpec `ebpf:"records"`
 }
@@ -372,6 +376,8 @@ func (m *processMaps) Close() error {
 type processVariables struct {
 	ArgsMax      *ebpf.Variable `ebpf:"args_max"`
 	BulkSize     *ebpf.Variable `ebpf:"bulk_size"`
+	CompareCreds *ebpf.Variable `ebpf:"compare_creds"`
+	CompareNs    *ebpf.Variable `ebpf:"compare_ns"`
 	CriticalSize *ebpf.Variable `ebpf:"critical_size"`
 	Records      *ebpf.Variable `ebpf:"records"`
 }

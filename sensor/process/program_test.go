@@ -32,6 +32,18 @@ func (p *program) call(nr uint32, args ...uint32) *program {
 	return p
 }
 
+// call32 makes a system call of 32-bit programs, which any program can make.
+func (p *program) call32(nr uint32, args ...uint32) *program {
+	for i, a := range args {
+		p.code = append(p.code, []byte{0xbb, 0xb9, 0xba}[i]) // mov ebx, ecx, edx: imm32
+		p.code = binary.LittleEndian.AppendUint32(p.code, a)
+	}
+	p.code = append(p.code, 0xb8) // mov eax, imm32
+	p.code = binary.LittleEndian.AppendUint32(p.code, nr)
+	p.code = append(p.code, 0xcd, 0x80) // int 0x80
+	return p
+}
+
 func (p *program) raw(code ...byte) *program {
 	p.code = append(p.code, code...)
 	return p
