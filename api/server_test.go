@@ -285,6 +285,21 @@ func equal(t *testing.T, got, want any) {
 	}
 }
 
+// What was lost is told and is not one of the events that were asked for.
+func TestRecentLosses(t *testing.T) {
+	f := newFake()
+	lost := &event.Event{Time: time.Unix(1, 0), Data: &event.Lost{Type: "lost", Count: 3, What: "process.exec", Lane: "critical"}}
+	f.recent = []*event.Event{f.recent[0], lost, f.recent[1], lost}
+	c, _ := listen(t, f, Config{})
+	all := names(t, c.Recent(t.Context(), Question{}))
+	if len(all) != 4 {
+		t.Fatalf("%q, want four", all)
+	}
+	equal(t, names(t, c.Recent(t.Context(), Question{Limit: 1})), all[2:])
+	equal(t, names(t, c.Recent(t.Context(), Question{Limit: 2})), all)
+	equal(t, names(t, c.Recent(t.Context(), Question{Limit: 9})), all)
+}
+
 func TestLists(t *testing.T) {
 	c, _ := listen(t, newFake(), Config{})
 	ctx := t.Context()

@@ -46,7 +46,7 @@ func (s *Server) serveEvents(w http.ResponseWriter, req *http.Request, q query) 
 }
 
 // recentEvents answers with what matches among the last events, the last limit
-// of them.
+// of them, and what was lost in between.
 func (s *Server) recentEvents(out *lines, prog *filter.Program, limit int) error {
 	var list []*event.Event
 	for _, e := range s.events.Recent() {
@@ -54,10 +54,13 @@ func (s *Server) recentEvents(out *lines, prog *filter.Program, limit int) error
 			list = append(list, e)
 		}
 	}
-	if limit > 0 && len(list) > limit {
-		list = list[len(list)-limit:]
+	first := len(list)
+	for left := limit; first > 0 && (limit == 0 || left > 0); {
+		if first--; list[first].Data.Kind() != event.KindLost {
+			left--
+		}
 	}
-	return writeEvents(out, list)
+	return writeEvents(out, list[first:])
 }
 
 func (s *Server) serveConnections(w http.ResponseWriter, req *http.Request, q query) error {
