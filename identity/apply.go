@@ -402,8 +402,10 @@ func changedNamespaces(a, b *event.Namespaces) []string {
 func (i *Identity) tidy(p *event.Process) {
 	in := &i.procs.intern
 	p.PID = p.Key.PID
-	p.Name, p.Exe, p.ExePath = in.str(p.Name), in.str(p.Exe), in.str(p.ExePath)
-	p.Cwd, p.Filename, p.Interp = in.str(p.Cwd), in.str(p.Filename), in.str(p.Interp)
+	p.Name, p.ExePath, p.Cwd, p.Interp = in.str(p.Name), in.str(p.ExePath), in.str(p.Cwd), in.str(p.Interp)
+	// Mostly the same bytes once more.
+	p.Filename = in.like(p.ExePath, p.Filename)
+	p.Exe = in.like(p.Filename, p.Exe)
 }
 
 // forget removes a process from every table.

@@ -332,21 +332,21 @@ func (i *Identity) Connections(yield func(*event.Event) bool) {
 		r  *row
 		id uint64
 	}
-	i.mu.RLock()
+	i.mu.Lock()
 	refs := make([]ref, 0, i.conns.living.n+i.conns.closed.n)
 	for _, l := range []*rowList{&i.conns.living, &i.conns.closed} {
 		for r := l.head; r != nil; r = r.next {
 			refs = append(refs, ref{r, r.id})
 		}
 	}
-	i.mu.RUnlock()
+	i.mu.Unlock()
 	// Described a few at a time, so that Apply never waits for a long list.
 	const few = 256
 	list := make([]*event.Event, 0, few)
 	for len(refs) > 0 {
 		n := min(few, len(refs))
 		list = list[:0]
-		i.mu.RLock()
+		i.mu.Lock()
 		for _, f := range refs[:n] {
 			switch {
 			case f.r.id != f.id: // forgotten meanwhile
@@ -356,7 +356,7 @@ func (i *Identity) Connections(yield func(*event.Event) bool) {
 				list = append(list, i.rowEvent(f.r, time.Time{}, 0))
 			}
 		}
-		i.mu.RUnlock()
+		i.mu.Unlock()
 		refs = refs[n:]
 		for _, e := range list {
 			if !yield(e) {

@@ -10,6 +10,7 @@ import (
 // containers are the cgroups, and the containers that their paths tell.
 type containers struct {
 	cgroups map[event.CgroupKey]*cgroup
+	last    *cgroup // the one asked for last, nil after any were forgotten
 	byID    map[containerID]*container
 	// The sizes at which those that nothing uses are looked for.
 	maxCgroups, maxContainers int
@@ -80,6 +81,9 @@ func (i *Identity) applyCgroup(e *event.Event, d *event.CgroupState) {
 // cgroupOf returns a cgroup, which may not have been told yet.
 func (i *Identity) cgroupOf(k event.CgroupKey) *cgroup {
 	t := &i.conts
+	if t.last != nil && t.last.CgroupKey == k {
+		return t.last
+	}
 	cg := t.cgroups[k]
 	if cg == nil {
 		if len(t.cgroups) >= t.maxCgroups {
@@ -88,6 +92,7 @@ func (i *Identity) cgroupOf(k event.CgroupKey) *cgroup {
 		cg = &cgroup{Cgroup: event.Cgroup{CgroupKey: k, CgroupID: k.ID}, told: i.procs.now}
 		t.cgroups[k] = cg
 	}
+	t.last = cg
 	return cg
 }
 
@@ -96,6 +101,7 @@ func (i *Identity) cgroupOf(k event.CgroupKey) *cgroup {
 func (i *Identity) forgetCgroups() {
 	t := &i.conts
 	const fresh, room = 60e9, 2 * cgroupsTold
+	t.last = nil
 	for _, keep := range []uint64{fresh, 0} {
 		for k, cg := range t.cgroups {
 			if cg.procs == 0 && cg.told+keep <= i.procs.now {
@@ -195,6 +201,7 @@ func (i *Identity) forgetContainers() {
 	for k, cg := range t.cgroups {
 		if cg.cont != nil && t.byID[cg.cont.id] != cg.cont {
 			delete(t.cgroups, k)
+			t.last = nil
 		}
 	}
 	t.maxContainers = max(1024, 2*len(t.byID))

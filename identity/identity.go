@@ -115,8 +115,9 @@ type Identity struct {
 	described chan struct{} // capacity 1: a second signal says nothing new
 
 	// mu guards all tables. Apply holds it for less than a microsecond at a
-	// time; readers copy pointers and let go.
-	mu    sync.RWMutex
+	// time; readers copy pointers and let go. They are few: a lock that readers
+	// share would cost each event more than it spares them.
+	mu    sync.Mutex
 	procs processes
 	conns connections
 	conts containers
@@ -202,8 +203,8 @@ func (i *Identity) Pending(e *event.Event) bool {
 	if p.Container == nil {
 		return false
 	}
-	i.mu.RLock()
-	defer i.mu.RUnlock()
+	i.mu.Lock()
+	defer i.mu.Unlock()
 	if p.Container.Pending {
 		c := i.conts.byID[idOf(p.Container)]
 		return c != nil && c.desc.Pending && i.cfg.Ktime() < c.deadline

@@ -428,11 +428,11 @@ func (i *Identity) sweepGone() {
 		i.mu.Unlock()
 	}
 	if len(f.cycle) == 0 {
-		i.mu.RLock()
+		i.mu.Lock()
 		for en := i.procs.living.head; en != nil; en = en.next {
 			f.cycle = append(f.cycle, en.key)
 		}
-		i.mu.RUnlock()
+		i.mu.Unlock()
 	}
 	n := min(perSweep, len(f.cycle))
 	for _, k := range f.cycle[:n] {

@@ -25,6 +25,13 @@ type processes struct {
 	recent recentSnaps
 	intern interner
 
+	// What processes leave behind when they are forgotten is used again for those
+	// that come: in a steady state the tables make no garbage of their own.
+	freeEntries  *entry // by next
+	freeSnaps    *snap  // by parent
+	spareEntries int
+	spareSnaps   int
+
 	incomplete  bool // tasks came whose parents may have come later
 	relinkRound uint32
 	evicted     uint64
@@ -63,6 +70,7 @@ type snap struct {
 	img    *image
 	refs   int32
 	extra  int32  // bytes beside snapSize
+	queued bool   // in recentSnaps, which counts no reference
 	since  uint64 // ktime from which it is true
 	older  *snap  // what was true before; dropped after a short while
 	// origin is the first of the snapshots that this one replaced only to
@@ -77,7 +85,8 @@ type image struct {
 }
 
 const (
-	processSize = int64(unsafe.Sizeof(event.Process{})) + 56 // rounded up to the allocator's class
+	// processSize includes the event that came with it, in one allocation.
+	processSize = int64(unsafe.Sizeof(event.Process{}) + unsafe.Sizeof(event.Event{}) + unsafe.Sizeof(event.Exec{}))
 	snapSize    = processSize + int64(unsafe.Sizeof(snap{}))
 	// entrySize includes its share of the index.
 	entrySize = int64(unsafe.Sizeof(entry{})) + 48
@@ -85,6 +94,9 @@ const (
 	// exitSize is what the last snapshot keeps besides: the exit, and the event
 	// in one allocation with it.
 	exitSize = unsafe.Sizeof(event.Exit{}) + unsafe.Sizeof(event.Event{})
+
+	// maxSpare bounds the entries, and the snaps, that wait to be used again.
+	maxSpare = 1024
 )
 
 // maxDepth bounds chains of ancestors; a deeper one is rebuilt from its nearest
@@ -106,7 +118,14 @@ func (t *processes) get(k event.Key) *entry {
 
 // insert adds a process that is not there yet.
 func (t *processes) insert(k event.Key) *entry {
-	en := &entry{key: k}
+	en := t.freeEntries
+	if en != nil {
+		t.freeEntries = en.next
+		t.spareEntries--
+	} else {
+		en = new(entry)
+	}
+	*en = entry{key: k}
 	head := t.byPID[k.PID]
 	if head == nil || head.key.Start < k.Start {
 		en.older = head
@@ -140,13 +159,24 @@ func (t *processes) remove(en *entry) {
 	t.bytes -= entrySize
 	if en.snap != nil {
 		t.release(en.snap)
-		en.snap = nil
+	}
+	*en = entry{}
+	if t.spareEntries < maxSpare {
+		en.next, t.freeEntries = t.freeEntries, en
+		t.spareEntries++
 	}
 }
 
 // newSnap wraps a snapshot. The caller holds the one reference.
 func (t *processes) newSnap(p *event.Process, parent *snap, img *image, since uint64) *snap {
-	s := &snap{p: p, img: img, refs: 1, since: since}
+	s := t.freeSnaps
+	if s != nil {
+		t.freeSnaps = s.parent
+		t.spareSnaps--
+	} else {
+		s = new(snap)
+	}
+	*s = snap{p: p, img: img, refs: 1, since: since}
 	if img != nil {
 		img.refs++
 	}
@@ -179,7 +209,13 @@ func (t *processes) release(s *snap) {
 			s.older = nil
 			t.release(o) // at most as deep as changes within recentSpan
 		}
-		s = s.parent
+		parent, queued := s.parent, s.queued
+		*s = snap{}
+		if !queued && t.spareSnaps < maxSpare {
+			s.parent, t.freeSnaps = t.freeSnaps, s
+			t.spareSnaps++
+		}
+		s = parent
 	}
 }
 
@@ -254,6 +290,7 @@ func (t *processes) pushRecent(s *snap) {
 	}
 	r.ring[(r.head+r.n)%len(r.ring)] = s
 	r.n++
+	s.queued = true
 }
 
 func (t *processes) popRecent() {
@@ -262,6 +299,7 @@ func (t *processes) popRecent() {
 	r.ring[r.head] = nil
 	r.head = (r.head + 1) % len(r.ring)
 	r.n--
+	s.queued = false
 	if s.older != nil {
 		o := s.older
 		s.older = nil
@@ -328,10 +366,18 @@ func (in *interner) str(s string) string {
 	return s
 }
 
+// like is str for a string that may well be equal to one that has been through it.
+func (in *interner) like(known, s string) string {
+	if s == known {
+		return known
+	}
+	return in.str(s)
+}
+
 // Process returns the last snapshot of a process, nil if it is unknown.
 func (i *Identity) Process(k event.Key) *event.Process {
-	i.mu.RLock()
-	defer i.mu.RUnlock()
+	i.mu.Lock()
+	defer i.mu.Unlock()
 	if en := i.procs.get(k); en != nil {
 		return en.snap.p
 	}
@@ -341,8 +387,8 @@ func (i *Identity) Process(k event.Key) *event.Process {
 // ProcessByPID returns the processes that had a pid, newest first, ended ones
 // included.
 func (i *Identity) ProcessByPID(pid uint32) []*event.Process {
-	i.mu.RLock()
-	defer i.mu.RUnlock()
+	i.mu.Lock()
+	defer i.mu.Unlock()
 	var list []*event.Process
 	for en := i.procs.byPID[pid]; en != nil; en = en.older {
 		list = append(list, en.snap.p)
@@ -353,14 +399,14 @@ func (i *Identity) ProcessByPID(pid uint32) []*event.Process {
 // Processes yields the last snapshot of each process, ended ones included, as
 // they were when the iteration began: living ones first.
 func (i *Identity) Processes(yield func(*event.Process) bool) {
-	i.mu.RLock()
+	i.mu.Lock()
 	list := make([]*event.Process, 0, i.procs.living.n+i.procs.exited.n)
 	for _, l := range []*entryList{&i.procs.living, &i.procs.exited} {
 		for en := l.head; en != nil; en = en.next {
 			list = append(list, en.snap.p)
 		}
 	}
-	i.mu.RUnlock()
+	i.mu.Unlock()
 	for _, p := range list {
 		if !yield(p) {
 			return

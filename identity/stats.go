@@ -29,8 +29,8 @@ type Stats struct {
 
 // Stats returns the present state of the tables.
 func (i *Identity) Stats() Stats {
-	i.mu.RLock()
-	defer i.mu.RUnlock()
+	i.mu.Lock()
+	defer i.mu.Unlock()
 	s := Stats{
 		Processes: i.procs.living.n, Exited: i.procs.exited.n,
 		ProcessBytes: i.procs.bytes, ProcessBudget: i.cfg.ProcessBytes,

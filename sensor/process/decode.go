@@ -43,14 +43,33 @@ func newEvent[D any, P interface {
 	return &both.event, &both.data
 }
 
+// newLife is newEvent for a record that tells a whole process, in the same
+// allocation: an event of each process is worth a seventh of its snapshot, and
+// costs as much to allocate and to collect.
+func newLife[D any, P interface {
+	*D
+	event.Data
+}](hdr *processRecord, t *processTaskInfo) (*event.Event, *D, *event.Process) {
+	all := &struct {
+		event   event.Event
+		data    D
+		process event.Process
+	}{}
+	fillProcess(&all.process, t)
+	e := &all.event
+	e.Time, e.Ktime = bpf.Wall(hdr.Ktime), hdr.Ktime
+	e.Actor, e.Process, e.Data = all.process.Key, &all.process, P(&all.data)
+	return e, &all.data, &all.process
+}
+
 func (d *decoder) fork(rec []byte) (*event.Event, error) {
 	r, err := bpf.View[processForkRecord](rec)
 	if err != nil {
 		return nil, err
 	}
-	p := newProcess(&r.Task)
+	e, f, p := newLife[event.Fork](&r.Hdr, &r.Task)
+	e.Actor = keyOf(&r.Maker)
 	p.Name = string(commOf(&r.Task.Comm))
-	e, f := newEvent[event.Fork](&r.Hdr, keyOf(&r.Maker), p)
 	f.Type, f.Flags = forkType(r.Nr, r.Compat != 0), r.CloneFlags
 	switch f.Type {
 	case "fork":
@@ -62,11 +81,12 @@ func (d *decoder) fork(rec []byte) (*event.Event, error) {
 }
 
 func (d *decoder) exec(rec []byte) (*event.Event, error) {
-	r, p, err := decodeImage(rec, false)
+	r, text, err := viewImage(rec)
 	if err != nil {
 		return nil, err
 	}
-	e, x := newEvent[event.Exec](&r.Hdr, p.Key, p)
+	e, x, p := newLife[event.Exec](&r.Hdr, &r.Task)
+	fillImage(p, r, text, false)
 	p.ExecTime = e.Time
 	x.Type = "execve"
 	if r.Flags&uint32(processImageFlagsEXEC_AT) != 0 {
@@ -79,11 +99,15 @@ func (d *decoder) exec(rec []byte) (*event.Event, error) {
 // task decodes a process that is older than the hooks. It returns no event if
 // what it says was told already.
 func (d *decoder) task(rec []byte) (*event.Event, error) {
-	r, p, err := decodeImage(rec, true)
-	if err != nil || !d.window.correct(p) {
+	r, text, err := viewImage(rec)
+	if err != nil {
 		return nil, err
 	}
-	e, st := newEvent[event.ProcessState](&r.Hdr, p.Key, p)
+	e, st, p := newLife[event.ProcessState](&r.Hdr, &r.Task)
+	fillImage(p, r, text, true)
+	if !d.window.correct(p) {
+		return nil, nil
+	}
 	st.Type = "process"
 	return e, nil
 }
@@ -207,8 +231,8 @@ func (d *decoder) cgroup(rec []byte) (*event.Event, error) {
 	return e, nil
 }
 
-// decodeImage decodes an exec record. The view is of rec itself.
-func decodeImage(rec []byte, existing bool) (*processExecRecord, *event.Process, error) {
+// viewImage checks an exec record. What it returns lies in rec itself.
+func viewImage(rec []byte) (*processExecRecord, []byte, error) {
 	r, err := bpf.View[processExecRecord](rec)
 	if err != nil {
 		return nil, nil, err
@@ -217,8 +241,11 @@ func decodeImage(rec []byte, existing bool) (*processExecRecord, *event.Process,
 	if uint64(r.ExeLen)+uint64(r.CwdLen)+uint64(r.FilenameLen)+uint64(r.InterpLen)+uint64(r.ArgsLen) > uint64(len(rest)) {
 		return nil, nil, errLengths
 	}
-	p := newProcess(&r.Task)
+	return r, rest, nil
+}
 
+// fillImage adds to a process what an exec record tells beyond its task.
+func fillImage(p *event.Process, r *processExecRecord, rest []byte, existing bool) {
 	// All strings of a process but its command line share one allocation.
 	name := commOf(&r.Task.Comm)
 	var b strings.Builder
@@ -251,7 +278,6 @@ func decodeImage(rec []byte, existing bool) (*processExecRecord, *event.Process,
 	p.ExeUID = r.ExeUid
 	p.ExeCtime = r.ExeCtime
 	p.ExeMtime = r.ExeMtime
-	return r, p, nil
 }
 
 // splitArgs splits arguments, each ended by a NUL; the last one's is missing
@@ -277,10 +303,10 @@ func splitArgs(s string, existing bool) []string {
 	}
 }
 
-// newProcess returns what all records tell of a process, but for its name.
-func newProcess(t *processTaskInfo) *event.Process {
+// fillProcess sets what all records tell of a process, but for its name.
+func fillProcess(p *event.Process, t *processTaskInfo) {
 	k := keyOf(&t.Key)
-	p := &event.Process{
+	*p = event.Process{
 		Key:        k,
 		PID:        k.PID,
 		ParentKey:  keyOf(&t.Parent),
@@ -304,7 +330,6 @@ func newProcess(t *processTaskInfo) *event.Process {
 	if t.Sessionid != noSession {
 		p.SessionID = t.Sessionid
 	}
-	return p
 }
 
 const noSession = 1<<32 - 1 // AUDIT_SID_UNSET
