@@ -145,8 +145,8 @@ func (m *machine) rows() []*event.Event {
 // check verifies that the bytes in use are those of what can be reached.
 func (m *machine) check() {
 	m.t.Helper()
-	m.mu.RLock()
-	defer m.mu.RUnlock()
+	m.mu.Lock()
+	defer m.mu.Unlock()
 	t := &m.procs
 	refs := map[*snap]int32{}
 	images := map[*image]int32{}
