@@ -5,7 +5,8 @@
  * each connection is accepted once:
  *
  *   fexit of inet_csk_accept: every way to accept, MPTCP and io_uring included.
- *   Tracepoints at the exit of accept(2) and accept4(2): not those of io_uring.
+ *   Tracepoints at the exit of accept(2) and accept4(2): not those of io_uring,
+ *   nor of 32-bit system calls. The next sweep finds who has such a connection.
  *   kretprobe of inet_csk_accept.
  *   The established connection itself: the listener's owner is taken for the
  *   acceptor, and the record says so (shared).
@@ -61,8 +62,8 @@ static __always_inline int accept_typed(struct sock *sk)
 	return 0;
 }
 
-/* sk is an address: its state is in `adopted`. */
-static __always_inline int accept_address(struct sock *sk, enum sock_what what)
+/* sk is an address: its state is in `adopted`. fd is 0 where it is unknown. */
+static __always_inline int accept_address(struct sock *sk, enum sock_what what, __s32 fd)
 {
 	struct sock_state *st, fresh = {};
 	__u64 key = (__u64)sk;
@@ -93,6 +94,7 @@ static __always_inline int accept_address(struct sock *sk, enum sock_what what)
 	r->state = BPF_CORE_READ(sk, __sk_common.skc_state);
 	r->cookie = BPF_CORE_READ(sk, __sk_common.skc_cookie.counter);
 	r->server = 1;
+	r->res = fd;
 	sock_emit(r);
 	return 0;
 }
@@ -139,7 +141,7 @@ static __always_inline int accept_fd(long fd, enum sock_what what)
 		sk = BPF_CORE_READ((struct mptcp_sock *)sk, first);
 	else if (protocol != IPPROTO_TCP)
 		return 0;
-	return sk ? accept_address(sk, what) : 0;
+	return sk ? accept_address(sk, what, fd) : 0;
 }
 
 /* Until 6.9 (sk, flags, err, kern); the verifier refuses a fifth value later. */
@@ -180,7 +182,7 @@ int socket_acc_kr(struct pt_regs *ctx)
 		sk = (struct sock *)BPF_CORE_READ(arm, regs[0]);
 	if (!sk || BPF_CORE_READ(sk, sk_protocol) != IPPROTO_TCP)
 		return 0;
-	return accept_address(sk, accept_syscall());
+	return accept_address(sk, accept_syscall(), 0);
 }
 
 SEC("tp_btf/inet_sock_set_state")

@@ -6,7 +6,8 @@
  *
  *   fentry and fexit of __sys_connect_file: the kernel's copy of the address,
  *   io_uring included.
- *   Tracepoints at the entry and exit of connect(2): not those of io_uring.
+ *   Tracepoints at the entry and exit of connect(2): not those of io_uring, nor
+ *   of 32-bit system calls.
  *   kprobe and kretprobe of __sys_connect_file.
  */
 #ifndef CONNECT_H

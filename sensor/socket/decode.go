@@ -82,7 +82,7 @@ func connection(r *socketSockRecord) (*event.Event, error) {
 	if r.L4 != uint8(event.TCP) && r.L4 != uint8(event.UDP) {
 		return nil, fmt.Errorf("%w: protocol %d", errRecord, r.L4)
 	}
-	if r.Res > 0 || r.Error < 0 {
+	if r.Error < 0 || r.Res > 0 && !accepts(r.What) {
 		return nil, fmt.Errorf("%w: result %d, error %d", errRecord, r.Res, r.Error)
 	}
 	e := new(connEvent)
@@ -95,7 +95,7 @@ func connection(r *socketSockRecord) (*event.Event, error) {
 	c.NetNS = r.Netns
 	c.Cookie = r.Cookie
 	c.Type = whats[r.What]
-	c.Res = event.Errno(-r.Res)
+	c.Res = event.Errno(-min(r.Res, 0))
 	c.RawRes = int64(r.Res)
 	c.State = event.TCPState(r.State)
 	if r.Began != 0 {
@@ -119,6 +119,11 @@ func connection(r *socketSockRecord) (*event.Event, error) {
 		Data:  c,
 	}
 	return &e.event, nil
+}
+
+// accepts says whether the result of a record may be a descriptor.
+func accepts(what uint8) bool {
+	return what == uint8(socketSockWhatSOCK_ACCEPT) || what == uint8(socketSockWhatSOCK_ACCEPT4)
 }
 
 // wall is the wall time of an earlier moment than the record's own, on the same

@@ -94,6 +94,24 @@ func helperAccept(args []string) int {
 	return 0
 }
 
+// helperTake accepts once from descriptor 3 and holds the connection until it is
+// told to finish.
+func helperTake([]string) int {
+	ln, err := net.FileListener(os.NewFile(3, "listener"))
+	if err != nil {
+		return 1
+	}
+	c, err := ln.Accept()
+	if err != nil {
+		return 2
+	}
+	pause("accepted")
+	if err := c.Close(); err != nil {
+		return 3
+	}
+	return 0
+}
+
 // helperSend ADDRESS sends one datagram of 10 bytes from descriptor 3, which is
 // a UDP socket without a peer.
 func helperSend(args []string) int {

@@ -293,6 +293,23 @@ static __always_inline void flow_fill(struct sock_record *r, const struct flow_k
 	r->server = f->server;
 }
 
+/*
+ * Fills in the last word on a flow, and forgets the flow. What another CPU counts
+ * meanwhile is still told if it comes before the second reading; a datagram
+ * whose program has found the flow and adds to it only then, some instructions
+ * later, is in no record. The next one begins another flow.
+ *
+ * The kernel may use the memory for another flow at once, with another beginning.
+ */
+static __always_inline void flow_end(struct sock_record *r, const struct flow_key *k, const struct flow *f)
+{
+	flow_fill(r, k, f);
+	bpf_map_delete_elem(&flows, k);
+	barrier();
+	if (f->first == r->began && f->packets_out >= r->packets_out && f->packets_in >= r->packets_in)
+		flow_fill(r, k, f);
+}
+
 static __always_inline void flow_count(struct flow *f, __u64 bytes, __u64 packets, const bool egress)
 {
 	if (egress) {
@@ -315,7 +332,7 @@ static __always_inline void flow_add(struct __sk_buff *skb, struct bpf_sock *sk,
 	if (f) {
 		flow_count(f, bytes, packets, egress);
 		f->last = now;
-		if (egress && st && f->owner.pid != st->owner.pid)
+		if (egress && st && !owner_equal(&f->owner, &st->owner))
 			f->owner = st->owner;
 		return;
 	}
@@ -357,7 +374,7 @@ static __always_inline void packet_udp(struct __sk_buff *skb, struct bpf_sock *s
 
 	if (egress && st) { /* a socket of the kernel has no state */
 		owner_current(&now);
-		if (now.pid && (now.pid != st->owner.pid || now.start != st->owner.start))
+		if (now.pid && !owner_equal(&now, &st->owner))
 			st->owner = now;
 	}
 	if (!packet_parse(skb, &p, egress) || p.l4 != IPPROTO_UDP)
@@ -495,9 +512,8 @@ int socket_release(struct bpf_sock *sk)
 	r = sock_reserve(REC_UDP_END, SOCK_CLOSE);
 	if (!r)
 		return 1; /* counted as lost; a sweep ends the flow when it has been idle */
-	flow_fill(r, &key, f);
+	flow_end(r, &key, f);
 	sock_emit(r);
-	bpf_map_delete_elem(&flows, &key);
 	return 1;
 }
 

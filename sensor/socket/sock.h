@@ -58,7 +58,7 @@ struct sock_record {
 	__u32 netns;
 	__u32 rtt, rtt_min; /* us */
 	__u32 retrans, lost;
-	__s32 res;   /* 0, or a negative error number */
+	__s32 res;   /* 0, a negative error number, or of accept the descriptor, where it is known */
 	__s32 error; /* 0, or an error number */
 	__u16 lport, rport;
 	__u8 laddr[16], raddr[16]; /* IPv4: the first four bytes */
@@ -123,6 +123,12 @@ static __always_inline void owner_current(struct owner *o)
 	o->pid = p->tgid;
 }
 
+/* Numbers of processes are used again: one is the same only if it began at the same time. */
+static __always_inline bool owner_equal(const struct owner *a, const struct owner *b)
+{
+	return a->pid == b->pid && a->start == b->start;
+}
+
 static __always_inline bool inet_family(__u16 family)
 {
 	return family == AF_INET || family == AF_INET6;
@@ -168,7 +174,7 @@ static __always_inline void sock_fill_ends(struct sock_record *r, struct sock *s
 	if (r->family == AF_INET) {
 		*(__be32 *)r->laddr = GET(probe, sk, __sk_common.skc_rcv_saddr);
 		*(__be32 *)r->raddr = GET(probe, sk, __sk_common.skc_daddr);
-	} else {
+	} else if (bpf_core_field_exists(sk->__sk_common.skc_v6_daddr)) { /* not without CONFIG_IPV6 */
 		BPF_CORE_READ_INTO(&r->laddr, sk, __sk_common.skc_v6_rcv_saddr);
 		BPF_CORE_READ_INTO(&r->raddr, sk, __sk_common.skc_v6_daddr);
 	}

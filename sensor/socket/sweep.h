@@ -24,6 +24,8 @@ __u32 sweep_id;	  /* counts up: a socket that several descriptors name is report
 __u64 flow_idle;  /* ns without a datagram, after which a flow has ended */
 __u64 flows_full_reported;
 
+#define SWEEP_ROOM 16 /* records for which there must be room before one is written */
+
 struct listener {
 	__u32 netns;
 	__u16 port;
@@ -93,7 +95,16 @@ static __always_inline enum sock_what sweep_tcp(struct sock *sk, struct sock_sta
 	return SOCK_UPDATE;
 }
 
-static __always_inline void sweep_typed(struct sock *sk, const struct owner *owner)
+/* There was no room for the record that sweep_tcp decided on: decides again, and the same. */
+static __always_inline int sweep_again(struct sock_state *st, enum sock_what what)
+{
+	st->sweep = 0;
+	st->segments = what == SOCK_LISTEN ? LISTEN_UNREPORTED : ~0ULL;
+	return 1;
+}
+
+/* This and the next two return 1 where there was no room for the record, else 0. */
+static __always_inline int sweep_typed(struct sock *sk, const struct owner *owner)
 {
 	__u8 state = sk->__sk_common.skc_state;
 	struct sock_state *st, *raw;
@@ -103,31 +114,39 @@ static __always_inline void sweep_typed(struct sock *sk, const struct owner *own
 	enum sock_what what;
 
 	if (state == TCP_CLOSE || !tp)
-		return;
+		return 0;
 	st = sock_state_of(sk, BPF_SK_STORAGE_GET_F_CREATE);
 	if (!st)
-		return;
+		return 0;
 	raw = bpf_map_lookup_elem(&adopted, &key);
 	if (raw && raw->accepted) { /* where it belongs */
 		st->owner = raw->owner;
 		st->began = raw->began;
 		st->accepted = 1;
 		bpf_map_delete_elem(&adopted, &key);
+	} else if (raw && !raw->client) {
+		/*
+		 * It has a descriptor, so somebody has accepted it: by a call that no
+		 * program sees, or that is about to return. The entry stays for that.
+		 */
+		raw->owner = st->owner = *owner;
+		raw->accepted = st->accepted = 1;
 	}
 	what = sweep_tcp(sk, st, owner, state, (__u64)tp->segs_out + tp->segs_in);
 	if (!what)
-		return;
+		return 0;
 	r = sock_reserve(REC_SOCK, what);
 	if (!r)
-		return;
+		return sweep_again(st, what);
 	tcp_fill(r, sk, st, state);
 	if (what == SOCK_LISTEN)
 		r->server = 1;
 	sock_emit(r);
+	return 0;
 }
 
 /* A subflow of MPTCP: it is known by its address only. */
-static __always_inline void sweep_address(struct sock *sk, const struct owner *owner)
+static __always_inline int sweep_address(struct sock *sk, const struct owner *owner)
 {
 	struct tcp_sock *tp = (struct tcp_sock *)sk;
 	__u8 state = BPF_CORE_READ(sk, __sk_common.skc_state);
@@ -138,25 +157,25 @@ static __always_inline void sweep_address(struct sock *sk, const struct owner *o
 	bool before_us = false;
 
 	if (state == TCP_CLOSE)
-		return;
+		return 0;
 	st = bpf_map_lookup_elem(&adopted, &key);
 	if (!st) {
 		/* It is older than us: tcp.h adopts the younger ones. */
 		if (bpf_map_update_elem(&adopted, &key, &fresh, BPF_NOEXIST))
-			return;
+			return 0;
 		st = bpf_map_lookup_elem(&adopted, &key);
 		if (!st)
-			return;
+			return 0;
 		before_us = true;
 	}
 	what = sweep_tcp(sk, st, owner, state, (__u64)BPF_CORE_READ(tp, segs_out) + BPF_CORE_READ(tp, segs_in));
 	if (before_us && BPF_CORE_READ(sk, __sk_common.skc_state) == TCP_CLOSE)
 		bpf_map_delete_elem(&adopted, &key); /* meanwhile: nobody would remove it */
 	if (!what)
-		return;
+		return 0;
 	r = sock_reserve(REC_SOCK, what);
 	if (!r)
-		return;
+		return sweep_again(st, what);
 	sock_fill_ends(r, sk, true);
 	r->l4 = IPPROTO_TCP;
 	r->state = state;
@@ -166,15 +185,16 @@ static __always_inline void sweep_address(struct sock *sk, const struct owner *o
 	if (what == SOCK_LISTEN)
 		r->server = 1;
 	sock_emit(r);
+	return 0;
 }
 
-static __always_inline void sweep_udp(struct sock *sk, const struct owner *owner)
+static __always_inline int sweep_udp(struct sock *sk, const struct owner *owner)
 {
 	struct sock_state *st = sock_state_of(sk, BPF_SK_STORAGE_GET_F_CREATE);
 	struct sock_record *r;
 
 	if (!st || sweep_kind == SWEEP_LISTENERS || st->sweep == sweep_id)
-		return;
+		return 0;
 	st->sweep = sweep_id;
 	if (!st->netns) {
 		st->netns = sock_netns(sk, false);
@@ -182,10 +202,12 @@ static __always_inline void sweep_udp(struct sock *sk, const struct owner *owner
 		st->existing = 1;
 	}
 	if (sweep_kind != SWEEP_ALL || !sk->__sk_common.skc_num)
-		return;
+		return 0;
 	r = sock_reserve(REC_SOCK, SOCK_UPDATE);
-	if (!r)
-		return;
+	if (!r) {
+		st->sweep = 0;
+		return 1;
+	}
 	sock_fill_ends(r, sk, false);
 	r->l4 = IPPROTO_UDP;
 	r->state = TCP_ESTABLISHED;
@@ -194,17 +216,25 @@ static __always_inline void sweep_udp(struct sock *sk, const struct owner *owner
 	r->existing = st->existing;
 	r->server = !r->rport;
 	sock_emit(r);
+	return 0;
 }
 
+/*
+ * Returns 1 to be called again with the same file once the reader has made room:
+ * what exists already is never lost. Other programs write at the same time, so
+ * it asks for more room than it needs.
+ */
 SEC("iter/task_file")
 int socket_files(struct bpf_iter__task_file *ctx)
 {
 	struct task_struct *p = ctx->task;
 	struct file *file = ctx->file;
+	__u64 need = SWEEP_ROOM * sizeof(struct sock_record);
 	struct owner owner = {};
 	struct socket *sock;
 	struct sock *sk;
 	__u16 protocol;
+	int again = 0;
 
 	if (!p || !file)
 		return 0;
@@ -214,18 +244,24 @@ int socket_files(struct bpf_iter__task_file *ctx)
 	sk = sock->sk;
 	if (!sk || !inet_family(sk->__sk_common.skc_family))
 		return 0;
+	if (need > bulk_size / 2)
+		need = bulk_size / 2; /* a tiny ring */
+	if (bulk_size - bpf_ringbuf_query(&bulk, BPF_RB_AVAIL_DATA) < need)
+		return 1;
 	owner.start = p->group_leader->start_boottime;
 	owner.pid = p->tgid;
 	protocol = sk->sk_protocol;
 	if (protocol == IPPROTO_TCP) {
-		sweep_typed(sk, &owner);
+		again = sweep_typed(sk, &owner);
 	} else if (protocol == IPPROTO_UDP) {
-		sweep_udp(sk, &owner);
+		again = sweep_udp(sk, &owner);
 	} else if (protocol == IPPROTO_MPTCP) {
 		sk = BPF_CORE_READ((struct mptcp_sock *)sk, first);
 		if (sk)
-			sweep_address(sk, &owner);
+			again = sweep_address(sk, &owner);
 	}
+	if (again)
+		return 1;
 	record_pause(ctx->meta->seq, &bulk);
 	return 0;
 }
@@ -260,11 +296,13 @@ int socket_flows(struct bpf_iter__bpf_map_elem *ctx)
 	r = sock_reserve(ended ? REC_UDP_END : REC_UDP, ended ? SOCK_CLOSE : SOCK_UPDATE);
 	if (!r)
 		return 0; /* counted as lost; the next sweep tries again */
-	flow_fill(r, &key, f);
+	if (ended) {
+		flow_end(r, &key, f);
+	} else {
+		flow_fill(r, &key, f);
+		f->reported = packets;
+	}
 	sock_emit(r);
-	f->reported = packets;
-	if (ended)
-		bpf_map_delete_elem(&flows, &key);
 	record_pause(ctx->meta->seq, &bulk);
 	return 0;
 }

@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"os"
 	"strings"
+	"syscall"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -190,6 +191,9 @@ func tcpConnection(r *rig, kind, network, host string, mptcp bool) {
 		c.RemotePort != clientPort || !c.Server || c.State != event.Established || c.Shared != (kind == "tp_btf") || c.Existing {
 		t.Errorf("accept: %s", show(c))
 	}
+	if want := descriptor(t, conn); c.Res != 0 || kind == "tracepoint" && c.RawRes != want || kind != "tracepoint" && c.RawRes != 0 {
+		t.Errorf("accept: result %d, descriptor %d", c.RawRes, want)
+	}
 	began := c.Start
 
 	h.finish()
@@ -370,6 +374,18 @@ func connectFails(r *rig) {
 }
 
 // tcpSocket is an IPv4 socket of a namespace. Closing it again does no harm.
+func descriptor(t *testing.T, c net.Conn) (fd int64) {
+	t.Helper()
+	raw, err := c.(syscall.Conn).SyscallConn()
+	if err == nil {
+		err = raw.Control(func(n uintptr) { fd = int64(n) })
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return fd
+}
+
 func tcpSocket(t *testing.T, ns *testkit.Netns, flags int) int {
 	t.Helper()
 	var fd int
