@@ -5,7 +5,9 @@ import (
 	"os"
 	"os/exec"
 	"slices"
+	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
@@ -92,6 +94,38 @@ func TestBPFCredentials(t *testing.T) {
 			})
 		}
 	})
+}
+
+// TestBPFLostExec loses an exec that changes credentials: the next change is told
+// from what is known of the process, not from what the lost record said.
+func TestBPFLostExec(t *testing.T) {
+	// So long that no ring of this size holds the record.
+	const ring = 8 << 10
+	deep := slices.Repeat([]string{"dig|" + strings.Repeat("d", 250)}, 14)
+	long := strings.Repeat("a", ring/4)
+	for _, rung := range []string{"", "tracepoint"} {
+		cfg := bpf.Config{CriticalBytes: ring, Idle: time.Millisecond}
+		if rung != "" {
+			cfg.Rungs = map[string]string{"process.credentials": rung}
+		}
+		w := start(t, cfg, kinds)
+		x := install(t, new(program).call(unix.SYS_SETFSGID, 9).call(unix.SYS_EXIT_GROUP, 0), "x")
+		actions := append([]string{"chdir|" + t.TempDir()}, deep...)
+		actions = append(actions, "copy|"+x+"|y", "setgid|y", "setresgid|7|7|7", "exec|./y|"+long)
+		events := w.of(run(t, testkit.Command(t, "do", actions...)))
+		if execs, at := data[*event.Exec](events); len(execs) > 0 && at[len(at)-1].Process.Name == "y" {
+			t.Fatal("the exec was not lost")
+		}
+		type change struct{ OldGID, GID, FGID uint32 }
+		var got []change
+		d, at := data[*event.Credentials](events)
+		for i, c := range d {
+			got = append(got, change{c.OldGID, c.GID, at[i].Process.FGID})
+		}
+		if diff := cmp.Diff([]change{{0, 7, 7}, {7, 0, 9}}, got); diff != "" {
+			t.Errorf("by %q, changes (-want +got):\n%s", rung, diff)
+		}
+	}
 }
 
 func effectiveCaps(t testing.TB) (caps uint64) {

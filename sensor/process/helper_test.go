@@ -62,6 +62,8 @@ func act(what string, op []string) error {
 		return os.WriteFile(op[0], []byte(op[1]), 0)
 	case "chmod":
 		return os.Chmod(op[0], 0o700)
+	case "setgid":
+		return os.Chmod(op[0], 0o755|os.ModeSetgid)
 	case "chroot":
 		return unix.Chroot(op[0])
 	case "bind":
