@@ -12,6 +12,9 @@ type Process struct {
 	Key
 	PID uint32   `field:"proc.pid" ancestors:"proc.apid" doc:"process id, as seen from the host"`
 	_   struct{} `field:"proc.ppid" type:"uint" doc:"process id of the parent; there even where nothing else is known of it"`
+	// Depth counts the ancestors reachable by Parent. It stands where it takes no
+	// room: snapshots are most of what the agent's memory holds.
+	Depth int32
 	// Parent is the process that started this one, as it was then. It is not
 	// replaced when the parent ends and the kernel hands the child to init.
 	Parent *Process
@@ -68,8 +71,6 @@ type Process struct {
 
 	// Exited is set on the last snapshot of a process.
 	Exited *Exit
-	// Depth counts the ancestors reachable by Parent.
-	Depth int
 
 	_ struct{} `field:"proc.exec_id" type:"string" doc:"id of the process that no other ever has: boot id, start time and pid"`
 	_ struct{} `field:"proc.parent_exec_id" type:"string" doc:"proc.exec_id of the parent"`

@@ -165,7 +165,7 @@ func TestUnknownParentThenRelink(t *testing.T) {
 		if got := ancestry(p); got != want {
 			t.Errorf("%d: %s, want %s", k.PID, got, want)
 		}
-		if n := strings.Count(want, "<"); p.Depth != n {
+		if n := strings.Count(want, "<"); int(p.Depth) != n {
 			t.Errorf("%d: depth %d, want %d", k.PID, p.Depth, n)
 		}
 	}
@@ -334,7 +334,7 @@ func TestEndlessChain(t *testing.T) {
 		for p := e.Process.Parent; p != nil; p = p.Parent {
 			deep++
 		}
-		if deep > maxDepth || deep != e.Process.Depth {
+		if deep > maxDepth || int32(deep) != e.Process.Depth {
 			t.Fatalf("generation %d: %d ancestors, depth %d", n, deep, e.Process.Depth)
 		}
 		if n > maxDepth && deep < keepDepth {
