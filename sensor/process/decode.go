@@ -303,30 +303,20 @@ func splitArgs(s string, existing bool) []string {
 	}
 }
 
-// fillProcess sets what all records tell of a process, but for its name.
+// fillProcess sets, in an empty process, what all records tell of one, but for
+// its name. Field by field: a whole one made first would be copied, past the
+// collector's barrier.
 func fillProcess(p *event.Process, t *processTaskInfo) {
-	k := keyOf(&t.Key)
-	*p = event.Process{
-		Key:        k,
-		PID:        k.PID,
-		ParentKey:  keyOf(&t.Parent),
-		TID:        t.Key.Tid,
-		VPID:       t.Vpid,
-		Creds:      credsOf(&t.Creds),
-		Namespaces: namespacesOf(&t.Ns),
-		LoginUID:   event.LoginUID(t.Loginuid),
-		TTY:        t.Tty,
-		SID:        t.Sid,
-		PGID:       t.Pgid,
-		VSID:       t.Vsid,
-		VPGID:      t.Vpgid,
-		Kthread:    t.Flags&uint32(processTaskFlagsTASK_KTHREAD) != 0,
-		StartTime:  bpf.Wall(k.Start),
-		Cgroup: event.Cgroup{
-			CgroupKey: event.CgroupKey{Hierarchy: t.Cgroup.Hierarchy, ID: t.Cgroup.Id},
-			CgroupID:  t.Cgroup.Id,
-		},
-	}
+	p.Key = keyOf(&t.Key)
+	p.PID, p.TID, p.VPID = t.Key.Pid, t.Key.Tid, t.Vpid
+	p.ParentKey = keyOf(&t.Parent)
+	p.Creds, p.Namespaces = credsOf(&t.Creds), namespacesOf(&t.Ns)
+	p.LoginUID, p.TTY = event.LoginUID(t.Loginuid), t.Tty
+	p.SID, p.PGID, p.VSID, p.VPGID = t.Sid, t.Pgid, t.Vsid, t.Vpgid
+	p.Kthread = t.Flags&uint32(processTaskFlagsTASK_KTHREAD) != 0
+	p.StartTime = bpf.Wall(t.Key.Start)
+	p.Cgroup.CgroupKey = event.CgroupKey{Hierarchy: t.Cgroup.Hierarchy, ID: t.Cgroup.Id}
+	p.Cgroup.CgroupID = t.Cgroup.Id
 	if t.Sessionid != noSession {
 		p.SessionID = t.Sessionid
 	}

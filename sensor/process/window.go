@@ -2,6 +2,7 @@ package process
 
 import (
 	"sync"
+	"sync/atomic"
 
 	"warren/event"
 )
@@ -13,6 +14,8 @@ import (
 //
 // The zero value is closed. Opened and closed by Snapshot, used by the reader.
 type window struct {
+	opened atomic.Bool // told is not nil: spares the reader the lock, all its life but for a moment
+
 	mu   sync.Mutex
 	told map[event.Key]*news // nil while closed
 }
@@ -29,16 +32,21 @@ func (w *window) open() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.told = map[event.Key]*news{}
+	w.opened.Store(true)
 }
 
 func (w *window) close() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.told = nil
+	w.opened.Store(false)
 }
 
 // note remembers news of a process if the window is open.
 func (w *window) note(k event.Key, change func(*news)) {
+	if !w.opened.Load() {
+		return
+	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.told == nil {
