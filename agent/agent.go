@@ -67,6 +67,7 @@ func Run(ctx context.Context, cfg Config, stdout io.Writer, log *slog.Logger) (e
 
 	// Events -> who did it.
 	me.who = identity.New(cfg.Identity, log)
+	tuneCollector(me.who.Stats())
 
 	// Events that know who -> those who asked.
 	me.spine = pipeline.New(cfg.Pipeline, me.road, me.who, sensors, log)
