@@ -374,6 +374,13 @@ func processes(t *testing.T) []string {
 	return pids
 }
 
+// lives reports whether a process still runs: one that has ended is in /proc
+// until its parent has asked how, but its root can no longer be read.
+func lives(pid string) bool {
+	_, err := os.Readlink(filepath.Join("/proc", pid, "root"))
+	return err == nil
+}
+
 func TestBPFAgent(t *testing.T) {
 	needBPF(t)
 	older := processes(t)
@@ -405,7 +412,7 @@ func TestBPFAgent(t *testing.T) {
 		known[strconv.Itoa(r.PID)] = true
 	}
 	for _, pid := range older {
-		if _, err := os.Stat(filepath.Join("/proc", pid)); err == nil && !known[pid] {
+		if !known[pid] && lives(pid) {
 			comm, _ := os.ReadFile(filepath.Join("/proc", pid, "comm"))
 			t.Errorf("process %s (%s) is not in the list", pid, bytes.TrimSpace(comm))
 		}
