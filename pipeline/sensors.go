@@ -166,7 +166,7 @@ func (p *Pipeline) adjust(r *runner, interest event.KindSet, now time.Time) (beg
 func (p *Pipeline) start(s sensor.Sensor, want event.KindSet) (event.KindSet, error) {
 	err := s.Start(want, p.emit)
 	if err == nil {
-		return want, nil
+		return want & s.Kinds(), nil // it may have found out that it cannot have all
 	}
 	err = fmt.Errorf("start sensor %s: %w", s.Name(), err)
 	if u := (*bpf.UnavailableError)(nil); !errors.As(err, &u) {

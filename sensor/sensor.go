@@ -19,7 +19,8 @@ import (
 type Sensor interface {
 	// Name is the sensor's folder: process, socket.
 	Name() string
-	// Kinds is what the sensor can emit.
+	// Kinds is what the sensor can emit, as far as it knows: after Start, without
+	// what the kernel or missing rights have refused.
 	Kinds() event.KindSet
 	// Start attaches the hooks that the wanted kinds need. Started again with
 	// other kinds, it attaches and detaches the difference.

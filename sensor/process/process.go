@@ -129,8 +129,19 @@ func New(road *bpf.Road, cfg Config, log *slog.Logger) *Sensor {
 // Name implements [sensor.Sensor].
 func (*Sensor) Name() string { return "process" }
 
-// Kinds implements [sensor.Sensor].
-func (*Sensor) Kinds() event.KindSet { return kinds }
+// Kinds implements [sensor.Sensor]. Once a hook has been tried in vain, its kind
+// is none of them.
+func (s *Sensor) Kinds() event.KindSet {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	can := kinds
+	for k, h := range changes {
+		if st, tried := s.hooks[h.Name]; tried && st.Err != "" {
+			can &^= event.Kinds(k)
+		}
+	}
+	return can
+}
 
 // Start implements [sensor.Sensor]. It fails if forks, execs or exits cannot be
 // observed; what else is missing is told by Hooks.
