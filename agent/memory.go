@@ -16,7 +16,7 @@ const (
 	// besideTables is what the agent may take beside its tables, garbage included,
 	// before the collector works harder than that, in bytes. It keeps the promised
 	// 128 MiB where the tables are full.
-	besideTables = 64 << 20
+	besideTables = 48 << 20
 )
 
 // tuneCollector sets how eagerly garbage is collected, unless the environment

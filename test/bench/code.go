@@ -62,7 +62,7 @@ func (b *bench) goBench(ctx context.Context, c costs, dir, pattern string) error
 	}
 	cmd := exec.CommandContext(ctx, "go", "test", "-run", "^$", "-bench", pattern, "-benchmem", "-cpu", "1",
 		"-benchtime", length.String(), "-count", strconv.Itoa(b.rounds), dir)
-	cmd.Env = append(os.Environ(), "GOGC=200", "GOMEMLIMIT=112MiB") // as the agent sets them (agent/memory.go)
+	cmd.Env = append(os.Environ(), "GOGC=200", "GOMEMLIMIT=96MiB") // as the agent sets them (agent/memory.go)
 	out, err := cmd.CombinedOutput()
 	if err != nil {
 		return fmt.Errorf("go test -bench %s %s: %w: %s", pattern, dir, err, out)
