@@ -20,7 +20,14 @@ import (
 func newBench(b *testing.B) *Pipeline {
 	b.Helper()
 	log := slog.New(slog.DiscardHandler)
-	return newPipeline(Config{}, newFakeRoad(), identity.New(identity.Config{}, log), nil, log)
+	p := newPipeline(Config{}, newFakeRoad(), identity.New(identity.Config{}, log), nil, log)
+	// Where the lives take place is known, as it is on a machine.
+	place := event.Cgroup{CgroupKey: event.CgroupKey{Hierarchy: 1, ID: 1}, CgroupID: 1, Path: "/system.slice/work.service"}
+	p.emit(&event.Event{Data: &event.CgroupState{Type: "cgroup", Cgroup: place}})
+	parent := event.Key{PID: 1, Start: 1}
+	init := &event.Process{Key: parent, PID: 1, TID: 1, VPID: 1, Name: "systemd", Cgroup: event.Cgroup{CgroupKey: place.CgroupKey}}
+	p.emit(&event.Event{Actor: parent, Process: init, Data: &event.ProcessState{Type: "process"}})
+	return p
 }
 
 // life is the events of one short-lived process that makes a connection, as
