@@ -10,21 +10,21 @@ import (
 // Of a connection that is older than the agent nobody knows the age.
 func TestConnectionOfUnknownAge(t *testing.T) {
 	for want, c := range map[string]*event.Connection{
-		"":   {Existing: true},
-		"0s": {Start: time.Unix(1, 0)},
-		"2s": {Start: time.Unix(1, 0), Duration: 2e9},
+		"":     {Existing: true},
+		"0s":   {Start: time.Unix(1, 0)},
+		"2.0s": {Start: time.Unix(1, 0), Duration: 2e9},
 	} {
 		var r record
 		if err := r.parse(event.AppendJSON(nil, &event.Event{Data: c})); err != nil {
 			t.Fatal(err)
 		}
 		if r.has("conn.start") == c.Start.IsZero() {
-			t.Errorf("%+v: conn.start %q", c, r.str("conn.start"))
+			t.Errorf("age %q: conn.start %q", want, r.str("conn.start"))
 		}
 		table := connectionTable{now: func() time.Time { return time.Unix(9, 0) }}
 		row := table.row(&r)
 		if got := row[len(row)-2].text; got != want { // before the error
-			t.Errorf("%+v: age %q, want %q", c, got, want)
+			t.Errorf("age %q, want %q", got, want)
 		}
 	}
 }
