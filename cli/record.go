@@ -8,6 +8,7 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"warren/event"
 )
@@ -90,8 +91,10 @@ func valueEnd(b []byte, i int) int {
 	}
 }
 
+// unquote returns the text of a JSON string. Like encoding/json it replaces what
+// is not UTF-8; the agent sends no such thing.
 func unquote(raw []byte) string {
-	if bytes.IndexByte(raw, '\\') < 0 {
+	if bytes.IndexByte(raw, '\\') < 0 && utf8.Valid(raw) {
 		return string(raw[1 : len(raw)-1])
 	}
 	var s string

@@ -52,6 +52,7 @@ func FuzzRecord(f *testing.F) {
 	f.Add([]byte(`{}`))
 	f.Add([]byte("{\t\"a\" :\n true , \"b\": [ ] }"))
 	f.Add([]byte(`{"a;base64":"/w==","a":"\ufffd"}`))
+	f.Add([]byte("{\"\x80\":{}}"))
 	f.Fuzz(func(t *testing.T, line []byte) {
 		var want map[string]json.RawMessage
 		ok := json.Unmarshal(line, &want) == nil && want != nil
