@@ -142,6 +142,38 @@ func (m *machine) rows() []*event.Event {
 	return list
 }
 
+// checkSpares verifies that nothing that waits to be used again is in use.
+func (m *machine) checkSpares(used map[*snap]int32) {
+	m.t.Helper()
+	t := &m.procs
+	n, spare := 0, map[*snap]bool{}
+	for s := t.freeSnaps; s != nil; s = s.parent {
+		if used[s] != 0 || s.queued || s.p != nil || s.older != nil {
+			m.t.Errorf("a spare snapshot is in use: %+v", s)
+		}
+		spare[s] = true
+		n++
+	}
+	if n != t.spareSnaps || n > maxSpare {
+		m.t.Errorf("%d spare snapshots, %d counted", n, t.spareSnaps)
+	}
+	n = 0
+	for en := t.freeEntries; en != nil; en = en.next {
+		if en.snap != nil || en.list != nil {
+			m.t.Errorf("a spare entry is in use: %+v", en)
+		}
+		n++
+	}
+	if n != t.spareEntries || n > maxSpare {
+		m.t.Errorf("%d spare entries, %d counted", n, t.spareEntries)
+	}
+	for n := range t.recent.n {
+		if s := t.recent.ring[(t.recent.head+n)%len(t.recent.ring)]; spare[s] || used[s] != 0 && !s.queued {
+			m.t.Errorf("a recent snapshot may be used again: %+v", s)
+		}
+	}
+}
+
 // check verifies that the bytes in use are those of what can be reached.
 func (m *machine) check() {
 	m.t.Helper()
@@ -198,6 +230,7 @@ func (m *machine) check() {
 			m.t.Errorf("an image counts %d references, has %d", img.refs, n)
 		}
 	}
+	m.checkSpares(refs)
 	if bytes != t.bytes {
 		m.t.Errorf("%d bytes counted, %d in use", t.bytes, bytes)
 	}
