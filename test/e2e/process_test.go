@@ -34,11 +34,9 @@ func TestE2EStartAndStop(t *testing.T) {
 	if err := unix.Uname(&name); err != nil {
 		t.Fatal(err)
 	}
-	report := a.out.String()
 	for _, piece := range []string{unix.ByteSliceToString(name.Release[:]), "process", "socket", a.socket, "127.0.0.1:"} {
-		if !strings.Contains(report, piece) {
-			t.Errorf("the start-up report does not say %q:\n%s", piece, report)
-		}
+		// It may answer before it has reported.
+		testkit.Wait(t, fmt.Sprintf("a start-up report that says %q", piece), func() bool { return strings.Contains(a.out.String(), piece) })
 	}
 	if err := a.end(syscall.SIGTERM); err != nil {
 		t.Errorf("the agent ended with %v", err)
