@@ -38,13 +38,16 @@ type options struct {
 	memory  int
 }
 
+// defaultRun are the tests that are made for the machines.
+const defaultRun = "^TestBPF"
+
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	var o options
 	flag.StringVar(&o.cache, "cache", ".cache/vm", "folder that keeps fetched kernels")
 	flag.StringVar(&o.kernels, "kernels", "6.1,6.12", "series to run on")
-	flag.StringVar(&o.run, "run", "^TestBPF", "which tests")
+	flag.StringVar(&o.run, "run", defaultRun, "which tests")
 	flag.BoolVar(&o.update, "update", false, "look for newer kernels than the cached")
 	flag.BoolVar(&o.verbose, "v", false, "print everything the tests print as it comes")
 	flag.DurationVar(&o.timeout, "timeout", 15*time.Minute, "for each kernel")

@@ -189,6 +189,11 @@ func (r *report) machine(m *machine, err error) {
 		if len(p.passed)+len(p.failed) == 0 {
 			r.complain("%s: %s ran no test", name, p.dir)
 		}
+		// A sensor that stops telling how it is attached would look fine. With a
+		// choice of tests, its own may not be among them.
+		if strings.HasPrefix(p.dir, "sensor/") && len(p.rungs) == 0 && m.options.run == defaultRun {
+			r.complain("%s: %s logged no RUNG", name, p.dir)
+		}
 		for test, reason := range p.skips {
 			if why, allowed := allowedSkip(name, p.dir, test); allowed {
 				fmt.Fprintf(r.w, "    skipped: %s: %s (allowed: %s)\n", test, reason, why)

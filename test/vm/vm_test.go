@@ -140,13 +140,15 @@ func TestReport(t *testing.T) {
 			[]string{"ended early", `6.1: sensor/x: exit code ""`}},
 		{"no tests", "VM-KERNEL 6.1.0-1\nVM-BEGIN a\ntesting: warning: no tests to run\nPASS\nVM-END a 0\nVM-DONE\n",
 			[]string{"6.1: a ran no test"}},
+		{"a sensor that does not tell its rungs", strings.Replace(noSkip, "RUNG x.one", "rung x.one", 1),
+			[]string{"6.1: sensor/x logged no RUNG"}},
 		{"another kernel", strings.Replace(noSkip, "6.1.0-1", "6.1.0-2", 1),
 			[]string{`6.1: the machine ran "6.1.0-2", not "6.1.0-1"`}},
 		{"a machine in trouble", "VM-ERROR cannot load veth.ko\n" + noSkip,
 			[]string{"6.1: cannot load veth.ko"}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			m := &machine{kernel: kernel{series: "6.1", release: "6.1.0-1"}}
+			m := &machine{kernel: kernel{series: "6.1", release: "6.1.0-1"}, options: options{run: defaultRun}}
 			// The serial line may add carriage returns.
 			if err := m.results.read(strings.NewReader(strings.ReplaceAll(test.run, "\n", "\r\n"))); err != nil {
 				t.Fatal(err)
