@@ -18,8 +18,11 @@ import (
 
 const figCalls = "a system call that nothing hooks: with the agent / with one empty tracepoint"
 
-// callsPerRun is a tenth of a second or so.
-const callsPerRun = 1_000_000
+// Runs are short, about ten milliseconds, and many: one of them is undisturbed.
+const (
+	callsPerRun = 100_000
+	callRuns    = 25
+)
 
 // calls compares a system call with the agent running, with an empty program at
 // the tracepoint of another system call, and with nothing.
@@ -33,7 +36,7 @@ func (b *bench) calls(ctx context.Context) error {
 	// happens on a machine only adds.
 	best := func() (float64, error) {
 		least := 0.0
-		for range 7 {
+		for range callRuns {
 			out, err := exec.CommandContext(ctx, b.load, "calls", strconv.Itoa(callsPerRun)).Output()
 			if err != nil {
 				return 0, fmt.Errorf("calls: %w", err)
@@ -48,26 +51,31 @@ func (b *bench) calls(ctx context.Context) error {
 		}
 		return least, nil
 	}
+	sides := []func() (float64, error){
+		best,
+		func() (float64, error) {
+			attached, err := empty.attach()
+			if err != nil {
+				return 0, err
+			}
+			value, err := best()
+			return value, errors.Join(err, attached.Close())
+		},
+		func() (float64, error) { return b.withAgent(ctx, best) },
+	}
+	// What is compared differs by less than the machine does from one second to
+	// the next: three times the rounds, and each side first in a third of them.
 	var bare, tracepoint, agents, ratios []float64
-	for range b.rounds {
-		n, err := best()
-		if err != nil {
-			return err
+	for round := range 3 * b.rounds {
+		var values [3]float64
+		for i := range sides {
+			side := (i + round) % len(sides)
+			if values[side], err = sides[side](); err != nil {
+				return err
+			}
 		}
-		attached, err := empty.attach()
-		if err != nil {
-			return err
-		}
-		e, err := best()
-		if err = errors.Join(err, attached.Close()); err != nil {
-			return err
-		}
-		w, err := b.withAgent(ctx, best)
-		if err != nil {
-			return err
-		}
-		bare, tracepoint, agents = append(bare, n), append(tracepoint, e), append(agents, w)
-		ratios = append(ratios, w/e)
+		bare, tracepoint, agents = append(bare, values[0]), append(tracepoint, values[1]), append(agents, values[2])
+		ratios = append(ratios, values[2]/values[1])
 	}
 	ratio := spreadOf(ratios)
 	// A clock tick, an interrupt: two runs of the same differ by as much.
