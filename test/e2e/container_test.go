@@ -126,6 +126,8 @@ func newPodman(t *testing.T) *podman {
 
 func (p *podman) command(args ...string) *exec.Cmd {
 	global := []string{"--root", filepath.Join(p.dir, "root"), "--runroot", filepath.Join(p.dir, "run"), "--tmpdir", filepath.Join(p.dir, "tmp"),
+		// Not overlay, which leaves a mount behind.
+		"--storage-driver", "vfs",
 		"--cgroup-manager", "cgroupfs", "--runtime", "runc", "--events-backend", "file", "--log-level", "error"}
 	return exec.Command("podman", append(global, args...)...)
 }
