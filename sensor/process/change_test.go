@@ -110,19 +110,27 @@ func TestBPFLostExec(t *testing.T) {
 		}
 		w := start(t, cfg, kinds)
 		x := install(t, new(program).call(unix.SYS_SETFSGID, 9).call(unix.SYS_EXIT_GROUP, 0), "x")
-		actions := append([]string{"chdir|" + t.TempDir()}, deep...)
-		actions = append(actions, "copy|"+x+"|y", "setgid|y", "setresgid|7|7|7", "exec|./y|"+long)
-		events := w.of(run(t, testkit.Command(t, "do", actions...)))
-		if execs, at := data[*event.Exec](events); len(execs) > 0 && at[len(at)-1].Process.Name == "y" {
-			t.Fatal("the exec was not lost")
-		}
 		type change struct{ OldGID, GID, FGID uint32 }
-		var got []change
-		d, at := data[*event.Credentials](events)
-		for i, c := range d {
-			got = append(got, change{c.OldGID, c.GID, at[i].Process.FGID})
+		// What else happens on the machine meanwhile can fill so small a ring, and
+		// push out what this process did before: then again.
+		var diff string
+		for range 10 {
+			actions := append([]string{"chdir|" + t.TempDir()}, deep...)
+			actions = append(actions, "copy|"+x+"|y", "setgid|y", "setresgid|7|7|7", "exec|./y|"+long)
+			events := w.of(run(t, testkit.Command(t, "do", actions...)))
+			if execs, at := data[*event.Exec](events); len(execs) > 0 && at[len(at)-1].Process.Name == "y" {
+				t.Fatal("the exec was not lost")
+			}
+			var got []change
+			d, at := data[*event.Credentials](events)
+			for i, c := range d {
+				got = append(got, change{c.OldGID, c.GID, at[i].Process.FGID})
+			}
+			if diff = cmp.Diff([]change{{0, 7, 7}, {7, 0, 9}}, got); diff == "" {
+				break
+			}
 		}
-		if diff := cmp.Diff([]change{{0, 7, 7}, {7, 0, 9}}, got); diff != "" {
+		if diff != "" {
 			t.Errorf("by %q, changes (-want +got):\n%s", rung, diff)
 		}
 	}
