@@ -152,8 +152,14 @@ func TestUnknownProcessIsLookedUp(t *testing.T) {
 	if ancestry(p) != "sleep < test" || p.ParentKey != parent {
 		t.Errorf("ancestry: %s", ancestry(p))
 	}
-	if int(p.UID) != os.Geteuid() || p.NetNS == 0 || p.MntNS == 0 || p.CapBounding == 0 || p.VPID == 0 || p.SID == 0 {
-		t.Errorf("credentials and namespaces: %+v %+v", p.Creds, p.Namespaces)
+	if int(p.UID) != os.Geteuid() || p.NetNS == 0 || p.MntNS == 0 || p.CapBounding == 0 || p.VPID == 0 {
+		t.Errorf("credentials and namespaces: %+v %+v, pid inside %d", p.Creds, p.Namespaces, p.VPID)
+	}
+	// What the kernel or an outer PID namespace started has session 0.
+	sid, err := unix.Getsid(0)
+	must(t, err)
+	if int(p.SID) != sid {
+		t.Errorf("session %d, want %d", p.SID, sid)
 	}
 	m.check()
 }
