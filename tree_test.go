@@ -30,14 +30,15 @@ var layers = []struct {
 	packages []string
 	reason   string
 }{
+	{0, []string{"cluster"}, "the nouns of a cluster are plain values, and no API server's"},
 	{1, []string{"event"}, "an event is a plain value that everything else talks about"},
 	{2, []string{"filter", "bpf", "l7"}, "pure meaning of events, the way into the kernel, protocols: none needs another"},
-	{3, []string{"sensor", "identity"}, "what a sensor is, and who is who"},
+	{3, []string{"sensor", "identity", "kube"}, "what a sensor is, who is who, and the cluster's API server"},
 	{4, []string{"pipeline", "api"}, "the spine and the answers know interfaces of sensors, not sensors"},
 	{5, []string{"sensor/all"}, "the one list of sensors"},
 	{4, []string{"sensor/*"}, "sensors know the road and events, not each other, and nobody who listens"},
-	{6, []string{"agent", "cli"}, "wiring, and what a person types"},
-	{7, []string{"."}, "main picks agent or command"},
+	{6, []string{"agent", "hub", "cli"}, "wiring of a node and of a cluster, and what a person types"},
+	{7, []string{"."}, "main picks agent, hub or command"},
 }
 
 // forbidden are imports that the layers would allow.
@@ -49,7 +50,15 @@ var forbidden = []struct {
 	{"api", "bpf", "answers are given from values that the agent hands in"},
 	{"api", "sensor", "who listens does not know who speaks"},
 	{"api", "identity", "answers are given from values that the agent hands in"},
+	{"api", "kube", "answers are given from values that the agent hands in"},
 	{"cli", "agent", "a command reaches the agent through api.Client; main starts it"},
+	{"cli", "hub", "a command reaches the hub through api.Client; main starts it"},
+	{"cli", "kube", "main hands in the way to the cluster"},
+	{"hub", "bpf", "a hub has no kernel"},
+	{"hub", "sensor", "a hub has no kernel"},
+	{"hub", "identity", "a hub asks agents who is who"},
+	{"hub", "pipeline", "a hub's events come from agents"},
+	{"kube", "event", "the cluster's state travels as values of package cluster"},
 	{"cli", "bpf", "a command reaches the kernel through the agent"},
 	{"cli", "sensor", "a command reaches the kernel through the agent"},
 	{"cli", "sensor/*", "a command reaches the kernel through the agent"},
@@ -76,9 +85,14 @@ var thirdParties = []struct {
 }{
 	{"github.com/cilium/ebpf", []string{"bpf", "sensor/*", "datapath"}, "only these load programs"},
 	{"k8s.io/client-go", []string{"kube"}, "the cluster's state travels as plain values"},
+	{"k8s.io/api", []string{"kube"}, "the cluster's state travels as plain values"},
+	{"k8s.io/apimachinery", []string{"kube"}, "the cluster's state travels as plain values"},
+	{"k8s.io/klog/v2", []string{"kube"}, "client-go logs through it"},
+	{"github.com/cilium/cilium", []string{"api"}, "Hubble's messages, in hubble.go only"},
+	{"github.com/fxamacker/cbor/v2", []string{"api"}, "what agent and hub say to each other"},
 	{"k8s.io/cri-api", []string{"identity"}, "names of containers"},
 	{"github.com/containerd/containerd", []string{"identity"}, "names of containers"},
-	{"google.golang.org/grpc", []string{"identity", "api", "export"}, "protobuf appears where a foreign API asks for it"},
+	{"google.golang.org/grpc", []string{"identity", "api", "export", "hub"}, "protobuf appears where a foreign API asks for it"},
 	{"google.golang.org/protobuf", []string{"identity", "api", "export"}, "protobuf appears where a foreign API asks for it"},
 	{"go.yaml.in/yaml/v3", []string{"agent", "rule"}, "files that people write"},
 	{"github.com/prometheus/client_golang", []string{"api"}, "metrics are written in one place"},
