@@ -13,19 +13,27 @@ import (
 
 // A Pod is a pod as it was at one time.
 type Pod struct {
-	UID       string `field:"k8s.pod.uid" doc:"uid of the pod"`
+	UID string `field:"k8s.pod.uid" doc:"uid of the pod"`
+	// StaticUID is the name that a kubelet has for a static pod, in cgroups and
+	// for the container runtime: not the uid of its mirror in the API. "" for
+	// other pods.
+	StaticUID string
 	Name      string `field:"k8s.pod.name" doc:"name of the pod"`
 	Namespace string `field:"k8s.ns.name" doc:"namespace of the pod"`
 	// Node is the node that it is bound to, "" while there is none.
 	Node   string
-	Labels map[string]string `field:"k8s.pod.labels" doc:"labels of the pod: k8s.pod.labels[app]"`
+	Labels map[string]string `field:"k8s.pod.labels" joined:"1" doc:"labels of the pod: k8s.pod.labels[app]; without a key, all of them: key:value, joined by commas and blanks"`
 	// NamespaceLabels are those of its namespace, as they were when the pod was
 	// last told; pods of one namespace share the map.
-	NamespaceLabels map[string]string `field:"k8s.ns.labels" doc:"labels of the namespace: k8s.ns.labels[team]"`
+	NamespaceLabels map[string]string `field:"k8s.ns.labels" joined:"1" doc:"labels of the namespace: k8s.ns.labels[team]; without a key, all of them"`
 	// Addrs are its addresses, of both families; those of its node where
 	// HostNetwork is set.
 	Addrs       []netip.Addr
 	HostNetwork bool `field:"k8s.pod.host_network,omitzero" doc:"true when the pod shares its node's network"`
+	// Controller is the pod's own controller as the API tells it: a replica set,
+	// a job, ... A State fills Workload, ReplicaSet and Job from it, where it is
+	// not zero.
+	Controller Workload
 	// Workload is the outermost controller: the deployment, not its replica set.
 	Workload Workload
 	// ReplicaSet is the replica set in between, "" where there is none; Job
@@ -34,8 +42,10 @@ type Pod struct {
 	Job            string `field:"k8s.job.name" doc:"name of the job that made the pod"`
 	ServiceAccount string `field:"k8s.sa.name" doc:"service account of the pod"`
 	// Phase is Pending, Running, Succeeded, Failed or Unknown.
-	Phase   string
-	Created time.Time
+	Phase string
+	// Created and Started say since when it can have had its addresses: made,
+	// and taken up by its node. Started is zero before that.
+	Created, Started time.Time
 	// Ended is when it was deleted or its last container ended; zero before.
 	Ended      time.Time
 	Containers []Container
@@ -64,6 +74,8 @@ const (
 	Init      ContainerKind = "init"
 	Sidecar   ContainerKind = "sidecar"
 	Ephemeral ContainerKind = "ephemeral"
+	// Sandbox holds the namespaces of the pod; the pod's own list has it not.
+	Sandbox ContainerKind = "sandbox"
 )
 
 // A Service is an address that stands for pods.
@@ -71,8 +83,17 @@ type Service struct {
 	UID, Namespace, Name string
 	Labels               map[string]string
 	// ClusterIPs, ExternalIPs and load balancers' addresses; none for headless.
-	Addrs []netip.Addr
-	Ports []Port
+	Addrs   []netip.Addr
+	Ports   []Port
+	Created time.Time
+}
+
+// An Endpoint is one address behind a service.
+type Endpoint struct {
+	Addr netip.Addr
+	// PodUID is the pod that has the address, "" where none is named: then the
+	// address says which it is.
+	PodUID string
 }
 
 // A Port is a port of a service.
@@ -91,6 +112,7 @@ type Node struct {
 	Addrs []netip.Addr
 	// PodCIDRs are the networks its pods get addresses from, where it has some.
 	PodCIDRs []netip.Prefix
+	Created  time.Time
 }
 
 // A Peer is what an address stood for at one time. At most one of Pod, Service
