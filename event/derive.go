@@ -3,16 +3,19 @@ package event
 import (
 	"net/netip"
 	"time"
+
+	"warren/cluster"
 )
 
 // derived are the fields that no struct holds: their tags stand on blank
 // fields. They are computed when somebody asks.
 var derived = map[string]getter{
-	"evt.kind":     str(func(e *Event) string { return e.Data.Kind().String() }),
-	"evt.hostname": str(func(*Event) string { return host.name }),
-	"evt.boot_id":  str(func(*Event) string { return host.bootID }),
-	"evt.datetime": composed(func(b []byte, e *Event) []byte { return e.Time.AppendFormat(b, time.RFC3339Nano) }),
-	"evt.rawtime":  {num: func(e *Event, i int) (int64, bool) { return e.Time.UnixNano(), i == 0 }},
+	"evt.kind":      str(func(e *Event) string { return e.Data.Kind().String() }),
+	"evt.hostname":  str(func(*Event) string { return host.name }),
+	"k8s.node.name": str(func(*Event) string { return host.node }),
+	"evt.boot_id":   str(func(*Event) string { return host.bootID }),
+	"evt.datetime":  composed(func(b []byte, e *Event) []byte { return e.Time.AppendFormat(b, time.RFC3339Nano) }),
+	"evt.rawtime":   {num: func(e *Event, i int) (int64, bool) { return e.Time.UnixNano(), i == 0 }},
 
 	"evt.arg.flags": composed(func(b []byte, e *Event) []byte { return appendFlags(b, e.Data.(*Fork).cloneFlags(), cloneFlags) }),
 
@@ -58,6 +61,27 @@ var derived = map[string]getter{
 		return p.StartTime.UnixNano() - p.ExeCtime, true
 	}),
 	"thread.ismain": procNum(func(_ *Event, p *Process) (int64, bool) { return truth(p.TID == p.PID), p.TID != 0 }),
+
+	"k8s.pod.ip":           {ip: podAddr},
+	"k8s.pod.id":           podStr(podOf, func(p *cluster.Pod) string { return p.UID }),
+	"k8s.pod.sandbox_id":   str(sandboxID),
+	"k8s.pod.label":        labels(podOf, podLabels),
+	"k8s.ns.label":         labels(podOf, namespaceLabels),
+	"k8s.deployment.name":  workloadOf("Deployment"),
+	"k8s.daemonset.name":   workloadOf("DaemonSet"),
+	"k8s.statefulset.name": workloadOf("StatefulSet"),
+	"k8s.cronjob.name":     workloadOf("CronJob"),
+	"k8s.rc.name":          workloadOf("ReplicationController"),
+
+	"k8s.remote.kind":          peerStr(func(p *cluster.Peer) string { return string(p.Kind) }),
+	"k8s.remote.ns.name":       peerStr(peerNamespace),
+	"k8s.remote.pod.name":      podStr(remotePodOf, func(p *cluster.Pod) string { return p.Name }),
+	"k8s.remote.pod.uid":       podStr(remotePodOf, func(p *cluster.Pod) string { return p.UID }),
+	"k8s.remote.pod.labels":    joined(labels(remotePodOf, podLabels)),
+	"k8s.remote.svc.name":      peerStr(peerService),
+	"k8s.remote.workload.kind": podStr(remotePodOf, func(p *cluster.Pod) string { return p.Workload.Kind }),
+	"k8s.remote.workload.name": podStr(remotePodOf, func(p *cluster.Pod) string { return p.Workload.Name }),
+	"k8s.remote.node.name":     peerStr(peerNode),
 
 	"fd.cip":      {ip: func(e *Event, i int) (netip.Addr, bool) { return sockAddr(e, i, false) }},
 	"fd.sip":      {ip: func(e *Event, i int) (netip.Addr, bool) { return sockAddr(e, i, true) }},

@@ -33,6 +33,7 @@ type Event struct {
 
 	_ struct{} `field:"evt.kind" type:"string" doc:"kind of the event; several types share one"`
 	_ struct{} `field:"evt.hostname" type:"string" doc:"name of the machine"`
+	_ struct{} `field:"k8s.node.name" type:"string" doc:"name of the machine as a node of its cluster"`
 	_ struct{} `field:"evt.boot_id" type:"string" doc:"id of the machine's current boot"`
 	_ struct{} `field:"evt.datetime" type:"string" virtual:"1" doc:"the same as evt.time, as text"`
 	_ struct{} `field:"evt.rawtime" type:"int" virtual:"1" doc:"when it happened: nanoseconds since 1970"`

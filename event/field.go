@@ -8,6 +8,8 @@ import (
 	"strings"
 	"time"
 	"unsafe"
+
+	"warren/cluster"
 )
 
 // A Type says how the values of a field are compared and written.
@@ -50,7 +52,7 @@ type Arg uint8
 const (
 	NoArg    Arg = iota
 	IndexArg     // a number, optional
-	KeyArg       // a key, required
+	KeyArg       // a key, required but where KeyOptional says otherwise
 )
 
 // A Field is one named value of events.
@@ -64,6 +66,10 @@ type Field struct {
 	Type Type
 	Many Many
 	Arg  Arg
+	// KeyOptional is true of a field with KeyArg that has a value without a key
+	// too: Str returns all of them, as key:value, sorted, joined by a comma and a
+	// blank.
+	KeyOptional bool
 	// Virtual fields only say again what others say: they can be filtered on
 	// and printed by name, but are not part of an event's JSON.
 	Virtual bool
@@ -275,7 +281,7 @@ func Lookup(name string) (*Field, bool) {
 }
 
 // Fields returns every field in the order of the structs: what all events
-// have, then the process, the container, and the kinds' own. The slice is
+// have, then the process, the container, its pod, and the kinds' own. The slice is
 // shared: do not change it.
 func Fields() []*Field { return catalog.all }
 
@@ -305,6 +311,7 @@ func buildCatalog() *fields {
 	c.add(reflect.TypeFor[Event](), AllKinds, eventBase, 0)
 	c.add(reflect.TypeFor[Process](), AllKinds, processBase, 0)
 	c.add(reflect.TypeFor[Container](), AllKinds, containerBase, 0)
+	c.add(reflect.TypeFor[cluster.Pod](), AllKinds, podBase, 0)
 	for k := Kind(1); k < numKinds; k++ {
 		c.add(kinds[k].data, Kinds(k), dataBase, 0)
 	}
@@ -363,6 +370,13 @@ func containerBase(e *Event, i int) unsafe.Pointer {
 	return unsafe.Pointer(e.Process.Container)
 }
 
+func podBase(e *Event, i int) unsafe.Pointer {
+	if i > 0 {
+		return nil
+	}
+	return unsafe.Pointer(podOf(e))
+}
+
 func (c *fields) add(t reflect.Type, ks KindSet, at base, offset uintptr) {
 	for i := range t.NumField() {
 		sf := t.Field(i)
@@ -383,13 +397,22 @@ func (c *fields) add(t reflect.Type, ks KindSet, at base, offset uintptr) {
 			}
 			g = d
 			f.Type = typeNamed(sf.Tag.Get("type"))
-			if sf.Tag.Get("many") == "either" {
+			switch sf.Tag.Get("many") {
+			case "either":
 				f.Many = Either
+			case "list":
+				f.Many = List
+			}
+			if g.key != nil {
+				f.Arg, f.KeyOptional = KeyArg, g.str != nil
 			}
 		} else {
 			f.Type, f.Many, f.Arg, g = access(sf.Type, at, offset+sf.Offset, opts == "omitzero")
 			if t := sf.Tag.Get("type"); t != "" {
 				f.Type = typeNamed(t)
+			}
+			if sf.Tag.Get("joined") != "" {
+				g, f.KeyOptional = joined(g), true
 			}
 		}
 		c.register(f, g, ks)
@@ -444,7 +467,7 @@ func typeNamed(s string) Type {
 
 // number is what a plain number of a struct can be.
 type number interface {
-	~int32 | ~int64 | ~uint8 | ~uint16 | ~uint32 | ~uint64
+	~int | ~int32 | ~int64 | ~uint8 | ~uint16 | ~uint32 | ~uint64
 }
 
 func num[T number](at base, off uintptr, omitZero bool) getter {
@@ -480,7 +503,7 @@ func named[T interface {
 // access returns how values of Go type t at an offset are read.
 func access(t reflect.Type, at base, off uintptr, omitZero bool) (Type, Many, Arg, getter) {
 	switch t {
-	case reflect.TypeFor[string]():
+	case reflect.TypeFor[string](), reflect.TypeFor[cluster.ContainerKind](): // of one layout
 		return String, One, NoArg, getter{str: func(e *Event, i int) (string, bool) {
 			p := at(e, i)
 			if p == nil {
@@ -578,6 +601,8 @@ func access(t reflect.Type, at base, off uintptr, omitZero bool) (Type, Many, Ar
 			}
 			return 0, false
 		}}
+	case reflect.TypeFor[int]():
+		return Int, One, NoArg, num[int](at, off, omitZero)
 	case reflect.TypeFor[int32]():
 		return Int, One, NoArg, num[int32](at, off, omitZero)
 	case reflect.TypeFor[int64]():

@@ -7,11 +7,13 @@ import (
 )
 
 // host is what every event of this machine shares. It is read once, when the
-// program starts, from the kernel; tests replace it.
+// program starts, from the kernel, but for the node, which only the cluster
+// knows; tests replace it.
 var host = readHost()
 
 type hostInfo struct {
 	name      string
+	node      string
 	bootID    string
 	bootShort string // 12 hexadecimal digits of bootID
 }
@@ -29,6 +31,13 @@ func newHost(name, bootID string) hostInfo {
 
 // BootID returns the id of the machine's current boot.
 func BootID() string { return host.bootID }
+
+// SetNode says which node of a cluster this machine is; "" is none. It is called
+// once, before there are events.
+func SetNode(name string) { host.node = name }
+
+// Node returns what [SetNode] has been told.
+func Node() string { return host.node }
 
 // Hostname returns the machine's name.
 func Hostname() string { return host.name }

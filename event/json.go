@@ -2,7 +2,6 @@ package event
 
 import (
 	"encoding/base64"
-	"slices"
 	"strconv"
 	"time"
 	"unicode/utf16"
@@ -34,7 +33,8 @@ func appendJSON(b []byte, e *Event, fields []*Field) []byte {
 		switch {
 		case f.Arg == KeyArg:
 			m := f.gets[kindOf(e)].all(e)
-			for _, k := range sortedKeys(m) {
+			var room [32]string
+			for _, k := range appendSortedKeys(room[:0], m) {
 				if !first {
 					b = append(b, ',')
 				}
@@ -57,7 +57,7 @@ func appendJSON(b []byte, e *Event, fields []*Field) []byte {
 				if e.Process == nil || e.Process.Parent == nil {
 					continue
 				}
-			} else if _, ok := f.Str(e, 0); !ok {
+			} else if !hasValue(f, e) {
 				continue
 			}
 			key(f.Name)
@@ -122,6 +122,16 @@ func appendList(b []byte, f *Field, e *Event, i int) []byte {
 		}
 	}
 	return append(b, ']')
+}
+
+// hasValue reports whether there is a first value of f.
+func hasValue(f *Field, e *Event) (ok bool) {
+	if f.Type == IP {
+		_, ok = f.Addr(e, 0)
+	} else {
+		_, ok = f.Str(e, 0)
+	}
+	return ok
 }
 
 // appendValue appends the i-th value of f. It reports whether there is one, and
@@ -219,16 +229,4 @@ func appendString(b []byte, s string) (_ []byte, valid bool) {
 	}
 	b = append(b, s[start:]...)
 	return append(b, '"'), valid
-}
-
-func sortedKeys(m map[string]string) []string {
-	if len(m) == 0 {
-		return nil
-	}
-	keys := make([]string, 0, len(m))
-	for k := range m {
-		keys = append(keys, k)
-	}
-	slices.Sort(keys)
-	return keys
 }

@@ -15,6 +15,7 @@ const (
 	KindLost
 	KindProcess
 	KindCgroup
+	KindNodes
 
 	numKinds
 )
@@ -32,8 +33,13 @@ var kinds = [numKinds]kind{
 	KindLost:        describe[Lost]("lost", "events were lost", "lost"),
 	KindProcess:     describe[ProcessState]("process", "a process as the process table knows it: no event, but what process list filters on", "process"),
 	KindCgroup:      describe[CgroupState]("cgroup", "a cgroup was seen for the first time: no event for consumers, but how identity learns paths", "cgroup"),
+	KindNodes:       describe[Nodes]("nodes", "which of a cluster's agents answered: what follows is of these alone", "nodes"),
 }
 
 // StateKinds are kinds that inform the tables of identity and reach no
 // consumer.
 const StateKinds KindSet = 1<<KindProcess | 1<<KindCgroup
+
+// NoticeKinds are kinds that tell of the stream itself: how much is missing
+// from it. They reach every consumer, whatever it filters on, complete.
+const NoticeKinds KindSet = 1<<KindLost | 1<<KindNodes

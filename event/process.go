@@ -3,6 +3,8 @@ package event
 import (
 	"strings"
 	"time"
+
+	"warren/cluster"
 )
 
 // A Process is what is known of a process at one moment: a snapshot. When
@@ -150,8 +152,28 @@ type Container struct {
 	StartTime   time.Time         `field:"container.start_ts" doc:"when the container started"`
 	Privileged  bool              `field:"container.privileged" doc:"true when the container was made privileged"`
 	Pending     bool              `field:"container.pending,omitzero" doc:"true when the runtime had not yet described the container at the time of the event"`
-	// PodUID and the rest of Kubernetes' names come from labels and cgroup path.
-	PodUID string `field:"k8s.pod.uid" doc:"uid of the pod, from the cgroup's path"`
+
+	// Pod is the pod that the container belongs to, nil outside pods. Where
+	// neither the cluster nor the runtime has told of it, it has a UID alone.
+	Pod *cluster.Pod
+	// PodContainer is what the pod calls the container; POD for the sandbox,
+	// which holds the pod's namespaces.
+	PodContainer     string                `field:"k8s.container.name" doc:"name of the container in its pod; POD for the sandbox that holds the pod's namespaces"`
+	PodContainerKind cluster.ContainerKind `field:"k8s.container.kind" doc:"role of the container in its pod: main, init, sidecar, ephemeral, sandbox"`
+	SandboxID        string                `field:"k8s.pod.full_sandbox_id" doc:"id of the pod's sandbox, whole"`
+	// Services are those that stood for the pod, by name.
+	Services []string `field:"k8s.svc.name" doc:"names of the services that stand for the pod"`
+
+	_ struct{} `field:"k8s.pod.ip" type:"ip" many:"list" doc:"addresses of the pod; its node's where it shares the node's network"`
+	_ struct{} `field:"k8s.pod.id" type:"string" virtual:"1" doc:"the same as k8s.pod.uid"`
+	_ struct{} `field:"k8s.pod.sandbox_id" type:"string" virtual:"1" doc:"id of the pod's sandbox, its first 12 digits"`
+	_ struct{} `field:"k8s.pod.label" type:"string" virtual:"1" doc:"the same as k8s.pod.labels: k8s.pod.label[app]"`
+	_ struct{} `field:"k8s.ns.label" type:"string" virtual:"1" doc:"the same as k8s.ns.labels: k8s.ns.label[team]"`
+	_ struct{} `field:"k8s.deployment.name" type:"string" virtual:"1" doc:"k8s.workload.name, where that is a deployment"`
+	_ struct{} `field:"k8s.daemonset.name" type:"string" virtual:"1" doc:"k8s.workload.name, where that is a daemon set"`
+	_ struct{} `field:"k8s.statefulset.name" type:"string" virtual:"1" doc:"k8s.workload.name, where that is a stateful set"`
+	_ struct{} `field:"k8s.cronjob.name" type:"string" virtual:"1" doc:"k8s.workload.name, where that is a cron job"`
+	_ struct{} `field:"k8s.rc.name" type:"string" virtual:"1" doc:"k8s.workload.name, where that is a replication controller"`
 }
 
 // hostContainer answers for processes outside containers, as Falco does.

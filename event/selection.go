@@ -28,12 +28,14 @@ func Select(names ...string) (*Selection, error) {
 		}
 	}
 	// Whoever selects must not lose sight of what is missing.
-	s.byKind[KindLost] = catalog.byKind[KindLost]
+	for _, k := range NoticeKinds.List() {
+		s.byKind[k] = catalog.byKind[k]
+	}
 	return s, nil
 }
 
 // AppendJSON appends the selected fields of e as [AppendJSON] would. An event
-// that says what was lost is complete. A nil Selection selects everything.
+// that tells what is missing is complete: see [NoticeKinds]. A nil Selection selects everything.
 func (s *Selection) AppendJSON(b []byte, e *Event) []byte {
 	if s == nil {
 		return AppendJSON(b, e)

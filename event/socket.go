@@ -3,6 +3,8 @@ package event
 import (
 	"net/netip"
 	"time"
+
+	"warren/cluster"
 )
 
 // Socket is the part that all events of network sockets share.
@@ -20,6 +22,10 @@ type Socket struct {
 	RemoteName string `field:"fd.rip.name" doc:"name of the far address that this machine was last answered by DNS"`
 	NetNS      uint32 `field:"fd.netns,omitzero" doc:"network namespace of the socket, by inode number"`
 	Cookie     uint64 `field:"fd.cookie,omitzero" doc:"number of the socket that no other socket has until the next boot"`
+	// RemotePeer is what the far address stood for in the cluster when the
+	// connection began; nil outside clusters, for loopback, and while the
+	// cluster has not told.
+	RemotePeer *cluster.Peer
 
 	_ struct{} `field:"fd.cip" type:"ip" doc:"address of the client"`
 	_ struct{} `field:"fd.sip" type:"ip" doc:"address of the server"`
@@ -42,6 +48,16 @@ type Socket struct {
 	_ struct{} `field:"fd.sproto" type:"string" virtual:"1" doc:"well-known service of the server's port"`
 	_ struct{} `field:"fd.lproto" type:"string" virtual:"1" doc:"well-known service of the near port"`
 	_ struct{} `field:"fd.rproto" type:"string" virtual:"1" doc:"well-known service of the far port"`
+
+	_ struct{} `field:"k8s.remote.kind" type:"string" doc:"what the far address stood for when the connection began: pod, service, node, world"`
+	_ struct{} `field:"k8s.remote.ns.name" type:"string" doc:"namespace of the pod or service at the far end"`
+	_ struct{} `field:"k8s.remote.pod.name" type:"string" doc:"name of the pod at the far end"`
+	_ struct{} `field:"k8s.remote.pod.uid" type:"string" doc:"uid of the pod at the far end"`
+	_ struct{} `field:"k8s.remote.pod.labels" type:"string" doc:"labels of the pod at the far end: k8s.remote.pod.labels[app]; without a key, all of them: key:value, joined by commas and blanks"`
+	_ struct{} `field:"k8s.remote.svc.name" type:"string" doc:"name of the service whose address is the far one"`
+	_ struct{} `field:"k8s.remote.workload.kind" type:"string" doc:"what made the pod at the far end, outermost: Deployment, DaemonSet, ..."`
+	_ struct{} `field:"k8s.remote.workload.name" type:"string" doc:"name of what made the pod at the far end"`
+	_ struct{} `field:"k8s.remote.node.name" type:"string" doc:"node at the far end, or node of the pod there"`
 }
 
 // Connection is a change in the life of a TCP connection, of a listening

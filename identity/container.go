@@ -4,6 +4,7 @@ import (
 	"strings"
 	"time"
 
+	"warren/cluster"
 	"warren/event"
 )
 
@@ -150,8 +151,11 @@ func (i *Identity) containerOf(place Place) *container {
 		id.id = strings.Clone(id.id)
 		place.ID = id.id
 		c = &container{id: id, place: place, desc: &event.Container{
-			FullID: id.id, ID: shortID(id.id), Type: id.runtime, PodUID: in.str(place.PodUID),
+			FullID: id.id, ID: shortID(id.id), Type: id.runtime,
 		}}
+		if place.PodUID != "" {
+			c.desc.Pod = &cluster.Pod{UID: in.str(place.PodUID)}
+		}
 		t.byID[id] = c
 		i.ask(c)
 	}
@@ -365,7 +369,7 @@ const maxLabelBytes = 32 << 10
 
 func (d *Description) container(c *container) *event.Container {
 	n := &event.Container{
-		FullID: c.desc.FullID, ID: c.desc.ID, Type: c.id.runtime, PodUID: c.desc.PodUID,
+		FullID: c.desc.FullID, ID: c.desc.ID, Type: c.id.runtime, Pod: c.desc.Pod,
 		Name: d.Name, Image: d.Image, ImageID: d.ImageID, ImageDigest: d.ImageDigest,
 		Labels: boundLabels(d.Labels), StartTime: d.Started, Privileged: d.Privileged,
 	}
@@ -376,9 +380,6 @@ func (d *Description) container(c *container) *event.Container {
 	n.ImageRepo, n.ImageTag = ref.Repo, ref.Tag
 	if ref.Digest != "" {
 		n.ImageDigest = ref.Digest
-	}
-	if n.PodUID == "" {
-		n.PodUID = d.Labels["io.kubernetes.pod.uid"]
 	}
 	return n
 }

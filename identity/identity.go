@@ -16,12 +16,14 @@ package identity
 import (
 	"context"
 	"log/slog"
+	"net/netip"
 	"sync"
 	"time"
 
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 
+	"warren/cluster"
 	"warren/event"
 )
 
@@ -49,6 +51,9 @@ type Config struct {
 	DescribeFor time.Duration
 	// Sockets are where container runtimes listen.
 	Sockets Sockets
+	// Cluster is what is known of the Kubernetes cluster that the machine is a
+	// node of; nil where it is none.
+	Cluster Cluster
 	// Root is where the host's file system is seen. Default "/".
 	Root string
 	// Proc is where the host's proc file system is seen. Default "/proc".
@@ -58,6 +63,22 @@ type Config struct {
 	// Ktime is the kernel's clock, nanoseconds since boot, suspend included.
 	// Default CLOCK_BOOTTIME.
 	Ktime func() uint64
+}
+
+// Cluster is what identity asks of a [cluster.State]. Every method may be called
+// by any goroutine, answers at once, and returns what never changes.
+type Cluster interface {
+	// Pod returns a pod by its uid or, for static pods, by the hash of their
+	// configuration; ended ones while they are remembered. Nil: unknown.
+	Pod(uid string) *cluster.Pod
+	// Peer returns what an address stood for at a time; false where that is not
+	// known.
+	Peer(addr netip.Addr, port uint16, proto string, at time.Time) (cluster.Peer, bool)
+	// ServicesOf returns the services that stand for a pod.
+	ServicesOf(p *cluster.Pod) []*cluster.Service
+	// Changed is signalled when something new is known; one signal can stand for
+	// many changes.
+	Changed() <-chan struct{}
 }
 
 func (c Config) withDefaults() Config {

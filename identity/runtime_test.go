@@ -638,7 +638,7 @@ func TestGuessedRuntime(t *testing.T) {
 	m.await("the description", func() bool { return !m.Pending(e) })
 	m.Resolve(e, false)
 	for _, p := range []*event.Process{e.Process, m.Process(k)} {
-		if c := p.Container; c.Type != "docker" || c.Name != "shop-web-1" || c.PodUID != "8f3a1c9b7e5d2046af18c3b9d7e6f504" {
+		if c := p.Container; c.Type != "docker" || c.Name != "shop-web-1" || c.Pod == nil || c.Pod.UID != "8f3a1c9b7e5d2046af18c3b9d7e6f504" {
 			t.Errorf("%+v", c)
 		}
 	}

@@ -46,7 +46,7 @@ func (p *Pipeline) interest() event.KindSet {
 	defer p.mu.Unlock()
 	want := *p.cfg.Tables
 	for _, s := range p.subs {
-		if k := s.opts.Kinds &^ (1 << event.KindLost); k != 0 {
+		if k := s.opts.Kinds &^ event.NoticeKinds; k != 0 {
 			want |= k | processKinds // each event names its process
 		}
 	}
