@@ -33,7 +33,7 @@ type Pod struct {
 	// Controller is the pod's own controller as the API tells it: a replica set,
 	// a job, ... A State fills Workload, ReplicaSet and Job from it, where it is
 	// not zero.
-	Controller Workload
+	Controller Workload `fields:"-"`
 	// Workload is the outermost controller: the deployment, not its replica set.
 	Workload Workload
 	// ReplicaSet is the replica set in between, "" where there is none; Job
