@@ -41,7 +41,7 @@ type Many uint8
 const (
 	One       Many = iota
 	Ancestors      // proc.aname: those of all ancestors, or of one: proc.aname[2]
-	Either         // fd.ip: of either end; != holds when both differ
+	Either         // fd.ip: of either end, k8s.pod.ip: of either family; != holds when both differ
 	List           // dns.answers: elements of a list
 )
 
@@ -397,11 +397,8 @@ func (c *fields) add(t reflect.Type, ks KindSet, at base, offset uintptr) {
 			}
 			g = d
 			f.Type = typeNamed(sf.Tag.Get("type"))
-			switch sf.Tag.Get("many") {
-			case "either":
+			if sf.Tag.Get("many") == "either" {
 				f.Many = Either
-			case "list":
-				f.Many = List
 			}
 			if g.key != nil {
 				f.Arg, f.KeyOptional = KeyArg, g.str != nil
@@ -450,6 +447,9 @@ func (c *fields) register(f Field, g getter, ks KindSet) {
 		c.all = append(c.all, old)
 	} else if old.Type != f.Type || old.Many != f.Many || old.Arg != f.Arg {
 		panic(fmt.Sprintf("event: %s is %v in one kind and %v in another", f.Name, old.Type, f.Type))
+	}
+	if old.kinds&ks != 0 {
+		panic(fmt.Sprintf("event: %s stands twice in %v", f.Name, old.kinds&ks))
 	}
 	old.kinds |= ks
 	for _, k := range ks.List() {

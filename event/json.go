@@ -57,7 +57,7 @@ func appendJSON(b []byte, e *Event, fields []*Field) []byte {
 				if e.Process == nil || e.Process.Parent == nil {
 					continue
 				}
-			} else if !hasValue(f, e) {
+			} else if _, ok := f.Str(e, 0); !ok {
 				continue
 			}
 			key(f.Name)
@@ -122,16 +122,6 @@ func appendList(b []byte, f *Field, e *Event, i int) []byte {
 		}
 	}
 	return append(b, ']')
-}
-
-// hasValue reports whether there is a first value of f.
-func hasValue(f *Field, e *Event) (ok bool) {
-	if f.Type == IP {
-		_, ok = f.Addr(e, 0)
-	} else {
-		_, ok = f.Str(e, 0)
-	}
-	return ok
 }
 
 // appendValue appends the i-th value of f. It reports whether there is one, and

@@ -88,10 +88,11 @@ func appendSortedKeys(keys []string, m map[string]string) []string {
 	return keys
 }
 
-// podAddr returns the i-th address of the pod that acted.
+// podAddr returns the i-th address of the pod that acted; Kubernetes gives a pod
+// at most one of each family.
 func podAddr(e *Event, i int) (netip.Addr, bool) {
 	p := podOf(e)
-	if p == nil || i >= len(p.Addrs) {
+	if p == nil || i >= min(2, len(p.Addrs)) {
 		return netip.Addr{}, false
 	}
 	return p.Addrs[i], true

@@ -164,7 +164,7 @@ type Container struct {
 	// Services are those that stood for the pod, by name.
 	Services []string `field:"k8s.svc.name" doc:"names of the services that stand for the pod"`
 
-	_ struct{} `field:"k8s.pod.ip" type:"ip" many:"list" doc:"addresses of the pod; its node's where it shares the node's network"`
+	_ struct{} `field:"k8s.pod.ip" type:"ip" many:"either" doc:"addresses of the pod, of both families; its node's where it shares the node's network"`
 	_ struct{} `field:"k8s.pod.id" type:"string" virtual:"1" doc:"the same as k8s.pod.uid"`
 	_ struct{} `field:"k8s.pod.sandbox_id" type:"string" virtual:"1" doc:"id of the pod's sandbox, its first 12 digits"`
 	_ struct{} `field:"k8s.pod.label" type:"string" virtual:"1" doc:"the same as k8s.pod.labels: k8s.pod.label[app]"`

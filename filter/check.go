@@ -92,7 +92,7 @@ func (c *compiler) field(x *Field) (*term, *Error) {
 	}
 	t := &term{Span: x.Span, name: quoted(string(x.append(nil))), typ: f.Type, many: f.Many, kinds: f.Kinds()}
 	switch {
-	case f.Arg == event.KeyArg:
+	case f.Arg == event.KeyArg && (arg != nil || !f.KeyOptional):
 		if arg == nil {
 			return nil, x.errorf(f.Name+" wants a key in brackets", "write "+f.Name+"[key]")
 		}

@@ -27,7 +27,6 @@ var notYet = []string{
 	"fd.filename",       // files
 	"fd.nameraw",        // files
 	"fd.num",            // files
-	"k8s.ns.name",       // pods
 }
 
 // falcoRules is what a rule file names.

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"time"
 
+	"warren/cluster"
 	"warren/event"
 )
 
@@ -51,6 +52,9 @@ func anyEvent(d *dice) *event.Event {
 	if f, ok := fieldTagged(reflect.ValueOf(e.Data).Elem(), "field", "evt.type"); ok {
 		f.SetString(pick(d, k.Types()...))
 	}
+	if s := event.SocketOf(e); s != nil && d.chance(60) {
+		s.RemotePeer = anyPeer(d)
+	}
 	p := &e.Process
 	for range d.roll(6) {
 		*p = new(event.Process)
@@ -59,10 +63,35 @@ func anyEvent(d *dice) *event.Event {
 			c := new(event.Container)
 			fill(d, reflect.ValueOf(c).Elem())
 			(*p).Container = c
+			if d.chance(60) {
+				c.Pod = anyPod(d)
+			}
 		}
 		p = &(*p).Parent
 	}
 	return e
+}
+
+func anyPod(d *dice) *cluster.Pod {
+	p := new(cluster.Pod)
+	fill(d, reflect.ValueOf(p).Elem())
+	p.Workload.Kind = pick(d, "Deployment", "DaemonSet", "")
+	for range d.roll(3) {
+		p.Addrs = append(p.Addrs, netip.MustParseAddr(pick(d, someAddrs...)))
+	}
+	return p
+}
+
+func anyPeer(d *dice) *cluster.Peer {
+	switch d.roll(4) {
+	case 0:
+		return &cluster.Peer{Kind: cluster.PeerPod, Pod: anyPod(d)}
+	case 1:
+		return &cluster.Peer{Kind: cluster.PeerService, Service: &cluster.Service{Namespace: pick(d, someTexts...), Name: pick(d, someTexts...)}}
+	case 2:
+		return &cluster.Peer{Kind: cluster.PeerNode, Node: &cluster.Node{Name: pick(d, someTexts...)}}
+	}
+	return &cluster.Peer{Kind: cluster.PeerWorld}
 }
 
 // fill sets every member with a tag.
@@ -108,6 +137,8 @@ func fill(d *dice, v reflect.Value) {
 				f.SetString(pick(d, someTexts...))
 			case reflect.Bool:
 				f.SetBool(d.chance(50))
+			case reflect.Int:
+				f.SetInt(int64(d.roll(5)))
 			case reflect.Int32:
 				f.SetInt(int64(int32(pick(d, someNums...))))
 			case reflect.Int64:
@@ -146,7 +177,7 @@ func anyField(d *dice, only func(*event.Field) bool) *event.Field {
 // operand writes a field with what must or may stand in brackets.
 func operand(d *dice, f *event.Field) (text string, many event.Many) {
 	switch {
-	case f.Arg == event.KeyArg:
+	case f.Arg == event.KeyArg && (!f.KeyOptional || d.chance(70)):
 		return f.Name + pick(d, "[app]", `["a b"]`, `[""]`, "[none]"), event.One
 	case f.Many == event.Ancestors && d.chance(50), f.Many == event.List && d.chance(30), f.Name == "proc.args" && d.chance(30):
 		return f.Name + "[" + strconv.Itoa(d.roll(5)) + "]", event.One
@@ -180,7 +211,7 @@ func anyItem(d *dice) string {
 	if d.chance(40) {
 		return pick(d, `"-"`, `"a b"`, `""`, `"nt:"`, "5", "0x1f", `"\""`)
 	}
-	f := anyField(d, func(f *event.Field) bool { return f.Many == event.One && f.Arg != event.KeyArg })
+	f := anyField(d, func(f *event.Field) bool { return f.Many == event.One && (f.Arg != event.KeyArg || f.KeyOptional) })
 	return f.Name
 }
 

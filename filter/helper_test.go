@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"warren/cluster"
 	"warren/event"
 )
 
@@ -75,6 +76,7 @@ var dataOf = map[event.Kind]func() event.Data{
 	event.KindLost:        func() event.Data { return new(event.Lost) },
 	event.KindProcess:     func() event.Data { return new(event.ProcessState) },
 	event.KindCgroup:      func() event.Data { return new(event.CgroupState) },
+	event.KindNodes:       func() event.Data { return new(event.Nodes) },
 }
 
 type builder struct {
@@ -108,12 +110,36 @@ func (b *builder) set(name, value string) error {
 			return b.set("evt.type", typ)
 		}
 	}
-	if key, ok := strings.CutPrefix(name, "container.label["); ok {
-		c := b.container()
-		if c.Labels == nil {
-			c.Labels = map[string]string{}
+	if field, key, ok := strings.Cut(name, "["); ok {
+		var labels *map[string]string
+		switch field {
+		case "container.label":
+			labels = &b.container().Labels
+		case "k8s.pod.labels":
+			labels = &b.pod().Labels
+		case "k8s.ns.labels":
+			labels = &b.pod().NamespaceLabels
+		default:
+			return errors.New("no struct has such keys")
 		}
-		c.Labels[strings.TrimSuffix(key, "]")] = value
+		if *labels == nil {
+			*labels = map[string]string{}
+		}
+		(*labels)[strings.TrimSuffix(key, "]")] = value
+		return nil
+	}
+	switch name {
+	case "k8s.pod.ip":
+		for _, s := range strings.Split(value, ", ") {
+			a, err := netip.ParseAddr(s)
+			if err != nil {
+				return err
+			}
+			b.pod().Addrs = append(b.pod().Addrs, a)
+		}
+		return nil
+	case "k8s.remote.svc.name":
+		event.SocketOf(b.e).RemotePeer = &cluster.Peer{Kind: cluster.PeerService, Service: &cluster.Service{Name: value}}
 		return nil
 	}
 	if b.e.Data != nil {
@@ -126,6 +152,10 @@ func (b *builder) set(name, value string) error {
 	}
 	if _, ok := fieldTagged(reflect.ValueOf(new(event.Container)).Elem(), "field", name); ok {
 		f, _ := fieldTagged(reflect.ValueOf(b.container()).Elem(), "field", name)
+		return setValue(f, value)
+	}
+	if _, ok := fieldTagged(reflect.ValueOf(new(cluster.Pod)).Elem(), "field", name); ok {
+		f, _ := fieldTagged(reflect.ValueOf(b.pod()).Elem(), "field", name)
 		return setValue(f, value)
 	}
 	for i, tag := range []string{"field", "parent"} {
@@ -152,6 +182,14 @@ func (b *builder) container() *event.Container {
 		p.Container = new(event.Container)
 	}
 	return p.Container
+}
+
+func (b *builder) pod() *cluster.Pod {
+	c := b.container()
+	if c.Pod == nil {
+		c.Pod = new(cluster.Pod)
+	}
+	return c.Pod
 }
 
 // fieldTagged finds the member of a struct whose tag is name.
@@ -221,7 +259,7 @@ func setValue(v reflect.Value, s string) error {
 		v.SetString(s)
 	case reflect.Bool:
 		v.SetBool(s == "true")
-	case reflect.Int32, reflect.Int64:
+	case reflect.Int, reflect.Int32, reflect.Int64:
 		n, err := strconv.ParseInt(s, 0, 64)
 		v.SetInt(n)
 		return err

@@ -268,7 +268,7 @@ func refField(x *Field, e *event.Event) refResult {
 	}
 	f, _ := event.Lookup(name)
 	r := refResult{typ: f.Type, many: f.Many}
-	if f.Arg == event.KeyArg {
+	if f.Arg == event.KeyArg && x.Arg != nil {
 		if v, ok := f.Key(e, x.Arg.Text); ok {
 			r.vals = append(r.vals, v)
 		}

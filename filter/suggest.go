@@ -16,7 +16,10 @@ var otherNames = map[string]string{
 	"src": "fd.cip", "dst": "fd.sip", "src.ip": "fd.cip", "dst.ip": "fd.sip", "saddr": "fd.cip", "daddr": "fd.sip", "src.port": "fd.cport", "dst.port": "fd.sport",
 	"sport": "fd.sport", "dport": "fd.sport", "ip": "fd.ip", "host": "evt.hostname", "port": "fd.port", "proto": "fd.l4proto", "fd.proto": "fd.l4proto",
 	"user": "user.name", "uid": "user.uid", "group": "group.name", "gid": "group.gid",
-	"container": "container.id", "image": "container.image", "pod": "k8s.pod.uid", "label": "container.label",
+	"container": "container.id", "image": "container.image", "label": "container.label",
+	"pod": "k8s.pod.name", "namespace": "k8s.ns.name", "ns": "k8s.ns.name", "node": "k8s.node.name", "deployment": "k8s.deployment.name", "workload": "k8s.workload.name",
+	"service": "k8s.svc.name", "k8s.pod": "k8s.pod.name", "k8s.ns": "k8s.ns.name", "k8s.namespace": "k8s.ns.name", "k8s.namespace.name": "k8s.ns.name",
+	"k8s.container": "k8s.container.name", "k8s.service.name": "k8s.svc.name", "k8s.workload": "k8s.workload.name", "k8s.deployment": "k8s.deployment.name",
 	"domain": "dns.name", "fd.sip.domain": "fd.sip.name",
 }
 
@@ -27,6 +30,12 @@ func SuggestField(name string) string {
 	if f, ok := otherNames[lower]; ok {
 		if _, ok := event.Lookup(f); ok {
 			return "did you mean " + f + "?"
+		}
+	}
+	// Falco lets keys follow a dot; as keys have dots themselves, we do not.
+	for _, f := range event.Fields() {
+		if key, ok := strings.CutPrefix(name, f.Name+"."); ok && f.Arg == event.KeyArg && key != "" {
+			return "write " + f.Name + "[" + key + "]"
 		}
 	}
 	names := make([]string, 0, len(event.Fields()))
