@@ -33,6 +33,8 @@ func (s screen) detail(r *record) cell {
 		return s.dnsDetail(r)
 	case event.KindLost:
 		return cell{text: s.lostDetail(r), color: red}
+	case event.KindNodes:
+		return s.nodesDetail(r)
 	}
 	return cell{}
 }
@@ -309,4 +311,17 @@ func (s screen) lostDetail(r *record) string {
 		text += " " + s.safe(lane)
 	}
 	return text
+}
+
+// nodesDetail says which nodes of a cluster an answer is of.
+func (s screen) nodesDetail(r *record) cell {
+	text := fmt.Sprintf("%s of %s nodes answered", s.orUnknown(r.str("nodes.answered")), s.orUnknown(r.str("nodes.total")))
+	missing := r.list("nodes.missing")
+	for _, m := range missing {
+		text += "; " + s.safe(m)
+	}
+	if len(missing) == 0 {
+		return cell{text: text}
+	}
+	return cell{text: text, color: red}
 }
