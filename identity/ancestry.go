@@ -69,7 +69,7 @@ func (i *Identity) relink() {
 	// A cycle cannot come from the kernel; the mark set on the way up ends one.
 	t.relinkRound++
 	var up []*entry
-	for en := t.living.head; en != nil; en = en.next {
+	for en := range t.living.all {
 		up = up[:0]
 		for a := en; a != nil && a.relinked != t.relinkRound; a = t.get(a.snap.p.ParentKey) {
 			a.relinked = t.relinkRound

@@ -192,8 +192,7 @@ func (i *Identity) put(e *event.Event, p *event.Process, parent *entry, img *ima
 		}
 		en = t.insert(p.Key)
 	} else if en.list == &t.exited {
-		t.exited.drop(en) // its end was told too early: it runs
-		t.living.push(en)
+		t.living.move(&en.links) // its end was told too early: it runs
 		if en.cont != nil {
 			en.cont.living++
 		}
@@ -259,8 +258,7 @@ func (i *Identity) applyExit(e *event.Event, d *event.Exit) {
 	q.TID = q.PID
 	i.commit(en, &q, e.Ktime)
 	en.exitKtime = e.Ktime
-	t.living.drop(en)
-	t.exited.push(en)
+	t.exited.move(&en.links)
 	if c := en.cont; c != nil {
 		c.living--
 	}

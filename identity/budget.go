@@ -12,15 +12,15 @@ func (i *Identity) reclaim() {
 		over := t.bytes > i.cfg.ProcessBytes
 		switch {
 		case t.exited.n > i.cfg.MaxExited:
-			i.forget(t.exited.head)
+			i.forget(t.exited.first())
 			t.evicted++
 		case !over:
 			return
-		case t.exited.n > 0 && (i.conns.closed.n == 0 || t.exited.head.exitKtime <= i.conns.closed.head.ktime):
-			i.forget(t.exited.head)
+		case t.exited.n > 0 && (i.conns.closed.n == 0 || t.exited.first().exitKtime <= i.conns.closed.first().ktime):
+			i.forget(t.exited.first())
 			t.evicted++
 		case i.conns.closed.n > 0:
-			i.dropRow(i.conns.closed.head)
+			i.dropRow(i.conns.closed.first())
 			i.conns.evicted++
 		case t.recent.n > 0:
 			t.popRecent()
@@ -40,11 +40,11 @@ const keepArgs = 256
 // forgotten, with the connections that nobody else accounts for.
 func (i *Identity) shed() {
 	t := &i.procs
-	en := t.living.head
+	en := t.living.first()
 	if en.stripped {
 		i.forget(en)
 		t.evicted++
-		if r := i.conns.living.head; r != nil && r.snap != nil {
+		if r := i.conns.living.first(); r != nil && r.snap != nil {
 			i.dropRow(r)
 			i.conns.evicted++
 		}
@@ -52,8 +52,7 @@ func (i *Identity) shed() {
 	}
 	en.stripped = true
 	t.stripped++
-	t.living.drop(en)
-	t.living.push(en)
+	t.living.move(&en.links)
 
 	q := *en.snap.p
 	img := en.snap.img
@@ -89,8 +88,8 @@ func (i *Identity) sweepOnce(now uint64) {
 	i.mu.Lock()
 	t := &i.procs
 	t.now = max(t.now, now)
-	for age := uint64(i.cfg.ExitedAge); t.exited.head != nil && t.exited.head.exitKtime+age < now; {
-		i.forget(t.exited.head)
+	for age := uint64(i.cfg.ExitedAge); t.exited.n > 0 && t.exited.first().exitKtime+age < now; {
+		i.forget(t.exited.first())
 	}
 	for t.recent.n > 0 && t.recent.ring[t.recent.head].since+recentSpan < now {
 		t.popRecent()
@@ -112,12 +111,13 @@ const staleAfter = 15 * 60e9
 
 func (i *Identity) sweepConnections(now uint64) {
 	t := &i.conns
-	for r := t.living.head; r != nil && r.ktime+staleAfter < now; {
-		next := r.next
+	for r := range t.living.all {
+		if r.ktime+staleAfter >= now {
+			return
+		}
 		if en := i.procs.get(r.actor); (en == nil || en.list == &i.procs.exited) && r.typ != "listen" {
 			i.dropRow(r)
 			t.stale++
 		}
-		r = next
 	}
 }

@@ -19,8 +19,8 @@ type connections struct {
 	free     *row // to be used again; one is enough where each new row pushes an old one out
 
 	lastID  uint64
-	living  rowList // least recently changed first
-	closed  rowList // oldest first
+	living  list[row] // least recently changed first
+	closed  list[row] // oldest first
 	bytes   int64
 	evicted uint64
 	stale   uint64
@@ -70,13 +70,13 @@ func (t *connections) add(k *connKey) *row {
 	} else {
 		t.byKey[*k] = r
 	}
-	t.living.push(r)
+	t.living.push(r, &r.links)
 	t.bytes += rowSize
 	return r
 }
 
 func (t *connections) remove(r *row) {
-	r.list.drop(r)
+	r.list.drop(&r.links)
 	// A later connection of the same socket may have taken its place.
 	if k := &r.key; t.get(k) == r {
 		if k.simple() {
@@ -108,43 +108,11 @@ type row struct {
 	time  time.Time
 	ktime uint64
 
-	list       *rowList
-	prev, next *row
+	links[row]
 }
 
 // rowSize includes its share of the index.
 const rowSize = int64(unsafe.Sizeof(row{})) + int64(unsafe.Sizeof(connKey{})) + 56
-
-type rowList struct {
-	head, tail *row
-	n          int
-}
-
-func (l *rowList) push(r *row) {
-	r.list, r.prev, r.next = l, l.tail, nil
-	if l.tail != nil {
-		l.tail.next = r
-	} else {
-		l.head = r
-	}
-	l.tail = r
-	l.n++
-}
-
-func (l *rowList) drop(r *row) {
-	if r.prev != nil {
-		r.prev.next = r.next
-	} else {
-		l.head = r.next
-	}
-	if r.next != nil {
-		r.next.prev = r.prev
-	} else {
-		l.tail = r.prev
-	}
-	r.list, r.prev, r.next = nil, nil, nil
-	l.n--
-}
 
 // opens reports whether a connection's event begins it.
 func opens(d *event.Connection) bool {
@@ -198,22 +166,20 @@ func (i *Identity) applyConnection(e *event.Event, d *event.Connection, s *snap)
 		i.own(r, e, s)
 	} else {
 		i.merge(r, e, d, s)
-		r.list.drop(r)
-		t.living.push(r)
+		t.living.move(&r.links)
 	}
 	if d.Duration == 0 && !d.Start.IsZero() && e.Time.After(d.Start) {
 		d.Duration = int64(e.Time.Sub(d.Start))
 	}
 	r.last, r.time, r.ktime = *d, e.Time, e.Ktime
 	if over(d) {
-		t.living.drop(r)
-		t.closed.push(r)
+		t.closed.move(&r.links)
 	}
 	for t.closed.n > i.cfg.MaxClosed || t.bytes > i.cfg.ConnectionBytes && t.closed.n > 0 {
-		i.dropRow(t.closed.head)
+		i.dropRow(t.closed.first())
 	}
 	for t.bytes > i.cfg.ConnectionBytes && t.living.n > 1 {
-		i.dropRow(t.living.head)
+		i.dropRow(t.living.first())
 		t.evicted++
 	}
 }
@@ -334,8 +300,8 @@ func (i *Identity) Connections(yield func(*event.Event) bool) {
 	}
 	i.mu.Lock()
 	refs := make([]ref, 0, i.conns.living.n+i.conns.closed.n)
-	for _, l := range []*rowList{&i.conns.living, &i.conns.closed} {
-		for r := l.head; r != nil; r = r.next {
+	for _, l := range []*list[row]{&i.conns.living, &i.conns.closed} {
+		for r := range l.all {
 			refs = append(refs, ref{r, r.id})
 		}
 	}

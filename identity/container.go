@@ -125,7 +125,7 @@ func (i *Identity) setPath(cg *cgroup, path string) {
 	if cg.procs == 0 {
 		return
 	}
-	for en := i.procs.living.head; en != nil; en = en.next {
+	for en := range i.procs.living.all {
 		if en.cg == cg {
 			q := *en.snap.p
 			i.place(&q, en)

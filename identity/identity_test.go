@@ -158,7 +158,7 @@ func (m *machine) checkSpares(used map[*snap]int32) {
 		m.t.Errorf("%d spare snapshots, %d counted", n, t.spareSnaps)
 	}
 	n = 0
-	for en := t.freeEntries; en != nil; en = en.next {
+	for en := t.freeEntries; en != nil; en = en.older {
 		if en.snap != nil || en.list != nil {
 			m.t.Errorf("a spare entry is in use: %+v", en)
 		}
@@ -215,8 +215,8 @@ func (m *machine) check() {
 	if n != t.living.n+t.exited.n {
 		m.t.Errorf("%d processes in the index, %d living and %d ended in the lists", n, t.living.n, t.exited.n)
 	}
-	for _, l := range []*rowList{&m.conns.living, &m.conns.closed} {
-		for r := l.head; r != nil; r = r.next {
+	for _, l := range []*list[row]{&m.conns.living, &m.conns.closed} {
+		for r := range l.all {
 			visit(r.snap)
 		}
 	}

@@ -14,10 +14,10 @@ import (
 // seconds run. What an address was called before its present name is kept too,
 // for events that happened before the last answer.
 type names struct {
-	m        map[nameKey]*name
-	old, new *name // by use: least recently at old
-	max      int
-	evicted  uint64
+	m       map[nameKey]*name
+	used    list[name] // least recently used first
+	max     int
+	evicted uint64
 }
 
 const (
@@ -35,7 +35,7 @@ type nameKey struct {
 type name struct {
 	key         nameKey
 	now, before span
-	prev, next  *name
+	links[name]
 }
 
 // span is a name and the ktimes between which it was good.
@@ -58,8 +58,8 @@ func (t *names) learn(netns uint32, addr netip.Addr, s string, ttl uint32, ktime
 	switch {
 	case n == nil:
 		if len(t.m) >= t.max {
-			n = t.old
-			t.unlink(n)
+			n = t.used.first()
+			t.used.drop(&n.links)
 			delete(t.m, n.key)
 			t.evicted++
 		} else {
@@ -67,14 +67,14 @@ func (t *names) learn(netns uint32, addr netip.Addr, s string, ttl uint32, ktime
 		}
 		*n = name{key: k, now: span{s, ktime, until}}
 		t.m[k] = n
+		t.used.push(n, &n.links)
 	case n.now.name == s:
 		n.now.until = max(n.now.until, until)
-		t.unlink(n)
+		t.used.move(&n.links)
 	default:
 		n.before, n.now = n.now, span{s, ktime, until}
-		t.unlink(n)
+		t.used.move(&n.links)
 	}
-	t.link(n)
 }
 
 // lookup returns what an address was called at a time, "" if nothing.
@@ -86,9 +86,8 @@ func (t *names) lookup(netns uint32, addr netip.Addr, ktime uint64) string {
 	if n == nil {
 		return ""
 	}
-	if n != t.new {
-		t.unlink(n)
-		t.link(n)
+	if t.used.tail != &n.links {
+		t.used.move(&n.links)
 	}
 	for _, s := range []span{n.now, n.before} {
 		if s.since <= ktime && ktime <= s.until {
@@ -96,29 +95,6 @@ func (t *names) lookup(netns uint32, addr netip.Addr, ktime uint64) string {
 		}
 	}
 	return ""
-}
-
-func (t *names) link(n *name) {
-	n.prev, n.next = t.new, nil
-	if t.new != nil {
-		t.new.next = n
-	} else {
-		t.old = n
-	}
-	t.new = n
-}
-
-func (t *names) unlink(n *name) {
-	if n.prev != nil {
-		n.prev.next = n.next
-	} else {
-		t.old = n.next
-	}
-	if n.next != nil {
-		n.next.prev = n.prev
-	} else {
-		t.new = n.prev
-	}
 }
 
 // applyDNS learns the addresses of an answer. They get the name that was asked

@@ -429,7 +429,7 @@ func (i *Identity) sweepGone() {
 	}
 	if len(f.cycle) == 0 {
 		i.mu.Lock()
-		for en := i.procs.living.head; en != nil; en = en.next {
+		for en := range i.procs.living.all {
 			f.cycle = append(f.cycle, en.key)
 		}
 		i.mu.Unlock()

@@ -18,8 +18,8 @@ import (
 // beyond that is the consumers' own.
 type processes struct {
 	byPID  map[uint32]*entry // newest first, by entry.older
-	living entryList         // least recently seen by the clock hand first
-	exited entryList         // oldest exit first
+	living list[entry]       // least recently seen by the clock hand first
+	exited list[entry]       // oldest exit first
 	bytes  int64
 	now    uint64 // latest ktime of any event
 	recent recentSnaps
@@ -27,7 +27,7 @@ type processes struct {
 
 	// What processes leave behind when they are forgotten is used again for those
 	// that come: in a steady state the tables make no garbage of their own.
-	freeEntries  *entry // by next
+	freeEntries  *entry // by older
 	freeSnaps    *snap  // by parent
 	spareEntries int
 	spareSnaps   int
@@ -52,8 +52,7 @@ type entry struct {
 	older *entry // the process that had the same pid before
 	cg    *cgroup
 
-	list       *entryList // living, exited, or nil when forgotten
-	prev, next *entry     // in list
+	links[entry] // in living or exited
 
 	cont         *container // nil on the host
 	cprev, cnext *entry     // members of cont
@@ -120,7 +119,7 @@ func (t *processes) get(k event.Key) *entry {
 func (t *processes) insert(k event.Key) *entry {
 	en := t.freeEntries
 	if en != nil {
-		t.freeEntries = en.next
+		t.freeEntries = en.older
 		t.spareEntries--
 	} else {
 		en = new(entry)
@@ -136,7 +135,7 @@ func (t *processes) insert(k event.Key) *entry {
 		}
 		en.older, head.older = head.older, en
 	}
-	t.living.push(en)
+	t.living.push(en, &en.links)
 	t.bytes += entrySize
 	return en
 }
@@ -155,14 +154,14 @@ func (t *processes) remove(en *entry) {
 		}
 		head.older = en.older
 	}
-	en.list.drop(en)
+	en.list.drop(&en.links)
 	t.bytes -= entrySize
 	if en.snap != nil {
 		t.release(en.snap)
 	}
 	*en = entry{}
 	if t.spareEntries < maxSpare {
-		en.next, t.freeEntries = t.freeEntries, en
+		en.older, t.freeEntries = t.freeEntries, en
 		t.spareEntries++
 	}
 }
@@ -307,38 +306,6 @@ func (t *processes) popRecent() {
 	}
 }
 
-// entryList is a list of entries, oldest first.
-type entryList struct {
-	head, tail *entry
-	n          int
-}
-
-func (l *entryList) push(en *entry) {
-	en.list, en.prev, en.next = l, l.tail, nil
-	if l.tail != nil {
-		l.tail.next = en
-	} else {
-		l.head = en
-	}
-	l.tail = en
-	l.n++
-}
-
-func (l *entryList) drop(en *entry) {
-	if en.prev != nil {
-		en.prev.next = en.next
-	} else {
-		l.head = en.next
-	}
-	if en.next != nil {
-		en.next.prev = en.prev
-	} else {
-		l.tail = en.prev
-	}
-	en.list, en.prev, en.next = nil, nil, nil
-	l.n--
-}
-
 // interner makes equal strings one. Cleared when full: what is in use then
 // stays in use, and is learnt again.
 type interner struct {
@@ -400,14 +367,14 @@ func (i *Identity) ProcessByPID(pid uint32) []*event.Process {
 // they were when the iteration began: living ones first.
 func (i *Identity) Processes(yield func(*event.Process) bool) {
 	i.mu.Lock()
-	list := make([]*event.Process, 0, i.procs.living.n+i.procs.exited.n)
-	for _, l := range []*entryList{&i.procs.living, &i.procs.exited} {
-		for en := l.head; en != nil; en = en.next {
-			list = append(list, en.snap.p)
+	ps := make([]*event.Process, 0, i.procs.living.n+i.procs.exited.n)
+	for _, l := range []*list[entry]{&i.procs.living, &i.procs.exited} {
+		for en := range l.all {
+			ps = append(ps, en.snap.p)
 		}
 	}
 	i.mu.Unlock()
-	for _, p := range list {
+	for _, p := range ps {
 		if !yield(p) {
 			return
 		}
