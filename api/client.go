@@ -10,6 +10,7 @@ import (
 	"io"
 	"io/fs"
 	"iter"
+	"mime"
 	"net"
 	"net/http"
 	"net/url"
@@ -20,14 +21,17 @@ import (
 	"time"
 )
 
-// A Client asks the agent that listens on a Unix socket. It may be used by any
-// goroutine.
+// A Client asks an agent, on its Unix socket or over the network, or a hub. It
+// may be used by any goroutine.
 //
-// Its errors tell a person what to do: [*NoAgentError] when nobody answers, and
-// [*Error] for what the agent answered; a mistake in a filter can be had from
-// it as a *filter.Error with errors.As.
+// Its errors tell a person what to do: [*NoAgentError] when nobody answers on a
+// socket, [*Error] for what the agent or the hub answered, and [*ServerError]
+// for what somebody on the way to it did. A mistake in a filter can be had from
+// an Error as a *filter.Error with errors.As.
 type Client struct {
-	socket string
+	base   *url.URL // ends in /v1, as the paths of openapi.json begin
+	socket string   // "" for the network
+	who    string   // for messages: the agent on /run/x, host
 	http   *http.Client
 }
 
@@ -42,13 +46,25 @@ func NewClient(socket string) *Client {
 		var d net.Dialer
 		return d.DialContext(ctx, "unix", socket)
 	}
-	return &Client{socket: socket, http: &http.Client{Transport: &http.Transport{
+	base := &url.URL{Scheme: "http", Host: "warren", Path: "/v1"}
+	return &Client{base: base, socket: socket, who: "the agent on " + socket, http: &http.Client{Transport: &http.Transport{
 		DialContext:           dial,
 		DisableCompression:    true,
 		ResponseHeaderTimeout: answerTime,
 		MaxIdleConns:          4,
 		IdleConnTimeout:       time.Minute,
 	}}}
+}
+
+// NewHTTPClient returns a client of what answers below base by way of rt, an
+// agent or a hub: of https://hub/v1, /v1/events is https://hub/v1/events. base
+// may be a path of the cluster's API server. rt sees to who is asked and who
+// asks; redirects are not followed.
+func NewHTTPClient(base *url.URL, rt http.RoundTripper) *Client {
+	return &Client{base: base, who: base.Host, http: &http.Client{
+		Transport:     rt,
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+	}}
 }
 
 // answerTime is how long an agent may take to begin its answer.
@@ -89,24 +105,39 @@ type Question struct {
 	Limit int
 	// Exited asks Processes for those that have ended, too.
 	Exited bool
+	// Nodes asks a hub for those nodes of the cluster only.
+	Nodes []string
 }
 
-// values returns the parameters that all paths have in common.
-func (q Question) values() url.Values {
-	v := url.Values{}
+// values returns the parameters of a question about one of the listings.
+func (q Question) values(path string, follow bool) url.Values {
+	v := nodeValues(q.Nodes)
 	if q.Filter != "" {
 		v.Set("filter", q.Filter)
 	}
 	if len(q.Fields) > 0 {
 		v.Set("fields", strings.Join(q.Fields, ","))
 	}
+	if q.Limit > 0 && path == PathEvents {
+		v.Set("limit", strconv.Itoa(q.Limit))
+	}
+	if q.Exited && path == PathProcesses {
+		v.Set("exited", "true")
+	}
+	if path != PathProcesses && follow != lookupListing(path).follow {
+		v.Set("follow", strconv.FormatBool(follow))
+	}
+	if follow {
+		// Servers between us and a hub let an answer that is a watch last.
+		v.Set("watch", "true")
+	}
 	return v
 }
 
-func (q Question) limited() url.Values {
-	v := q.values()
-	if q.Limit > 0 {
-		v.Set("limit", strconv.Itoa(q.Limit))
+func nodeValues(nodes []string) url.Values {
+	v := url.Values{}
+	if len(nodes) > 0 {
+		v.Set("node", strings.Join(nodes, ","))
 	}
 	return v
 }
@@ -114,42 +145,34 @@ func (q Question) limited() url.Values {
 // Events yields events as they happen that match. Losses come in between, as
 // events of kind lost, which are not limited.
 func (c *Client) Events(ctx context.Context, q Question) Lines {
-	return c.lines(ctx, "/v1/events", q.limited())
+	return c.lines(ctx, PathEvents, q.values(PathEvents, true))
 }
 
 // Recent yields the last events that match, of as many as the agent remembers.
 func (c *Client) Recent(ctx context.Context, q Question) Lines {
-	v := q.limited()
-	v.Set("follow", "false")
-	return c.lines(ctx, "/v1/events", v)
+	return c.lines(ctx, PathEvents, q.values(PathEvents, false))
 }
 
 // Processes yields processes that match.
 func (c *Client) Processes(ctx context.Context, q Question) Lines {
-	v := q.values()
-	if q.Exited {
-		v.Set("exited", "true")
-	}
-	return c.lines(ctx, "/v1/processes", v)
+	return c.lines(ctx, PathProcesses, q.values(PathProcesses, false))
 }
 
 // Process returns everything known of the process with a pid or an exec id, as
 // one JSON object: the fields of its row, and the lists ancestors, children,
-// connections and others.
-func (c *Client) Process(ctx context.Context, id string) ([]byte, error) {
-	return c.object(ctx, "/v1/processes/"+url.PathEscape(id))
+// connections and others. A hub asks those of its nodes that are given, or all.
+func (c *Client) Process(ctx context.Context, id string, nodes ...string) ([]byte, error) {
+	return c.object(ctx, PathProcesses+"/"+url.PathEscape(id), nodeValues(nodes))
 }
 
 // Connections yields connections that match, living and lately closed.
 func (c *Client) Connections(ctx context.Context, q Question) Lines {
-	return c.lines(ctx, "/v1/connections", q.values())
+	return c.lines(ctx, PathConnections, q.values(PathConnections, false))
 }
 
 // FollowConnections yields what Connections does, and then every change.
 func (c *Client) FollowConnections(ctx context.Context, q Question) Lines {
-	v := q.values()
-	v.Set("follow", "true")
-	return c.lines(ctx, "/v1/connections", v)
+	return c.lines(ctx, PathConnections, q.values(PathConnections, true))
 }
 
 // Fields returns the fields of events of a kind, or of all kinds if it is "".
@@ -159,7 +182,7 @@ func (c *Client) Fields(ctx context.Context, kind string) ([]Field, error) {
 		q.Set("kind", kind)
 	}
 	var list []Field
-	for line, err := range c.lines(ctx, "/v1/fields", q) {
+	for line, err := range c.lines(ctx, "/fields", q) {
 		var f Field
 		if err == nil {
 			err = json.Unmarshal(line, &f)
@@ -172,14 +195,15 @@ func (c *Client) Fields(ctx context.Context, kind string) ([]Field, error) {
 	return list, nil
 }
 
-// Status returns the agent's report on itself, one JSON object: a [Status].
-func (c *Client) Status(ctx context.Context) ([]byte, error) {
-	return c.object(ctx, "/v1/status")
+// Status returns the agent's report on itself, one JSON object: a [Status]. A
+// hub's is about itself and those of its nodes that are given, or all.
+func (c *Client) Status(ctx context.Context, nodes ...string) ([]byte, error) {
+	return c.object(ctx, "/status", nodeValues(nodes))
 }
 
 // Health returns nil when the agent is ready and sees what happens.
 func (c *Client) Health(ctx context.Context) error {
-	_, err := c.object(ctx, "/healthz")
+	_, err := c.object(ctx, "/../readyz", nil)
 	return err
 }
 
@@ -189,8 +213,9 @@ const (
 	maxLine   = 16 << 20
 )
 
-func (c *Client) object(ctx context.Context, path string) ([]byte, error) {
-	resp, err := c.get(ctx, path, nil)
+// object asks for one JSON object; path is below the base.
+func (c *Client) object(ctx context.Context, path string, q url.Values) ([]byte, error) {
+	resp, err := c.get(ctx, path, q, "application/json")
 	if err != nil {
 		return nil, err
 	}
@@ -202,9 +227,10 @@ func (c *Client) object(ctx context.Context, path string) ([]byte, error) {
 	return bytes.TrimSpace(b), nil
 }
 
+// lines asks for NDJSON; path is below the base.
 func (c *Client) lines(ctx context.Context, path string, q url.Values) Lines {
 	return func(yield func([]byte, error) bool) {
-		resp, err := c.get(ctx, path, q)
+		resp, err := c.get(ctx, path, q, "application/x-ndjson")
 		if err != nil {
 			yield(nil, err)
 			return
@@ -227,15 +253,14 @@ func (c *Client) lines(ctx context.Context, path string, q url.Values) Lines {
 }
 
 // get asks, and returns the answer or the error that it is.
-func (c *Client) get(ctx context.Context, path string, q url.Values) (*http.Response, error) {
-	u := url.URL{Scheme: "http", Host: "warren", Path: path, RawQuery: q.Encode()}
-	if raw, err := url.PathUnescape(path); err == nil && raw != path {
-		u.Path, u.RawPath = raw, path
-	}
+func (c *Client) get(ctx context.Context, path string, q url.Values, accept string) (*http.Response, error) {
+	u := c.base.JoinPath(path)
+	u.RawQuery = q.Encode()
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, u.String(), http.NoBody)
 	if err != nil {
 		return nil, err
 	}
+	req.Header.Set("Accept", accept)
 	resp, err := c.http.Do(req)
 	if err != nil {
 		return nil, c.broken(ctx, err)
@@ -246,11 +271,46 @@ func (c *Client) get(ctx context.Context, path string, q url.Values) (*http.Resp
 	defer resp.Body.Close()
 	e := &Error{Status: resp.StatusCode}
 	b, err := io.ReadAll(io.LimitReader(resp.Body, maxObject))
-	if err != nil || json.Unmarshal(b, e) != nil || e.Message == "" {
-		return nil, fmt.Errorf("what listens on %s is no agent: it answered %s to %s", c.socket, resp.Status, path)
+	if err == nil && json.Unmarshal(b, e) == nil && e.Message != "" {
+		e.Status = resp.StatusCode
+		return nil, e
 	}
-	e.Status = resp.StatusCode
-	return nil, e
+	if c.socket != "" {
+		return nil, fmt.Errorf("what listens on %s is no agent: it answered %s to %s", c.socket, resp.Status, u.Path)
+	}
+	return nil, serverError(resp, b)
+}
+
+// A ServerError is the answer of somebody between us and a hub, mostly the
+// cluster's API server.
+type ServerError struct {
+	Code    int
+	Reason  string // as Kubernetes calls it: Forbidden, NotFound, ...; "" where it did not say
+	Message string
+}
+
+// Error returns what the server said.
+func (e *ServerError) Error() string {
+	if e.Message != "" {
+		return e.Message
+	}
+	return fmt.Sprintf("the server answered %d %s", e.Code, http.StatusText(e.Code))
+}
+
+// serverError reads an answer that is no [Error]: a Status object of
+// Kubernetes, or text.
+func serverError(resp *http.Response, body []byte) *ServerError {
+	const most = 1024 // of a text that may be a whole page
+	e := &ServerError{Code: resp.StatusCode}
+	var status struct{ Kind, Reason, Message string }
+	if json.Unmarshal(body, &status) == nil && status.Kind == "Status" {
+		e.Reason, e.Message = status.Reason, status.Message
+		return e
+	}
+	if media, _, err := mime.ParseMediaType(resp.Header.Get("Content-Type")); err == nil && media == "text/plain" {
+		e.Message = strings.ToValidUTF8(string(bytes.TrimSpace(body[:min(most, len(body))])), "\ufffd")
+	}
+	return e
 }
 
 // broken says what a failed connection means.
@@ -259,18 +319,18 @@ func (c *Client) broken(ctx context.Context, err error) error {
 		return ctx.Err()
 	}
 	var op *net.OpError
-	if errors.As(err, &op) && op.Op == "dial" {
+	if c.socket != "" && errors.As(err, &op) && op.Op == "dial" {
 		if fi, statErr := os.Stat(c.socket); statErr == nil && fi.Mode()&fs.ModeSocket == 0 {
 			err = syscall.ENOTSOCK
 		}
 		return &NoAgentError{Socket: c.socket, Err: err}
 	}
 	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, syscall.ECONNRESET) {
-		return fmt.Errorf("the agent on %s has hung up: it was stopped, or went away", c.socket)
+		return fmt.Errorf("%s has hung up: it was stopped, or went away: %w", c.who, err)
 	}
 	// What the library says around it is a path of ours and not of the agent's.
 	if u := (*url.Error)(nil); errors.As(err, &u) {
 		err = u.Err
 	}
-	return fmt.Errorf("ask the agent on %s: %w", c.socket, err)
+	return fmt.Errorf("ask %s: %w", c.who, err)
 }

@@ -10,21 +10,21 @@ import (
 )
 
 func TestSelectedFields(t *testing.T) {
-	fields, err := query{"fields": "evt.type,lost.count"}.fields()
+	fields, err := Query{"fields": "evt.type,lost.count"}.Fields()
 	if err != nil {
 		t.Fatal(err)
 	}
 	w := httptest.NewRecorder()
-	out := newLines(w, time.Second, fields)
+	out := NewWriter(w, httptest.NewRequest("GET", "/", nil), time.Second, fields)
 	exec := &event.Event{Time: time.Unix(1, 0), Data: &event.Exec{Type: "execve"}}
-	if err := writeEvents(out, []*event.Event{exec}); err != nil {
+	if err := writeRows(out, []*event.Event{exec}, func(e *event.Event) time.Time { return e.Time }); err != nil {
 		t.Fatal(err)
 	}
 	if got, want := w.Body.String(), `{"evt.type":"execve"}`+"\n"; got != want {
 		t.Errorf("got %s, want %s", got, want)
 	}
 
-	if all, err := (query{}).fields(); all != nil || err != nil {
+	if all, err := (Query{}).Fields(); all != nil || err != nil {
 		t.Errorf("without the parameter: %v, %v", all, err)
 	}
 	for list, want := range map[string]string{
@@ -33,7 +33,7 @@ func TestSelectedFields(t *testing.T) {
 		"evt.type,":        `no field ""`,
 		"\x1b[2J":          `no field "\x1b[2J"`,
 	} {
-		_, err := query{"fields": list}.fields()
+		_, err := Query{"fields": list}.Fields()
 		var e *Error
 		if !errors.As(err, &e) || e.Error() != want {
 			t.Errorf("fields=%q: %v, want %s", list, err, want)

@@ -204,5 +204,5 @@ func isOwn(host string, addr net.Addr) bool {
 }
 
 func refuse(w http.ResponseWriter, why string) {
-	writeError(w, &Error{Status: http.StatusForbidden, Message: why})
+	WriteError(w, Forbidden("%s", why))
 }

@@ -5,27 +5,88 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
-	"sync"
+	"path"
+	"slices"
 
 	"warren/event"
 )
 
 // openAPI is written by hand, but for the fields of events: those it takes
-// from event, where they are described once.
+// from event, where they are described once. It describes what agents and hubs
+// answer; a server shows the part that it serves.
 //
 //go:embed openapi.json
 var openAPI []byte
 
-// document is the whole description of the API.
-var document = sync.OnceValues(func() ([]byte, error) {
+// OpenAPI returns the description of routes: OpenAPI 3.0, in JSON. Title and
+// description say what it is that answers. A route, or a parameter of one, that
+// openapi.json does not have is an error.
+func OpenAPI(title, description string, routes []Route) ([]byte, error) {
 	var doc map[string]any
 	if err := json.Unmarshal(openAPI, &doc); err != nil {
 		return nil, fmt.Errorf("read openapi.json: %w", err)
 	}
+	info, err := at(doc, "info")
+	if err != nil {
+		return nil, err
+	}
+	info["title"], info["description"] = title, description
+	served := map[string]any{}
+	for _, r := range routes {
+		get, err := at(doc, "paths", r.Pattern, "get")
+		if err != nil {
+			return nil, err
+		}
+		if err := keepParams(doc, get, r); err != nil {
+			return nil, err
+		}
+		served[r.Pattern] = map[string]any{"get": get}
+	}
+	doc["paths"] = served
 	schema, err := at(doc, "components", "schemas", "Event")
 	if err != nil {
 		return nil, err
 	}
+	describeFields(schema)
+	b, err := json.Marshal(doc)
+	return append(b, '\n'), err
+}
+
+// keepParams leaves only those query parameters of an operation that the route
+// takes.
+func keepParams(doc, get map[string]any, r Route) error {
+	list, _ := get["parameters"].([]any)
+	var keep []any
+	left := slices.Clone(r.Params)
+	for _, p := range list {
+		param, _ := p.(map[string]any)
+		if ref, ok := param["$ref"].(string); ok {
+			var err error
+			if param, err = at(doc, "components", "parameters", path.Base(ref)); err != nil {
+				return err
+			}
+		}
+		name, _ := param["name"].(string)
+		i := slices.Index(left, name)
+		if param["in"] == "query" && i < 0 {
+			continue
+		}
+		if i >= 0 {
+			left = slices.Delete(left, i, i+1)
+		}
+		keep = append(keep, p)
+	}
+	if len(left) > 0 {
+		return fmt.Errorf("openapi.json does not describe parameter %s of %s", left[0], r.Pattern)
+	}
+	if list != nil {
+		get["parameters"] = keep
+	}
+	return nil
+}
+
+// describeFields makes the schema of events of the fields that they have.
+func describeFields(schema map[string]any) {
 	properties := map[string]any{}
 	for _, f := range event.Fields() {
 		if f.Virtual {
@@ -44,15 +105,13 @@ var document = sync.OnceValues(func() ([]byte, error) {
 		}
 	}
 	schema["properties"] = properties
-	b, err := json.Marshal(doc)
-	return append(b, '\n'), err
-})
+}
 
-func at(doc map[string]any, path ...string) (map[string]any, error) {
-	for _, p := range path {
-		next, ok := doc[p].(map[string]any)
+func at(doc map[string]any, keys ...string) (map[string]any, error) {
+	for _, key := range keys {
+		next, ok := doc[key].(map[string]any)
 		if !ok {
-			return nil, fmt.Errorf("openapi.json has no %v", path)
+			return nil, fmt.Errorf("openapi.json has no %v", keys)
 		}
 		doc = next
 	}
@@ -84,14 +143,18 @@ func fieldSchema(f *event.Field) map[string]any {
 	return one
 }
 
-func (s *Server) serveOpenAPI(w http.ResponseWriter, _ *http.Request, _ query) error {
-	b, err := document()
+func (s *Server) serveOpenAPI(w http.ResponseWriter, _ *http.Request, _ Query) error {
+	b, err := s.document()
 	if err != nil {
 		return err
 	}
-	w.Header().Set("Content-Type", "application/json")
-	if _, err := w.Write(b); err != nil {
-		return &clientGone{err}
-	}
-	return nil
+	return writeObject(w, b)
 }
+
+// document is the description of what an agent answers.
+func (s *Server) document() ([]byte, error) {
+	return OpenAPI("Warren agent", "What runs on this machine and whom it talks to. The agent answers on a Unix socket (by default /run/warren/warren.sock) and on loopback. "+documentOfLists, s.routes())
+}
+
+// documentOfLists is what the descriptions of agents and hubs have in common.
+const documentOfLists = "Lists and streams are NDJSON: one JSON object a line, whose keys are the names of fields. Empty lines, which a stream sends when it has nothing else to say, mean nothing."

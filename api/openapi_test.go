@@ -22,7 +22,7 @@ import (
 
 func loadDocument(t *testing.T) *openapi3.T {
 	t.Helper()
-	b, err := document()
+	b, err := newServer(newFake(), Config{Node: "n"}).document()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -40,11 +40,11 @@ func loadDocument(t *testing.T) *openapi3.T {
 func TestDocumentAndRoutes(t *testing.T) {
 	doc := loadDocument(t)
 	served := map[string][]string{}
-	for _, r := range (*Server)(nil).routes() {
-		served[r.pattern] = r.params
-		item := doc.Paths.Value(r.pattern)
+	for _, r := range newServer(newFake(), Config{}).routes() {
+		served[r.Pattern] = r.Params
+		item := doc.Paths.Value(r.Pattern)
 		if item == nil {
-			t.Errorf("%s is served and not described", r.pattern)
+			t.Errorf("%s is served and not described", r.Pattern)
 			continue
 		}
 		var described []string
@@ -53,8 +53,9 @@ func TestDocumentAndRoutes(t *testing.T) {
 				described = append(described, p.Value.Name)
 			}
 		}
-		if !slices.Equal(described, r.params) {
-			t.Errorf("%s takes %v, described are %v", r.pattern, r.params, described)
+		slices.Sort(described)
+		if !slices.Equal(described, slices.Sorted(slices.Values(r.Params))) {
+			t.Errorf("%s takes %v, described are %v", r.Pattern, r.Params, described)
 		}
 	}
 	for path, item := range doc.Paths.Map() {
@@ -127,11 +128,11 @@ func TestDocumentAndAnswers(t *testing.T) {
 		}
 	}
 	const here, elsewhere = "localhost", "evil.example"
-	for _, r := range (*Server)(nil).routes() {
-		path := strings.Replace(r.pattern, "{id}", "1", 1)
+	for _, r := range newServer(newFake(), Config{}).routes() {
+		path := strings.Replace(r.Pattern, "{id}", "1", 1)
 		ask(whole, path+"?bogus=1", 400, here)
 		ask(whole, path, 403, elsewhere)
-		if r.pattern != "/v1/events" { // which follows
+		if r.Pattern != "/v1/events" { // which follows
 			ask(whole, path, 200, here)
 		}
 	}
@@ -150,7 +151,14 @@ func TestDocumentAndAnswers(t *testing.T) {
 	ask(whole, "/v1/processes/77", 404, here)
 	ask(full, "/v1/connections?follow=true", 503, here)
 	ask(whole, "/v1/fields?kind=exec", 200, here)
-	ask(starting, "/healthz", 503, here)
+	ask(starting, "/readyz", 503, here)
+	blind := newFake()
+	blind.err = errors.New("the pipeline has failed")
+	ask(blind, "/healthz", 503, here)
+	ask(whole, "/v1/processes?node=a", 400, here)
+	ask(whole, "/v1/processes/1?node=a", 400, here)
+	ask(whole, "/v1/status?node=a", 400, here)
+	ask(whole, "/v1/connections?watch=yes", 400, here)
 	impatient := func(f *fake, target string) {
 		t.Helper()
 		// The server waits for what is not ready as long as the client does.
@@ -256,11 +264,11 @@ func TestMetrics(t *testing.T) {
 		}
 	}
 	for _, m := range metrics {
-		if !strings.HasPrefix(m.name, "warren_") || m.help == "" {
-			t.Errorf("metric %q, help %q", m.name, m.help)
+		if !strings.HasPrefix(m.Name, "warren_") || m.Help == "" {
+			t.Errorf("metric %q, help %q", m.Name, m.Help)
 		}
-		if !strings.Contains(text, "\n"+m.name) {
-			t.Errorf("%s has no value, though the status has everything", m.name)
+		if !strings.Contains(text, "\n"+m.Name) {
+			t.Errorf("%s has no value, though the status has everything", m.Name)
 		}
 	}
 	promtool, err := exec.LookPath("promtool")

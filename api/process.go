@@ -27,19 +27,8 @@ func readClock() clock {
 
 func (c clock) row(p *event.Process) *event.Event { return p.State(c.now, c.ktime) }
 
-func (s *Server) serveProcesses(w http.ResponseWriter, req *http.Request, q query) error {
-	prog, err := q.filter()
-	if err != nil {
-		return err
-	}
-	if !prog.Kinds().Has(event.KindProcess) {
-		return cannotMatch(q, prog, "process")
-	}
-	fields, err := q.fields()
-	if err != nil {
-		return err
-	}
-	exited, err := q.bool("exited", false)
+func (s *Server) serveProcesses(w http.ResponseWriter, req *http.Request, q Query) error {
+	a, err := s.question(PathProcesses, q)
 	if err != nil {
 		return err
 	}
@@ -49,15 +38,15 @@ func (s *Server) serveProcesses(w http.ResponseWriter, req *http.Request, q quer
 	at := readClock()
 	var list []*event.Event
 	s.tables.Processes(func(p *event.Process) bool {
-		if p.Exited == nil || exited {
-			if row := at.row(p); prog.Match(row) {
+		if p.Exited == nil || a.Exited {
+			if row := at.row(p); a.Filter.Match(row) {
 				list = append(list, row)
 			}
 		}
 		return true
 	})
 	slices.SortFunc(list, func(a, b *event.Event) int { return compareKeys(a.Actor, b.Actor) })
-	return writeEvents(newLines(w, s.cfg.Stall, fields), list)
+	return writeRows(NewWriter(w, req, s.cfg.Stall, a.Fields), list, func(e *event.Event) time.Time { return e.Process.StartTime })
 }
 
 // compareKeys orders processes by the time they started.
@@ -67,7 +56,10 @@ func compareKeys(a, b event.Key) int {
 
 // serveProcess answers with everything known of one process: the fields of its
 // row, and beside them lists of rows and what /proc adds.
-func (s *Server) serveProcess(w http.ResponseWriter, req *http.Request, _ query) error {
+func (s *Server) serveProcess(w http.ResponseWriter, req *http.Request, q Query) error {
+	if err := s.here(q); err != nil {
+		return err
+	}
 	if err := s.ready(req.Context()); err != nil {
 		return err
 	}
@@ -121,12 +113,7 @@ func (s *Server) serveProcess(w http.ResponseWriter, req *http.Request, _ query)
 			b = extra.appendJSON(b)
 		}
 	}
-	b = append(b, "}\n"...)
-	w.Header().Set("Content-Type", "application/json")
-	if _, err := w.Write(b); err != nil {
-		return &clientGone{err}
-	}
-	return nil
+	return writeObject(w, append(b, "}\n"...))
 }
 
 // findProcess finds a process by pid or exec id. others had the same pid before.
@@ -134,7 +121,7 @@ func (s *Server) findProcess(id string) (p *event.Process, others []event.Key, e
 	if pid, err := strconv.ParseUint(id, 10, 32); err == nil {
 		all := s.tables.ProcessByPID(uint32(pid))
 		if len(all) == 0 {
-			return nil, nil, notFound("no process %d is known", pid)
+			return nil, nil, NotFound("no process %d is known", pid)
 		}
 		for _, o := range all[1:] {
 			others = append(others, o.Key)
@@ -146,14 +133,14 @@ func (s *Server) findProcess(id string) (p *event.Process, others []event.Key, e
 		return nil, nil, err
 	}
 	if p = s.tables.Process(k); p == nil {
-		return nil, nil, notFound("no process %s is known", id)
+		return nil, nil, NotFound("no process %s is known", id)
 	}
 	return p, nil, nil
 }
 
 // parseExecID is the inverse of [event.Key.ExecID].
 func parseExecID(id string) (event.Key, error) {
-	malformed := badRequest("%s is neither a pid nor an exec id", printable(id))
+	malformed := BadRequest("%s is neither a pid nor an exec id", printable(id))
 	part := strings.Split(id, "-")
 	if len(part) != 3 {
 		return event.Key{}, malformed
@@ -165,7 +152,7 @@ func parseExecID(id string) (event.Key, error) {
 	case err1 != nil || err2 != nil || k.IsZero():
 		return event.Key{}, malformed
 	case k.ExecID() != id:
-		return event.Key{}, notFound("process %s is not of this machine's present boot", printable(id))
+		return event.Key{}, NotFound("process %s is not of this machine's present boot", printable(id))
 	}
 	return k, nil
 }

@@ -2,7 +2,9 @@ package api
 
 import (
 	"errors"
+	"net/http"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -10,21 +12,53 @@ import (
 	"warren/filter"
 )
 
+// Query is the parameters of a request, each given at most once.
+type Query map[string]string
+
+// parseQuery reads the parameters of a request. All but the known ones are
+// refused.
+func parseQuery(req *http.Request, known []string) (Query, error) {
+	values, err := parseValues(req.URL.RawQuery)
+	if err != nil {
+		return nil, err
+	}
+	q := Query{}
+	for name, v := range values {
+		if !slices.Contains(known, name) {
+			e := BadRequest("unknown parameter %s", printable(name))
+			switch near := filter.Nearest(name, known); {
+			case near != "":
+				e.Hint = "did you mean " + near + "?"
+			case len(known) == 0:
+				e.Hint = req.URL.Path + " takes no parameters"
+			default:
+				e.Hint = "known are " + strings.Join(known, ", ")
+			}
+			return nil, e
+		}
+		if len(v) > 1 {
+			return nil, BadRequest("parameter %s is given %d times", name, len(v))
+		}
+		q[name] = v[0]
+	}
+	return q, nil
+}
+
 func parseValues(raw string) (url.Values, error) {
 	v, err := url.ParseQuery(raw)
 	if err != nil {
-		return nil, badRequest("malformed query: %v", err)
+		return nil, BadRequest("malformed query: %v", err)
 	}
 	return v, nil
 }
 
-// filter compiles the parameter named filter; without one everything matches.
-func (q query) filter() (*filter.Program, error) {
+// Filter compiles the parameter named filter; without one everything matches.
+func (q Query) Filter() (*filter.Program, error) {
 	prog, err := filter.Compile(q["filter"])
 	if err == nil {
 		return prog, nil
 	}
-	e := badRequest("%v", err)
+	e := BadRequest("%v", err)
 	if f := (*filter.Error)(nil); errors.As(err, &f) {
 		e.Message, e.Hint = f.Msg, f.Hint
 		e.Expr, e.Pos, e.End = &f.Expr, &f.Pos, &f.End
@@ -32,22 +66,23 @@ func (q query) filter() (*filter.Program, error) {
 	return nil, e
 }
 
-// fields returns the fields that are asked for, nil for all.
-func (q query) fields() (*event.Selection, error) {
+// Fields returns the fields that are asked for, nil for all.
+func (q Query) Fields() (*event.Selection, error) {
 	list, ok := q["fields"]
 	if !ok {
 		return nil, nil
 	}
 	sel, err := event.Select(strings.Split(list, ",")...)
 	if unknown := (*event.UnknownFieldError)(nil); errors.As(err, &unknown) {
-		e := badRequest("no field %s", printable(unknown.Name))
+		e := BadRequest("no field %s", printable(unknown.Name))
 		e.Hint = filter.SuggestField(unknown.Name)
 		return nil, e
 	}
 	return sel, err
 }
 
-func (q query) bool(name string, def bool) (bool, error) {
+// Bool returns a parameter that is true or false; def where it is missing.
+func (q Query) Bool(name string, def bool) (bool, error) {
 	switch v, ok := q[name]; {
 	case !ok:
 		return def, nil
@@ -56,22 +91,36 @@ func (q query) bool(name string, def bool) (bool, error) {
 	case v == "false" || v == "0":
 		return false, nil
 	default:
-		return false, badRequest("parameter %s is %s, want true or false", name, printable(v))
+		return false, BadRequest("parameter %s is %s, want true or false", name, printable(v))
 	}
 }
 
-// count returns a number of at least 1; 0 stands for no limit, where the
+// Count returns a number of at least 1; 0 stands for no limit, where the
 // parameter is missing.
-func (q query) count(name string) (int, error) {
+func (q Query) Count(name string) (int, error) {
 	v, ok := q[name]
 	if !ok {
 		return 0, nil
 	}
 	n, err := strconv.Atoi(v)
 	if err != nil || n < 1 {
-		return 0, badRequest("parameter %s is %s, want a number of at least 1", name, printable(v))
+		return 0, BadRequest("parameter %s is %s, want a number of at least 1", name, printable(v))
 	}
 	return n, nil
+}
+
+// List returns the elements, separated by commas, of a parameter; nil where it
+// is missing. None of them is empty.
+func (q Query) List(name string) ([]string, error) {
+	v, ok := q[name]
+	if !ok {
+		return nil, nil
+	}
+	list := strings.Split(v, ",")
+	if slices.Contains(list, "") {
+		return nil, BadRequest("parameter %s is %s, want names separated by commas", name, printable(v))
+	}
+	return list, nil
 }
 
 // printable quotes what a client sent, for a message.

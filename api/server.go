@@ -16,17 +16,11 @@ package api
 
 import (
 	"context"
-	"encoding/json"
-	"errors"
-	"fmt"
 	"log/slog"
 	"net"
 	"net/http"
 	"slices"
-	"strings"
 	"time"
-
-	"golang.org/x/sync/errgroup"
 
 	"warren/event"
 	"warren/filter"
@@ -41,6 +35,8 @@ type Config struct {
 	// Stall is how long a client may read nothing before it is disconnected.
 	// Default 30 s.
 	Stall time.Duration
+	// Node is the name of the cluster's node that this is; "" for none.
+	Node string
 }
 
 func (c Config) withDefaults() Config {
@@ -96,6 +92,7 @@ type Self interface {
 
 // A Server answers questions.
 type Server struct {
+	*Mux
 	cfg     Config
 	events  Events
 	tables  Tables
@@ -103,217 +100,82 @@ type Server struct {
 	proc    procfs
 	log     *slog.Logger
 	metrics http.Handler
-	mux     *http.ServeMux
 	streams chan struct{} // holds one element for each open stream; who finds it full is refused
 }
 
 // New returns a server. It does not listen yet.
 func New(cfg Config, events Events, tables Tables, self Self, log *slog.Logger) *Server {
-	s := &Server{cfg: cfg.withDefaults(), events: events, tables: tables, self: self, proc: procfs{"/proc"}, log: log, metrics: newMetrics(self), mux: http.NewServeMux()}
+	s := &Server{cfg: cfg.withDefaults(), events: events, tables: tables, self: self, proc: procfs{"/proc"}, log: log}
+	s.metrics = NewMetrics(metrics, self.Status)
 	s.streams = make(chan struct{}, s.cfg.Streams)
-	for _, r := range s.routes() {
-		s.mux.HandleFunc("GET "+r.pattern, func(w http.ResponseWriter, req *http.Request) {
-			s.serve(w, req, r)
-		})
-	}
+	s.Mux = NewMux(s.routes(), log)
 	return s
 }
 
-// A route is one path and the query parameters that it takes.
-type route struct {
-	pattern string
-	params  []string
-	handle  func(*Server, http.ResponseWriter, *http.Request, query) error
-}
-
 // routes is the list of all there is; openapi.json describes each.
-func (*Server) routes() []route {
-	return []route{
-		{"/v1/events", []string{"filter", "fields", "follow", "limit"}, (*Server).serveEvents},
-		{"/v1/processes", []string{"filter", "fields", "exited"}, (*Server).serveProcesses},
-		{"/v1/processes/{id}", nil, (*Server).serveProcess},
-		{"/v1/connections", []string{"filter", "fields", "follow"}, (*Server).serveConnections},
-		{"/v1/fields", []string{"kind"}, (*Server).serveFields},
-		{"/v1/status", nil, (*Server).serveStatus},
-		{"/metrics", nil, (*Server).serveMetrics},
-		{"/healthz", nil, (*Server).serveHealth},
-		{"/openapi.json", nil, (*Server).serveOpenAPI},
+func (s *Server) routes() []Route {
+	return append([]Route{
+		{"/v1" + PathEvents, Params(PathEvents), s.serveEvents},
+		{"/v1" + PathProcesses, Params(PathProcesses), s.serveProcesses},
+		{"/v1" + PathProcesses + "/{id}", []string{"node"}, s.serveProcess},
+		{"/v1" + PathConnections, Params(PathConnections), s.serveConnections},
+		{"/v1/fields", []string{"kind"}, ServeFields},
+		{"/v1/status", []string{"node"}, s.serveStatus},
+		{"/openapi.json", nil, s.serveOpenAPI},
+	}, s.probes()...)
+}
+
+// probes are the routes for those who watch over the agent: they tell nothing
+// of what happens on the machine.
+func (s *Server) probes() []Route {
+	return []Route{
+		{"/metrics", nil, s.serveMetrics},
+		{"/healthz", nil, s.serveHealth},
+		{"/readyz", nil, s.serveReady},
 	}
 }
 
-func (s *Server) serve(w http.ResponseWriter, req *http.Request, r route) {
-	q, err := parseQuery(req, r.params)
-	if err == nil {
-		err = r.handle(s, w, req, q)
-	}
-	if err != nil {
-		s.fail(w, req, err)
-	}
-}
+// Probes returns the handler of an address that more may reach than may read
+// what happens here: metrics and the states that a supervisor asks for.
+func (s *Server) Probes() http.Handler { return NewMux(s.probes(), s.log) }
 
-// ServeHTTP implements [http.Handler].
-func (s *Server) ServeHTTP(w http.ResponseWriter, req *http.Request) {
-	h := w.Header()
-	h.Set("X-Content-Type-Options", "nosniff")
-	h.Set("Cache-Control", "no-store")
-	if _, pattern := s.mux.Handler(req); pattern != "" && req.Method == http.MethodGet {
-		s.mux.ServeHTTP(w, req)
-		return
-	}
-	// The path may be one of ours, asked with another method.
-	get := *req
-	get.Method = http.MethodGet
-	if _, pattern := s.mux.Handler(&get); pattern != "" {
-		h.Set("Allow", http.MethodGet)
-		s.fail(w, req, &Error{Status: http.StatusMethodNotAllowed, Message: fmt.Sprintf("method %s is not allowed: every path answers GET only", printable(req.Method))})
-		return
-	}
-	e := &Error{Status: http.StatusNotFound, Message: fmt.Sprintf("no such path %s", printable(req.URL.Path))}
-	var paths []string
-	for _, r := range s.routes() {
-		paths = append(paths, r.pattern)
-	}
-	if near := filter.Nearest(req.URL.Path, paths); near != "" {
-		e.Hint = "did you mean " + near + "?"
-	} else {
-		e.Hint = "/openapi.json describes all paths"
-	}
-	s.fail(w, req, e)
-}
-
-// Error is the answer to a question that could not be answered.
-type Error struct {
-	Status  int    `json:"-"`
-	Message string `json:"error"`
-	// Expr, Pos and End are set for a filter: the mistake is Expr[Pos:End].
-	Expr *string `json:"expr,omitempty"`
-	Pos  *int    `json:"pos,omitempty"`
-	End  *int    `json:"end,omitempty"`
-	Hint string  `json:"hint,omitempty"`
-}
-
-// Error implements error.
-func (e *Error) Error() string {
-	if e.Hint == "" || strings.Contains(e.Message, e.Hint) {
-		return e.Message
-	}
-	return e.Message + "; " + e.Hint
-}
-
-// Unwrap returns the error of the filter, a [*filter.Error], if it is one.
-func (e *Error) Unwrap() error {
-	if e.Expr == nil || e.Pos == nil || e.End == nil {
-		return nil
-	}
-	return &filter.Error{Expr: *e.Expr, Pos: *e.Pos, End: *e.End, Msg: e.Message, Hint: e.Hint}
-}
-
-// fail answers with an error, or ends the connection where an answer has begun.
-func (s *Server) fail(w http.ResponseWriter, req *http.Request, err error) {
-	var e *Error
-	var gone *clientGone
-	switch {
-	case errors.As(err, &gone):
-		s.log.Debug("client has gone", "path", req.URL.Path, "err", err)
-		// What was sent must not look whole.
-		panic(http.ErrAbortHandler)
-	case !errors.As(err, &e):
-		s.log.Warn("a question could not be answered", "path", req.URL.Path, "err", err)
-		e = &Error{Status: http.StatusInternalServerError, Message: err.Error()}
-	}
-	writeError(w, e)
-}
-
-func writeError(w http.ResponseWriter, e *Error) {
-	w.Header().Set("Content-Type", "application/json")
-	w.WriteHeader(e.Status)
-	_ = json.NewEncoder(w).Encode(e) // the client may have gone: nobody is left to tell
-}
-
-// serveTime bounds what a client takes to ask.
-const (
-	headerTime   = 5 * time.Second
-	idleTime     = 2 * time.Minute
-	shutdownTime = 5 * time.Second
-	headerBytes  = 64 << 10
-)
-
-// Serve answers on the listeners until ctx ends, and then lets what it is
-// answering end: streams end when their events do. It closes the listeners.
+// Serve answers on the listeners until ctx ends: see the function [Serve]. Those
+// of TCP are for this machine, see [ListenTCP].
 func (s *Server) Serve(ctx context.Context, listeners ...net.Listener) error {
-	g, ctx := errgroup.WithContext(ctx)
+	var doors []Door
 	for _, l := range listeners {
-		handler := http.Handler(s)
-		if l.Addr().Network() == "tcp" {
-			handler = local(s, l.Addr())
-		}
-		hs := &http.Server{
-			Handler:           handler,
-			ReadHeaderTimeout: headerTime,
-			IdleTimeout:       idleTime,
-			WriteTimeout:      s.cfg.Stall, // streams move it with each line
-			MaxHeaderBytes:    headerBytes,
-			ErrorLog:          slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
-		}
-		g.Go(func() error {
-			if err := hs.Serve(l); !errors.Is(err, http.ErrServerClosed) {
-				return fmt.Errorf("listen on %s: %w", l.Addr(), err)
-			}
-			return nil
-		})
-		g.Go(func() error {
-			<-ctx.Done()
-			grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), shutdownTime)
-			defer cancel()
-			if err := hs.Shutdown(grace); err != nil {
-				return hs.Close()
-			}
-			return nil
-		})
+		doors = append(doors, s.Door(l))
 	}
-	return g.Wait()
+	return Serve(ctx, s.cfg.Stall, s.log, doors...)
 }
 
-// query is the parameters of a request, each given at most once.
-type query map[string]string
-
-func parseQuery(req *http.Request, known []string) (query, error) {
-	values, err := parseValues(req.URL.RawQuery)
-	if err != nil {
-		return nil, err
+// Door returns the server at a listener of this machine.
+func (s *Server) Door(l net.Listener) Door {
+	if l.Addr().Network() == "tcp" {
+		return Door{l, local(s, l.Addr())}
 	}
-	q := query{}
-	for name, v := range values {
-		if !slices.Contains(known, name) {
-			e := badRequest("unknown parameter %s", printable(name))
-			switch near := filter.Nearest(name, known); {
-			case near != "":
-				e.Hint = "did you mean " + near + "?"
-			case len(known) == 0:
-				e.Hint = req.URL.Path + " takes no parameters"
-			default:
-				e.Hint = "known are " + strings.Join(known, ", ")
-			}
-			return nil, e
-		}
-		if len(v) > 1 {
-			return nil, badRequest("parameter %s is given %d times", name, len(v))
-		}
-		q[name] = v[0]
+	return Door{l, s}
+}
+
+// question checks what a list or a stream is asked for.
+func (s *Server) question(path string, q Query) (Asked, error) {
+	a, err := ParseQuestion(path, q)
+	if err == nil {
+		err = s.here(q)
 	}
-	return q, nil
+	return a, err
 }
 
-func badRequest(format string, args ...any) *Error {
-	return &Error{Status: http.StatusBadRequest, Message: fmt.Sprintf(format, args...)}
-}
-
-func notFound(format string, args ...any) *Error {
-	return &Error{Status: http.StatusNotFound, Message: fmt.Sprintf(format, args...)}
-}
-
-func unavailable(format string, args ...any) *Error {
-	return &Error{Status: http.StatusServiceUnavailable, Message: fmt.Sprintf(format, args...)}
+// here refuses questions about other nodes than this one.
+func (s *Server) here(q Query) error {
+	nodes, err := q.List("node")
+	switch {
+	case err != nil || nodes == nil || slices.Contains(nodes, s.cfg.Node):
+		return err
+	case s.cfg.Node == "":
+		return BadRequest("parameter node is for a hub: this agent was not told which node of a cluster it is")
+	}
+	return BadRequest("parameter node is for a hub: this agent is node %s only", printable(s.cfg.Node))
 }
 
 // ready waits a while for the tables to be complete, so that the first answer
@@ -325,8 +187,12 @@ func (s *Server) ready(ctx context.Context) error {
 	case <-s.self.Ready():
 		return nil
 	case <-ctx.Done():
-		return unavailable("the agent is still starting: it has not read yet what was there before it")
+		return errStarting()
 	}
 }
 
 const readyTime = 10 * time.Second
+
+func errStarting() *Error {
+	return Unavailable("the agent is still starting: it has not read yet what was there before it")
+}

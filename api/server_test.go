@@ -378,8 +378,10 @@ func TestRefusals(t *testing.T) {
 		want           string // the JSON
 	}{
 		{"GET", "/v1/events?filtr=x", 400, `{"error":"unknown parameter \"filtr\"","hint":"did you mean filter?"}`},
-		{"GET", "/v1/status?x=1", 400, `{"error":"unknown parameter \"x\"","hint":"/v1/status takes no parameters"}`},
-		{"GET", "/v1/connections?limit=1", 400, `{"error":"unknown parameter \"limit\"","hint":"known are filter, fields, follow"}`},
+		{"GET", "/metrics?x=1", 400, `{"error":"unknown parameter \"x\"","hint":"/metrics takes no parameters"}`},
+		{"GET", "/v1/status?node=a", 400, `{"error":"parameter node is for a hub: this agent was not told which node of a cluster it is"}`},
+		{"GET", "/v1/events?node=a,", 400, `{"error":"parameter node is \"a,\", want names separated by commas"}`},
+		{"GET", "/v1/connections?limit=1", 400, `{"error":"unknown parameter \"limit\"","hint":"known are filter, fields, node, follow, watch"}`},
 		{"GET", "/v1/events?limit=1&limit=2", 400, `{"error":"parameter limit is given 2 times"}`},
 		{"GET", "/v1/events?limit=0", 400, `{"error":"parameter limit is \"0\", want a number of at least 1"}`},
 		{"GET", "/v1/events?limit=many", 400, `{"error":"parameter limit is \"many\", want a number of at least 1"}`},
@@ -428,22 +430,42 @@ func TestRefusals(t *testing.T) {
 func TestHealth(t *testing.T) {
 	f := newFake()
 	f.ready = make(chan struct{})
-	h := newServer(f, Config{})
-	get := func() (int, string) {
-		w := httptest.NewRecorder()
-		h.ServeHTTP(w, httptest.NewRequest("GET", "/healthz", nil))
-		return w.Code, strings.TrimSpace(w.Body.String())
+	server := newServer(f, Config{})
+	check := func(when, path string, code int, body string) {
+		t.Helper()
+		for name, h := range map[string]http.Handler{"the API": server, "probes": server.Probes()} {
+			w := httptest.NewRecorder()
+			h.ServeHTTP(w, httptest.NewRequest("GET", path, nil))
+			if got := strings.TrimSpace(w.Body.String()); w.Code != code || got != body {
+				t.Errorf("%s, %s of %s: %d %s, want %d %s", when, path, name, w.Code, got, code, body)
+			}
+		}
 	}
-	if code, body := get(); code != 503 || body != `{"error":"the agent is still starting"}` {
-		t.Errorf("before ready: %d %s", code, body)
-	}
+	// Who only starts is not to be started again.
+	check("before ready", "/healthz", 200, `{"status":"ok"}`)
+	check("before ready", "/readyz", 503, `{"error":"the agent is still starting: it has not read yet what was there before it"}`)
 	close(f.ready)
-	if code, body := get(); code != 200 || body != `{"status":"ok"}` {
-		t.Errorf("ready: %d %s", code, body)
-	}
+	check("ready", "/healthz", 200, `{"status":"ok"}`)
+	check("ready", "/readyz", 200, `{"status":"ok"}`)
 	f.err = errors.New("pipeline: ring is corrupt")
-	if code, body := get(); code != 503 || body != `{"error":"pipeline: ring is corrupt"}` {
-		t.Errorf("after the road died: %d %s", code, body)
+	for _, path := range []string{"/healthz", "/readyz"} {
+		check("after the road died", path, 503, `{"error":"pipeline: ring is corrupt"}`)
+	}
+}
+
+// What tells how the agent does tells nothing of what happens on the machine.
+func TestProbesTellNothingElse(t *testing.T) {
+	h := newServer(newFake(), Config{}).Probes()
+	for _, r := range newServer(newFake(), Config{}).routes() {
+		w := httptest.NewRecorder()
+		h.ServeHTTP(w, httptest.NewRequest("GET", strings.Replace(r.Pattern, "{id}", "1", 1), nil))
+		want := 404
+		if r.Pattern == "/metrics" || r.Pattern == "/healthz" || r.Pattern == "/readyz" {
+			want = 200
+		}
+		if w.Code != want {
+			t.Errorf("%s: %d, want %d", r.Pattern, w.Code, want)
+		}
 	}
 }
 
@@ -628,7 +650,7 @@ func FuzzQuery(f *testing.F) {
 	h := newServer(newFake(), Config{})
 	f.Fuzz(func(t *testing.T, raw string) {
 		for _, r := range h.routes() {
-			path := strings.Replace(r.pattern, "{id}", "200", 1)
+			path := strings.Replace(r.Pattern, "{id}", "200", 1)
 			q := raw
 			if path == "/v1/events" || path == "/v1/connections" {
 				q = "follow=false&" + raw

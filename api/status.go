@@ -168,23 +168,33 @@ func KindNames(s event.KindSet) []string {
 	return names
 }
 
-func (s *Server) serveStatus(w http.ResponseWriter, _ *http.Request, _ query) error {
-	return writeJSON(w, s.self.Status())
+func (s *Server) serveStatus(w http.ResponseWriter, _ *http.Request, q Query) error {
+	if err := s.here(q); err != nil {
+		return err
+	}
+	return WriteJSON(w, s.self.Status())
 }
 
-func (s *Server) serveHealth(w http.ResponseWriter, _ *http.Request, _ query) error {
+// serveHealth says whether the agent lives: a supervisor that hears otherwise
+// starts another. One that is starting lives.
+func (s *Server) serveHealth(w http.ResponseWriter, _ *http.Request, _ Query) error {
 	if err := s.self.Err(); err != nil {
-		return unavailable("%v", err)
+		return Unavailable("%v", err)
 	}
+	return WriteJSON(w, alive{"ok"})
+}
+
+// serveReady says whether answers are complete.
+func (s *Server) serveReady(w http.ResponseWriter, req *http.Request, q Query) error {
 	select {
 	case <-s.self.Ready():
-		return writeJSON(w, health{"ok"})
+		return s.serveHealth(w, req, q)
 	default:
-		return unavailable("the agent is still starting")
+		return errStarting()
 	}
 }
 
-type health struct {
+type alive struct {
 	Status string `json:"status"`
 }
 
@@ -211,7 +221,8 @@ func describe(f *event.Field) Field {
 	}
 }
 
-func (s *Server) serveFields(w http.ResponseWriter, _ *http.Request, q query) error {
+// ServeFields answers which fields events have, all or those of one kind.
+func ServeFields(w http.ResponseWriter, req *http.Request, q Query) error {
 	among := event.AllKinds
 	if name, ok := q["kind"]; ok {
 		k, ok := event.LookupKind(name)
@@ -220,7 +231,7 @@ func (s *Server) serveFields(w http.ResponseWriter, _ *http.Request, q query) er
 			for _, k := range event.AllKinds.List() {
 				names = append(names, k.String())
 			}
-			e := badRequest("no kind %s", printable(name))
+			e := BadRequest("no kind %s", printable(name))
 			if near := filter.Nearest(name, names); near != "" {
 				e.Hint = "did you mean " + near + "?"
 			} else {
@@ -230,27 +241,19 @@ func (s *Server) serveFields(w http.ResponseWriter, _ *http.Request, q query) er
 		}
 		among = event.Kinds(k)
 	}
-	out := newLines(w, s.cfg.Stall, nil)
+	var b []byte
 	for _, f := range event.Fields() {
 		if f.Kinds()&among == 0 {
 			continue
 		}
-		b, err := json.Marshal(describe(f))
+		line, err := json.Marshal(describe(f))
 		if err != nil {
 			return err
 		}
-		out.buf = append(append(out.buf, b...), '\n')
+		b = append(append(b, line...), '\n')
 	}
-	return out.flush()
-}
-
-func writeJSON(w http.ResponseWriter, v any) error {
-	b, err := json.Marshal(v)
-	if err != nil {
-		return err
-	}
-	w.Header().Set("Content-Type", "application/json")
-	if _, err := w.Write(append(b, '\n')); err != nil {
+	w.Header().Set("Content-Type", "application/x-ndjson")
+	if _, err := w.Write(b); err != nil {
 		return &clientGone{err}
 	}
 	return nil

@@ -3,7 +3,6 @@ package api
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	"net/http"
 	"slices"
@@ -13,41 +12,26 @@ import (
 	"warren/filter"
 )
 
-func (s *Server) serveEvents(w http.ResponseWriter, req *http.Request, q query) error {
-	prog, err := q.filter()
+func (s *Server) serveEvents(w http.ResponseWriter, req *http.Request, q Query) error {
+	a, err := s.question(PathEvents, q)
 	if err != nil {
 		return err
 	}
-	if prog.Kinds()&^event.StateKinds == 0 {
-		return cannotMatch(q, prog, "event")
+	out := NewWriter(w, req, s.cfg.Stall, a.Fields)
+	if !a.Follow {
+		return s.recentEvents(out, a.Filter, a.Limit)
 	}
-	fields, err := q.fields()
-	if err != nil {
-		return err
-	}
-	follow, err := q.bool("follow", true)
-	if err != nil {
-		return err
-	}
-	limit, err := q.count("limit")
-	if err != nil {
-		return err
-	}
-	out := newLines(w, s.cfg.Stall, fields)
-	if !follow {
-		return s.recentEvents(out, prog, limit)
-	}
-	stream, err := s.subscribe(req, "events", prog, event.AllKinds)
+	stream, err := s.subscribe(req, "events", a.Filter, event.AllKinds)
 	if err != nil {
 		return err
 	}
 	defer stream.close()
-	return s.follow(req.Context(), out, stream, limit, 0)
+	return s.follow(req.Context(), out, stream, a.Limit, 0)
 }
 
 // recentEvents answers with what matches among the last events, the last limit
 // of them, and what was lost in between.
-func (s *Server) recentEvents(out *lines, prog *filter.Program, limit int) error {
+func (s *Server) recentEvents(out *Writer, prog *filter.Program, limit int) error {
 	var list []*event.Event
 	for _, e := range s.events.Recent() {
 		if e.Data.Kind() == event.KindLost || prog.Kinds().Has(e.Data.Kind()) && prog.Match(e) {
@@ -60,41 +44,30 @@ func (s *Server) recentEvents(out *lines, prog *filter.Program, limit int) error
 			left--
 		}
 	}
-	return writeEvents(out, list[first:])
+	return writeRows(out, list[first:], func(e *event.Event) time.Time { return e.Time })
 }
 
-func (s *Server) serveConnections(w http.ResponseWriter, req *http.Request, q query) error {
-	prog, err := q.filter()
-	if err != nil {
-		return err
-	}
-	if !prog.Kinds().Has(event.KindConnection) {
-		return cannotMatch(q, prog, "connection")
-	}
-	fields, err := q.fields()
-	if err != nil {
-		return err
-	}
-	follow, err := q.bool("follow", false)
+func (s *Server) serveConnections(w http.ResponseWriter, req *http.Request, q Query) error {
+	a, err := s.question(PathConnections, q)
 	if err != nil {
 		return err
 	}
 	if err := s.ready(req.Context()); err != nil {
 		return err
 	}
-	out := newLines(w, s.cfg.Stall, fields)
-	if !follow {
-		return writeEvents(out, s.connections(prog.Match))
+	out := NewWriter(w, req, s.cfg.Stall, a.Fields)
+	if !a.Follow {
+		return writeRows(out, s.connections(a.Filter.Match), start)
 	}
 	// First the stream, then the rows: what changes meanwhile is in one of the
 	// two. A change that the rows tell of already is not told again.
-	stream, err := s.subscribe(req, "connections", prog, event.Kinds(event.KindConnection))
+	stream, err := s.subscribe(req, "connections", a.Filter, event.Kinds(event.KindConnection))
 	if err != nil {
 		return err
 	}
 	defer stream.close()
 	known := s.events.Seq()
-	if err := writeEvents(out, s.connections(prog.Match)); err != nil {
+	if err := writeRows(out, s.connections(a.Filter.Match), start); err != nil {
 		return err
 	}
 	return s.follow(req.Context(), out, stream, 0, known)
@@ -120,20 +93,6 @@ func start(e *event.Event) time.Time {
 	return e.Time
 }
 
-// cannotMatch says that a list would be empty whatever happens: the filter
-// speaks of something else.
-func cannotMatch(q query, prog *filter.Program, what string) error {
-	expr, pos, end := q["filter"], 0, len(q["filter"])
-	wants := "events of kind " + prog.Kinds().String()
-	switch kinds := prog.Kinds(); {
-	case kinds == 0:
-		wants = "what cannot be at the same time"
-	case what == "event":
-		wants = "kind " + kinds.String() + ", of which there are rows in lists and no events"
-	}
-	return &Error{Status: http.StatusBadRequest, Message: fmt.Sprintf("no %s can match: the filter wants %s", what, wants), Expr: &expr, Pos: &pos, End: &end}
-}
-
 // stream is a subscription of one request.
 type stream struct {
 	Stream
@@ -144,7 +103,7 @@ func (s *Server) subscribe(req *http.Request, what string, prog *filter.Program,
 	select {
 	case s.streams <- struct{}{}:
 	default:
-		return nil, unavailable("%d streams are open already: no more are served at the same time", cap(s.streams))
+		return nil, Unavailable("%d streams are open already: no more are served at the same time", cap(s.streams))
 	}
 	who := what
 	if a := req.RemoteAddr; a != "" && a != "@" {
@@ -153,7 +112,7 @@ func (s *Server) subscribe(req *http.Request, what string, prog *filter.Program,
 	sub, err := s.events.Subscribe(who, prog, among)
 	if err != nil {
 		<-s.streams
-		return nil, unavailable("%v", err)
+		return nil, Unavailable("%v", err)
 	}
 	return &stream{Stream: sub, done: func() { <-s.streams }}, nil
 }
@@ -166,15 +125,15 @@ func (st *stream) close() {
 // follow writes events as they come: at once while there is time, in large
 // pieces while there is none. It ends with the stream, after limit events, or
 // when the client has gone. Events up to the number known are left out.
-func (s *Server) follow(ctx context.Context, out *lines, from *stream, limit int, known uint64) error {
-	if err := out.flush(); err != nil { // tells the client that the stream has begun
+func (s *Server) follow(ctx context.Context, out *Writer, from *stream, limit int, known uint64) error {
+	if err := out.Flush(); err != nil { // tells the client that the stream has begun
 		return err
 	}
 	for n := 0; limit == 0 || n < limit; {
 		e, err := s.next(ctx, out, from)
 		switch {
 		case errors.Is(err, io.EOF):
-			return out.flush()
+			return out.Flush()
 		case err != nil:
 			return err
 		}
@@ -182,27 +141,27 @@ func (s *Server) follow(ctx context.Context, out *lines, from *stream, limit int
 		if e.Seq <= known && k != event.KindLost {
 			continue
 		}
-		if err := out.event(e); err != nil {
+		if err := out.Event(e); err != nil {
 			return err
 		}
 		if k != event.KindLost {
 			n++
 		}
 	}
-	return out.flush()
+	return out.Flush()
 }
 
 // next returns the next event. Before it waits it sends what is written, and
 // while it waits it shows the client now and then that it is there.
-func (s *Server) next(ctx context.Context, out *lines, from *stream) (*event.Event, error) {
+func (s *Server) next(ctx context.Context, out *Writer, from *stream) (*event.Event, error) {
 	if from.Buffered() {
 		return from.Next(ctx)
 	}
+	if err := out.Flush(); err != nil {
+		return nil, err
+	}
 	for {
-		if err := out.flush(); err != nil {
-			return nil, err
-		}
-		idle, cancel := context.WithTimeout(ctx, s.cfg.KeepAlive)
+		idle, cancel := context.WithTimeout(ctx, out.Idle(s.cfg.KeepAlive))
 		e, err := from.Next(idle)
 		cancel()
 		switch {
@@ -211,85 +170,18 @@ func (s *Server) next(ctx context.Context, out *lines, from *stream) (*event.Eve
 		case !errors.Is(err, context.DeadlineExceeded):
 			return e, err
 		}
-		out.blank()
+		if err := out.Beat(); err != nil {
+			return nil, err
+		}
 	}
 }
 
-// clientGone says that there is nobody left to answer.
-type clientGone struct{ err error }
-
-// Error implements error.
-func (c *clientGone) Error() string { return "write: " + c.err.Error() }
-
-// Unwrap returns what the connection said.
-func (c *clientGone) Unwrap() error { return c.err }
-
-// lines writes NDJSON.
-type lines struct {
-	w      http.ResponseWriter
-	ctl    *http.ResponseController
-	stall  time.Duration
-	fields *event.Selection
-	buf    []byte
-	dirty  bool // the connection holds something back: the headers, at first
-}
-
-// flushBytes is how much a busy stream collects before it writes.
-const flushBytes = 64 << 10
-
-func newLines(w http.ResponseWriter, stall time.Duration, fields *event.Selection) *lines {
-	w.Header().Set("Content-Type", "application/x-ndjson")
-	return &lines{w: w, ctl: http.NewResponseController(w), stall: stall, fields: fields, buf: make([]byte, 0, 4096), dirty: true}
-}
-
-func (l *lines) event(e *event.Event) error {
-	l.buf = append(l.fields.AppendJSON(l.buf, e), '\n')
-	return l.full()
-}
-
-func (l *lines) blank() { l.buf = append(l.buf, '\n') }
-
-// full writes when enough has come together.
-func (l *lines) full() error {
-	if len(l.buf) < flushBytes {
-		return nil
-	}
-	return l.write()
-}
-
-func (l *lines) write() error {
-	// Not supported is right for a writer without a connection.
-	if err := l.ctl.SetWriteDeadline(time.Now().Add(l.stall)); err != nil && !errors.Is(err, http.ErrNotSupported) {
-		return &clientGone{err}
-	}
-	_, err := l.w.Write(l.buf)
-	l.buf, l.dirty = l.buf[:0], true
-	if err != nil {
-		return &clientGone{err}
-	}
-	return nil
-}
-
-// flush sends everything, the headers too.
-func (l *lines) flush() error {
-	if len(l.buf) == 0 && !l.dirty {
-		return nil
-	}
-	if err := l.write(); err != nil {
-		return err
-	}
-	l.dirty = false
-	if err := l.ctl.Flush(); err != nil && !errors.Is(err, http.ErrNotSupported) {
-		return &clientGone{err}
-	}
-	return nil
-}
-
-func writeEvents(out *lines, list []*event.Event) error {
+// writeRows writes the rows of a list, which are in the order of a time.
+func writeRows(out *Writer, list []*event.Event, order func(*event.Event) time.Time) error {
 	for _, e := range list {
-		if err := out.event(e); err != nil {
+		if err := out.event(e, order(e)); err != nil {
 			return err
 		}
 	}
-	return out.flush()
+	return out.Flush()
 }

@@ -49,8 +49,8 @@ func (j judge) Connections(_ context.Context, q api.Question) api.Lines { return
 func (j judge) FollowConnections(_ context.Context, q api.Question) api.Lines {
 	return j.filter(q.Filter)
 }
-func (judge) Process(context.Context, string) ([]byte, error) { return nil, errStop }
-func (judge) Status(context.Context) ([]byte, error)          { return nil, errStop }
+func (judge) Process(context.Context, string, ...string) ([]byte, error) { return nil, errStop }
+func (judge) Status(context.Context, ...string) ([]byte, error)          { return nil, errStop }
 
 var errStop = errors.New("the line was understood")
 

@@ -52,10 +52,10 @@ type Agent interface {
 	Events(ctx context.Context, q api.Question) api.Lines
 	Recent(ctx context.Context, q api.Question) api.Lines
 	Processes(ctx context.Context, q api.Question) api.Lines
-	Process(ctx context.Context, id string) ([]byte, error)
+	Process(ctx context.Context, id string, nodes ...string) ([]byte, error)
 	Connections(ctx context.Context, q api.Question) api.Lines
 	FollowConnections(ctx context.Context, q api.Question) api.Lines
-	Status(ctx context.Context) ([]byte, error)
+	Status(ctx context.Context, nodes ...string) ([]byte, error)
 }
 
 var _ Agent = (*api.Client)(nil)

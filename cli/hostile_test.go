@@ -75,7 +75,7 @@ func (h hostile) FollowConnections(context.Context, api.Question) api.Lines {
 	return h.lines(event.Kinds(event.KindConnection, event.KindLost))
 }
 
-func (h hostile) Process(context.Context, string) ([]byte, error) {
+func (h hostile) Process(context.Context, string, ...string) ([]byte, error) {
 	p := h.record(event.KindProcess, "process")
 	text, err := json.Marshal(h.text)
 	if err != nil {
@@ -87,7 +87,7 @@ func (h hostile) Process(context.Context, string) ([]byte, error) {
 		`],"proc":{"state":` + s + `,"threads":3,"rss_bytes":1,"cwd":` + s + `,"root":` + s + `,"seccomp":` + s + `,"files":[{"fd":1,"target":` + s + `}],"files_open":9,"unreadable":[` + s + `]}}`), nil
 }
 
-func (h hostile) Status(context.Context) ([]byte, error) {
+func (h hostile) Status(context.Context, ...string) ([]byte, error) {
 	x := h.text
 	st := api.Status{
 		Version: x, Instance: x, Hostname: x, BootID: x, Kernel: x, Lockdown: x, StateDir: x, Listen: []string{x},
