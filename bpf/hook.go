@@ -72,7 +72,7 @@ func Kretprobe(program, symbol string) Attachment {
 }
 
 // Cgroup attaches a program of a cgroup section to the cgroup that
-// [Config].Cgroup names. Other programs there go on running.
+// [Config].CgroupRoot names. Other programs there go on running.
 func Cgroup(program string, at ebpf.AttachType) Attachment {
 	return Attachment{Program: program, Target: cgroupPlace(at), how: byCgroup, at: at}
 }

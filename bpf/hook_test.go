@@ -232,7 +232,7 @@ func helperPacket([]string) int {
 func TestBPFCgroupRung(t *testing.T) {
 	cg := testkit.NewCgroup(t, "egress")
 	ns := testkit.NewNetns(t)
-	_, o := openTest(t, Config{Cgroup: cg.Dir})
+	_, o := openTest(t, Config{CgroupRoot: cg.Path})
 	st, err := o.Attach(Hook{Name: "test.egress", Rungs: []Rung{
 		{"cgroup", []Attachment{Cgroup("testroad_egress", ebpf.AttachCGroupInetEgress)}}}})
 	if err != nil {
@@ -261,15 +261,6 @@ func TestBPFCgroupRung(t *testing.T) {
 	}
 }
 
-func TestBPFCgroupMustBeOne(t *testing.T) {
-	_, o := openTest(t, Config{Cgroup: t.TempDir()})
-	st, err := o.Attach(Hook{Name: "test.egress", Rungs: []Rung{
-		{"cgroup", []Attachment{Cgroup("testroad_egress", ebpf.AttachCGroupInetEgress)}}}})
-	if err == nil || !strings.Contains(err.Error(), "no cgroup v2 directory") {
-		t.Errorf("%+v, %v", st, err)
-	}
-}
-
 // A place that is full says so, and not that an argument list is too long.
 func TestBPFPlaceIsFull(t *testing.T) {
 	for _, tt := range []struct {
@@ -285,7 +276,11 @@ func TestBPFPlaceIsFull(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			needBPF(t)
-			where := places{cgroupPath: testkit.NewCgroup(t, "full").Dir}
+			_, dir, err := openScope(testkit.NewCgroup(t, "full").Path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			where := places{cgroup: dir}
 			all := attached{programs: map[string]*ebpf.Program{}}
 			t.Cleanup(func() {
 				if err := errors.Join(all.close(), where.close()); err != nil {
@@ -315,7 +310,7 @@ func TestBPFPlaceIsFull(t *testing.T) {
 // A program that tolerates no other in its cgroup is named among the reasons.
 func TestBPFCgroupTaken(t *testing.T) {
 	cg := testkit.NewCgroup(t, "taken")
-	_, o := openTest(t, Config{Cgroup: cg.Dir})
+	_, o := openTest(t, Config{CgroupRoot: cg.Path})
 	p, err := ebpf.NewProgram(probeCgroup)
 	if err != nil {
 		t.Fatal(err)

@@ -71,12 +71,18 @@ func unescape(s string) string {
 // mounted returns a directory where the whole file system of that type is
 // mounted, nil if there is none that can be opened.
 func mounted(fstype string) (*os.File, error) {
+	return findMount(fstype, func(m mount, _ *os.File) bool { return m.root == "/" })
+}
+
+// findMount returns the first directory where a file system of that type is
+// mounted and that is wanted, nil if there is none that can be opened.
+func findMount(fstype string, wanted func(mount, *os.File) bool) (*os.File, error) {
 	all, err := mounts()
 	if err != nil {
 		return nil, err
 	}
 	for _, m := range all {
-		if m.fstype != fstype || m.root != "/" {
+		if m.fstype != fstype {
 			continue
 		}
 		f, err := os.Open(m.point)
@@ -84,7 +90,7 @@ func mounted(fstype string) (*os.File, error) {
 			continue
 		}
 		// Another mount may lie over it.
-		if isFS(f, fstype) {
+		if isFS(f, fstype) && wanted(m, f) {
 			return f, nil
 		}
 		f.Close()
@@ -109,6 +115,22 @@ func isFS(f *os.File, fstype string) bool {
 // returned directory only, and goes away with it. Nothing changes on the
 // machine. It needs CAP_SYS_ADMIN.
 func detachedMount(fstype string) (*os.File, error) {
+	f, err := mountNowhere(fstype)
+	switch {
+	case errors.Is(err, unix.ENODEV):
+		return nil, &UnavailableError{Feature: fstype, Reason: "this kernel has no " + fstype, Err: err}
+	case errors.Is(err, unix.EPERM):
+		reason := fstype + " is not mounted, and mounting it needs CAP_SYS_ADMIN"
+		if Effective().Has(unix.CAP_SYS_ADMIN) {
+			reason = fstype + " is not mounted, and the kernel refuses to mount it here though CAP_SYS_ADMIN is there"
+		}
+		return nil, &UnavailableError{Feature: fstype, Reason: reason, Err: err}
+	}
+	return f, err
+}
+
+// mountNowhere is detachedMount without the words for its errors.
+func mountNowhere(fstype string) (*os.File, error) {
 	fsfd, err := unix.Fsopen(fstype, unix.FSOPEN_CLOEXEC)
 	if err != nil {
 		return nil, fmt.Errorf("fsopen %s: %w", fstype, err)
@@ -132,19 +154,10 @@ func openFS(fstype string) (*os.File, error) {
 		return f, nil
 	}
 	d, derr := detachedMount(fstype)
-	switch {
-	case derr == nil:
-		return d, nil
-	case errors.Is(derr, unix.ENODEV):
-		return nil, &UnavailableError{Feature: fstype, Reason: "this kernel has no " + fstype, Err: derr}
-	case errors.Is(derr, unix.EPERM):
-		reason := fstype + " is not mounted, and mounting it needs CAP_SYS_ADMIN"
-		if Effective().Has(unix.CAP_SYS_ADMIN) {
-			reason = fstype + " is not mounted, and the kernel refuses to mount it here though CAP_SYS_ADMIN is there"
-		}
-		return nil, &UnavailableError{Feature: fstype, Reason: reason, Err: derr}
+	if derr != nil {
+		return nil, errors.Join(derr, err)
 	}
-	return nil, errors.Join(derr, err)
+	return d, nil
 }
 
 // readAt reads a small file below dir.

@@ -40,9 +40,12 @@ func (r *Road) Open(name string, spec *ebpf.CollectionSpec) (_ *Object, err erro
 		programs: map[string]*ebpf.Program{},
 		hooks:    map[string]*attached{},
 	}
-	for v, size := range map[string]int{"critical_size": r.cfg.CriticalBytes, "bulk_size": r.cfg.BulkBytes} {
+	for v, value := range map[string]any{
+		"critical_size": uint64(r.cfg.CriticalBytes), "bulk_size": uint64(r.cfg.BulkBytes),
+		"scope_id": r.scope.id, "scope_level": r.scope.level,
+	} {
 		if vs := o.spec.Variables[v]; vs != nil {
-			if err := vs.Set(uint64(size)); err != nil {
+			if err := vs.Set(value); err != nil {
 				return nil, fmt.Errorf("open object %s: set %s: %w", name, v, err)
 			}
 		}

@@ -19,11 +19,9 @@ type closer interface{ Close() error }
 // places finds where programs are attached. It opens tracefs and the cgroup
 // hierarchy when they are first needed and keeps them until close.
 type places struct {
-	cgroupPath string // "" means the root of the hierarchy
-
 	mu      sync.Mutex
 	tracefs *os.File
-	cgroup  *os.File
+	cgroup  *os.File // of the scope from the beginning; else the root of the hierarchy
 	closed  bool
 }
 
@@ -129,14 +127,7 @@ func (p *places) cgroupDir() (*os.File, error) {
 	if p.cgroup != nil {
 		return p.cgroup, nil
 	}
-	var f *os.File
-	var err error
-	if p.cgroupPath == "" {
-		f, err = openFS("cgroup2")
-	} else if f, err = os.Open(p.cgroupPath); err == nil && !isFS(f, "cgroup2") {
-		f.Close()
-		err = &UnavailableError{Feature: "cgroup", Reason: p.cgroupPath + " is no cgroup v2 directory"}
-	}
+	f, err := openHierarchy()
 	if err != nil {
 		return nil, err
 	}

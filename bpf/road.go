@@ -75,9 +75,16 @@ type Config struct {
 	// Rungs forces hooks to one kind of implementation, by the hook's name:
 	// "socket.accept": "tracepoint".
 	Rungs map[string]string
-	// Cgroup is the cgroup v2 directory that cgroup hooks attach to. "" means
-	// the root of the hierarchy, wherever it is mounted.
-	Cgroup string
+	// CgroupRoot limits all programs to a subtree of the unified cgroup
+	// hierarchy: a path from its root, like /k8s/node1. "" and "/" are the whole
+	// machine. It must exist.
+	//
+	// A process belongs to the subtree in which it is, from the moment at which
+	// it comes to be there or is moved there; a socket to that of the process
+	// that created it, whoever holds it later, and an accepted one to that of
+	// its listener. Namespaces do not matter: what a process from elsewhere, or
+	// the kernel, does in a network namespace of the subtree is not told.
+	CgroupRoot string
 }
 
 func (c Config) withDefaults() (Config, error) {
@@ -131,6 +138,7 @@ type Road struct {
 	stopped chan struct{} // closed when Run has ended, or cannot begin
 	stop    sync.Once
 
+	scope  scope
 	places places
 	btf    btfCache
 }
@@ -148,6 +156,10 @@ type handler struct {
 	decode func([]byte) error
 }
 
+// Limited reports whether Config.CgroupRoot limits the road to a part of the
+// machine.
+func (r *Road) Limited() bool { return !r.scope.whole() }
+
 // NewRoad creates the rings and counters in the kernel. It needs CAP_BPF.
 func NewRoad(cfg Config) (_ *Road, err error) {
 	cfg, err = cfg.withDefaults()
@@ -158,7 +170,6 @@ func NewRoad(cfg Config) (_ *Road, err error) {
 		cfg:     cfg,
 		maps:    map[string]*ebpf.Map{},
 		objects: map[*Object]struct{}{},
-		places:  places{cgroupPath: cfg.Cgroup},
 		stopped: make(chan struct{}),
 	}
 	defer func() {
@@ -167,6 +178,9 @@ func NewRoad(cfg Config) (_ *Road, err error) {
 		}
 	}()
 
+	if r.scope, r.places.cgroup, err = openScope(cfg.CgroupRoot); err != nil {
+		return nil, err
+	}
 	spec, err := loadRoad()
 	if err != nil {
 		return nil, fmt.Errorf("read object road: %w", err)
