@@ -1,0 +1,375 @@
+package api
+
+import (
+	"bytes"
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/pem"
+	"errors"
+	"io"
+	"log/slog"
+	"math/big"
+	"net"
+	"net/http"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+)
+
+// An authority makes certificates.
+type authority struct {
+	cert *x509.Certificate
+	key  *ecdsa.PrivateKey
+	pem  []byte
+}
+
+func newAuthority(t *testing.T, name string) *authority {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	tmpl := &x509.Certificate{
+		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: name}, IsCA: true, BasicConstraintsValid: true,
+		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour), KeyUsage: x509.KeyUsageCertSign,
+	}
+	der, err := x509.CreateCertificate(rand.Reader, tmpl, tmpl, &key.PublicKey, key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cert, err := x509.ParseCertificate(der)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &authority{cert, key, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})}
+}
+
+// issue returns a certificate for names, and its key, in PEM.
+func (a *authority) issue(t *testing.T, change func(*x509.Certificate), names ...string) (cert, key []byte) {
+	t.Helper()
+	k, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	tmpl := &x509.Certificate{
+		SerialNumber: big.NewInt(time.Now().UnixNano()), Subject: pkix.Name{CommonName: "leaf"}, DNSNames: names,
+		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
+		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
+	}
+	if change != nil {
+		change(tmpl)
+	}
+	der, err := x509.CreateCertificate(rand.Reader, tmpl, a.cert, &k.PublicKey, a.key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	raw, err := x509.MarshalPKCS8PrivateKey(k)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: raw})
+}
+
+// writeFiles writes the files of credentials, each whole.
+func writeFiles(t *testing.T, dir string, files map[string][]byte) {
+	t.Helper()
+	for name, b := range files {
+		tmp := filepath.Join(dir, "."+name)
+		if err := os.WriteFile(tmp, b, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Rename(tmp, filepath.Join(dir, name)); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// credentials are those of somebody with a name, who believes an authority.
+func credentials(t *testing.T, a *authority, log *slog.Logger, names ...string) (*Credentials, string) {
+	t.Helper()
+	dir := t.TempDir()
+	cert, key := a.issue(t, nil, names...)
+	writeFiles(t, dir, map[string][]byte{certFile: cert, keyFile: key, rootFile: a.pem})
+	c, err := OpenCredentials(dir, log)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c, dir
+}
+
+// logged is a log that a test can read.
+type logged struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (l *logged) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.Write(p)
+}
+
+func (l *logged) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.String()
+}
+
+// guarded is an agent's door for the hub, with its log.
+func guarded(t *testing.T, creds *Credentials) (addr string) {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	server := newServer(newFake(), Config{})
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error)
+	go func() {
+		done <- Serve(ctx, time.Minute, slog.New(slog.DiscardHandler), Door{creds.Listen(l, HubName, "http/1.1"), server})
+	}()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
+	return l.Addr().String()
+}
+
+// askBy asks for the agent's health by connections that dial makes.
+func askBy(t *testing.T, addr string, dial func(ctx context.Context) (net.Conn, error)) error {
+	t.Helper()
+	base := &url.URL{Scheme: "http", Host: addr, Path: "/v1"}
+	if dial == nil {
+		return NewHTTPClient(base, &http.Transport{DisableKeepAlives: true}).Health(t.Context())
+	}
+	base.Scheme = "https"
+	return NewHTTPClient(base, &http.Transport{DisableKeepAlives: true, DialTLSContext: func(ctx context.Context, _, _ string) (net.Conn, error) { return dial(ctx) }}).Health(t.Context())
+}
+
+func TestOnlyTheHubGetsIn(t *testing.T) {
+	var log logged
+	ours, foreign := newAuthority(t, "ours"), newAuthority(t, "foreign")
+	agent, _ := credentials(t, ours, slog.New(slog.NewTextHandler(&log, nil)), AgentName)
+	addr := guarded(t, agent)
+	client := func(cfg *tls.Config) func(context.Context) (net.Conn, error) {
+		cfg.ServerName, cfg.RootCAs = AgentName, x509.NewCertPool()
+		cfg.RootCAs.AddCert(ours.cert)
+		return func(ctx context.Context) (net.Conn, error) {
+			return (&tls.Dialer{Config: cfg}).DialContext(ctx, "tcp", addr)
+		}
+	}
+	with := func(a *authority, change func(*x509.Certificate), names ...string) func(context.Context) (net.Conn, error) {
+		cert, key := a.issue(t, change, names...)
+		pair, err := tls.X509KeyPair(cert, key)
+		if err != nil {
+			t.Fatal(err)
+		}
+		// The server says which authorities it believes; an intruder does not care.
+		return client(&tls.Config{GetClientCertificate: func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return &pair, nil }})
+	}
+	refused := 0
+	for _, test := range []struct {
+		name string
+		dial func(context.Context) (net.Conn, error) // nil is plain HTTP
+		why  string                                  // in the log
+	}{
+		{"without TLS", nil, "first record does not look like a TLS handshake"},
+		{"without a certificate", client(&tls.Config{}), "client didn't provide a certificate"},
+		{"of a foreign authority", with(foreign, nil, HubName), `certificate="\"CN=leaf [hub.warren] by CN=foreign\"" othersSince=0 err="tls: failed to verify certificate: x509: certificate signed by unknown authority`},
+		{"expired", with(ours, func(c *x509.Certificate) { c.NotAfter = time.Now().Add(-time.Minute) }, HubName), "certificate has expired or is not yet valid"},
+		{"not valid yet", with(ours, func(c *x509.Certificate) { c.NotBefore = time.Now().Add(time.Minute) }, HubName), "certificate has expired or is not yet valid"},
+		{"of an agent", with(ours, nil, AgentName), "the certificate is not for hub.warren"},
+		{"of a wildcard", with(ours, nil, "*.warren"), "the certificate is not for hub.warren"},
+		{"for servers only", with(ours, func(c *x509.Certificate) { c.ExtKeyUsage = c.ExtKeyUsage[:1] }, HubName), "incompatible key usage"},
+		{"with an older TLS", client(&tls.Config{MaxVersion: tls.VersionTLS12}), "client offered only unsupported versions"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			agent.mu.Lock()
+			agent.logged = time.Time{} // let each be told
+			agent.mu.Unlock()
+			if err := askBy(t, addr, test.dial); err == nil {
+				t.Error("let in")
+			}
+			refused++
+			wait(t, func() *bool { ok := strings.Contains(log.String(), test.why); return map[bool]*bool{true: &ok}[ok] })
+			if n := agent.State().Refused; n != uint64(refused) {
+				t.Errorf("%d refused, want %d", n, refused)
+			}
+		})
+	}
+	hub, _ := credentials(t, ours, slog.New(slog.DiscardHandler), HubName, "warren-hub.warren.svc")
+	if err := askBy(t, addr, func(ctx context.Context) (net.Conn, error) { return hub.Dial(ctx, addr, AgentName, "http/1.1") }); err != nil {
+		t.Errorf("the hub: %v", err)
+	}
+	// And the hub speaks only to an agent.
+	if _, err := hub.Dial(t.Context(), addr, HubName); err == nil || !strings.Contains(err.Error(), "certificate is valid for agent.warren, not hub.warren") {
+		t.Errorf("the hub takes an agent for somebody else: %v", err)
+	}
+	stranger, _ := credentials(t, foreign, slog.New(slog.DiscardHandler), HubName)
+	if _, err := stranger.Dial(t.Context(), addr, AgentName); err == nil {
+		t.Error("somebody of another authority believes an agent")
+	}
+}
+
+// Certificates change without a restart, in the order in which people do it:
+// believe the new authority, change certificates, forget the old one.
+func TestRotation(t *testing.T) {
+	var log logged
+	old, next := newAuthority(t, "old"), newAuthority(t, "next")
+	agent, agentDir := credentials(t, old, slog.New(slog.NewTextHandler(&log, nil)), AgentName)
+	hub, hubDir := credentials(t, old, slog.New(slog.DiscardHandler), HubName)
+	addr := guarded(t, agent)
+	ask := func() error {
+		return askBy(t, addr, func(ctx context.Context) (net.Conn, error) { return hub.Dial(ctx, addr, AgentName, "http/1.1") })
+	}
+	step := func(what string, works bool, dir string, files map[string][]byte) {
+		t.Helper()
+		writeFiles(t, dir, files)
+		if err := ask(); (err == nil) != works {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
+	both := append(append([]byte{}, old.pem...), next.pem...)
+	pair := func(name string) map[string][]byte {
+		cert, key := next.issue(t, nil, name)
+		return map[string][]byte{certFile: cert, keyFile: key}
+	}
+	step("before", true, agentDir, nil)
+	step("the agent believes both", true, agentDir, map[string][]byte{rootFile: both})
+	step("the hub believes both", true, hubDir, map[string][]byte{rootFile: both})
+	step("the hub's certificate is new", true, hubDir, pair(HubName))
+	step("the agent's certificate is new", true, agentDir, pair(AgentName))
+	step("the agent forgets the old one", true, agentDir, map[string][]byte{rootFile: next.pem})
+	step("the hub forgets the old one", true, hubDir, map[string][]byte{rootFile: next.pem})
+	if state := agent.State(); state.Err != nil || state.Refused != 0 {
+		t.Errorf("after it all: %+v", state)
+	}
+	if n := strings.Count(log.String(), `msg="certificates have changed"`); n != 3 {
+		t.Errorf("%d changes were logged, want 3:\n%s", n, &log)
+	}
+
+	// What cannot be used leaves in force what was, and is told once.
+	cert, _ := next.issue(t, nil, AgentName)
+	step("a certificate without its key", true, agentDir, map[string][]byte{certFile: cert})
+	step("no authority", true, agentDir, map[string][]byte{rootFile: []byte("nothing\n")})
+	if err := os.Remove(filepath.Join(agentDir, keyFile)); err != nil {
+		t.Fatal(err)
+	}
+	step("no key", true, agentDir, nil)
+	step("no key still", true, agentDir, nil)
+	if err := agent.State().Err; !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("state: %v", err)
+	}
+	if n := strings.Count(log.String(), "cannot be used"); n != 3 {
+		t.Errorf("%d failures were logged, want 3:\n%s", n, &log)
+	}
+	step("whole again", true, agentDir, mergeMaps(pair(AgentName), map[string][]byte{rootFile: next.pem}))
+	if err := agent.State().Err; err != nil {
+		t.Errorf("state: %v", err)
+	}
+	step("the agent believes another", false, agentDir, map[string][]byte{rootFile: old.pem})
+}
+
+func mergeMaps(maps ...map[string][]byte) map[string][]byte {
+	all := map[string][]byte{}
+	for _, m := range maps {
+		for k, v := range m {
+			all[k] = v
+		}
+	}
+	return all
+}
+
+func TestOpenCredentials(t *testing.T) {
+	a := newAuthority(t, "ours")
+	cert, key := a.issue(t, nil, AgentName)
+	_, other := a.issue(t, nil, AgentName)
+	good := map[string][]byte{certFile: cert, keyFile: key, rootFile: a.pem}
+	for _, test := range []struct {
+		name  string
+		files map[string][]byte
+		want  string
+	}{
+		{"no certificate", map[string][]byte{keyFile: key, rootFile: a.pem}, "tls.crt: no such file"},
+		{"no key", map[string][]byte{certFile: cert, rootFile: a.pem}, "tls.key: no such file"},
+		{"no authority", map[string][]byte{certFile: cert, keyFile: key}, "ca.crt: no such file"},
+		{"another's key", mergeMaps(good, map[string][]byte{keyFile: other}), "private key does not match public key"},
+		{"empty", mergeMaps(good, map[string][]byte{certFile: nil}), "failed to find any PEM data in certificate input"},
+		{"no PEM", mergeMaps(good, map[string][]byte{rootFile: []byte("x")}), "ca.crt: no certificate in PEM"},
+		{"too large", mergeMaps(good, map[string][]byte{rootFile: bytes.Repeat([]byte("x"), maxPEM+1)}), "too much for certificates"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			dir := t.TempDir()
+			writeFiles(t, dir, test.files)
+			if _, err := OpenCredentials(dir, slog.New(slog.DiscardHandler)); err == nil || !strings.Contains(err.Error(), test.want) {
+				t.Errorf("got %v, want %s", err, test.want)
+			}
+		})
+	}
+	var log logged
+	dir := t.TempDir()
+	old, oldKey := a.issue(t, func(c *x509.Certificate) { c.NotAfter = time.Now().Add(-time.Second) }, AgentName)
+	writeFiles(t, dir, map[string][]byte{certFile: old, keyFile: oldKey, rootFile: a.pem})
+	c, err := OpenCredentials(dir, slog.New(slog.NewTextHandler(&log, nil)))
+	if err != nil || !strings.Contains(log.String(), "nobody will believe it") {
+		t.Errorf("an expired certificate: %v\n%s", err, &log)
+	} else if !c.State().Expires.Before(time.Now()) {
+		t.Errorf("it expires at %v", c.State().Expires)
+	}
+}
+
+// Somebody who connects and says nothing keeps nobody out.
+func TestSilentClients(t *testing.T) {
+	a := newAuthority(t, "ours")
+	agent, _ := credentials(t, a, slog.New(slog.DiscardHandler), AgentName)
+	hub, _ := credentials(t, a, slog.New(slog.DiscardHandler), HubName)
+	addr := guarded(t, agent)
+	for range 8 {
+		conn, err := net.Dial("tcp", addr)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+	}
+	if err := askBy(t, addr, func(ctx context.Context) (net.Conn, error) { return hub.Dial(ctx, addr, AgentName, "http/1.1") }); err != nil {
+		t.Error(err)
+	}
+}
+
+// Close ends Accept, and what was about to come in.
+func TestGuardCloses(t *testing.T) {
+	a := newAuthority(t, "ours")
+	agent, _ := credentials(t, a, slog.New(slog.DiscardHandler), AgentName)
+	inner, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	l := agent.Listen(inner, HubName)
+	ended := make(chan error)
+	go func() { _, err := l.Accept(); ended <- err }()
+	silent, err := net.Dial("tcp", inner.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer silent.Close()
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-ended; !errors.Is(err, net.ErrClosed) {
+		t.Errorf("Accept: %v", err)
+	}
+	if _, err := io.ReadAll(silent); err != nil && !strings.Contains(err.Error(), "reset") {
+		t.Errorf("the one who was coming in: %v", err)
+	}
+}
