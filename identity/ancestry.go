@@ -1,6 +1,10 @@
 package identity
 
-import "warren/event"
+import (
+	"slices"
+
+	"warren/event"
+)
 
 // shorten keeps chains of ancestors bounded: a snapshot that has as many as may
 // be gets one that keeps the nearest. Done to the parent, before its children
@@ -55,11 +59,36 @@ func (i *Identity) relinkOne(en *entry) {
 
 // Relink completes the ancestry of all processes, whatever order they came in.
 // It is to be called when the processes that existed at the start have been
-// read.
+// read. Parents that the kernel's iterator did not show are looked up in /proc
+// afterwards: some machines hide their first process from it.
 func (i *Identity) Relink() {
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	i.relink()
+	i.filler.askHidden(i.unseenParents(), i.procs.now)
+}
+
+// maxHidden bounds how many parents are looked up at the start: more are missing only
+// where records were lost, and are looked up when an event names them.
+const maxHidden = 64
+
+// unseenParents returns living processes that are named as parents and are not
+// in the table.
+func (i *Identity) unseenParents() []event.Key {
+	if !i.filler.able {
+		return nil
+	}
+	var unseen []event.Key
+	for en := range i.procs.living.all {
+		k := en.snap.p.ParentKey
+		if k.IsZero() || k.Start == 0 || i.procs.get(k) != nil || slices.Contains(unseen, k) {
+			continue
+		}
+		if unseen = append(unseen, k); len(unseen) == maxHidden {
+			break
+		}
+	}
+	return unseen
 }
 
 func (i *Identity) relink() {

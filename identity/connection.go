@@ -164,6 +164,9 @@ func (i *Identity) applyConnection(e *event.Event, d *event.Connection, s *snap)
 		r = t.add(&k)
 		r.typ, r.res, r.rawRes, r.shared = began(d), d.Res, d.RawRes, d.Shared
 		i.own(r, e, s)
+		if i.cfg.Cluster != nil && d.Remote.IsValid() {
+			i.meet(r, e, d)
+		}
 	} else {
 		i.merge(r, e, d, s)
 		t.living.move(&r.links)
@@ -231,6 +234,10 @@ func (i *Identity) merge(r *row, e *event.Event, d *event.Connection, proc *snap
 	}
 	if !s.Remote.IsValid() {
 		s.Remote = o.Remote
+	}
+	s.RemotePeer = o.RemotePeer
+	if i.cfg.Cluster != nil && s.Remote.IsValid() && !o.Remote.IsValid() {
+		i.meet(r, e, d)
 	}
 	if s.LocalPort == 0 {
 		s.LocalPort = o.LocalPort

@@ -4,7 +4,6 @@ import (
 	"strings"
 	"time"
 
-	"warren/cluster"
 	"warren/event"
 )
 
@@ -13,6 +12,7 @@ type containers struct {
 	cgroups map[event.CgroupKey]*cgroup
 	last    *cgroup // the one asked for last, nil after any were forgotten
 	byID    map[containerID]*container
+	pods    map[string]*pod // by the uid that stands in cgroups' paths
 	// The sizes at which those that nothing uses are looked for.
 	maxCgroups, maxContainers int
 	forgotten                 uint64
@@ -25,6 +25,7 @@ const cgroupsTold = 16384
 func (t *containers) init() {
 	t.cgroups = map[event.CgroupKey]*cgroup{}
 	t.byID = map[containerID]*container{}
+	t.pods = map[string]*pod{}
 	t.maxCgroups, t.maxContainers = cgroupsTold, 1024
 }
 
@@ -49,6 +50,9 @@ type container struct {
 	id       containerID
 	place    Place
 	desc     *event.Container // replaced, never changed
+	pod      *pod             // nil outside pods
+	role     string           // its name in the pod, as the runtime's labels have it
+	sandbox  string           // id of the sandbox it belongs to, as the runtime has it
 	members  *entry           // all processes in it that are remembered
 	living   int
 	deadline uint64 // ktime until which its events are Pending
@@ -119,7 +123,7 @@ func (i *Identity) forgetCgroups() {
 
 // setPath tells the path of a cgroup, to those already in it as well.
 func (i *Identity) setPath(cg *cgroup, path string) {
-	place := ParseCgroup(path)
+	place := i.parse(path)
 	cg.Path, cg.Unit = i.procs.intern.str(path), i.procs.intern.str(place.Unit)
 	cg.cont = i.containerOf(place)
 	if cg.procs == 0 {
@@ -147,17 +151,19 @@ func (i *Identity) containerOf(place Place) *container {
 		if len(t.byID) >= t.maxContainers {
 			i.forgetContainers()
 		}
-		in := &i.procs.intern
 		id.id = strings.Clone(id.id)
 		place.ID = id.id
 		c = &container{id: id, place: place, desc: &event.Container{
 			FullID: id.id, ID: shortID(id.id), Type: id.runtime,
 		}}
-		if place.PodUID != "" {
-			c.desc.Pod = &cluster.Pod{UID: in.str(place.PodUID)}
-		}
 		t.byID[id] = c
-		i.ask(c)
+		if place.PodUID != "" {
+			i.enter(c, place.PodUID)
+			c.inPod(c.desc)
+		}
+		if i.ask(c); !c.asked && c.pod != nil && c.pod.state == nil && i.cfg.Cluster != nil {
+			i.wait(c) // the cluster is all that can tell
+		}
 	}
 	return c
 }
@@ -168,12 +174,20 @@ func (i *Identity) ask(c *container) {
 		return
 	}
 	c.asked, c.generation = true, i.describer.generation.Load()
-	if !c.told && i.cfg.WaitContainer > 0 {
-		d := *c.desc
-		d.Pending = true
-		i.setDescription(c, &d)
-		c.deadline = i.cfg.Ktime() + uint64(i.cfg.WaitContainer)
+	if !c.told {
+		i.wait(c)
 	}
+}
+
+// wait has the events of a container wait for its description.
+func (i *Identity) wait(c *container) {
+	if i.cfg.WaitContainer <= 0 {
+		return
+	}
+	d := *c.desc
+	d.Pending = true
+	i.setDescription(c, &d)
+	c.deadline = i.cfg.Ktime() + uint64(i.cfg.WaitContainer)
 }
 
 // setDescription replaces what is known of a container, in the snapshots of its
@@ -199,6 +213,7 @@ func (i *Identity) forgetContainers() {
 	for id, c := range t.byID {
 		if c.members == nil && !inUse[c] {
 			delete(t.byID, id)
+			t.withdraw(c)
 			t.forgotten++
 		}
 	}
@@ -217,7 +232,7 @@ func (i *Identity) place(p *event.Process, from *entry) {
 	if p.Cgroup.CgroupKey == (event.CgroupKey{}) {
 		switch {
 		case p.Cgroup.Path != "": // read from /proc
-			place := ParseCgroup(p.Cgroup.Path)
+			place := i.parse(p.Cgroup.Path)
 			p.Cgroup.Unit = i.procs.intern.str(place.Unit)
 			if c := i.containerOf(place); c != nil {
 				p.Container = c.desc
@@ -264,7 +279,7 @@ func (i *Identity) join(en *entry, p *event.Process) {
 		}
 		c = cg.cont
 	} else if p.Container != nil {
-		c = i.containerOf(ParseCgroup(p.Cgroup.Path))
+		c = i.containerOf(i.parse(p.Cgroup.Path))
 	}
 	if cg == en.cg && c == en.cont {
 		return
@@ -332,6 +347,7 @@ func (i *Identity) describedAs(place Place, d *Description) {
 		return
 	}
 	c.told = true
+	i.toldByRuntime(c, d)
 	i.setDescription(c, d.container(c))
 	i.signal()
 }
@@ -345,6 +361,7 @@ func (i *Identity) describedPartly(place Place, part *Description) {
 	if c == nil || c.told || c.desc.Name != "" {
 		return
 	}
+	i.toldByRuntime(c, part)
 	d := part.container(c)
 	d.Pending = c.desc.Pending
 	i.setDescription(c, d)
@@ -361,6 +378,10 @@ type Description struct {
 	Labels      map[string]string
 	Started     time.Time
 	Privileged  bool
+	// Kubernetes is true when the runtime answered as that of a kubelet, so that
+	// the labels of pods are the kubelet's.
+	Kubernetes bool
+	Sandbox    string // id of the sandbox of the pod that the container is in
 }
 
 // maxLabelBytes bounds the labels kept of one container; images can carry
@@ -369,7 +390,7 @@ const maxLabelBytes = 32 << 10
 
 func (d *Description) container(c *container) *event.Container {
 	n := &event.Container{
-		FullID: c.desc.FullID, ID: c.desc.ID, Type: c.id.runtime, Pod: c.desc.Pod,
+		FullID: c.desc.FullID, ID: c.desc.ID, Type: c.id.runtime,
 		Name: d.Name, Image: d.Image, ImageID: d.ImageID, ImageDigest: d.ImageDigest,
 		Labels: boundLabels(d.Labels), StartTime: d.Started, Privileged: d.Privileged,
 	}
@@ -381,5 +402,6 @@ func (d *Description) container(c *container) *event.Container {
 	if ref.Digest != "" {
 		n.ImageDigest = ref.Digest
 	}
+	c.inPod(n)
 	return n
 }

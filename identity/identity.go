@@ -142,6 +142,7 @@ type Identity struct {
 	procs processes
 	conns connections
 	conts containers
+	peers peers
 	names names
 	users users
 
@@ -156,6 +157,7 @@ func New(cfg Config, log *slog.Logger) *Identity {
 	i.procs.init()
 	i.conns.init()
 	i.conts.init()
+	i.peers.init()
 	i.names.init(cfg.MaxNames)
 	i.users.init(cfg)
 	i.describer.init(cfg)
@@ -163,13 +165,14 @@ func New(cfg Config, log *slog.Logger) *Identity {
 	return i
 }
 
-// Run asks runtimes to describe containers, reads what events did not tell and
-// forgets what is too old, until ctx ends. It can be called once.
+// Run asks runtimes to describe containers, follows what the cluster tells, reads
+// what events did not tell and forgets what is too old, until ctx ends. It can be called once.
 func (i *Identity) Run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { i.describe(ctx); return nil })
 	g.Go(func() error { i.loadUsers(ctx); return nil })
 	g.Go(func() error { i.fill(ctx); return nil })
+	g.Go(func() error { i.followCluster(ctx); return nil })
 	g.Go(func() error { i.sweep(ctx); return nil })
 	return g.Wait()
 }
@@ -254,7 +257,7 @@ func (i *Identity) completed(p *event.Process) *event.Process {
 		return p
 	}
 	described := p.Container
-	if p.Container.Pending {
+	if p.Container.Pending || p.Container.Pod != nil && p.Container.Pod.Name == "" {
 		if c := i.conts.byID[idOf(p.Container)]; c != nil {
 			described = c.desc
 		}

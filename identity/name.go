@@ -101,6 +101,9 @@ func (t *names) lookup(netns uint32, addr netip.Addr, ktime uint64) string {
 // for, whatever aliases led to them.
 func (i *Identity) applyDNS(e *event.Event, d *event.DNS) {
 	i.nameEnds(&d.Socket, e.Ktime)
+	if i.cfg.Cluster != nil {
+		i.meetDNS(e, d)
+	}
 	if !d.Response {
 		return
 	}

@@ -29,8 +29,9 @@ type filler struct {
 	// processes at a time mean a storm of losses, which this cannot mend.
 	queue chan event.Key
 
-	mu    sync.Mutex
-	asked map[event.Key]lookup
+	mu     sync.Mutex
+	asked  map[event.Key]lookup
+	hidden map[event.Key]bool // parents that are looked up for their children's sake
 
 	missing map[event.Key]bool // sweep's own: not there when last looked for
 	cycle   []event.Key        // sweep's own: still to be looked for
@@ -53,7 +54,7 @@ func (f *filler) init(cfg Config) {
 	f.dir = cfg.Proc
 	f.able = firstNamespace(cfg.Proc, "pid") == initPidNS
 	f.queue = make(chan event.Key, 256)
-	f.asked = map[event.Key]lookup{}
+	f.asked, f.hidden = map[event.Key]lookup{}, map[event.Key]bool{}
 	f.missing = map[event.Key]bool{}
 }
 
@@ -64,8 +65,14 @@ func (f *filler) ask(k event.Key, now uint64) {
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	f.queueUp(k, now)
+}
+
+// queueUp queues a process unless it was looked for just now, or there is no
+// room, and reports whether it did. The caller holds f.mu.
+func (f *filler) queueUp(k event.Key, now uint64) bool {
 	if l, ok := f.asked[k]; ok && (l.until != 0 || now < l.again) {
-		return
+		return false
 	}
 	if len(f.asked) >= maxAsked {
 		clear(f.asked)
@@ -73,7 +80,9 @@ func (f *filler) ask(k event.Key, now uint64) {
 	select {
 	case f.queue <- k:
 		f.asked[k] = lookup{until: now + fillWait, again: now + fillAgain}
+		return true
 	default:
+		return false
 	}
 }
 
@@ -84,12 +93,29 @@ func (f *filler) waiting(k event.Key, now uint64) bool {
 	return now < f.asked[k].until
 }
 
-func (f *filler) done(k event.Key) {
+// askHidden has parents looked up whose children are known.
+func (f *filler) askHidden(ks []event.Key, now uint64) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for _, k := range ks {
+		if f.queueUp(k, now) {
+			f.hidden[k] = true
+		}
+	}
+}
+
+// done ends a look, and reports whether it was the last for children's sake.
+func (f *filler) done(k event.Key) (last bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	l := f.asked[k]
 	l.until = 0
 	f.asked[k] = l
+	if !f.hidden[k] {
+		return false
+	}
+	delete(f.hidden, k)
+	return len(f.hidden) == 0
 }
 
 // fill looks up what is asked for until ctx ends.
@@ -108,7 +134,11 @@ func (i *Identity) fill(ctx context.Context) {
 			} else if !errors.Is(err, os.ErrNotExist) && !errors.Is(err, unix.ESRCH) {
 				i.log.Debug("process not looked up", "pid", k.PID, "err", err)
 			}
-			f.done(k)
+			if f.done(k) {
+				i.mu.Lock()
+				i.relink()
+				i.mu.Unlock()
+			}
 			i.signal()
 		}
 		select {

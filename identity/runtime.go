@@ -289,7 +289,13 @@ func (i *Identity) askAgain() {
 	g := d.generation.Load()
 	i.mu.Lock()
 	defer i.mu.Unlock()
+	now := i.cfg.Ktime()
 	for _, c := range i.conts.byID {
+		if c.desc.Pending && !c.asked && now >= c.deadline { // the cluster has not told in time
+			d := *c.desc
+			d.Pending = false
+			i.setDescription(c, &d)
+		}
 		if c.living > 0 && !c.told && !c.asked && c.generation != g && d.reachable(c.place) && d.ask(c.place) {
 			c.asked, c.generation = true, g
 		}

@@ -68,7 +68,7 @@ func containerdContainer(ctx context.Context, conn *grpc.ClientConn, namespace, 
 		return nil, err // the caller needs the status, and adds the rest
 	}
 	c := resp.Container
-	d := &Description{Runtime: "containerd", Name: id, Image: c.GetImage(), Labels: c.GetLabels()}
+	d := &Description{Runtime: "containerd", Name: id, Image: c.GetImage(), Labels: c.GetLabels(), Kubernetes: namespace == "k8s.io", Sandbox: c.GetSandbox()}
 	// Kubernetes and nerdctl give names by labels; containerd itself has none but
 	// the id.
 	for _, label := range []string{"nerdctl/name", "io.kubernetes.container.name"} {
@@ -76,10 +76,17 @@ func containerdContainer(ctx context.Context, conn *grpc.ClientConn, namespace, 
 			d.Name = v
 		}
 	}
+	if d.Kubernetes && d.isSandbox() {
+		d.Name = sandboxName
+	}
 	if c.GetCreatedAt().IsValid() {
 		d.Started = c.GetCreatedAt().AsTime() // a task has no time of its own; it follows at once
 	}
-	d.Privileged = privilegedSpec(c.GetSpec().GetValue())
+	spec := parseSpec(c.GetSpec().GetValue())
+	d.Privileged = spec.privileged()
+	if id := spec.Annotations["io.kubernetes.cri.sandbox-id"]; id != "" {
+		d.Sandbox = id
+	}
 	if c.GetImage() != "" {
 		img, err := imagesapi.NewImagesClient(conn).Get(ctx, &imagesapi.GetImageRequest{Name: c.GetImage()})
 		if err == nil { // the image can be gone while its container runs
@@ -91,7 +98,8 @@ func containerdContainer(ctx context.Context, conn *grpc.ClientConn, namespace, 
 
 // spec is what is used of an OCI runtime specification.
 type spec struct {
-	Process struct {
+	Annotations map[string]string `json:"annotations"`
+	Process     struct {
 		Capabilities struct {
 			Bounding []string `json:"bounding"`
 		} `json:"capabilities"`
@@ -112,14 +120,19 @@ type spec struct {
 	} `json:"linux"`
 }
 
-// privilegedSpec reports whether a container is privileged. The specification
-// knows no such word: what runtimes do when they are asked for it is to lift
-// every fence at once.
-func privilegedSpec(data []byte) bool {
-	var s spec
-	if json.Unmarshal(data, &s) != nil {
-		return false // another runtime's: not Linux containers
+// parseSpec reads a specification; of another system's it is empty.
+func parseSpec(data []byte) *spec {
+	s := new(spec)
+	if json.Unmarshal(data, s) != nil {
+		return new(spec)
 	}
+	return s
+}
+
+// privileged reports whether a container is privileged. The specification knows
+// no such word: what runtimes do when they are asked for it is to lift every
+// fence at once.
+func (s *spec) privileged() bool {
 	l := &s.Linux
 	if len(l.MaskedPaths) > 0 || len(l.ReadonlyPaths) > 0 || len(l.Seccomp) > 0 && string(l.Seccomp) != "null" {
 		return false

@@ -30,11 +30,12 @@ func askCRI(ctx context.Context, socket string, place Place, _ func(*Description
 	}
 	s := resp.GetStatus()
 	d := &Description{
-		Runtime: "cri-o",
-		Name:    s.GetMetadata().GetName(),
-		Image:   s.GetImage().GetUserSpecifiedImage(),
-		ImageID: s.GetImageId(),
-		Labels:  s.GetLabels(),
+		Runtime:    "cri-o",
+		Kubernetes: true,
+		Name:       s.GetMetadata().GetName(),
+		Image:      s.GetImage().GetUserSpecifiedImage(),
+		ImageID:    s.GetImageId(),
+		Labels:     s.GetLabels(),
 	}
 	if d.Image == "" {
 		d.Image = s.GetImage().GetImage()
@@ -47,10 +48,11 @@ func askCRI(ctx context.Context, socket string, place Place, _ func(*Description
 		d.Started = time.Unix(0, ns)
 	}
 	var info struct {
-		Privileged bool `json:"privileged"`
+		Privileged bool   `json:"privileged"`
+		SandboxID  string `json:"sandboxID"`
 	}
 	if json.Unmarshal([]byte(resp.GetInfo()["info"]), &info) == nil {
-		d.Privileged = info.Privileged
+		d.Privileged, d.Sandbox = info.Privileged, info.SandboxID
 	}
 	return d, nil
 }
@@ -64,7 +66,7 @@ func criPod(ctx context.Context, c cri.RuntimeServiceClient, id string) (*Descri
 		return nil, fmt.Errorf("pod status: %w", err)
 	}
 	s := resp.GetStatus()
-	d := &Description{Runtime: "cri-o", Name: "POD", Labels: s.GetLabels()} // the name CRI-O and the kubelet use for it
+	d := &Description{Runtime: "cri-o", Kubernetes: true, Name: sandboxName, Labels: s.GetLabels(), Sandbox: id}
 	if ns := s.GetCreatedAt(); ns > 0 {
 		d.Started = time.Unix(0, ns)
 	}

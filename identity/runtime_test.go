@@ -279,8 +279,10 @@ func TestAskContainerd(t *testing.T) {
 	m := map[string]*containersapi.Container{
 		"default/web": {ID: "web", Image: "localhost:5000/busy:v1", Labels: map[string]string{"app": "shop"}, CreatedAt: timestamppb.New(created),
 			Spec: &anypb.Any{TypeUrl: "types.containerd.io/opencontainers/runtime-spec/1/Spec", Value: []byte(plainSpec)}},
-		"k8s.io/" + id64(1): {ID: id64(1), Image: "gone:v1", Spec: &anypb.Any{Value: []byte(privilegedJSON)},
+		"k8s.io/" + id64(1): {ID: id64(1), Image: "gone:v1", Sandbox: id64(9), Spec: &anypb.Any{Value: []byte(privilegedJSON)},
 			Labels: map[string]string{"io.kubernetes.container.name": "app", "io.kubernetes.pod.uid": "u"}},
+		"k8s.io/" + id64(9): {ID: id64(9), Labels: map[string]string{"io.cri-containerd.kind": "sandbox"},
+			Spec: &anypb.Any{Value: []byte(`{"annotations":{"io.kubernetes.cri.sandbox-id":"` + id64(9) + `"}}`)}},
 		"private/" + id64(2): {ID: id64(2)},
 		"default/" + id64(3): {ID: id64(3), Labels: map[string]string{"nerdctl/name": "named"}, Spec: &anypb.Any{Value: []byte("\x00")}},
 	}
@@ -298,8 +300,10 @@ func TestAskContainerd(t *testing.T) {
 		{"ctr", Place{ID: "web", Namespace: "default"}, &Description{
 			Runtime: "containerd", Name: "web", Image: "localhost:5000/busy:v1", ImageDigest: digest, Labels: map[string]string{"app": "shop"}, Started: created}},
 		{"kubernetes, the image gone", Place{ID: id64(1)}, &Description{
-			Runtime: "containerd", Name: "app", Image: "gone:v1", Privileged: true,
+			Runtime: "containerd", Name: "app", Image: "gone:v1", Privileged: true, Kubernetes: true, Sandbox: id64(9),
 			Labels: map[string]string{"io.kubernetes.container.name": "app", "io.kubernetes.pod.uid": "u"}}},
+		{"kubernetes, the sandbox", Place{ID: id64(9)}, &Description{
+			Runtime: "containerd", Name: "POD", Kubernetes: true, Sandbox: id64(9), Labels: map[string]string{"io.cri-containerd.kind": "sandbox"}}},
 		{"another namespace", Place{ID: id64(2)}, &Description{Runtime: "containerd", Name: id64(2)}},
 		{"nerdctl", Place{ID: id64(3), Namespace: "default"}, &Description{Runtime: "containerd", Name: "named", Labels: map[string]string{"nerdctl/name": "named"}}},
 	} {
@@ -357,8 +361,8 @@ func TestAskCRI(t *testing.T) {
 	}
 	socket := serveGRPC(t, func(s *grpc.Server) { cri.RegisterRuntimeServiceServer(s, f) })
 	for id, want := range map[string]*Description{
-		id64(1): {Runtime: "cri-o", Name: "web", Image: "quay.io/team/web:v1", ImageID: id64(6), ImageDigest: "sha256:" + id64(4), Labels: labels, Started: started, Privileged: true},
-		id64(2): {Runtime: "cri-o", Name: "POD", Labels: labels, Started: started},
+		id64(1): {Runtime: "cri-o", Name: "web", Image: "quay.io/team/web:v1", ImageID: id64(6), ImageDigest: "sha256:" + id64(4), Labels: labels, Started: started, Privileged: true, Kubernetes: true, Sandbox: "x"},
+		id64(2): {Runtime: "cri-o", Name: "POD", Labels: labels, Started: started, Kubernetes: true, Sandbox: id64(2)},
 	} {
 		got, err := askCRI(t.Context(), socket, Place{ID: id}, nil)
 		must(t, err)
@@ -378,7 +382,7 @@ func FuzzPrivilegedSpec(f *testing.F) {
 	f.Add([]byte(plainSpec))
 	f.Add([]byte(privilegedJSON))
 	f.Fuzz(func(t *testing.T, data []byte) {
-		if privilegedSpec(data) && !json.Valid(data) {
+		if parseSpec(data).privileged() && !json.Valid(data) {
 			t.Errorf("%q is privileged", data)
 		}
 	})

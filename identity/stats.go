@@ -20,7 +20,12 @@ type Stats struct {
 
 	Cgroups    int
 	Containers int // remembered
+	Pods       int // of these containers
+	PodsUntold int // of these: neither the cluster nor a runtime has named them
 	Pending    int // of these: not yet described by the runtime that is asked
+
+	PeersWaiting int    // connections whose far end the cluster does not know yet
+	PeersDropped uint64 // for which there was no room to wait
 
 	Names        int // addresses with a DNS name
 	NamesEvicted uint64
@@ -38,12 +43,18 @@ func (i *Identity) Stats() Stats {
 		Connections: i.conns.living.n, Closed: i.conns.closed.n,
 		ConnectionBytes: i.conns.bytes, ConnectionBudget: i.cfg.ConnectionBytes,
 		ConnectionsEvicted: i.conns.evicted, ConnectionsStale: i.conns.stale,
-		Cgroups: len(i.conts.cgroups), Containers: len(i.conts.byID),
+		Cgroups: len(i.conts.cgroups), Containers: len(i.conts.byID), Pods: len(i.conts.pods),
+		PeersWaiting: len(i.peers.waiting), PeersDropped: i.peers.dropped,
 		Names: len(i.names.m), NamesEvicted: i.names.evicted,
 	}
 	for _, c := range i.conts.byID {
 		if c.desc.Pending {
 			s.Pending++
+		}
+	}
+	for _, p := range i.conts.pods {
+		if p.value.Name == "" {
+			s.PodsUntold++
 		}
 	}
 	for _, m := range i.users.byMnt {
