@@ -1,11 +1,14 @@
 package agent
 
 import (
+	"errors"
 	"fmt"
 	"log/slog"
 	"os"
+	"path"
 	"path/filepath"
 	"regexp"
+	"strings"
 
 	"warren/api"
 	"warren/bpf"
@@ -26,15 +29,49 @@ type Config struct {
 	HTTP string
 	// HTTPPublic allows an address that is not on loopback.
 	HTTPPublic bool
-	LogLevel   slog.Level
+	// Metrics is an address, on loopback or not, of metrics and the agent's
+	// health and nothing else; "" for none.
+	Metrics  string
+	LogLevel slog.Level
 	// Version is what the agent says it is.
 	Version string
+
+	// Node is the name of the cluster's node that this machine is; "" for none.
+	Node       string
+	Kubernetes KubernetesConfig
+	Hub        HubConfig
+	Hubble     HubbleConfig
 
 	Road     bpf.Config
 	Sensors  all.Config
 	Identity identity.Config
 	Pipeline pipeline.Config
 	API      api.Config
+}
+
+// KubernetesConfig is how the agent learns of the cluster.
+type KubernetesConfig struct {
+	// Off says not to ask the cluster's API server.
+	Off bool
+	// Kubeconfig is the file that says where it is; "" stands for the service
+	// account of the pod that the agent runs in, if it does.
+	Kubeconfig string
+}
+
+// HubConfig is where the hub asks.
+type HubConfig struct {
+	// Listen is an address that only the hub can ask; "" for none.
+	Listen string
+	// TLS is the directory of tls.crt, tls.key and ca.crt: see [api.Credentials].
+	TLS string
+}
+
+// HubbleConfig is where Hubble's clients ask.
+type HubbleConfig struct {
+	// Socket is the path of a Unix socket; "" for none.
+	Socket string
+	// Listen is an address that only the hub can ask; "" for none.
+	Listen string
 }
 
 // Options are what was given on the command line; "" was not given.
@@ -45,6 +82,16 @@ type Options struct {
 	Config   string // YAML file
 	Instance string
 	LogLevel string // debug, info, warn or error
+
+	Node          string // name of the cluster's node that this is
+	CgroupRoot    string // subtree that the agent is limited to
+	Kubernetes    string // auto or off
+	Kubeconfig    string // file
+	TLSDir        string // directory of tls.crt, tls.key and ca.crt
+	HubListen     string // address for the hub, or off
+	HubbleListen  string // address for Hubble's gRPC with TLS, or off
+	HubbleSocket  string // path of the socket for Hubble's gRPC, or off
+	MetricsListen string // address for metrics and health, or off
 }
 
 // The defaults that derive from nothing else. Instances of other names than the
@@ -55,13 +102,17 @@ const (
 	defaultHTTP     = "127.0.0.1:7117"
 	otherHTTP       = "127.0.0.1:0"
 	off             = "off"
+	auto            = "auto"
 )
 
+// nodeVariable names the node where nothing else does: a pod has it from the
+// downward API.
+const nodeVariable = "NODE_NAME"
+
 // Load returns the settings: what is on the command line goes before what is in
-// the file, and the file before the defaults.
+// the file, the file before the environment, and that before the defaults.
 func Load(o Options) (Config, error) {
 	var c Config
-	http := ""
 	if o.Config != "" {
 		src, err := os.ReadFile(o.Config)
 		if err != nil {
@@ -70,17 +121,25 @@ func Load(o Options) (Config, error) {
 		if err := parseConfig(o.Config, src, &c); err != nil {
 			return c, err
 		}
-		http = c.HTTP
 	}
 	for _, f := range []struct {
 		flag, value string
 		set         func(*Config, string) error
 	}{
 		{"--instance", o.Instance, setInstance},
-		{"--socket", o.Socket, setSocket},
-		{"--state", o.State, setState},
+		{"--socket", o.Socket, file(func(c *Config) *string { return &c.Socket })},
+		{"--state", o.State, file(func(c *Config) *string { return &c.State })},
 		{"--log-level", o.LogLevel, setLogLevel},
-		{"--http", o.HTTP, func(_ *Config, v string) error { http = v; return checkHTTP(v) }},
+		{"--http", o.HTTP, address(func(c *Config) *string { return &c.HTTP })},
+		{"--metrics-listen", o.MetricsListen, address(func(c *Config) *string { return &c.Metrics })},
+		{"--node", o.Node, setNode},
+		{"--cgroup-root", o.CgroupRoot, setCgroupRoot},
+		{"--kubernetes", o.Kubernetes, setKubernetes},
+		{"--kubeconfig", o.Kubeconfig, file(func(c *Config) *string { return &c.Kubernetes.Kubeconfig })},
+		{"--tls-dir", o.TLSDir, file(func(c *Config) *string { return &c.Hub.TLS })},
+		{"--hub-listen", o.HubListen, address(func(c *Config) *string { return &c.Hub.Listen })},
+		{"--hubble-listen", o.HubbleListen, address(func(c *Config) *string { return &c.Hubble.Listen })},
+		{"--hubble-socket", o.HubbleSocket, setHubbleSocket},
 	} {
 		if f.value == "" {
 			continue
@@ -89,33 +148,68 @@ func Load(o Options) (Config, error) {
 			return c, fmt.Errorf("%s: %w", f.flag, err)
 		}
 	}
-	if c.Instance == "" {
-		c.Instance = defaultInstance
-	}
-	switch {
-	case http == off:
-		c.HTTP = ""
-	case http != "":
-		c.HTTP = http
-	case c.Instance == defaultInstance:
-		c.HTTP = defaultHTTP
-	default:
-		c.HTTP = otherHTTP
-	}
-	if c.Socket == "" {
-		c.Socket = filepath.Join("/run", c.Instance, "warren.sock")
-	}
-	if c.State == "" {
-		c.State = filepath.Join("/var/lib", c.Instance)
-	}
-	c.Sensors.Process.CriticalBytes = c.Road.CriticalBytes
-	var err error
-	for _, p := range []*string{&c.Socket, &c.State} {
-		if *p, err = filepath.Abs(*p); err != nil {
-			return c, fmt.Errorf("find %s: %w", *p, err)
+	if v := os.Getenv(nodeVariable); c.Node == "" && v != "" {
+		if err := setNode(&c, v); err != nil {
+			return c, fmt.Errorf("%s in the environment: %w", nodeVariable, err)
 		}
 	}
-	return c, nil
+	if err := c.complete(); err != nil {
+		return c, err
+	}
+	return c, c.check()
+}
+
+// complete fills in the defaults.
+func (c *Config) complete() error {
+	def := func(p *string, v string) {
+		if *p == "" {
+			*p = v
+		}
+	}
+	def(&c.Instance, defaultInstance)
+	if c.Instance == defaultInstance {
+		def(&c.HTTP, defaultHTTP)
+	}
+	def(&c.HTTP, otherHTTP)
+	def(&c.Socket, filepath.Join("/run", c.Instance, "warren.sock"))
+	def(&c.State, filepath.Join("/var/lib", c.Instance))
+	if c.Node != "" {
+		// Elsewhere nobody has to pay for flows that he does not ask for.
+		def(&c.Hubble.Socket, filepath.Join(filepath.Dir(c.Socket), "hubble.sock"))
+	}
+	for _, p := range []*string{&c.HTTP, &c.Metrics, &c.Hub.Listen, &c.Hubble.Listen, &c.Hubble.Socket} {
+		if *p == off {
+			*p = ""
+		}
+	}
+	c.Sensors.Process.CriticalBytes = c.Road.CriticalBytes
+	c.API.Node = c.Node
+	for _, p := range []*string{&c.Socket, &c.State, &c.Hubble.Socket, &c.Kubernetes.Kubeconfig, &c.Hub.TLS} {
+		if *p == "" {
+			continue
+		}
+		abs, err := filepath.Abs(*p)
+		if err != nil {
+			return fmt.Errorf("find %s: %w", *p, err)
+		}
+		*p = abs
+	}
+	return nil
+}
+
+// check says whether the settings go together.
+func (c *Config) check() error {
+	switch {
+	case c.Hub.TLS == "" && c.Hub.Listen != "":
+		return errors.New("a listener for the hub needs certificates: give --tls-dir (hub: tls in the configuration)")
+	case c.Hub.TLS == "" && c.Hubble.Listen != "":
+		return errors.New("a listener for Hubble needs certificates: give --tls-dir (hub: tls in the configuration)")
+	case c.Kubernetes.Kubeconfig != "" && !c.Kubernetes.Off && c.Node == "":
+		return fmt.Errorf("a kubeconfig is of use only to who knows which node he is: give --node, or %s in the environment", nodeVariable)
+	case c.Hubble.Socket == c.Socket:
+		return fmt.Errorf("%s cannot be the API's socket and Hubble's", c.Socket)
+	}
+	return nil
 }
 
 // instanceName is what can be a directory's name everywhere, BPF file systems
@@ -130,13 +224,50 @@ func setInstance(c *Config, v string) error {
 	return nil
 }
 
-func setSocket(c *Config, v string) error {
-	c.Socket = v
+// file sets the path of a file or directory.
+func file(at func(*Config) *string) func(*Config, string) error {
+	return func(c *Config, v string) error {
+		switch {
+		case v == "":
+			return errors.New("want a path, not nothing: leave it out for the default")
+		case strings.ContainsRune(v, 0):
+			return fmt.Errorf("%q cannot be a path", v)
+		}
+		*at(c) = v
+		return nil
+	}
+}
+
+func setHubbleSocket(c *Config, v string) error {
+	return file(func(c *Config) *string { return &c.Hubble.Socket })(c, v)
+}
+
+// nodeName is what Kubernetes takes as the name of a node.
+var nodeName = regexp.MustCompile(`^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$`)
+
+func setNode(c *Config, v string) error {
+	if len(v) > 253 || !nodeName.MatchString(v) {
+		return fmt.Errorf("%q cannot be a node's name: want small letters, digits, - and dots, at most 253", v)
+	}
+	c.Node = v
 	return nil
 }
 
-func setState(c *Config, v string) error {
-	c.State = v
+// setCgroupRoot checks the form of a path below the unified hierarchy; whether
+// it exists is seen at start.
+func setCgroupRoot(c *Config, v string) error {
+	if !path.IsAbs(v) || path.Clean(v) != v || strings.ContainsRune(v, 0) {
+		return fmt.Errorf("%q is no path of a cgroup: want it from the root of the hierarchy, like /kubepods", v)
+	}
+	c.Road.CgroupRoot = v
+	return nil
+}
+
+func setKubernetes(c *Config, v string) error {
+	if v != auto && v != off {
+		return fmt.Errorf("%q is neither auto nor off", v)
+	}
+	c.Kubernetes.Off = v == off
 	return nil
 }
 

@@ -39,11 +39,28 @@ type option struct {
 func options() []option {
 	return []option{
 		{key: "instance", doc: "name that sets agents of one machine apart", set: setInstance},
-		{key: "socket", doc: "path of the Unix socket", set: setSocket},
-		{key: "state", doc: "directory of what outlives the agent", set: setState},
-		{key: "http", doc: "address that answers HTTP, or off; every user of the machine can ask it", set: func(c *Config, v string) error { c.HTTP = v; return checkHTTP(v) }},
+		{key: "socket", doc: "path of the Unix socket", set: file(func(c *Config) *string { return &c.Socket })},
+		{key: "state", doc: "directory of what outlives the agent", set: file(func(c *Config) *string { return &c.State })},
+		{key: "http", doc: "address that answers HTTP, or off; every user of the machine can ask it", set: address(func(c *Config) *string { return &c.HTTP })},
 		{key: "http-public", doc: "true allows http to be an address that is not on loopback", set: boolean(func(c *Config) *bool { return &c.HTTPPublic })},
+		{key: "metrics", doc: "metrics and the agent's health for who may see no more", sub: []option{
+			{key: "listen", doc: "address that answers them, on loopback or not, or off (off)", set: address(func(c *Config) *string { return &c.Metrics })},
+		}},
 		{key: "log-level", doc: "debug, info, warn or error", set: setLogLevel},
+		{key: "node", doc: "name of the cluster's node that the machine is; without it NODE_NAME of the environment, or none", set: setNode},
+		{key: "cgroup-root", doc: "subtree of the unified cgroup hierarchy that the agent is limited to (/)", set: setCgroupRoot},
+		{key: "kubernetes", doc: "how the agent of a node learns of the cluster", sub: []option{
+			{key: "enabled", doc: "auto asks the API server of the kubeconfig or the pod's service account, if there is one; off asks none (auto)", set: setKubernetes},
+			{key: "kubeconfig", doc: "file that says where the API server is; without it the service account of the pod", set: file(func(c *Config) *string { return &c.Kubernetes.Kubeconfig })},
+		}},
+		{key: "hub", doc: "where the hub asks", sub: []option{
+			{key: "listen", doc: "address that only the hub can ask, or off (off)", set: address(func(c *Config) *string { return &c.Hub.Listen })},
+			{key: "tls", doc: "directory of tls.crt, tls.key and ca.crt, which are read again when they change", set: file(func(c *Config) *string { return &c.Hub.TLS })},
+		}},
+		{key: "hubble", doc: "where Hubble's clients ask for flows", sub: []option{
+			{key: "socket", doc: "path of the Unix socket, or off; without it hubble.sock beside the API's socket where node is set, or off", set: setHubbleSocket},
+			{key: "listen", doc: "address that only the hub can ask, or off (off)", set: address(func(c *Config) *string { return &c.Hubble.Listen })},
+		}},
 		{key: "rings", doc: "the rings between kernel and agent", check: checkPolls, sub: []option{
 			{key: "critical", doc: "size of the ring for processes, a power of two (2MiB)", set: ring(func(c *Config) *int { return &c.Road.CriticalBytes })},
 			{key: "bulk", doc: "size of the ring for the rest, a power of two (16MiB)", set: ring(func(c *Config) *int { return &c.Road.BulkBytes })},
@@ -154,20 +171,22 @@ func sockets(to func(*Config) *[]string) func(*Config, string) error {
 	}
 }
 
-// checkHTTP checks the form of an address; whether it may be listened on is
-// seen when it is tried.
-func checkHTTP(v string) error {
-	if v == off {
+// address sets an address to listen on, after a look at its form; whether it may
+// be listened on is seen when it is tried.
+func address(at func(*Config) *string) func(*Config, string) error {
+	return func(c *Config, v string) error {
+		if v != off {
+			_, port, err := net.SplitHostPort(v)
+			if err != nil {
+				return fmt.Errorf("%q is no address: want HOST:PORT, like 127.0.0.1:7117, or off", v)
+			}
+			if _, err := strconv.ParseUint(port, 10, 16); err != nil {
+				return fmt.Errorf("%q has no port from 0 to 65535", v)
+			}
+		}
+		*at(c) = v
 		return nil
 	}
-	_, port, err := net.SplitHostPort(v)
-	if err != nil {
-		return fmt.Errorf("%q is no address: want HOST:PORT, like 127.0.0.1:7117, or off", v)
-	}
-	if _, err := strconv.ParseUint(port, 10, 16); err != nil {
-		return fmt.Errorf("%q has no port from 0 to 65535", v)
-	}
-	return nil
 }
 
 func boolean(at func(*Config) *bool) func(*Config, string) error {

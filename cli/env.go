@@ -45,6 +45,16 @@ type AgentOptions struct {
 	Config   string // YAML file
 	Instance string // name that sets several agents of one machine apart
 	LogLevel string // debug, info, warn or error
+
+	Node          string // name of the cluster's node that this is
+	CgroupRoot    string // subtree of cgroups that the agent is limited to
+	Kubernetes    string // "auto" or "off"
+	Kubeconfig    string // file that says where the API server is
+	TLSDir        string // directory of tls.crt, tls.key and ca.crt
+	HubListen     string // address for the hub, "off" for none
+	HubbleListen  string // address of Hubble's gRPC for the hub, "off" for none
+	HubbleSocket  string // path of the socket of Hubble's gRPC, "off" for none
+	MetricsListen string // address of metrics and health, "off" for none
 }
 
 // An Agent answers the questions of commands: [api.Client] tells how.
