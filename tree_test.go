@@ -292,9 +292,9 @@ func (c *checker) layer(name, dir, imported string) {
 	from, _ := layerOf(dir)
 	to, reason := layerOf(imported)
 	switch {
-	case from == 0:
+	case from < 0:
 		c.complain("%s: package %s has no layer: give it one in tree_test.go and ARCHITECTURE.md", name, dir)
-	case to == 0:
+	case to < 0:
 		c.complain("%s: package %s has no layer: give it one in tree_test.go and ARCHITECTURE.md", name, imported)
 	case to >= from:
 		c.complain("%s: %s (layer %d) imports %s (layer %d: %s)", name, dir, from, imported, to, reason)
@@ -325,14 +325,14 @@ func (c *checker) thirdParty(name, dir, imported string, test bool) {
 	c.complain("%s: imports %s, which thirdParties in tree_test.go does not list: is it worth it, and who may use it?", name, imported)
 }
 
-// layerOf gives a package's layer and its reason, or 0.
+// layerOf gives a package's layer and its reason, or -1.
 func layerOf(dir string) (int, string) {
 	for _, l := range layers {
 		if matchAny(l.packages, dir) {
 			return l.layer, l.reason
 		}
 	}
-	return 0, ""
+	return -1, ""
 }
 
 func matchAny(patterns []string, name string) bool {
