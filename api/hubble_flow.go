@@ -201,10 +201,10 @@ func (t *flowTeller) connection(r *flowRecord) *flowpb.Flow {
 		f := t.base(r, inward)
 		f.TraceReason = flowpb.TraceReason_NEW
 		setFlags(f, &flowpb.TCPFlags{SYN: true})
-		f.Summary = "TCP Flags: SYN; accepted"
+		say(f, "TCP Flags: SYN; accepted")
 		if c.Res != 0 {
 			f.Verdict = flowpb.Verdict_ERROR
-			f.Summary = "TCP Flags: SYN; accept: " + c.Res.String()
+			say(f, "TCP Flags: SYN; accept: "+c.Res.String())
 		}
 		return f
 	case "close":
@@ -214,7 +214,7 @@ func (t *flowTeller) connection(r *flowRecord) *flowpb.Flow {
 	// segments all carry ACK since it was established.
 	f := t.base(r, flowWay(c.Server))
 	setFlags(f, &flowpb.TCPFlags{ACK: true})
-	f.Summary = join("TCP Flags: ACK", traffic(c))
+	say(f, join("TCP Flags: ACK", traffic(c)))
 	return f
 }
 
@@ -223,7 +223,7 @@ func (t *flowTeller) syn(r *flowRecord, summary string) *flowpb.Flow {
 	f := t.base(r, outward)
 	f.TraceReason = flowpb.TraceReason_NEW
 	setFlags(f, &flowpb.TCPFlags{SYN: true})
-	f.Summary = summary
+	say(f, summary)
 	return f
 }
 
@@ -232,7 +232,7 @@ func (t *flowTeller) syn(r *flowRecord, summary string) *flowpb.Flow {
 func (t *flowTeller) refusal(r *flowRecord) *flowpb.Flow {
 	f := t.base(r, inward)
 	setFlags(f, &flowpb.TCPFlags{RST: true, ACK: true})
-	f.Summary = "TCP Flags: RST, ACK; connection refused"
+	say(f, "TCP Flags: RST, ACK; connection refused")
 	return f
 }
 
@@ -251,7 +251,7 @@ func (t *flowTeller) failure(r *flowRecord) *flowpb.Flow {
 		setFlags(f, &flowpb.TCPFlags{SYN: true})
 		summary = "TCP Flags: SYN; " + summary
 	}
-	f.Summary = join(summary, span("after ", c.Latency))
+	say(f, join(summary, span("after ", c.Latency)))
 	return f
 }
 
@@ -263,18 +263,18 @@ func (t *flowTeller) end(r *flowRecord) *flowpb.Flow {
 		way = inward
 	}
 	f := t.base(r, way)
+	summary := "TCP Flags: FIN, ACK; closed"
 	switch {
 	case c.Reset != event.NotReset:
 		setFlags(f, &flowpb.TCPFlags{RST: true})
-		f.Summary = "TCP Flags: RST; reset"
+		summary = "TCP Flags: RST; reset"
 	case c.Error != 0:
 		f.Verdict = flowpb.Verdict_ERROR
-		f.Summary = "connection lost: " + c.Error.String()
+		summary = "connection lost: " + c.Error.String()
 	default:
 		setFlags(f, &flowpb.TCPFlags{FIN: true, ACK: true})
-		f.Summary = "TCP Flags: FIN, ACK; closed"
 	}
-	f.Summary = join(f.Summary+span(" after ", c.Duration), traffic(c))
+	say(f, join(summary+span(" after ", c.Duration), traffic(c)))
 	return f
 }
 
@@ -285,18 +285,22 @@ func (t *flowTeller) datagrams(r *flowRecord) *flowpb.Flow {
 	switch c.Type {
 	case "sendto", "recvfrom", "connect":
 		f.TraceReason = flowpb.TraceReason_NEW
-		f.Summary = "UDP"
+		say(f, "UDP")
 	case "close":
-		f.Summary = join("UDP; ended"+span(" after ", c.Duration), traffic(c))
+		say(f, join("UDP; ended"+span(" after ", c.Duration), traffic(c)))
 	default:
-		f.Summary = join("UDP", traffic(c))
+		say(f, join("UDP", traffic(c)))
 	}
 	if c.Res != 0 {
 		f.Verdict = flowpb.Verdict_ERROR
-		f.Summary = "UDP; " + c.Type + ": " + c.Res.String()
+		say(f, "UDP; "+c.Type+": "+c.Res.String())
 	}
 	return f
 }
+
+// say sets the text that people read. The field is called deprecated since its
+// first day, and is what every client prints.
+func say(f *flowpb.Flow, summary string) { f.Summary = summary } //nolint:staticcheck // see above
 
 func setFlags(f *flowpb.Flow, flags *flowpb.TCPFlags) { f.GetL4().GetTCP().Flags = flags }
 
@@ -352,7 +356,7 @@ func (t *flowTeller) dns(r *flowRecord) *flowpb.Flow {
 	}
 	f.L7 = &flowpb.Layer7{Type: flowpb.L7FlowType_REQUEST, Record: &flowpb.Layer7_Dns{Dns: m}}
 	if !d.Response {
-		f.Summary = "DNS Query " + name + " " + d.QType
+		say(f, "DNS Query "+name+" "+d.QType)
 		return f
 	}
 	f.L7.Type = flowpb.L7FlowType_RESPONSE
@@ -380,7 +384,7 @@ func (t *flowTeller) dns(r *flowRecord) *flowpb.Flow {
 	if len(m.GetIps())+len(m.GetCnames()) > 0 {
 		answer = strconv.Quote(strings.Join(slices.Concat(m.GetCnames(), m.GetIps()), ","))
 	}
-	f.Summary = join(fmt.Sprintf("DNS Answer %s (Query %s %s)", answer, name, d.QType), span("in ", d.Latency))
+	say(f, join(fmt.Sprintf("DNS Answer %s (Query %s %s)", answer, name, d.QType), span("in ", d.Latency)))
 	return f
 }
 
