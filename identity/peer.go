@@ -61,7 +61,8 @@ func (t *peers) one(p cluster.Peer) *cluster.Peer {
 	if len(t.known) >= maxKnownPeers {
 		clear(t.known) // what is in use stays in use, and is learnt again
 	}
-	same := &p
+	same := new(cluster.Peer) // not &p: it would be allocated for known answers too
+	*same = p
 	t.known[p] = same
 	return same
 }

@@ -276,3 +276,32 @@ func TestKnownProcessIsCompleted(t *testing.T) {
 	}
 	m.check()
 }
+
+// A parent that the kernel's iterator did not show is looked up for its
+// children's sake.
+func TestHiddenParent(t *testing.T) {
+	m := realMachine(t)
+	parent := keyFromProc(t, os.Getpid())
+	k := startProcess(t, exec.Command("/bin/sleep", "1000"))
+	grand := event.Key{PID: 1 << 21, Start: 5} // nobody's, and soon given up
+	for n, p := range map[event.Key]event.Key{k: parent, {PID: 1<<21 + 1, Start: 9}: grand} {
+		m.Apply(&event.Event{Actor: n, Process: &event.Process{Key: n, PID: n.PID, ParentKey: p, Name: "sleep"}, Data: &event.ProcessState{}})
+	}
+	if p := m.Process(k); p.Parent != nil {
+		t.Fatalf("%s is known", p.Parent.Name)
+	}
+	m.Relink()
+	m.run()
+	m.await("the parent", func() bool { return m.Process(k).Parent != nil })
+	p := m.Process(k).Parent
+	if p.Key != parent || !strings.HasPrefix(p.Name, "identity") || len(p.Args) == 0 {
+		t.Errorf("parent: %+v", p)
+	}
+	if m.Process(parent) == nil || m.Process(grand) != nil {
+		t.Error("the table knows others")
+	}
+	if len(m.filler.hidden) != 0 {
+		t.Errorf("still looked for: %v", m.filler.hidden)
+	}
+	m.check()
+}
