@@ -38,9 +38,9 @@ type Options struct {
 	Node string
 	// OwnPodsOnly watches the pods of Node only: peers elsewhere have no names.
 	OwnPodsOnly bool
-	// Without turns off resources: "services", "endpointslices", "namespaces",
-	// "nodes", "replicasets", "jobs".
-	Without []string
+	// Only names the resources that are watched: of "pods", "services",
+	// "endpointslices", "namespaces", "nodes", "replicasets", "jobs". Empty is all.
+	Only []string
 }
 
 // Watch fills the State until ctx ends, which is the only reason for it to
@@ -89,6 +89,12 @@ func (c *Client) WatchRequestHeader(ctx context.Context, set func(RequestHeader)
 
 // Stats are the requests of a Client since its start, by resource.
 type Stats struct {
+	// Server is the API server's address, without credentials.
+	Server string
+	// Connected says whether it answered last, Since since when it does or does
+	// not.
+	Connected bool
+	Since     time.Time
 	Resources map[string]ResourceStats
 }
 
