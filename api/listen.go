@@ -128,31 +128,40 @@ func (l *unixListener) Close() error {
 	return l.UnixListener.Close()
 }
 
-// ListenTCP listens with HTTP on an address of this machine's loopback; on
-// another one only if public is true, for whoever can reach it can read
-// everything.
-func ListenTCP(ctx context.Context, addr string, public bool) (net.Listener, error) {
+// ListenLoopback listens on an address of this machine's loopback, which flag
+// has set.
+func ListenLoopback(ctx context.Context, addr, flag string) (net.Listener, error) {
 	host, _, err := net.SplitHostPort(addr)
 	if err != nil {
 		return nil, fmt.Errorf("listen on %q: want HOST:PORT: %w", addr, err)
 	}
-	// sockets of MPTCP, Go's default, are of no use on loopback.
-	var lc net.ListenConfig
-	lc.SetMultipathTCP(false)
-	if !public && !isLoopback(host) {
+	if !isLoopback(host) {
 		return nil, fmt.Errorf("listen on %s: not an address of loopback: whoever reaches it can read every command line; set http-public: true in the configuration to allow it", addr)
 	}
+	l, err := ListenTCP(ctx, addr, flag)
+	if err != nil {
+		return nil, err
+	}
+	// localhost is what /etc/hosts says it is.
+	if a, ok := l.Addr().(*net.TCPAddr); !ok || !a.IP.IsLoopback() {
+		l.Close()
+		return nil, fmt.Errorf("listen on %s: it stands for %s, which is not on loopback", addr, l.Addr())
+	}
+	return l, nil
+}
+
+// ListenTCP listens on any address, which flag has set: whoever reaches it gets
+// what answers there.
+func ListenTCP(ctx context.Context, addr, flag string) (net.Listener, error) {
+	// sockets of MPTCP, Go's default, are of no use on loopback and between nodes.
+	var lc net.ListenConfig
+	lc.SetMultipathTCP(false)
 	l, err := lc.Listen(ctx, "tcp", addr)
 	if errors.Is(err, unix.EADDRINUSE) {
-		return nil, fmt.Errorf("listen on %s: the address is in use: give another with --http, or --http off", addr)
+		return nil, fmt.Errorf("listen on %s: the address is in use: give another with %s, or %s off", addr, flag, flag)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("listen on %s: %w", addr, err)
-	}
-	// localhost is what /etc/hosts says it is.
-	if a, ok := l.Addr().(*net.TCPAddr); !public && (!ok || !a.IP.IsLoopback()) {
-		l.Close()
-		return nil, fmt.Errorf("listen on %s: it stands for %s, which is not on loopback", addr, l.Addr())
 	}
 	return l, nil
 }

@@ -94,9 +94,9 @@ func TestListenUnixRefuses(t *testing.T) {
 	}
 }
 
-func TestListenTCP(t *testing.T) {
+func TestListenLoopback(t *testing.T) {
 	for _, addr := range []string{"127.0.0.1:0", "localhost:0", "127.9.9.9:0"} {
-		l, err := ListenTCP(t.Context(), addr, false)
+		l, err := ListenLoopback(t.Context(), addr, "--http")
 		if err != nil {
 			t.Errorf("%s: %v", addr, err)
 			continue
@@ -111,16 +111,16 @@ func TestListenTCP(t *testing.T) {
 		"example.org:1": "not an address of loopback",
 		"127.0.0.1":     "want HOST:PORT",
 	} {
-		if _, err := ListenTCP(t.Context(), addr, false); err == nil || !strings.Contains(err.Error(), want) {
+		if _, err := ListenLoopback(t.Context(), addr, "--http"); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: %v, want %s", addr, err, want)
 		}
 	}
-	l, err := ListenTCP(t.Context(), "0.0.0.0:0", true)
+	l, err := ListenTCP(t.Context(), "0.0.0.0:0", "--hub-listen")
 	if err != nil {
 		t.Fatalf("public: %v", err)
 	}
 	defer l.Close()
-	if _, err := ListenTCP(t.Context(), l.Addr().String(), true); err == nil || !strings.Contains(err.Error(), "give another with --http") {
+	if _, err := ListenTCP(t.Context(), l.Addr().String(), "--hub-listen"); err == nil || !strings.Contains(err.Error(), "give another with --hub-listen, or --hub-listen off") {
 		t.Errorf("in use: %v", err)
 	}
 }

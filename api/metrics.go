@@ -155,6 +155,72 @@ var metrics = []Metric[Status]{
 	{"warren_subscription_matched_events_total", "Events that consumers wanted, of all consumers ever.", Counter, nil, consumers(func(c Consumed) uint64 { return c.Matched })},
 	{"warren_subscription_delivered_events_total", "Events that consumers got.", Counter, nil, consumers(func(c Consumed) uint64 { return c.Delivered })},
 	{"warren_subscription_lost_events_total", "Events for which a consumer's queue had no room.", Counter, nil, consumers(func(c Consumed) uint64 { return c.Lost })},
+	{"warren_kubernetes_connected", "1 while the cluster's API server answers.", Gauge, nil, kubernetes(func(k *Kubernetes) float64 { return truth(k.Connected) })},
+	{"warren_kubernetes_synced", "1 when all that the agent wants to know of the cluster has been read once.", Gauge, nil, kubernetes(func(k *Kubernetes) float64 { return truth(k.Synced) })},
+	{"warren_kubernetes_objects", "Objects of the cluster that the agent knows.", Gauge, []string{"resource"}, func(st *Status, put func(float64, ...string)) {
+		if k := st.Kubernetes; k != nil {
+			put(float64(k.Pods), "pods")
+			put(float64(k.Services), "services")
+			put(float64(k.EndpointSlices), "endpointslices")
+			put(float64(k.Nodes), "nodes")
+			put(float64(k.Namespaces), "namespaces")
+		}
+	}},
+	{"warren_kubernetes_ended_pods", "Pods that have ended and are remembered.", Gauge, nil, kubernetes(func(k *Kubernetes) float64 { return float64(k.EndedPods) })},
+	{"warren_kubernetes_addresses", "Addresses of which it is known what they stand for, or stood.", Gauge, nil, kubernetes(func(k *Kubernetes) float64 { return float64(k.Addresses) })},
+	{"warren_kubernetes_forgotten_total", "Ended pods and freed addresses for which there was no room.", Counter, nil, kubernetes(func(k *Kubernetes) float64 { return float64(k.Forgotten) })},
+	{"warren_kubernetes_trimmed_total", "Texts of the cluster that were too long, or no text.", Counter, nil, kubernetes(func(k *Kubernetes) float64 { return float64(k.Trimmed) })},
+	{"warren_kubernetes_requests_total", "Requests to the API server.", Counter, []string{"resource"}, resources(func(r *Resource) uint64 { return r.Requests })},
+	{"warren_kubernetes_request_failures_total", "Requests to the API server that failed.", Counter, []string{"resource"}, resources(func(r *Resource) uint64 { return r.Failures })},
+	{"warren_kubernetes_listed_objects_total", "Objects that were read in lists.", Counter, []string{"resource"}, resources(func(r *Resource) uint64 { return r.Objects })},
+	{"warren_kubernetes_watch_events_total", "Changes that the API server told.", Counter, []string{"resource"}, resources(func(r *Resource) uint64 { return r.Events })},
+	{"warren_kubernetes_watch_restarts_total", "Lists and watches that were begun again.", Counter, []string{"resource"}, resources(func(r *Resource) uint64 { return r.Restarts })},
+	{"warren_kubernetes_received_bytes_total", "What the API server has answered.", Counter, []string{"resource"}, resources(func(r *Resource) uint64 { return r.Bytes })},
+	{"warren_certificate_expiry_timestamp_seconds", "When the certificate that the agent shows expires, in seconds since 1970.", Gauge, nil, func(st *Status, put func(float64, ...string)) {
+		if c := st.Certificate; c != nil {
+			put(float64(c.Expires.Unix()))
+		}
+	}},
+	{"warren_clients_refused_total", "Clients that came without a certificate that is believed.", Counter, nil, func(st *Status, put func(float64, ...string)) {
+		if c := st.Certificate; c != nil {
+			put(float64(c.Refused))
+		}
+	}},
+	{"warren_hubble_flows", "Flows that are remembered for clients of Hubble.", Gauge, nil, hubble(func(h *HubbleState) float64 { return float64(h.Flows) })},
+	{"warren_hubble_size_bytes", "Memory of the flows that are remembered.", Gauge, nil, hubble(func(h *HubbleState) float64 { return float64(h.Bytes) })},
+	{"warren_hubble_flows_total", "Flows since the start.", Counter, nil, hubble(func(h *HubbleState) float64 { return float64(h.Seen) })},
+	{"warren_hubble_streams", "Requests for flows under way.", Gauge, nil, hubble(func(h *HubbleState) float64 { return float64(h.Streams) })},
+	{"warren_hubble_stalled_total", "Requests for flows that ended because the client took nothing.", Counter, nil, hubble(func(h *HubbleState) float64 { return float64(h.Stalled) })},
+}
+
+// kubernetes, hubble and resources give values only where there is a cluster,
+// flows, something watched.
+func kubernetes(value func(*Kubernetes) float64) func(*Status, func(float64, ...string)) {
+	return func(st *Status, put func(float64, ...string)) {
+		if st.Kubernetes != nil {
+			put(value(st.Kubernetes))
+		}
+	}
+}
+
+func hubble(value func(*HubbleState) float64) func(*Status, func(float64, ...string)) {
+	return func(st *Status, put func(float64, ...string)) {
+		if st.Hubble != nil {
+			put(value(st.Hubble))
+		}
+	}
+}
+
+func resources(value func(*Resource) uint64) func(*Status, func(float64, ...string)) {
+	return func(st *Status, put func(float64, ...string)) {
+		if st.Kubernetes == nil {
+			return
+		}
+		for i := range st.Kubernetes.Resources {
+			r := &st.Kubernetes.Resources[i]
+			put(float64(value(r)), r.Name)
+		}
+	}
 }
 
 func records(value func(Record) uint64) func(*Status, func(float64, ...string)) {

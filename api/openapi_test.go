@@ -2,6 +2,7 @@ package api
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -86,12 +87,13 @@ func TestDocumentAndAnswers(t *testing.T) {
 	self := whole.procs[2] // this test's own process, for what /proc adds
 	self.Key, self.PID = thisProcess(t), thisProcess(t).PID
 
+	var cfg Config
 	had := map[string]bool{} // path and status that were answered
 	ask := func(f *fake, target string, status int, host string) {
 		t.Helper()
 		req := httptest.NewRequest(http.MethodGet, "http://"+host+target, nil)
 		w := httptest.NewRecorder()
-		h := local(newServer(f, Config{}), addr{})
+		h := local(newServer(f, cfg), addr{})
 		h.ServeHTTP(w, req)
 		if w.Code != status {
 			t.Errorf("%s: %d, want %d: %s", target, w.Code, status, w.Body)
@@ -159,6 +161,8 @@ func TestDocumentAndAnswers(t *testing.T) {
 	ask(whole, "/v1/processes/1?node=a", 400, here)
 	ask(whole, "/v1/status?node=a", 400, here)
 	ask(whole, "/v1/connections?watch=yes", 400, here)
+	cfg.Map = func(context.Context, MapQuestion) (Map, error) { return Map{}, Unavailable("there is none") }
+	ask(whole, "/v1/map", 503, here)
 	impatient := func(f *fake, target string) {
 		t.Helper()
 		// The server waits for what is not ready as long as the client does.

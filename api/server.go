@@ -37,6 +37,8 @@ type Config struct {
 	Stall time.Duration
 	// Node is the name of the cluster's node that this is; "" for none.
 	Node string
+	// Map answers who talks to whom; nil where connections are not watched.
+	Map func(context.Context, MapQuestion) (Map, error)
 }
 
 func (c Config) withDefaults() Config {
@@ -119,6 +121,7 @@ func (s *Server) routes() []Route {
 		{"/v1" + PathProcesses, Params(PathProcesses), s.serveProcesses},
 		{"/v1" + PathProcesses + "/{id}", []string{"node"}, s.serveProcess},
 		{"/v1" + PathConnections, Params(PathConnections), s.serveConnections},
+		MapRoute(s.answerMap),
 		{"/v1/fields", []string{"kind"}, ServeFields},
 		{"/v1/status", []string{"node"}, s.serveStatus},
 		{"/openapi.json", nil, s.serveOpenAPI},
@@ -146,6 +149,12 @@ func (s *Server) Serve(ctx context.Context, listeners ...net.Listener) error {
 	for _, l := range listeners {
 		doors = append(doors, s.Door(l))
 	}
+	return s.ServeAt(ctx, doors...)
+}
+
+// ServeAt answers at doors, of the server and of others, until ctx ends: see the
+// function [Serve].
+func (s *Server) ServeAt(ctx context.Context, doors ...Door) error {
 	return Serve(ctx, s.cfg.Stall, s.log, doors...)
 }
 
@@ -166,12 +175,29 @@ func (s *Server) question(path string, q Query) (Asked, error) {
 	return a, err
 }
 
+func (s *Server) answerMap(ctx context.Context, q MapQuestion) (Map, error) {
+	if err := s.isHere(q.Nodes); err != nil {
+		return Map{}, err
+	}
+	if s.cfg.Map == nil {
+		return Map{}, Unavailable("this agent makes no map: it was told not to watch connections")
+	}
+	return s.cfg.Map(ctx, q)
+}
+
 // here refuses questions about other nodes than this one.
 func (s *Server) here(q Query) error {
 	nodes, err := q.List("node")
-	switch {
-	case err != nil || nodes == nil || slices.Contains(nodes, s.cfg.Node):
+	if err != nil {
 		return err
+	}
+	return s.isHere(nodes)
+}
+
+func (s *Server) isHere(nodes []string) error {
+	switch {
+	case nodes == nil || slices.Contains(nodes, s.cfg.Node):
+		return nil
 	case s.cfg.Node == "":
 		return BadRequest("parameter node is for a hub: this agent was not told which node of a cluster it is")
 	}

@@ -11,19 +11,29 @@ import (
 
 // Status is what an agent reports of itself. Its JSON is part of the API.
 type Status struct {
-	Version      string    `json:"version"`
-	Instance     string    `json:"instance"`
-	PID          int       `json:"pid"`
-	Hostname     string    `json:"hostname"`
-	BootID       string    `json:"boot_id"`
-	Kernel       string    `json:"kernel"`
-	Lockdown     string    `json:"lockdown"` // none, integrity or confidentiality; unknown
-	Started      time.Time `json:"started"`
-	Ready        bool      `json:"ready"`
-	StateDir     string    `json:"state_dir"`
-	Listen       []string  `json:"listen"`
-	Capabilities []Cap     `json:"capabilities"`
-	Sensors      []Sensor  `json:"sensors"`
+	Version  string    `json:"version"`
+	Instance string    `json:"instance"`
+	PID      int       `json:"pid"`
+	Hostname string    `json:"hostname"`
+	BootID   string    `json:"boot_id"`
+	Kernel   string    `json:"kernel"`
+	Lockdown string    `json:"lockdown"` // none, integrity or confidentiality; unknown
+	Started  time.Time `json:"started"`
+	Ready    bool      `json:"ready"`
+	StateDir string    `json:"state_dir"`
+	Listen   []string  `json:"listen"`
+	// Node is the name of the cluster's node that the machine is, CgroupRoot the
+	// subtree of cgroups that the agent is limited to; absent where there is none.
+	Node       string `json:"node,omitempty"`
+	CgroupRoot string `json:"cgroup_root,omitempty"`
+	// Kubernetes is absent where the machine is no node, Certificate where the
+	// agent has none to show, Hubble where nobody can ask for flows.
+	Kubernetes  *Kubernetes  `json:"kubernetes,omitempty"`
+	Certificate *Certificate `json:"certificate,omitempty"`
+	Hubble      *HubbleState `json:"hubble,omitempty"`
+
+	Capabilities []Cap    `json:"capabilities"`
+	Sensors      []Sensor `json:"sensors"`
 	// Kinds counts events by kind.
 	Kinds []Kind `json:"kinds"`
 	// Records counts what the kernel's programs wrote, by record.
@@ -37,6 +47,67 @@ type Status struct {
 	Subscriptions []Subscription `json:"subscriptions"`
 	// Ended sums up the subscriptions that are over.
 	Ended Consumed `json:"ended_subscriptions"`
+}
+
+// Kubernetes is what the agent knows of its cluster.
+type Kubernetes struct {
+	// Off says why the API server is not asked; absent, it is.
+	Off string `json:"off,omitempty"`
+	// Server is the API server's address.
+	Server string `json:"server,omitempty"`
+	// Connected says whether it answers, Since since when it does or does not.
+	// What is known stays known while it does not.
+	Connected bool      `json:"connected"`
+	Since     time.Time `json:"since"`
+	// Synced says that all there is has been read once.
+	Synced bool `json:"synced"`
+
+	Pods           int `json:"pods"`
+	EndedPods      int `json:"ended_pods"` // that are remembered
+	Services       int `json:"services"`
+	EndpointSlices int `json:"endpoint_slices"`
+	Nodes          int `json:"nodes"`
+	Namespaces     int `json:"namespaces"`
+	// Addresses are those of which something is known, now or of the past.
+	Addresses int `json:"addresses"`
+	// Forgotten counts ended pods and freed addresses for which there was no room.
+	Forgotten uint64 `json:"forgotten"`
+	// Trimmed counts texts that were too long, or no text.
+	Trimmed   uint64     `json:"trimmed"`
+	Resources []Resource `json:"resources"`
+}
+
+// Resource is what watching one kind of object of the cluster costs.
+type Resource struct {
+	Name     string `json:"name"`
+	Requests uint64 `json:"requests"`
+	Failures uint64 `json:"failures"`
+	Objects  uint64 `json:"objects"`  // read in lists
+	Events   uint64 `json:"events"`   // of watches
+	Restarts uint64 `json:"restarts"` // lists and watches after the first
+	Bytes    uint64 `json:"bytes"`    // of answers
+	Error    string `json:"error,omitempty"`
+}
+
+// Certificate is the one that the agent shows, and who was refused for theirs.
+type Certificate struct {
+	Expires time.Time `json:"expires"`
+	// Error says why the files, which have changed, are not used.
+	Error string `json:"error,omitempty"`
+	// Refused counts clients without a certificate that is believed.
+	Refused uint64 `json:"refused"`
+}
+
+// HubbleState is what is remembered for Hubble's clients.
+type HubbleState struct {
+	Flows    int       `json:"flows"`
+	MaxFlows int       `json:"max_flows"`
+	Bytes    int       `json:"bytes"`
+	MaxBytes int       `json:"max_bytes"`
+	Seen     uint64    `json:"seen"`            // flows since the start
+	Oldest   time.Time `json:"oldest,omitzero"` // of those remembered
+	Streams  int       `json:"streams"`         // requests under way
+	Stalled  uint64    `json:"stalled"`         // requests that ended because the client took nothing
 }
 
 // Cap is a capability that the agent has a use for.

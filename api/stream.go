@@ -34,13 +34,13 @@ func (s *Server) serveEvents(w http.ResponseWriter, req *http.Request, q Query) 
 func (s *Server) recentEvents(out *Writer, prog *filter.Program, limit int) error {
 	var list []*event.Event
 	for _, e := range s.events.Recent() {
-		if e.Data.Kind() == event.KindLost || prog.Kinds().Has(e.Data.Kind()) && prog.Match(e) {
+		if event.NoticeKinds.Has(e.Data.Kind()) || prog.Kinds().Has(e.Data.Kind()) && prog.Match(e) {
 			list = append(list, e)
 		}
 	}
 	first := len(list)
 	for left := limit; first > 0 && (limit == 0 || left > 0); {
-		if first--; list[first].Data.Kind() != event.KindLost {
+		if first--; !event.NoticeKinds.Has(list[first].Data.Kind()) {
 			left--
 		}
 	}
@@ -138,13 +138,13 @@ func (s *Server) follow(ctx context.Context, out *Writer, from *stream, limit in
 			return err
 		}
 		k := e.Data.Kind()
-		if e.Seq <= known && k != event.KindLost {
+		if e.Seq <= known && !event.NoticeKinds.Has(k) {
 			continue
 		}
 		if err := out.Event(e); err != nil {
 			return err
 		}
-		if k != event.KindLost {
+		if !event.NoticeKinds.Has(k) {
 			n++
 		}
 	}

@@ -12,6 +12,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -19,8 +20,9 @@ import (
 
 // The names that certificates of an installation have, beside others.
 const (
-	AgentName = "agent.warren"
-	HubName   = "hub.warren"
+	AgentName  = "agent.warren"
+	HubName    = "hub.warren"
+	HubbleName = "hubble.warren" // Hubble's relay and user interface
 )
 
 // The files of [Credentials], named as Kubernetes names those of a secret.
@@ -174,6 +176,31 @@ func (c *Credentials) read() (*keys, error) {
 	return k, nil
 }
 
+// Verify returns nil for a client's certificate, the first of a chain, that is
+// of our authorities as they are now, valid, and for one of the names.
+func (c *Credentials) Verify(chain []*x509.Certificate, names ...string) error {
+	if len(chain) == 0 {
+		return errors.New("no certificate was shown")
+	}
+	opts := x509.VerifyOptions{Roots: c.current().roots, Intermediates: x509.NewCertPool(), KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}}
+	for _, cert := range chain[1:] {
+		opts.Intermediates.AddCert(cert)
+	}
+	if _, err := chain[0].Verify(opts); err != nil {
+		return err
+	}
+	return named(chain[0], names...)
+}
+
+// named returns an error unless a certificate has one of the names. A wildcard
+// is none.
+func named(cert *x509.Certificate, names ...string) error {
+	if slices.ContainsFunc(names, func(name string) bool { return slices.Contains(cert.DNSNames, name) }) {
+		return nil
+	}
+	return fmt.Errorf("the certificate is not for %s", strings.Join(names, " or "))
+}
+
 // Dial connects to the one who has a certificate of our authorities for name,
 // and shows ours. That ours is refused shows at the first read.
 func (c *Credentials) Dial(ctx context.Context, addr, name string, protocols ...string) (net.Conn, error) {
@@ -221,8 +248,8 @@ func (c *Credentials) Listen(l net.Listener, name string, protocols ...string) n
 			// A ticket would outlive the authority that its owner was believed by.
 			SessionTicketsDisabled: true,
 			VerifyConnection: func(s tls.ConnectionState) error {
-				if leaf := s.PeerCertificates[0]; !slices.Contains(leaf.DNSNames, name) {
-					return &tls.CertificateVerificationError{UnverifiedCertificates: s.PeerCertificates, Err: fmt.Errorf("the certificate is not for %s", name)}
+				if err := named(s.PeerCertificates[0], name); err != nil {
+					return &tls.CertificateVerificationError{UnverifiedCertificates: s.PeerCertificates, Err: err}
 				}
 				return nil
 			},
