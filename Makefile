@@ -59,7 +59,7 @@ root: $(CACHE)/bin/promtool ## BPF on this machine's kernel
 	build/need $(ROOT_PACKAGES)
 	$(GO) test -count=1 -p 1 -run '$(or $(RUN),^Test(BPF|Root|Containers))' $(if $(V),-v) $(PKGS)
 
-e2e: build $(CACHE)/bin/promtool ## the built program as a user meets it
+e2e: build $(CACHE)/bin/promtool $(CACHE)/bin/hubble ## the built program as a user meets it
 	build/need $(ROOT_PACKAGES)
 	$(GO) test -count=1 -run '^TestE2E' ./test/e2e
 
@@ -110,3 +110,9 @@ $(CACHE)/bin/golangci-lint: build/tools/go.mod
 # server.
 $(CACHE)/bin/promtool:
 	build/promtool $@
+
+# Hubble's own command line, as it is published: tests ask agents by it.
+$(CACHE)/bin/hubble: test/cluster/build/hubble/go.mod
+	@echo "building hubble: a minute, once"
+	mkdir -p $(@D)
+	cd test/cluster/build/hubble && CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w' -o $@ github.com/cilium/cilium/hubble
