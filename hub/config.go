@@ -20,9 +20,9 @@ type Config struct {
 	// HubbleListen is the address of Hubble's gRPC with TLS, "" for none.
 	// Default :4245.
 	HubbleListen string
-	// HTTP is the address of plain HTTP with metrics and health and nothing
+	// MetricsListen is the address of plain HTTP with metrics and health and nothing
 	// else, "" for none. Default 127.0.0.1:9117.
-	HTTP string
+	MetricsListen string
 	// TLSDir holds tls.crt, tls.key and ca.crt, which are read again when they
 	// change.
 	TLSDir string
@@ -56,21 +56,21 @@ type Config struct {
 
 // Options are what was given on the command line; "" was not given.
 type Options struct {
-	Listen       string // address that answers HTTPS
-	HubbleListen string // address of Hubble's gRPC, or off
-	TLSDir       string // directory of tls.crt, tls.key and ca.crt
-	Namespace    string // Kubernetes namespace of the installation
-	Agents       string // headless service of the agents
-	Kubeconfig   string // way to the cluster; the pod's service account without
-	HTTP         string // address of metrics and health, or off
-	Config       string // YAML file
-	LogLevel     string // debug, info, warn or error
+	Listen        string // address that answers HTTPS
+	HubbleListen  string // address of Hubble's gRPC, or off
+	TLSDir        string // directory of tls.crt, tls.key and ca.crt
+	Namespace     string // Kubernetes namespace of the installation
+	Agents        string // headless service of the agents
+	Kubeconfig    string // way to the cluster; the pod's service account without
+	MetricsListen string // address of metrics and health, or off
+	Config        string // YAML file
+	LogLevel      string // debug, info, warn or error
 }
 
 const (
 	defaultListen       = ":7443"
 	defaultHubbleListen = ":4245"
-	defaultHTTP         = "127.0.0.1:9117"
+	defaultMetrics      = "127.0.0.1:9117"
 	defaultNamespace    = "warren"
 	defaultAgents       = "warren-agent"
 	off                 = "off"
@@ -97,7 +97,7 @@ func (c Config) withDefaults() Config {
 // the file, and the file before the defaults.
 func Load(o Options) (Config, error) {
 	// An address is written as it was said, off included, until the end.
-	c := Config{Listen: defaultListen, HubbleListen: defaultHubbleListen, HTTP: defaultHTTP}
+	c := Config{Listen: defaultListen, HubbleListen: defaultHubbleListen, MetricsListen: defaultMetrics}
 	if o.Config != "" {
 		src, err := os.ReadFile(o.Config)
 		if err != nil {
@@ -108,7 +108,7 @@ func Load(o Options) (Config, error) {
 		}
 	}
 	given := map[string]string{
-		"listen": o.Listen, "hubble-listen": o.HubbleListen, "http": o.HTTP, "tls-dir": o.TLSDir, "namespace": o.Namespace,
+		"listen": o.Listen, "hubble-listen": o.HubbleListen, "metrics-listen": o.MetricsListen, "tls-dir": o.TLSDir, "namespace": o.Namespace,
 		"agents": o.Agents, "kubeconfig": o.Kubeconfig, "log-level": o.LogLevel,
 	}
 	for _, s := range settings {
@@ -118,7 +118,7 @@ func Load(o Options) (Config, error) {
 			}
 		}
 	}
-	for _, addr := range []*string{&c.HubbleListen, &c.HTTP} {
+	for _, addr := range []*string{&c.HubbleListen, &c.MetricsListen} {
 		if *addr == off {
 			*addr = ""
 		}
@@ -149,7 +149,7 @@ type setting struct {
 var settings = []setting{
 	{"listen", "address that answers HTTPS (:7443)", func(c *Config, v string) error { c.Listen = v; return checkAddr(v) }},
 	{"hubble-listen", "address of Hubble's gRPC with TLS, or off (:4245)", optionalAddr(func(c *Config) *string { return &c.HubbleListen })},
-	{"http", "address of plain HTTP with metrics and health only, or off (127.0.0.1:9117)", optionalAddr(func(c *Config) *string { return &c.HTTP })},
+	{"metrics-listen", "address of plain HTTP with metrics and health only, or off (127.0.0.1:9117)", optionalAddr(func(c *Config) *string { return &c.MetricsListen })},
 	{"tls-dir", "directory of tls.crt, tls.key and ca.crt", text(func(c *Config) *string { return &c.TLSDir })},
 	{"namespace", "Kubernetes namespace of the installation (warren)", name(func(c *Config) *string { return &c.Namespace })},
 	{"agents", "headless service of the agents (warren-agent)", name(func(c *Config) *string { return &c.Agents })},
