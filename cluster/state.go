@@ -1,7 +1,10 @@
 package cluster
 
 import (
+	"maps"
 	"net/netip"
+	"slices"
+	"sync"
 	"time"
 )
 
@@ -13,98 +16,258 @@ type Config struct {
 	MaxEnded int
 }
 
+const (
+	defaultRemember = time.Hour
+	defaultMaxEnded = 20_000
+)
+
 // State is all that is known of a cluster, with a memory: an address is asked
-// for at a time. Any goroutine may call any method at any time.
-type State struct{}
+// for at a time. Any goroutine may call any method at any time; what they hand
+// out never changes.
+//
+// Readers hold one lock for the time of a few look-ups in maps and allocate
+// nothing, because a peer is asked for with each connection. Writers do what
+// takes time, cleaning and sharing texts, outside of it.
+type State struct {
+	config Config
+	// changed has room for one signal: who waits learns that there was
+	// something, not how often, so writers never wait.
+	changed chan struct{}
 
-// NewState returns a State of a cluster of which nothing is known.
-func NewState(c Config) *State { return &State{} }
+	// write is held by whoever changes something, for all of the change. So one
+	// who holds it may read everything below without table.
+	write sync.Mutex
+	share sharer
+	past  queue
 
-// SetPod tells a pod as it is at a time. It takes p: nobody may change it
-// afterwards.
-func (s *State) SetPod(p *Pod, at time.Time) {}
-
-// DeletePod tells that a pod is gone since at.
-func (s *State) DeletePod(uid string, at time.Time) {}
-
-// Pod returns a pod by its uid or static uid, ended ones too while they are
-// remembered; nil when it is not known.
-func (s *State) Pod(uid string) *Pod { return nil }
-
-// PodByName returns the pod of a name: the one that is, or the last that was.
-func (s *State) PodByName(namespace, name string) *Pod { return nil }
-
-// SetService tells a service as it is at a time. It takes v.
-func (s *State) SetService(v *Service, at time.Time) {}
-
-// DeleteService tells that a service is gone since at.
-func (s *State) DeleteService(uid string, at time.Time) {}
-
-// SetEndpoints tells the endpoints that one slice has of a service.
-func (s *State) SetEndpoints(namespace, slice, service string, endpoints []Endpoint, at time.Time) {}
-
-// DeleteEndpoints tells that a slice is gone.
-func (s *State) DeleteEndpoints(namespace, slice string, at time.Time) {}
-
-// ServicesOf returns the services whose endpoints hold the pod. Nobody may
-// change the slice.
-func (s *State) ServicesOf(p *Pod) []*Service { return nil }
-
-// SetNode tells a node as it is at a time. It takes n.
-func (s *State) SetNode(n *Node, at time.Time) {}
-
-// DeleteNode tells that a node is gone since at.
-func (s *State) DeleteNode(uid string, at time.Time) {}
-
-// SetNamespace tells the labels of a namespace. It takes labels.
-func (s *State) SetNamespace(name string, labels map[string]string, at time.Time) {}
-
-// DeleteNamespace tells that a namespace is gone; its pods keep their labels.
-func (s *State) DeleteNamespace(name string, at time.Time) {}
-
-// SetOwner tells what made a replica set or a job: zero for nothing.
-func (s *State) SetOwner(namespace string, of, owner Workload, at time.Time) {}
-
-// DeleteOwner tells that a replica set or a job is gone.
-func (s *State) DeleteOwner(namespace string, of Workload, at time.Time) {}
-
-// Peer returns what addr stood for at a time; the zero time asks for now.
-func (s *State) Peer(addr netip.Addr, port uint16, proto string, at time.Time) (Peer, bool) {
-	return Peer{}, false
+	// table is held over every change of what is below.
+	table      sync.RWMutex
+	pods       map[string]*pod // by uid
+	statics    map[string]*pod // by static uid
+	podNames   map[name]*pod   // the last of its name
+	namespaces map[string]*namespace
+	owners     map[owned]Workload
+	// orphans are the pods whose controller may have an owner not told yet.
+	orphans  map[owned][]*pod
+	services map[string]*service // by uid
+	// serviceNames has the services told, and those that only a slice has named.
+	serviceNames map[name]*serviceName
+	slices       map[name]*slice
+	// waiting are slices with endpoints of pods not told yet.
+	waiting   map[Endpoint][]*slice
+	nodes     map[string]*node
+	places    map[netip.Addr]place
+	frontends map[frontend]*holding[service]
+	nodePorts map[nodePort]*holding[service]
+	networks  networks
+	synced    map[string]bool // what is expected, and whether it was told
+	complete  bool            // all of it was
+	living    int             // pods that have not ended
+	forgotten struct{ pods, addresses uint64 }
 }
 
-// Pods yields the pods that are, in no order.
-func (s *State) Pods(yield func(*Pod) bool) {}
+// name is what a namespaced object is called.
+type name struct{ namespace, name string }
 
-// Nodes yields the nodes that are, in no order.
-func (s *State) Nodes(yield func(*Node) bool) {}
+// NewState returns a State of a cluster of which nothing is known.
+func NewState(c Config) *State {
+	if c.Remember <= 0 {
+		c.Remember = defaultRemember
+	}
+	if c.MaxEnded <= 0 {
+		c.MaxEnded = defaultMaxEnded
+	}
+	return &State{
+		config:       c,
+		changed:      make(chan struct{}, 1),
+		pods:         make(map[string]*pod),
+		statics:      make(map[string]*pod),
+		podNames:     make(map[name]*pod),
+		namespaces:   make(map[string]*namespace),
+		owners:       make(map[owned]Workload),
+		orphans:      make(map[owned][]*pod),
+		services:     make(map[string]*service),
+		serviceNames: make(map[name]*serviceName),
+		slices:       make(map[name]*slice),
+		waiting:      make(map[Endpoint][]*slice),
+		nodes:        make(map[string]*node),
+		places:       make(map[netip.Addr]place),
+		frontends:    make(map[frontend]*holding[service]),
+		nodePorts:    make(map[nodePort]*holding[service]),
+		synced:       make(map[string]bool),
+	}
+}
 
-// Services yields the services that are, in no order.
-func (s *State) Services(yield func(*Service) bool) {}
+// change runs f with everything locked, forgets what is too old at that time,
+// and tells who waits.
+func (s *State) change(at time.Time, f func()) {
+	s.table.Lock()
+	f()
+	s.forget(nanos(at))
+	s.table.Unlock()
+	s.signal()
+}
 
-// Namespaces returns the names of the namespaces, sorted.
-func (s *State) Namespaces() []string { return nil }
+func (s *State) signal() {
+	select {
+	case s.changed <- struct{}{}:
+	default: // one signal waits already
+	}
+}
 
 // Changed tells that something is known that was not: one signal for any
 // number of changes, so that one goroutine can wait for it.
-func (s *State) Changed() <-chan struct{} { return nil }
+func (s *State) Changed() <-chan struct{} { return s.changed }
 
 // Expect says that a resource will be told: Synced waits for it.
-func (s *State) Expect(resource string) {}
+func (s *State) Expect(resource string) {
+	s.table.Lock()
+	defer s.table.Unlock()
+	if !s.synced[resource] {
+		s.synced[resource], s.complete = false, false
+	}
+}
 
 // SetSynced says that all there is of a resource was told once.
-func (s *State) SetSynced(resource string) {}
+func (s *State) SetSynced(resource string) {
+	s.table.Lock()
+	s.synced[resource] = true
+	s.complete = true
+	for _, told := range s.synced {
+		s.complete = s.complete && told
+	}
+	s.table.Unlock()
+	s.signal()
+}
 
-// Synced is true when all that is expected was told once.
-func (s *State) Synced() bool { return false }
+// Synced is true when all that is expected was told once. Where nothing was
+// ever told it is false.
+func (s *State) Synced() bool {
+	s.table.RLock()
+	defer s.table.RUnlock()
+	return s.complete
+}
 
-// Stats says how much is known.
-func (s *State) Stats() Stats { return Stats{} }
+// Pods yields the pods that have not ended, in no order. It is a copy of
+// the list that is walked: f may call any method.
+func (s *State) Pods(yield func(*Pod) bool) {
+	s.table.RLock()
+	all := make([]*Pod, 0, s.living)
+	for _, p := range s.pods {
+		if p.ended == 0 {
+			all = append(all, p.told)
+		}
+	}
+	s.table.RUnlock()
+	each(all, yield)
+}
+
+// Nodes yields the nodes that are, in no order.
+func (s *State) Nodes(yield func(*Node) bool) {
+	s.table.RLock()
+	all := make([]*Node, 0, len(s.nodes))
+	for _, n := range s.nodes {
+		if n.ended == 0 {
+			all = append(all, n.told)
+		}
+	}
+	s.table.RUnlock()
+	each(all, yield)
+}
+
+// Services yields the services that are, in no order.
+func (s *State) Services(yield func(*Service) bool) {
+	s.table.RLock()
+	all := make([]*Service, 0, len(s.services))
+	for _, v := range s.services {
+		if v.ended == 0 {
+			all = append(all, v.told)
+		}
+	}
+	s.table.RUnlock()
+	each(all, yield)
+}
+
+func each[T any](all []T, yield func(T) bool) {
+	for _, one := range all {
+		if !yield(one) {
+			return
+		}
+	}
+}
+
+// Namespaces returns the names of the namespaces that were told, sorted.
+func (s *State) Namespaces() []string {
+	s.table.RLock()
+	defer s.table.RUnlock()
+	var names []string
+	for _, name := range slices.Sorted(maps.Keys(s.namespaces)) {
+		if s.namespaces[name].told {
+			names = append(names, name)
+		}
+	}
+	return names
+}
 
 // Stats are the sizes of a State, and what it has forgotten since its start.
 type Stats struct {
 	Pods, EndedPods, Services, EndpointSlices, Nodes, Namespaces int
-	Addresses                                                    int    // with their past
-	ForgottenPods, ForgottenAddresses                            uint64 // for their number or their age
-	Trimmed                                                      uint64 // texts that were too long or held bytes that names cannot
+	// Addresses are those of which something is known, now or of the past.
+	Addresses int
+	// ForgottenPods and ForgottenAddresses were too many or too old.
+	ForgottenPods, ForgottenAddresses uint64
+	// Trimmed are texts that were too long or had bytes that no name has, and
+	// lists that were too long.
+	Trimmed uint64
 }
+
+// Stats says how much is known.
+func (s *State) Stats() Stats {
+	s.table.RLock()
+	defer s.table.RUnlock()
+	stats := Stats{
+		Pods:               s.living,
+		EndedPods:          len(s.pods) - s.living,
+		EndpointSlices:     len(s.slices),
+		Addresses:          len(s.places),
+		ForgottenPods:      s.forgotten.pods,
+		ForgottenAddresses: s.forgotten.addresses,
+		Trimmed:            s.share.trimmed.Load(),
+	}
+	for _, v := range s.services {
+		if v.ended == 0 {
+			stats.Services++
+		}
+	}
+	for _, n := range s.nodes {
+		if n.ended == 0 {
+			stats.Nodes++
+		}
+	}
+	for _, n := range s.namespaces {
+		if n.told {
+			stats.Namespaces++
+		}
+	}
+	return stats
+}
+
+// nanos is a time as the tables keep it. The zero time is long ago, not now.
+func nanos(t time.Time) int64 {
+	switch {
+	case t.Before(earliest):
+		return 1
+	case t.After(latest):
+		return forever - 1
+	}
+	return t.UnixNano()
+}
+
+// The times that nanoseconds since 1970 can tell; others are garbage.
+var (
+	earliest = time.Unix(0, 1)
+	latest   = time.Unix(0, forever-1)
+)
+
+// moment is a time of the tables as others know it.
+func moment(ns int64) time.Time { return time.Unix(0, ns).UTC() }
