@@ -5,11 +5,14 @@ import (
 	"log/slog"
 	"net/netip"
 	"runtime"
+	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
+	"warren/cluster"
 	"warren/event"
 	"warren/filter"
 	"warren/identity"
@@ -17,17 +20,40 @@ import (
 
 // newBench is a pipeline with real tables, and nobody but the benchmark to feed
 // it.
-func newBench(b *testing.B) *Pipeline {
+func newBench(b *testing.B, st *cluster.State) *Pipeline {
 	b.Helper()
 	log := slog.New(slog.DiscardHandler)
-	p := newPipeline(Config{}, newFakeRoad(), identity.New(identity.Config{}, log), nil, log)
+	var cfg identity.Config
 	// Where the lives take place is known, as it is on a machine.
 	place := event.Cgroup{CgroupKey: event.CgroupKey{Hierarchy: 1, ID: 1}, CgroupID: 1, Path: "/system.slice/work.service"}
+	if st != nil {
+		cfg.Cluster = st
+		place.Path = "/kubepods/pod8f3a1c9b-7e5d-4046-af18-000000000000/" + strings.Repeat("a", 64)
+	}
+	p := newPipeline(Config{}, newFakeRoad(), identity.New(cfg, log), nil, log)
 	p.emit(&event.Event{Data: &event.CgroupState{Type: "cgroup", Cgroup: place}})
 	parent := event.Key{PID: 1, Start: 1}
 	init := &event.Process{Key: parent, PID: 1, TID: 1, VPID: 1, Name: "systemd", Cgroup: event.Cgroup{CgroupKey: place.CgroupKey}}
 	p.emit(&event.Event{Actor: parent, Process: init, Data: &event.ProcessState{Type: "process"}})
 	return p
+}
+
+// benchCluster is a cluster of a thousand nodes and 20,000 pods, that of the
+// lives and those that they connect to among them.
+func benchCluster() *cluster.State {
+	st := cluster.NewState(cluster.Config{})
+	begun := time.Unix(0, 0)
+	for n := range 20000 {
+		a := netip.AddrFrom4([4]byte{10, 244, byte(n >> 8), byte(n)})
+		if n < 256 {
+			a = netip.AddrFrom4([4]byte{192, 0, 2, byte(n)})
+		}
+		st.SetPod(&cluster.Pod{
+			UID: fmt.Sprintf("8f3a1c9b-7e5d-4046-af18-%012d", n), Name: fmt.Sprintf("shop-%d", n), Namespace: "shop", Node: fmt.Sprintf("node-%d", n%1000),
+			Labels: map[string]string{"app": "shop"}, Addrs: []netip.Addr{a}, Phase: "Running", Created: begun, Started: begun,
+		}, begun)
+	}
+	return st
 }
 
 // life is the events of one short-lived process that makes a connection, as
@@ -55,8 +81,8 @@ func life(n uint32) [5]*event.Event {
 	return [5]*event.Event{
 		{Ktime: ktime, Actor: child, Process: snapshot(), Data: &event.Fork{Type: "clone"}},
 		{Ktime: ktime + 1, Actor: child, Process: exec, Data: &event.Exec{Type: "execve"}},
-		{Ktime: ktime + 2, Actor: child, Data: connection("connect")},
-		{Ktime: ktime + 3, Actor: child, Data: closed},
+		{Time: time.Unix(1, int64(ktime)), Ktime: ktime + 2, Actor: child, Data: connection("connect")},
+		{Time: time.Unix(1, int64(ktime)), Ktime: ktime + 3, Actor: child, Data: closed},
 		{Ktime: ktime + 4, Actor: child, Data: &event.Exit{Type: "procexit"}},
 	}
 }
@@ -68,13 +94,20 @@ func BenchmarkEmit(b *testing.B) {
 	for _, bb := range []struct {
 		name    string
 		filters []string
+		cluster bool
 	}{
-		{"nobody", nil},
-		{"one-filter", []string{"evt.type = connect and proc.aname contains sshd and fd.rport = 443"}},
-		{"one-consumer", []string{""}},
+		{"nobody", nil, false},
+		{"one-filter", []string{"evt.type = connect and proc.aname contains sshd and fd.rport = 443"}, false},
+		{"one-consumer", []string{""}, false},
+		{"kubernetes", nil, true},
+		{"kubernetes-one-filter", []string{"evt.type = connect and k8s.remote.pod.labels[app] = db and k8s.ns.name = shop"}, true},
 	} {
 		b.Run(bb.name, func(b *testing.B) {
-			p := newBench(b)
+			var st *cluster.State
+			if bb.cluster {
+				st = benchCluster()
+			}
+			p := newBench(b, st)
 			var wg sync.WaitGroup
 			for _, f := range bb.filters {
 				prog, err := filter.Compile(f)
