@@ -148,6 +148,26 @@ func fieldsJSON(env *Env, kinds event.KindSet) error {
 	return out.Flush()
 }
 
+// fieldGroups are the parts that every event has.
+var fieldGroups = []struct{ title, prefix, intro string }{
+	{"Every event", "evt.", "Who reads an event knows when it happened and on which machine."},
+	{"The process", "", "The process that acted, as it was at that moment: absent where no process acted or none is known. " +
+		"Names, credentials and executable of the parent and of all ancestors are fields too."},
+	{"The container", "container.", "Processes outside containers have `host` as id, type and name."},
+	{"The pod", "k8s.", "What Kubernetes tells of the pod that the container belongs to, as it was at that moment; absent outside pods. " +
+		"Where the API server is away, container runtimes still tell namespace, names and uid."},
+}
+
+// groupOf returns the prefix of the group that a field belongs to.
+func groupOf(f *event.Field) string {
+	for _, g := range fieldGroups {
+		if g.prefix != "" && strings.HasPrefix(f.Name, g.prefix) {
+			return g.prefix
+		}
+	}
+	return ""
+}
+
 // fieldsMarkdown writes docs/events.md: first what all kinds share, then each.
 func fieldsMarkdown(w io.Writer) error {
 	var b strings.Builder
@@ -157,27 +177,11 @@ func fieldsMarkdown(w io.Writer) error {
 	for _, k := range event.AllKinds.List() {
 		fmt.Fprintf(&b, "| [%s](#%s) | %s | %s |\n", k, k, k.Doc(), code(k.Types()))
 	}
-	groups := []struct {
-		title, prefix, intro string
-	}{
-		{"Every event", "evt.", "Who reads an event knows when it happened and on which machine."},
-		{"The process", "", "The process that acted, as it was at that moment: absent where no process acted or none is known. " +
-			"Names, credentials and executable of the parent and of all ancestors are fields too."},
-		{"The container", "container.", "Processes outside containers have `host` as id, type and name."},
-	}
-	var rest []*event.Field
-	shared := fieldsOf(event.AllKinds)
-	for i := range groups {
-		g := groups[i]
+	for _, g := range fieldGroups {
 		fmt.Fprintf(&b, "\n## %s\n\n%s\n", g.title, g.intro)
 		var mine []*event.Field
-		rest = rest[:0]
-		for _, f := range shared {
-			isEvt, isCont := strings.HasPrefix(f.Name, "evt."), strings.HasPrefix(f.Name, "container.") || strings.HasPrefix(f.Name, "k8s.")
-			switch {
-			case f.Kinds() != event.AllKinds:
-				rest = append(rest, f)
-			case g.prefix == "evt." && isEvt, g.prefix == "container." && isCont, g.prefix == "" && !isEvt && !isCont:
+		for _, f := range fieldsOf(event.AllKinds) {
+			if f.Kinds() == event.AllKinds && groupOf(f) == g.prefix {
 				mine = append(mine, f)
 			}
 		}
