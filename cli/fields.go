@@ -160,6 +160,9 @@ var fieldGroups = []struct{ title, prefix, intro string }{
 
 // groupOf returns the prefix of the group that a field belongs to.
 func groupOf(f *event.Field) string {
+	if f.Name == "k8s.node.name" {
+		return "evt." // of events outside pods too
+	}
 	for _, g := range fieldGroups {
 		if g.prefix != "" && strings.HasPrefix(f.Name, g.prefix) {
 			return g.prefix
