@@ -4,6 +4,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"os"
 	"os/signal"
@@ -22,7 +23,11 @@ func main() {
 		}
 		cfg.Version = env.Build.Version
 		log := slog.New(slog.NewTextHandler(env.Stderr, &slog.HandlerOptions{Level: cfg.LogLevel}))
-		return agent.Run(ctx, cfg, env.Stdout, log)
+		err = agent.Run(ctx, cfg, env.Stdout, log)
+		if wrong := (*agent.UsageError)(nil); errors.As(err, &wrong) {
+			return cli.Misuse(err)
+		}
+		return err
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	context.AfterFunc(ctx, stop) // a second signal ends the program at once

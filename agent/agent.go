@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"net"
 	"os/signal"
 	"syscall"
 	"time"
@@ -56,6 +55,14 @@ func Run(ctx context.Context, cfg Config, stdout io.Writer, log *slog.Logger) (e
 		return fmt.Errorf("give up capabilities: %w", err)
 	}
 
+	// The cluster -> names of pods, services and nodes.
+	if me.member, me.alone, err = join(cfg); err != nil {
+		return err
+	}
+	if me.member != nil {
+		cfg.Identity.Cluster = me.member.state
+	}
+
 	// Kernel -> records.
 	if me.road, err = bpf.NewRoad(cfg.Road); err != nil {
 		return fmt.Errorf("start the road: %w", err)
@@ -67,17 +74,21 @@ func Run(ctx context.Context, cfg Config, stdout io.Writer, log *slog.Logger) (e
 
 	// Events -> who did it.
 	me.who = identity.New(cfg.Identity, log)
-	tuneCollector(me.who.Stats())
+	tuneCollector(me.who.Stats(), me.member != nil)
 
 	// Events that know who -> those who asked.
 	me.spine = pipeline.New(cfg.Pipeline, me.road, me.who, sensors, log)
 
 	// Those who ask -> people and programs.
+	if me.talk = me.mapOfTalk(); me.talk != nil {
+		cfg.API.Map = me.talk.Answer
+	}
 	server := api.New(cfg.API, events{me.spine}, me.who, me, log)
-	listeners, err := me.listenAll(ctx)
+	doors, err := me.open(ctx, server, log)
 	if err != nil {
 		return err
 	}
+	me.hubble = me.flows(doors, log)
 
 	g, ctx := errgroup.WithContext(ctx)
 	part := func(name string, run func(context.Context) error) {
@@ -93,7 +104,17 @@ func Run(ctx context.Context, cfg Config, stdout io.Writer, log *slog.Logger) (e
 	}
 	part("identity", me.who.Run)
 	part("pipeline", me.spine.Run)
-	part("api", func(ctx context.Context) error { return server.Serve(ctx, listeners...) })
+	if me.member != nil {
+		part("kubernetes", func(ctx context.Context) error { return me.member.run(ctx, log) })
+	}
+	if me.talk != nil {
+		part("map", func(ctx context.Context) error { return me.talk.Run(ctx, events{me.spine}) })
+	}
+	if me.hubble != nil {
+		part("flows", me.hubble.Run)
+		part("hubble", func(ctx context.Context) error { return api.ServeHubble(ctx, me.hubble, doors.hubble...) })
+	}
+	part("api", func(ctx context.Context) error { return server.ServeAt(ctx, doors.api...) })
 	part("start", func(ctx context.Context) error { return me.announce(ctx, stdout, log) })
 	return g.Wait()
 }
@@ -166,31 +187,4 @@ func (s *self) warnOfHooks(st api.Status, log *slog.Logger) {
 			log.Warn("the configuration names a hook that does not exist", "hook", name, "near", filter.Nearest(name, names))
 		}
 	}
-}
-
-// listenAll opens the socket and, if it is wanted, HTTP.
-func (s *self) listenAll(ctx context.Context) (_ []net.Listener, err error) {
-	var list []net.Listener
-	defer func() {
-		if err != nil {
-			for _, l := range list {
-				l.Close()
-			}
-		}
-	}()
-	l, err := api.ListenUnix(s.cfg.Socket)
-	if err != nil {
-		return nil, err
-	}
-	list = append(list, l)
-	s.listen = append(s.listen, "unix:"+s.cfg.Socket)
-	if s.cfg.HTTP != "" {
-		l, err := api.ListenTCP(ctx, s.cfg.HTTP, s.cfg.HTTPPublic)
-		if err != nil {
-			return nil, err
-		}
-		list = append(list, l)
-		s.listen = append(s.listen, "http://"+l.Addr().String())
-	}
-	return list, nil
 }

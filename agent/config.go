@@ -12,6 +12,7 @@ import (
 
 	"warren/api"
 	"warren/bpf"
+	"warren/event"
 	"warren/identity"
 	"warren/pipeline"
 	"warren/sensor/all"
@@ -210,6 +211,15 @@ func (c *Config) check() error {
 		return fmt.Errorf("%s cannot be the API's socket and Hubble's", c.Socket)
 	}
 	return nil
+}
+
+// watchesConnections says whether connections are watched though nobody asks.
+func (c *Config) watchesConnections() bool {
+	tables := pipeline.TableKinds
+	if c.Pipeline.Tables != nil {
+		tables = *c.Pipeline.Tables
+	}
+	return tables.Has(event.KindConnection)
 }
 
 // instanceName is what can be a directory's name everywhere, BPF file systems

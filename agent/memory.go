@@ -17,15 +17,22 @@ const (
 	// before the collector works harder than that, in bytes. It keeps the promised
 	// 128 MiB where the tables are full.
 	besideTables = 48 << 20
+	// clusterBytes is what the agent of a cluster's node may take beyond that, in
+	// bytes: it keeps the promised 150 MiB where 20,000 pods are known.
+	clusterBytes = 54 << 20
 )
 
 // tuneCollector sets how eagerly garbage is collected, unless the environment
-// says it (GOGC, GOMEMLIMIT).
-func tuneCollector(s identity.Stats) {
+// says it (GOGC, GOMEMLIMIT). inCluster says whether a cluster is known, too.
+func tuneCollector(s identity.Stats, inCluster bool) {
 	if os.Getenv("GOGC") == "" {
 		debug.SetGCPercent(garbagePercent)
 	}
 	if os.Getenv("GOMEMLIMIT") == "" {
-		debug.SetMemoryLimit(s.ProcessBudget + s.ConnectionBudget + besideTables)
+		limit := s.ProcessBudget + s.ConnectionBudget + besideTables
+		if inCluster {
+			limit += clusterBytes
+		}
+		debug.SetMemoryLimit(limit)
 	}
 }

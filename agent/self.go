@@ -25,6 +25,11 @@ type self struct {
 	lockdown string
 	rights   atomic.Pointer[[]right]
 	listen   []string
+	member   *membership // of a cluster; nil for none,
+	alone    string      // and then why
+	creds    *api.Credentials
+	hubble   *api.Hubble       // nil where nobody can ask for flows
+	talk     *api.MapCollector // nil where connections are not watched
 	road     *bpf.Road
 	who      *identity.Identity
 	spine    *pipeline.Pipeline
@@ -62,6 +67,8 @@ func (s *self) Status() api.Status {
 		Ready:         p.Ready,
 		StateDir:      s.cfg.State,
 		Listen:        s.listen,
+		Node:          s.cfg.Node,
+		Kubernetes:    s.kubernetes(),
 		Capabilities:  []api.Cap{},
 		Sensors:       []api.Sensor{},
 		Kinds:         []api.Kind{},
@@ -74,6 +81,20 @@ func (s *self) Status() api.Status {
 		Memory:        api.Memory{RSSAnon: rssAnon(), Heap: heapBytes()},
 		Subscriptions: []api.Subscription{},
 		Ended:         api.Consumed{Matched: p.Gone.Matched, Delivered: p.Gone.Delivered, Lost: p.Gone.Lost},
+	}
+	if root := s.cfg.Road.CgroupRoot; root != "/" {
+		st.CgroupRoot = root
+	}
+	if s.creds != nil {
+		c := s.creds.State()
+		st.Certificate = &api.Certificate{Expires: c.Expires, Refused: c.Refused}
+		if c.Err != nil {
+			st.Certificate.Error = c.Err.Error()
+		}
+	}
+	if s.hubble != nil {
+		h := s.hubble.Stats()
+		st.Hubble = &api.HubbleState{Flows: h.Flows, MaxFlows: h.MaxFlows, Bytes: h.Bytes, MaxBytes: h.MaxBytes, Seen: h.Seen, Oldest: h.Oldest, Streams: h.Streams, Stalled: h.Stalled}
 	}
 	for _, n := range *s.rights.Load() {
 		st.Capabilities = append(st.Capabilities, api.Cap{Name: n.name(), For: n.feature, Required: n.required, Held: n.held, Returned: n.returned})
@@ -112,6 +133,17 @@ func (s *self) Status() api.Status {
 		st.Losses = append(st.Losses, api.Loss{Lane: "queue", Kind: "any", Count: lostInQueues})
 	}
 	return st
+}
+
+// kubernetes describes the cluster, nil on a machine that is no node of one.
+func (s *self) kubernetes() *api.Kubernetes {
+	switch {
+	case s.member != nil:
+		return s.member.describe()
+	case s.cfg.Node != "":
+		return &api.Kubernetes{Off: s.alone, Resources: []api.Resource{}}
+	}
+	return nil
 }
 
 func describeSensor(s pipeline.SensorStatus) api.Sensor {
