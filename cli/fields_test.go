@@ -43,7 +43,7 @@ func TestTablesAskForWhatTheyShow(t *testing.T) {
 	}
 	m := newMachine()
 	for name, st := range streams {
-		kinds := event.AllKinds &^ event.Kinds(event.KindLost) &^ event.StateKinds
+		kinds := event.AllKinds &^ event.NoticeKinds &^ event.StateKinds
 		samples := m.events
 		if _, ok := st.(*connectionTable); ok {
 			kinds, samples = event.Kinds(event.KindConnection), m.connections
@@ -64,7 +64,7 @@ func TestTablesAskForWhatTheyShow(t *testing.T) {
 func linesOf(kinds event.KindSet, samples []*event.Event) [][]byte {
 	var lines [][]byte
 	for _, e := range samples {
-		if e.Data.Kind() != event.KindLost {
+		if !event.NoticeKinds.Has(e.Data.Kind()) {
 			lines = append(lines, event.AppendJSON(nil, e))
 		}
 	}

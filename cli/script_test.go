@@ -226,7 +226,7 @@ func (r *replay) Next(context.Context) (*event.Event, error) {
 	for len(r.left) > 0 {
 		e := r.left[0]
 		r.left = r.left[1:]
-		if e.Data.Kind() == event.KindLost || r.wanted.Match(e) {
+		if event.NoticeKinds.Has(e.Data.Kind()) || r.wanted.Match(e) {
 			return e, nil
 		}
 	}
