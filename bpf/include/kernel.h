@@ -505,8 +505,13 @@ struct sock_common {
 	atomic64_t skc_cookie;
 };
 
+struct sock_cgroup_data {
+	struct cgroup *cgroup; /* of the unified hierarchy */
+};
+
 struct sock {
 	struct sock_common __sk_common;
+	struct sock_cgroup_data sk_cgrp_data;
 	__u16 sk_protocol;
 	int sk_err;
 };

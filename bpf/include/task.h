@@ -15,6 +15,7 @@
 
 #include "path.h"
 #include "road.h"
+#include "scope.h"
 
 #define COMM_LEN 16
 
@@ -66,6 +67,16 @@ static __always_inline void task_key_fill(struct task_key *k, struct task_struct
 	k->start = p->group_leader->start_boottime;
 	k->pid = p->tgid;
 	k->tid = p->pid;
+}
+
+/* The same for a relative of a process; none, all zero, for one outside the scope. */
+static __always_inline void task_key_fill_relative(struct task_key *k, struct task_struct *p)
+{
+	if (!task_in_scope(p)) {
+		__builtin_memset(k, 0, sizeof(*k));
+		return;
+	}
+	task_key_fill(k, p);
 }
 
 /* Capabilities of a struct cred, whichever way this kernel keeps them. */

@@ -16,6 +16,11 @@ type Config struct {
 	Socket  socket.Config
 }
 
+// Hooks returns every hook that some sensor may attach, with its rungs.
+func Hooks() []bpf.Hook {
+	return append(process.Hooks(), socket.Hooks()...)
+}
+
 // Sensors returns every sensor, those that others build on first. A new one
 // adds its line here.
 func Sensors(road *bpf.Road, cfg Config, log *slog.Logger) []sensor.Sensor {

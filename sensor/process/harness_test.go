@@ -137,7 +137,7 @@ func write(t testing.TB, path string, b []byte, mode os.FileMode) string {
 func logRungs(t testing.TB, s *Sensor) {
 	t.Helper()
 	best := map[string]string{}
-	for _, h := range append(slices.Clone(base), snapshot, changes[event.KindCredentials], changes[event.KindNamespace]) {
+	for _, h := range Hooks() {
 		var kinds []string
 		for _, r := range h.Rungs {
 			kinds = append(kinds, r.Kind)

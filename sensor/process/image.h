@@ -168,7 +168,7 @@ static __always_inline void image_fill(struct exec_scratch *s, __u64 *off, struc
 	r->args_len = r->zero = 0;
 
 	task_fill(&r->task, p);
-	task_key_fill(&r->task.parent, p->real_parent);
+	task_key_fill_relative(&r->task.parent, p->real_parent);
 	cgroup_announce(&r->task.cgroup, task_cgroup(p), &s->cgroup);
 	if (exe)
 		put_exe(s, off, p, exe, BPF_CORE_READ(p, real_cred));

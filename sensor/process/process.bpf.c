@@ -5,7 +5,8 @@
  * Observes processes: how they come to be, what they run, how they end, and
  * when they change their credentials or namespaces.
  *
- * Hooks: tp_btf sched_process_fork, sched_process_exec, sched_process_exit.
+ * Hooks: tp_btf sched_process_fork, sched_process_exec, sched_process_exit, and
+ *        with a scope cgroup_attach_task.
  *        Credentials: fentry/commit_creds, or entries and exits of the system
  *        calls. Namespaces: fentry/switch_task_namespaces and commit_creds (a
  *        user namespace comes with credentials), or entries and exits of setns
@@ -13,7 +14,7 @@
  * Out:   ring critical: fork_record, exec_record (also for existing processes),
  *        exit_record, cred_record, ns_record, cgroup_record.
  * State: identities, of the processes that need one: what user space was told
- *        (identity.h).
+ *        (identity.h). With a scope, which processes it was told of (told.h).
  *        Scratch buffers: one per program, so that no program finds another's
  *        data in its own.
  */
@@ -23,6 +24,7 @@
 #include "task.h"
 
 #include "record.h"
+#include "told.h"
 #include "image.h"
 #include "identity.h"
 
@@ -30,9 +32,12 @@
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";
 
+/* How many CPUs there can be. Set by Go. */
+const volatile __u32 cpus = 1;
+
 /*
- * Exec records in the making, by CPU. Not a per-CPU map: those end at 32 KiB.
- * max_entries is set to the number of CPUs.
+ * Exec records in the making, by CPU, and behind these that of a process that is
+ * moved. Not a per-CPU map: those end at 32 KiB. Its size is set by Go.
  */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
@@ -96,10 +101,13 @@ int BPF_PROG(process_fork, struct task_struct *maker, struct task_struct *child)
 	struct task_call call;
 	__u32 zero = 0;
 
+	if (!task_in_scope(child))
+		return 0;
 	if (child->pid != child->tgid) {
 		identity_get(child->group_leader, BPF_LOCAL_STORAGE_GET_F_CREATE);
 		return 0;
 	}
+	told_add(child);
 	identity_compare(maker);
 
 	scratch = bpf_map_lookup_elem(&fork_scratches, &zero);
@@ -117,8 +125,8 @@ int BPF_PROG(process_fork, struct task_struct *maker, struct task_struct *child)
 	r->clone_flags = clone_flags(&call);
 	r->task.cgroup = cgroup;
 	task_fill(&r->task, child);
-	task_key_fill(&r->task.parent, child->real_parent);
-	task_key_fill(&r->maker, maker);
+	task_key_fill_relative(&r->task.parent, child->real_parent);
+	task_key_fill_relative(&r->maker, maker);
 	record_submit(&critical, r);
 	return 0;
 }
@@ -135,6 +143,9 @@ int BPF_PROG(process_exec, struct task_struct *p, int old_pid, struct linux_binp
 	unsigned long start;
 	__u64 off = 0, len;
 
+	if (!task_in_scope(p))
+		return 0;
+	told_add(p);
 	s = bpf_map_lookup_elem(&exec_scratches, &cpu);
 	if (!s)
 		return 0; /* never */
@@ -207,7 +218,7 @@ static __always_inline int task_state(struct bpf_iter__task *ctx, bool sleepable
 	__u32 zero = 0;
 	bool rcu;
 
-	if (!p || !task_speaks(p))
+	if (!p || !task_in_scope(p) || !task_speaks(p))
 		return 0;
 	s = bpf_map_lookup_elem(&task_scratch, &zero);
 	if (!s)
@@ -227,6 +238,7 @@ static __always_inline int task_state(struct bpf_iter__task *ctx, bool sleepable
 			bpf_rcu_read_unlock();
 		return 0; /* a zombie: it has ended */
 	}
+	told_add(p);
 	image_fill(s, &off, p, BPF_CORE_READ(p, mm, exe_file));
 	if (p->pid != p->tgid) {
 		task_rename(&r->task, p);
@@ -261,6 +273,52 @@ SEC("iter/task")
 int process_task(struct bpf_iter__task *ctx)
 {
 	return task_state(ctx, false);
+}
+
+/* ---- moves ---- */
+
+/*
+ * A process is moved to another cgroup, into the scope, within it or out of it:
+ * it is told as it is now. One that comes in was unknown until then; of one that
+ * leaves, only its end is told from now on. Of the hierarchies, the one counts
+ * that tells the container. Single threads are moved within one subtree only.
+ *
+ * The kernel holds a lock around this: it runs once at a time.
+ */
+SEC("tp_btf/cgroup_attach_task")
+int BPF_PROG(process_moved, struct cgroup *to, const char *path, struct task_struct *p, bool all)
+{
+	__u32 slot = cpus;
+	struct exec_scratch *s;
+	struct exec_record *r;
+	unsigned long start;
+	__u64 off = 0, len;
+
+	/* One that ends stays where it is, and may be told to have ended already. */
+	if (!all || p->flags & PF_EXITING || task_cgroup(p) != to || !told_has(p))
+		return 0;
+	s = bpf_map_lookup_elem(&exec_scratches, &slot);
+	if (!s)
+		return 0; /* never */
+	r = &s->rec;
+	told_add(p);
+	image_fill(s, &off, p, BPF_CORE_READ(p, mm, exe_file));
+	if (p->signal->nr_threads > 1)
+		identity_get(p, BPF_LOCAL_STORAGE_GET_F_CREATE);
+
+	len = args_range(r, p, &start);
+	if (off > 4 * PATH_MAX || len > ARGS_MAX)
+		return 0; /* never */
+	/* The memory of another process is out of reach here. */
+	if (len &&
+	    (p->tgid != bpf_get_current_task_btf()->tgid || bpf_probe_read_user(&s->data[off], len, (void *)start))) {
+		r->flags |= ARGS_CUT;
+		len = 0;
+	}
+	r->args_len = len;
+	if (!exec_output(s, REC_TASK, off + len) && p->mm)
+		identity_told(p, &r->task, false);
+	return 0;
 }
 
 /* ---- exit ---- */
@@ -329,7 +387,7 @@ int BPF_PROG(process_exit, struct task_struct *p)
 	struct identity *id;
 	struct usage u;
 
-	if (sig->live.counter)
+	if (sig->live.counter || !told_has(p))
 		return 0; /* other threads go on */
 
 	/*
@@ -339,6 +397,7 @@ int BPF_PROG(process_exit, struct task_struct *p)
 	id = identity_get(leader, 0);
 	if (id && __sync_lock_test_and_set(&id->exited, 1))
 		return 0;
+	told_remove(p);
 	identity_compare(p);
 
 	r = record_reserve(&critical, REC_EXIT, sizeof(*r));
@@ -432,10 +491,10 @@ int process_cred_r(struct trace_event_raw_sys_exit *ctx)
 	struct task_struct *p = bpf_get_current_task_btf();
 	struct identity *id;
 
-	if (ctx->ret < 0)
+	if (ctx->ret < 0 || !task_in_scope(p))
 		return 0;
 	id = identity_get(p->group_leader, 0);
-	if (id && id->known)
+	if (id)
 		creds_changed(p, id, p->real_cred);
 	return 0;
 }
@@ -446,10 +505,10 @@ int process_ns_r(struct trace_event_raw_sys_exit *ctx)
 	struct task_struct *p = bpf_get_current_task_btf();
 	struct identity *id;
 
-	if (ctx->ret < 0)
+	if (ctx->ret < 0 || !task_in_scope(p))
 		return 0;
 	id = identity_get(p->group_leader, 0);
-	if (id && id->known)
+	if (id)
 		namespaces_changed(p, id, p->nsproxy, p->real_cred);
 	return 0;
 }

@@ -12,6 +12,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"sync"
 	"sync/atomic"
 
@@ -53,6 +54,12 @@ var base = []bpf.Hook{
 	}},
 }
 
+// moves is attached beside them where the road is limited to a part of the
+// machine: processes come into it, and leave it, by being moved.
+var moves = bpf.Hook{Name: "process.moves", Purpose: "processes moved into the scope, or out of it", Rungs: []bpf.Rung{
+	{Kind: "tp_btf", Attachments: []bpf.Attachment{bpf.BTF("process_moved")}},
+}}
+
 // snapshot is the hook that reads the processes there are. Without sleeping it
 // cannot read other processes' arguments.
 var snapshot = bpf.Hook{Name: "process.snapshot", Purpose: "processes older than the agent", Rungs: []bpf.Rung{
@@ -72,6 +79,11 @@ var changes = map[event.Kind]bpf.Hook{
 		{Kind: "fentry", Attachments: []bpf.Attachment{bpf.BTF("process_ns_e"), bpf.BTF("process_uns_e")}},
 		{Kind: "tracepoint", Attachments: around("process_ns_r", "setns", "unshare")},
 	}},
+}
+
+// Hooks returns every hook that the sensor may attach, whatever is wanted of it.
+func Hooks() []bpf.Hook {
+	return append(slices.Clone(base), moves, snapshot, changes[event.KindCredentials], changes[event.KindNamespace])
 }
 
 // around attaches to entry and exit of system calls.
@@ -163,7 +175,16 @@ func (s *Sensor) Start(want event.KindSet, emit func(*event.Event)) (err error) 
 			err = errors.Join(err, s.detachAll())
 		}
 	}()
-	for _, h := range base {
+	hooks := base
+	if s.road.Limited() {
+		hooks = append(slices.Clone(base), moves)
+		if len(s.order) == 0 {
+			if err := s.forget(); err != nil {
+				return fmt.Errorf("start process sensor: %w", err)
+			}
+		}
+	}
+	for _, h := range hooks {
 		if err := s.attach(h); err != nil {
 			return fmt.Errorf("start process sensor: %w", err)
 		}
@@ -195,6 +216,14 @@ func (s *Sensor) open() (*bpf.Object, error) {
 		return nil, fmt.Errorf("count CPUs: %w", err)
 	}
 	spec.Maps["exec_scratches"].MaxEntries = uint32(cpus)
+	if s.road.Limited() {
+		spec.Maps["exec_scratches"].MaxEntries++ // for moves
+	} else {
+		spec.Maps["told"].MaxEntries = 1 // nothing is remembered
+	}
+	if err := spec.Variables["cpus"].Set(uint32(cpus)); err != nil {
+		return nil, fmt.Errorf("set cpus: %w", err)
+	}
 	args := maxArgs
 	if s.cfg.CriticalBytes > 0 {
 		args = min(args, s.cfg.CriticalBytes/4)
@@ -203,6 +232,20 @@ func (s *Sensor) open() (*bpf.Object, error) {
 		return nil, fmt.Errorf("set args_max: %w", err)
 	}
 	return s.road.Open("process", spec)
+}
+
+// forget empties the kernel's memory of the processes it told of: while nothing
+// was attached, their ends went unseen.
+func (s *Sensor) forget() error {
+	told := s.object.Map("told")
+	keys := make([]uint32, told.MaxEntries())
+	for i := range keys {
+		keys[i] = uint32(i)
+	}
+	if _, err := told.BatchUpdate(keys, make([]uint64, len(keys)), nil); err != nil {
+		return fmt.Errorf("clear map told: %w", err)
+	}
+	return nil
 }
 
 // attach attaches a hook that is not attached yet.

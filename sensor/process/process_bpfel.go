@@ -106,6 +106,7 @@ type processForkRecord struct {
 
 type processIdentity struct {
 	_           structs.HostLayout
+	Claim       uint64
 	Creds       processCreds
 	Ns          processNamespaces
 	ChildPidns  uint32
@@ -225,12 +226,14 @@ const (
 	processMapForkScratches  = "fork_scratches"
 	processMapIdentities     = "identities"
 	processMapTaskScratch    = "task_scratch"
+	processMapTold           = "told"
 	processProgProcessBefore = "process_before"
 	processProgProcessCredE  = "process_cred_e"
 	processProgProcessCredR  = "process_cred_r"
 	processProgProcessExec   = "process_exec"
 	processProgProcessExit   = "process_exit"
 	processProgProcessFork   = "process_fork"
+	processProgProcessMoved  = "process_moved"
 	processProgProcessNsE    = "process_ns_e"
 	processProgProcessNsR    = "process_ns_r"
 	processProgProcessPrctl  = "process_prctl"
@@ -241,8 +244,11 @@ const (
 	processVarBulkSize       = "bulk_size"
 	processVarCompareCreds   = "compare_creds"
 	processVarCompareNs      = "compare_ns"
+	processVarCpus           = "cpus"
 	processVarCriticalSize   = "critical_size"
 	processVarRecords        = "records"
+	processVarScopeId        = "scope_id"
+	processVarScopeLevel     = "scope_level"
 )
 
 // loadProcess returns the embedded CollectionSpec for process.
@@ -293,6 +299,7 @@ type processProgramSpecs struct {
 	ProcessExec   *ebpf.ProgramSpec `ebpf:"process_exec"`
 	ProcessExit   *ebpf.ProgramSpec `ebpf:"process_exit"`
 	ProcessFork   *ebpf.ProgramSpec `ebpf:"process_fork"`
+	ProcessMoved  *ebpf.ProgramSpec `ebpf:"process_moved"`
 	ProcessNsE    *ebpf.ProgramSpec `ebpf:"process_ns_e"`
 	ProcessNsR    *ebpf.ProgramSpec `ebpf:"process_ns_r"`
 	ProcessPrctl  *ebpf.ProgramSpec `ebpf:"process_prctl"`
@@ -313,6 +320,7 @@ type processMapSpecs struct {
 	ForkScratches *ebpf.MapSpec `ebpf:"fork_scratches"`
 	Identities    *ebpf.MapSpec `ebpf:"identities"`
 	TaskScratch   *ebpf.MapSpec `ebpf:"task_scratch"`
+	Told          *ebpf.MapSpec `ebpf:"told"`
 }
 
 // processVariableSpecs contains global variables before they are loaded into the kernel.
@@ -323,8 +331,11 @@ type processVariableSpecs struct {
 	BulkSize     *ebpf.VariableSpec `ebpf:"bulk_size"`
 	CompareCreds *ebpf.VariableSpec `ebpf:"compare_creds"`
 	CompareNs    *ebpf.VariableSpec `ebpf:"compare_ns"`
+	Cpus         *ebpf.VariableSpec `ebpf:"cpus"`
 	CriticalSize *ebpf.VariableSpec `ebpf:"critical_size"`
 	Records      *ebpf.VariableSpec `ebpf:"records"`
+	ScopeId      *ebpf.VariableSpec `ebpf:"scope_id"`
+	ScopeLevel   *ebpf.VariableSpec `ebpf:"scope_level"`
 }
 
 // processObjects contains all objects after they have been loaded into the kernel.
@@ -355,6 +366,7 @@ type processMaps struct {
 	ForkScratches *ebpf.Map `ebpf:"fork_scratches"`
 	Identities    *ebpf.Map `ebpf:"identities"`
 	TaskScratch   *ebpf.Map `ebpf:"task_scratch"`
+	Told          *ebpf.Map `ebpf:"told"`
 }
 
 func (m *processMaps) Close() error {
@@ -367,6 +379,7 @@ func (m *processMaps) Close() error {
 		m.ForkScratches,
 		m.Identities,
 		m.TaskScratch,
+		m.Told,
 	)
 }
 
@@ -378,8 +391,11 @@ type processVariables struct {
 	BulkSize     *ebpf.Variable `ebpf:"bulk_size"`
 	CompareCreds *ebpf.Variable `ebpf:"compare_creds"`
 	CompareNs    *ebpf.Variable `ebpf:"compare_ns"`
+	Cpus         *ebpf.Variable `ebpf:"cpus"`
 	CriticalSize *ebpf.Variable `ebpf:"critical_size"`
 	Records      *ebpf.Variable `ebpf:"records"`
+	ScopeId      *ebpf.Variable `ebpf:"scope_id"`
+	ScopeLevel   *ebpf.Variable `ebpf:"scope_level"`
 }
 
 // processPrograms contains all programs after they have been loaded into the kernel.
@@ -392,6 +408,7 @@ type processPrograms struct {
 	ProcessExec   *ebpf.Program `ebpf:"process_exec"`
 	ProcessExit   *ebpf.Program `ebpf:"process_exit"`
 	ProcessFork   *ebpf.Program `ebpf:"process_fork"`
+	ProcessMoved  *ebpf.Program `ebpf:"process_moved"`
 	ProcessNsE    *ebpf.Program `ebpf:"process_ns_e"`
 	ProcessNsR    *ebpf.Program `ebpf:"process_ns_r"`
 	ProcessPrctl  *ebpf.Program `ebpf:"process_prctl"`
@@ -408,6 +425,7 @@ func (p *processPrograms) Close() error {
 		p.ProcessExec,
 		p.ProcessExit,
 		p.ProcessFork,
+		p.ProcessMoved,
 		p.ProcessNsE,
 		p.ProcessNsR,
 		p.ProcessPrctl,

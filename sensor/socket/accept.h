@@ -38,7 +38,7 @@ static __always_inline int accept_typed(struct sock *sk)
 	__u64 key = (__u64)sk;
 	struct sock_record *r;
 
-	if (!sk || sk->sk_protocol != IPPROTO_TCP)
+	if (!sk || sk->sk_protocol != IPPROTO_TCP || !sock_in_scope(sk))
 		return 0;
 	st = sock_state_of(sk, BPF_SK_STORAGE_GET_F_CREATE);
 	if (st) {
@@ -69,6 +69,8 @@ static __always_inline int accept_address(struct sock *sk, enum sock_what what, 
 	__u64 key = (__u64)sk;
 	struct sock_record *r;
 
+	if (!sock_in_scope(sk))
+		return 0;
 	st = bpf_map_lookup_elem(&adopted, &key);
 	if (!st) {
 		/* Reset meanwhile, or established before us. */
@@ -191,7 +193,7 @@ int BPF_PROG(socket_acc_est, struct sock *sk, int before, int after)
 	struct sock_state *st;
 	struct sock_record *r;
 
-	if (sk->sk_protocol != IPPROTO_TCP || before != TCP_SYN_RECV || after != TCP_ESTABLISHED)
+	if (sk->sk_protocol != IPPROTO_TCP || before != TCP_SYN_RECV || after != TCP_ESTABLISHED || !sock_in_scope(sk))
 		return 0;
 	st = sock_state_of(sk, 0);
 	if (st && st->client)

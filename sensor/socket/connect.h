@@ -76,7 +76,7 @@ static __always_inline int connect_enter(struct socket *sock, struct connecting 
 	if (!sock || BPF_CORE_READ(sock, state) == SS_CONNECTING)
 		return 0;
 	sk = BPF_CORE_READ(sock, sk);
-	if (!sk || !inet_family(BPF_CORE_READ(sk, __sk_common.skc_family)))
+	if (!sk || !inet_family(BPF_CORE_READ(sk, __sk_common.skc_family)) || !sock_in_scope(sk))
 		return 0;
 	protocol = BPF_CORE_READ(sk, sk_protocol);
 	if (protocol == IPPROTO_MPTCP)

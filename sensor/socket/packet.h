@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
 /*
  * Packets as sockets send and receive them: UDP flows, and DNS over UDP and
- * TCP. The programs run for every packet of every socket of the machine: what
- * is of no interest leaves them by what the kernel knows of the socket already,
- * before a byte of the packet is read.
+ * TCP. The programs run for every packet of every socket of the scope, at whose
+ * cgroup they are attached: what is of no interest leaves them by what the kernel
+ * knows of the socket already, before a byte of the packet is read.
  *
  * At egress the current task is the sender: for UDP it becomes the owner.
  */

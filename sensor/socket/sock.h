@@ -7,6 +7,9 @@
  * It created it, listened, connected, accepted it, or (UDP) sent a datagram.
  * Handing the descriptor to another process changes nothing until that process
  * does one of them. A socket of the kernel has no owner.
+ *
+ * A socket belongs to the scope or not for all its life (scope.h). Of one that
+ * does not, nothing is kept. Who is outside becomes no owner of one that does.
  */
 #ifndef SOCK_H
 #define SOCK_H
@@ -17,6 +20,7 @@
 #include <bpf/bpf_tracing.h>
 
 #include "road.h"
+#include "scope.h"
 
 #define ECANCELED 125
 
@@ -109,7 +113,7 @@ struct {
 	__type(value, struct sock_state);
 } adopted SEC(".maps");
 
-/* The process of the current task; none for a thread of the kernel. */
+/* The process of the current task; none for a thread of the kernel, or outside the scope. */
 static __always_inline void owner_current(struct owner *o)
 {
 	struct task_struct *p = bpf_get_current_task_btf();
@@ -117,7 +121,7 @@ static __always_inline void owner_current(struct owner *o)
 	o->start = 0;
 	o->pid = 0;
 	o->zero = 0;
-	if (p->flags & PF_KTHREAD)
+	if (p->flags & PF_KTHREAD || !task_in_scope(p))
 		return;
 	o->start = p->group_leader->start_boottime;
 	o->pid = p->tgid;

@@ -3,8 +3,9 @@
 //
 // Who owns a socket is decided in the kernel; see sock.h. TCP connections come
 // from the changes of a socket's state, UDP flows and DNS from cgroup_skb
-// programs on the root of the cgroup hierarchy. What exists already, and the
-// counters of what lasts, are read by iterators through the same records.
+// programs on the root of the cgroup hierarchy, or of the part of it that the
+// road is limited to. What exists already, and the counters of what lasts, are
+// read by iterators through the same records.
 //
 // # Concurrency
 //
@@ -152,6 +153,15 @@ func hooks() []hook {
 			rung("iter", bpf.Iter("socket_files")),
 		}}, kindConn | kindDNS, 0},
 	}
+}
+
+// Hooks returns every hook that the sensor may attach, whatever is wanted of it.
+func Hooks() []bpf.Hook {
+	var out []bpf.Hook
+	for _, h := range hooks() {
+		out = append(out, h.Hook)
+	}
+	return out
 }
 
 // Start implements [sensor.Sensor]. Without the hooks for TCP connections, or

@@ -263,6 +263,8 @@ const (
 	socketVarFlowIdle          = "flow_idle"
 	socketVarFlowsFull         = "flows_full"
 	socketVarFlowsFullReported = "flows_full_reported"
+	socketVarScopeId           = "scope_id"
+	socketVarScopeLevel        = "scope_level"
 	socketVarSweepId           = "sweep_id"
 	socketVarSweepKind         = "sweep_kind"
 	socketVarTypes             = "types"
@@ -361,6 +363,8 @@ type socketVariableSpecs struct {
 	FlowIdle          *ebpf.VariableSpec `ebpf:"flow_idle"`
 	FlowsFull         *ebpf.VariableSpec `ebpf:"flows_full"`
 	FlowsFullReported *ebpf.VariableSpec `ebpf:"flows_full_reported"`
+	ScopeId           *ebpf.VariableSpec `ebpf:"scope_id"`
+	ScopeLevel        *ebpf.VariableSpec `ebpf:"scope_level"`
 	SweepId           *ebpf.VariableSpec `ebpf:"sweep_id"`
 	SweepKind         *ebpf.VariableSpec `ebpf:"sweep_kind"`
 	Types             *ebpf.VariableSpec `ebpf:"types"`
@@ -425,6 +429,8 @@ type socketVariables struct {
 	FlowIdle          *ebpf.Variable `ebpf:"flow_idle"`
 	FlowsFull         *ebpf.Variable `ebpf:"flows_full"`
 	FlowsFullReported *ebpf.Variable `ebpf:"flows_full_reported"`
+	ScopeId           *ebpf.Variable `ebpf:"scope_id"`
+	ScopeLevel        *ebpf.Variable `ebpf:"scope_level"`
 	SweepId           *ebpf.Variable `ebpf:"sweep_id"`
 	SweepKind         *ebpf.Variable `ebpf:"sweep_kind"`
 	Types             *ebpf.Variable `ebpf:"types"`

@@ -236,13 +236,13 @@ int socket_files(struct bpf_iter__task_file *ctx)
 	__u16 protocol;
 	int again = 0;
 
-	if (!p || !file)
+	if (!p || !file || !task_in_scope(p))
 		return 0;
 	sock = bpf_sock_from_file(file);
 	if (!sock)
 		return 0;
 	sk = sock->sk;
-	if (!sk || !inet_family(sk->__sk_common.skc_family))
+	if (!sk || !inet_family(sk->__sk_common.skc_family) || !sock_in_scope(sk))
 		return 0;
 	if (need > bulk_size / 2)
 		need = bulk_size / 2; /* a tiny ring */

@@ -289,7 +289,7 @@ out:
 SEC("tp_btf/inet_sock_set_state")
 int BPF_PROG(socket_state_tp, struct sock *sk, int before, int after)
 {
-	if (sk->sk_protocol != IPPROTO_TCP)
+	if (sk->sk_protocol != IPPROTO_TCP || !sock_in_scope(sk))
 		return 0;
 	switch (after) {
 	case TCP_SYN_SENT:
@@ -310,6 +310,7 @@ int BPF_PROG(socket_state_tp, struct sock *sk, int before, int after)
  * Both programs rely on bpf_sk_storage_get to refuse what is no whole socket:
  * tcp_send_reset passes time-wait sockets and, since 6.10, NULL. The verifier of
  * 6.12 believes that it never does and drops our check; nothing here reads sk.
+ * What is outside the scope has no state.
  */
 SEC("tp_btf/tcp_send_reset")
 int BPF_PROG(socket_rst_out, struct sock *sk)

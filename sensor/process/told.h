@@ -1,0 +1,68 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
+/*
+ * Which processes user space was told of: an agent with a scope remembers it, so
+ * that a process that leaves the scope is told to the end, and nobody else's end
+ * is. Without a scope nothing is remembered: everything is told.
+ */
+#ifndef PROCESS_TOLD_H
+#define PROCESS_TOLD_H
+
+#include "scope.h"
+
+#define PID_LIMIT (4 << 20) /* PID_MAX_LIMIT: no pid is larger */
+
+/* A bit for each pid. Its size is set by Go: PID_LIMIT bits, or as good as none. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, PID_LIMIT / 64);
+	__type(key, __u32);
+	__type(value, __u64);
+} told SEC(".maps");
+
+static __always_inline __u64 *told_word(struct task_struct *p)
+{
+	__u32 word = (__u32)p->tgid / 64;
+
+	return bpf_map_lookup_elem(&told, &word);
+}
+
+static __always_inline __u64 told_bit(struct task_struct *p)
+{
+	return 1ULL << ((__u32)p->tgid % 64);
+}
+
+static __always_inline void told_add(struct task_struct *p)
+{
+	__u64 *word;
+
+	if (!scope_id)
+		return;
+	word = told_word(p);
+	if (word) /* always */
+		__sync_fetch_and_or(word, told_bit(p));
+}
+
+/* Before another process can have the pid. */
+static __always_inline void told_remove(struct task_struct *p)
+{
+	__u64 *word;
+
+	if (!scope_id)
+		return;
+	word = told_word(p);
+	if (word)
+		__sync_fetch_and_and(word, ~told_bit(p));
+}
+
+/* Whether p is told of: it is in the scope, or was when it was told. */
+static __always_inline bool told_has(struct task_struct *p)
+{
+	__u64 *word;
+
+	if (task_in_scope(p))
+		return true;
+	word = told_word(p);
+	return word && *word & told_bit(p);
+}
+
+#endif /* PROCESS_TOLD_H */
