@@ -96,6 +96,44 @@ func TestBPFCredentials(t *testing.T) {
 	})
 }
 
+// TestBPFChangesAtOnce makes the threads of a process change the same at the same
+// time: each change is told once, and each from what the one before made.
+func TestBPFChangesAtOnce(t *testing.T) {
+	const threads, rounds = 4, 2000
+	t.Run("credentials", func(t *testing.T) {
+		eachRung(t, "process.credentials", func(t *testing.T, w *watch) {
+			d, at := data[*event.Credentials](w.of(run(t, testkit.Command(t, "do", fmt.Sprintf("race|%d|%d", threads, rounds)))))
+			var got, want []uint32
+			for i, c := range d {
+				got = append(got, c.OldGID, at[i].Process.GID)
+			}
+			for i := range uint32(rounds) {
+				want = append(want, i, i+1)
+			}
+			if diff := cmp.Diff(want, got); diff != "" {
+				t.Errorf("%d changes, want %d (-want +got):\n%s", len(d), rounds, diff)
+			}
+		})
+	})
+	t.Run("namespaces", func(t *testing.T) {
+		eachRung(t, "process.namespaces", func(t *testing.T, w *watch) {
+			events := w.of(run(t, testkit.Command(t, "do", fmt.Sprintf("raceuts|%d|%d", threads, rounds))))
+			d, at := data[*event.Namespace](events)
+			_, xe := only[*event.Exec](t, events)
+			if len(d) != 1+rounds {
+				t.Errorf("%d changes, want %d", len(d), 1+rounds)
+			}
+			old := xe.Process.Namespaces
+			for i, n := range d {
+				if n.Old != old || at[i].Process.UtsNS == old.UtsNS {
+					t.Fatalf("change %d to %+v, from %+v, want from %+v", i, at[i].Process.Namespaces, n.Old, old)
+				}
+				old = at[i].Process.Namespaces
+			}
+		})
+	})
+}
+
 // TestBPFLostExec loses an exec that changes credentials: the next change is told
 // from what is known of the process, not from what the lost record said.
 func TestBPFLostExec(t *testing.T) {

@@ -166,9 +166,6 @@ func (d *decoder) credentials(rec []byte) (*event.Event, error) {
 	if err != nil {
 		return nil, err
 	}
-	if r.Now == r.Old {
-		return nil, nil // two threads of a process made the same change at once: it is told
-	}
 	p := &event.Process{Key: keyOf(&r.Key), PID: r.Key.Pid, TID: r.Key.Tid, Creds: credsOf(&r.Now)}
 	d.window.note(p.Key, func(n *news) { n.creds = &p.Creds })
 	e, c := newEvent[event.Credentials](&r.Hdr, p.Key, p)

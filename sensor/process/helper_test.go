@@ -1,11 +1,13 @@
 package process
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"runtime"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"unsafe"
@@ -127,8 +129,67 @@ func act(what string, op []string) error {
 	case "unshare":
 		runtime.LockOSThread()
 		return unix.Unshare(num(0))
+	case "race": // race|threads|rounds: all threads make the same change at once, round after round
+		return race(num(0), num(1), func(round int) error {
+			_, _, errno := unix.RawSyscall(unix.SYS_SETRESGID, ^uintptr(0), uintptr(round+1), ^uintptr(0))
+			return errnoOf(errno)
+		})
+	case "raceuts": // the same, between two namespaces: ours and one more
+		var fds [2]int
+		for i := range fds {
+			if i == 1 {
+				runtime.LockOSThread()
+				if err := unix.Unshare(unix.CLONE_NEWUTS); err != nil {
+					return err
+				}
+			}
+			var err error
+			if fds[i], err = unix.Open("/proc/thread-self/ns/uts", unix.O_RDONLY|unix.O_CLOEXEC, 0); err != nil {
+				return err
+			}
+		}
+		return race(num(0), num(1), func(round int) error {
+			_, _, errno := unix.RawSyscall(unix.SYS_SETNS, uintptr(fds[round%2]), unix.CLONE_NEWUTS, 0)
+			return errnoOf(errno)
+		})
 	}
 	return fmt.Errorf("no such action")
+}
+
+// race calls change in many threads at once, in each of the rounds. No thread
+// begins a round before all have ended the last one.
+func race(threads, rounds int, change func(round int) error) error {
+	runtime.GOMAXPROCS(threads + 1) // all of them run, and are not merely ready to
+	var arrived atomic.Int64
+	results := make(chan error, threads)
+	for range threads {
+		go func() {
+			runtime.LockOSThread()
+			var err error
+			for round := range rounds {
+				arrived.Add(1)
+				for arrived.Load() < int64((round+1)*threads) {
+					_, _, _ = unix.RawSyscall(unix.SYS_SCHED_YIELD, 0, 0, 0)
+				}
+				if e := change(round); e != nil {
+					err = e // the others wait at every round
+				}
+			}
+			results <- err
+		}()
+	}
+	var errs []error
+	for range threads {
+		errs = append(errs, <-results)
+	}
+	return errors.Join(errs...)
+}
+
+func errnoOf(e syscall.Errno) error {
+	if e != 0 {
+		return e
+	}
+	return nil
 }
 
 func execFD(fd int, args []string) error {
