@@ -211,7 +211,7 @@ func (h *Hubble) Stats() HubbleStats {
 // Bounds of what one client may cost.
 const (
 	maxHubbleRequest = 1 << 20 // bytes; the command line's are below a KiB
-	maxHubbleCalls   = 128     // of one connection at the same time
+	maxHubbleCalls   = 1024    // of one connection at the same time: a hub has one
 )
 
 // HubbleServerOptions are the limits of a server of flows: sizes, calls, and

@@ -305,7 +305,7 @@ func say(f *flowpb.Flow, summary string) { f.Summary = summary } //nolint:static
 func setFlags(f *flowpb.Flow, flags *flowpb.TCPFlags) { f.GetL4().GetTCP().Flags = flags }
 
 func traffic(c *event.Connection) string {
-	return fmt.Sprintf("%d bytes sent, %d received", c.BytesSent, c.BytesReceived)
+	return fmt.Sprintf("%d B sent, %d B received", c.BytesSent, c.BytesReceived)
 }
 
 func span(before string, nanos int64) string {

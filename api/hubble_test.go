@@ -161,7 +161,9 @@ func TestHubbleGetFlows(t *testing.T) {
 			s.tell(t, connected(n))
 		}
 	}
-	at := func(n int) *timestamppb.Timestamp { return timestamppb.New(flowTime.Add(time.Duration(n) * time.Second)) }
+	at := func(n int) *timestamppb.Timestamp {
+		return timestamppb.New(flowTime.Add(time.Duration(n) * time.Second))
+	}
 	toEven := []*flowpb.FlowFilter{{DestinationIp: []string{"192.0.2.0", "192.0.2.2", "192.0.2.4", "192.0.2.6", "192.0.2.8"}}}
 	for _, test := range []struct {
 		name string
