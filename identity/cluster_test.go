@@ -3,6 +3,7 @@ package identity
 import (
 	"net/netip"
 	"sync"
+	"testing"
 	"time"
 
 	"warren/cluster"
@@ -94,3 +95,86 @@ var (
 	_ Cluster = (*fakeCluster)(nil)
 	_ Cluster = (*cluster.State)(nil)
 )
+
+// What a State tells and what identity makes of it agree: a pod whose address
+// the API learns late, one address of two pods an hour apart, a static pod.
+func TestWithState(t *testing.T) {
+	st := cluster.NewState(cluster.Config{Remember: 3 * time.Hour})
+	m := newMachine(t, func(c *Config) { c.Cluster = st })
+	begun := m.now().Add(-time.Hour)
+	st.SetNamespace("shop", map[string]string{"team": "web"}, begun)
+	st.SetNode(&cluster.Node{UID: "n1", Name: "node-1", Addrs: []netip.Addr{netip.MustParseAddr("192.168.0.1")}, PodCIDRs: []netip.Prefix{netip.MustParsePrefix("10.244.1.0/24")}}, begun)
+	st.SetService(&cluster.Service{
+		UID: "s1", Namespace: "shop", Name: "cart", Addrs: []netip.Addr{netip.MustParseAddr("10.96.0.7")}, Ports: []cluster.Port{{Protocol: "tcp", Port: 80}},
+	}, begun)
+	pod := func(uid, name string, at time.Time, addr string) *cluster.Pod {
+		p := cartPod(func(p *cluster.Pod) { p.UID, p.Name, p.Created, p.Started, p.Phase = uid, name, at, at, "Running" })
+		if addr != "" {
+			p.Addrs = []netip.Addr{netip.MustParseAddr(addr)}
+		}
+		return p
+	}
+	m.run()
+
+	// Its process and first connection come before its address does.
+	st.SetPod(pod(cartUID, "cart-1", m.now(), ""), m.now())
+	st.SetEndpoints("shop", "cart-abc", "cart", []cluster.Endpoint{{PodUID: cartUID}}, m.now())
+	e := m.first(100, podPath(cartUID, id64(3)))
+	if c := e.Process.Container; c.Pod.Name != "cart-1" || c.Pod.NamespaceLabels["team"] != "web" || c.PodContainer != "cart" {
+		t.Errorf("its first exec: %+v %+v", c, c.Pod)
+	}
+	in := m.connection("accept", 1, "10.244.1.7:40000")
+	if got := peerOf(in); got != "" {
+		t.Errorf("an address of which nobody has heard is %q", got)
+	}
+	m.tick(time.Second)
+	st.SetPod(pod(cartUID, "cart-1", m.now().Add(-time.Second), "10.244.1.7"), m.now())
+	m.awaitState("the address", func() bool { return peerOf(m.rows()[0]) == "pod cart-1" })
+	m.awaitState("the service", func() bool { return len(m.Process(e.Actor).Container.Services) == 1 })
+	if got := peerOf(m.connection("connect", 2, "10.96.0.7:80")); got != "service cart" {
+		t.Errorf("the service is %q", got)
+	}
+	if got := peerOf(m.connection("connect", 3, "192.168.0.1:10250")); got != "node node-1" {
+		t.Errorf("the node is %q", got)
+	}
+
+	// An hour later the address is another's.
+	m.tick(time.Minute)
+	st.DeletePod(cartUID, m.now())
+	m.tick(time.Hour)
+	st.SetPod(pod("22222222-2222-2222-2222-222222222222", "cart-2", m.now(), "10.244.1.7"), m.now())
+	m.tick(time.Second)
+	if got := peerOf(m.connection("accept", 4, "10.244.1.7:40001")); got != "pod cart-2" {
+		t.Errorf("the second pod is %q", got)
+	}
+	if got := peerOf(m.connection("close", 1, "10.244.1.7:40000")); got != "pod cart-1" {
+		t.Errorf("the end of the first pod's connection is %q", got)
+	}
+	if c := m.Process(e.Actor).Container; c.Pod.Name != "cart-1" {
+		t.Errorf("the first pod's process is in %s", c.Pod.Name)
+	}
+
+	mirror := pod("33333333-3333-3333-3333-333333333333", "etcd-node-1", m.now(), "192.168.0.1")
+	mirror.StaticUID, mirror.HostNetwork = staticUID, true
+	st.SetPod(mirror, m.now())
+	if c := m.first(200, podPath(staticUID, id64(20))).Process.Container; c.Pod.Name != "etcd-node-1" || c.Pod.UID != mirror.UID {
+		t.Errorf("the static pod: %+v", c.Pod)
+	}
+	if got := peerOf(m.connection("connect", 5, "192.168.0.1:2379")); got != "node node-1" {
+		t.Errorf("a pod on the node's network is %q", got)
+	}
+}
+
+// awaitState waits until ok holds, looking at the pace of followCluster.
+func (m *machine) awaitState(what string, ok func() bool) {
+	m.t.Helper()
+	tick := time.NewTicker(time.Millisecond)
+	defer tick.Stop()
+	for limit := time.After(20 * time.Second); !ok(); {
+		select {
+		case <-tick.C:
+		case <-limit:
+			m.t.Fatalf("%s did not come: %+v", what, m.Stats())
+		}
+	}
+}
