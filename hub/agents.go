@@ -14,6 +14,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"google.golang.org/grpc"
+
 	"warren/api"
 	"warren/cluster"
 	"warren/kube"
@@ -41,7 +43,7 @@ var errNoAgent = errors.New("no agent runs there")
 // which it learns that an agent answers, its version and its clock. Any
 // goroutine may use it.
 type agents struct {
-	dial  func(kube.Agent) *api.Client
+	dial  dialer
 	nodes func() []*cluster.Node // on which an agent is to be
 	log   *slog.Logger
 
@@ -51,7 +53,7 @@ type agents struct {
 	lines  sync.WaitGroup
 }
 
-func newAgents(dial func(kube.Agent) *api.Client, nodes func() []*cluster.Node, log *slog.Logger) *agents {
+func newAgents(dial dialer, nodes func() []*cluster.Node, log *slog.Logger) *agents {
 	a := &agents{dial: dial, nodes: nodes, log: log, known: map[string]*agent{}}
 	a.roster.Store(&roster{changed: make(chan struct{})})
 	return a
@@ -64,6 +66,7 @@ func (a *agents) now() *roster { return a.roster.Load() }
 type agent struct {
 	kube.Agent // as it was found; whether it is ready now is in state
 	client     *api.Client
+	flows      *grpc.ClientConn // nil where it serves no flows
 	clock      skew
 	cancel     context.CancelFunc
 
@@ -132,10 +135,22 @@ func (a *agents) set(ctx context.Context, list []kube.Agent) {
 			continue
 		}
 		line, cancel := context.WithCancel(ctx)
-		g := &agent{Agent: k, client: a.dial(k), cancel: cancel, news: make(chan struct{})}
+		g := &agent{Agent: k, client: a.dial.rows(k), cancel: cancel, news: make(chan struct{})}
 		g.state.ready = k.Ready
+		if k.HubblePort != 0 {
+			conn, err := a.dial.flows(k)
+			if err != nil {
+				a.log.Warn("an agent's flows cannot be asked for", "node", nodeOf(k), "pod", k.Pod, "err", err)
+			}
+			g.flows = conn
+		}
 		a.known[key] = g
-		a.lines.Go(func() { a.keep(line, g) })
+		a.lines.Go(func() {
+			a.keep(line, g)
+			if g.flows != nil {
+				g.flows.Close()
+			}
+		})
 	}
 	for key, g := range a.known {
 		if !there[key] {

@@ -18,9 +18,6 @@ import (
 	"io"
 	"log/slog"
 	"net"
-	"net/http"
-	"net/netip"
-	"net/url"
 	"os/signal"
 	"sync/atomic"
 	"syscall"
@@ -136,14 +133,15 @@ type hub struct {
 	streams  chan struct{} // holds one element for each answer that is being written
 	stopping chan struct{} // closed when answers are to end
 
-	merged   mergeCount
+	merged   mergeCount    // rows
+	flows    mergeCount    // Hubble's
 	withheld atomic.Uint64 // rows that agents told and their reader may not see
 }
 
 func newHub(cfg Config, kubernetes apiServer, creds *api.Credentials, log *slog.Logger) *hub {
 	cfg = cfg.withDefaults()
 	h := &hub{cfg: cfg, cluster: kubernetes, creds: creds, log: log, started: time.Now(), state: cluster.NewState(cluster.Config{})}
-	h.agents = newAgents(dialer(creds), h.expected, log)
+	h.agents = newAgents(dialer{creds}, h.expected, log)
 	h.door = newDoorman(kubernetes, cfg.Review, log)
 	h.rights = newRights(kubernetes, h.state, cfg.Review, log)
 	h.streams, h.stopping = make(chan struct{}, cfg.Streams), make(chan struct{})
@@ -162,33 +160,6 @@ func (h *hub) expected() (list []*cluster.Node) {
 		return true
 	})
 	return list
-}
-
-const (
-	// dialTime bounds the way to an agent, its certificate included.
-	dialTime = 3 * time.Second
-	// idleConns is how many connections to an agent are kept for the next
-	// question.
-	idleConns = 4
-)
-
-// dialer returns how agents are asked: by TLS, from both sides.
-func dialer(creds *api.Credentials) func(kube.Agent) *api.Client {
-	return func(k kube.Agent) *api.Client {
-		addr := netip.AddrPortFrom(k.Addr, k.HubPort)
-		rt := &http.Transport{
-			DialTLSContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-				ctx, cancel := context.WithTimeout(ctx, dialTime)
-				defer cancel()
-				return creds.Dial(ctx, addr.String(), api.AgentName, "http/1.1")
-			},
-			DisableCompression:  true,
-			MaxIdleConnsPerHost: idleConns,
-			IdleConnTimeout:     time.Minute,
-			ReadBufferSize:      64 << 10,
-		}
-		return api.NewHTTPClient(&url.URL{Scheme: "https", Host: addr.String(), Path: "/v1"}, rt)
-	}
 }
 
 // run answers until ctx ends. It closes the listeners.

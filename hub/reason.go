@@ -8,6 +8,9 @@ import (
 	"io"
 	"time"
 
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
 	"warren/api"
 )
 
@@ -58,10 +61,13 @@ func reason(err error) string {
 		return "its certificate is not valid: " + invalid.Error()
 	case errors.As(err, &host):
 		return "its certificate is not an agent's"
-	case errors.Is(err, context.DeadlineExceeded):
+	case errors.Is(err, context.DeadlineExceeded), status.Code(err) == codes.DeadlineExceeded:
 		return "no answer in time"
 	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
 		return errHungUp.Error()
+	}
+	if st, ok := status.FromError(err); ok {
+		return st.Message()
 	}
 	// What is innermost is the cause; what is around it says with whom.
 	for inner := err; inner != nil; inner = errors.Unwrap(inner) {

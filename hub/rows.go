@@ -244,7 +244,7 @@ func (a *answer) await(ctx context.Context, g *gathering[api.Row], d time.Durati
 // more than limit the last are written.
 func (a *answer) list(ctx context.Context, g *gathering[api.Row], limit int) error {
 	var buf []api.Row
-	var last tail
+	last := tail[api.Row]{notice: func(r api.Row) bool { return notice(r.Kind) }}
 	for ended := false; ; {
 		select {
 		case <-g.done:
@@ -291,7 +291,7 @@ func (a *answer) list(ctx context.Context, g *gathering[api.Row], limit int) err
 		}
 		t.Stop()
 	}
-	for _, r := range last.rows() {
+	for _, r := range last.list() {
 		if err := a.api.Row(r); err != nil {
 			return err
 		}
@@ -321,30 +321,3 @@ func sleep(ctx context.Context, d time.Duration) bool {
 		return false
 	}
 }
-
-// A tail keeps the last of many rows, and the notices between them.
-type tail struct {
-	kept  []api.Row // the oldest are in front
-	first int
-	count int // of them, those that are no notices
-}
-
-// add takes in the next row; limit of them are kept.
-func (t *tail) add(r api.Row, limit int) {
-	t.kept = append(t.kept, r)
-	if !notice(r.Kind) {
-		t.count++
-	}
-	for t.count > limit || t.count == limit && notice(t.kept[t.first].Kind) {
-		if !notice(t.kept[t.first].Kind) {
-			t.count--
-		}
-		t.kept[t.first] = api.Row{}
-		t.first++
-	}
-	if t.first > len(t.kept)/2 && t.first > mostRecent {
-		t.kept, t.first = slices.Delete(t.kept, 0, t.first), 0
-	}
-}
-
-func (t *tail) rows() []api.Row { return t.kept[t.first:] }
