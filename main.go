@@ -1,17 +1,20 @@
-// Command warren is the agent and every command that asks it: the first
-// argument says which.
+// Command warren is the agent, the hub of a cluster, and every command that asks
+// them: the first argument says which. By the name kubectl-warren it is
+// kubectl's plugin, which asks the hub.
 package main
 
 import (
 	"context"
-	"errors"
 	"log/slog"
 	"os"
 	"os/signal"
 	"syscall"
 
 	"warren/agent"
+	"warren/api"
 	"warren/cli"
+	"warren/hub"
+	"warren/kube"
 )
 
 func main() {
@@ -22,16 +25,40 @@ func main() {
 			return cli.Misuse(err)
 		}
 		cfg.Version = env.Build.Version
-		log := slog.New(slog.NewTextHandler(env.Stderr, &slog.HandlerOptions{Level: cfg.LogLevel}))
-		err = agent.Run(ctx, cfg, env.Stdout, log)
-		if wrong := (*agent.UsageError)(nil); errors.As(err, &wrong) {
+		return agent.Run(ctx, cfg, env.Stdout, logger(env, cfg.LogLevel))
+	}
+	env.RunHub = func(ctx context.Context, o cli.HubOptions) error {
+		cfg, err := hub.Load(hub.Options(o))
+		if err != nil {
 			return cli.Misuse(err)
 		}
-		return err
+		cfg.Version = env.Build.Version
+		return hub.Run(ctx, cfg, env.Stdout, logger(env, cfg.LogLevel))
 	}
+	env.Cluster = hubOf
+	args := env.Called(os.Args)
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	context.AfterFunc(ctx, stop) // a second signal ends the program at once
-	code := cli.Main(ctx, env, os.Args[1:])
+	code := cli.Main(ctx, env, args)
 	stop()
 	os.Exit(code)
+}
+
+func logger(env *cli.Env, level slog.Level) *slog.Logger {
+	return slog.New(slog.NewTextHandler(env.Stderr, &slog.HandlerOptions{Level: level}))
+}
+
+// hubPath is where the cluster's API server hands on to the hub.
+const hubPath = "apis/hub.warren.dev/v1"
+
+// hubOf returns a cluster's hub, by way of its API server.
+func hubOf(o cli.ClusterOptions) (cli.Agent, string, error) {
+	base, rt, namespace, err := kube.Access(o.Kubeconfig, kube.Overrides{
+		Context: o.Context, Cluster: o.Cluster, User: o.User, Namespace: o.Namespace, Server: o.Server, Token: o.Token,
+		As: o.As, AsUID: o.AsUID, AsGroups: o.AsGroups, CAFile: o.CAFile, TLSServerName: o.TLSServerName, InsecureSkipTLSVerify: o.InsecureSkipTLSVerify,
+	})
+	if err != nil {
+		return nil, "", err
+	}
+	return api.NewHTTPClient(base.JoinPath(hubPath), rt), namespace, nil
 }

@@ -20,8 +20,11 @@ type command struct {
 	summary  string // one line, without a full stop
 	about    string // paragraphs, separated by empty lines
 	examples []example
-	flags    []*option
-	hidden   bool
+	// cluster are the examples of the command as kubectl's plugin; where there
+	// are none, the others are.
+	cluster []example
+	flags   []*option
+	hidden  bool
 	// run does the work with the arguments that are not flags.
 	run func(ctx context.Context, env *Env, args []string) error
 }
@@ -40,6 +43,7 @@ type option struct {
 	text        *string
 	number      *int
 	yes         *bool
+	set         func(value string) error // its error says what the flag takes
 }
 
 // A usageError is a command line that makes no sense: exit code 2.
@@ -170,6 +174,12 @@ func parseFlag(flags []*option, args []string) (int, *usageError) {
 			return 0, &usageError{msg: fmt.Sprintf("%s takes a number, not %q", name, value)}
 		}
 		*f.number = n
+		return used, nil
+	}
+	if f.set != nil {
+		if err := f.set(value); err != nil {
+			return 0, &usageError{msg: name + " " + err.Error()}
+		}
 		return used, nil
 	}
 	if f.choices != nil && !slices.Contains(f.choices, value) {

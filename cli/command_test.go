@@ -16,8 +16,8 @@ func TestParse(t *testing.T) {
 	}{
 		{name: "one word", line: "events", args: ""},
 		{name: "two words", line: "process list", args: ""},
-		{name: "flags anywhere", line: "--socket /s events -o json a b -n 3", args: "a|b", check: func(g *globals) bool { return g.socket == "/s" }},
-		{name: "attached values", line: "events --socket=/s -ojson -n=3", check: func(g *globals) bool { return g.socket == "/s" }},
+		{name: "flags anywhere", line: "--socket /s events -o json a b --limit 3", args: "a|b", check: func(g *globals) bool { return g.socket == "/s" }},
+		{name: "attached values", line: "events --socket=/s -ojson -n=shop", check: func(g *globals) bool { return g.socket == "/s" }},
 		{name: "flag between noun and verb", line: "process --socket /s list", check: func(g *globals) bool { return g.socket == "/s" }},
 		{name: "letters together", line: "connection list -fo wide"},
 		{name: "end of flags", line: "events -- -x --y", args: "-x|--y"},
@@ -33,8 +33,10 @@ func TestParse(t *testing.T) {
 		{name: "flag of another command", line: "events --kernel", err: "no flag --kernel"},
 		{name: "short flag", line: "events -z", err: "no flag -z"},
 		{name: "no value", line: "events --limit", err: "--limit needs a value: N"},
-		{name: "no number", line: "events -n x", err: `--limit takes a number, not "x"`},
-		{name: "negative", line: "events -n -3", err: `--limit takes a number, not "-3"`},
+		{name: "no number", line: "events --limit x", err: `--limit takes a number, not "x"`},
+		{name: "negative", line: "events --limit -3", err: `--limit takes a number, not "-3"`},
+		{name: "no time", line: "map --since soon", err: `--since takes a time like 10m, not "soon"`},
+		{name: "too far back", line: "map --since=2h", err: "--since reaches back 1h00m at most, not 2h00m"},
 		{name: "no choice", line: "events -o yaml", err: `--output takes table, wide or json, not "yaml"`},
 		{name: "no truth", line: "process list --exited=perhaps", err: `--exited takes true or false, not "perhaps"`},
 	} {
@@ -97,19 +99,31 @@ func TestCaret(t *testing.T) {
 
 // TestCommandTable holds each command to the rules of the table.
 func TestCommandTable(t *testing.T) {
-	var g globals
-	commands, global := commandTable(&g)
+	for _, kubectl := range []bool{false, true} {
+		g := globals{kubectl: kubectl}
+		commands, global := commandTable(&g)
+		checkCommands(t, program(kubectl), commands, global)
+	}
+}
+
+func checkCommands(t *testing.T, prog string, commands []*command, global []*option) {
+	t.Helper()
 	for _, c := range commands {
 		if c.summary == "" || strings.HasSuffix(c.summary, ".") {
 			t.Errorf("%s: summary %q", c.name, c.summary)
 		}
-		if len(c.examples) == 0 {
+		if len(c.examplesOf(prog)) == 0 {
 			t.Errorf("%s has no example", c.name)
+		}
+		for _, e := range c.examplesOf(prog) {
+			if !strings.HasPrefix(e.line, prog+" "+c.name) {
+				t.Errorf("%s: the example %q is of another program", c.name, e.line)
+			}
 		}
 		seen := map[string]bool{"help": true, "h": true}
 		for _, f := range slices.Concat(global, c.flags) {
 			set := 0
-			for _, is := range []bool{f.text != nil, f.number != nil, f.yes != nil} {
+			for _, is := range []bool{f.text != nil, f.number != nil, f.yes != nil, f.set != nil} {
 				if is {
 					set++
 				}
@@ -125,9 +139,9 @@ func TestCommandTable(t *testing.T) {
 			}
 		}
 		var b strings.Builder
-		c.help(&b, global)
+		c.help(&b, prog, global)
 		for line := range strings.Lines(b.String()) {
-			if width(strings.TrimSuffix(line, "\n")) > 80 && !strings.HasPrefix(line, "  warren ") {
+			if width(strings.TrimSuffix(line, "\n")) > 80 && !strings.HasPrefix(line, "  "+prog+" ") {
 				t.Errorf("%s: a line of its help has %d columns: %s", c.name, width(line), line)
 			}
 		}

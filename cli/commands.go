@@ -1,27 +1,38 @@
 package cli
 
+import "slices"
+
 // commandTable returns every command in the order of the help, and the flags
 // that each of them has. The values of flags live in the commands: a table
 // serves one command line.
+//
+// kubectl's plugin has the commands that ask, and kubectl's own flags.
 func commandTable(g *globals) ([]*command, []*option) {
 	commands := []*command{
 		agentCommand(g),
+		hubCommand(),
 		eventsCommand(g),
 		fieldsCommand(),
 		processListCommand(g),
 		processTreeCommand(g),
 		processShowCommand(g),
 		connectionListCommand(g),
+		mapCommand(g),
 		statusCommand(g),
 		versionCommand(),
 	}
-	global := []*option{
-		{long: "socket", meta: "PATH", text: &g.socket, doc: "socket of the agent (default: the variable WARREN_SOCKET, else " + defaultSocket + ")"},
+	var global []*option
+	if g.kubectl {
+		commands = slices.DeleteFunc(commands, func(c *command) bool { return c.name == "agent" || c.name == "hub" })
+		global = clusterFlags(g)
+	} else {
+		global = append(global, &option{long: "socket", meta: "PATH", text: &g.socket, doc: "socket of the agent (default: the variable WARREN_SOCKET, else " + defaultSocket + ")"})
+		commands = append(commands, completionCommand())
 	}
 	// help lists the others, so it comes last.
 	help := &command{}
 	commands = append(commands, help)
-	*help = helpCommand(commands, global)
+	*help = helpCommand(g.kubectl, commands, global)
 	return commands, global
 }
 

@@ -14,6 +14,7 @@ import (
 func connectionListCommand(g *globals) *command {
 	var output, columns string
 	var follow bool
+	var about selection
 	return &command{
 		name:    "connection list",
 		args:    "[FILTER]",
@@ -26,51 +27,67 @@ func connectionListCommand(g *globals) *command {
 			{"warren connection list 'conn.error exists or conn.retransmits > 0' -o wide", "What goes wrong"},
 			{"warren connection list -f 'proc.name = curl'", "What curl does from now on"},
 		},
-		flags: []*option{
+		cluster: []example{
+			{"kubectl warren connection list -n shop", "Whom the pods of a namespace talk to"},
+			{"kubectl warren connection list -A 'k8s.remote.svc.name = payment' -o wide", "Who talks to a service, by the client's side"},
+		},
+		flags: append([]*option{
 			{long: "follow", short: "f", yes: &follow, doc: "then show changes as they happen"},
 			outputFlag(&output, "", "table", "wide", "json"),
 			{long: "columns", short: "c", meta: "FIELDS", text: &columns, doc: "show these fields instead, separated by commas; also of JSON"},
-		},
+		}, podFlags(g, &about)...),
 		run: func(ctx context.Context, env *Env, args []string) error {
 			chosen, err := parseColumns(columns)
 			if err != nil {
 				return err
 			}
-			var st streamTable = &connectionTable{screen: env.screen(output == "table"), wide: output == "wide", follow: follow, now: env.Now}
+			who, err := g.answerer(env, &about)
+			if err != nil {
+				return err
+			}
+			s := env.screen(output == "table")
+			table := &connectionTable{screen: s, place: who.place(s, output == "wide"), wide: output == "wide", follow: follow, now: env.Now}
+			var st streamTable = table
 			if chosen != nil {
 				st = newFieldTable(env, chosen, output == "table")
 			}
-			q := api.Question{Filter: filterOf(args), Fields: append(st.fields(), "conn.start")}
+			typed := filterOf(args)
+			q, err := who.question(api.Question{Filter: typed, Fields: append(st.fields(), "conn.start")})
+			if err != nil {
+				return err
+			}
 			if output == "json" {
 				q.Fields = namesOf(chosen)
 			}
-			agent := env.dial(g.socket)
-			lines := agent.Connections(ctx, q)
+			ctx, cancel := g.finite(ctx, follow)
+			defer cancel()
+			lines := who.Connections(ctx, q)
 			if follow {
-				lines = agent.FollowConnections(ctx, q)
+				lines = who.FollowConnections(ctx, q)
 			}
 			switch {
 			case output == "json":
-				err = writeJSON(env, lines)
+				err = writeJSON(env, who.lines(lines, tellRoll, typed))
 			case follow:
-				err = writeStream(env, lines, st)
+				err = writeStream(env, who.lines(lines, keepRoll, typed), st, who)
 			default:
-				return writeConnections(env, lines, st)
+				err = writeConnections(env, who.lines(lines, dropRoll, typed), table, st)
 			}
 			if err == nil && follow {
-				return errAgentLeft
+				return who.left()
 			}
-			return err
+			return who.whole(err)
 		},
 	}
 }
 
 // writeConnections writes a list, in the order in which they began.
-func writeConnections(env *Env, lines api.Lines, st streamTable) error {
+func writeConnections(env *Env, lines api.Lines, ct *connectionTable, st streamTable) error {
 	conns, err := readRecords(lines)
 	if err != nil {
 		return err
 	}
+	ct.place = ct.place.withPods(conns)
 	slices.SortStableFunc(conns, func(a, b *record) int { return a.time("conn.start").Compare(b.time("conn.start")) })
 	out := &lazyWriter{out: env.Stdout}
 	if err := writeRows(st.open(out), conns, st.row); err != nil {
@@ -82,20 +99,26 @@ func writeConnections(env *Env, lines api.Lines, st streamTable) error {
 // A connectionTable has the columns of connections.
 type connectionTable struct {
 	screen screen
+	place  place
 	wide   bool
 	follow bool
 	now    func() time.Time
 }
 
+// connectionContainer is where the column of the container stands, in a list
+// that is not followed.
+const connectionContainer = 5
+
 func (ct *connectionTable) open(out io.Writer) *table {
 	cols := []column{
-		{head: "PROTO", spare: 4}, {head: "STATE", min: 6}, {head: "DIR", min: 6, spare: 5}, {head: "PID", right: true, min: 6}, {head: "PROCESS", min: 8, max: 15}, {head: "CONTAINER", max: 24},
+		{head: "PROTO", spare: 4}, {head: "STATE", min: 6}, {head: "DIR", min: 6, spare: 5}, {head: "PID", right: true, min: 6}, {head: "PROCESS", min: 8, max: 15},
 		{head: "LOCAL", min: 16, max: 40}, {head: "REMOTE", min: 16, max: 48}, {head: "SENT", right: true, min: 8}, {head: "RECV", right: true, min: 8},
 		{head: "RTT", right: true, min: 6, spare: 2}, {head: "RETRANS", right: true, spare: 1}, {head: "AGE", right: true, min: 6, spare: 3},
 	}
 	if ct.follow {
 		cols = append([]column{{head: "TIME", min: 12}, {head: "TYPE", min: 8}}, cols...)
 	}
+	cols = ct.place.columns(cols, column{head: "CONTAINER", max: 24}, ct.containerAt(), ct.follow)
 	if ct.wide {
 		cols = append(cols, column{head: "USER", max: 16}, column{head: "EXEPATH", min: 16, max: 40}, column{head: "IMAGE", min: 5, max: 40}, column{head: "NETNS"}, column{head: "ANCESTRY", min: 16, max: 48})
 	}
@@ -107,11 +130,18 @@ func (ct *connectionTable) fields() []string {
 		"evt.time", "evt.type", "fd.l4proto", "conn.state", "conn.direction", "proc.pid", "proc.name",
 		"conn.bytes_sent", "conn.bytes_received", "conn.rtt", "conn.retransmits", "conn.duration",
 	}
-	names = slices.Concat(names, containerFields, endFields, errorFields)
+	names = slices.Concat(names, placeFields, endFields, errorFields)
 	if ct.wide {
 		names = slices.Concat(names, userFields, executableFields, []string{"container.image", "fd.netns", "proc.aname"})
 	}
 	return names
+}
+
+func (ct *connectionTable) containerAt() int {
+	if ct.follow {
+		return connectionContainer + 2
+	}
+	return connectionContainer
 }
 
 // aside tells losses, which are no connections.
@@ -141,7 +171,6 @@ func (ct *connectionTable) row(r *record) []cell {
 		{text: s.safe(r.str("conn.direction"))},
 		{text: s.safe(r.str("proc.pid"))},
 		{text: s.safe(r.str("proc.name"))},
-		s.container(r),
 		{text: s.shortEnd(r, "l")},
 		{text: s.shortEnd(r, "r")},
 		{text: byteCount(uint64(r.num("conn.bytes_sent")))},
@@ -151,11 +180,12 @@ func (ct *connectionTable) row(r *record) []cell {
 		{text: age},
 	}
 	if !r.has("fd.rip") {
-		row[7], row[8], row[9] = cell{}, cell{}, cell{}
+		row[6], row[7], row[8] = cell{}, cell{}, cell{}
 	}
 	if ct.follow {
 		row = append([]cell{{text: r.time("evt.time").In(ct.now().Location()).Format("15:04:05.000"), color: dim}, {text: s.safe(r.str("evt.type"))}}, row...)
 	}
+	row = ct.place.cells(row, r, ct.containerAt(), ct.follow)
 	if ct.wide {
 		row = append(row, cell{text: s.user(r)}, cell{text: s.executable(r)}, cell{text: s.safe(r.str("container.image"))}, cell{text: s.safe(r.str("fd.netns"))}, cell{text: s.ancestry(r, 0)})
 	}
@@ -165,7 +195,11 @@ func (ct *connectionTable) row(r *record) []cell {
 // shortEnd writes one end of a socket; where lines are cut, the name stands
 // instead of the address, not before it.
 func (s screen) shortEnd(r *record, side string) string {
-	if name := r.str("fd." + side + "ip.name"); name != "" && s.cut {
+	name := r.str("fd." + side + "ip.name")
+	if name == "" && side == "r" {
+		name = peerName(r)
+	}
+	if name != "" && s.cut {
 		return s.safe(name) + ":" + s.safe(r.str("fd."+side+"port"))
 	}
 	return s.end(r, side)

@@ -185,6 +185,9 @@ func (s screen) end(r *record, side string) string {
 	if a, err := netip.ParseAddr(addr); err == nil && a.Is6() {
 		shown = "[" + a.String() + "]"
 	}
+	if name == "" && side == "r" {
+		name = peerName(r)
+	}
 	if name != "" {
 		shown = s.safe(name) + " (" + s.safe(addr) + ")"
 	}
@@ -192,6 +195,21 @@ func (s screen) end(r *record, side string) string {
 		shown += ":" + s.safe(port)
 	}
 	return shown
+}
+
+// peerName returns what the far address stands for in a cluster, "" where
+// nothing is known.
+func peerName(r *record) string {
+	ns := r.str("k8s.remote.ns.name")
+	switch r.str("k8s.remote.kind") {
+	case "pod":
+		return ns + "/" + r.str("k8s.remote.pod.name")
+	case "service":
+		return "service " + ns + "/" + r.str("k8s.remote.svc.name")
+	case "node":
+		return "node " + r.str("k8s.remote.node.name")
+	}
+	return ""
 }
 
 // ends writes a connection from its client to its server.

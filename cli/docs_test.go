@@ -49,6 +49,7 @@ func (j judge) Connections(_ context.Context, q api.Question) api.Lines { return
 func (j judge) FollowConnections(_ context.Context, q api.Question) api.Lines {
 	return j.filter(q.Filter)
 }
+func (judge) Map(context.Context, api.MapQuestion) (api.Map, error)      { return api.Map{}, errStop }
 func (judge) Process(context.Context, string, ...string) ([]byte, error) { return nil, errStop }
 func (judge) Status(context.Context, ...string) ([]byte, error)          { return nil, errStop }
 
@@ -61,11 +62,13 @@ var errStop = errors.New("the line was understood")
 func TestExamples(t *testing.T) {
 	type example struct{ line, complaint string }
 	var examples []example
-	var g globals
-	commands, _ := commandTable(&g)
-	for _, c := range commands {
-		for _, e := range c.examples {
-			examples = append(examples, example{line: e.line})
+	for _, kubectl := range []bool{false, true} {
+		g := globals{kubectl: kubectl}
+		commands, _ := commandTable(&g)
+		for _, c := range commands {
+			for _, e := range c.examplesOf(program(kubectl)) {
+				examples = append(examples, example{line: e.line})
+			}
 		}
 	}
 	pages, err := filepath.Glob("../docs/*.md")
@@ -103,6 +106,11 @@ func TestExamples(t *testing.T) {
 		var out bytes.Buffer
 		env := testEnv(&out, judge{})
 		env.RunAgent = func(context.Context, AgentOptions) error { return errStop }
+		env.RunHub = func(context.Context, HubOptions) error { return errStop }
+		if env.Kubectl = words[0] == "kubectl"; env.Kubectl {
+			env.Cluster = func(ClusterOptions) (Agent, string, error) { return judge{}, "default", nil }
+			words = words[1:]
+		}
 		code := Main(t.Context(), env, words[1:])
 		if said := strings.Trim(out.String(), "\n"); (code == exitUsage) != (e.complaint != "") || code == exitUsage && said != e.complaint {
 			t.Errorf("%s: exit code %d\n%s\nwant\n%s", e.line, code, said, e.complaint)
@@ -114,7 +122,7 @@ func TestExamples(t *testing.T) {
 var complaint = regexp.MustCompile(`^\n\n    warren: .*(\n    .*)*`)
 
 // exampleLine is a line of a code block that calls the program.
-var exampleLine = regexp.MustCompile(`(?m)^(?:    )?(?:[$#] )?(?:sudo )?((?:\./bin/)?warren [a-z-].*)$`)
+var exampleLine = regexp.MustCompile(`(?m)^(?:    )?(?:[$#] )?(?:sudo )?((?:\./bin/|kubectl )?warren [a-z-].*)$`)
 
 // shellWords splits a line as a shell would, as far as our examples go: quotes,
 // comments, and an end at the first |, > or ;.

@@ -31,8 +31,15 @@ type Env struct {
 	// Dial returns the agent that listens on a socket. Whether one does, the
 	// first question shows.
 	Dial func(socket string) Agent
-	// RunAgent runs an agent until ctx ends.
+	// Kubectl says that the program is kubectl's plugin: commands ask a cluster's
+	// hub instead of this machine's agent.
+	Kubectl bool
+	// Cluster returns the hub of a cluster, and the namespace that the person's
+	// context is in. Whether there is a hub, the first question shows.
+	Cluster func(o ClusterOptions) (hub Agent, namespace string, err error)
+	// RunAgent runs an agent until ctx ends, RunHub a hub.
 	RunAgent func(ctx context.Context, o AgentOptions) error
+	RunHub   func(ctx context.Context, o HubOptions) error
 	// Build says what was built: see version.go.
 	Build Build
 }
@@ -57,7 +64,32 @@ type AgentOptions struct {
 	MetricsListen string // address of metrics and health, "off" for none
 }
 
-// An Agent answers the questions of commands: [api.Client] tells how.
+// HubOptions are the flags of warren hub; an empty one was not given.
+type HubOptions struct {
+	Listen        string // address that answers HTTPS
+	HubbleListen  string // address of Hubble's gRPC, "off" for none
+	TLSDir        string // directory of tls.crt, tls.key and ca.crt
+	Namespace     string // Kubernetes namespace of the installation
+	Agents        string // headless service of the agents
+	Kubeconfig    string // file that says where the API server is
+	MetricsListen string // address of metrics and health, "off" for none
+	Config        string // YAML file
+	LogLevel      string // debug, info, warn or error
+}
+
+// ClusterOptions say, over a person's kubeconfig, which cluster is asked and who
+// asks; an empty one was not given. They are kubectl's flags of these names.
+type ClusterOptions struct {
+	Kubeconfig                        string
+	Context, Cluster, User, Namespace string
+	Server, Token                     string
+	As, AsUID                         string
+	AsGroups                          []string
+	CAFile, TLSServerName             string
+	InsecureSkipTLSVerify             bool
+}
+
+// An Agent answers the questions of commands, or a hub does: [api.Client] tells how.
 type Agent interface {
 	Events(ctx context.Context, q api.Question) api.Lines
 	Recent(ctx context.Context, q api.Question) api.Lines
@@ -66,6 +98,7 @@ type Agent interface {
 	Connections(ctx context.Context, q api.Question) api.Lines
 	FollowConnections(ctx context.Context, q api.Question) api.Lines
 	Status(ctx context.Context, nodes ...string) ([]byte, error)
+	Map(ctx context.Context, q api.MapQuestion) (api.Map, error)
 }
 
 var _ Agent = (*api.Client)(nil)

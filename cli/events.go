@@ -20,6 +20,7 @@ func eventsCommand(g *globals) *command {
 	var output, columns string
 	var limit int
 	var recent bool
+	var about selection
 	return &command{
 		name:    "events",
 		args:    "[FILTER]",
@@ -36,46 +37,69 @@ func eventsCommand(g *globals) *command {
 			{"warren events 'evt.kind = dns and dns.rcode = NXDOMAIN' --columns evt.time,proc.name,dns.name", "Names that do not exist, and who asked"},
 			{"warren events --recent --limit 20 'evt.kind = credentials'", "Who changed their rights, looking back"},
 			{"warren events 'evt.kind = exit and exit.code != 0' -o json --limit 10", "The next ten failures, for a script"},
+			{"warren events -n shop -l app=cart", "On a node of a cluster: what some pods do"},
 		},
-		flags: []*option{
+		cluster: []example{
+			{"kubectl warren events", "What pods of my namespace do, on all nodes"},
+			{"kubectl warren events -n shop -l 'app in (cart, payment)' 'evt.type = connect'", "Whom two applications connect to"},
+			{"kubectl warren events -A 'evt.type = execve and proc.name in (sh, bash)'", "Shells that are started anywhere"},
+			{"kubectl warren events -A --node node-1,node-2 --recent 'evt.kind = credentials' -o wide", "Who changed their rights on two nodes, looking back"},
+		},
+		flags: append([]*option{
 			outputFlag(&output, "", "table", "wide", "json"),
-			{long: "limit", short: "n", meta: "N", number: &limit, doc: "end after N events; with --recent, the last N"},
+			{long: "limit", meta: "N", number: &limit, doc: "end after N events; with --recent, the last N"},
 			{long: "recent", yes: &recent, doc: "show what the agent remembers instead of what happens next"},
 			{long: "columns", short: "c", meta: "FIELDS", text: &columns, doc: "show these fields instead, separated by commas; also of JSON; proc.aname[1] and the like give one of several values in tables"},
-		},
+		}, podFlags(g, &about)...),
 		run: func(ctx context.Context, env *Env, args []string) error {
 			chosen, err := parseColumns(columns)
 			if err != nil {
 				return err
 			}
-			var st streamTable = newEventTable(env, output == "wide")
+			who, err := g.answerer(env, &about)
+			if err != nil {
+				return err
+			}
+			var st streamTable = newEventTable(env, who, output == "wide")
 			if chosen != nil {
 				st = newFieldTable(env, chosen, output == "table")
 			}
-			q := api.Question{Filter: filterOf(args), Limit: limit, Fields: st.fields()}
+			q, err := who.question(api.Question{Filter: filterOf(args), Limit: limit, Fields: st.fields()})
+			if err != nil {
+				return err
+			}
 			if output == "json" {
 				q.Fields = namesOf(chosen) // all, where none are chosen
 			}
-			agent := env.dial(g.socket)
-			lines := agent.Events(ctx, q)
+			ctx, cancel := g.finite(ctx, !recent)
+			defer cancel()
+			lines := who.Events(ctx, q)
 			if recent {
-				lines = agent.Recent(ctx, q)
+				lines = who.Recent(ctx, q)
 			}
 			if output == "json" {
-				err = writeJSON(env, lines)
+				err = writeJSON(env, who.lines(lines, tellRoll, filterOf(args)))
 			} else {
-				err = writeStream(env, lines, st)
+				err = writeStream(env, who.lines(lines, keepRoll, filterOf(args)), st, who)
 			}
-			if err == nil && limit == 0 && !recent {
-				return errAgentLeft
+			switch {
+			case recent:
+				return who.whole(err)
+			case err == nil && limit == 0:
+				return who.left()
 			}
 			return err
 		},
 	}
 }
 
-// errAgentLeft is the end of a stream that has none.
-var errAgentLeft = errors.New("the agent ended the stream: it was stopped, or went away")
+// left is the end of a stream that has none.
+func (a *answerer) left() error {
+	if a.cluster {
+		return errors.New("the hub ended the stream: it was stopped, or went away")
+	}
+	return errors.New("the agent ended the stream: it was stopped, or went away")
+}
 
 // writeJSON passes lines on as they are, but for what must not reach a terminal.
 func writeJSON(env *Env, lines api.Lines) error {
@@ -110,7 +134,7 @@ type streamTable interface {
 	aside(r *record) string
 }
 
-func writeStream(env *Env, lines api.Lines, st streamTable) error {
+func writeStream(env *Env, lines api.Lines, st streamTable, who *answerer) error {
 	out := &lazyWriter{out: env.Stdout}
 	t := st.open(out)
 	if err := t.head(); err != nil {
@@ -131,12 +155,19 @@ func writeStream(env *Env, lines api.Lines, st streamTable) error {
 			err = r.parse(line)
 		}
 		if err == nil {
-			if text := st.aside(&r); text != "" {
+			text := st.aside(&r)
+			nodes := r.kind() == event.KindNodes
+			if nodes {
+				text = who.news
+			}
+			if text != "" {
 				// What was before it is to be seen before it.
 				if err := out.Flush(); err != nil {
 					return err
 				}
-				fmt.Fprintln(env.Stderr, "warren: "+text)
+				fmt.Fprintln(env.Stderr, env.program()+": "+text)
+			}
+			if nodes || text != "" {
 				continue
 			}
 			err = t.row(st.row(&r))
@@ -151,16 +182,22 @@ func writeStream(env *Env, lines api.Lines, st streamTable) error {
 // An eventTable has the columns that suit events of all kinds.
 type eventTable struct {
 	screen screen
+	place  place
 	wide   bool
 	now    func() time.Time
 }
 
-func newEventTable(env *Env, wide bool) *eventTable {
-	return &eventTable{screen: env.screen(!wide), wide: wide, now: env.Now}
+func newEventTable(env *Env, who *answerer, wide bool) *eventTable {
+	s := env.screen(!wide)
+	return &eventTable{screen: s, place: who.place(s, wide), wide: wide, now: env.Now}
 }
 
+// eventContainer is where the column of the container stands.
+const eventContainer = 4
+
 func (et *eventTable) open(out io.Writer) *table {
-	cols := []column{{head: "TIME", min: 12}, {head: "TYPE", min: 8, max: 13}, {head: "PID", min: 7, right: true}, {head: "PROCESS", min: 12, max: 15}, {head: "CONTAINER", min: 16, max: 24}}
+	cols := []column{{head: "TIME", min: 12}, {head: "TYPE", min: 8, max: 13}, {head: "PID", min: 7, right: true}, {head: "PROCESS", min: 12, max: 15}}
+	cols = et.place.columns(cols, column{head: "CONTAINER", min: 16, max: 24}, eventContainer, true)
 	if et.wide {
 		cols[0].min = 27
 		cols = append(cols, column{head: "USER", min: 8, max: 16}, column{head: "PPID", min: 7, right: true}, column{head: "EXEPATH", min: 16, max: 40},
@@ -171,7 +208,7 @@ func (et *eventTable) open(out io.Writer) *table {
 
 func (et *eventTable) fields() []string {
 	names := []string{"evt.time", "evt.type", "evt.kind", "evt.res", "proc.pid", "proc.name"}
-	names = slices.Concat(names, containerFields, commandFields, endFields, errorFields, []string{
+	names = slices.Concat(names, placeFields, commandFields, endFields, errorFields, []string{
 		"proc.aname", "proc.pname", "proc.ppid", "ns.changed",
 		"exit.code", "exit.signal", "exit.core_dumped", "exit.duration", "exit.utime", "exit.stime", "exit.maxrss",
 		"cred.old_uid", "evt.arg.uid", "cred.old_gid", "evt.arg.gid", "cred.cap_gained", "cred.cap_dropped",
@@ -193,7 +230,10 @@ var (
 		"proc.argv", "proc.args_truncated", "proc.is_kthread", "proc.name", "proc.cmdline", "proc.exepath",
 		"proc.is_exe_from_memfd", "proc.is_exe_deleted", "proc.is_exe_upper_layer",
 	}
-	endFields   = []string{"fd.lip", "fd.lport", "fd.lip.name", "fd.rip", "fd.rport", "fd.rip.name"}
+	endFields = []string{
+		"fd.lip", "fd.lport", "fd.lip.name", "fd.rip", "fd.rport", "fd.rip.name",
+		"k8s.remote.kind", "k8s.remote.ns.name", "k8s.remote.pod.name", "k8s.remote.svc.name", "k8s.remote.node.name",
+	}
 	errorFields = []string{"conn.error", "evt.res", "conn.reset"}
 )
 
@@ -208,8 +248,8 @@ func (et *eventTable) row(r *record) []cell {
 		{text: text, color: color},
 		{text: s.safe(r.str("proc.pid"))},
 		{text: s.safe(r.str("proc.name"))},
-		s.container(r),
 	}
+	row = et.place.cells(row, r, eventContainer, true)
 	if et.wide {
 		row[0].text = at.Format("2006-01-02T15:04:05.000000Z07:00")
 		row = append(row, cell{text: s.user(r)}, cell{text: s.safe(r.str("proc.ppid"))}, cell{text: s.executable(r)},
@@ -238,9 +278,9 @@ func kindColor(r *record) string {
 	return plain
 }
 
-// container returns where the process runs: the container, or on the host the
+// containerCell returns where the process runs: the container, or on the host the
 // systemd unit.
-func (s screen) container(r *record) cell {
+func (s screen) containerCell(r *record) cell {
 	id := r.str("container.id")
 	if id == "" || id == "host" {
 		return cell{text: s.safe(r.str("proc.unit")), color: dim}
@@ -330,7 +370,7 @@ func parseColumns(list string) ([]fieldColumn, error) {
 			return nil, unknownField(base)
 		case bracket && f.Arg == event.NoArg && f.Many == event.One:
 			return nil, usagef("field %s has one value: write it without brackets", base)
-		case f.Arg == event.KeyArg && !bracket:
+		case f.Arg == event.KeyArg && !bracket && !f.KeyOptional:
 			return nil, usagef("field %s needs a key: %s[key]", base, base)
 		}
 		c := fieldColumn{name: name, field: f, index: -1}
@@ -419,6 +459,8 @@ func (ft *fieldTable) row(r *record) []cell {
 func (ft *fieldTable) value(r *record, c fieldColumn) string {
 	name := c.field.Name
 	switch {
+	case c.field.Arg == event.KeyArg && c.name == name:
+		return ft.screen.safe(r.entries(name))
 	case c.field.Arg == event.KeyArg:
 		return ft.screen.safe(r.str(c.name))
 	case c.itself():

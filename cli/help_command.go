@@ -6,7 +6,7 @@ import (
 )
 
 // helpCommand prints help. commands includes it.
-func helpCommand(commands []*command, global []*option) command {
+func helpCommand(kubectl bool, commands []*command, global []*option) command {
 	var output string
 	f := outputFlag(&output, "", "text", "markdown")
 	f.doc = "text (default text)" // markdown is for docs/cli.md
@@ -26,9 +26,9 @@ func helpCommand(commands []*command, global []*option) command {
 			case output == "markdown":
 				return writeManual(env.Stdout, commands, global)
 			case c != nil:
-				c.help(env.Stdout, global)
+				c.help(env.Stdout, program(kubectl), global)
 			case name == "" || isNoun(commands, name):
-				overview(env.Stdout, commands, global, name)
+				overview(env.Stdout, program(kubectl), commands, global, name)
 			default:
 				return unknownCommand(commands, name)
 			}

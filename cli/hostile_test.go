@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"io"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -87,6 +88,34 @@ func (h hostile) Process(context.Context, string, ...string) ([]byte, error) {
 		`],"proc":{"state":` + s + `,"threads":3,"rss_bytes":1,"cwd":` + s + `,"root":` + s + `,"seccomp":` + s + `,"files":[{"fd":1,"target":` + s + `}],"files_open":9,"unreadable":[` + s + `]}}`), nil
 }
 
+func (h hostile) Map(context.Context, api.MapQuestion) (api.Map, error) {
+	x := h.text
+	kinds := []api.MapKind{api.MapWorkload, api.MapService, api.MapContainer, api.MapProcess, api.MapHost, api.MapName, api.MapAddress, api.MapWorld, api.MapKind(x)}
+	m := api.Map{Reporters: []string{x}, Total: 3, Missing: []string{x}, Lost: 1, Forgotten: 1}
+	for i, k := range kinds {
+		m.Nodes = append(m.Nodes, api.MapNode{ID: strconv.Itoa(i) + x, Kind: k, Namespace: x, Name: x, Workload: x, Services: []string{x}, Backends: []string{x, "a/" + x}})
+		m.Edges = append(m.Edges, api.MapEdge{From: strconv.Itoa(i) + x, To: strconv.Itoa((i*i+1)%len(kinds)) + x, Protocol: x, SeenBy: x, Failed: 1, Errors: map[string]uint64{x: 1}, RTT: &api.MapRTT{Mean: 1}})
+	}
+	m.Edges = append(m.Edges, api.MapEdge{From: "nobody" + x, To: x})
+	return m, nil
+}
+
+// hostileHub is a hub whose agents are hostile.
+type hostileHub struct{ hostile }
+
+func (h hostileHub) Status(ctx context.Context, _ ...string) ([]byte, error) {
+	agent, err := h.hostile.Status(ctx)
+	if err != nil {
+		return nil, err
+	}
+	text, err := json.Marshal(h.text)
+	if err != nil {
+		return nil, err
+	}
+	s := string(text)
+	return []byte(`{"hub":{"version":` + s + `,"nodes_total":3,"nodes_missing":[` + s + `]},"nodes":[{"node":` + s + `,"pod":` + s + `,"version":` + s + `,"error":` + s + `,"status":` + string(agent) + `}]}`), nil
+}
+
 func (h hostile) Status(context.Context, ...string) ([]byte, error) {
 	x := h.text
 	st := api.Status{
@@ -106,7 +135,8 @@ func FuzzTerminal(f *testing.F) {
 		f.Add(s, []uint8{0, 60, 200}[i%3])
 	}
 	commands := []string{"events", "events -o wide", "events -o json", "events -c evt.time,proc.name,proc.argv,proc.aname[1],fd.rip,lost.kind", "process list --exited --kernel", "process list -o wide", "process tree --kernel",
-		"process show 1", "process show 1 -o json", "connection list", "connection list -f", "connection list -o wide", "status", "status -o wide", "status -o json"}
+		"process show 1", "process show 1 -o json", "connection list", "connection list -f", "connection list -o wide", "status", "status -o wide", "status -o json",
+		"events -A", "process list -A", "events -c k8s.pod.labels", "map", "map -o wide", "map -o dot", "map -o json"}
 	f.Fuzz(func(t *testing.T, text string, columns uint8) {
 		for _, command := range commands {
 			var out bytes.Buffer
@@ -115,7 +145,10 @@ func FuzzTerminal(f *testing.F) {
 			env.Getenv = func(name string) string {
 				return map[string]string{"LC_ALL": "C.UTF-8", "NO_COLOR": "1"}[name]
 			}
-			Main(t.Context(), env, strings.Fields(command))
+			for _, env.Kubectl = range []bool{false, true} {
+				env.Cluster = func(ClusterOptions) (Agent, string, error) { return hostileHub{hostile{text}}, "default", nil }
+				Main(t.Context(), env, strings.Fields(command))
+			}
 			for line := range strings.Lines(out.String()) {
 				if bad := harmless(strings.TrimSuffix(line, "\n")); bad != "" {
 					t.Fatalf("warren %s shows %s of %q: %q", command, bad, text, line)
@@ -151,7 +184,7 @@ func BenchmarkEventRow(b *testing.B) {
 			break
 		}
 	}
-	et := newEventTable(testEnv(io.Discard, nil), false)
+	et := newEventTable(testEnv(io.Discard, nil), &answerer{}, false)
 	tab := et.open(io.Discard)
 	b.ReportAllocs()
 	var r record

@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"strings"
 	"syscall"
+	"time"
 
 	"warren/api"
 	"warren/filter"
@@ -24,34 +25,51 @@ const (
 // Main runs the command line args, without the program's name, and returns the
 // program's exit code. That ctx ends means that somebody interrupted it.
 func Main(ctx context.Context, env *Env, args []string) int {
-	var g globals
+	g := globals{kubectl: env.Kubectl}
 	commands, global := commandTable(&g)
 	err := run(ctx, env, commands, global, args)
-	return report(ctx, env, err)
+	return report(ctx, env, g.hint(err))
 }
 
 // globals are the values of flags that every command has.
 type globals struct {
 	socket string
+	// kubectl says that a cluster's hub is asked, by these.
+	kubectl bool
+	cluster ClusterOptions
+	timeout time.Duration // 0: none
 }
 
+// program is what the program is called by who types it.
+func program(kubectl bool) string {
+	if kubectl {
+		return "kubectl warren"
+	}
+	return "warren"
+}
+
+func (env *Env) program() string { return program(env.Kubectl) }
+
 func run(ctx context.Context, env *Env, commands []*command, global []*option, args []string) error {
+	if len(args) > 0 && args[0] == completeWord {
+		return writeCompletion(env, commands, global, args[1:])
+	}
 	inv, err := parse(commands, global, args)
 	if err != nil {
 		return err
 	}
 	switch {
 	case inv.command == nil && inv.noun == "" && !inv.help:
-		overview(env.Stderr, commands, global, "")
+		overview(env.Stderr, env.program(), commands, global, "")
 		return &usageError{}
 	case inv.command == nil && !inv.help:
-		overview(env.Stderr, commands, global, inv.noun)
+		overview(env.Stderr, env.program(), commands, global, inv.noun)
 		return &usageError{}
 	case inv.command == nil:
-		overview(env.Stdout, commands, global, inv.noun)
+		overview(env.Stdout, env.program(), commands, global, inv.noun)
 		return nil
 	case inv.help:
-		inv.command.help(env.Stdout, global)
+		inv.command.help(env.Stdout, env.program(), global)
 		return nil
 	}
 	err = inv.command.run(ctx, env, inv.args)
@@ -72,6 +90,7 @@ func (m *misuse) Unwrap() error { return m.error }
 // report tells what went wrong, if anything, and returns the exit code.
 func report(ctx context.Context, env *Env, err error) int {
 	say := screen{utf8: env.utf8()}
+	prog := env.program()
 	var usage *usageError
 	var wrong *filter.Error
 	var answer *api.Error
@@ -83,21 +102,23 @@ func report(ctx context.Context, env *Env, err error) int {
 		return exitOK
 	case ctx.Err() != nil:
 		return exitInterrupted
+	case errors.Is(err, errIncomplete):
+		return exitFailed
 	case errors.As(err, &usage):
 		if usage.msg != "" {
-			fmt.Fprintf(env.Stderr, "warren: %s\n", say.safe(usage.msg))
-			fmt.Fprintf(env.Stderr, "Try \"%s --help\".\n", strings.TrimSpace("warren "+usage.command))
+			fmt.Fprintf(env.Stderr, "%s: %s\n", prog, say.safe(usage.msg))
+			fmt.Fprintf(env.Stderr, "Try \"%s --help\".\n", strings.TrimSpace(prog+" "+usage.command))
 		}
 		return exitUsage
 	case errors.As(err, &wrong):
-		fmt.Fprintf(env.Stderr, "warren: %s\n", say.safe(wrong.Error()))
+		fmt.Fprintf(env.Stderr, "%s: %s\n", prog, say.safe(wrong.Error()))
 		line, mark := say.caret(wrong.Expr, wrong.Pos, wrong.End)
 		fmt.Fprintf(env.Stderr, "  %s\n  %s\n", line, mark)
 		return exitUsage
 	}
 	// Several errors that were joined are a line each.
 	for line := range strings.SplitSeq(err.Error(), "\n") {
-		fmt.Fprintf(env.Stderr, "warren: %s\n", say.safe(line))
+		fmt.Fprintf(env.Stderr, "%s: %s\n", prog, say.safe(line))
 	}
 	if errors.As(err, &theirs) || errors.As(err, &answer) && answer.Status == http.StatusBadRequest {
 		return exitUsage

@@ -7,12 +7,14 @@ import (
 	"time"
 
 	"warren/api"
+	"warren/event"
 )
 
 // processListCommand lists processes like ps.
 func processListCommand(g *globals) *command {
 	var output, columns string
 	var exited, kernel bool
+	var about selection
 	return &command{
 		name:    "process list",
 		args:    "[FILTER]",
@@ -26,32 +28,49 @@ func processListCommand(g *globals) *command {
 			{"warren process list 'proc.is_exe_from_memfd = true or proc.is_exe_deleted = true'", "Programs that are in no directory"},
 			{"warren process list --columns proc.pid,proc.name,thread.cap_effective 'thread.cap_effective exists'", "Who holds which capabilities"},
 		},
-		flags: []*option{
+		cluster: []example{
+			{"kubectl warren process list -n shop", "What runs in the pods of a namespace"},
+			{"kubectl warren process list -A --exited 'exit.signal = SIGKILL'", "What was killed lately, on any node"},
+			{"kubectl warren process list -A --node node-1 -o wide", "Everything on one node, its own services too"},
+		},
+		flags: append([]*option{
 			{long: "exited", yes: &exited, doc: "also processes that have ended"},
 			{long: "kernel", yes: &kernel, doc: "also threads of the kernel"},
 			outputFlag(&output, "", "table", "wide", "json"),
 			{long: "columns", short: "c", meta: "FIELDS", text: &columns, doc: "show these fields instead, separated by commas; also of JSON"},
-		},
+		}, podFlags(g, &about)...),
 		run: func(ctx context.Context, env *Env, args []string) error {
 			chosen, err := parseColumns(columns)
 			if err != nil {
 				return err
 			}
-			pt := &processTable{screen: env.screen(output == "table"), wide: output == "wide", exited: exited, now: env.Now()}
-			q := api.Question{Filter: filterOf(args), Exited: exited, Fields: pt.fields()}
+			who, err := g.answerer(env, &about)
+			if err != nil {
+				return err
+			}
+			s := env.screen(output == "table")
+			pt := &processTable{screen: s, place: who.place(s, output == "wide"), wide: output == "wide", exited: exited, now: env.Now()}
+			typed := filterOf(args)
+			q, err := who.question(api.Question{Filter: typed, Exited: exited, Fields: pt.fields()})
+			if err != nil {
+				return err
+			}
 			if chosen != nil {
 				q.Fields = append(namesOf(chosen), orderFields...)
 			} else if output == "json" {
 				q.Fields = nil
 			}
-			lines := env.dial(g.socket).Processes(ctx, q)
+			ctx, cancel := g.finite(ctx, false)
+			defer cancel()
+			lines := who.Processes(ctx, q)
 			if output == "json" {
-				return writeJSON(env, only(withoutKernel(lines, kernel), namesOf(chosen)))
+				return who.whole(writeJSON(env, only(withoutKernel(who.lines(lines, tellRoll, typed), kernel), namesOf(chosen))))
 			}
-			procs, err := readProcesses(lines, kernel)
+			procs, err := readProcesses(who.lines(lines, dropRoll, typed), kernel)
 			if err != nil {
 				return err
 			}
+			pt.place = pt.place.withPods(procs)
 			out := &lazyWriter{out: env.Stdout}
 			if chosen != nil {
 				ft := newFieldTable(env, chosen, output == "table")
@@ -62,7 +81,7 @@ func processListCommand(g *globals) *command {
 			if err != nil {
 				return err
 			}
-			return out.Flush()
+			return who.whole(out.Flush())
 		},
 	}
 }
@@ -80,7 +99,7 @@ func only(lines api.Lines, names []string) api.Lines {
 		var r record
 		for line, err := range lines {
 			if err == nil {
-				if err = r.parse(line); err == nil {
+				if err = r.parse(line); err == nil && !event.NoticeKinds.Has(r.kind()) {
 					line = r.appendJSON(nil, func(key string) bool { return slices.Contains(names, fieldOf(key)) })
 				}
 			}
@@ -147,14 +166,22 @@ func writeRows(t *table, records []*record, row func(*record) []cell) error {
 // A processTable has the columns of lists of processes.
 type processTable struct {
 	screen screen
+	place  place
 	wide   bool
 	exited bool
 	now    time.Time
 }
 
+// processContainer is where the column of the container stands, treeContainer
+// where it does in a tree.
+const (
+	processContainer = 3
+	treeContainer    = 2
+)
+
 func (pt *processTable) fields() []string {
 	names := slices.Concat(orderFields, []string{"proc.ppid", "proc.duration", "proc.exited", "proc.exec_id", "exit.code", "exit.signal", "exit.core_dumped"},
-		userFields, containerFields, commandFields)
+		userFields, placeFields, commandFields)
 	if pt.wide {
 		names = slices.Concat(names, executableFields, []string{"proc.cwd", "container.image", "proc.aname"})
 	}
@@ -162,7 +189,8 @@ func (pt *processTable) fields() []string {
 }
 
 func (pt *processTable) columns() []column {
-	cols := []column{{head: "PID", right: true}, {head: "PPID", right: true, spare: 1}, {head: "USER", max: 16}, {head: "CONTAINER", max: 28, spare: 2}, {head: "STARTED"}, {head: "DURATION", right: true}}
+	cols := []column{{head: "PID", right: true}, {head: "PPID", right: true, spare: 1}, {head: "USER", max: 16}, {head: "STARTED"}, {head: "DURATION", right: true}}
+	cols = pt.place.columns(cols, column{head: "CONTAINER", max: 28, spare: 2}, processContainer, false)
 	if pt.exited {
 		cols = append(cols, column{head: "ENDED", max: 24, spare: 3})
 	}
@@ -178,10 +206,10 @@ func (pt *processTable) row(r *record) []cell {
 		{text: s.safe(r.str("proc.pid"))},
 		{text: s.safe(r.str("proc.ppid"))},
 		{text: s.user(r)},
-		s.container(r),
 		{text: pt.started(r), color: dim},
 		{text: pt.duration(r)},
 	}
+	row = pt.place.cells(row, r, processContainer, false)
 	if pt.exited {
 		row = append(row, pt.ended(r))
 	}

@@ -13,6 +13,7 @@ import (
 // processShowCommand tells all that is known of one process.
 func processShowCommand(g *globals) *command {
 	var output string
+	var about selection
 	return &command{
 		name:    "process show",
 		args:    "PID|EXEC-ID",
@@ -23,7 +24,11 @@ func processShowCommand(g *globals) *command {
 			{"warren process show 1", "Init"},
 			{"warren process show 1 -o json", "The same for a script"},
 		},
-		flags: []*option{outputFlag(&output, "", "table", "json")},
+		cluster: []example{
+			{"kubectl warren process show 1 --node node-1", "Init of one node"},
+			{"kubectl warren process show 4f2a61d0c3b1-1a2b3c4d5e-4242", "A process by its exec id, wherever it ran"},
+		},
+		flags: append([]*option{outputFlag(&output, "", "table", "json")}, nodeFlags(g, &about)...),
 		run: func(ctx context.Context, env *Env, args []string) error {
 			if len(args) == 0 {
 				return usagef("which process? A pid or an exec id is needed")
@@ -31,8 +36,16 @@ func processShowCommand(g *globals) *command {
 			if err := atMost(1, args); err != nil {
 				return err
 			}
-			agent := env.dial(g.socket)
-			line, err := agent.Process(ctx, args[0])
+			who, err := g.answerer(env, &about)
+			if err != nil {
+				return err
+			}
+			if err := who.oneProcess(args[0]); err != nil {
+				return err
+			}
+			ctx, cancel := g.finite(ctx, false)
+			defer cancel()
+			line, err := who.Process(ctx, args[0], who.nodes...)
 			if err != nil {
 				return err
 			}
@@ -97,7 +110,7 @@ func (v *processView) sockets() {
 	rows := make([][]cell, len(list))
 	for i, c := range list {
 		full := ct.row(c)
-		rows[i] = append(append(full[:3:3], full[6:13]...), full[len(full)-1])
+		rows[i] = append(append(full[:3:3], full[5:12]...), full[len(full)-1])
 	}
 	v.rows([]column{{head: "PROTO"}, {head: "STATE"}, {head: "DIR"}, {head: "LOCAL"}, {head: "REMOTE"}, {head: "SENT", right: true}, {head: "RECV", right: true},
 		{head: "RTT", right: true}, {head: "RETRANS", right: true}, {head: "AGE", right: true}, {head: "ERROR"}}, rows)
@@ -309,7 +322,6 @@ func (v *processView) place() {
 	v.line("runtime", v.safe(p.str("container.type")))
 	v.line("image", v.safe(p.str("container.image")))
 	v.line("image digest", v.safe(p.str("container.image.digest")))
-	v.line("pod", v.safe(p.str("k8s.pod.uid")))
 	v.line("started", v.moment("container.start_ts"))
 	if p.yes("container.privileged") {
 		v.line("note", v.paint(yellow, "privileged"))
@@ -317,11 +329,45 @@ func (v *processView) place() {
 	if p.yes("container.pending") {
 		v.line("note", v.paint(yellow, "the runtime has not described it yet"))
 	}
-	for _, f := range p.fields {
-		if key, ok := strings.CutPrefix(f.key, "container.label["); ok {
-			v.line("label", v.safe(strings.TrimSuffix(key, "]")+"="+p.str(f.key)))
+	v.labels("container.label")
+	v.pod()
+}
+
+// labels writes the entries of a field that has keys.
+func (v *processView) labels(field string) {
+	for _, f := range v.p.fields {
+		if key, ok := strings.CutPrefix(f.key, field+"["); ok && strings.HasSuffix(key, "]") {
+			v.line("label", v.safe(strings.TrimSuffix(key, "]")+"="+v.p.str(f.key)))
 		}
 	}
+}
+
+// pod writes the pod that the process runs in.
+func (v *processView) pod() {
+	p := v.p
+	if !p.has("k8s.pod.uid") {
+		return
+	}
+	v.heading("Pod")
+	v.line("name", v.safe(p.str("k8s.pod.name")))
+	v.line("namespace", v.safe(p.str("k8s.ns.name")))
+	v.line("uid", v.safe(p.str("k8s.pod.uid")))
+	v.line("node", v.safe(p.str("k8s.node.name")))
+	if kind, name := p.str("k8s.workload.kind"), p.str("k8s.workload.name"); name != "" {
+		v.line("made by", v.safe(strings.TrimSpace(kind+" "+name)))
+	}
+	container := p.str("k8s.container.name")
+	if kind := p.str("k8s.container.kind"); kind != "" && kind != "main" {
+		container += " (" + kind + ")"
+	}
+	v.line("container", v.safe(container))
+	v.line("services", v.safe(strings.Join(p.list("k8s.svc.name"), ", ")))
+	v.line("service account", v.safe(p.str("k8s.sa.name")))
+	v.line("addresses", v.safe(strings.Join(p.list("k8s.pod.ip"), ", ")))
+	if p.yes("k8s.pod.host_network") {
+		v.line("note", "shares its node's network")
+	}
+	v.labels("k8s.pod.labels")
 }
 
 func first(values ...string) string {

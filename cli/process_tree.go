@@ -12,6 +12,7 @@ import (
 func processTreeCommand(g *globals) *command {
 	var living, kernel, exited bool
 	exited = true
+	var about selection
 	return &command{
 		name:    "process tree",
 		args:    "[PID|EXEC-ID]",
@@ -23,21 +24,41 @@ func processTreeCommand(g *globals) *command {
 			{"warren process tree 1", "What init started"},
 			{"warren process tree --living", "Without those that have ended"},
 		},
-		flags: []*option{
+		cluster: []example{
+			{"kubectl warren process tree -n shop -l app=cart", "Who started whom in the pods of an application"},
+			{"kubectl warren process tree 1 -A --node node-1", "A whole node"},
+		},
+		flags: append([]*option{
 			{long: "exited", yes: &exited, doc: "also processes that have ended (default true)"},
 			{long: "living", yes: &living, doc: "the same as --exited=false"},
 			{long: "kernel", yes: &kernel, doc: "also threads of the kernel"},
-		},
+		}, podFlags(g, &about)...),
 		run: func(ctx context.Context, env *Env, args []string) error {
 			if err := atMost(1, args); err != nil {
 				return err
 			}
-			pt := processTable{screen: env.screen(true), exited: exited && !living, now: env.Now()}
-			q := api.Question{Exited: pt.exited, Fields: append(pt.fields(), "proc.parent_exec_id")}
-			procs, err := readProcesses(env.dial(g.socket).Processes(ctx, q), kernel)
+			who, err := g.answerer(env, &about)
 			if err != nil {
 				return err
 			}
+			if len(args) == 1 {
+				if err := who.oneProcess(args[0]); err != nil {
+					return err
+				}
+			}
+			pt := processTable{screen: env.screen(true), exited: exited && !living, now: env.Now()}
+			pt.place = who.place(pt.screen, false)
+			q, err := who.question(api.Question{Exited: pt.exited, Fields: append(pt.fields(), "proc.parent_exec_id")})
+			if err != nil {
+				return err
+			}
+			ctx, cancel := g.finite(ctx, false)
+			defer cancel()
+			procs, err := readProcesses(who.lines(who.Processes(ctx, q), dropRoll, ""), kernel)
+			if err != nil {
+				return err
+			}
+			pt.place = pt.place.withPods(procs)
 			f := newForest(procs)
 			if len(args) == 1 {
 				if f, err = f.below(args[0]); err != nil {
@@ -48,7 +69,7 @@ func processTreeCommand(g *globals) *command {
 			if err := f.draw(newTable(out, pt.screen, pt.treeColumns()), &pt); err != nil {
 				return err
 			}
-			return out.Flush()
+			return who.whole(out.Flush())
 		},
 	}
 }
@@ -117,7 +138,8 @@ func (f *forest) below(id string) (*forest, error) {
 }
 
 func (pt *processTable) treeColumns() []column {
-	cols := []column{{head: "PID", right: true}, {head: "USER", max: 16}, {head: "CONTAINER", max: 24, spare: 1}, {head: "STARTED"}, {head: "DURATION", right: true}}
+	cols := []column{{head: "PID", right: true}, {head: "USER", max: 16}, {head: "STARTED"}, {head: "DURATION", right: true}}
+	cols = pt.place.columns(cols, column{head: "CONTAINER", max: 24, spare: 1}, treeContainer, false)
 	if pt.exited {
 		cols = append(cols, column{head: "ENDED", max: 24})
 	}
@@ -138,7 +160,8 @@ func (f *forest) draw(t *table, pt *processTable) error {
 			return // two processes cannot be each other's parent, but a list could say so
 		}
 		seen[p] = true
-		row := []cell{{text: s.safe(p.str("proc.pid"))}, {text: s.user(p)}, s.container(p), {text: pt.started(p), color: dim}, {text: pt.duration(p)}}
+		row := []cell{{text: s.safe(p.str("proc.pid"))}, {text: s.user(p)}, {text: pt.started(p), color: dim}, {text: pt.duration(p)}}
+		row = pt.place.cells(row, p, treeContainer, false)
 		if pt.exited {
 			row = append(row, pt.ended(p))
 		}

@@ -178,6 +178,22 @@ func (r *record) objects(key string) []*record {
 	return out
 }
 
+// entries returns all values of a field that has keys: "app=shop, tier=front".
+func (r *record) entries(name string) string {
+	var b strings.Builder
+	for _, f := range r.fields {
+		key, ok := strings.CutPrefix(f.key, name+"[")
+		if !ok || fieldOf(f.key) != name || strings.HasSuffix(f.key, ";base64") {
+			continue
+		}
+		if b.Len() > 0 {
+			b.WriteString(", ")
+		}
+		b.WriteString(strings.TrimSuffix(key, "]") + "=" + r.str(f.key))
+	}
+	return b.String()
+}
+
 // object returns an object; one without values where there is none.
 func (r *record) object(key string) *record {
 	var o record

@@ -16,24 +16,39 @@ import (
 // statusCommand reports on the agent itself.
 func statusCommand(g *globals) *command {
 	var output string
+	var about selection
 	return &command{
 		name:    "status",
 		summary: "Report on the agent: hooks, events, losses, memory",
 		about: "For each hook: by which kind of program it is attached, and why not by a better one. " +
-			"Then how many events there were, what was lost and where, how full rings, tables and queues are, and who listens.",
+			"Then how many events there were, what was lost and where, how full rings, tables and queues are, and who listens. " +
+			"Of a cluster: the hub, and each node with its agent; -o wide has the whole report of each, for those who may see all pods.",
 		examples: []example{
 			{"warren status", "How the agent is doing"},
 			{"warren status -o wide", "With every place that a hook is attached to"},
 			{"warren status -o json", "The same for a script"},
 		},
-		flags: []*option{outputFlag(&output, "", "table", "wide", "json")},
+		cluster: []example{
+			{"kubectl warren status", "How hub and agents are doing"},
+			{"kubectl warren status --node node-1 -o wide", "All about one node's agent"},
+		},
+		flags: append([]*option{outputFlag(&output, "", "table", "wide", "json")}, nodeFlags(g, &about)...),
 		run: func(ctx context.Context, env *Env, args []string) error {
 			if err := atMost(0, args); err != nil {
 				return err
 			}
-			report, err := env.dial(g.socket).Status(ctx)
+			who, err := g.answerer(env, &about)
 			if err != nil {
 				return err
+			}
+			ctx, cancel := g.finite(ctx, false)
+			defer cancel()
+			report, err := who.Status(ctx, who.nodes...)
+			if err != nil {
+				return err
+			}
+			if who.cluster {
+				return who.whole(who.writeHubStatus(report, output))
 			}
 			if output == "json" {
 				return writeObject(env, report)
