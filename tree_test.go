@@ -88,6 +88,7 @@ var thirdParties = []struct {
 	{"k8s.io/api", []string{"kube"}, "the cluster's state travels as plain values"},
 	{"k8s.io/apimachinery", []string{"kube"}, "the cluster's state travels as plain values"},
 	{"k8s.io/klog/v2", []string{"kube"}, "client-go logs through it"},
+	{"github.com/go-logr/logr", []string{"kube"}, "client-go logs through it"},
 	{"github.com/cilium/cilium", []string{"api", "hub"}, "Hubble's messages, in files hubble*.go only"},
 	{"github.com/fxamacker/cbor/v2", []string{"api"}, "what agent and hub say to each other"},
 	{"k8s.io/cri-api", []string{"identity"}, "names of containers"},
