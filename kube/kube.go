@@ -1,131 +1,157 @@
 // Package kube is the way to the API server of a Kubernetes cluster: it watches
 // what package cluster has words for, and asks who somebody is and what they
 // may see. Any goroutine may call any method of a [Client] at any time.
+//
+// It is the only user of client-go, and of that takes what has to be right with
+// every cluster there is: credentials, transport, and the reflector, which
+// lists and watches. What is watched goes into a cluster.State object by object;
+// there is no cache of API objects beside it.
 package kube
 
 import (
 	"context"
 	"errors"
-	"log/slog"
+	"fmt"
 	"net/http"
-	"net/netip"
-	"net/url"
+	"sync"
 	"time"
 
-	"warren/cluster"
+	"github.com/go-logr/logr"
+	authenticationv1 "k8s.io/api/authentication/v1"
+	authorizationv1 "k8s.io/api/authorization/v1"
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/runtime/serializer"
+	"k8s.io/apimachinery/pkg/util/wait"
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/clientcmd"
+	"k8s.io/klog/v2"
 )
 
 var (
 	// ErrNoCluster is Connect's where there is neither a service account nor a
 	// kubeconfig file.
-	ErrNoCluster = errors.New("no Kubernetes cluster")
+	ErrNoCluster = errors.New("no Kubernetes cluster: not in a pod with a service account, and no kubeconfig file given")
 	// ErrUnauthenticated is ReviewToken's for a token that the cluster refuses.
 	ErrUnauthenticated = errors.New("not authenticated")
 )
 
 // A Client talks to one API server.
-type Client struct{}
+type Client struct {
+	rest   *rest.RESTClient
+	params runtime.ParameterCodec
+	meter  *meter
+	// retry is how long a resource that cannot be watched is left alone.
+	retry wait.Backoff
+}
+
+// Requests of one process a second, and at once: reviews are the most.
+const (
+	requestsPerSecond = 50
+	requestsAtOnce    = 100
+)
 
 // Connect finds the cluster: that of the kubeconfig file in its context, or
 // with "" that whose service account this process runs as. Nothing is asked
 // yet: a server that is away is no error.
-func Connect(kubeconfig, context string) (*Client, error) { return nil, ErrNoCluster }
-
-// Options say what is watched.
-type Options struct {
-	// Node is the node of this agent: the containers of its pods are kept. ""
-	// keeps no pod's containers.
-	Node string
-	// OwnPodsOnly watches the pods of Node only: peers elsewhere have no names.
-	OwnPodsOnly bool
-	// Only names the resources that are watched: of "pods", "services",
-	// "endpointslices", "namespaces", "nodes", "replicasets", "jobs". Empty is all.
-	Only []string
+func Connect(kubeconfig, context string) (*Client, error) {
+	quiet()
+	config, err := configOf(kubeconfig, context)
+	if err != nil {
+		return nil, err
+	}
+	return connect(config)
 }
 
-// Watch fills the State until ctx ends, which is the only reason for it to
-// return.
-func (c *Client) Watch(ctx context.Context, st *cluster.State, o Options, log *slog.Logger) error {
-	return nil
+func configOf(kubeconfig, context string) (*rest.Config, error) {
+	if kubeconfig == "" {
+		config, err := rest.InClusterConfig()
+		if errors.Is(err, rest.ErrNotInCluster) {
+			return nil, ErrNoCluster
+		}
+		if err != nil {
+			return nil, fmt.Errorf("read the pod's service account: %w", err)
+		}
+		return config, nil
+	}
+	rules := &clientcmd.ClientConfigLoadingRules{ExplicitPath: kubeconfig}
+	config, err := clientcmd.NewNonInteractiveDeferredLoadingClientConfig(rules, &clientcmd.ConfigOverrides{CurrentContext: context}).ClientConfig()
+	if err != nil {
+		return nil, fmt.Errorf("read kubeconfig %s: %w", kubeconfig, err)
+	}
+	return config, nil
 }
 
-// An Agent is an agent's pod as the agents' service has it.
-type Agent struct {
-	Node, Pod           string
-	Addr                netip.Addr
-	HubPort, HubblePort uint16 // 0 where the service has no such port
-	Ready               bool
+func connect(config *rest.Config) (*Client, error) {
+	scheme, err := newScheme()
+	if err != nil {
+		return nil, fmt.Errorf("make the scheme of API objects: %w", err)
+	}
+	server, _, err := rest.DefaultServerUrlFor(config)
+	if err != nil {
+		return nil, fmt.Errorf("understand the API server's address: %w", err)
+	}
+	server.User = nil
+	m := newMeter(server.String(), time.Now)
+	config = rest.CopyConfig(config)
+	config.AcceptContentTypes = runtime.ContentTypeProtobuf + "," + runtime.ContentTypeJSON
+	config.ContentType = runtime.ContentTypeProtobuf
+	config.NegotiatedSerializer = serializer.NewCodecFactory(scheme).WithoutConversion()
+	config.GroupVersion = &schema.GroupVersion{}
+	config.QPS, config.Burst = requestsPerSecond, requestsAtOnce
+	config.Timeout = 0 // it would end watches
+	config.WarningHandlerWithContext = rest.NoWarnings{}
+	config.UserAgent = userAgent
+	config.Wrap(func(next http.RoundTripper) http.RoundTripper { return &meteredTransport{next, m} })
+	client, err := rest.HTTPClientFor(config)
+	if err != nil {
+		return nil, fmt.Errorf("prepare the way to the API server: %w", err)
+	}
+	r, err := rest.RESTClientForConfigAndClient(config, client)
+	if err != nil {
+		return nil, fmt.Errorf("prepare the API server's client: %w", err)
+	}
+	return &Client{
+		rest: r, params: runtime.NewParameterCodec(scheme), meter: m,
+		retry: wait.Backoff{Duration: 500 * time.Millisecond, Factor: 2, Jitter: 0.5, Steps: 7, Cap: 20 * time.Second},
+	}, nil
 }
 
-// WatchAgents calls set with all agents of the service, first when they are
-// known and then whenever they change, until ctx ends.
-func (c *Client) WatchAgents(ctx context.Context, namespace, service string, set func([]Agent)) error {
-	return nil
+const userAgent = "warren"
+
+// coreVersion is that of pods, and of the parameters of lists and watches.
+var coreVersion = schema.GroupVersion{Version: "v1"}
+
+// newScheme knows the objects that are asked for and no others: all that there
+// are would cost megabytes of every process that has this package.
+func newScheme() (*runtime.Scheme, error) {
+	s := runtime.NewScheme()
+	s.AddKnownTypes(coreVersion, &corev1.Pod{}, &corev1.PodList{}, &corev1.Service{}, &corev1.ServiceList{},
+		&corev1.Node{}, &corev1.NodeList{}, &corev1.ConfigMap{}, &corev1.ConfigMapList{})
+	s.AddKnownTypes(discoveryv1.SchemeGroupVersion, &discoveryv1.EndpointSlice{}, &discoveryv1.EndpointSliceList{})
+	s.AddKnownTypes(authenticationv1.SchemeGroupVersion, &authenticationv1.TokenReview{})
+	s.AddKnownTypes(authorizationv1.SchemeGroupVersion, &authorizationv1.SubjectAccessReview{})
+	for _, gv := range []schema.GroupVersion{coreVersion, discoveryv1.SchemeGroupVersion} {
+		metav1.AddToGroupVersion(s, gv)
+	}
+	return s, metav1.AddMetaToScheme(s)
 }
 
-// ReviewToken asks whose bearer token this is; audiences are optional.
-// The error is ErrUnauthenticated for tokens that the cluster refuses, with the reason.
-func (c *Client) ReviewToken(ctx context.Context, token string) (cluster.User, error) {
-	return cluster.User{}, nil
+// silence is for client-go's log that knows no caller: what it writes to
+// standard error would be in the middle of a person's table. What goes wrong is
+// in errors and in Stats.
+var silence sync.Once
+
+func quiet() {
+	silence.Do(func() { klog.SetLogger(logr.Discard()) })
 }
 
-// MayGetPods says whether a user may get the pods of a namespace, "" for those
-// of all.
-func (c *Client) MayGetPods(ctx context.Context, u cluster.User, namespace string) (bool, error) {
-	return false, nil
+// asking names what is asked for, for the Stats.
+func asking(ctx context.Context, resource string) context.Context {
+	return context.WithValue(ctx, resourceKey{}, resource)
 }
 
-// RequestHeader says how to know requests that the API server passes on, and
-// who asks them.
-type RequestHeader struct {
-	CA                                                       []byte   // PEM: who signs the front proxy's certificate
-	AllowedNames                                             []string // common names of it; empty allows any
-	UsernameHeaders, UIDHeaders, GroupHeaders, ExtraPrefixes []string
-}
-
-// WatchRequestHeader calls set with the cluster's configuration of its front
-// proxy, first when it is known and then whenever it changes, until ctx ends.
-func (c *Client) WatchRequestHeader(ctx context.Context, set func(RequestHeader)) error { return nil }
-
-// Stats are the requests of a Client since its start, by resource.
-type Stats struct {
-	// Server is the API server's address, without credentials.
-	Server string
-	// Connected says whether it answered last, Since since when it does or does
-	// not.
-	Connected bool
-	Since     time.Time
-	Resources map[string]ResourceStats
-}
-
-// ResourceStats is what one resource costs.
-type ResourceStats struct {
-	Requests, Failures uint64
-	Events             uint64    // of watches
-	Objects            uint64    // of lists
-	Restarts           uint64    // lists and watches begun after the first
-	Bytes              uint64    // of answers, as they are decoded
-	AwaySince          time.Time // since when the server does not answer; zero while it does
-	LastError          string
-}
-
-// Stats says what the client has asked.
-func (c *Client) Stats() Stats { return Stats{} }
-
-// Overrides are what a person's command line says over their kubeconfig.
-type Overrides struct {
-	Context, Cluster, User, Namespace string
-	Server, Token                     string
-	As, AsUID                         string
-	AsGroups                          []string
-	CAFile                            string
-	TLSServerName                     string
-	InsecureSkipTLSVerify             bool
-}
-
-// Access is the way of a person to their cluster, as kubectl has it: "" asks
-// the environment's KUBECONFIG and the usual file. namespace is that of the
-// context. The transport has no timeout: a stream ends with its context.
-func Access(kubeconfig string, o Overrides) (base *url.URL, rt http.RoundTripper, namespace string, err error) {
-	return nil, nil, "", ErrNoCluster
-}
+type resourceKey struct{}
