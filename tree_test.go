@@ -166,6 +166,12 @@ func (c *checker) visit(name string, d fs.DirEntry, err error) error {
 		if name != "." && (strings.HasPrefix(base, ".") || base == "bin" || base == "node_modules" || base == "testdata") {
 			return fs.SkipDir
 		}
+		// A module of its own pins programs of others; none of it is Warren's.
+		if below(name, "test") || below(name, "build") {
+			if _, err := fs.Stat(c.tree, path.Join(name, "go.mod")); err == nil {
+				return fs.SkipDir
+			}
+		}
 		return nil
 	}
 	if !d.Type().IsRegular() || strings.HasPrefix(path.Base(name), ".") {
@@ -414,7 +420,11 @@ func TestTreeCheck(t *testing.T) {
 			"sensor/process/x.bpf.c": cHead + "SEC(\"tp_btf/x\")\nint BPF_PROG(x_exec, int x)\n{\n}\nstruct {\n} tasks SEC(\".maps\");\n",
 			"internal/testkit/x.go":  pkg,
 			"main.go":                "// Command warren is it.\npackage main\nimport \"warren/agent\"",
+			"test/build/etcd/go.mod": "module etcd",
+			"test/build/etcd/x.go":   "package main\nimport \"go.etcd.io/etcd\"",
 		}, nil},
+		{"a module of its own in the product", map[string]string{"api/v2/go.mod": "module v2", "api/v2/x.go": pkg + `import "github.com/gorilla/mux"`},
+			[]string{"which thirdParties in tree_test.go does not list"}},
 		{"upwards", map[string]string{"filter/x.go": pkg + `import "warren/api"`},
 			[]string{"filter/x.go: filter (layer 2) imports api (layer 4"}},
 		{"sideways", map[string]string{"sensor/socket/x.go": pkg + `import "warren/sensor/process"`},
