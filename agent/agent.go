@@ -17,7 +17,6 @@ import (
 
 	"warren/api"
 	"warren/bpf"
-	"warren/filter"
 	"warren/identity"
 	"warren/pipeline"
 	"warren/sensor/all"
@@ -65,7 +64,7 @@ func Run(ctx context.Context, cfg Config, stdout io.Writer, log *slog.Logger) (e
 
 	// Kernel -> records.
 	if me.road, err = bpf.NewRoad(cfg.Road); err != nil {
-		return fmt.Errorf("start the road: %w", err)
+		return wrongRoot(fmt.Errorf("start the road: %w", err))
 	}
 	defer func() { err = errors.Join(err, me.road.Close()) }()
 
@@ -132,7 +131,6 @@ func (s *self) announce(ctx context.Context, stdout io.Writer, log *slog.Logger)
 		return err
 	}
 	st := s.Status()
-	s.warnOfHooks(st, log)
 	log.Debug("ready", "after", time.Since(s.started))
 	if err := report(stdout, st); err != nil {
 		log.Warn("the start-up report could not be written", "err", err)
@@ -167,24 +165,4 @@ func (s *self) settle() (bool, error) {
 	}
 	s.rights.Store(&rights)
 	return true, nil
-}
-
-// warnOfHooks tells of hooks in the configuration that no sensor has.
-func (s *self) warnOfHooks(st api.Status, log *slog.Logger) {
-	known := map[string]bool{}
-	var names []string
-	for _, sen := range st.Sensors {
-		if !sen.Running {
-			return // we do not know its hooks
-		}
-		for _, h := range sen.Hooks {
-			known[h.Name] = true
-			names = append(names, h.Name)
-		}
-	}
-	for name := range s.cfg.Road.Rungs {
-		if !known[name] {
-			log.Warn("the configuration names a hook that does not exist", "hook", name, "near", filter.Nearest(name, names))
-		}
-	}
 }

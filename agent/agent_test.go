@@ -172,23 +172,11 @@ func TestBPFClientStopsReading(t *testing.T) {
 func TestBPFPartFails(t *testing.T) {
 	needBPF(t)
 	dir := t.TempDir()
-	config := filepath.Join(dir, "config.yaml")
-	write := func(text string) {
-		t.Helper()
-		if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
-			t.Fatal(err)
-		}
-	}
-	write("hooks: {process.exec: cgroup}\n") // there is no such rung
-	a := startAgent(t, dir, "-config", config)
+	a := startAgent(t, dir, "-rung", "process.exec=cgroup") // there is no such rung
 	a.refused(t, "pipeline: start sensor process: ")
 	if _, err := os.Lstat(filepath.Join(dir, "run", "s")); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("the socket after the end: %v", err)
 	}
-	write("hooks: {process.exce: tp_btf}\n")
-	a = startAgent(t, dir, "-config", config).running(t)
-	const want = `msg="the configuration names a hook that does not exist" hook=process.exce near=process.exec`
-	testkit.Wait(t, want, func() bool { return strings.Contains(a.stderr.String(), want) })
 }
 
 // What the tables do not need is watched only while somebody asks for it.

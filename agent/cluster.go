@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"errors"
-	"fmt"
 	"log/slog"
 	"maps"
 	"net"
@@ -101,18 +100,4 @@ func (m *membership) describe() *api.Kubernetes {
 	}
 	slices.SortFunc(out.Resources, func(a, b api.Resource) int { return cmp.Compare(a.Name, b.Name) })
 	return out
-}
-
-// A UsageError is a mistake of who started the agent that shows only once it is
-// tried: a file that is none, a cgroup that does not exist.
-type UsageError struct{ err error }
-
-// Error implements error.
-func (u *UsageError) Error() string { return u.err.Error() }
-
-// Unwrap returns what was tried, and how it failed.
-func (u *UsageError) Unwrap() error { return u.err }
-
-func usageError(format string, args ...any) error {
-	return &UsageError{fmt.Errorf(format, args...)}
 }

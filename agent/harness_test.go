@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"flag"
 	"fmt"
 	"log/slog"
@@ -39,7 +40,7 @@ func TestMain(m *testing.M) {
 // helperAgent is a whole agent, with no more capabilities than -caps names.
 func helperAgent(args []string) int {
 	var o Options
-	var caps string
+	var caps, rung string
 	var uid int
 	fs := flag.NewFlagSet("agent", flag.ContinueOnError)
 	fs.StringVar(&o.Socket, "socket", "", "")
@@ -48,6 +49,13 @@ func helperAgent(args []string) int {
 	fs.StringVar(&o.Instance, "instance", "", "")
 	fs.StringVar(&o.Config, "config", "", "")
 	fs.StringVar(&caps, "caps", "", "")
+	fs.StringVar(&rung, "rung", "", "")
+	for name, at := range map[string]*string{
+		"node": &o.Node, "cgroup-root": &o.CgroupRoot, "kubernetes": &o.Kubernetes, "kubeconfig": &o.Kubeconfig, "tls-dir": &o.TLSDir,
+		"hub-listen": &o.HubListen, "hubble-listen": &o.HubbleListen, "hubble-socket": &o.HubbleSocket, "metrics-listen": &o.MetricsListen,
+	} {
+		fs.StringVar(at, name, "", "")
+	}
 	fs.IntVar(&uid, "uid", 0, "")
 	if err := fs.Parse(args); err != nil {
 		return 2
@@ -74,11 +82,17 @@ func helperAgent(args []string) int {
 		}
 	}
 	cfg, err := Load(o)
+	if hook, kind, ok := strings.Cut(rung, "="); ok {
+		cfg.Road.Rungs = map[string]string{hook: kind} // unchecked
+	}
 	if err == nil {
 		err = Run(context.Background(), cfg, os.Stdout, slog.New(slog.NewTextHandler(os.Stderr, nil)))
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "error:", err)
+		if wrong := (*UsageError)(nil); errors.As(err, &wrong) {
+			return 2
+		}
 		return 1
 	}
 	return 0
@@ -236,6 +250,13 @@ func (a *agentProcess) stop(t *testing.T) int {
 // refused fails the test unless the agent ended at once, with this error.
 func (a *agentProcess) refused(t *testing.T, want string) {
 	t.Helper()
+	a.refusedBy(t, 1, want)
+}
+
+// refusedBy is refused with another exit code: 2 for a mistake of who started
+// the agent.
+func (a *agentProcess) refusedBy(t *testing.T, code int, want string) {
+	t.Helper()
 	if a.report != "" {
 		t.Errorf("the agent runs; want: %s", want)
 		return
@@ -247,8 +268,8 @@ func (a *agentProcess) refused(t *testing.T, want string) {
 			last = strings.TrimSpace(line)
 		}
 	}
-	if a.cmd.ProcessState.ExitCode() != 1 || !strings.Contains(last, want) {
-		t.Errorf("exit code %d, said: %s\nwant: %s", a.cmd.ProcessState.ExitCode(), last, want)
+	if a.cmd.ProcessState.ExitCode() != code || !strings.Contains(last, want) {
+		t.Errorf("exit code %d, said: %s\nwant %d: %s", a.cmd.ProcessState.ExitCode(), last, code, want)
 	}
 }
 

@@ -19,9 +19,11 @@ import (
 
 	"go.yaml.in/yaml/v3"
 
+	"warren/bpf"
 	"warren/event"
 	"warren/filter"
 	"warren/pipeline"
+	"warren/sensor/all"
 )
 
 // An option is one key of the configuration file: a value, or a section.
@@ -129,12 +131,28 @@ func tableOptions() []option {
 	return list
 }
 
-// rungs are the kinds of programs that a hook can be attached by.
-var rungs = []string{"fentry", "tp_btf", "tracepoint", "kprobe", "cgroup", "iter.s", "iter"}
-
+// setRung forces a hook to one of its rungs.
 func setRung(c *Config, hook, rung string) error {
-	if !slices.Contains(rungs, rung) {
-		return fmt.Errorf("%q is no kind of program: want one of %s", rung, strings.Join(rungs, ", "))
+	hooks := all.Hooks()
+	at := slices.IndexFunc(hooks, func(h bpf.Hook) bool { return h.Name == hook })
+	if at < 0 {
+		var names []string
+		for _, h := range hooks {
+			names = append(names, h.Name)
+		}
+		if near := filter.Nearest(hook, names); near != "" {
+			return fmt.Errorf("there is no such hook; did you mean %s?", near)
+		}
+		return fmt.Errorf("there is no such hook; hooks are %s", strings.Join(names, ", "))
+	}
+	var kinds []string
+	for _, r := range hooks[at].Rungs {
+		if !slices.Contains(kinds, r.Kind) {
+			kinds = append(kinds, r.Kind)
+		}
+	}
+	if !slices.Contains(kinds, rung) {
+		return fmt.Errorf("this hook is never attached by %q: want one of %s", rung, strings.Join(kinds, ", "))
 	}
 	if c.Road.Rungs == nil {
 		c.Road.Rungs = map[string]string{}
