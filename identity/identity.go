@@ -54,6 +54,10 @@ type Config struct {
 	// Cluster is what is known of the Kubernetes cluster that the machine is a
 	// node of; nil where it is none.
 	Cluster Cluster
+	// CgroupRoot is the subtree of the unified hierarchy that the sensors see, as
+	// /k8s/node1; empty for all of it. What is looked up in /proc and lies outside
+	// is not taken into the tables.
+	CgroupRoot string
 	// Root is where the host's file system is seen. Default "/".
 	Root string
 	// Proc is where the host's proc file system is seen. Default "/proc".

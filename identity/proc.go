@@ -253,6 +253,9 @@ func (i *Identity) readProc(k event.Key) (*event.Process, []cgroupLine, error) {
 	if data, err := read("cgroup"); err == nil {
 		lines = parseProcCgroup(data)
 	}
+	if !inScope(lines, i.cfg.CgroupRoot) {
+		return nil, nil, fmt.Errorf("process %d is outside %s: %w", k.PID, i.cfg.CgroupRoot, os.ErrNotExist)
+	}
 	// All of it is this process's only if it is still there.
 	if data, err = read("stat"); err != nil {
 		return nil, nil, err
@@ -390,6 +393,16 @@ func parseProcCgroup(data []byte) []cgroupLine {
 		list = append(list, cgroupLine{uint32(n), string(f[1]), path})
 	}
 	return list
+}
+
+// inScope reports whether a process is in a subtree of the unified hierarchy.
+func inScope(lines []cgroupLine, root string) bool {
+	root = strings.TrimSuffix(root, "/")
+	if root == "" {
+		return true
+	}
+	rest, ok := strings.CutPrefix(pathIn(lines, 0), root)
+	return ok && (rest == "" || rest[0] == '/')
 }
 
 // pathIn returns the path in a hierarchy; the unified one's number is 0 in

@@ -61,6 +61,23 @@ func TestProcCgroups(t *testing.T) {
 	}
 }
 
+func TestInScope(t *testing.T) {
+	lines := parseProcCgroup([]byte("4:memory:/k8s/node2/system\n0::/k8s/node1/system\n"))
+	for root, want := range map[string]bool{
+		"": true, "/": true, "/k8s": true, "/k8s/node1": true, "/k8s/node1/": true, "/k8s/node1/system": true,
+		"/k8s/node": false, "/k8s/node2": false, "/k8s/node1/system/x": false,
+	} {
+		if got := inScope(lines, root); got != want {
+			t.Errorf("%q: %v", root, got)
+		}
+	}
+	for _, odd := range []string{"", "0::/../k8s/node1\n", "4:memory:/k8s/node1\n"} {
+		if inScope(parseProcCgroup([]byte(odd)), "/k8s/node1") || !inScope(parseProcCgroup([]byte(odd)), "") {
+			t.Errorf("%q", odd)
+		}
+	}
+}
+
 func FuzzProcFiles(f *testing.F) {
 	f.Add([]byte("7 (sh) S 1 7 6 34816 -1 4194304 1 2 3 4 5 6 7 8 20 0 1 0 12345 9 9"))
 	f.Add([]byte("Name:\tsh\nUid:\t1\t2\t3\t4\nGid:\nNSpid:\t7\t1\nCapEff:\tffffffffffffffff\n"))
@@ -275,6 +292,16 @@ func TestKnownProcessIsCompleted(t *testing.T) {
 		t.Errorf("%q %q uid %d parent %v", p.Cmdline, p.ExePath, p.UID, p.ParentKey)
 	}
 	m.check()
+}
+
+// What is in /proc outside the agent's scope stays there.
+func TestOutsideScopeIsNotLookedUp(t *testing.T) {
+	m := realMachine(t)
+	m.cfg.CgroupRoot = "/warren-nobody-is-here"
+	k := startProcess(t, exec.Command("/bin/sleep", "1000"))
+	if p, _, err := m.readProc(k); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("%+v, %v", p, err)
+	}
 }
 
 // A parent that the kernel's iterator did not show is looked up for its
