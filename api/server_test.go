@@ -208,7 +208,7 @@ func sampleStatus() Status {
 	return Status{
 		Version: "v1", Instance: "warren", PID: 7, Hostname: "host", BootID: "id", Kernel: "6.1", Lockdown: "none", Started: time.Unix(1e9, 0), Ready: true, StateDir: "/s", Listen: []string{"unix:/x"},
 		Node: "node-1", CgroupRoot: "/k8s/node1",
-		Kubernetes:   &Kubernetes{"x", "https://api", true, time.Unix(1e9, 0), true, 1, 2, 3, 4, 5, 6, 7, 8, 9, []Resource{{"pods", 1, 2, 3, 4, 5, 6, "oops"}}},
+		Kubernetes:   &Kubernetes{"x", "https://api", true, time.Unix(1e9, 0), true, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, []Resource{{"pods", 1, 2, 3, 4, 5, 6, "oops"}}},
 		Certificate:  &Certificate{time.Unix(2e9, 0), "oops", 3},
 		Hubble:       &HubbleState{1, 2, 3, 4, 5, time.Unix(1e9, 0), 6, 7},
 		Capabilities: []Cap{{"CAP_BPF", "x", true, true, true}},

@@ -70,6 +70,14 @@ type Kubernetes struct {
 	Namespaces     int `json:"namespaces"`
 	// Addresses are those of which something is known, now or of the past.
 	Addresses int `json:"addresses"`
+	// OwnPods are those of containers on this machine; Untold of them neither the
+	// cluster nor a runtime has named yet.
+	OwnPods int `json:"own_pods"`
+	Untold  int `json:"untold_pods"`
+	// PeersWaiting are connections whose far end the cluster does not know yet;
+	// PeersDropped counts those for which there was no room to wait.
+	PeersWaiting int    `json:"peers_waiting"`
+	PeersDropped uint64 `json:"peers_dropped"`
 	// Forgotten counts ended pods and freed addresses for which there was no room.
 	Forgotten uint64 `json:"forgotten"`
 	// Trimmed counts texts that were too long, or no text.
