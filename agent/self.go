@@ -139,7 +139,9 @@ func (s *self) Status() api.Status {
 func (s *self) kubernetes() *api.Kubernetes {
 	switch {
 	case s.member != nil:
-		return s.member.describe()
+		k, t := s.member.describe(), s.who.Stats()
+		k.OwnPods, k.Untold, k.PeersWaiting, k.PeersDropped = t.Pods, t.PodsUntold, t.PeersWaiting, t.PeersDropped
+		return k
 	case s.cfg.Node != "":
 		return &api.Kubernetes{Off: s.alone, Resources: []api.Resource{}}
 	}
