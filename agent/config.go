@@ -269,7 +269,7 @@ func setCgroupRoot(c *Config, v string) error {
 	if !path.IsAbs(v) || path.Clean(v) != v || strings.ContainsRune(v, 0) {
 		return fmt.Errorf("%q is no path of a cgroup: want it from the root of the hierarchy, like /kubepods", v)
 	}
-	c.Road.CgroupRoot = v
+	c.Road.CgroupRoot, c.Identity.CgroupRoot = v, v
 	return nil
 }
 
