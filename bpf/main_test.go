@@ -14,6 +14,7 @@ func TestMain(m *testing.M) {
 	testkit.Main(m, map[string]func([]string) int{
 		"probe":  helperProbe,
 		"packet": helperPacket,
+		"scope":  helperScope,
 		"idle":   func([]string) int { return 0 },
 	})
 }

@@ -1,9 +1,11 @@
 package process
 
 import (
+	"bufio"
 	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"runtime"
 	"strconv"
 	"strings"
@@ -129,6 +131,16 @@ func act(what string, op []string) error {
 	case "unshare":
 		runtime.LockOSThread()
 		return unix.Unshare(num(0))
+	case "spawn": // a child, to its end
+		var exit *exec.ExitError
+		if err := exec.Command(op[0]).Run(); err != nil && !errors.As(err, &exit) {
+			return err
+		}
+		return nil
+	case "wait":
+		fmt.Println("waits")
+		_, err := bufio.NewReader(os.Stdin).ReadString('\n')
+		return err
 	case "race": // race|threads|rounds: all threads make the same change at once, round after round
 		return race(num(0), num(1), func(round int) error {
 			_, _, errno := unix.RawSyscall(unix.SYS_SETRESGID, ^uintptr(0), uintptr(round+1), ^uintptr(0))

@@ -107,7 +107,7 @@ int BPF_PROG(process_fork, struct task_struct *maker, struct task_struct *child)
 		identity_get(child->group_leader, BPF_LOCAL_STORAGE_GET_F_CREATE);
 		return 0;
 	}
-	told_add(child);
+	told_add(child, TOLD);
 	identity_compare(maker);
 
 	scratch = bpf_map_lookup_elem(&fork_scratches, &zero);
@@ -145,7 +145,7 @@ int BPF_PROG(process_exec, struct task_struct *p, int old_pid, struct linux_binp
 
 	if (!task_in_scope(p))
 		return 0;
-	told_add(p);
+	told_add(p, TOLD);
 	s = bpf_map_lookup_elem(&exec_scratches, &cpu);
 	if (!s)
 		return 0; /* never */
@@ -238,7 +238,7 @@ static __always_inline int task_state(struct bpf_iter__task *ctx, bool sleepable
 			bpf_rcu_read_unlock();
 		return 0; /* a zombie: it has ended */
 	}
-	told_add(p);
+	told_add(p, TOLD);
 	image_fill(s, &off, p, BPF_CORE_READ(p, mm, exe_file));
 	if (p->pid != p->tgid) {
 		task_rename(&r->task, p);
@@ -278,10 +278,10 @@ int process_task(struct bpf_iter__task *ctx)
 /* ---- moves ---- */
 
 /*
- * A process is moved to another cgroup, into the scope, within it or out of it:
- * it is told as it is now. One that comes in was unknown until then; of one that
- * leaves, only its end is told from now on. Of the hierarchies, the one counts
- * that tells the container. Single threads are moved within one subtree only.
+ * A process is moved to another cgroup of the unified hierarchy, into the scope,
+ * within it or out of it: it is told as it is now. One that comes in was unknown
+ * until then; of one that leaves, only its end is told from now on. Single
+ * threads are moved within one subtree only.
  *
  * The kernel holds a lock around this: it runs once at a time.
  */
@@ -295,13 +295,18 @@ int BPF_PROG(process_moved, struct cgroup *to, const char *path, struct task_str
 	__u64 off = 0, len;
 
 	/* One that ends stays where it is, and may be told to have ended already. */
-	if (!all || p->flags & PF_EXITING || task_cgroup(p) != to || !told_has(p))
+	if (!all || p->flags & PF_EXITING || BPF_CORE_READ(p, cgroups, dfl_cgrp) != to || !told_has(p))
 		return 0;
 	s = bpf_map_lookup_elem(&exec_scratches, &slot);
 	if (!s)
 		return 0; /* never */
+	if (task_in_scope(p)) {
+		told_add(p, TOLD);
+		told_remove(p, TOLD_LEFT);
+	} else if (told_add(p, TOLD_LEFT)) {
+		return 0;
+	}
 	r = &s->rec;
-	told_add(p);
 	image_fill(s, &off, p, BPF_CORE_READ(p, mm, exe_file));
 	if (p->signal->nr_threads > 1)
 		identity_get(p, BPF_LOCAL_STORAGE_GET_F_CREATE);
@@ -397,7 +402,7 @@ int BPF_PROG(process_exit, struct task_struct *p)
 	id = identity_get(leader, 0);
 	if (id && __sync_lock_test_and_set(&id->exited, 1))
 		return 0;
-	told_remove(p);
+	told_remove(p, TOLD | TOLD_LEFT);
 	identity_compare(p);
 
 	r = record_reserve(&critical, REC_EXIT, sizeof(*r));

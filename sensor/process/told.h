@@ -11,39 +11,48 @@
 
 #define PID_LIMIT (4 << 20) /* PID_MAX_LIMIT: no pid is larger */
 
-/* A bit for each pid. Its size is set by Go: PID_LIMIT bits, or as good as none. */
+enum told_state {
+	TOLD = 1,
+	TOLD_LEFT = 2, /* and of its leaving */
+	TOLD_BITS = 2,
+	TOLD_IN_WORD = 64 / TOLD_BITS,
+};
+
+/* TOLD_BITS for each pid. Its size is set by Go: for all pids, or as good as none. */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(max_entries, PID_LIMIT / 64);
+	__uint(max_entries, PID_LIMIT / TOLD_IN_WORD);
 	__type(key, __u32);
 	__type(value, __u64);
 } told SEC(".maps");
 
 static __always_inline __u64 *told_word(struct task_struct *p)
 {
-	__u32 word = (__u32)p->tgid / 64;
+	__u32 word = (__u32)p->tgid / TOLD_IN_WORD;
 
 	return bpf_map_lookup_elem(&told, &word);
 }
 
-static __always_inline __u64 told_bit(struct task_struct *p)
+static __always_inline __u64 told_mask(struct task_struct *p, __u64 state)
 {
-	return 1ULL << ((__u32)p->tgid % 64);
+	return state << ((__u32)p->tgid % TOLD_IN_WORD * TOLD_BITS);
 }
 
-static __always_inline void told_add(struct task_struct *p)
+/* Adds to the state of p, and returns whether it had that already. */
+static __always_inline bool told_add(struct task_struct *p, __u64 state)
 {
-	__u64 *word;
+	__u64 *word, mask = told_mask(p, state);
 
 	if (!scope_id)
-		return;
+		return false;
 	word = told_word(p);
-	if (word) /* always */
-		__sync_fetch_and_or(word, told_bit(p));
+	if (!word)
+		return false; /* never */
+	return __sync_fetch_and_or(word, mask) & mask;
 }
 
-/* Before another process can have the pid. */
-static __always_inline void told_remove(struct task_struct *p)
+/* Takes from the state of p; all of it before another process can have the pid. */
+static __always_inline void told_remove(struct task_struct *p, __u64 state)
 {
 	__u64 *word;
 
@@ -51,10 +60,10 @@ static __always_inline void told_remove(struct task_struct *p)
 		return;
 	word = told_word(p);
 	if (word)
-		__sync_fetch_and_and(word, ~told_bit(p));
+		__sync_fetch_and_and(word, ~told_mask(p, state));
 }
 
-/* Whether p is told of: it is in the scope, or was when it was told. */
+/* Whether user space is told of p: it is in the scope, or was when it was told. */
 static __always_inline bool told_has(struct task_struct *p)
 {
 	__u64 *word;
@@ -62,7 +71,7 @@ static __always_inline bool told_has(struct task_struct *p)
 	if (task_in_scope(p))
 		return true;
 	word = told_word(p);
-	return word && *word & told_bit(p);
+	return word && *word & told_mask(p, TOLD);
 }
 
 #endif /* PROCESS_TOLD_H */

@@ -158,3 +158,46 @@ func helperAsk(args []string) int {
 	pause("answered")
 	return 0
 }
+
+// helperServe NETWORK ADDRESS RECEIVE listens, says its port, accepts once,
+// receives so many bytes, and holds the connection until it is told to finish.
+func helperServe(args []string) int {
+	ln, err := net.Listen(args[0], args[1])
+	if err != nil {
+		return 1
+	}
+	_, port, _ := net.SplitHostPort(ln.Addr().String())
+	fmt.Println(port)
+	c, err := ln.Accept()
+	if err != nil {
+		return 2
+	}
+	if _, err := io.ReadFull(c, make([]byte, atoi(args[2]))); err != nil {
+		return 3
+	}
+	pause("received")
+	if err := errors.Join(c.Close(), ln.Close()); err != nil {
+		return 4
+	}
+	return 0
+}
+
+// helperAnswer ADDRESS answers one question to a DNS server.
+func helperAnswer(args []string) int {
+	c, err := net.ListenPacket("udp4", args[0])
+	if err != nil {
+		return 1
+	}
+	fmt.Println("listens")
+	b := make([]byte, 512)
+	n, from, err := c.ReadFrom(b)
+	if err != nil {
+		return 2
+	}
+	b[2] |= 0x80 // it is a response
+	if _, err := c.WriteTo(b[:n], from); err != nil {
+		return 3
+	}
+	pause("answered")
+	return 0
+}

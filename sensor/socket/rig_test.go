@@ -26,6 +26,8 @@ func TestMain(m *testing.M) {
 		"send":   helperSend,
 		"hold":   helperHold,
 		"ask":    helperAsk,
+		"serve":  helperServe,
+		"answer": helperAnswer,
 	})
 }
 
@@ -217,6 +219,12 @@ type helper struct {
 // start starts a helper in a namespace, with files as descriptors from 3.
 func start(t *testing.T, ns *testkit.Netns, files []*os.File, name string, args ...string) *helper {
 	t.Helper()
+	return startBy(t, ns, (*exec.Cmd).Start, files, name, args...)
+}
+
+// startBy is start where something else than the command itself starts it.
+func startBy(t *testing.T, ns *testkit.Netns, begin func(*exec.Cmd) error, files []*os.File, name string, args ...string) *helper {
+	t.Helper()
 	cmd := testkit.Command(t, name, args...)
 	cmd.ExtraFiles = files
 	in, err := cmd.StdinPipe()
@@ -227,7 +235,7 @@ func start(t *testing.T, ns *testkit.Netns, files []*os.File, name string, args 
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := ns.Do(cmd.Start); err != nil {
+	if err := ns.Do(func() error { return begin(cmd) }); err != nil {
 		t.Fatal(err)
 	}
 	return &helper{t: t, cmd: cmd, in: in, out: out}
