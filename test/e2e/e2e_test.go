@@ -134,7 +134,7 @@ func (a *agent) waitReady() {
 			a.t.Fatalf("the agent ended: %v", a.err)
 		default:
 		}
-		_, err := a.get("/healthz")
+		_, err := a.get("/readyz")
 		return err == nil
 	})
 }
