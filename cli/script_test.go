@@ -239,6 +239,13 @@ func (r recorded) Status() api.Status {
 	return api.Status{
 		Version: "v1.2.3", Instance: "warren", PID: 812, Hostname: "lab\x1b[31m", BootID: "4f2a61d0-0000-4000-8000-000000000001", Kernel: "6.18.44", Lockdown: "integrity",
 		Started: at(11_000_000), Ready: true, StateDir: "/var/lib/warren", Listen: []string{"/run/warren/warren.sock", "http://127.0.0.1:9180"},
+		Node: "node-1\x1b[31m", CgroupRoot: "/k8s/node1",
+		Kubernetes: &api.Kubernetes{
+			Server: "https://10.96.0.1", Connected: true, Synced: true, Since: at(11_001_000), Pods: 203, EndedPods: 4, Services: 21, EndpointSlices: 21, Nodes: 3, Namespaces: 7, Addresses: 231, OwnPods: 57, Untold: 1, PeersDropped: 3, Trimmed: 1,
+			Resources: []api.Resource{{Name: "nodes", Requests: 2, Objects: 3, Events: 40, Bytes: 23456}, {Name: "pods", Requests: 5, Failures: 2, Objects: 406, Events: 1234, Restarts: 1, Bytes: 3 << 20, Error: "connection refused"}},
+		},
+		Certificate: &api.Certificate{Expires: at(-86_400_000), Error: "tls.crt: no such file", Refused: 3},
+		Hubble:      &api.HubbleState{Flows: 4095, MaxFlows: 4095, Bytes: 1 << 20, MaxBytes: 8 << 20, Seen: 100_000, Oldest: at(300_000), Streams: 2},
 		Capabilities: []api.Cap{
 			{Name: "CAP_BPF", For: "load programs", Required: true, Held: true},
 			{Name: "CAP_PERFMON", For: "attach to tracepoints", Required: true},

@@ -74,6 +74,7 @@ type statusView struct {
 
 func (v *statusView) write() {
 	v.agent()
+	v.cluster()
 	v.sensors()
 	v.capabilities()
 	v.traffic()
@@ -93,6 +94,7 @@ func (v *statusView) agent() {
 	v.line("pid", strconv.Itoa(st.PID))
 	v.line("host", v.safe(st.Hostname)+", boot "+v.safe(st.BootID))
 	v.line("kernel", v.safe(st.Kernel)+", lockdown "+v.safe(st.Lockdown))
+	v.place()
 	v.line("state kept in", v.safe(st.StateDir))
 	for _, l := range st.Listen {
 		v.line("listens on", v.safe(l))
