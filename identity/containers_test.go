@@ -12,6 +12,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"warren/event"
 )
 
@@ -168,7 +170,7 @@ func removeCgroups(t *testing.T, name string) {
 			for _, sub := range []string{"/conmon", ""} {
 				dirs, _ := filepath.Glob(pattern + name + sub)
 				for _, dir := range dirs {
-					_ = os.Remove(dir)
+					_ = unix.Rmdir(dir) // a directory's files are the kernel's
 				}
 			}
 		}
@@ -271,7 +273,9 @@ func TestContainersContainerd(t *testing.T) {
 	root := rootTar(t)
 	dir := scratch(t)
 	removeCgroups(t, "default")
-	removeCgroups(t, "warren-test")
+	for _, below := range []string{"", "/kubepods", "/kubepods/besteffort", "/kubepods/besteffort/pod" + cartUID} { // removed innermost first
+		removeCgroups(t, "warren-test"+below)
+	}
 	socket := dir + "/c.sock"
 	config := dir + "/config.toml"
 	must(t, os.WriteFile(config, fmt.Appendf(nil, `version = 2
@@ -336,6 +340,24 @@ disabled_plugins = ["io.containerd.grpc.v1.cri", "io.containerd.internal.v1.opt"
 	}
 	if p.UserName != "app" {
 		t.Errorf("users: %q", p.UserName)
+	}
+
+	// A pod as a kubelet has containerd make it; no API server is asked.
+	sandbox, app := id64(2), id64(3)
+	inPod := func(id string, args ...string) *event.Process {
+		args = append([]string{
+			"--cgroup", "/warren-test/kubepods/besteffort/pod" + cartUID + "/" + id, "--annotation", "io.kubernetes.cri.sandbox-id=" + sandbox,
+			"--label", labelPodUID + "=" + cartUID, "--label", labelPodName + "=cart-1", "--label", labelPodNamespace + "=shop",
+		}, args...)
+		return m.resolved(start("k8s.io", id, args...))
+	}
+	p = inPod(sandbox, "--label", "io.cri-containerd.kind=sandbox", "--label", "app=cart")
+	if c := p.Container; c.PodContainer != "POD" || c.Name != "POD" || c.SandboxID != sandbox || c.Pod.Name != "cart-1" || c.Pod.Namespace != "shop" || len(c.Pod.Labels) != 1 {
+		t.Errorf("the sandbox: %+v %+v", c, c.Pod)
+	}
+	p = inPod(app, "--label", "io.cri-containerd.kind=container", "--label", labelContainerName+"=cart")
+	if c := p.Container; c.PodContainer != "cart" || c.Name != "cart" || c.SandboxID != sandbox || c.Pod.UID != cartUID || c.Pod.Name != "cart-1" || c.Pod.Labels["app"] != "cart" {
+		t.Errorf("the pod's container: %+v %+v", c, c.Pod)
 	}
 	m.check()
 }

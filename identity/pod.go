@@ -214,12 +214,13 @@ func (i *Identity) toldByRuntime(c *container, d *Description) {
 	i.podChanged(p, c)
 }
 
-// podLabels returns those of a sandbox's labels that are the pod's own.
+// podLabels returns those of a sandbox's labels that are the pod's own, and not
+// put there by the kubelet or the runtime.
 func podLabels(labels map[string]string) map[string]string {
 	var own map[string]string
 	for k, v := range labels {
 		if strings.HasPrefix(k, "io.kubernetes.pod.") || strings.HasPrefix(k, "io.kubernetes.container.") || strings.HasPrefix(k, "io.kubernetes.docker.") ||
-			strings.HasPrefix(k, "io.cri-containerd.") || k == "io.container.manager" {
+			strings.HasPrefix(k, "io.cri-containerd.") || strings.HasPrefix(k, "io.containerd.") || k == "io.container.manager" {
 			continue
 		}
 		if own == nil {
