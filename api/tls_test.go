@@ -3,17 +3,11 @@ package api
 import (
 	"bytes"
 	"context"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
-	"crypto/x509/pkix"
-	"encoding/pem"
 	"errors"
 	"io"
 	"log/slog"
-	"math/big"
 	"net"
 	"net/http"
 	"net/url"
@@ -23,82 +17,14 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"warren/internal/testkit"
 )
 
-// An authority makes certificates.
-type authority struct {
-	cert *x509.Certificate
-	key  *ecdsa.PrivateKey
-	pem  []byte
-}
-
-func newAuthority(t *testing.T, name string) *authority {
-	t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	tmpl := &x509.Certificate{
-		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: name}, IsCA: true, BasicConstraintsValid: true,
-		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour), KeyUsage: x509.KeyUsageCertSign,
-	}
-	der, err := x509.CreateCertificate(rand.Reader, tmpl, tmpl, &key.PublicKey, key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	cert, err := x509.ParseCertificate(der)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return &authority{cert, key, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})}
-}
-
-// issue returns a certificate for names, and its key, in PEM.
-func (a *authority) issue(t *testing.T, change func(*x509.Certificate), names ...string) (cert, key []byte) {
-	t.Helper()
-	k, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	tmpl := &x509.Certificate{
-		SerialNumber: big.NewInt(time.Now().UnixNano()), Subject: pkix.Name{CommonName: "leaf"}, DNSNames: names,
-		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
-		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
-	}
-	if change != nil {
-		change(tmpl)
-	}
-	der, err := x509.CreateCertificate(rand.Reader, tmpl, a.cert, &k.PublicKey, a.key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	raw, err := x509.MarshalPKCS8PrivateKey(k)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: raw})
-}
-
-// writeFiles writes the files of credentials, each whole.
-func writeFiles(t *testing.T, dir string, files map[string][]byte) {
-	t.Helper()
-	for name, b := range files {
-		tmp := filepath.Join(dir, "."+name)
-		if err := os.WriteFile(tmp, b, 0o600); err != nil {
-			t.Fatal(err)
-		}
-		if err := os.Rename(tmp, filepath.Join(dir, name)); err != nil {
-			t.Fatal(err)
-		}
-	}
-}
-
 // credentials are those of somebody with a name, who believes an authority.
-func credentials(t *testing.T, a *authority, log *slog.Logger, names ...string) (*Credentials, string) {
+func credentials(t *testing.T, a *testkit.Authority, log *slog.Logger, names ...string) (*Credentials, string) {
 	t.Helper()
-	dir := t.TempDir()
-	cert, key := a.issue(t, nil, names...)
-	writeFiles(t, dir, map[string][]byte{certFile: cert, keyFile: key, rootFile: a.pem})
+	dir := a.Directory(t, names...)
 	c, err := OpenCredentials(dir, log)
 	if err != nil {
 		t.Fatal(err)
@@ -159,18 +85,18 @@ func askBy(t *testing.T, addr string, dial func(ctx context.Context) (net.Conn, 
 
 func TestOnlyTheHubGetsIn(t *testing.T) {
 	var log logged
-	ours, foreign := newAuthority(t, "ours"), newAuthority(t, "foreign")
+	ours, foreign := testkit.NewAuthority(t, "ours"), testkit.NewAuthority(t, "foreign")
 	agent, _ := credentials(t, ours, slog.New(slog.NewTextHandler(&log, nil)), AgentName)
 	addr := guarded(t, agent)
 	client := func(cfg *tls.Config) func(context.Context) (net.Conn, error) {
 		cfg.ServerName, cfg.RootCAs = AgentName, x509.NewCertPool()
-		cfg.RootCAs.AddCert(ours.cert)
+		cfg.RootCAs.AddCert(ours.Cert)
 		return func(ctx context.Context) (net.Conn, error) {
 			return (&tls.Dialer{Config: cfg}).DialContext(ctx, "tcp", addr)
 		}
 	}
-	with := func(a *authority, change func(*x509.Certificate), names ...string) func(context.Context) (net.Conn, error) {
-		cert, key := a.issue(t, change, names...)
+	with := func(a *testkit.Authority, change func(*x509.Certificate), names ...string) func(context.Context) (net.Conn, error) {
+		cert, key := a.Issue(t, change, names...)
 		pair, err := tls.X509KeyPair(cert, key)
 		if err != nil {
 			t.Fatal(err)
@@ -226,7 +152,7 @@ func TestOnlyTheHubGetsIn(t *testing.T) {
 // believe the new authority, change certificates, forget the old one.
 func TestRotation(t *testing.T) {
 	var log logged
-	old, next := newAuthority(t, "old"), newAuthority(t, "next")
+	old, next := testkit.NewAuthority(t, "old"), testkit.NewAuthority(t, "next")
 	agent, agentDir := credentials(t, old, slog.New(slog.NewTextHandler(&log, nil)), AgentName)
 	hub, hubDir := credentials(t, old, slog.New(slog.DiscardHandler), HubName)
 	addr := guarded(t, agent)
@@ -235,14 +161,14 @@ func TestRotation(t *testing.T) {
 	}
 	step := func(what string, works bool, dir string, files map[string][]byte) {
 		t.Helper()
-		writeFiles(t, dir, files)
+		testkit.WriteFiles(t, dir, files)
 		if err := ask(); (err == nil) != works {
 			t.Errorf("%s: %v", what, err)
 		}
 	}
-	both := append(append([]byte{}, old.pem...), next.pem...)
+	both := append(append([]byte{}, old.PEM...), next.PEM...)
 	pair := func(name string) map[string][]byte {
-		cert, key := next.issue(t, nil, name)
+		cert, key := next.Issue(t, nil, name)
 		return map[string][]byte{certFile: cert, keyFile: key}
 	}
 	step("before", true, agentDir, nil)
@@ -250,8 +176,8 @@ func TestRotation(t *testing.T) {
 	step("the hub believes both", true, hubDir, map[string][]byte{rootFile: both})
 	step("the hub's certificate is new", true, hubDir, pair(HubName))
 	step("the agent's certificate is new", true, agentDir, pair(AgentName))
-	step("the agent forgets the old one", true, agentDir, map[string][]byte{rootFile: next.pem})
-	step("the hub forgets the old one", true, hubDir, map[string][]byte{rootFile: next.pem})
+	step("the agent forgets the old one", true, agentDir, map[string][]byte{rootFile: next.PEM})
+	step("the hub forgets the old one", true, hubDir, map[string][]byte{rootFile: next.PEM})
 	if state := agent.State(); state.Err != nil || state.Refused != 0 {
 		t.Errorf("after it all: %+v", state)
 	}
@@ -260,7 +186,7 @@ func TestRotation(t *testing.T) {
 	}
 
 	// What cannot be used leaves in force what was, and is told once.
-	cert, _ := next.issue(t, nil, AgentName)
+	cert, _ := next.Issue(t, nil, AgentName)
 	step("a certificate without its key", true, agentDir, map[string][]byte{certFile: cert})
 	step("no authority", true, agentDir, map[string][]byte{rootFile: []byte("nothing\n")})
 	if err := os.Remove(filepath.Join(agentDir, keyFile)); err != nil {
@@ -274,11 +200,11 @@ func TestRotation(t *testing.T) {
 	if n := strings.Count(log.String(), "cannot be used"); n != 3 {
 		t.Errorf("%d failures were logged, want 3:\n%s", n, &log)
 	}
-	step("whole again", true, agentDir, mergeMaps(pair(AgentName), map[string][]byte{rootFile: next.pem}))
+	step("whole again", true, agentDir, mergeMaps(pair(AgentName), map[string][]byte{rootFile: next.PEM}))
 	if err := agent.State().Err; err != nil {
 		t.Errorf("state: %v", err)
 	}
-	step("the agent believes another", false, agentDir, map[string][]byte{rootFile: old.pem})
+	step("the agent believes another", false, agentDir, map[string][]byte{rootFile: old.PEM})
 }
 
 func mergeMaps(maps ...map[string][]byte) map[string][]byte {
@@ -292,17 +218,17 @@ func mergeMaps(maps ...map[string][]byte) map[string][]byte {
 }
 
 func TestOpenCredentials(t *testing.T) {
-	a := newAuthority(t, "ours")
-	cert, key := a.issue(t, nil, AgentName)
-	_, other := a.issue(t, nil, AgentName)
-	good := map[string][]byte{certFile: cert, keyFile: key, rootFile: a.pem}
+	a := testkit.NewAuthority(t, "ours")
+	cert, key := a.Issue(t, nil, AgentName)
+	_, other := a.Issue(t, nil, AgentName)
+	good := map[string][]byte{certFile: cert, keyFile: key, rootFile: a.PEM}
 	for _, test := range []struct {
 		name  string
 		files map[string][]byte
 		want  string
 	}{
-		{"no certificate", map[string][]byte{keyFile: key, rootFile: a.pem}, "tls.crt: no such file"},
-		{"no key", map[string][]byte{certFile: cert, rootFile: a.pem}, "tls.key: no such file"},
+		{"no certificate", map[string][]byte{keyFile: key, rootFile: a.PEM}, "tls.crt: no such file"},
+		{"no key", map[string][]byte{certFile: cert, rootFile: a.PEM}, "tls.key: no such file"},
 		{"no authority", map[string][]byte{certFile: cert, keyFile: key}, "ca.crt: no such file"},
 		{"another's key", mergeMaps(good, map[string][]byte{keyFile: other}), "private key does not match public key"},
 		{"empty", mergeMaps(good, map[string][]byte{certFile: nil}), "failed to find any PEM data in certificate input"},
@@ -311,7 +237,7 @@ func TestOpenCredentials(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			dir := t.TempDir()
-			writeFiles(t, dir, test.files)
+			testkit.WriteFiles(t, dir, test.files)
 			if _, err := OpenCredentials(dir, slog.New(slog.DiscardHandler)); err == nil || !strings.Contains(err.Error(), test.want) {
 				t.Errorf("got %v, want %s", err, test.want)
 			}
@@ -319,8 +245,8 @@ func TestOpenCredentials(t *testing.T) {
 	}
 	var log logged
 	dir := t.TempDir()
-	old, oldKey := a.issue(t, func(c *x509.Certificate) { c.NotAfter = time.Now().Add(-time.Second) }, AgentName)
-	writeFiles(t, dir, map[string][]byte{certFile: old, keyFile: oldKey, rootFile: a.pem})
+	old, oldKey := a.Issue(t, func(c *x509.Certificate) { c.NotAfter = time.Now().Add(-time.Second) }, AgentName)
+	testkit.WriteFiles(t, dir, map[string][]byte{certFile: old, keyFile: oldKey, rootFile: a.PEM})
 	c, err := OpenCredentials(dir, slog.New(slog.NewTextHandler(&log, nil)))
 	if err != nil || !strings.Contains(log.String(), "nobody will believe it") {
 		t.Errorf("an expired certificate: %v\n%s", err, &log)
@@ -331,7 +257,7 @@ func TestOpenCredentials(t *testing.T) {
 
 // Somebody who connects and says nothing keeps nobody out.
 func TestSilentClients(t *testing.T) {
-	a := newAuthority(t, "ours")
+	a := testkit.NewAuthority(t, "ours")
 	agent, _ := credentials(t, a, slog.New(slog.DiscardHandler), AgentName)
 	hub, _ := credentials(t, a, slog.New(slog.DiscardHandler), HubName)
 	addr := guarded(t, agent)
@@ -349,7 +275,7 @@ func TestSilentClients(t *testing.T) {
 
 // Close ends Accept, and what was about to come in.
 func TestGuardCloses(t *testing.T) {
-	a := newAuthority(t, "ours")
+	a := testkit.NewAuthority(t, "ours")
 	agent, _ := credentials(t, a, slog.New(slog.DiscardHandler), AgentName)
 	inner, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
