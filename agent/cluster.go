@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"maps"
 	"net"
@@ -38,8 +39,10 @@ func join(cfg Config) (m *membership, why string, err error) {
 	switch {
 	case errors.Is(err, kube.ErrNoCluster) && cfg.Kubernetes.Kubeconfig == "":
 		return nil, "there is neither a kubeconfig nor the service account of a pod", nil
+	case err != nil && cfg.Kubernetes.Kubeconfig != "":
+		return nil, "", usageError("find the cluster: %w", err)
 	case err != nil:
-		return nil, "", usageError("connect to the cluster: %w", err)
+		return nil, "", fmt.Errorf("find the cluster: %w", err)
 	}
 	return &membership{node: cfg.Node, state: cluster.NewState(cluster.Config{}), kube: client}, "", nil
 }

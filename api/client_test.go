@@ -92,8 +92,8 @@ func TestHTTPClientErrors(t *testing.T) {
 			var theirs *ServerError
 			switch {
 			case errors.As(err, &ours):
-				want, ok := test.want.(*Error)
-				if f := (*filter.Error)(nil); !ok || ours.Status != want.Status || !errors.As(err, &f) {
+				want := (*Error)(nil)
+				if f := (*filter.Error)(nil); !errors.As(test.want, &want) || ours.Status != want.Status || !errors.As(err, &f) {
 					t.Errorf("got %#v", ours)
 				}
 			case errors.As(err, &theirs):
