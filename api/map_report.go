@@ -331,5 +331,10 @@ func (mg *merger) tidy(d *drawing) {
 			}
 		}
 	}
+	for id := range maps.Clone(used) {
+		for _, b := range d.nodes[id].Backends {
+			used[b] = true
+		}
+	}
 	maps.DeleteFunc(d.nodes, func(id string, _ *MapNode) bool { return !used[id] })
 }

@@ -87,7 +87,7 @@ func (g *globals) finite(ctx context.Context, follow bool) (context.Context, con
 // says of it is about its own affairs.
 func (g *globals) hint(err error) error {
 	if g.timeout > 0 && errors.Is(err, context.DeadlineExceeded) {
-		return fmt.Errorf("no answer came within %s: --request-timeout allows no more", g.timeout)
+		return fmt.Errorf("no answer came within %s: --request-timeout allows no more", span(g.timeout))
 	}
 	var s *api.ServerError
 	if !errors.As(err, &s) {

@@ -16,9 +16,11 @@ func (s screen) dot(m *api.Map) []byte {
 	var b bytes.Buffer
 	b.WriteString("digraph warren {\n  rankdir=LR;\n  node [shape=box, style=rounded, fontname=\"sans-serif\"];\n  edge [fontname=\"sans-serif\", fontsize=10];\n")
 	byNamespace := map[string][]*api.MapNode{}
+	known := map[string]bool{}
 	var namespaces []string
 	for i := range m.Nodes {
 		n := &m.Nodes[i]
+		known[n.ID] = true
 		if byNamespace[n.Namespace] == nil {
 			namespaces = append(namespaces, n.Namespace) // in the order of ids
 		}
@@ -35,6 +37,13 @@ func (s screen) dot(m *api.Map) []byte {
 		}
 		if ns != "" {
 			b.WriteString("  }\n")
+		}
+	}
+	for i := range m.Nodes {
+		for _, id := range m.Nodes[i].Backends {
+			if known[id] {
+				fmt.Fprintf(&b, "  %s -> %s [style=dashed, arrowhead=none];\n", s.dotQuote(m.Nodes[i].ID), s.dotQuote(id))
+			}
 		}
 	}
 	for i := range m.Edges {

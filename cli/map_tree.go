@@ -22,6 +22,7 @@ type mapTree struct {
 	out   map[string][]*api.MapEdge // by client
 	drawn map[string]bool           // nodes whose servers were drawn
 	mixed bool                      // workloads stand beside processes of hosts
+	cells int                       // of a row
 	rows  [][]cell
 }
 
@@ -36,6 +37,7 @@ func (t *mapTree) columns() []column {
 // write draws the map: first what nobody talks to, which is where requests come
 // from, then what is left, which talks in a circle.
 func (t *mapTree) write(out *table) error {
+	t.cells = len(out.cols)
 	t.nodes, t.out, t.drawn = map[string]*api.MapNode{}, map[string][]*api.MapEdge{}, map[string]bool{}
 	for i := range t.m.Nodes {
 		n := &t.m.Nodes[i]
@@ -46,8 +48,12 @@ func (t *mapTree) write(out *table) error {
 	for i := range t.m.Edges {
 		e := &t.m.Edges[i]
 		t.out[e.From] = append(t.out[e.From], e)
-		if e.From != e.To {
-			called[e.To] = true
+		if e.From == e.To {
+			continue
+		}
+		called[e.To] = true
+		for _, b := range t.node(e.To).Backends {
+			called[b] = true // drawn below the service
 		}
 	}
 	order := func(a, b string) int { return strings.Compare(t.rank(a), t.rank(b)) }
@@ -58,7 +64,7 @@ func (t *mapTree) write(out *table) error {
 	for _, circles := range []bool{false, true} {
 		for _, id := range clients {
 			if called[id] == circles && !t.drawn[id] {
-				row := make([]cell, len(out.cols))
+				row := make([]cell, t.cells)
 				row[len(row)-1] = t.name(id)
 				t.rows = append(t.rows, row)
 				t.below(id, "")
@@ -96,15 +102,31 @@ func (t *mapTree) below(id, lead string) {
 	if !t.utf8 {
 		branch, last, down = "|- ", "`- ", "|  "
 	}
+	// Of the workloads behind a service, those that talk to others.
+	behind := slices.DeleteFunc(slices.Clone(t.node(id).Backends), func(b string) bool { return t.drawn[b] || len(t.out[b]) == 0 })
 	edges := t.out[id]
-	for i, e := range edges {
-		mark, next := branch, down
-		if i == len(edges)-1 {
-			mark, next = last, "   "
+	left := len(edges) + len(behind)
+	step := func() (mark, next string) {
+		if left--; left == 0 {
+			return last, "   "
 		}
+		return branch, down
+	}
+	for _, e := range edges {
+		mark, next := step()
 		t.rows = append(t.rows, t.row(e, lead+mark))
 		if !t.drawn[e.To] {
 			t.below(e.To, lead+next)
+		}
+	}
+	for _, b := range behind {
+		mark, next := step()
+		row := make([]cell, t.cells)
+		row[len(row)-1] = t.name(b)
+		row[len(row)-1].text = lead + mark + row[len(row)-1].text
+		t.rows = append(t.rows, row)
+		if !t.drawn[b] {
+			t.below(b, lead+next)
 		}
 	}
 }

@@ -2,8 +2,10 @@ package cli
 
 import (
 	"net/netip"
+	"strings"
 	"time"
 
+	"warren/cluster"
 	"warren/event"
 )
 
@@ -22,6 +24,7 @@ func ktime(t time.Time) uint64 { return uint64(t.Sub(bootTime)) }
 type machine struct {
 	systemd, sshd, bash, kthread       *event.Process
 	curl, sleep, memfd, failed, webapp *event.Process
+	service                            *cluster.Peer // what curl was refused by
 	events                             []*event.Event
 	connections                        []*event.Event
 }
@@ -52,6 +55,34 @@ func exited(p *event.Process, x event.Exit, ago int) {
 }
 
 func newMachine() *machine {
+	m := people()
+	m.happen()
+	return m
+}
+
+// newNode is the same day on a node of a cluster: the web server and the two
+// programs that are not what they seem run in pods.
+func newNode() *machine {
+	m := people()
+	pod := func(p *event.Process, ns, deployment, container string, labels map[string]string) {
+		c := event.Container{FullID: strings.Repeat(container[:1], 64), ID: strings.Repeat(container[:1], 12), Type: "containerd", Name: container, Image: "registry.example/" + deployment + ":3", StartTime: at(31_000_000)}
+		c.Pod = &cluster.Pod{
+			UID: "6f1c2d3e-0000-4000-8000-0000000000" + container[:2], Name: deployment + "-5d4f8-" + container[:2], Namespace: ns, Node: "node-1", Labels: labels,
+			Workload: cluster.Workload{Kind: "Deployment", Name: deployment}, ServiceAccount: "default", Addrs: []netip.Addr{netip.MustParseAddr("10.0.0.1")},
+		}
+		c.PodContainer, c.PodContainerKind, c.Services = container, cluster.Main, []string{deployment}
+		p.Container = &c
+	}
+	pod(m.webapp, "shop", "frontend", "nginx", map[string]string{"app": "frontend", "tier": "front", "note": "\x1b[31m"})
+	pod(m.memfd, "shop", "cart", "cart", map[string]string{"app": "cart", "canary": ""})
+	pod(m.curl, "jobs", "report", "fetch", map[string]string{"app": "report"})
+	m.service = &cluster.Peer{Kind: cluster.PeerService, Service: &cluster.Service{Namespace: "shop", Name: "payment"}}
+	m.happen()
+	return m
+}
+
+// people are the processes of the day.
+func people() *machine {
 	m := &machine{}
 	m.systemd = process(nil, 1, 46_800_000, "systemd", "/usr/lib/systemd/systemd", "/sbin/init")
 	m.systemd.Namespaces = event.Namespaces{MntNS: 4026531841, PidNS: 4026531836, NetNS: 4026531840, UserNS: 4026531837, UtsNS: 4026531838, IpcNS: 4026531839, CgroupNS: 4026531835, TimeNS: 4026531834}
@@ -86,8 +117,6 @@ func newMachine() *machine {
 	m.webapp.Cgroup = event.Cgroup{CgroupID: 200, Path: "/machine.slice/libpod-0123456789abcdef.scope"}
 	m.webapp.CapEffective &^= 1<<21 | 1<<16
 	m.webapp.MntNS = 4026532200
-
-	m.happen()
 	return m
 }
 
@@ -134,7 +163,7 @@ func (m *machine) happen() {
 	add(8_888, m.curl, &open)
 	refused := event.Connection{Socket: tcp, Type: "connect", State: event.Close, Start: at(8_800), Res: 111, RawRes: -111, Error: 111, Duration: 400_000}
 	refused.Remote, refused.RemoteName, refused.RemotePort = netip.MustParseAddr("2001:db8::2"), "", 8443
-	refused.Local = netip.MustParseAddr("2001:db8::1")
+	refused.Local, refused.Cookie, refused.RemotePeer = netip.MustParseAddr("2001:db8::1"), 7, m.service
 	add(8_799, m.curl, &refused)
 	done := open
 	done.Type, done.State, done.Duration, done.BytesSent, done.BytesReceived, done.Retransmits = "close", event.Close, 800_000_000, 812, 1_300_000, 3

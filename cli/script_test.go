@@ -31,7 +31,8 @@ var update = flag.Bool("update", false, "rewrite what the scripts expect")
 //
 //	warren ARGUMENTS   runs Main; variables WIDTH (a terminal of that width), NO_COLOR, LC_ALL
 //	exitcode N         holds the code of the last warren
-//	agent start|stop   the agent on $WARREN_SOCKET
+//	agent start|stop   the agent on $WARREN_SOCKET; agent node one of a cluster's node
+//	kubectl warren ... the same as a plugin, with the hub of cluster_test.go; HUB says how that is doing
 func TestScripts(t *testing.T) {
 	testscript.Run(t, testscript.Params{
 		Dir:           "testdata",
@@ -53,6 +54,7 @@ func TestScripts(t *testing.T) {
 			"warren":   cmdWarren,
 			"exitcode": cmdExitCode,
 			"agent":    cmdAgent,
+			"kubectl":  cmdKubectl,
 		},
 	})
 }
@@ -66,6 +68,10 @@ type world struct {
 }
 
 func cmdWarren(ts *testscript.TestScript, neg bool, args []string) {
+	runMain(ts, neg, args, func(*Env) {})
+}
+
+func runMain(ts *testscript.TestScript, neg bool, args []string, change func(*Env)) {
 	env := &Env{
 		Stdout: ts.Stdout(), Stderr: ts.Stderr(),
 		Getenv: ts.Getenv,
@@ -77,6 +83,11 @@ func cmdWarren(ts *testscript.TestScript, neg bool, args []string) {
 			return err
 		},
 	}
+	env.RunHub = func(_ context.Context, o HubOptions) error {
+		_, err := io.WriteString(ts.Stdout(), "hub "+strings.Join([]string{o.Listen, o.HubbleListen, o.TLSDir, o.Namespace, o.Agents, o.Kubeconfig, o.MetricsListen, o.Config, o.LogLevel}, "|")+"\n")
+		return err
+	}
+	change(env)
 	if w := ts.Getenv("WIDTH"); w != "" {
 		n, err := strconv.Atoi(w)
 		ts.Check(err)
@@ -139,24 +150,27 @@ func cmdExitCode(ts *testscript.TestScript, _ bool, args []string) {
 func cmdAgent(ts *testscript.TestScript, _ bool, args []string) {
 	w := ts.Value(worldKey{}).(*world)
 	switch strings.Join(args, " ") {
-	case "start":
-		w.stop = startAgent(ts.Check, ts.Getenv("WARREN_SOCKET"))
+	case "start", "node":
+		m := newMachine()
+		if args[0] == "node" {
+			m = newNode()
+		}
+		w.stop = startAgent(ts.Check, ts.Getenv("WARREN_SOCKET"), m)
 		ts.Defer(func() { w.stop() })
 	case "stop":
 		w.stop()
 	default:
-		ts.Fatalf("usage: agent start|stop")
+		ts.Fatalf("usage: agent start|node|stop")
 	}
 }
 
-// startAgent serves the day of samples_test.go on a socket until stop is
+// startAgent serves a day of samples_test.go on a socket until stop is
 // called, which may happen more than once.
-func startAgent(check func(error), socket string) (stop func()) {
-	m := newMachine()
+func startAgent(check func(error), socket string, m *machine) (stop func()) {
 	listener, err := api.ListenUnix(socket)
 	check(err)
 	ctx, cancel := context.WithCancel(context.Background())
-	server := api.New(api.Config{}, recorded{m}, recorded{m}, recorded{m}, slog.New(slog.DiscardHandler))
+	server := api.New(api.Config{Map: m.talk().Answer}, recorded{m}, recorded{m}, recorded{m}, slog.New(slog.DiscardHandler))
 	done := make(chan error, 1)
 	go func() { done <- server.Serve(ctx, listener) }()
 	return sync.OnceFunc(func() {
@@ -282,7 +296,7 @@ func TestFieldsAgree(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-	}, socket)
+	}, socket, newMachine())
 	defer stop()
 	want, err := api.NewClient(socket).Fields(t.Context(), "")
 	if err != nil {

@@ -17,9 +17,13 @@ import (
 func statusCommand(g *globals) *command {
 	var output string
 	var about selection
+	summary := "Report on the agent: hooks, events, losses, memory"
+	if g.kubectl {
+		summary = "Report on the hub, and on the agent of each node"
+	}
 	return &command{
 		name:    "status",
-		summary: "Report on the agent: hooks, events, losses, memory",
+		summary: summary,
 		about: "For each hook: by which kind of program it is attached, and why not by a better one. " +
 			"Then how many events there were, what was lost and where, how full rings, tables and queues are, and who listens. " +
 			"Of a cluster: the hub, and each node with its agent; -o wide has the whole report of each, for those who may see all pods.",

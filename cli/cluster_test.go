@@ -1,0 +1,206 @@
+package cli
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"os"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/rogpeppe/go-internal/testscript"
+
+	"warren/api"
+	"warren/event"
+)
+
+// TestMain makes this machine the node that samples_test.go speaks of.
+func TestMain(m *testing.M) {
+	event.SetNode("node-1")
+	os.Exit(m.Run())
+}
+
+// talk returns a map of the day's connections.
+func (m *machine) talk() *api.MapCollector {
+	clock := bootTime
+	c := api.NewMapCollector(api.MapConfig{Now: func() time.Time { return clock }})
+	for _, e := range m.events {
+		c.Add(e)
+	}
+	clock = now
+	return c
+}
+
+// A fakeHub is the API server of a cluster with a hub that has one node's day to
+// tell. How it is doing:
+//
+//	""            every node answers
+//	missing       node-2 does not
+//	back          node-2 does not, and then does
+//	none          there is no hub
+//	forbidden, unavailable, expired, broken, away   what the API server says
+//	slow          nobody answers
+type fakeHub struct {
+	how   string
+	agent http.Handler
+}
+
+func newFakeHub(how string) *fakeHub {
+	m := newNode()
+	return &fakeHub{how: how, agent: api.New(api.Config{Node: "node-1"}, recorded{m}, recorded{m}, recorded{m}, slog.New(slog.DiscardHandler))}
+}
+
+func (h *fakeHub) nodes(answered int, missing ...string) []byte {
+	return append(event.AppendJSON(nil, &event.Event{Time: now, Data: &event.Nodes{Type: "nodes", Total: 2, Answered: answered, Missing: missing}}), '\n')
+}
+
+const connectionRefused = "node-2: connection refused"
+
+// RoundTrip implements [http.RoundTripper].
+func (h *fakeHub) RoundTrip(req *http.Request) (*http.Response, error) {
+	status := func(code int, reason, msg string) (*http.Response, error) {
+		rec := httptest.NewRecorder()
+		rec.Header().Set("Content-Type", "application/json")
+		rec.WriteHeader(code)
+		fmt.Fprintf(rec, `{"kind":"Status","apiVersion":"v1","status":"Failure","code":%d,"reason":%q,"message":%q}`, code, reason, msg)
+		return rec.Result(), nil
+	}
+	switch h.how {
+	case "none":
+		return status(404, "NotFound", "the server could not find the requested resource")
+	case "forbidden":
+		return status(403, "Forbidden", `events.hub.warren.dev is forbidden: User "eve" cannot list resource "events" in API group "hub.warren.dev" at the cluster scope`)
+	case "unavailable":
+		return status(503, "ServiceUnavailable", "error trying to reach service: no endpoints")
+	case "expired":
+		return status(401, "Unauthorized", "Unauthorized")
+	case "broken":
+		return &http.Response{StatusCode: 502, Header: http.Header{"Content-Type": {"text/plain"}}, Body: io.NopCloser(strings.NewReader("bad \x1b[31m gateway"))}, nil
+	case "away":
+		return nil, errors.New("dial tcp 10.0.0.1:6443: connect: connection refused")
+	case "slow":
+		<-req.Context().Done()
+		return nil, req.Context().Err()
+	}
+	path, ok := strings.CutPrefix(req.URL.Path, "/apis/hub.warren.dev")
+	if !ok {
+		return status(404, "NotFound", "the server could not find the requested resource")
+	}
+	req.URL.Path = path
+	q := req.URL.Query()
+	if q.Get("node") == "node-2" {
+		q.Set("filter", "proc.pid = 0") // it has nothing to tell
+	}
+	q.Del("node")
+	req.URL.RawQuery = q.Encode()
+	rec := httptest.NewRecorder()
+	switch path {
+	case "/v1/map":
+		api.NewMux([]api.Route{api.MapRoute(h.clusterMap)}, slog.New(slog.DiscardHandler)).ServeHTTP(rec, req)
+	case "/v1/status":
+		h.status(rec, req)
+	default:
+		h.agent.ServeHTTP(rec, req)
+	}
+	if rec.Code == http.StatusOK && rec.Header().Get("Content-Type") == "application/x-ndjson" {
+		body := rec.Body.Bytes()
+		switch h.how {
+		case "":
+			body = append(h.nodes(2), body...)
+		case "missing":
+			body = append(h.nodes(1, connectionRefused), body...)
+		case "back":
+			first := bytes.IndexByte(body, '\n') + 1
+			rows := append(h.nodes(1, connectionRefused), h.nodes(1, connectionRefused)...)
+			rows = append(append(rows, body[:first]...), h.nodes(2)...)
+			body = append(rows, body[first:]...)
+		}
+		rec.Body = bytes.NewBuffer(body)
+	}
+	return rec.Result(), nil
+}
+
+func (h *fakeHub) status(w http.ResponseWriter, req *http.Request) {
+	rec := httptest.NewRecorder()
+	h.agent.ServeHTTP(rec, req)
+	missing, second := "", `{"node":"node-2","pod":"warren-agent-b","version":"v1.2.2","ready":true,"clock_offset_ns":-90000000000}`
+	answered := 2
+	if h.how == "missing" {
+		missing, second, answered = fmt.Sprintf("%q", connectionRefused), `{"node":"node-2","pod":"warren-agent-b","error":"connection refused"}`, 1
+	}
+	w.Header().Set("Content-Type", "application/json")
+	fmt.Fprintf(w, `{"hub":{"version":"v1.2.3","started":"2026-11-20T20:00:00Z","nodes_total":2,"nodes_answered":%d,"nodes_missing":[%s]},"nodes":[{"node":"node-1","pod":"warren-agent-a","version":"v1.2.3","ready":true,"clock_offset_ns":1200000,"status":%s},%s]}`,
+		answered, missing, rec.Body.String(), second)
+}
+
+// clusterMap is a shop.
+func (h *fakeHub) clusterMap(_ context.Context, q api.MapQuestion) (api.Map, error) {
+	m := api.Map{Since: at(600_000), Until: now, Reporters: []string{"node-1", "node-2"}, Total: 2}
+	if q.Since > 0 {
+		m.Since = now.Add(-q.Since)
+	}
+	if h.how == "missing" {
+		m.Missing, m.Reporters, m.Lost, m.Forgotten = []string{connectionRefused}, m.Reporters[:1], 7, 3
+	}
+	node := func(kind api.MapKind, ns, name string) string {
+		id := string(kind) + "/" + ns + "/" + name
+		m.Nodes = append(m.Nodes, api.MapNode{ID: id, Kind: kind, Namespace: ns, Name: name, Workload: map[api.MapKind]string{api.MapWorkload: "Deployment"}[kind]})
+		return id
+	}
+	world, stripe, kubelet := node(api.MapWorld, "", "internet"), node(api.MapName, "", "api.stripe.example"), node(api.MapProcess, "", "kubelet \x1b[31m\"\\N&lt;")
+	frontend, cart, db, payment := node(api.MapWorkload, "shop", "frontend"), node(api.MapWorkload, "shop", "cart"), node(api.MapWorkload, "shop", "postgres"), node(api.MapService, "shop", "payment")
+	backends := []string{node(api.MapWorkload, "shop", "payment"), node(api.MapWorkload, "shop", "payment-v2")}
+	m.Nodes[slices.IndexFunc(m.Nodes, func(n api.MapNode) bool { return n.ID == payment })].Backends = backends
+	dns, host := node(api.MapWorkload, "kube-system", "coredns"), node(api.MapHost, "", "node-2")
+	edge := func(from, to string, port uint16, n uint64) *api.MapEdge {
+		m.Edges = append(m.Edges, api.MapEdge{From: from, To: to, Protocol: "tcp", Port: port, SeenBy: api.SeenByClient, Connections: n, BytesSent: 1000 * n, BytesReceived: 3000 * n, RTT: &api.MapRTT{Min: 1e5, Mean: int64(n) * 1e5, Max: int64(n) * 1e6, Samples: n}})
+		return &m.Edges[len(m.Edges)-1]
+	}
+	edge(world, frontend, 80, 412).SeenBy = api.SeenByServer
+	edge(frontend, cart, 80, 400).Active = 3
+	edge(frontend, payment, 8443, 12)
+	udp := edge(frontend, dns, 53, 30)
+	udp.Protocol, udp.RTT = "udp", nil
+	broken := edge(cart, db, 5432, 90)
+	broken.Failed, broken.Retransmits, broken.Errors = 4, 17, map[string]uint64{"ECONNREFUSED": 3, "reset by server": 1}
+	edge("workload/shop/payment", stripe, 443, 9)
+	edge("workload/shop/payment-v2", stripe, 443, 3)
+	edge(kubelet, cart, 8080, 60)
+	edge(db, db, 5433, 1)
+	edge(dns, host, 53, 2)
+	// Two that talk to each other, and to nobody else.
+	a, b := node(api.MapWorkload, "raft", "a"), node(api.MapWorkload, "raft", "b")
+	edge(a, b, 7000, 5)
+	edge(b, a, 7000, 6)
+	m = api.MergeMaps([]api.Map{m})
+	if len(q.Namespaces) > 0 {
+		m = m.Restrict(func(ns string) bool { return ns == q.Namespaces[0] })
+	}
+	return m, nil
+}
+
+// cmdKubectl runs kubectl's plugin.
+func cmdKubectl(ts *testscript.TestScript, neg bool, args []string) {
+	if len(args) == 0 || args[0] != "warren" {
+		ts.Fatalf("usage: kubectl warren ARGUMENTS")
+	}
+	runMain(ts, neg, args[1:], func(env *Env) {
+		env.Kubectl = true
+		env.Cluster = func(o ClusterOptions) (Agent, string, error) {
+			if ts.Getenv("HUB") == "options" {
+				_, err := fmt.Fprintf(ts.Stdout(), "%+v\n", o)
+				return nil, "", errors.Join(err, errStop)
+			}
+			base, err := url.Parse("https://10.0.0.1:6443/apis/hub.warren.dev/v1")
+			return api.NewHTTPClient(base, newFakeHub(ts.Getenv("HUB"))), "shop", err
+		}
+	})
+}
