@@ -59,7 +59,7 @@ root: $(CACHE)/bin/promtool ## BPF on this machine's kernel
 	build/need $(ROOT_PACKAGES)
 	$(GO) test -count=1 -p 1 -run '$(or $(RUN),^Test(BPF|Root|Containers))' $(if $(V),-v) $(PKGS)
 
-e2e: build $(CACHE)/bin/promtool $(CACHE)/bin/hubble ## the built program as a user meets it
+e2e: build $(CACHE)/bin/promtool $(CACHE)/bin/hubble $(CACHE)/bin/hubble-relay ## the built program as a user meets it
 	build/need $(ROOT_PACKAGES)
 	$(GO) test -count=1 -run '^TestE2E' ./test/e2e
 
@@ -111,8 +111,9 @@ $(CACHE)/bin/golangci-lint: build/tools/go.mod
 $(CACHE)/bin/promtool:
 	build/promtool $@
 
-# Hubble's own command line, as it is published: tests ask agents by it.
-$(CACHE)/bin/hubble: test/cluster/build/hubble/go.mod
-	@echo "building hubble: a minute, once"
+# Hubble's own command line and relay, as they are published: tests ask agents
+# by them.
+$(CACHE)/bin/hubble $(CACHE)/bin/hubble-relay: test/cluster/build/hubble/go.mod
+	@echo "building $(@F): a minute, once"
 	mkdir -p $(@D)
-	cd test/cluster/build/hubble && CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w' -o $@ github.com/cilium/cilium/hubble
+	cd test/cluster/build/hubble && CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w' -o $@ github.com/cilium/cilium/$(@F)

@@ -1,6 +1,7 @@
 package api
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"io"
@@ -296,7 +297,7 @@ func (h *Hubble) GetNodes(context.Context, *observerpb.GetNodesRequest) (*observ
 	n := &observerpb.Node{
 		Name:      h.teller.node,
 		Version:   h.cfg.Version,
-		Address:   h.cfg.Address,
+		Address:   cmp.Or(h.peers()[h.teller.node].Address, h.cfg.Address),
 		State:     relaypb.NodeState_NODE_CONNECTED,
 		Tls:       &observerpb.TLS{Enabled: h.cfg.TLSName != "", ServerName: h.cfg.TLSName},
 		UptimeNs:  uint64(time.Since(h.begun)),

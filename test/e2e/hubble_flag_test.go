@@ -363,23 +363,18 @@ func (s *manyEvents) Next(ctx context.Context) (*event.Event, error) {
 	}
 }
 
-// TestE2EHubbleSelectors asks by --first, --last and the like.
-func TestE2EHubbleSelectors(t *testing.T) {
-	help, _, err := hubble(t, "/none", "observe", "--help")
-	if err != nil {
-		t.Fatal(err)
-	}
-	start := time.Date(2026, 11, 20, 12, 0, 0, 0, time.UTC)
+// serveConnects serves 50 connects, one a second from a time on.
+func serveConnects(t *testing.T, cfg api.HubbleConfig, start time.Time, listeners ...net.Listener) *api.Hubble {
+	t.Helper()
 	events := &manyEvents{n: 50, more: make(chan struct{}), next: func(n int) *event.Event {
 		return &event.Event{Time: start.Add(time.Duration(n) * time.Second), Seq: uint64(n + 1), Data: &event.Connection{Type: "connect",
 			Socket: event.Socket{Local: netip.MustParseAddr("10.0.0.1"), LocalPort: 1, Remote: netip.AddrFrom4([4]byte{192, 0, 2, byte(n)}), RemotePort: 443, L4: event.TCP}}}
 	}}
-	h := api.NewHubble(api.HubbleConfig{Node: "node-1"}, events, slog.New(slog.DiscardHandler))
-	l, socket := listen(t)
+	h := api.NewHubble(cfg, events, slog.New(slog.DiscardHandler))
 	ctx, stop := context.WithCancel(context.Background())
 	served := make(chan error, 2)
 	go func() { served <- h.Run(ctx) }()
-	go func() { served <- api.ServeHubble(ctx, h, l) }()
+	go func() { served <- api.ServeHubble(ctx, h, listeners...) }()
 	t.Cleanup(func() {
 		stop()
 		for range 2 {
@@ -388,6 +383,19 @@ func TestE2EHubbleSelectors(t *testing.T) {
 			}
 		}
 	})
+	testkit.Wait(t, "the flows", func() bool { return h.Stats().Seen == 50 })
+	return h
+}
+
+// TestE2EHubbleSelectors asks by --first, --last and the like.
+func TestE2EHubbleSelectors(t *testing.T) {
+	help, _, err := hubble(t, "/none", "observe", "--help")
+	if err != nil {
+		t.Fatal(err)
+	}
+	start := time.Date(2026, 11, 20, 12, 0, 0, 0, time.UTC)
+	l, socket := listen(t)
+	serveConnects(t, api.HubbleConfig{Node: "node-1"}, start, l)
 	at := func(n int) string { return start.Add(time.Duration(n) * time.Second).Format(time.RFC3339) }
 	span := func(from, to int) []string {
 		var list []string
@@ -412,7 +420,6 @@ func TestE2EHubbleSelectors(t *testing.T) {
 			t.Errorf("--%s is not tested", name)
 		}
 	}
-	testkit.Wait(t, "the flows", func() bool { return h.Stats().Seen == 50 })
 	for name, c := range cases {
 		t.Run("--"+name, func(t *testing.T) {
 			out, errs, err := hubble(t, socket, append([]string{"observe", "-o", "json"}, c.args...)...)
