@@ -78,8 +78,9 @@ func (h *holding[T]) hold(c claim[T]) *holding[T] {
 	case from > h.from:
 		h.until = from
 	case c.fresh:
-		// It began before the one that is there: that one has it now.
-		return h.held(c.owner, from, h.from)
+		// It began before the one that is there: that one has it now. It stays
+		// among the holdings, to have it when that one ends.
+		return h.held(c.owner, min(from, h.from-1), h.from)
 	default:
 		from = max(c.told, h.from+1)
 		h.until = from

@@ -324,11 +324,29 @@ func (s *State) take(p *pod, addr netip.Addr, now int64, fresh bool) {
 func (s *State) endPod(p *pod, now int64) {
 	for _, addr := range p.told.Addrs {
 		s.places[addr].pods.release(p, nanos(p.told.Ended))
+		s.succeed(p, addr, now)
 	}
 	if p.ended == 0 {
 		p.ended = now
 		s.living--
 		s.past.push(now, p)
+	}
+}
+
+// succeed gives the address of a pod that has ended to another that goes on and
+// says that it is its own: the one of two that had to be wrong was not it.
+func (s *State) succeed(p *pod, addr netip.Addr, now int64) {
+	at := s.places[addr]
+	if at.pods == nil || at.pods.until == forever {
+		return
+	}
+	for h := at.pods; h != nil; h = h.older {
+		other := h.owner
+		if other != p && other.ended == 0 && other.told.Ended.IsZero() && slices.Contains(other.told.Addrs, addr) && !other.told.HostNetwork {
+			at.pods = at.pods.hold(claim[pod]{owner: other, from: at.pods.until, told: now})
+			s.put(addr, at)
+			return
+		}
 	}
 }
 

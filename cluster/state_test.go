@@ -183,6 +183,15 @@ func TestAddressAtATime(t *testing.T) {
 			asks: []asked{{30 * time.Second, "pod a"}, {3 * time.Minute, "pod a"}, {never, "pod a"}},
 		},
 		{
+			name: "two say that they have it, and the one that is believed ends",
+			tell: func(s *cluster.State) {
+				s.SetPod(running("a", "web-a", after(0), "10.244.0.7"), after(hour))
+				s.SetPod(running("b", "web-b", after(0), "10.244.0.7"), after(hour))
+				s.DeletePod("a", after(2*hour))
+			},
+			asks: []asked{{hour, "pod a"}, {3 * hour, "pod b"}, {never, "pod b"}},
+		},
+		{
 			name: "the last packets of a pod come after its end",
 			tell: func(s *cluster.State) {
 				s.SetPod(running("a", "web-a", after(0), "10.244.0.7"), after(0))

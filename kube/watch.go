@@ -2,8 +2,10 @@ package kube
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
+	"net/http"
 	"slices"
 	"sync"
 	"time"
@@ -13,6 +15,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/watch"
+	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/cache"
 	"k8s.io/klog/v2"
 
@@ -126,41 +129,20 @@ func (c *Client) reflect(ctx context.Context, r *resource, s cache.ReflectorStor
 		} else if time.Since(began) > time.Minute {
 			wait = c.retry // it went well for a while
 		}
-		pause := time.NewTimer(wait.Step())
-		select {
-		case <-ctx.Done():
-			pause.Stop()
+		if !sleep(ctx, wait.Step()) {
 			return
-		case <-pause.C:
 		}
 	}
 }
 
 // listWatch asks for a resource, and strips what comes before anybody keeps it.
 func (c *Client) listWatch(r *resource, count *counter) *cache.ListWatch {
-	get := func(o *metav1.ListOptions) (path string, accept string) {
-		o.FieldSelector, o.LabelSelector = r.fields, r.labels
-		if !r.metadata {
-			return r.path, ""
-		}
-		as := "PartialObjectMetadataList"
-		if o.Watch {
-			as = "PartialObjectMetadata"
-		}
-		as = ";as=" + as + ";g=meta.k8s.io;v=v1"
-		return r.path, runtime.ContentTypeProtobuf + as + "," + runtime.ContentTypeJSON + as
-	}
 	return &cache.ListWatch{
 		ListWithContextFunc: func(ctx context.Context, o metav1.ListOptions) (runtime.Object, error) {
 			if o.ResourceVersion == "0" {
 				o.ResourceVersion = "" // whatever is cached comes in one piece, and not in pages
 			}
-			path, accept := get(&o)
-			request := c.rest.Get().AbsPath(path).SpecificallyVersionedParams(&o, c.params, coreVersion)
-			if accept != "" {
-				request.SetHeader("Accept", accept)
-			}
-			list, err := request.Do(ctx).Get()
+			list, err := c.request(r, o).Do(ctx).Get()
 			if err != nil {
 				return nil, err
 			}
@@ -173,12 +155,7 @@ func (c *Client) listWatch(r *resource, count *counter) *cache.ListWatch {
 		},
 		WatchFuncWithContext: func(ctx context.Context, o metav1.ListOptions) (watch.Interface, error) {
 			o.Watch = true
-			path, accept := get(&o)
-			request := c.rest.Get().AbsPath(path).SpecificallyVersionedParams(&o, c.params, coreVersion)
-			if accept != "" {
-				request.SetHeader("Accept", accept)
-			}
-			events, err := request.Watch(ctx)
+			events, err := c.watch(ctx, r, o)
 			if err != nil {
 				return nil, err
 			}
@@ -187,10 +164,62 @@ func (c *Client) listWatch(r *resource, count *counter) *cache.ListWatch {
 	}
 }
 
+// request asks for a resource, or for the metadata of it.
+func (c *Client) request(r *resource, o metav1.ListOptions) *rest.Request {
+	o.FieldSelector, o.LabelSelector = r.fields, r.labels
+	request := c.rest.Get().AbsPath(r.path).SpecificallyVersionedParams(&o, c.params, coreVersion)
+	if r.metadata {
+		as := ";as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
+		if o.Watch {
+			as = ";as=PartialObjectMetadata;g=meta.k8s.io;v=v1"
+		}
+		request.SetHeader("Accept", runtime.ContentTypeProtobuf+as+","+runtime.ContentTypeJSON+as)
+	}
+	return request
+}
+
+// watch begins a watch. One that goes on from where another was cut waits for a
+// server that is away as long as that takes: then it need not read all again,
+// nor have a thousand agents do so at the moment at which their server is back.
+func (c *Client) watch(ctx context.Context, r *resource, o metav1.ListOptions) (watch.Interface, error) {
+	goesOn := o.SendInitialEvents == nil
+	retry := c.retry
+	for {
+		events, err := c.request(r, o).Watch(ctx)
+		var answer apierrors.APIStatus
+		if err == nil || !goesOn || errors.As(err, &answer) && answer.Status().Code < http.StatusInternalServerError {
+			return events, err
+		}
+		if !sleep(ctx, retry.Step()) {
+			return nil, ctx.Err()
+		}
+	}
+}
+
+// sleep is false where ctx ended before.
+func sleep(ctx context.Context, d time.Duration) bool {
+	pause := time.NewTimer(d)
+	defer pause.Stop()
+	select {
+	case <-ctx.Done():
+		return false
+	case <-pause.C:
+		return true
+	}
+}
+
 // event strips one event. One of which nothing is kept still moves the place
 // from which a watch goes on.
 func (r *resource) event(e watch.Event, count *counter) (watch.Event, bool) {
 	if e.Type == watch.Error {
+		err := apierrors.FromObject(e.Object)
+		if apierrors.HasStatusCause(err, brokenStream) {
+			// The stream was cut, and ends here. As with one that was ended well,
+			// the next goes on from there; if that comes to nothing either, the
+			// reflector reads all again.
+			count.failed(err, time.Now())
+			return e, false
+		}
 		return e, true
 	}
 	i := r.item(e.Object)
@@ -207,6 +236,9 @@ func (r *resource) event(e watch.Event, count *counter) (watch.Event, bool) {
 	}
 	return watch.Event{Type: e.Type, Object: i}, true
 }
+
+// brokenStream is how client-go marks what it could not read of a watch.
+const brokenStream = "ClientWatchDecoding"
 
 // store is where a reflector puts what it is told. Only its goroutine calls it.
 type store struct {
