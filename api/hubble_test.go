@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/netip"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -26,6 +27,7 @@ import (
 	"google.golang.org/protobuf/types/known/fieldmaskpb"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
+	"warren/cluster"
 	"warren/event"
 )
 
@@ -574,4 +576,83 @@ func TestHubbleRefused(t *testing.T) {
 	if err := ServeHubble(t.Context(), h, l); err == nil || !strings.Contains(err.Error(), "listen on 127.0.0.1") {
 		t.Error(err)
 	}
+}
+
+// TestHubbleInterface asks as Hubble's user interface does: its page of a
+// namespace wants the last flows and then all, without replies, without what
+// it takes for noise; and each flow must have what it draws.
+func TestHubbleInterface(t *testing.T) {
+	s := serveFlows(t, HubbleConfig{})
+	reply := []bool{false}
+	req := &observerpb.GetFlowsRequest{
+		Follow: true, Number: 10000,
+		Whitelist: []*flowpb.FlowFilter{{SourcePod: []string{"shop/"}, Reply: reply}, {DestinationPod: []string{"shop/"}, Reply: reply}},
+		Blacklist: []*flowpb.FlowFilter{
+			{SourceLabel: []string{"reserved:unknown", "reserved:host", "k8s:k8s-app=kube-dns"}},
+			{DestinationLabel: []string{"reserved:unknown", "reserved:host"}},
+			{DestinationLabel: []string{"k8s:k8s-app=kube-dns"}, DestinationPort: []string{"53"}},
+			{SourceFqdn: []string{"*.cluster.local*"}}, {DestinationFqdn: []string{"*.cluster.local*"}},
+		},
+	}
+	of := func(n int, who *event.Process, change func(*event.Connection)) *event.Event {
+		e := connected(n)
+		e.Process = who
+		change(e.Data.(*event.Connection))
+		return e
+	}
+	s.tell(t,
+		of(0, onHost, func(*event.Connection) {}),
+		of(1, processIn(frontPod), func(c *event.Connection) { c.RemotePeer = &cluster.Peer{Kind: cluster.PeerPod, Pod: cartPod} }),
+		of(2, processIn(frontPod), func(c *event.Connection) {
+			c.RemotePeer, c.RemoteName = toService("shop", "cart"), "cart.shop.svc.cluster.local"
+		}),
+		of(3, processIn(frontPod), func(c *event.Connection) { c.RemotePeer = toService("shop", "cart") }),
+		of(4, processIn(frontPod), func(c *event.Connection) {
+			c.RemotePeer, c.RemoteName = &cluster.Peer{Kind: cluster.PeerWorld}, "a.test"
+		}),
+		of(5, processIn(hostPod), func(c *event.Connection) { c.RemotePeer = &cluster.Peer{Kind: cluster.PeerWorld} }),
+	)
+	stream, err := s.client.GetFlows(t.Context(), req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{"1", "3", "4"} {
+		resp, err := stream.Recv()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := short(resp); got != want {
+			t.Fatalf("flow to %s, want %s", got, want)
+		}
+		// A card is a labelled identity or a workload; an arrow needs both ends.
+		f := resp.GetFlow()
+		if f.GetL4() == nil || f.GetSource().GetIdentity() == 0 || f.GetDestination() == nil ||
+			f.GetDestination().GetIdentity() == 0 && len(f.GetDestination().GetWorkloads()) == 0 {
+			t.Errorf("cannot be drawn: %v", f)
+		}
+	}
+}
+
+// TestHubbleMemory holds that the ring takes about what it says.
+func TestHubbleMemory(t *testing.T) {
+	heap := func() int {
+		runtime.GC()
+		var m runtime.MemStats
+		runtime.ReadMemStats(&m)
+		return int(m.HeapAlloc)
+	}
+	h := NewHubble(HubbleConfig{Node: "node-1"}, nil, nil)
+	before := heap()
+	for n := range 2 * h.cfg.Flows {
+		e := connected(n)
+		e.Process.ExePath = strings.Repeat("x", 100)
+		e.Process.Args = []string{strings.Repeat("y", 10000)} // not kept alive
+		h.take(e)
+	}
+	took, stats := heap()-before, h.Stats()
+	if stats.Flows != h.cfg.Flows || took > 2*stats.Bytes || stats.Bytes > 2*took {
+		t.Errorf("%d flows take %d bytes, and are said to take %d", stats.Flows, took, stats.Bytes)
+	}
+	t.Logf("%d flows: %d KiB", stats.Flows, took>>10)
+	runtime.KeepAlive(h)
 }
