@@ -169,7 +169,7 @@ func (g cgroups) remove(ctx context.Context, name string) error {
 	}
 	for _, root := range append([]string{g.unified}, g.v1...) {
 		// The kernel lets go of a dead process's groups a little later.
-		err := poll(ctx, 30*time.Second, func() error { return removeGroups(root + name) })
+		err := Poll(ctx, 30*time.Second, func() error { return removeGroups(root + name) })
 		if err != nil {
 			return fmt.Errorf("remove the control group %s%s: %w", root, name, err)
 		}
@@ -199,8 +199,8 @@ func removeGroups(dir string) error {
 	return nil
 }
 
-// poll asks until there is no error, and gives the last one when time is up.
-func poll(ctx context.Context, atMost time.Duration, ask func() error) error {
+// Poll asks until there is no error, and gives the last one when time is up.
+func Poll(ctx context.Context, atMost time.Duration, ask func() error) error {
 	ctx, cancel := context.WithTimeout(ctx, atMost)
 	defer cancel()
 	wait := 2 * time.Millisecond

@@ -22,6 +22,7 @@ const (
 // A shopRole is a service of the shop.
 type shopRole struct {
 	Name, Tier, Image, Probe string
+	Spread                   string // over the nodes, where it cannot be even
 	Args                     []string
 	Replicas, Port, NodePort int
 }
@@ -30,15 +31,15 @@ type shopRole struct {
 func shopRoles() []shopRole {
 	http := fmt.Sprintf("httpGet: {path: /healthz, port: %d}", shopPort)
 	role := func(name, tier string, replicas int) shopRole {
-		return shopRole{Name: name, Tier: tier, Image: ShopImage, Probe: http, Args: []string{name}, Replicas: replicas, Port: shopPort}
+		return shopRole{Name: name, Tier: tier, Image: ShopImage, Probe: http, Args: []string{name}, Replicas: replicas, Port: shopPort, Spread: "ScheduleAnyway"}
 	}
 	front := role("front", "web", 2)
-	front.NodePort = shopNodePort
+	front.NodePort, front.Spread = shopNodePort, "DoNotSchedule"
 	ads := role("ads", "backend", 0)
 	ads.Args = []string{"serve"}
 	return []shopRole{
 		front, role("catalog", "backend", 2), role("cart", "backend", 2), role("payment", "backend", 1), ads,
-		{Name: "redis", Tier: "data", Image: "localhost/redis:1", Probe: fmt.Sprintf("tcpSocket: {port: %d}", redisPort), Replicas: 1, Port: redisPort,
+		{Name: "redis", Tier: "data", Image: "localhost/redis:1", Probe: fmt.Sprintf("tcpSocket: {port: %d}", redisPort), Replicas: 1, Port: redisPort, Spread: "ScheduleAnyway",
 			Args: []string{"--bind", "* -::*", "--protected-mode", "no", "--save", "", "--appendonly", "no"}},
 	}
 }
@@ -151,7 +152,7 @@ func (c *Cluster) Demo(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return poll(ctx, 30*time.Second, func() error {
+	return Poll(ctx, 30*time.Second, func() error {
 		_, err := c.Kubectl(ctx, "warren", "map", "-n", "shop")
 		return err
 	})

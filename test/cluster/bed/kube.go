@@ -148,7 +148,7 @@ func (n node) ready() string {
 // or nothing.
 func (c *Cluster) awaitNode(ctx context.Context, name string, want func(node) string) (node, error) {
 	var n node
-	err := poll(ctx, time.Minute, func() error {
+	err := Poll(ctx, time.Minute, func() error {
 		n = node{}
 		if err := c.API(ctx, http.MethodGet, "/api/v1/nodes/"+name, nil, &n); err != nil {
 			return err

@@ -315,7 +315,7 @@ func (c *Cluster) stop(ctx context.Context, d daemon) error {
 	if err := unix.Kill(pid, unix.SIGKILL); err != nil && !errors.Is(err, unix.ESRCH) {
 		return fmt.Errorf("stop %s of %s: %w", d.name, d.place.name, err)
 	}
-	return poll(ctx, 10*time.Second, func() error {
+	return Poll(ctx, 10*time.Second, func() error {
 		if c.pid(d) == pid {
 			return fmt.Errorf("%s of %s still runs after SIGKILL", d.name, d.place.name)
 		}

@@ -52,7 +52,7 @@ var recipe = []struct {
 	{module: "coredns", packages: []string{"."}},
 	{module: "kwok", packages: []string{"sigs.k8s.io/kwok/cmd/kwok"}},
 	{module: "helm", packages: []string{"helm.sh/helm/v4/cmd/helm"}},
-	{module: "hubble", packages: []string{"github.com/cilium/cilium/hubble", "github.com/cilium/cilium/hubble-relay"}},
+	{module: "hubble", ldflags: "-X github.com/cilium/cilium/hubble/pkg.Version=v1.20.2", packages: []string{"github.com/cilium/cilium/hubble", "github.com/cilium/cilium/hubble-relay"}},
 }
 
 // kubernetesFlags link the version in: without it the components say that they
@@ -189,7 +189,7 @@ func (t Tools) Build(ctx context.Context, say func(string)) error {
 		return err
 	}
 	defer func() { _ = os.RemoveAll(temporary) }()
-	say("building Kubernetes and its companions into " + t.dir + ": about ten minutes, once")
+	say("building Kubernetes and its companions into " + t.dir + ": some ten minutes, once")
 	bin := filepath.Join(temporary, "bin")
 	for _, r := range recipe {
 		start := time.Now()

@@ -51,33 +51,43 @@ func (c *Cluster) Up(ctx context.Context, bare bool) error {
 	for n := 1; n <= c.Nodes; n++ {
 		nodes = append(nodes, NodeName(n))
 	}
-	// The API server is what takes longest; meanwhile the nodes get as far as
-	// they can without it, and the tree's images are built.
+	// Three things take time, and happen at once: the API server, the nodes as far
+	// as they get without it, and the compiler.
+	opened := make(chan struct{})
 	err = together(ctx,
-		c.upControl,
 		func(ctx context.Context) error {
-			if err := each(ctx, nodes, c.openNode); err != nil {
+			err := together(ctx, c.upControl, func(ctx context.Context) error {
+				if err := each(ctx, nodes, c.openNode); err != nil {
+					return err
+				}
+				c.say("nodes run containerd")
+				close(opened)
+				return nil
+			})
+			if err != nil {
 				return err
 			}
-			c.say("nodes run containerd")
-			return nil
+			return together(ctx,
+				func(ctx context.Context) error { return each(ctx, nodes, c.joinNode) },
+				func(ctx context.Context) error { return c.applyFile(ctx, "coredns.yaml") })
 		},
 		func(ctx context.Context) error {
-			if err := c.buildShop(ctx); err != nil || bare {
+			if err := c.buildShop(ctx); err != nil {
 				return err
 			}
-			return c.buildWarren(ctx)
-		})
-	if err != nil {
-		return err
-	}
-	err = together(ctx,
-		func(ctx context.Context) error { return each(ctx, nodes, c.joinNode) },
-		func(ctx context.Context) error { return c.applyFile(ctx, "coredns.yaml") },
-		func(ctx context.Context) error {
+			if !bare {
+				if err := c.buildWarren(ctx); err != nil {
+					return err
+				}
+			}
 			own, err := c.ownImages()
 			if err != nil {
 				return err
+			}
+			select {
+			case <-opened:
+			case <-ctx.Done():
+				return ctx.Err()
 			}
 			if err := c.loadOwn(ctx, own...); err != nil {
 				return err
@@ -183,7 +193,7 @@ func (c *Cluster) Down(ctx context.Context) error {
 	c.client = nil
 	c.mu.Unlock()
 	// A mount of a node that a stranger's namespace has copied may hold a file.
-	if err := poll(ctx, 10*time.Second, func() error { return os.RemoveAll(c.dir) }); err != nil {
+	if err := Poll(ctx, 10*time.Second, func() error { return os.RemoveAll(c.dir) }); err != nil {
 		return fmt.Errorf("remove the cluster's files: %w", err)
 	}
 	// Another cluster's are there where this fails.
