@@ -73,7 +73,7 @@ func (h *hub) handler() (http.Handler, error) {
 		return nil, err
 	}
 	answers := api.NewMux(routes, h.log)
-	aggregated := api.NewMux(append(discovery(), routes...), h.log)
+	all := api.NewMux(append(discovery(), routes...), h.log)
 	return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
 		c, refused := h.door.ask(req)
 		if refused != nil {
@@ -83,11 +83,11 @@ func (h *hub) handler() (http.Handler, error) {
 			return
 		}
 		req = req.WithContext(withCaller(req.Context(), c))
-		if below := strings.TrimPrefix(req.URL.Path, apiPath); strings.HasPrefix(below, "/v1/") {
+		if strings.HasPrefix(req.URL.Path, apiPath+"/v1/") {
 			http.StripPrefix(apiPath, answers).ServeHTTP(w, req)
 			return
 		}
-		aggregated.ServeHTTP(w, req)
+		all.ServeHTTP(w, req)
 	}), nil
 }
 
