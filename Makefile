@@ -12,6 +12,8 @@ PKGS ?= ./...
 ARGS ?=
 # How long each fuzz target runs.
 FUZZTIME ?= 2s
+# Flags of `make cluster`: UP='-nodes 3 -proxy iptables', UP=-bare for Kubernetes alone.
+UP ?=
 # How long each load of the benchmarks lasts, in seconds, and how many rounds
 # are interleaved; docs/performance.md is measured with these.
 BENCH_SECONDS ?= 60
@@ -31,8 +33,9 @@ V ?=
 ROOT_PACKAGES := busybox-static gcc libc6-dev podman runc crun conmon containerd iproute2
 VM_PACKAGES := qemu-system-x86 busybox-static xz-utils
 BENCH_PACKAGES := gcc libc6-dev libbpf-tools
+CLUSTER_PACKAGES := busybox-static gcc libc6-dev libseccomp-dev iproute2 iptables nftables
 
-.PHONY: help run build test unit race root e2e vm bench bench-short generate generate-check lint tree fuzz clean
+.PHONY: help run build test unit race root e2e vm bench bench-short cluster cluster-down cluster-test generate generate-check lint tree fuzz clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -49,11 +52,11 @@ tree: ## the rules of the tree: imports, sizes, names
 	$(GO) test -count=1 .
 
 unit: ## tests without root
-	$(GO) test -skip '^Test(BPF|Root|Containers|E2E)' $(PKGS)
+	$(GO) test -skip '^Test(BPF|Root|Containers|E2E|Cluster)' $(PKGS)
 
 race: ## the packages with goroutines under the race detector
 	build/need gcc libc6-dev
-	CGO_ENABLED=1 $(GO) test -race -skip '^Test(BPF|Root|Containers|E2E)' $$(build/concurrent)
+	CGO_ENABLED=1 $(GO) test -race -skip '^Test(BPF|Root|Containers|E2E|Cluster)' $$(build/concurrent)
 
 root: $(CACHE)/bin/promtool ## BPF on this machine's kernel
 	build/need $(ROOT_PACKAGES)
@@ -66,6 +69,22 @@ e2e: build $(CACHE)/bin/promtool $(CACHE)/bin/hubble $(CACHE)/bin/hubble-relay #
 vm: ## the root tests on Debian's 6.1 and 6.12 kernels under qemu
 	build/need $(VM_PACKAGES)
 	$(GO) run ./test/vm -kernels $(KERNELS) -run '$(or $(RUN),^TestBPF)' $(if $(V),-v) $(PKGS)
+
+cluster: bin/cluster ## a Kubernetes with Warren and a demo shop on this machine (first time: ten minutes more)
+	build/need $(CLUSTER_PACKAGES)
+	bin/cluster up $(UP)
+
+cluster-down: bin/cluster ## take it away; nothing is left
+	bin/cluster down
+
+cluster-test: bin/cluster ## Warren in a Kubernetes of its own
+	build/need $(CLUSTER_PACKAGES)
+	bin/cluster build
+	$(GO) test -count=1 -timeout 20m -run '$(or $(RUN),^TestCluster)' $(if $(V),-v) ./test/cluster/...
+
+.PHONY: bin/cluster
+bin/cluster:
+	CGO_ENABLED=0 $(GO) build -trimpath -o $@ ./test/cluster
 
 bench: build ## every figure that docs/performance.md promises, measured here
 	build/need $(BENCH_PACKAGES)
