@@ -83,6 +83,9 @@ type MapEdge struct {
 	// FromNode is the node of the cluster that the clients are on, in a report of
 	// one agent; "" outside a cluster.
 	FromNode string `json:"from_node,omitempty"`
+	// SameNode says, in a report of one agent, that the servers are pods of its
+	// own node.
+	SameNode bool `json:"same_node,omitempty"`
 
 	Connections uint64 `json:"connections"` // opened in the span
 	Active      uint64 `json:"active"`      // open at present
@@ -206,11 +209,21 @@ func (m Map) within(namespaces []string) Map {
 	return m.Restrict(func(ns string) bool { return slices.Contains(namespaces, ns) })
 }
 
+func compareBool(a, b bool) int {
+	switch {
+	case a == b:
+		return 0
+	case b:
+		return -1
+	}
+	return 1
+}
+
 // sort gives nodes and edges their order.
 func (m *Map) sort() {
 	slices.SortFunc(m.Nodes, func(a, b MapNode) int { return cmp.Compare(a.ID, b.ID) })
 	slices.SortFunc(m.Edges, func(a, b MapEdge) int {
 		return cmp.Or(cmp.Compare(a.From, b.From), cmp.Compare(a.To, b.To), cmp.Compare(a.Protocol, b.Protocol), cmp.Compare(a.Port, b.Port),
-			cmp.Compare(a.SeenBy, b.SeenBy), cmp.Compare(a.FromNode, b.FromNode))
+			cmp.Compare(a.SeenBy, b.SeenBy), cmp.Compare(a.FromNode, b.FromNode), compareBool(a.SameNode, b.SameNode))
 	})
 }

@@ -75,6 +75,7 @@ type MapCollector struct {
 
 	listeners map[mapSocket]mapEnd
 	own       map[netip.Addr]uint32       // this machine's addresses, and the network namespace of each
+	hostPorts map[mapSocket]int64         // ports that processes of the host connect from, and when they last did
 	backends  map[mapEnd]map[mapEnd]int64 // service -> workloads behind it, and when that was last so
 }
 
@@ -85,6 +86,7 @@ type mapKey struct {
 	l4       event.Proto
 	server   bool   // seen by the server
 	fromNode string // of the clients
+	sameNode bool   // for a client's side: the server is a pod of this node
 }
 
 // A mapEdge is what is counted of one edge.
@@ -117,9 +119,11 @@ type mapSocket struct {
 
 // A followed connection is one that goes on.
 type followed struct {
-	edge                        *mapEdge
-	sent, received, retransmits uint64 // counted already
-	seen                        int64  // minute
+	edge                        *mapEdge // nil while its process is unknown, and where the client tells
+	told                        bool     // by the client, on this machine too
+	opened                      uint64   // 1 if its opening waits to be counted
+	sent, received, retransmits uint64   // counted already
+	begun, seen                 int64    // minutes
 }
 
 // NewMapCollector returns a collector that has seen nothing.
@@ -129,7 +133,7 @@ func NewMapCollector(cfg MapConfig) *MapCollector {
 	return &MapCollector{
 		cfg: cfg, started: now, trusted: now, newest: minuteOf(now), horizon: minuteOf(now),
 		edges: map[mapKey]*mapEdge{}, byCookie: map[uint64]*followed{}, byKey: map[mapConn]*followed{}, fan: map[mapEnd]int{},
-		listeners: map[mapSocket]mapEnd{}, own: map[netip.Addr]uint32{}, backends: map[mapEnd]map[mapEnd]int64{},
+		listeners: map[mapSocket]mapEnd{}, own: map[netip.Addr]uint32{}, hostPorts: map[mapSocket]int64{}, backends: map[mapEnd]map[mapEnd]int64{},
 	}
 }
 
@@ -197,7 +201,7 @@ func (c *MapCollector) forgetBefore(minute int64) {
 }
 
 // learn remembers what an event tells of this machine: where it listens, its
-// addresses, and for which services a pod stands.
+// addresses, who connects from it, and for which services a pod stands.
 func (c *MapCollector) learn(e *event.Event, d *event.Connection) {
 	at := mapSocket{d.NetNS, d.LocalPort, d.L4}
 	switch {
@@ -208,6 +212,9 @@ func (c *MapCollector) learn(e *event.Event, d *event.Connection) {
 	}
 	if d.Local.IsValid() && !d.Local.IsLoopback() && !d.Local.IsUnspecified() {
 		remember(c.own, d.Local, d.NetNS)
+	}
+	if c.cfg.Node != "" && !d.Server && onHostNetwork(e.Process) {
+		remember(c.hostPorts, mapSocket{port: d.LocalPort, l4: d.L4}, c.newest)
 	}
 	if !d.Server || e.Process == nil || e.Process.Container == nil || e.Process.Container.Pod == nil {
 		return
@@ -220,6 +227,23 @@ func (c *MapCollector) learn(e *event.Event, d *event.Connection) {
 		}
 		remember(c.backends[svc], podEnd(pod), c.newest)
 	}
+}
+
+// onHostNetwork reports whether a process has the addresses of its machine; one
+// that is not known yet may.
+func onHostNetwork(p *event.Process) bool {
+	return p == nil || p.Container == nil || p.Container.Pod != nil && p.Container.Pod.HostNetwork
+}
+
+// clientTells reports whether the other end of a connection that was accepted
+// is a process of this node's host, which tells of it too. What the node
+// forwards for others comes from the same addresses, but from other ports.
+func (c *MapCollector) clientTells(d *event.Connection) bool {
+	if p := d.RemotePeer; c.cfg.Node == "" || p == nil || p.Node == nil || p.Node.Name != c.cfg.Node {
+		return false
+	}
+	seen, ok := c.hostPorts[mapSocket{port: d.RemotePort, l4: d.L4}]
+	return ok && seen >= c.newest-1
 }
 
 // remember sets a value; a map that is full begins anew.
@@ -258,20 +282,31 @@ func (c *MapCollector) count(e *event.Event, d *event.Connection) {
 		}
 		return
 	}
-	var now figures
 	if f == nil {
-		edge := c.edge(e, d)
-		if edge == nil {
-			return
-		}
-		f = c.follow(key, edge)
+		f = c.follow(key)
+		f.told = d.Server && c.clientTells(d)
 		if opens || !d.Existing && d.Start.After(c.trusted) {
-			now.connections = 1
+			f.opened = 1
 		} else {
 			f.sent, f.received, f.retransmits = d.BytesSent, d.BytesReceived, uint64(d.Retransmits)
 		}
 	}
 	f.seen = c.newest
+	over := d.Type == "close" || d.State == event.Close && d.L4 == event.TCP
+	if over {
+		defer c.drop(key, f)
+	}
+	switch {
+	case f.told, f.edge == nil && e.Process == nil && !over && f.begun == c.newest:
+		return // somebody else's to count, or to be known soon
+	case f.edge == nil:
+		if f.edge = c.edge(e, d); f.edge == nil {
+			return
+		}
+		f.edge.active++
+	}
+	var now figures
+	now.connections, f.opened = f.opened, 0
 	now.sent, f.sent = grown(f.sent, d.BytesSent)
 	now.received, f.received = grown(f.received, d.BytesReceived)
 	now.retransmits, f.retransmits = grown(f.retransmits, uint64(d.Retransmits))
@@ -281,11 +316,8 @@ func (c *MapCollector) count(e *event.Event, d *event.Connection) {
 	if d.RTT > 0 {
 		now.measure(d.RTT, min(d.RTT, cmp.Or(d.MinRTT, d.RTT)), d.RTT, 1)
 	}
-	if d.Type == "close" || d.State == event.Close && d.L4 == event.TCP {
-		if why := trouble(d); why != "" {
-			now.fail(why, 1)
-		}
-		c.drop(key, f)
+	if why := trouble(d); over && why != "" {
+		now.fail(why, 1)
 	}
 	c.addTo(f.edge, &now)
 }
@@ -346,12 +378,11 @@ func (c *MapCollector) get(k mapConn) *followed {
 }
 
 // follow begins to follow a connection.
-func (c *MapCollector) follow(k mapConn, edge *mapEdge) *followed {
+func (c *MapCollector) follow(k mapConn) *followed {
 	if len(c.byCookie)+len(c.byKey) >= c.cfg.MaxConnections {
 		c.dropOldest()
 	}
-	f := &followed{edge: edge}
-	edge.active++
+	f := &followed{begun: c.newest}
 	if k.simple() {
 		c.byCookie[k.cookie] = f
 	} else {
@@ -361,7 +392,9 @@ func (c *MapCollector) follow(k mapConn, edge *mapEdge) *followed {
 }
 
 func (c *MapCollector) drop(k mapConn, f *followed) {
-	f.edge.active--
+	if f.edge != nil {
+		f.edge.active--
+	}
 	if k.simple() {
 		delete(c.byCookie, k.cookie)
 	} else {
@@ -411,6 +444,7 @@ func (c *MapCollector) edge(e *event.Event, d *event.Connection) *mapEdge {
 			k.from, k.to, k.port = remote, actor, d.LocalPort
 		} else {
 			k.from, k.to, k.port, k.fromNode = actor, remote, d.RemotePort, c.cfg.Node
+			k.sameNode = node != "" && node == c.cfg.Node && remote.kind == MapWorkload
 		}
 	}
 	set(remote)

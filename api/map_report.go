@@ -50,6 +50,7 @@ type drawnKey struct {
 	from, to, l4 string
 	port         uint16
 	seenBy, node string
+	sameNode     bool
 }
 
 type drawnEdge struct {
@@ -99,7 +100,7 @@ func (d *drawing) into(m *Map) {
 	}
 	for k, e := range d.edges {
 		out := e.figures.edge()
-		out.From, out.To, out.Protocol, out.Port, out.SeenBy, out.FromNode, out.Active = k.from, k.to, k.l4, k.port, k.seenBy, k.node, e.active
+		out.From, out.To, out.Protocol, out.Port, out.SeenBy, out.FromNode, out.SameNode, out.Active = k.from, k.to, k.l4, k.port, k.seenBy, k.node, k.sameNode, e.active
 		m.Edges = append(m.Edges, out)
 	}
 	m.sort()
@@ -129,7 +130,7 @@ func (c *MapCollector) draw(d *drawing, k *mapKey, e *mapEdge, first int64, all 
 	if active == 0 && f.connections == 0 && f.failed == 0 && f.sent == 0 && f.received == 0 && len(f.errors) == 0 {
 		return
 	}
-	key := drawnKey{from: d.node(from.node()).ID, to: d.node(to.node()).ID, l4: k.l4.String(), port: k.port, seenBy: SeenByClient, node: k.fromNode}
+	key := drawnKey{from: d.node(from.node()).ID, to: d.node(to.node()).ID, l4: k.l4.String(), port: k.port, seenBy: SeenByClient, node: k.fromNode, sameNode: k.sameNode}
 	if k.server {
 		key.seenBy = SeenByServer
 	}
@@ -184,8 +185,9 @@ func (c *MapCollector) drawServices(d *drawing) {
 // what the server's side tells only where no client's side could: where the
 // client is on a node whose agent is not among the reporters, or outside. An
 // address of a node stands for its host's processes, and for whomever the node
-// forwards: a server's report of it counts unless that node reports processes
-// of its host that talk to the same server.
+// forwards. On the server's own node the agent knows which; of another node, the
+// server's report counts unless processes of that node's host talk to the same
+// server.
 //
 // The result is merged again without harm, and in any order.
 func MergeMaps(reports []Map) Map {
@@ -213,7 +215,7 @@ func MergeMaps(reports []Map) Map {
 	for i := range reports {
 		for j := range reports[i].Edges {
 			e := &reports[i].Edges[j]
-			if e.SeenBy == SeenByServer && mg.clientTells(e) {
+			if e.SeenBy == SeenByServer && mg.clientTells(e, reports[i].Reporters) {
 				continue
 			}
 			k := drawnKey{from: mg.alias(e.From), to: mg.target(e), l4: e.Protocol, port: e.Port, seenBy: e.SeenBy}
@@ -263,7 +265,7 @@ func (mg *merger) study(reports []Map) {
 			}
 		}
 		for _, e := range r.Edges {
-			if e.SeenBy != SeenByClient || e.FromNode == "" || !mg.onHost(e.From) {
+			if e.SeenBy != SeenByClient || e.FromNode == "" || e.SameNode || !mg.onHost(e.From) {
 				continue
 			}
 			mg.callers[[2]string{e.FromNode, mg.alias(e.To)}] = true
@@ -283,14 +285,17 @@ func (mg *merger) onHost(id string) bool {
 	return n != nil && (n.Kind == MapProcess || n.Kind == MapContainer || n.HostNetwork)
 }
 
-// clientTells reports whether what a server's side tells was told by the
-// client's side too.
-func (mg *merger) clientTells(e *MapEdge) bool {
+// clientTells reports whether what a server's side tells, reported by some
+// agents, was told by the client's side too.
+func (mg *merger) clientTells(e *MapEdge, by []string) bool {
 	if _, reports := slices.BinarySearch(mg.reporters, e.FromNode); e.FromNode == "" || !reports {
 		return false
 	}
 	if n := mg.nodes[e.From]; n != nil && n.Kind != MapHost && !n.HostNetwork {
 		return true
+	}
+	if len(by) == 1 && by[0] == e.FromNode {
+		return false // see MapCollector.clientTells
 	}
 	return mg.callers[[2]string{e.FromNode, mg.alias(e.To)}]
 }

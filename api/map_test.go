@@ -311,6 +311,57 @@ func TestMapCluster(t *testing.T) {
 	}
 }
 
+// TestMapNodesAddress: what comes from a node's address is its own processes,
+// which tell of it, or what it forwards for clients outside.
+func TestMapNodesAddress(t *testing.T) {
+	one, two := newMapRig(MapConfig{Node: "node-1"}), newMapRig(MapConfig{Node: "node-2"})
+	front1, front2 := inPod("node-1", "shop", "front"), inPod("node-2", "shop", "front")
+	// Each kubelet probes the pod of its own node, by the pod's address; another
+	// process asks by the service's.
+	for _, n := range []struct {
+		r    *mapRig
+		name string
+		pod  *event.Process
+	}{{one, "node-1", front1}, {two, "node-2", front2}} {
+		n.r.exchange(proc("kubelet"), to(n.r.at("10.1.0.1:5000", "10.1.0.5:8080"), podPeer(n.name, "shop", "front")), 1, 1)
+		n.r.exchange(n.pod, served(to(n.r.at("10.1.0.5:8080", "10.1.0.1:5000"), nodePeer(n.name))), 1, 1)
+		n.r.exchange(proc("probe"), to(n.r.at("10.1.0.1:5001", "10.96.0.1:80"), service("shop", "front-all")), 2, 2)
+		s := served(to(n.r.at("10.1.0.5:8080", "10.1.0.1:5001"), nodePeer(n.name)))
+		n.r.tell(n.pod, event.Connection{Socket: s, Type: "accept4", State: event.Established})
+		n.r.now = n.r.now.Add(10 * time.Minute)
+		n.r.tell(n.pod, event.Connection{Socket: s, Type: "close", State: event.Close, BytesSent: 2, BytesReceived: 2, Start: mapDay})
+	}
+	// Clients outside come by a port of node-1, which forwards them to both pods.
+	one.exchange(front1, served(to(one.at("10.1.0.5:8080", "10.1.0.1:40001"), nodePeer("node-1"))), 30, 20)
+	two.exchange(front2, served(to(two.at("10.1.0.5:8080", "172.30.0.11:40002"), nodePeer("node-1"))), 30, 20)
+	wantMap(t, MergeMaps([]Map{one.report(t), two.report(t)}), `
+	node/node-1 -> workload/shop/Deployment/front tcp/8080 server: 2 opened, 0 active, 0 failed, 40/60 B
+	process/kubelet -> workload/shop/Deployment/front tcp/8080 client: 2 opened, 0 active, 0 failed, 2/2 B
+	process/probe -> service/shop/front-all tcp/80 client: 2 opened, 0 active, 0 failed, 4/4 B`)
+}
+
+// TestMapProcessKnownLate: a connection counts for the process that has it, also
+// when that is known after the connection.
+func TestMapProcessKnownLate(t *testing.T) {
+	r := newMapRig(MapConfig{})
+	late, never, slow := r.at("10.0.0.1:1", "10.0.0.2:80"), r.at("10.0.0.1:2", "10.0.0.2:80"), r.at("10.0.0.1:3", "10.0.0.2:80")
+	for _, s := range []event.Socket{late, never, slow} {
+		r.tell(nil, event.Connection{Socket: s, Type: "connect", State: event.Established})
+	}
+	wantMap(t, r.report(t), "")
+	r.tell(proc("a"), event.Connection{Socket: late, Type: "update", State: event.Established, BytesSent: 5})
+	r.tell(nil, event.Connection{Socket: never, Type: "close", State: event.Close, BytesSent: 7})
+	wantMap(t, r.report(t), `
+	process/ -> address/10.0.0.2 tcp/80 client: 1 opened, 0 active, 0 failed, 7/0 B
+	process/a -> address/10.0.0.2 tcp/80 client: 1 opened, 1 active, 0 failed, 5/0 B`)
+	// What has no process for minutes has none.
+	r.now = r.now.Add(2 * time.Minute)
+	r.tell(nil, event.Connection{Socket: slow, Type: "update", State: event.Established, BytesSent: 1})
+	wantMap(t, r.report(t), `
+	process/ -> address/10.0.0.2 tcp/80 client: 2 opened, 1 active, 0 failed, 8/0 B
+	process/a -> address/10.0.0.2 tcp/80 client: 1 opened, 1 active, 0 failed, 5/0 B`)
+}
+
 func TestMapSpan(t *testing.T) {
 	r := newMapRig(MapConfig{})
 	for range 3 {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"net/http"
 	"path/filepath"
 	"strconv"
@@ -88,6 +89,9 @@ func (g *globals) finite(ctx context.Context, follow bool) (context.Context, con
 func (g *globals) hint(err error) error {
 	if g.timeout > 0 && errors.Is(err, context.DeadlineExceeded) {
 		return fmt.Errorf("no answer came within %s: --request-timeout allows no more", span(g.timeout))
+	}
+	if op := (*net.OpError)(nil); g.kubectl && errors.As(err, &op) && op.Op == "dial" {
+		return fmt.Errorf("the cluster does not answer (%w): is it up, and the context the right one?", err)
 	}
 	var s *api.ServerError
 	if !errors.As(err, &s) {

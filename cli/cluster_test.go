@@ -7,12 +7,14 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
 	"os"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -85,7 +87,7 @@ func (h *fakeHub) RoundTrip(req *http.Request) (*http.Response, error) {
 	case "broken":
 		return &http.Response{StatusCode: 502, Header: http.Header{"Content-Type": {"text/plain"}}, Body: io.NopCloser(strings.NewReader("bad \x1b[31m gateway"))}, nil
 	case "away":
-		return nil, errors.New("dial tcp 10.0.0.1:6443: connect: connection refused")
+		return nil, &net.OpError{Op: "dial", Net: "tcp", Err: syscall.ECONNREFUSED}
 	case "slow":
 		<-req.Context().Done()
 		return nil, req.Context().Err()

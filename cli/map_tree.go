@@ -35,7 +35,8 @@ func (t *mapTree) columns() []column {
 }
 
 // write draws the map: first what nobody talks to, which is where requests come
-// from, then what is left, which talks in a circle.
+// from, then what is left, which talks in a circle. Processes of hosts come last
+// where there are workloads.
 func (t *mapTree) write(out *table) error {
 	t.cells = len(out.cols)
 	t.nodes, t.out, t.drawn = map[string]*api.MapNode{}, map[string][]*api.MapEdge{}, map[string]bool{}
@@ -48,8 +49,8 @@ func (t *mapTree) write(out *table) error {
 	for i := range t.m.Edges {
 		e := &t.m.Edges[i]
 		t.out[e.From] = append(t.out[e.From], e)
-		if e.From == e.To {
-			continue
+		if e.From == e.To || t.onHost(e.From) && !t.onHost(e.To) {
+			continue // probes of a host's processes are not where requests come from
 		}
 		called[e.To] = true
 		for _, b := range t.node(e.To).Backends {
@@ -61,18 +62,27 @@ func (t *mapTree) write(out *table) error {
 	for _, edges := range t.out {
 		slices.SortStableFunc(edges, func(a, b *api.MapEdge) int { return order(a.To, b.To) })
 	}
-	for _, circles := range []bool{false, true} {
-		for _, id := range clients {
-			if called[id] == circles && !t.drawn[id] {
-				row := make([]cell, t.cells)
-				row[len(row)-1] = t.name(id)
-				t.rows = append(t.rows, row)
-				t.below(id, "")
+	for _, hosts := range []bool{false, true} {
+		for _, circles := range []bool{false, true} {
+			for _, id := range clients {
+				if t.onHost(id) == hosts && called[id] == circles && !t.drawn[id] {
+					row := make([]cell, t.cells)
+					row[len(row)-1] = t.name(id)
+					if t.node(id).Kind == api.MapHost {
+						row[len(row)-1].text += " (forwards)"
+					}
+					t.rows = append(t.rows, row)
+					t.below(id, "")
+				}
 			}
 		}
 	}
 	return out.rows(t.rows)
 }
+
+// onHost reports whether a node of the map is processes of a host, beside
+// workloads.
+func (t *mapTree) onHost(id string) bool { return t.mixed && t.node(id).Kind == api.MapProcess }
 
 // rank orders nodes: what is outside first, then by namespace and name.
 func (t *mapTree) rank(id string) string {
@@ -80,7 +90,7 @@ func (t *mapTree) rank(id string) string {
 	switch {
 	case n.Kind == api.MapWorld:
 		return "0" + n.Name
-	case n.Kind == api.MapName || n.Kind == api.MapAddress:
+	case n.Kind == api.MapName || n.Kind == api.MapAddress || n.Kind == api.MapHost:
 		return "1" + n.Name
 	case n.Namespace == "":
 		return "3" + n.Name
