@@ -26,6 +26,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"sync"
+	"time"
 )
 
 // A Config says what a cluster is to be. Its zero value is the cluster that
@@ -158,13 +159,15 @@ type Cluster struct {
 }
 
 // New gives the cluster of a configuration. It starts nothing. Progress is told
-// to say, a line at a time, by whatever goroutine has some.
+// to say, a line with its time at once, by whatever goroutine has some.
 func New(config Config, tools Tools, say func(string)) (*Cluster, error) {
 	config, err := config.complete()
 	if err != nil {
 		return nil, err
 	}
-	return &Cluster{Config: config, tools: tools, dir: filepath.Join(tools.cache, "run", config.Name), say: say}, nil
+	start := time.Now()
+	timed := func(what string) { say(fmt.Sprintf("%5.1f s  %s", time.Since(start).Seconds(), what)) }
+	return &Cluster{Config: config, tools: tools, dir: filepath.Join(tools.cache, "run", config.Name), say: timed}, nil
 }
 
 // ErrDown is the answer about a cluster that does not run.

@@ -136,6 +136,7 @@ func (c *Cluster) Warren(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("install Warren: %w", err)
 	}
+	c.say("Warren is installed")
 	if err := each(ctx, []string{"daemonset/warren-agent", "deployment/warren-hub"}, func(ctx context.Context, object string) error {
 		return c.Rollout(ctx, "warren", object)
 	}); err != nil {
@@ -152,8 +153,12 @@ func (c *Cluster) Demo(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return Poll(ctx, 30*time.Second, func() error {
+	err = Poll(ctx, 30*time.Second, func() error {
 		_, err := c.Kubectl(ctx, "warren", "map", "-n", "shop")
 		return err
 	})
+	if err == nil {
+		c.say("Warren answers")
+	}
+	return err
 }

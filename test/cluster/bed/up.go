@@ -33,11 +33,6 @@ func (c *Cluster) Up(ctx context.Context, bare bool) error {
 	if err := c.need(); err != nil {
 		return err
 	}
-	start := time.Now()
-	tell := c.say
-	c.say = func(what string) { tell(fmt.Sprintf("%4.1f s  %s", time.Since(start).Seconds(), what)) }
-	defer func() { c.say = tell }()
-
 	if err := os.MkdirAll(c.dir, 0o755); err != nil {
 		return err
 	}
