@@ -7,7 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
-	"net"
+	"net/netip"
 	"slices"
 
 	"warren/api"
@@ -78,10 +78,10 @@ func (m *membership) labels() []string {
 
 // peers are the servers of flows that this agent knows of: itself, at the
 // address of its node, which may be known later than it begins to serve.
-func (m *membership) peers(port string) []api.HubblePeer {
+func (m *membership) peers(port int) []api.HubblePeer {
 	self := api.HubblePeer{Name: m.node, TLSName: api.AgentName}
 	if n := m.own(); n != nil && len(n.Addrs) > 0 {
-		self.Address = net.JoinHostPort(n.Addrs[0].String(), port)
+		self.Address = netip.AddrPortFrom(n.Addrs[0], uint16(port)).String()
 	}
 	return []api.HubblePeer{self}
 }

@@ -97,16 +97,19 @@ func (s *self) flows(e *entrances, log *slog.Logger) *api.Hubble {
 	if len(e.hubble) == 0 {
 		return nil
 	}
-	cfg := api.HubbleConfig{Node: s.cfg.Node, Version: s.cfg.Version}
+	cfg := api.HubbleConfig{Node: s.cfg.Node, Version: s.cfg.Version, Streams: s.cfg.API.Streams, Stall: s.cfg.API.Stall}
+	if s.cfg.Hubble.Listen != "" {
+		addr := e.hubble[len(e.hubble)-1].Addr()
+		cfg.TLSName = api.AgentName
+		if a, ok := addr.(*net.TCPAddr); ok && !a.IP.IsUnspecified() {
+			cfg.Address = addr.String()
+		}
+	}
 	if m := s.member; m != nil {
 		cfg.NodeLabels = m.labels
-	}
-	if s.cfg.Hubble.Listen != "" {
-		cfg.TLSName = api.AgentName
-		if m, l := s.member, e.hubble[len(e.hubble)-1]; m != nil {
-			if _, port, err := net.SplitHostPort(l.Addr().String()); err == nil {
-				cfg.Peers = func() []api.HubblePeer { return m.peers(port) }
-			}
+		if s.cfg.Hubble.Listen != "" && cfg.Address == "" {
+			port := e.hubble[len(e.hubble)-1].Addr().(*net.TCPAddr).Port
+			cfg.Peers = func() []api.HubblePeer { return m.peers(port) }
 		}
 	}
 	return api.NewHubble(cfg, events{s.spine}, log)

@@ -16,6 +16,12 @@ func report(w io.Writer, st api.Status) error {
 	var b strings.Builder
 	fmt.Fprintf(&b, "warren %s, instance %s, pid %d\n", st.Version, st.Instance, st.PID)
 	fmt.Fprintf(&b, "kernel %s%s\n", st.Kernel, lockdownText(st.Lockdown))
+	if st.CgroupRoot != "" {
+		fmt.Fprintf(&b, "sees only cgroup %s\n", st.CgroupRoot)
+	}
+	if k := st.Kubernetes; k != nil {
+		fmt.Fprintf(&b, "node %s, %s\n", st.Node, clusterText(k))
+	}
 	var reasons notes
 	for _, s := range st.Sensors {
 		reportSensor(&b, s, &reasons)
@@ -55,6 +61,16 @@ func report(w io.Writer, st api.Status) error {
 	fmt.Fprintf(&b, "\ntry: %s\n", strings.Join(try(st), "\n     "))
 	_, err := io.WriteString(w, b.String())
 	return err
+}
+
+func clusterText(k *api.Kubernetes) string {
+	switch {
+	case k.Off != "":
+		return "without Kubernetes: " + k.Off
+	case !k.Connected:
+		return "Kubernetes at " + k.Server + " does not answer yet"
+	}
+	return "Kubernetes at " + k.Server
 }
 
 func lockdownText(mode string) string {

@@ -49,7 +49,14 @@ func TestReport(t *testing.T) {
 	idle := whole
 	idle.Sensors = []api.Sensor{process, {Name: "socket"}, {Name: "file", Error: "start sensor file: no such hook"}}
 
-	for name, st := range map[string]api.Status{"whole": whole, "incomplete": other, "idle": idle} {
+	node := whole
+	node.Sensors = nil
+	node.Node, node.CgroupRoot, node.Kubernetes = "node-1", "/k8s/node-1", &api.Kubernetes{Server: "https://10.96.0.1", Connected: true}
+	away, off := node, node
+	away.CgroupRoot, away.Kubernetes = "", &api.Kubernetes{Server: "https://10.96.0.1"}
+	off.Kubernetes = &api.Kubernetes{Off: "switched off by configuration"}
+
+	for name, st := range map[string]api.Status{"whole": whole, "incomplete": other, "idle": idle, "node": node, "node-away": away, "node-off": off} {
 		t.Run(name, func(t *testing.T) {
 			var b strings.Builder
 			if err := report(&b, st); err != nil {
