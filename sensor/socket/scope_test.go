@@ -177,7 +177,7 @@ func scopes(t *testing.T, network string) {
 func TestBPFScopeSnapshot(t *testing.T) {
 	ns := testkit.NewNetns(t)
 	a, b := testkit.NewCgroup(t, "a"), testkit.NewCgroup(t, "b")
-	var servers []*helper
+	var servers []*helper // each with a socket of its own
 	for _, c := range []*testkit.Cgroup{a, b, nil} {
 		s := startBy(t, ns, into(t, c), nil, "serve", "tcp4", "127.0.0.1:0", "0")
 		s.ready()
@@ -185,6 +185,18 @@ func TestBPFScopeSnapshot(t *testing.T) {
 		u.ready()
 		servers = append(servers, s, u)
 	}
+	// Neither a socket from outside that a process of the scope holds, nor what a
+	// process holds that has left.
+	file, err := listen(t, ns, "tcp4", "127.0.0.1:0", false).File()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = file.Close() }()
+	startBy(t, ns, into(t, a), []*os.File{file}, "hold").ready()
+	left := startBy(t, ns, into(t, a), nil, "serve", "tcp4", "127.0.0.1:0", "0")
+	left.ready()
+	b.Add(t, left.cmd.Process.Pid)
+
 	r := newRigOf(t, Config{Interval: time.Hour}, bpf.Config{CgroupRoot: a.Path}, kindConn)
 	if err := r.sensor.Snapshot(t.Context()); err != nil {
 		t.Fatal(err)
