@@ -3,6 +3,7 @@ package api
 import (
 	"context"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -321,8 +322,9 @@ func TestHubblePeers(t *testing.T) {
 		self := HubblePeer{Name: "n1", Address: "10.0.0.1:4244", TLSName: "agent.warren"}
 		moved := self
 		moved.Address = "10.0.0.9:4244"
-		now := []HubblePeer{self, {Name: "n2", Address: "10.0.0.2:4244"}, {Name: "n3"}}
-		h := NewHubble(HubbleConfig{Node: "n1", Cluster: "east", Peers: func() []HubblePeer { return now }}, nil, nil)
+		var now atomic.Pointer[[]HubblePeer]
+		now.Store(&[]HubblePeer{self, {Name: "n2", Address: "10.0.0.2:4244"}, {Name: "n3"}})
+		h := NewHubble(HubbleConfig{Node: "n1", Cluster: "east", Peers: func() []HubblePeer { return *now.Load() }}, nil, nil)
 		var got []string
 		server := &peerStream{ctx: t.Context(), send: func(c *peerpb.ChangeNotification) {
 			got = append(got, strings.Join([]string{c.GetType().String(), c.GetName(), c.GetAddress(), c.GetTls().GetServerName()}, " "))
@@ -338,7 +340,7 @@ func TestHubblePeers(t *testing.T) {
 			got = nil
 		}
 		expect("PEER_ADDED east/n1 10.0.0.1:4244 agent.warren", "PEER_ADDED east/n2 10.0.0.2:4244 ")
-		now = []HubblePeer{moved, {Name: "n3", Address: "10.0.0.3:4244"}}
+		now.Store(&[]HubblePeer{moved, {Name: "n3", Address: "10.0.0.3:4244"}})
 		server.pass(h.cfg.Refresh)
 		expect("PEER_DELETED east/n2 10.0.0.2:4244 ", "PEER_UPDATED east/n1 10.0.0.9:4244 agent.warren", "PEER_ADDED east/n3 10.0.0.3:4244 ")
 		server.pass(h.cfg.Refresh)
