@@ -39,11 +39,26 @@ type cgroup struct {
 
 // A containerID names a container on this machine.
 type containerID struct {
-	runtime string
+	runtime string // as its path has it, which may be a guess
 	id      string
+	// user is whose runtime made it, "" for the machine's: users can make cgroups
+	// of any name below their own, so that theirs are never taken for others.
+	user string
 }
 
-func idOf(c *event.Container) containerID { return containerID{c.Type, c.FullID} }
+func (p *Place) key() containerID { return containerID{p.Runtime, p.ID, p.UserID} }
+
+// byUser reports whether a user made the cgroup that p is of.
+func (p *Place) byUser() bool { return p.UserID != "" && p.UserID != "0" }
+
+// containerAs returns the container that a snapshot tells of, nil where it is
+// forgotten.
+func (i *Identity) containerAs(p *event.Process) *container {
+	if en := i.procs.get(p.Key); en != nil && en.cont != nil && en.cont.id.id == p.Container.FullID {
+		return en.cont
+	}
+	return i.conts.byID[containerID{runtime: p.Container.Type, id: p.Container.FullID}]
+}
 
 // A container is one container, and what is known of it.
 type container struct {
@@ -145,7 +160,7 @@ func (i *Identity) containerOf(place Place) *container {
 		return nil
 	}
 	t := &i.conts
-	id := containerID{place.Runtime, place.ID}
+	id := place.key()
 	c := t.byID[id]
 	if c == nil {
 		if len(t.byID) >= t.maxContainers {
@@ -157,7 +172,7 @@ func (i *Identity) containerOf(place Place) *container {
 			FullID: id.id, ID: shortID(id.id), Type: id.runtime,
 		}}
 		t.byID[id] = c
-		if place.PodUID != "" {
+		if place.PodUID != "" && !place.byUser() { // its name would be anybody's
 			i.enter(c, place.PodUID)
 			c.inPod(c.desc)
 		}
@@ -332,7 +347,7 @@ func (i *Identity) leave(en *entry) {
 func (i *Identity) describedAs(place Place, d *Description) {
 	i.mu.Lock()
 	defer i.mu.Unlock()
-	c := i.conts.byID[containerID{place.Runtime, place.ID}]
+	c := i.conts.byID[place.key()]
 	if c == nil {
 		return
 	}
@@ -357,7 +372,7 @@ func (i *Identity) describedAs(place Place, d *Description) {
 func (i *Identity) describedPartly(place Place, part *Description) {
 	i.mu.Lock()
 	defer i.mu.Unlock()
-	c := i.conts.byID[containerID{place.Runtime, place.ID}]
+	c := i.conts.byID[place.key()]
 	if c == nil || c.told || c.desc.Name != "" {
 		return
 	}

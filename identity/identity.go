@@ -220,9 +220,10 @@ func (i *Identity) Apply(e *event.Event) {
 	}
 }
 
-// Pending reports whether waiting would complete e: its container is about to
-// be described or the names of its users read, or its process looked up. It turns false after
-// Config.WaitContainer at the latest, counted from the container's first event.
+// Pending reports whether waiting would complete e: its container is about to be
+// described, the names of its users are being read, or its process is being
+// looked up. Each of these waits is bounded: the first, counted from the
+// container's first event, by Config.WaitContainer.
 func (i *Identity) Pending(e *event.Event) bool {
 	p := e.Process
 	if p == nil {
@@ -234,17 +235,17 @@ func (i *Identity) Pending(e *event.Event) bool {
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	if p.Container.Pending {
-		c := i.conts.byID[idOf(p.Container)]
-		return c != nil && c.desc.Pending && i.cfg.Ktime() < c.deadline
+		if c := i.containerAs(p); c != nil && c.desc.Pending && i.cfg.Ktime() < c.deadline {
+			return true
+		}
 	}
 	m := i.users.byMnt[p.MntNS]
 	return m != nil && m.busy && m.accounts == nil && i.cfg.WaitContainer > 0 && i.cfg.Ktime() < m.asked+usersWait
 }
 
 // Resolve completes e after it waited: with the description of its container
-// and the names of its users, or with the process that has been found. What is
-// still missing stays marked as such, whether final, for which nobody asks again,
-// or not.
+// and the names of its users, or with the process that has been found. What has
+// not come stays missing, and marked so; the event is not asked for again.
 func (i *Identity) Resolve(e *event.Event, _ bool) {
 	i.mu.Lock()
 	defer i.mu.Unlock()
@@ -262,7 +263,7 @@ func (i *Identity) completed(p *event.Process) *event.Process {
 	}
 	described := p.Container
 	if p.Container.Pending || p.Container.Pod != nil && p.Container.Pod.Name == "" {
-		if c := i.conts.byID[idOf(p.Container)]; c != nil {
+		if c := i.containerAs(p); c != nil {
 			described = c.desc
 		}
 	}

@@ -50,10 +50,11 @@ func (d *Description) isSandbox() bool {
 }
 
 // parse tells where a cgroup's path leads. On a node whose kubelet runs in a
-// container itself (kind, k3d), the pods' containers count, not the node's.
+// container itself (kind, k3d), the pods' containers count, not the node's; but
+// not in what is a user's own.
 func (i *Identity) parse(path string) Place {
 	if i.cfg.Cluster != nil {
-		if at := strings.Index(path, "kubepods"); at > 0 {
+		if at := strings.Index(path, "kubepods"); at > 0 && (!strings.Contains(path[:at], "/user@") || strings.Contains(path[:at], "/user@0.service")) {
 			if p := ParseCgroup(path[strings.LastIndexByte(path[:at], '/')+1:]); p.ID != "" && p.PodUID != "" {
 				return p
 			}

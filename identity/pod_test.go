@@ -311,6 +311,37 @@ func TestPodLabelsThatLie(t *testing.T) {
 	}
 }
 
+// Users may make cgroups of any name below their own: what runs there is in no
+// pod, and not in the container whose id the cgroup has.
+func TestUsersCgroupsAreNoPods(t *testing.T) {
+	f := newFakeCluster()
+	f.set(cartUID, cartPod(), "cart")
+	containerd := serveGRPC(t, func(s *grpc.Server) {})
+	for _, known := range []Cluster{nil, f} {
+		m := newMachine(t, func(c *Config) { c.Cluster = known })
+		cart := m.first(100, podPath(cartUID, id64(3))).Process.Container
+		m.describer.sockets.Containerd = []string{containerd}
+		for n, path := range []string{
+			podPath(cartUID, id64(3)),
+			"/kubepods.slice/kubepods-pod" + strings.ReplaceAll(cartUID, "-", "_") + ".slice/cri-containerd-" + id64(3) + ".scope",
+			"/cri-containerd-" + id64(3) + ".scope",
+		} {
+			e := m.first(uint32(200+n), "/user.slice/user-1000.slice/user@1000.service/app.slice"+path)
+			if c := e.Process.Container; c == nil || c.FullID != id64(3) || c.Pod != nil || c.PodContainer != "" || c.Services != nil || c.Pending {
+				t.Errorf("%s: %+v", path, c)
+			}
+		}
+		if cart.Pod == nil || cart.Pod.UID != cartUID {
+			t.Errorf("the pod itself: %+v", cart)
+		}
+		// Root is nobody's user.
+		if c := m.first(300, "/user.slice/user-0.slice/user@0.service/test.scope"+podPath(cartUID, id64(2))).Process.Container; c.Pod == nil || c.Pod.UID != cartUID {
+			t.Errorf("root's: %+v", c)
+		}
+		m.check()
+	}
+}
+
 // Containers come and go; what they leave behind is forgotten.
 func TestManyPods(t *testing.T) {
 	f := newFakeCluster()

@@ -78,6 +78,9 @@ func (d *describer) candidates(place Place) []candidate {
 		}
 	}
 	s := &d.sockets
+	if place.byUser() && place.Runtime != "podman" {
+		return nil // a user's own runtime, of which only podman's place is known
+	}
 	switch place.Runtime {
 	case "docker":
 		add(askDocker, s.Docker...)

@@ -505,8 +505,44 @@ func TestFirstExecIsAttributed(t *testing.T) {
 	m.check()
 }
 
+// The description can come before the names of users: both are waited for.
+func TestUsersComeAfterDescription(t *testing.T) {
+	m := newMachine(t, func(c *Config) { c.Sockets.Docker = []string{serveHTTP(t, reply(nil))} })
+	k, _ := m.fork(event.Key{}, 100, m.cgroup(7, "/docker/"+id64(1)))
+	e := m.exec(k, func(p *event.Process) { p.MntNS, p.UID = 5, 1234 }, "/bin/x")
+	task := <-m.users.queue
+	m.describedAs(<-m.describer.queue, &Description{Name: "web", Started: m.now()})
+	if !m.Pending(e) {
+		t.Error("the names of users are not waited for")
+	}
+	m.usersRead(task, &accounts{users: map[uint32]string{1234: "app"}})
+	if m.Pending(e) {
+		t.Error("it waits for more")
+	}
+	m.Resolve(e, false)
+	if e.Process.UserName != "app" || e.Process.Container.Name != "web" {
+		t.Errorf("%q in %+v", e.Process.UserName, e.Process.Container)
+	}
+	// They are waited for no longer than usersWait.
+	e = m.exec(k, func(p *event.Process) { p.MntNS, p.UID = 6, 1234 }, "/bin/x")
+	if !m.Pending(e) {
+		t.Error("another mount namespace is not waited for")
+	}
+	m.tick(usersWait)
+	if m.Pending(e) {
+		t.Error("it waits for ever")
+	}
+	m.check()
+}
+
 // What is known early goes with the events, which stay marked.
 func TestDescribedPartly(t *testing.T) {
+	for _, above := range []string{"/docker", "/kubepods/pod" + cartUID} { // the runtime of the second is guessed, wrongly
+		t.Run(above, func(t *testing.T) { testDescribedPartly(t, above) })
+	}
+}
+
+func testDescribedPartly(t *testing.T, above string) {
 	id := id64(1)
 	locked := make(chan struct{})
 	socket := serveHTTP(t, func(w http.ResponseWriter, r *http.Request) {
@@ -520,7 +556,7 @@ func TestDescribedPartly(t *testing.T) {
 	})
 	m := newMachine(t, func(c *Config) { c.Sockets.Docker = []string{socket} })
 	m.run()
-	k, e := m.fork(event.Key{}, 100, m.cgroup(7, "/docker/"+id))
+	k, e := m.fork(event.Key{}, 100, m.cgroup(7, above+"/"+id))
 	later := m.exec(k, nil, "/bin/x")
 	m.await("a part", func() bool { return m.Process(k).Container.Name == "web" })
 	if !m.Pending(e) || !m.Pending(m.exec(k, nil, "/bin/y")) {
@@ -551,11 +587,11 @@ func TestContainerThatNobodyKnows(t *testing.T) {
 		c.Sockets.Docker = []string{socket}
 		c.DescribeFor = 30 * time.Millisecond
 	})
-	m.run()
 	k, e := m.fork(event.Key{}, 100, m.cgroup(7, "/docker/"+id64(1)))
 	if !m.Pending(e) || !e.Process.Container.Pending {
 		t.Error("it is not asked for")
 	}
+	m.run() // not before: it soon gives up
 	m.await("the end of patience", func() bool { return !m.Pending(e) })
 	m.Resolve(e, false)
 	if c := e.Process.Container; c.Pending || c.ID != id64(1)[:12] || c.Type != "docker" || c.Name != "" {
@@ -634,11 +670,11 @@ func TestGuessedRuntime(t *testing.T) {
 	m := newMachine(t, func(c *Config) {
 		c.Sockets.Docker, c.Sockets.Containerd = []string{docker}, []string{containerd}
 	})
-	m.run()
 	k, e := m.fork(event.Key{}, 100, m.cgroup(7, "/kubepods/besteffort/pod8f3a1c9b7e5d2046af18c3b9d7e6f504/"+id64(1)))
 	if e.Process.Container.Type != "containerd" {
 		t.Errorf("before: %s", e.Process.Container.Type)
 	}
+	m.run() // not before: the answer can be there between the cgroup and its process
 	m.await("the description", func() bool { return !m.Pending(e) })
 	m.Resolve(e, false)
 	for _, p := range []*event.Process{e.Process, m.Process(k)} {
