@@ -229,7 +229,6 @@ func TestContainersPodman(t *testing.T) {
 
 	m := realMachine(t)
 	m.describer.sockets.Podman = []string{socket}
-	m.cfg.WaitContainer = 20 * time.Second // the machine may be busy
 	m.run()
 	start := func(name string, args ...string) (*event.Event, string) {
 		args = append([]string{"run", "--detach", "--name", name, "--network", "none", "--ulimit", "nofile=256:256", "--ulimit", "nproc=256:256"}, args...)
@@ -297,7 +296,6 @@ disabled_plugins = ["io.containerd.grpc.v1.cri", "io.containerd.internal.v1.opt"
 
 	m := realMachine(t)
 	m.describer.sockets.Containerd = []string{socket}
-	m.cfg.WaitContainer = 20 * time.Second
 	m.run()
 	start := func(namespace, name string, args ...string) *event.Event {
 		ctr := tool{t, []string{"ctr", "--address", socket, "--namespace", namespace}}
