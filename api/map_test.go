@@ -11,6 +11,7 @@ import (
 	"net/http/httptest"
 	"net/netip"
 	"net/url"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -565,5 +566,28 @@ func BenchmarkMapAdd(b *testing.B) {
 		if i++; i == len(events) {
 			i = 0
 		}
+	}
+}
+
+// BenchmarkMapFull is what a collector takes that has reached all its bounds.
+func BenchmarkMapFull(b *testing.B) {
+	for b.Loop() {
+		var before, after runtime.MemStats
+		runtime.GC()
+		runtime.ReadMemStats(&before)
+		r := newMapRig(MapConfig{Node: "node-1"})
+		for i := range 20 * r.cfg.MaxEdges {
+			s := to(r.at("10.1.1.5:4000", "10.96.0.7:80"), service("shop", fmt.Sprintf("service-%d", i%r.cfg.MaxEdges)))
+			r.tell(inPod("node-1", "shop", "deployment"), event.Connection{Socket: s, Type: "connect", State: event.Established})
+			if i%r.cfg.MaxEdges == 0 {
+				r.now = r.now.Add(time.Minute)
+			}
+		}
+		runtime.GC()
+		runtime.ReadMemStats(&after)
+		b.ReportMetric(float64(after.HeapAlloc-before.HeapAlloc)/(1<<20), "MiB")
+		b.ReportMetric(float64(len(r.edges)), "edges")
+		b.ReportMetric(float64(r.minutes), "minutes")
+		b.ReportMetric(float64(len(r.byCookie)), "connections")
 	}
 }
