@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"net/netip"
 	"runtime"
+	"runtime/debug"
+	"slices"
 	"testing"
 	"time"
 
@@ -68,6 +70,7 @@ func heap() int {
 
 // TestBytesPerPod prints what a pod costs, and holds a limit.
 func TestBytesPerPod(t *testing.T) {
+	notRaced(t)
 	const pods = 20_000
 	for _, test := range []struct {
 		name       string
@@ -171,5 +174,15 @@ func TestReadersAllocateNothing(t *testing.T) {
 	}
 	if got := s.ServicesOf(p); len(got) != 1 || got[0].Name != "app-1" {
 		t.Errorf("services: %v", got)
+	}
+}
+
+// notRaced skips a test of memory under the race detector, whose own is more
+// than what is measured.
+func notRaced(t *testing.T) {
+	t.Helper()
+	info, _ := debug.ReadBuildInfo()
+	if info != nil && slices.Contains(info.Settings, debug.BuildSetting{Key: "-race", Value: "true"}) {
+		t.Skip("memory is measured without the race detector")
 	}
 }

@@ -46,10 +46,11 @@ func Access(kubeconfig string, o Overrides) (base *url.URL, rt http.RoundTripper
 
 	loader := clientcmd.NewNonInteractiveDeferredLoadingClientConfig(rules, overrides)
 	config, err := loader.ClientConfig()
+	var missing *fs.PathError
 	switch {
 	case clientcmd.IsEmptyConfig(err):
 		return nil, nil, "", fmt.Errorf("%w: set KUBECONFIG, or name a file with --kubeconfig", errNoKubeconfig)
-	case errors.Is(err, fs.ErrNotExist) && kubeconfig != "":
+	case errors.As(err, &missing) && errors.Is(err, fs.ErrNotExist) && missing.Path == kubeconfig:
 		return nil, nil, "", fmt.Errorf("there is no kubeconfig file %s", kubeconfig)
 	case err != nil:
 		return nil, nil, "", fmt.Errorf("read the kubeconfig: %w", err)

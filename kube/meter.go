@@ -72,11 +72,16 @@ func (m *meter) of(resource string) *counter {
 	return c
 }
 
-// answers says whether the server does, or with which error it does not.
-func (m *meter) answers(err error) {
+// answers says whether the server does, or with which error it does not. Of a
+// request that began before the last change nothing is learned.
+func (m *meter) answers(began time.Time, err error) {
 	m.mu.Lock()
 	connected := err == nil
 	news := m.connected != connected || !m.asked
+	if m.asked && news && began.Before(m.since) {
+		m.mu.Unlock()
+		return
+	}
 	if m.connected != connected {
 		m.connected, m.since = connected, m.now()
 	}
@@ -153,13 +158,14 @@ func (t *meteredTransport) RoundTrip(r *http.Request) (*http.Response, error) {
 	resource, _ := r.Context().Value(resourceKey{}).(string)
 	c := t.meter.of(resource)
 	c.requests.Add(1)
+	began := t.meter.now()
 	resp, err := t.next.RoundTrip(r)
 	if err != nil {
 		// Who gave up has learned nothing of the server; who waited for too long has.
 		if cause := context.Cause(r.Context()); cause == nil || errors.Is(cause, context.DeadlineExceeded) {
 			c.failures.Add(1)
 			c.failed(err, t.meter.now())
-			t.meter.answers(err)
+			t.meter.answers(began, err)
 		}
 		return nil, err
 	}
@@ -167,13 +173,13 @@ func (t *meteredTransport) RoundTrip(r *http.Request) (*http.Response, error) {
 	case resp.StatusCode >= 502 && resp.StatusCode <= 504:
 		// What stands in front of a server says that it is away.
 		c.failures.Add(1)
-		t.meter.answers(fmt.Errorf("it answers %s", resp.Status))
+		t.meter.answers(began, fmt.Errorf("it answers %s", resp.Status))
 	case resp.StatusCode >= 400:
 		c.failures.Add(1)
-		t.meter.answers(nil)
+		t.meter.answers(began, nil)
 	default:
 		c.works()
-		t.meter.answers(nil)
+		t.meter.answers(began, nil)
 	}
 	resp.Body = &meteredBody{resp.Body, c}
 	return resp, nil

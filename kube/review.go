@@ -7,6 +7,7 @@ import (
 
 	authenticationv1 "k8s.io/api/authentication/v1"
 	authorizationv1 "k8s.io/api/authorization/v1"
+	"k8s.io/apimachinery/pkg/runtime"
 
 	"warren/cluster"
 )
@@ -29,8 +30,7 @@ func (c *Client) ReviewToken(ctx context.Context, token string) (cluster.User, e
 		return cluster.User{}, fmt.Errorf("%w: the token has characters that no token has", ErrUnauthenticated)
 	}
 	review := &authenticationv1.TokenReview{Spec: authenticationv1.TokenReviewSpec{Token: token}}
-	answer := &authenticationv1.TokenReview{}
-	err := c.rest.Post().AbsPath("/apis/authentication.k8s.io/v1/tokenreviews").Body(review).Do(asking(ctx, "tokenreviews")).Into(answer)
+	answer, err := ask(ctx, c, "tokenreviews", "/apis/authentication.k8s.io/v1/tokenreviews", review)
 	if err != nil {
 		return cluster.User{}, fmt.Errorf("ask the cluster whose token it is: %w", err)
 	}
@@ -68,10 +68,23 @@ func (c *Client) MayGetPods(ctx context.Context, u cluster.User, namespace strin
 		}
 		review.Spec.Extra[key] = values
 	}
-	answer := &authorizationv1.SubjectAccessReview{}
-	err := c.rest.Post().AbsPath("/apis/authorization.k8s.io/v1/subjectaccessreviews").Body(review).Do(asking(ctx, "subjectaccessreviews")).Into(answer)
+	answer, err := ask(ctx, c, "subjectaccessreviews", "/apis/authorization.k8s.io/v1/subjectaccessreviews", review)
 	if err != nil {
 		return false, fmt.Errorf("ask the cluster what %s may see: %w", u.Name, err)
 	}
 	return answer.Status.Allowed && !answer.Status.Denied, nil
+}
+
+// ask posts a question to the cluster and returns it with its answer.
+func ask[T runtime.Object](ctx context.Context, c *Client, resource, path string, question T) (T, error) {
+	var none T
+	answer, err := c.rest.Post().AbsPath(path).Body(question).Do(asking(ctx, resource)).Get()
+	if err != nil {
+		return none, err
+	}
+	typed, ok := answer.(T)
+	if !ok {
+		return none, fmt.Errorf("the answer is a %T", answer)
+	}
+	return typed, nil
 }

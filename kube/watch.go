@@ -123,10 +123,14 @@ func (c *Client) reflect(ctx context.Context, r *resource, s cache.ReflectorStor
 		if ctx.Err() != nil {
 			return
 		}
-		if err != nil {
+		switch {
+		case apierrors.IsResourceExpired(err), apierrors.IsGone(err):
+			// The server has forgotten where this was: all is read again.
+		case err != nil:
 			c.meter.of(r.name).failed(err, time.Now())
 			failed(err)
-		} else if time.Since(began) > time.Minute {
+		}
+		if time.Since(began) > time.Minute {
 			wait = c.retry // it went well for a while
 		}
 		if !sleep(ctx, wait.Step()) {
