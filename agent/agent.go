@@ -72,6 +72,7 @@ func Run(ctx context.Context, cfg Config, stdout io.Writer, log *slog.Logger) (e
 	sensors := all.Sensors(me.road, cfg.Sensors, log)
 
 	// Events -> who did it.
+	cfg.Identity.Root = hostRoot("/proc/1")
 	me.who = identity.New(cfg.Identity, log)
 	tuneCollector(me.who.Stats(), me.member != nil)
 

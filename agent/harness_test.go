@@ -8,6 +8,7 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"os"
@@ -32,6 +33,7 @@ func TestMain(m *testing.M) {
 	testkit.Main(m, map[string]func([]string) int{
 		"agent":   helperAgent,
 		"exit":    helperExit,
+		"stay":    helperStay,
 		"storm":   helperStorm,
 		"connect": helperConnect,
 	})
@@ -118,6 +120,12 @@ func become(uid int, keep bool) error {
 }
 
 func helperExit([]string) int { return 42 }
+
+// helperStay runs until its standard input ends.
+func helperStay([]string) int {
+	_, _ = io.Copy(io.Discard, os.Stdin)
+	return 0
+}
 
 // helperStorm runs itself many times.
 func helperStorm(args []string) int {

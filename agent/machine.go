@@ -2,6 +2,7 @@ package agent
 
 import (
 	"os"
+	"path/filepath"
 	"runtime/metrics"
 	"strconv"
 	"strings"
@@ -45,4 +46,20 @@ func parseRSSAnon(status string) uint64 {
 		}
 	}
 	return 0
+}
+
+// hostRoot is where the files of the machine are seen: the root of its first
+// process, whose folder of /proc is given, where the agent is in a container
+// and may look there; else "/".
+func hostRoot(first string) string {
+	theirs, err1 := os.Stat(filepath.Join(first, "ns/mnt"))
+	ours, err2 := os.Stat("/proc/self/ns/mnt")
+	root := filepath.Join(first, "root")
+	if err1 != nil || err2 != nil || os.SameFile(theirs, ours) {
+		return "/"
+	}
+	if _, err := os.Stat(filepath.Join(root, "etc")); err != nil {
+		return "/"
+	}
+	return root
 }

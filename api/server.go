@@ -1,10 +1,14 @@
-// Package api is how people and programs ask a running agent: HTTP with JSON on
-// a Unix socket and on loopback, described by openapi.json. [Client] is the
-// other end.
+// Package api is how people and programs ask a running agent, or a hub that asks
+// many: HTTP with JSON, described by openapi.json. [Client] is the other end.
+// [Server] answers for an agent; of what it is made, a hub makes its own.
 //
 // Streams and lists are NDJSON: one object a line, whose keys are the names of
 // fields (see [event.AppendJSON]). A stream that is idle sends an empty line now
-// and then, so that both ends notice when the other has gone.
+// and then, so that both ends notice when the other has gone. A hub is sent the
+// same in batches: see [Row].
+//
+// Over the network an agent answers only who has the hub's certificate
+// ([Credentials]), and clients of Hubble by its own protocol ([Hubble]).
 //
 // A client that reads too slowly loses events, not the agent's memory: what its
 // queue has no room for is counted and told to it as an event of kind lost. One
