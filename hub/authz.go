@@ -59,11 +59,8 @@ func (v *view) narrow(expr string) string {
 	if strings.TrimSpace(expr) == "" {
 		return in
 	}
-	return narrowed + expr + ") and " + in
+	return "(" + expr + ") and " + in
 }
-
-// narrowed begins a filter that narrow has made.
-const narrowed = "("
 
 // namespaces is what is known of the cluster's.
 type namespaces interface {

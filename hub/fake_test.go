@@ -83,7 +83,7 @@ func (c *fakeCluster) WatchAgents(ctx context.Context, namespace, service string
 
 func (c *fakeCluster) WatchRequestHeader(ctx context.Context, set func(kube.RequestHeader)) error {
 	set(kube.RequestHeader{
-		CA: c.front.pem, AllowedNames: []string{"front-proxy-client"},
+		CA: c.front.PEM, AllowedNames: []string{"front-proxy-client"},
 		UsernameHeaders: []string{"X-Remote-User"}, UIDHeaders: []string{"X-Remote-Uid"}, GroupHeaders: []string{"X-Remote-Group"}, ExtraPrefixes: []string{"X-Remote-Extra-"},
 	})
 	<-ctx.Done()
@@ -455,7 +455,7 @@ var admin = bearer("admin-token")
 // client returns an HTTP client that believes the hub.
 func (f *fixture) client(who shows) *http.Client {
 	roots := x509.NewCertPool()
-	roots.AddCert(f.ca.cert)
+	roots.AddCert(f.ca.Cert)
 	c := &tls.Config{RootCAs: roots, ServerName: api.HubName}
 	if who.cert != nil {
 		c.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return who.cert, nil }

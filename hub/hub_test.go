@@ -101,6 +101,11 @@ func TestStreamLimit(t *testing.T) {
 	}
 	s.want("node-1 shop 0", "node-1 shop 1")
 	s.wantEnd(true)
+	one.mu.Lock()
+	defer one.mu.Unlock()
+	if asked := one.asked[0]; asked["limit"] != "" {
+		t.Errorf("an agent was asked for %s rows of a stream: it may be another's that come first", asked["limit"])
+	}
 }
 
 func TestQuietNodeHoldsNobody(t *testing.T) {

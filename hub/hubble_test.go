@@ -154,7 +154,7 @@ func (o *fakeObserver) ServerStatus(context.Context, *observerpb.ServerStatusReq
 func (f *fixture) hubbleClient(cert *tls.Certificate) (observerpb.ObserverClient, *grpc.ClientConn) {
 	f.t.Helper()
 	roots := x509.NewCertPool()
-	roots.AddCert(f.ca.cert)
+	roots.AddCert(f.ca.Cert)
 	c := &tls.Config{RootCAs: roots, ServerName: api.HubName}
 	if cert != nil {
 		c.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return cert, nil }

@@ -95,8 +95,13 @@ func (h *hub) serveRows(w http.ResponseWriter, req *http.Request, path string, q
 	ctx, cancel := context.WithCancel(req.Context())
 	defer cancel()
 
-	expr := a.push.Filter
-	a.push.Filter, a.push.Nodes = v.narrow(expr), nil
+	a.push.Nodes = nil
+	if a.foreign == nil { // what the hub does not understand it does not build on
+		a.push.Filter = v.narrow(a.push.Filter)
+	}
+	if a.Follow {
+		a.push.Limit = 0 // whose rows are the first is not known before
+	}
 	g := &gathering[api.Row]{agents: h.agents, follow: a.Follow, nodes: a.Nodes, ask: askRows(path, a.Follow, a.push)}
 	if a.Follow {
 		g.out = newMerger(rowForm(live), live, h.cfg.Wait, h.cfg.StreamBytes, &h.merged)
