@@ -62,11 +62,17 @@ static __always_inline int accept_typed(struct sock *sk)
 	return 0;
 }
 
-/* sk is an address: its state is in `adopted`. fd is 0 where it is unknown. */
+/*
+ * sk is an address: its state is in `adopted`. fd is 0 where it is unknown.
+ *
+ * What was established before us has no number yet, and here it can be given
+ * none: nothing that is told later could be known to be of the same connection.
+ * The next sweep tells it, or its close.
+ */
 static __always_inline int accept_address(struct sock *sk, enum sock_what what, __s32 fd)
 {
 	struct sock_state *st, fresh = {};
-	__u64 key = (__u64)sk;
+	__u64 key = (__u64)sk, cookie;
 	struct sock_record *r;
 
 	if (!sock_in_scope(sk))
@@ -86,6 +92,9 @@ static __always_inline int accept_address(struct sock *sk, enum sock_what what, 
 		if (BPF_CORE_READ(sk, __sk_common.skc_state) == TCP_CLOSE)
 			bpf_map_delete_elem(&adopted, &key);
 	}
+	cookie = BPF_CORE_READ(sk, __sk_common.skc_cookie.counter);
+	if (!cookie)
+		return 0;
 	r = sock_reserve(REC_TCP, what);
 	if (!r)
 		return 0;
@@ -94,7 +103,7 @@ static __always_inline int accept_address(struct sock *sk, enum sock_what what, 
 	tcp_fill_counters(r, (struct tcp_sock *)sk, false, true);
 	r->l4 = IPPROTO_TCP;
 	r->state = BPF_CORE_READ(sk, __sk_common.skc_state);
-	r->cookie = BPF_CORE_READ(sk, __sk_common.skc_cookie.counter);
+	r->cookie = cookie;
 	r->server = 1;
 	r->res = fd;
 	sock_emit(r);

@@ -158,3 +158,35 @@ func TestBPFListenUnbound(t *testing.T) {
 	r.wait("closes", 2, in(netns, "close", c.LocalPort)) // the listener's and the connection's
 	r.wait("listen", 1, in(netns, "listen", 0))
 }
+
+// TestBPFAcceptOfOlder accepts a connection that was established before the
+// sensor was there, by each rung: whatever is told of it names the same socket,
+// and it ends.
+func TestBPFAcceptOfOlder(t *testing.T) {
+	for _, rung := range forced(t, "socket.accept") {
+		t.Run(rung, func(t *testing.T) {
+			ns := testkit.NewNetns(t)
+			ln := listen(t, ns, "tcp4", "127.0.0.1:0", false)
+			h := start(t, ns, nil, "dial", "tcp4", ln.Addr().String(), "100", "0")
+			h.ready() // the connection waits to be accepted
+			r := rigRung(t, Config{Interval: 50 * time.Millisecond}, "socket.accept", rung)
+			if err := r.sensor.Snapshot(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			server := accept(t, ln)
+			ours := func(typ string) func(*event.Connection) bool { return in(ns.Inode(t), typ, port(ln)) }
+			testkit.Wait(t, "the connection", func() bool { return len(r.conns(ours("update")))+len(r.conns(ours("accept4"))) > 0 })
+			h.finish()
+			_ = server.Close()
+			e, c := r.wait1("close", ours("close"))
+			r.owner(e, self(t), "close")
+			for _, e := range r.conns(func(d *event.Connection) bool {
+				return d.NetNS == c.NetNS && d.LocalPort == c.LocalPort && d.Remote.IsValid()
+			}) {
+				if d := e.Data.(*event.Connection); d.Cookie != c.Cookie || d.Cookie == 0 {
+					t.Errorf("socket %d, closed as %d: %s", d.Cookie, c.Cookie, show(d))
+				}
+			}
+		})
+	}
+}
