@@ -64,7 +64,7 @@ func (c *Client) Watch(ctx context.Context, st *cluster.State, o Options, log *s
 		if connected {
 			log.Info("the cluster's API server answers", "server", c.meter.server)
 		} else {
-			log.Warn("the cluster's API server is away: what is known stays as it is", "server", c.meter.server, "err", err)
+			log.Warn("the cluster's API server cannot be asked: what is known stays as it is", "server", c.meter.server, "err", err)
 		}
 	})
 	defer c.meter.listen(nil)

@@ -289,7 +289,7 @@ func TestServerAway(t *testing.T) {
 			if n := c.Stats().Resources["pods"].Restarts; n != 0 {
 				t.Errorf("all pods were read %d times again, where the watch could go on", n)
 			}
-			if n := log.count("is away"); n != 1 {
+			if n := log.count("cannot be asked"); n != 1 {
 				t.Errorf("%d times said to be away: %s", n, log.b.String())
 			}
 			if n := log.count("API server answers"); n != 2 { // at first, and again
@@ -312,7 +312,7 @@ func TestServerAwayAtStart(t *testing.T) {
 	}
 	s.respond(nil)
 	testkit.Wait(t, "the cluster", st.Synced)
-	if n := log.count("is away"); n != 1 {
+	if n := log.count("cannot be asked"); n != 1 {
 		t.Errorf("%d times said to be away", n)
 	}
 }
