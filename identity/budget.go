@@ -100,6 +100,7 @@ func (i *Identity) sweepOnce(now uint64) {
 	i.sweepConnections(now)
 	i.mu.Unlock()
 	i.askAgain()
+	i.peers.lookAgain() // some are given up by now
 	i.sweepGone()
 }
 

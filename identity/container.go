@@ -13,6 +13,8 @@ type containers struct {
 	last    *cgroup // the one asked for last, nil after any were forgotten
 	byID    map[containerID]*container
 	pods    map[string]*pod // by the uid that stands in cgroups' paths
+	// followed are the pods of which something may change.
+	followed list[pod]
 	// The sizes at which those that nothing uses are looked for.
 	maxCgroups, maxContainers int
 	forgotten                 uint64
@@ -308,6 +310,9 @@ func (i *Identity) join(en *entry, p *event.Process) {
 	}
 	if c.living == 0 && c.told && c.members != nil {
 		i.ask(c) // it may have been started anew, under the same id
+	}
+	if c.pod != nil {
+		i.conts.follow(c.pod) // it may have been told to have ended
 	}
 	c.living++
 	en.cont = c

@@ -169,14 +169,16 @@ func New(cfg Config, log *slog.Logger) *Identity {
 	return i
 }
 
-// Run asks runtimes to describe containers, follows what the cluster tells, reads
-// what events did not tell and forgets what is too old, until ctx ends. It can be called once.
+// Run asks runtimes to describe containers, follows what the cluster tells,
+// reads what events did not tell and forgets what is too old, until ctx ends. It
+// can be called once.
 func (i *Identity) Run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { i.describe(ctx); return nil })
 	g.Go(func() error { i.loadUsers(ctx); return nil })
 	g.Go(func() error { i.fill(ctx); return nil })
 	g.Go(func() error { i.followCluster(ctx); return nil })
+	g.Go(func() error { i.meetPeers(ctx); return nil })
 	g.Go(func() error { i.sweep(ctx); return nil })
 	return g.Wait()
 }

@@ -57,7 +57,7 @@ func TestPeerAtTheTime(t *testing.T) {
 	long := m.connection("connect", 1, "10.0.0.1:80")
 	m.tick(time.Hour)
 	f.give("10.0.0.1", m.now(), podPeer("new"))
-	m.clusterChanged()
+	m.meetAgain()
 	f.asked = 0
 	for _, typ := range []string{"update", "update", "close"} {
 		if got := peerOf(m.connection(typ, 1, "10.0.0.1:80")); got != "pod old" {
@@ -78,6 +78,12 @@ func TestPeerAtTheTime(t *testing.T) {
 	m.Apply(late)
 	if got := peerOf(late); got != "pod old" {
 		t.Errorf("a connection of a minute ago: %q", got)
+	}
+	// One of which the end is all that was seen.
+	end := conn("close", 4, "10.0.0.9:4002", "10.0.0.1:80")
+	end.Duration = int64(time.Minute)
+	if got := peerOf(m.apply(event.Key{}, nil, end)); got != "pod old" {
+		t.Errorf("a connection that began a minute ago: %q", got)
 	}
 	rows := map[uint64]string{}
 	for _, e := range m.rows() {
@@ -110,7 +116,7 @@ func TestPeerThatComesLater(t *testing.T) {
 	m.meetAgain() // still nobody
 	f.give("10.0.0.2", m.boot, podPeer("young"))
 	f.give("10.0.0.3", m.boot, podPeer("younger"))
-	m.clusterChanged()
+	m.meetAgain()
 	if got := peerOf(m.connection("update", 1, "10.0.0.2:40000")); got != "pod young" {
 		t.Errorf("after the cluster told: %q", got)
 	}
@@ -128,7 +134,7 @@ func TestPeerThatComesLater(t *testing.T) {
 	m.connection("connect", 6, "10.0.0.4:80")
 	m.tick(time.Second)
 	f.give("10.0.0.4", m.now(), podPeer("later"))
-	m.clusterChanged()
+	m.meetAgain()
 	if got := peerOf(m.connection("update", 6, "10.0.0.4:80")); got != "" {
 		t.Errorf("a pod that had not been: %q", got)
 	}
@@ -150,6 +156,16 @@ func TestPeerWaitIsBounded(t *testing.T) {
 	if s := m.Stats(); s.PeersWaiting != maxWaitingRows || s.PeersDropped != 10 {
 		t.Errorf("%d wait, %d do not", s.PeersWaiting, s.PeersDropped)
 	}
+	// There is room when the first are given up: looked for once a second, since
+	// to look through all of them for each connection would be dear.
+	m.tick(peerWait)
+	m.connection("connect", 1<<20, "10.2.0.1:80")
+	if s := m.Stats(); s.PeersWaiting != 1 || s.PeersDropped != 10 {
+		t.Errorf("after a minute %d wait, %d do not", s.PeersWaiting, s.PeersDropped)
+	}
+	if n := testing.AllocsPerRun(10, m.meetAgain); n != 0 {
+		t.Errorf("to ask again makes %v allocations", n)
+	}
 	// Rows that are forgotten do not wait, and those used again are not mistaken.
 	m = newMachine(t, func(c *Config) { c.Cluster, c.MaxClosed = f, 1 })
 	m.connection("connect", 1, "10.0.0.1:80")
@@ -159,7 +175,7 @@ func TestPeerWaitIsBounded(t *testing.T) {
 	m.connection("connect", 3, "127.0.0.1:80")
 	f.give("10.0.0.1", m.boot, podPeer("one"))
 	f.give("10.0.0.2", m.boot, podPeer("two"))
-	m.clusterChanged()
+	m.meetAgain()
 	for _, e := range m.rows() {
 		if want := map[uint64]string{2: "pod two"}[event.SocketOf(e).Cookie]; peerOf(e) != want {
 			t.Errorf("socket %d: %q, want %q", event.SocketOf(e).Cookie, peerOf(e), want)

@@ -23,6 +23,8 @@ type pod struct {
 	services   []string // names, sorted
 	sandbox    string   // id of its sandbox
 	containers []*container
+
+	links[pod] // in containers.followed, while something may change of it
 }
 
 // Labels that the kubelet puts on every container.
@@ -75,6 +77,20 @@ func (i *Identity) enter(c *container, uid string) {
 	}
 	p.containers = append(p.containers, c)
 	c.pod = p
+	t.follow(p)
+}
+
+// follow has what the cluster tells of a pod from now on looked at.
+func (t *containers) follow(p *pod) {
+	if p.list == nil {
+		t.followed.push(p, &p.links)
+	}
+}
+
+// over reports whether nothing changes of a pod any more: it has ended, and none
+// of its processes is left.
+func (p *pod) over() bool {
+	return p.state != nil && !p.state.Ended.IsZero() && !slices.ContainsFunc(p.containers, func(c *container) bool { return c.living > 0 })
 }
 
 // withdraw takes a container that is forgotten out of its pod.
@@ -84,8 +100,12 @@ func (t *containers) withdraw(c *container) {
 		return
 	}
 	p.containers = slices.DeleteFunc(p.containers, func(other *container) bool { return other == c })
-	if len(p.containers) == 0 {
-		delete(t.pods, p.uid)
+	if len(p.containers) > 0 {
+		return
+	}
+	delete(t.pods, p.uid)
+	if p.list != nil {
+		t.followed.drop(&p.links)
 	}
 }
 
@@ -291,44 +311,58 @@ func (i *Identity) followCluster(ctx context.Context) {
 	if i.cfg.Cluster == nil {
 		return
 	}
-	pause := time.NewTicker(clusterPause)
-	defer pause.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-i.cfg.Cluster.Changed():
-			i.clusterChanged()
+			i.askForPods()
 		}
-		select {
-		case <-ctx.Done():
+		i.peers.lookAgain()
+		if !pause(ctx, clusterPause) {
 			return
-		case <-pause.C:
 		}
 	}
 }
 
-// clusterPause is how often changes of the cluster are looked at, at most: a
-// large one changes all the time, mostly elsewhere.
+// clusterPause is between two looks at what has changed in the cluster: a large
+// one changes all the time, mostly elsewhere.
 const clusterPause = 50 * time.Millisecond
 
-// clusterChanged looks what is new of the pods of this machine, and of the far
-// ends of connections. It holds the lock for one pod, or a few rows, at a time.
-func (i *Identity) clusterChanged() {
+// pause waits, and reports whether ctx goes on.
+func pause(ctx context.Context, d time.Duration) bool {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+		return false
+	case <-timer.C:
+		return true
+	}
+}
+
+// askForPods looks what is new of the pods of this machine. It holds the lock
+// for one at a time.
+func (i *Identity) askForPods() {
+	t := &i.conts
 	i.mu.Lock()
-	pods := slices.AppendSeq(make([]*pod, 0, len(i.conts.pods)), maps.Values(i.conts.pods))
+	pods := slices.AppendSeq(make([]*pod, 0, t.followed.n), t.followed.all)
 	i.mu.Unlock()
 	some := false
 	for _, p := range pods {
 		i.mu.Lock()
-		if i.conts.pods[p.uid] == p && i.askCluster(p) {
-			i.podChanged(p, nil)
-			some = true
+		if p.list != nil { // it may be forgotten
+			if i.askCluster(p) {
+				i.podChanged(p, nil)
+				some = true
+			}
+			if p.over() {
+				t.followed.drop(&p.links)
+			}
 		}
 		i.mu.Unlock()
 	}
 	if some {
 		i.signal()
 	}
-	i.meetAgain()
 }

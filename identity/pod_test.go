@@ -153,7 +153,7 @@ func TestPodChanges(t *testing.T) {
 
 	// What no field shows changes nothing.
 	f.set(cartUID, cartPod(func(p *cluster.Pod) { p.Phase = "Running" }), "cart")
-	m.clusterChanged()
+	m.askForPods()
 	if p := m.Process(e.Actor); p != e.Process {
 		t.Error("a new snapshot that tells nothing new")
 	}
@@ -161,7 +161,7 @@ func TestPodChanges(t *testing.T) {
 	before := e.Process
 	f.set(cartUID, cartPod(func(p *cluster.Pod) { p.Labels = map[string]string{"app": "cart", "canary": "true"} }), "cart", "cart-canary")
 	m.tick(time.Second)
-	m.clusterChanged()
+	m.askForPods()
 	now := m.exec(e.Actor, nil, "/bin/app2").Process
 	if c := now.Container; c.Pod.Labels["canary"] != "true" || strings.Join(c.Services, " ") != "cart cart-canary" || c.PodContainer != "cart" {
 		t.Errorf("after the change: %+v", c)
@@ -179,22 +179,56 @@ func TestPodChanges(t *testing.T) {
 		t.Errorf("container %q", c.PodContainer)
 	}
 	f.set(cartUID, cartPod(func(p *cluster.Pod) { p.Containers[3].ID = id64(6) }), "cart")
-	m.clusterChanged()
+	m.askForPods()
 	if c := m.Process(other.Actor).Container; c.PodContainer != "worker" || c.PodContainerKind != cluster.Main {
 		t.Errorf("after its status: %+v", c)
 	}
 
 	// A pod that has ended loses its services, but was served by them.
 	f.set(cartUID, cartPod(func(p *cluster.Pod) { p.Ended = time.Unix(1, 0) }))
-	m.clusterChanged()
+	m.askForPods()
 	if c := m.Process(e.Actor).Container; len(c.Services) != 1 {
 		t.Errorf("services of an ended pod: %q", c.Services)
 	}
 	// One that the cluster has forgotten stays what it was.
 	f.set(cartUID, nil)
-	m.clusterChanged()
+	m.askForPods()
 	if c := m.exec(e.Actor, nil, "/bin/app3").Process.Container; c.Pod.Name != "cart-7d9f-x2" {
 		t.Errorf("forgotten: %+v", c.Pod)
+	}
+	m.check()
+}
+
+// Pods that are over cost no look at each change of the cluster, of which a large
+// one has many; one that turns out to go on does again.
+func TestEndedPodsAreNotFollowed(t *testing.T) {
+	f := newFakeCluster()
+	f.set(cartUID, cartPod(func(p *cluster.Pod) { p.Ended = time.Unix(1, 0) }))
+	m := newMachine(t, func(c *Config) { c.Cluster = f })
+	e := m.first(100, podPath(cartUID, id64(3)))
+	m.askForPods()
+	if n := m.conts.followed.n; n != 1 {
+		t.Errorf("%d followed while a process lives", n)
+	}
+	m.exit(e.Actor, 0)
+	m.askForPods()
+	if n := m.conts.followed.n; n != 0 {
+		t.Errorf("%d followed of those that are over", n)
+	}
+	f.set(cartUID, cartPod(func(p *cluster.Pod) { p.Node = "node-2" })) // it was told gone, and is there
+	e = m.first(101, podPath(cartUID, id64(3)))
+	m.askForPods()
+	if c := m.Process(e.Actor).Container; m.conts.followed.n != 1 || c.Pod.Node != "node-2" {
+		t.Errorf("back again: %d followed, %+v", m.conts.followed.n, c.Pod)
+	}
+	// One of which the cluster has not told yet may be told any time.
+	unknown := m.first(102, podPath(staticUID, id64(20)))
+	m.exit(unknown.Actor, 0)
+	m.askForPods()
+	f.set(staticUID, cartPod(func(p *cluster.Pod) { p.Ended = time.Unix(1, 0) }))
+	m.askForPods()
+	if c := m.Process(unknown.Actor).Container; c.Pod.Name != "cart-7d9f-x2" {
+		t.Errorf("told after its end: %+v", c.Pod)
 	}
 	m.check()
 }
@@ -362,6 +396,9 @@ func TestManyPods(t *testing.T) {
 		if uid != p.uid || len(p.containers) != 1 || p.containers[0].pod != p || m.conts.byID[p.containers[0].id] != p.containers[0] {
 			t.Fatalf("%s: %+v", uid, p)
 		}
+	}
+	if m.conts.followed.n != len(m.conts.pods) {
+		t.Errorf("%d of %d pods followed, none of which has ended", m.conts.followed.n, len(m.conts.pods))
 	}
 	m.check()
 }
