@@ -1,6 +1,7 @@
 package cluster
 
 import (
+	"maps"
 	"net/netip"
 	"slices"
 	"time"
@@ -27,6 +28,10 @@ func (s *State) SetNode(n *Node, at time.Time) {
 	n.Addrs = share.addrs(n.Addrs)
 	n.PodCIDRs = share.prefixes(n.PodCIDRs)
 	now := nanos(at)
+	if known := s.nodes[n.UID]; known != nil && known.ended == 0 && known.told.Name == n.Name && known.told.Created.Equal(n.Created) &&
+		slices.Equal(known.told.Addrs, n.Addrs) && slices.Equal(known.told.PodCIDRs, n.PodCIDRs) && maps.Equal(known.told.Labels, n.Labels) {
+		return // a node that says that it is alive
+	}
 	s.change(at, func() { s.setNode(n, now) })
 }
 

@@ -71,7 +71,21 @@ func (s *State) SetPod(p *Pod, at time.Time) {
 	if known == nil && !p.Ended.IsZero() && now-nanos(p.Ended) >= int64(s.config.Remember) {
 		return // would be forgotten at once
 	}
+	if known != nil && known.ended == 0 && p.Ended.IsZero() && same(known.told, p) {
+		known.seen = now // most of what an API tells of pods is nothing that is kept
+		return
+	}
 	s.change(at, func() { s.setPod(known, p, now) })
+}
+
+// same is true for pods of which the same is told.
+func same(a, b *Pod) bool {
+	return a.UID == b.UID && a.StaticUID == b.StaticUID && a.Name == b.Name && a.Namespace == b.Namespace && a.Node == b.Node &&
+		a.HostNetwork == b.HostNetwork && a.Controller == b.Controller && a.Workload == b.Workload &&
+		a.ReplicaSet == b.ReplicaSet && a.Job == b.Job && a.ServiceAccount == b.ServiceAccount && a.Phase == b.Phase &&
+		a.Created.Equal(b.Created) && a.Started.Equal(b.Started) && a.Ended.Equal(b.Ended) &&
+		slices.Equal(a.Addrs, b.Addrs) && slices.Equal(a.Containers, b.Containers) &&
+		maps.Equal(a.Labels, b.Labels) && maps.Equal(a.NamespaceLabels, b.NamespaceLabels)
 }
 
 // cleanPod makes a pod's texts harmless and shared.

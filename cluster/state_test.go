@@ -593,6 +593,25 @@ func TestChanged(t *testing.T) {
 	if !signalled() || signalled() {
 		t.Error("two changes are one signal")
 	}
+	s.SetPod(running("a", "a", noon), after(time.Minute))
+	if signalled() {
+		t.Error("signalled that a pod is as it was")
+	}
+	next := running("a", "a", noon)
+	next.Labels = map[string]string{"version": "2"}
+	s.SetPod(next, after(time.Minute))
+	if !signalled() || s.Pod("a").Labels["version"] != "2" {
+		t.Error("another label is nothing new")
+	}
+	node := func() *cluster.Node {
+		return &cluster.Node{UID: "n", Name: "n", Addrs: []netip.Addr{addr("172.30.0.11")}}
+	}
+	s.SetNode(node(), noon)
+	signalled()
+	s.SetNode(node(), after(time.Minute))
+	if signalled() {
+		t.Error("signalled that a node is as it was")
+	}
 	s.SetEndpoints("shop", "s", "v", []cluster.Endpoint{{PodUID: "a"}}, noon)
 	signalled()
 	s.SetEndpoints("shop", "s", "v", []cluster.Endpoint{{PodUID: "a"}}, noon)
