@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"strconv"
@@ -105,15 +106,13 @@ func parseFlow(t *testing.T, line []byte) *observerpb.GetFlowsResponse {
 	return resp
 }
 
-// ofProcess reports whether a flow is told from the end of a process.
-func ofProcess(pid string) func(*observerpb.GetFlowsResponse) bool {
-	return func(r *observerpb.GetFlowsResponse) bool {
-		extras := &structpb.Struct{}
-		if err := r.GetFlow().GetExtensions().UnmarshalTo(extras); err != nil {
-			return false
-		}
-		return strconv.Itoa(int(extras.GetFields()["proc.pid"].GetNumberValue())) == pid
+// processOf returns the id of the process from whose end a flow is told.
+func processOf(r *observerpb.GetFlowsResponse) string {
+	extras := &structpb.Struct{}
+	if err := r.GetFlow().GetExtensions().UnmarshalTo(extras); err != nil {
+		return ""
 	}
+	return strconv.Itoa(int(extras.GetFields()["proc.pid"].GetNumberValue()))
 }
 
 // TestE2EHubble asks a running agent by Hubble's own command line about a
@@ -130,10 +129,11 @@ func TestE2EHubble(t *testing.T) {
 	})
 	shop := openShop(t)
 	name := "www.example.test"
-	pid := shop.visit(t, name, 0)
 
-	// Each part of the visit, by the filters that a person would use.
-	mine := ofProcess(pid)
+	// Each part of a visit, by the filters that a person would use. A machine
+	// on which much happens may have forgotten an earlier visit: there are more.
+	visits := map[string]bool{}
+	ours := func(r *observerpb.GetFlowsResponse) bool { return visits[processOf(r)] }
 	for _, test := range []struct {
 		args []string
 		want string // as hubble observe prints it, without time and ports
@@ -148,8 +148,9 @@ func TestE2EHubble(t *testing.T) {
 			"127.0.0.1 (host) -> www.example.test (host) from-host FORWARDED (TCP Flags: FIN, ACK; closed after"},
 	} {
 		found := testkit.WaitFor(t, strings.Join(test.args, " "), func() (*observerpb.GetFlowsResponse, bool) {
+			visits[shop.visit(t, name, 0)] = true
 			for _, r := range flows(t, socket, append(test.args, "--all")...) {
-				if mine(r) {
+				if ours(r) {
 					return r, true
 				}
 			}
@@ -170,12 +171,11 @@ func TestE2EHubble(t *testing.T) {
 
 	// One that is refused is a segment out, and one back.
 	_ = shop.listener.Close()
-	pid = shop.visit(t, name, 3)
-	mine = ofProcess(pid)
-	testkit.Wait(t, "the refusal", func() bool {
+	testkit.Wait(t, "a refusal", func() bool {
+		pid := shop.visit(t, name, 3)
 		var got []string
 		for _, r := range flows(t, socket, "--port", shop.port, "--all") {
-			if f := r.GetFlow().GetL4().GetTCP().GetFlags(); mine(r) {
+			if f := r.GetFlow().GetL4().GetTCP().GetFlags(); processOf(r) == pid {
 				got = append(got, r.GetFlow().GetVerdict().String()+strings.ReplaceAll(f.String(), " ", ""))
 			}
 		}
@@ -235,12 +235,14 @@ func TestE2EHubbleFollow(t *testing.T) {
 	a.launch()
 	a.waitReady()
 	shop := openShop(t)
+	// Agents see the whole machine, and what other runs of this test do there.
+	name := "followed-" + strconv.Itoa(os.Getpid()) + ".test"
 	program, err := exec.LookPath("hubble")
 	if err != nil {
 		t.Fatal("make e2e builds Hubble's command line first: ", err)
 	}
 	cmd := exec.CommandContext(t.Context(), program, "--server", "unix://"+socket, "observe", "--follow", "-o", "json",
-		"--to-fqdn", "followed.test", "--tcp-flags", "SYN", "--traffic-direction", "egress")
+		"--to-fqdn", name, "--tcp-flags", "SYN", "--traffic-direction", "egress")
 	cmd.Env = []string{"HOME=" + t.TempDir()}
 	stdout, err := cmd.StdoutPipe()
 	if err != nil {
@@ -262,7 +264,7 @@ func TestE2EHubbleFollow(t *testing.T) {
 	var seen *observerpb.GetFlowsResponse
 	visits := map[string]bool{}
 	testkit.Wait(t, "a flow", func() bool {
-		visits[shop.visit(t, "followed.test", 0)] = true
+		visits[shop.visit(t, name, 0)] = true
 		select {
 		case line, ok := <-lines:
 			if !ok {
@@ -274,11 +276,7 @@ func TestE2EHubbleFollow(t *testing.T) {
 			return false
 		}
 	})
-	found := false
-	for pid := range visits {
-		found = found || ofProcess(pid)(seen)
-	}
-	if !found || seen.GetFlow().GetDestinationNames()[0] != "followed.test" {
+	if !visits[processOf(seen)] || seen.GetFlow().GetDestinationNames()[0] != name {
 		t.Errorf("%v", seen)
 	}
 	if err := a.end(15); err != nil {
