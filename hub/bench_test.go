@@ -174,12 +174,17 @@ func readStream(args []string) int {
 	req.Header = admin.header
 	roots := x509.NewCertPool()
 	roots.AppendCertsFromPEM(ca)
-	resp, err := (&http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: roots, ServerName: api.HubName}}}).Do(req)
-	if err != nil || resp.StatusCode != http.StatusOK {
-		fmt.Fprintln(os.Stderr, err, resp)
+	client := &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: roots, ServerName: api.HubName}}}
+	resp, err := client.Do(req) //nolint:bodyclose // it is closed below
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
 		return 2
 	}
 	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		fmt.Fprintln(os.Stderr, resp.Status)
+		return 2
+	}
 	var rows, size atomic.Uint64
 	go func() {
 		buf := make([]byte, 256<<10)

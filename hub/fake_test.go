@@ -543,7 +543,7 @@ type following struct {
 func (f *fixture) follow(who shows, path string) *following {
 	f.t.Helper()
 	ctx, stop := context.WithCancel(f.t.Context())
-	resp := f.open(ctx, who, path)
+	resp := f.open(ctx, who, path) //nolint:bodyclose // the goroutine below does
 	if resp.StatusCode != http.StatusOK {
 		b, _ := io.ReadAll(resp.Body)
 		f.t.Fatalf("GET %s: %d %s", path, resp.StatusCode, b)

@@ -78,7 +78,7 @@ func (a *fakeAgent) observe(t testing.TB, ca *authority) *fakeObserver {
 func flow(node string, at time.Time, source, destination string) *flowpb.Flow {
 	return &flowpb.Flow{
 		Time: timestamppb.New(at), NodeName: node, Verdict: flowpb.Verdict_FORWARDED, TrafficDirection: flowpb.TrafficDirection_EGRESS,
-		Source: &flowpb.Endpoint{Namespace: source, PodName: "a"}, Destination: &flowpb.Endpoint{Namespace: destination, PodName: "b"}, Summary: "of " + node,
+		Source: &flowpb.Endpoint{Namespace: source, PodName: "a"}, Destination: &flowpb.Endpoint{Namespace: destination, PodName: "b"},
 	}
 }
 
