@@ -24,11 +24,14 @@ type containers struct {
 // remembers to have told, since it tells each once.
 const cgroupsTold = 16384
 
+// minContainers is how many containers are remembered at least.
+const minContainers = 1024
+
 func (t *containers) init() {
 	t.cgroups = map[event.CgroupKey]*cgroup{}
 	t.byID = map[containerID]*container{}
 	t.pods = map[string]*pod{}
-	t.maxCgroups, t.maxContainers = cgroupsTold, 1024
+	t.maxCgroups, t.maxContainers = cgroupsTold, minContainers
 }
 
 // A cgroup is one directory of a cgroup hierarchy.
@@ -218,20 +221,28 @@ func (i *Identity) setDescription(c *container, d *event.Container) {
 	}
 }
 
-// forgetContainers forgets the containers in which no process is remembered.
+// forgetContainers forgets the containers in which no process is remembered. One
+// whose cgroup was told just now is about to get its first process, and stays as
+// long as there is room: the kernel does not tell a cgroup twice.
 func (i *Identity) forgetContainers() {
 	t := &i.conts
-	inUse := map[*container]bool{}
-	for _, cg := range t.cgroups {
-		if cg.procs > 0 {
-			inUse[cg.cont] = true
+	const fresh, room = 5e9, 4 * minContainers
+	for _, keep := range []uint64{fresh, 0} {
+		inUse := map[*container]bool{}
+		for _, cg := range t.cgroups {
+			if cg.cont != nil && (cg.procs > 0 || cg.told+keep > i.procs.now) {
+				inUse[cg.cont] = true
+			}
 		}
-	}
-	for id, c := range t.byID {
-		if c.members == nil && !inUse[c] {
-			delete(t.byID, id)
-			t.withdraw(c)
-			t.forgotten++
+		for id, c := range t.byID {
+			if c.members == nil && !inUse[c] {
+				delete(t.byID, id)
+				t.withdraw(c)
+				t.forgotten++
+			}
+		}
+		if len(t.byID) < room {
+			break
 		}
 	}
 	for k, cg := range t.cgroups {
@@ -240,7 +251,7 @@ func (i *Identity) forgetContainers() {
 			t.last = nil
 		}
 	}
-	t.maxContainers = max(1024, 2*len(t.byID))
+	t.maxContainers = max(minContainers, 2*len(t.byID))
 }
 
 // place tells a snapshot, not yet published, where it runs. Where the kernel

@@ -381,6 +381,7 @@ func TestManyPods(t *testing.T) {
 	f := newFakeCluster()
 	m := newMachine(t, func(c *Config) { c.Cluster, c.MaxExited = f, 16 })
 	for n := range 3000 {
+		m.tick(10 * time.Millisecond)
 		uid := "8f3a1c9b-7e5d-4046-af18-" + id64(n)[52:]
 		f.set(uid, cartPod(func(p *cluster.Pod) { p.UID = uid }))
 		e := m.first(uint32(1000+n), podPath(uid, id64(n)))

@@ -695,8 +695,26 @@ func TestManyContainers(t *testing.T) {
 		m.exit(k, 0)
 	}
 	s := m.Stats()
-	if s.Containers > 2048 || s.Cgroups > 2*cgroupsTold {
+	if s.Containers > 2*minContainers || s.Cgroups > 2*cgroupsTold {
 		t.Errorf("%d containers, %d cgroups", s.Containers, s.Cgroups)
+	}
+	// A container of which only the cgroup is told has its first process later,
+	// whatever comes in between; in a storm without end none stays.
+	last := event.CgroupKey{ID: 1 << 41}
+	m.cgroup(last.ID, "/docker/"+id64(70000))
+	for n := range 2 * minContainers {
+		m.tick(time.Millisecond)
+		m.cgroup(uint64(1<<42+n), "/docker/"+id64(80000+n))
+	}
+	k, _ := m.fork(init, 8, func(p *event.Process) { p.Cgroup.CgroupKey = last })
+	if c := m.Process(k).Container; c == nil || c.FullID != id64(70000) {
+		t.Errorf("a container that was about to begin: %+v", c)
+	}
+	for n := range 20 * minContainers {
+		m.cgroup(uint64(1<<43+n), "/docker/"+id64(100000+n))
+	}
+	if n := m.Stats().Containers; n > 8*minContainers {
+		t.Errorf("%d containers of a storm", n)
 	}
 	if c := m.Process(stay).Container; c == nil || c.FullID != id64(0) {
 		t.Errorf("a living container: %+v", c)
