@@ -272,6 +272,31 @@ func TestReviewsAreRemembered(t *testing.T) {
 	}
 }
 
+func TestGrantsCountSoon(t *testing.T) {
+	c := newFakeCluster(t)
+	st := cluster.NewState(cluster.Config{})
+	st.SetNamespace("shop", nil, time.Now())
+	r := newRights(c, st, time.Minute, nil)
+	now := time.Now()
+	r.now = func() time.Time { return now }
+	who := &caller{user: cluster.User{Name: "ned"}}
+	look := func(after time.Duration, want bool) {
+		t.Helper()
+		now = now.Add(after)
+		v, err := r.view(t.Context(), who)
+		if got := err == nil && v.sees("shop"); got != want {
+			t.Errorf("after %v more the shop is seen: %t (%v), want %t", after, got, err, want)
+		}
+	}
+	look(0, false)
+	c.change(func(c *fakeCluster) { c.may["ned"] = []string{"shop"} })
+	look(badTime-1, false)
+	look(1, true)
+	c.change(func(c *fakeCluster) { c.may["ned"] = nil })
+	look(r.fresh-1, true)
+	look(1, false)
+}
+
 func TestTablesAreBounded(t *testing.T) {
 	c := newFakeCluster(t)
 	tok := newTokens(c, time.Minute)

@@ -218,7 +218,7 @@ type tokenAnswer struct {
 const (
 	// mostTokens bounds how many are remembered.
 	mostTokens = 4096
-	// badTime is for how long a token that was refused is refused unasked.
+	// badTime is for how long who was refused is refused unasked.
 	badTime = 5 * time.Second
 )
 

@@ -159,7 +159,7 @@ func (r *rights) may(ctx context.Context, u cluster.User, who identity, namespac
 	r.mu.Lock()
 	last, known := r.rulings[key]
 	r.mu.Unlock()
-	if known && r.now().Sub(last.at) < r.fresh {
+	if known && r.now().Sub(last.at) < r.counts(last) {
 		return last.may, nil
 	}
 	may, err := r.asking.do(ctx, key, func(ctx context.Context) (bool, error) {
@@ -175,6 +175,15 @@ func (r *rights) may(ctx context.Context, u cluster.User, who identity, namespac
 		return last.may, nil
 	}
 	return may, err
+}
+
+// counts is for how long a ruling is not asked for again: who is refused may be
+// about to be granted what they lack.
+func (r *rights) counts(is ruling) time.Duration {
+	if is.may {
+		return r.fresh
+	}
+	return min(badTime, r.fresh)
 }
 
 func (r *rights) keep(key decision, is ruling) {

@@ -7,7 +7,6 @@ import (
 	"sync"
 	"time"
 
-	flowpb "github.com/cilium/cilium/api/v1/flow"
 	observerpb "github.com/cilium/cilium/api/v1/observer"
 	relaypb "github.com/cilium/cilium/api/v1/relay"
 	"google.golang.org/grpc"
@@ -155,36 +154,6 @@ func (r *relay) view(ctx context.Context, what string) (*view, error) {
 		return nil, grpcError(refused)
 	}
 	return v, nil
-}
-
-// seesFlow reports whether a flow is told. It belongs to the pod at whose end it
-// was seen: that of the sender when it went out, of the receiver when it came
-// in. Where that is not known both ends have to be in the view.
-func (v *view) seesFlow(f *flowpb.Flow) bool {
-	if v.all {
-		return true
-	}
-	source, destination := v.sees(f.GetSource().GetNamespace()), v.sees(f.GetDestination().GetNamespace())
-	switch f.GetTrafficDirection() {
-	case flowpb.TrafficDirection_EGRESS:
-		return source
-	case flowpb.TrafficDirection_INGRESS:
-		return destination
-	}
-	return source && destination
-}
-
-// narrowFlows returns a whitelist that lets through what is in the view, of a
-// request that has none. As with rows, it only spares the way.
-func (v *view) narrowFlows(white []*flowpb.FlowFilter) []*flowpb.FlowFilter {
-	if v.all || len(white) > 0 || len(v.namespaces) > mostPushed {
-		return white
-	}
-	var pods []string
-	for _, ns := range v.list() {
-		pods = append(pods, ns+"/")
-	}
-	return []*flowpb.FlowFilter{{SourcePod: pods}, {DestinationPod: pods}}
 }
 
 // nodeStates tells a client of Hubble which nodes answer, and what changes of
