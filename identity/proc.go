@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -25,6 +26,9 @@ type filler struct {
 	// able is false where /proc shows another pid namespace than the kernel's
 	// first: its numbers are not those of events.
 	able bool
+	// nested is true where the agent has a cgroup namespace of its own, as in a
+	// pod: /proc then tells cgroups as they are seen from there.
+	nested bool
 	// queue holds processes to be looked up; capacity 256. More unknown
 	// processes at a time mean a storm of losses, which this cannot mend.
 	queue chan event.Key
@@ -53,6 +57,8 @@ const (
 func (f *filler) init(cfg Config) {
 	f.dir = cfg.Proc
 	f.able = firstNamespace(cfg.Proc, "pid") == initPidNS
+	ns := namespaceOf(filepath.Join(cfg.Proc, "self/ns/cgroup"))
+	f.nested = ns != 0 && ns != initCgroupNS
 	f.queue = make(chan event.Key, 256)
 	f.asked, f.hidden = map[event.Key]lookup{}, map[event.Key]bool{}
 	f.missing = map[event.Key]bool{}
@@ -251,7 +257,7 @@ func (i *Identity) readProc(k event.Key) (*event.Process, []cgroupLine, error) {
 	}
 	var lines []cgroupLine
 	if data, err := read("cgroup"); err == nil {
-		lines = parseProcCgroup(data)
+		lines = i.wholePaths(parseProcCgroup(data))
 	}
 	if !inScope(lines, i.cfg.CgroupRoot) {
 		return nil, nil, fmt.Errorf("process %d is outside %s: %w", k.PID, i.cfg.CgroupRoot, os.ErrNotExist)
@@ -395,6 +401,41 @@ func parseProcCgroup(data []byte) []cgroupLine {
 	return list
 }
 
+// wholePaths returns lines with paths from their hierarchy's root, where /proc
+// tells them from the root of the agent's own cgroup namespace. Where that is, is
+// known of the hierarchy that the kernel's records tell, once they have told the
+// agent's own process; other lines are left out.
+func (i *Identity) wholePaths(lines []cgroupLine) []cgroupLine {
+	f := &i.filler
+	if !f.nested {
+		return lines
+	}
+	self, err := os.Readlink(filepath.Join(f.dir, "self"))
+	if err != nil {
+		return nil
+	}
+	pid, err := strconv.ParseUint(self, 10, 32)
+	if err != nil {
+		return nil
+	}
+	data, err := readUpTo(filepath.Join(f.dir, self, "cgroup"), 64<<10)
+	if err != nil {
+		return nil
+	}
+	i.mu.Lock()
+	var own event.Cgroup
+	if en := i.procs.byPID[uint32(pid)]; en != nil {
+		own = en.snap.p.Cgroup
+	}
+	i.mu.Unlock()
+	seen, line := lineIn(parseProcCgroup(data), own.Hierarchy), lineIn(lines, own.Hierarchy)
+	if own.Path == "" || seen == nil || line == nil {
+		return nil
+	}
+	root := strings.TrimSuffix(own.Path, strings.TrimSuffix(seen.path, "/"))
+	return []cgroupLine{{line.hierarchy, line.controllers, path.Join("/", root, line.path)}}
+}
+
 // inScope reports whether a process is in a subtree of the unified hierarchy.
 func inScope(lines []cgroupLine, root string) bool {
 	root = strings.TrimSuffix(root, "/")
@@ -405,18 +446,24 @@ func inScope(lines []cgroupLine, root string) bool {
 	return ok && (rest == "" || rest[0] == '/')
 }
 
-// pathIn returns the path in a hierarchy; the unified one's number is 0 in
-// /proc, and 0 or 1 in the kernel.
-func pathIn(lines []cgroupLine, hierarchy uint32) string {
-	for _, l := range lines {
-		if l.hierarchy == hierarchy {
-			return l.path
+// lineIn returns the line of a hierarchy, nil where there is none; the unified
+// one's number is 0 in /proc, and 0 or 1 in the kernel.
+func lineIn(lines []cgroupLine, hierarchy uint32) *cgroupLine {
+	for n := range lines {
+		if lines[n].hierarchy == hierarchy {
+			return &lines[n]
 		}
 	}
-	for _, l := range lines {
-		if l.hierarchy == 0 && hierarchy == 1 {
-			return l.path
-		}
+	if hierarchy == 1 {
+		return lineIn(lines, 0)
+	}
+	return nil
+}
+
+// pathIn returns the path in a hierarchy, "" where there is none.
+func pathIn(lines []cgroupLine, hierarchy uint32) string {
+	if l := lineIn(lines, hierarchy); l != nil {
+		return l.path
 	}
 	return ""
 }

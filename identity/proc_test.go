@@ -7,6 +7,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -303,6 +304,42 @@ func TestOutsideScopeIsNotLookedUp(t *testing.T) {
 	k := startProcess(t, exec.Command("/bin/sleep", "1000"))
 	if p, _, err := m.readProc(k); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("%+v, %v", p, err)
+	}
+}
+
+// In a pod the agent has a cgroup namespace of its own, and /proc tells other
+// pods' cgroups from there.
+func TestPathsFromCgroupNamespace(t *testing.T) {
+	const own = "/kubepods/besteffort/pod" + cartUID
+	for _, tt := range []struct{ seen, told, want string }{
+		{"/", "/", own + "/a"},
+		{"/", "/inner", own + "/a/inner"},
+		{"/", "/../b", own + "/b"},
+		{"/", "/../../../burstable/pod1/c", "/kubepods/burstable/pod1/c"},
+		{"/", "/../../../..", "/"},
+		{"/", "/../../../../../../../x", "/x"}, // more than there can be
+		{"/a", "/a", own + "/a"},
+		{"/a", "/../pod1/c", "/kubepods/besteffort/pod1/c"},
+	} {
+		m := newMachine(t, nil)
+		m.filler.nested = true
+		self := filepath.Join(m.cfg.Proc, "77")
+		must(t, os.MkdirAll(self, 0o755))
+		must(t, os.Symlink("77", filepath.Join(m.cfg.Proc, "self")))
+		must(t, os.WriteFile(filepath.Join(self, "cgroup"), []byte("0::"+tt.seen+"\n"), 0o644))
+		lines := []cgroupLine{{4, "cpu", "/../v1"}, {0, "", tt.told}}
+		if got := m.wholePaths(slices.Clone(lines)); got != nil {
+			t.Errorf("before the agent's own process is known: %v", got)
+		}
+		k := m.task(77, event.Key{}, "warren")
+		m.apply(k, nil, &event.CgroupState{Cgroup: event.Cgroup{CgroupKey: event.CgroupKey{Hierarchy: 1, ID: 9}, CgroupID: 9, Path: own + "/a"}})
+		if got := m.wholePaths(slices.Clone(lines)); len(got) != 1 || got[0] != (cgroupLine{0, "", tt.want}) {
+			t.Errorf("%s as seen from %s: %v, want %s", tt.told, tt.seen, got, tt.want)
+		}
+		m.filler.nested = false
+		if got := m.wholePaths(slices.Clone(lines)); !slices.Equal(got, lines) {
+			t.Errorf("in the first namespace: %v", got)
+		}
 	}
 }
 

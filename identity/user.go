@@ -262,8 +262,9 @@ func (t *users) init(cfg Config) {
 // The numbers of the kernel's first namespaces, fixed by
 // include/uapi/linux/nsfs.h.
 const (
-	initUserNS = 0xEFFFFFFD
-	initPidNS  = 0xEFFFFFFC
+	initUserNS   = 0xEFFFFFFD
+	initPidNS    = 0xEFFFFFFC
+	initCgroupNS = 0xEFFFFFFB
 )
 
 // firstNamespace returns the number of the namespace that the machine's first
