@@ -299,6 +299,8 @@ func (c *MapCollector) count(e *event.Event, d *event.Connection) {
 	switch {
 	case f.told, f.edge == nil && e.Process == nil && !over && f.begun == c.newest:
 		return // somebody else's to count, or to be known soon
+	case f.edge == nil && onlyNamed(d):
+		return
 	case f.edge == nil:
 		if f.edge = c.edge(e, d); f.edge == nil {
 			return
@@ -320,6 +322,13 @@ func (c *MapCollector) count(e *event.Event, d *event.Connection) {
 		now.fail(why, 1)
 	}
 	c.addTo(f.edge, &now)
+}
+
+// onlyNamed reports whether a UDP socket that was there before the sensor has a
+// peer and no datagram of it has been seen. Whoever asks the kernel by which
+// address it would reach another connects such a socket, and talks to nobody.
+func onlyNamed(d *event.Connection) bool {
+	return d.L4 == event.UDP && d.Existing && d.BytesSent|d.BytesReceived|d.PacketsSent|d.PacketsRecv == 0
 }
 
 // inProgress is how a connect that does not wait returns; its outcome follows.

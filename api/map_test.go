@@ -194,6 +194,24 @@ func TestMapUDP(t *testing.T) {
 	process/dig -> address/10.0.0.54 udp/53 client: 1 opened, 0 active, 0 failed, 30/90 B`)
 }
 
+// TestMapUDPNamed holds that a socket that was found with a peer is no talk
+// until a datagram is seen.
+func TestMapUDPNamed(t *testing.T) {
+	r := newMapRig(MapConfig{})
+	s := r.at("10.0.0.1:4000", "10.0.0.2:53")
+	s.L4 = event.UDP
+	other := r.at("10.0.0.1:4001", "10.0.0.3:443")
+	other.L4 = event.UDP
+	for _, f := range []event.Socket{s, other} {
+		r.tell(proc("front"), event.Connection{Socket: f, Type: "connection", Existing: true})
+	}
+	wantMap(t, r.report(t), "")
+	r.tell(proc("front"), event.Connection{Socket: other, Type: "connection", Existing: true, BytesSent: 7, PacketsSent: 1})
+	wantMap(t, r.report(t), `process/front -> address/10.0.0.3 udp/443 client: 0 opened, 1 active, 0 failed, 7/0 B`)
+	r.tell(proc("front"), event.Connection{Socket: other, Type: "close", Existing: true, BytesSent: 12, BytesReceived: 3, PacketsSent: 2, PacketsRecv: 1})
+	wantMap(t, r.report(t), `process/front -> address/10.0.0.3 udp/443 client: 0 opened, 0 active, 0 failed, 12/3 B`)
+}
+
 // TestMapOneMachine: who listens at an address of this machine is who is meant,
 // and both ends of a connection on it count once.
 func TestMapOneMachine(t *testing.T) {
