@@ -1,9 +1,11 @@
 package testkit
 
 import (
+	"crypto"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
+	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/pem"
@@ -18,7 +20,7 @@ import (
 type Authority struct {
 	Cert *x509.Certificate
 	PEM  []byte // of Cert
-	key  *ecdsa.PrivateKey
+	key  crypto.Signer
 }
 
 // NewAuthority makes an authority that is valid for an hour.
@@ -37,6 +39,21 @@ func NewAuthority(t testing.TB, name string) *Authority {
 	}
 	a.Cert, a.PEM = cert, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})
 	return a
+}
+
+// OpenAuthority gives an authority that exists, of its certificate and key in
+// PEM.
+func OpenAuthority(t testing.TB, cert, key []byte) *Authority {
+	t.Helper()
+	pair, err := tls.X509KeyPair(cert, key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	private, ok := pair.PrivateKey.(crypto.Signer)
+	if !ok {
+		t.Fatalf("the authority's key is a %T", pair.PrivateKey)
+	}
+	return &Authority{Cert: pair.Leaf, PEM: cert, key: private}
 }
 
 // Issue returns a certificate for DNS names, valid for an hour, for both ends
