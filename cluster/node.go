@@ -126,7 +126,7 @@ func (s *State) DeleteNode(uid string, at time.Time) {
 
 // forget takes a node out of all tables.
 func (n *node) forget(s *State, at int64) (addresses uint64) {
-	if n.ended != at {
+	if n.ended != at || s.nodes[n.told.UID] != n {
 		return 0
 	}
 	delete(s.nodes, n.told.UID)

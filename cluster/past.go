@@ -13,7 +13,7 @@ type ended struct {
 }
 
 // A memory can be forgotten. It says how many addresses went with it; stale
-// ones, that came back since at, do nothing.
+// ones, that came back since at or are forgotten already, do nothing.
 type memory interface {
 	forget(s *State, at int64) uint64
 }

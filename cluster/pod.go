@@ -48,11 +48,18 @@ func (s *State) SetPod(p *Pod, at time.Time) {
 	defer s.write.Unlock()
 	s.cleanPod(p)
 	s.resolve(p)
-	if n := s.namespaces[p.Namespace]; n != nil && n.labels != nil {
+	known := s.pods[p.UID]
+	n := s.namespaces[p.Namespace]
+	switch {
+	case n != nil && n.told:
 		p.NamespaceLabels = n.labels
+	case known != nil && p.NamespaceLabels == nil:
+		p.NamespaceLabels = known.told.NamespaceLabels // the namespace is gone, the pod goes on
+	}
+	if known != nil && p.Controller == known.told.Controller && p.Workload == p.Controller {
+		p.Workload = known.told.Workload // likewise its controller's owner
 	}
 	now := nanos(at)
-	known := s.pods[p.UID]
 	over := p.Phase == "Succeeded" || p.Phase == "Failed"
 	switch {
 	case p.Ended.IsZero() && over && known != nil && known.ended != 0:
@@ -383,7 +390,7 @@ func (s *State) DeletePod(uid string, at time.Time) {
 
 // forget takes a pod out of all tables.
 func (p *pod) forget(s *State, at int64) (addresses uint64) {
-	if p.ended != at {
+	if p.ended != at || s.pods[p.told.UID] != p {
 		return 0
 	}
 	delete(s.pods, p.told.UID)

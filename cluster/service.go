@@ -179,7 +179,7 @@ func (s *State) DeleteService(uid string, at time.Time) {
 
 // forget takes a service out of all tables.
 func (v *service) forget(s *State, at int64) (addresses uint64) {
-	if v.ended != at {
+	if v.ended != at || s.services[v.told.UID] != v {
 		return 0
 	}
 	delete(s.services, v.told.UID)

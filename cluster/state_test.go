@@ -380,6 +380,7 @@ func TestWorkload(t *testing.T) {
 	s.SetOwner("shop", cluster.Workload{Kind: "Job", Name: "nightly-2"}, cluster.Workload{Kind: "CronJob", Name: "nightly"}, noon)
 	s.SetOwner("shop", cluster.Workload{Kind: "ReplicaSet", Name: "api-77"}, cluster.Workload{Kind: "Rollout", Name: "api"}, noon)
 	s.DeleteOwner("shop", cluster.Workload{Kind: "Job", Name: "nightly-1"}, noon)
+	tell("cron", cluster.Workload{Kind: "Job", Name: "nightly-1"}, map[string]string{"told": "again"})
 	for uid, want := range map[string][3]string{ // workload, replica set, job
 		"deployed": {"Deployment/web", "web-5d4f", ""},
 		"rollout":  {"Rollout/api", "api-77", ""},
@@ -427,6 +428,12 @@ func TestNamespaceLabels(t *testing.T) {
 	}
 	if got := s.Pod("before").NamespaceLabels["team"]; got != "red" {
 		t.Errorf("a pod of a namespace that is gone has team %q", got)
+	}
+	again := running("before", "a", noon)
+	again.Phase = "Succeeded"
+	s.SetPod(again, noon)
+	if p := s.Pod("before"); p.Phase != "Succeeded" || p.NamespaceLabels["team"] != "red" {
+		t.Errorf("told again, it is %s of team %q", p.Phase, p.NamespaceLabels["team"])
 	}
 }
 
@@ -513,6 +520,20 @@ func TestForgotten(t *testing.T) {
 	}
 	if got := who(s.Peer(addr("10.244.0.19"), 0, "", time.Time{})); got != "pod pod-19" {
 		t.Errorf("the one that came back: %s", got)
+	}
+	// One that ended twice at one time is forgotten once, and the others of its
+	// namespace are still known to be in it.
+	at := after(2 * time.Hour)
+	for _, uid := range []string{"stays", "twice"} {
+		s.SetPod(running(uid, uid, at), at)
+	}
+	s.DeletePod("twice", at)
+	s.SetPod(running("twice", "twice", at), at)
+	s.DeletePod("twice", at)
+	s.SetNamespace("tick", map[string]string{"a": "b"}, at.Add(2*time.Hour))
+	s.SetNamespace("shop", map[string]string{"team": "blue"}, at.Add(2*time.Hour))
+	if s.Pod("twice") != nil || s.Pod("stays").NamespaceLabels["team"] != "blue" {
+		t.Errorf("%v is known, and the other has labels %v", s.Pod("twice"), s.Pod("stays").NamespaceLabels)
 	}
 	// What has ended long ago is not even taken.
 	old := running("old", "old", noon, "10.244.0.50")
