@@ -29,7 +29,17 @@ type tally struct {
 type reply struct {
 	given bool  // it answered
 	err   error // it did not; nil while it may still
+	last  outcome
 }
+
+// outcome is the last that was known for certain.
+type outcome uint8
+
+const (
+	none outcome = iota
+	good
+	bad
+)
 
 func newTally() *tally {
 	return &tally{nodes: map[string]reply{}, open: true, settled: make(chan struct{}), changed: make(chan struct{}, 1)}
@@ -39,32 +49,38 @@ func newTally() *tally {
 func (t *tally) ask(node string) { t.set(node, reply{}) }
 
 // answered says that a node answers.
-func (t *tally) answered(node string) { t.set(node, reply{given: true}) }
+func (t *tally) answered(node string) { t.set(node, reply{given: true, last: good}) }
 
 // failed says why a node does not answer, or not any more.
-func (t *tally) failed(node string, err error) { t.set(node, reply{err: err}) }
+func (t *tally) failed(node string, err error) { t.set(node, reply{err: err, last: bad}) }
 
-func (t *tally) set(node string, a reply) {
+// set takes in how things are with a node. It is news when a node begins or
+// ceases to answer; that it is asked again, or fails for another reason than
+// before, is not.
+func (t *tally) set(node string, r reply) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	old, known := t.nodes[node]
-	if known && old == (reply{}) {
+	if known && old.waits() {
 		t.pending--
 	}
-	if a == (reply{}) {
+	if r.waits() {
 		t.pending++
+		r.last = old.last
 	}
-	t.nodes[node] = a
-	same := known && old.given == a.given && (old.err == nil) == (a.err == nil) && (a.err == nil || reason(old.err) == reason(a.err))
-	t.told(!same)
+	t.nodes[node] = r
+	t.told(r.last != old.last)
 }
+
+// waits reports whether an answer may still come.
+func (r reply) waits() bool { return !r.given && r.err == nil }
 
 // gone says that there is no such node any more.
 func (t *tally) gone(node string) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if old, known := t.nodes[node]; known {
-		if old == (reply{}) {
+		if old.waits() {
 			t.pending--
 		}
 		delete(t.nodes, node)
