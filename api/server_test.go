@@ -23,6 +23,7 @@ import (
 
 	"warren/event"
 	"warren/filter"
+	"warren/internal/testkit"
 )
 
 // fake is an agent made of values.
@@ -108,17 +109,10 @@ func (f *fake) stream(t *testing.T, n int) *fakeStream {
 	})
 }
 
+// wait waits until get returns something.
 func wait[T any](t *testing.T, get func() *T) *T {
 	t.Helper()
-	deadline := time.Now().Add(10 * time.Second)
-	for time.Now().Before(deadline) {
-		if v := get(); v != nil {
-			return v
-		}
-		<-time.After(time.Millisecond)
-	}
-	t.Fatal("waited in vain")
-	return nil
+	return testkit.WaitFor(t, "what the test looks for", func() (*T, bool) { v := get(); return v, v != nil })
 }
 
 func (f *fake) Recent() []*event.Event { return f.recent }
