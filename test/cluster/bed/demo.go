@@ -122,17 +122,18 @@ func (c *Cluster) customer(ctx context.Context) error {
 }
 
 // Warren installs the tree's chart with the image of the tree, or brings what is
-// installed to it.
-func (c *Cluster) Warren(ctx context.Context) error {
+// installed to it. The arguments are further ones of helm: "--set", "hub.replicas=1".
+func (c *Cluster) Warren(ctx context.Context, further ...string) error {
 	if _, err := os.Stat(c.path("images", "warren.tar")); err != nil {
 		if err := c.LoadWarren(ctx); err != nil {
 			return err
 		}
 	}
-	_, err := c.run(ctx, controlPlace, "", "helm", "upgrade", "--install", "warren", filepath.Join(c.tools.root, "deploy", "helm", "warren"),
+	argv := []string{"helm", "upgrade", "--install", "warren", filepath.Join(c.tools.root, "deploy", "helm", "warren"),
 		"--namespace", "warren", "--create-namespace",
 		"--set", "image.repository=localhost/warren,image.tag=dev,image.pullPolicy=Never",
-		"--set-string", "agent.cgroupRoot=/"+c.Name+"/$(NODE_NAME)")
+		"--set-string", "agent.cgroupRoot=/" + c.Name + "/$(NODE_NAME)"}
+	_, err := c.run(ctx, controlPlace, "", append(argv, further...)...)
 	if err != nil {
 		return fmt.Errorf("install Warren: %w", err)
 	}
@@ -149,7 +150,7 @@ func (c *Cluster) Warren(ctx context.Context) error {
 // Demo installs Warren and the shop, and returns when the shop's traffic can be
 // asked for.
 func (c *Cluster) Demo(ctx context.Context) error {
-	err := together(ctx, c.Warren, c.Shop)
+	err := together(ctx, func(ctx context.Context) error { return c.Warren(ctx) }, c.Shop)
 	if err != nil {
 		return err
 	}

@@ -23,6 +23,19 @@ func (c *Cluster) http() (*http.Client, error) {
 	if c.client != nil {
 		return c.client, nil
 	}
+	transport, err := c.transport()
+	if err != nil {
+		return nil, err
+	}
+	// Connections are not kept: one to an API server that was killed would have
+	// to be found dead first.
+	transport.DisableKeepAlives = true
+	c.client = &http.Client{Transport: transport}
+	return c.client, nil
+}
+
+// transport is the administrator's way to the API server.
+func (c *Cluster) transport() (*http.Transport, error) {
 	pair, err := tls.LoadX509KeyPair(c.path("pki", "admin.crt"), c.path("pki", "admin.key"))
 	if err != nil {
 		return nil, err
@@ -35,13 +48,22 @@ func (c *Cluster) http() (*http.Client, error) {
 	if !roots.AppendCertsFromPEM(authority) {
 		return nil, errors.New("ca.crt has no certificate")
 	}
-	// Connections are not kept: one to an API server that was killed would have
-	// to be found dead first.
-	c.client = &http.Client{Transport: &http.Transport{
-		DialContext: c.dialer(controlPlace), DisableKeepAlives: true,
+	return &http.Transport{
+		DialContext:     c.dialer(controlPlace),
 		TLSClientConfig: &tls.Config{Certificates: []tls.Certificate{pair}, RootCAs: roots},
-	}}
-	return c.client, nil
+	}, nil
+}
+
+// Client gives an administrator's client for many requests, and the URL that
+// their paths follow. It keeps its connections, of which there are at most as
+// many as given; an API server that ends takes requests with it.
+func (c *Cluster) Client(connections int) (*http.Client, string, error) {
+	transport, err := c.transport()
+	if err != nil {
+		return nil, "", err
+	}
+	transport.MaxConnsPerHost, transport.MaxIdleConnsPerHost = connections, connections
+	return &http.Client{Transport: transport}, c.server(), nil
 }
 
 // answers asks a daemon whether it is well, from within its place.
