@@ -66,6 +66,9 @@ func simulateAgents(args []string) int {
 		}
 		fmt.Println(l.Addr())
 		a := &simulated{node: fmt.Sprintf("node-%02d", i), rate: rate}
+		for j := range benchProcs {
+			a.list = append(a.list, a.row(j, time.Now().Add(time.Duration(j)*time.Second-time.Hour)))
+		}
 		mux := api.NewMux([]api.Route{
 			{Pattern: "/v1/events", Params: api.Params(api.PathEvents), Handle: a.events},
 			{Pattern: "/v1/processes", Params: api.Params(api.PathProcesses), Handle: a.processes},
@@ -84,6 +87,7 @@ func simulateAgents(args []string) int {
 type simulated struct {
 	node string
 	rate int
+	list []api.Row // processes: real agents write theirs on as many machines
 }
 
 // row returns an event of the size that connections in clusters have.
@@ -148,9 +152,8 @@ func (a *simulated) events(w http.ResponseWriter, req *http.Request, q api.Query
 
 func (a *simulated) processes(w http.ResponseWriter, req *http.Request, _ api.Query) error {
 	out := api.NewWriter(w, req, time.Minute, nil)
-	begin := time.Now()
-	for i := range benchProcs {
-		if err := out.Row(a.row(i, begin.Add(time.Duration(i)*time.Second-time.Hour))); err != nil {
+	for _, r := range a.list {
+		if err := out.Row(r); err != nil {
 			return err
 		}
 	}

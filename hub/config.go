@@ -47,8 +47,9 @@ type Config struct {
 	Review time.Duration
 	// Streams is how many answers can be written at the same time. Default 256.
 	Streams int
-	// StreamBytes bounds what waits for one client. Default 16 MiB.
-	StreamBytes int
+	// StreamBytes bounds what waits for one client, Memory what waits for all of
+	// them; each may have a MiB. Default 64 and 128 MiB.
+	StreamBytes, Memory int
 	// Stall is how long a client may read nothing before it is disconnected.
 	// Default 30 s.
 	Stall time.Duration
@@ -88,7 +89,8 @@ func (c Config) withDefaults() Config {
 	c.Wait = cmp.Or(c.Wait, 250*time.Millisecond)
 	c.Review = cmp.Or(c.Review, 30*time.Second)
 	c.Streams = cmp.Or(c.Streams, 256)
-	c.StreamBytes = cmp.Or(c.StreamBytes, 16<<20)
+	c.StreamBytes = cmp.Or(c.StreamBytes, 64<<20)
+	c.Memory = cmp.Or(c.Memory, 128<<20)
 	c.Stall = cmp.Or(c.Stall, 30*time.Second)
 	return c
 }
@@ -159,7 +161,8 @@ var settings = []setting{
 	{"wait", "how long a node's events are held back for earlier ones of other nodes (250ms)", span(0, 500*time.Millisecond, func(c *Config) *time.Duration { return &c.Wait })},
 	{"review", "how long an answer about rights counts (30s)", span(time.Second, 5*time.Minute, func(c *Config) *time.Duration { return &c.Review })},
 	{"streams", "answers that are written at the same time (256)", number(1, 1<<16, func(c *Config) *int { return &c.Streams })},
-	{"stream-bytes", "memory in bytes for what waits for one client (16777216)", number(1<<20, 1<<30, func(c *Config) *int { return &c.StreamBytes })},
+	{"memory", "bytes that wait for all clients together; a MiB each in any case (134217728)", number(1<<20, 1<<40, func(c *Config) *int { return &c.Memory })},
+	{"stream-bytes", "bytes that wait for one client (67108864)", number(1<<20, 1<<30, func(c *Config) *int { return &c.StreamBytes })},
 	{"stall", "how long a client may read nothing before it is disconnected (30s)", span(time.Second, time.Hour, func(c *Config) *time.Duration { return &c.Stall })},
 }
 

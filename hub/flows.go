@@ -79,7 +79,7 @@ func (r *relay) GetFlows(req *observerpb.GetFlowsRequest, server grpc.ServerStre
 		o, wait = live, h.cfg.Wait
 	}
 	a := &flowAnswer{h: h, req: req, mask: mask, see: h.sight(callerOf(ctx), "GetFlows", v), nodes: nodeStates{}, send: server.Send, masked: v.all}
-	a.g = &gathering[*observerpb.GetFlowsResponse]{agents: h.agents, follow: req.GetFollow(), ask: askFlows(push), out: newMerger(flowForm, o, wait, h.cfg.StreamBytes, &h.flows)}
+	a.g = &gathering[*observerpb.GetFlowsResponse]{agents: h.agents, follow: req.GetFollow(), ask: askFlows(push), out: newMerger(flowForm, o, wait, h.cfg.StreamBytes, &h.pool, &h.flows)}
 	defer a.g.out.close()
 	a.g.start(ctx)
 	return a.watched(ctx)

@@ -133,6 +133,7 @@ type hub struct {
 	streams  chan struct{} // holds one element for each answer that is being written
 	stopping chan struct{} // closed when answers are to end
 
+	pool     pool          // of what waits for clients
 	merged   mergeCount    // rows
 	flows    mergeCount    // Hubble's
 	withheld atomic.Uint64 // rows that agents told and their reader may not see
@@ -144,6 +145,7 @@ func newHub(cfg Config, kubernetes apiServer, creds *api.Credentials, log *slog.
 	h.agents = newAgents(dialer{creds}, h.expected, log)
 	h.door = newDoorman(kubernetes, cfg.Review, log)
 	h.rights = newRights(kubernetes, h.state, cfg.Review, log)
+	h.pool.most = int64(cfg.Memory)
 	h.streams, h.stopping = make(chan struct{}, cfg.Streams), make(chan struct{})
 	return h
 }

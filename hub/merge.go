@@ -25,6 +25,7 @@ type merger[T any] struct {
 	order order
 	wait  time.Duration
 	most  int // bytes that may wait
+	pool  *pool
 	count *mergeCount
 
 	mu      sync.Mutex
@@ -61,6 +62,16 @@ const (
 	// nothing came yet, for wait.
 	finite
 )
+
+// A pool is the memory that all mergers of a hub have together. Any goroutine may
+// use it.
+type pool struct {
+	most int64
+	held atomic.Int64
+}
+
+// fairBytes is what a merger may have however little is left in the pool.
+const fairBytes = 1 << 20
 
 // mergeCount counts what mergers pass on. Any goroutine may use it.
 type mergeCount struct {
@@ -133,8 +144,8 @@ const (
 	rowCost = 96
 )
 
-func newMerger[T any](f form[T], o order, wait time.Duration, most int, count *mergeCount) *merger[T] {
-	m := &merger[T]{form: f, order: o, wait: wait, most: most, count: count, last: math.MinInt64, wake: make(chan struct{}, 1)}
+func newMerger[T any](f form[T], o order, wait time.Duration, most int, p *pool, count *mergeCount) *merger[T] {
+	m := &merger[T]{form: f, order: o, wait: wait, most: most, pool: p, count: count, last: math.MinInt64, wake: make(chan struct{}, 1)}
 	m.room.L = &m.mu
 	return m
 }
@@ -163,6 +174,23 @@ func (m *merger[T]) close() {
 	defer m.mu.Unlock()
 	m.closed = true
 	m.room.Broadcast()
+	m.hold(-m.bytes)
+}
+
+// hold takes memory, or gives it back.
+func (m *merger[T]) hold(n int) {
+	m.bytes += n
+	m.pool.held.Add(int64(n))
+}
+
+// full reports whether there is no room for size bytes more.
+func (m *merger[T]) full(size int) bool {
+	return m.bytes+size > m.most || m.bytes+size > fairBytes && m.pool.held.Load()+int64(size) > m.pool.most
+}
+
+// crowded reports whether half of the room is taken.
+func (m *merger[T]) crowded() bool {
+	return m.bytes > m.most/2 || m.bytes > fairBytes/2 && m.pool.held.Load() > m.pool.most/2
 }
 
 // signal wakes who takes, unless it is awake already.
@@ -185,13 +213,16 @@ func (s *source[T]) push(rows []T, clock int64, correction time.Duration, now ti
 	for _, r := range rows {
 		size := m.form.size(r) + rowCost
 		// One row of each node finds room always: the others wait for it.
-		for s.next < len(s.rows) && m.bytes+size > m.most && m.form.lost == nil && !m.closed {
+		for s.next < len(s.rows) && m.form.lost == nil && m.full(size) && !m.closed {
 			s.settle()
 			m.signal()
 			m.room.Wait()
 		}
+		if m.closed {
+			return
+		}
 		if m.form.lost != nil {
-			if m.bytes > 0 && m.bytes+size > m.most {
+			if m.bytes > 0 && m.full(size) {
 				s.lose(m.form.kind(r))
 				continue
 			}
@@ -216,7 +247,7 @@ func (s *source[T]) add(t, came int64, r T) {
 	s.key = max(s.key, min(t, came))
 	s.frontier = max(s.frontier, s.key)
 	s.rows = append(s.rows, entry[T]{s.key, came, r})
-	s.m.bytes += s.m.form.size(r) + rowCost
+	s.m.hold(s.m.form.size(r) + rowCost)
 }
 
 func (s *source[T]) lose(kind string) {
@@ -303,7 +334,7 @@ func (m *merger[T]) take(rows []T, most int, now time.Time) (_ []T, again time.T
 			return rows, now
 		}
 		// When much waits: better out of order than held back for long.
-		if e.key > max(free, due) && (m.order == finite || m.bytes <= m.most/2) {
+		if e.key > max(free, due) && (m.order == finite || !m.crowded()) {
 			return rows, again
 		}
 		if taken++; e.key < m.last {
@@ -312,7 +343,7 @@ func (m *merger[T]) take(rows []T, most int, now time.Time) (_ []T, again time.T
 		delay += now.UnixNano() - e.came
 		m.last = max(m.last, e.key)
 		rows = append(rows, e.row)
-		m.bytes -= m.form.size(e.row) + rowCost
+		m.hold(-m.form.size(e.row) - rowCost)
 		s.drop()
 		if s.next < len(s.rows) {
 			m.heads.fix()

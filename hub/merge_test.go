@@ -37,8 +37,10 @@ func said(rows []api.Row) string {
 
 const testWait = 250 * time.Millisecond
 
+func bigPool() *pool { return &pool{most: 1 << 40} }
+
 func liveMerger(most int) *merger[api.Row] {
-	return newMerger(rowForm(live), live, testWait, most, &mergeCount{})
+	return newMerger(rowForm(live), live, testWait, most, bigPool(), &mergeCount{})
 }
 
 // wantTake takes everything whose turn has come and checks what it says.
@@ -212,7 +214,7 @@ func TestMergeFullGoesOnOutOfOrder(t *testing.T) {
 }
 
 func TestMergeFiniteWaitsForHeads(t *testing.T) {
-	m := newMerger(rowForm(finite), finite, testWait, 1<<20, &mergeCount{})
+	m := newMerger(rowForm(finite), finite, testWait, 1<<20, bigPool(), &mergeCount{})
 	a, b := m.source(at(0)), m.source(at(0))
 	old := rowsAt(1, 5) // of last year, for all the merger knows
 	a.push(old, 0, 0, at(10))
@@ -239,7 +241,7 @@ func TestMergeFiniteWaitsForHeads(t *testing.T) {
 
 func TestMergeFiniteLosesNothing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		m := newMerger(rowForm(finite), finite, testWait, 4*(rowCost+5), &mergeCount{})
+		m := newMerger(rowForm(finite), finite, testWait, 4*(rowCost+5), bigPool(), &mergeCount{})
 		var times []int
 		var feeds sync.WaitGroup
 		for i := range 3 {
@@ -270,7 +272,7 @@ func TestMergeFiniteLosesNothing(t *testing.T) {
 
 func TestMergeCloseFreesWhoWaits(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		m := newMerger(rowForm(finite), finite, testWait, 1, &mergeCount{})
+		m := newMerger(rowForm(finite), finite, testWait, 1, bigPool(), &mergeCount{})
 		s := m.source(time.Now())
 		gone := make(chan struct{})
 		go func() {
@@ -286,6 +288,46 @@ func TestMergeCloseFreesWhoWaits(t *testing.T) {
 		m.close()
 		<-gone
 	})
+}
+
+func TestMergePoolIsShared(t *testing.T) {
+	p := &pool{most: 4 << 20}
+	mergers := make([]*merger[api.Row], 4)
+	big := func() []api.Row {
+		return []api.Row{{Time: at(10).UnixNano(), Kind: "exec", JSON: make([]byte, 64<<10)}}
+	}
+	for i := range mergers {
+		mergers[i] = newMerger(rowForm(live), live, testWait, 1<<30, p, &mergeCount{})
+		s := mergers[i].source(at(0))
+		for range 100 {
+			s.push(big(), 0, 0, at(20))
+		}
+	}
+	if held := p.held.Load(); held > p.most+int64(len(mergers))*fairBytes {
+		t.Errorf("%d bytes wait, of at most %d", held, p.most)
+	}
+	for i, m := range mergers {
+		rows, _ := m.take(nil, 1000, at(1000))
+		if size := len(rows) * 64 << 10; size < fairBytes-(64<<10) {
+			t.Errorf("client %d found room for %d bytes, %d are everybody's", i, size, fairBytes)
+		}
+		m.close()
+	}
+	if held := p.held.Load(); held != 0 {
+		t.Errorf("%d bytes are held by nobody", held)
+	}
+}
+
+func TestMergeClosedHoldsNothing(t *testing.T) {
+	p := bigPool()
+	m := newMerger(rowForm(live), live, testWait, 1<<20, p, &mergeCount{})
+	s := m.source(at(0))
+	s.push(rowsAt(10), 0, 0, at(20))
+	m.close()
+	s.push(rowsAt(11), 0, 0, at(21))
+	if held := p.held.Load(); held != 0 {
+		t.Errorf("%d bytes are held by a client that has gone", held)
+	}
 }
 
 func TestMergeNotices(t *testing.T) {

@@ -20,6 +20,7 @@ type figures struct {
 	delay    time.Duration
 	withheld uint64
 	answers  int
+	waiting  int64
 	tokens   uint64
 	rights   uint64
 	refused  map[refusal]uint64
@@ -31,7 +32,7 @@ func (h *hub) figures() figures {
 	f := figures{
 		version: h.cfg.Version, started: float64(h.started.UnixNano()) / 1e9, ready: h.ready() == nil,
 		roster: h.agents.now(), rows: h.merged.rows.Load(), lost: h.merged.lost.Load(), late: h.merged.late.Load(),
-		delay: time.Duration(h.merged.delay.Load()), withheld: h.withheld.Load(), answers: len(h.streams),
+		delay: time.Duration(h.merged.delay.Load()), withheld: h.withheld.Load(), answers: len(h.streams), waiting: h.pool.held.Load(),
 		tokens: h.door.tokens.reviews.Load(), rights: h.rights.reviews.Load(),
 		refused: map[refusal]uint64{}, creds: h.creds.State(), cluster: h.cluster.Stats(),
 	}
@@ -68,6 +69,7 @@ var families = []api.Metric[figures]{
 	{Name: "warren_hub_rows_withheld_total", Help: "Rows that were left out because their reader may not see them.", Type: api.Counter, Collect: one(func(f *figures) float64 { return float64(f.withheld) })},
 	{Name: "warren_hub_merge_delay_seconds_total", Help: "Time for which rows waited for earlier ones, in sum; by warren_hub_rows_merged_total it is the mean.", Type: api.Counter, Collect: one(func(f *figures) float64 { return f.delay.Seconds() })},
 	{Name: "warren_hub_answers", Help: "Lists and streams that are being written.", Type: api.Gauge, Collect: one(func(f *figures) float64 { return float64(f.answers) })},
+	{Name: "warren_hub_waiting_bytes", Help: "What waits for clients to read it.", Type: api.Gauge, Collect: one(func(f *figures) float64 { return float64(f.waiting) })},
 	{Name: "warren_hub_token_reviews_total", Help: "Questions to the cluster whose a token is.", Type: api.Counter, Collect: one(func(f *figures) float64 { return float64(f.tokens) })},
 	{Name: "warren_hub_access_reviews_total", Help: "Questions to the cluster whether a user may get pods.", Type: api.Counter, Collect: one(func(f *figures) float64 { return float64(f.rights) })},
 	{Name: "warren_hub_refused_total", Help: "Requests that were refused, by what was wrong.", Type: api.Counter, Labels: []string{"reason"}, Collect: func(f *figures, put func(float64, ...string)) {

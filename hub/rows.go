@@ -104,9 +104,9 @@ func (h *hub) serveRows(w http.ResponseWriter, req *http.Request, path string, q
 	}
 	g := &gathering[api.Row]{agents: h.agents, follow: a.Follow, nodes: a.Nodes, ask: askRows(path, a.Follow, a.push)}
 	if a.Follow {
-		g.out = newMerger(rowForm(live), live, h.cfg.Wait, h.cfg.StreamBytes, &h.merged)
+		g.out = newMerger(rowForm(live), live, h.cfg.Wait, h.cfg.StreamBytes, &h.pool, &h.merged)
 	} else {
-		g.out = newMerger(rowForm(finite), finite, beginTime, h.cfg.StreamBytes, &h.merged)
+		g.out = newMerger(rowForm(finite), finite, beginTime, h.cfg.StreamBytes, &h.pool, &h.merged)
 	}
 	defer g.out.close()
 	g.start(ctx)
