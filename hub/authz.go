@@ -204,6 +204,9 @@ func (r *rights) keep(key decision, is ruling) {
 
 // viewOf returns what a caller may see. The error is what they are told.
 func (h *hub) viewOf(ctx context.Context, c *caller, what string) (*view, *api.Error) {
+	if starting := h.ready(); starting != nil {
+		return nil, starting // it would seem to them that there is nothing to see
+	}
 	v, err := h.rights.view(ctx, c)
 	switch {
 	case errors.Is(err, errBlind):

@@ -1,12 +1,16 @@
 package hub
 
 import (
+	"bufio"
+	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/http"
 	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"warren/api"
@@ -302,4 +306,96 @@ func TestProcess(t *testing.T) {
 			t.Errorf("GET %s: %d %s, want %d %s", test.path, code, body, test.code, test.want)
 		}
 	}
+}
+
+// TestSlowClientIsToldWhatItLost holds that a client that does not read costs
+// itself rows, and that it is told how many, where they are missing.
+func TestSlowClientIsToldWhatItLost(t *testing.T) {
+	ca := newAuthority(t, "warren")
+	one := newAgent("node-1").listen(t, ca)
+	f := newFixture(t, ca, Config{StreamBytes: 1 << 20}, one)
+	resp := f.open(t.Context(), admin, "/v1/events")
+	defer resp.Body.Close()
+	one.waitStreams(t, 1)
+	const many = 600
+	for range many {
+		one.tell(one.row(time.Now(), "shop", strings.Repeat("x", 64<<10)))
+	}
+	testkit.Wait(t, "rows are lost", func() bool { return f.hub.merged.lost.Load() > 0 })
+	read := func() (rows, lost int) {
+		in := bufio.NewScanner(resp.Body)
+		in.Buffer(nil, 1<<20)
+		for in.Scan() {
+			line := in.Text()
+			if line == "" {
+				continue
+			}
+			n := 0
+			switch said := saying(t, []byte(line)); {
+			case said == "1 of 1":
+			case strings.HasPrefix(said, "lost "):
+				if _, err := fmt.Sscanf(said, "lost %d", &n); err != nil {
+					t.Fatal(err)
+				}
+				lost += n
+			default:
+				rows++
+			}
+			if rows+lost == many {
+				return rows, lost
+			}
+		}
+		t.Fatalf("the stream ended after %d rows and %d lost ones: %v", rows, lost, in.Err())
+		return rows, lost
+	}
+	rows, lost := read()
+	if rows == 0 || lost == 0 || uint64(lost) != f.hub.merged.lost.Load() {
+		t.Errorf("%d rows and %d lost ones were told, counted are %d", rows, lost, f.hub.merged.lost.Load())
+	}
+}
+
+func TestSilentAgent(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		batches := func(every time.Duration, n int) func(context.Context) api.Batches {
+			return func(ctx context.Context) api.Batches {
+				return func(yield func(api.Batch, error) bool) {
+					for range n {
+						select {
+						case <-time.After(every):
+							if !yield(api.Batch{}, nil) {
+								return
+							}
+						case <-ctx.Done():
+							yield(api.Batch{}, ctx.Err())
+							return
+						}
+					}
+				}
+			}
+		}
+		for _, test := range []struct {
+			name  string
+			every time.Duration
+			first time.Duration
+			slow  time.Duration // of the reader
+			want  error
+		}{
+			{"a sign of life each second", time.Second, silence, 0, nil},
+			{"nothing at first", 6 * time.Second, silence, 0, errSilent},
+			{"nothing in the short time of who was down", 2 * time.Second, downTime, 0, errSilent},
+			{"a reader that takes its time", time.Second, silence, time.Minute, nil},
+		} {
+			var got error
+			n := 0
+			for _, err := range attentive(t.Context(), test.first, batches(test.every, 3)) {
+				if got = err; err == nil {
+					n++
+				}
+				time.Sleep(test.slow)
+			}
+			if !errors.Is(got, test.want) || test.want == nil && n != 3 {
+				t.Errorf("%s: %d batches and %v, want %v", test.name, n, got, test.want)
+			}
+		}
+	})
 }

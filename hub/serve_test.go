@@ -95,6 +95,10 @@ func TestHealth(t *testing.T) {
 	if code, body := f.askPlain("/readyz"); code != http.StatusServiceUnavailable || !strings.Contains(body, "does not know the cluster's agents") {
 		t.Errorf("GET /readyz: %d %s", code, body)
 	}
+	// Until then nobody is told that there is nothing for them to see.
+	if code, body := f.get(bearer("nobody-token"), "/v1/processes"); code != http.StatusServiceUnavailable || f.refusedSoFar()[refusedRights] != 0 {
+		t.Errorf("GET /v1/processes: %d %s", code, body)
+	}
 }
 
 func TestDiscovery(t *testing.T) {
