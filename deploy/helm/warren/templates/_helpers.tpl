@@ -33,8 +33,10 @@ app.kubernetes.io/component: {{ .component }}
 
 {{/*
 The certificates of method helm, made once for a rendering and kept in the values: secrets and
-APIService must tell of the same. The authority is taken over from the secret of the release
-before; leaves are made anew. Both authorities are trusted after a change of generation.
+APIService must tell of the same. Leaves are made anew each time, the authority is taken over from
+the secret of the release before. A new one comes in three steps, so that at any moment everybody
+trusts those whose files are newer or older by one step: it is trusted (next), it signs and the
+former is still trusted, the former is forgotten.
 */}}
 {{- define "warren.certificates" -}}
 {{- if not (hasKey .Values "_made") -}}
@@ -43,22 +45,42 @@ before; leaves are made anew. Both authorities are trusted after a change of gen
 {{- $data := (get $old "data") | default dict -}}
 {{- $generation := $c.authorityGeneration | default "" -}}
 {{- $ca := dict -}}
-{{- $bundle := "" -}}
-{{- if and (hasKey $data "tls.crt") (eq (get $data "generation" | default "" | b64dec) $generation) -}}
+{{- $next := dict -}}
+{{- $trusted := list -}}
+{{- if hasKey $data "tls.crt" -}}
 {{- $ca = buildCustomCert (get $data "tls.crt") (get $data "tls.key") -}}
-{{- $bundle = $ca.Cert -}}
+{{- if hasKey $data "next.crt" -}}
+{{- $trusted = append $trusted (trim $ca.Cert) -}}
+{{- $ca = buildCustomCert (get $data "next.crt") (get $data "next.key") -}}
+{{- end -}}
+{{- if ne (get $data "generation" | default "" | b64dec) $generation -}}
+{{- $next = genCA "warren" (int $c.authorityDays) -}}
+{{- $trusted = append $trusted (trim $next.Cert) -}}
+{{- end -}}
 {{- else -}}
 {{- $ca = genCA "warren" (int $c.authorityDays) -}}
-{{- $bundle = $ca.Cert -}}
-{{- if hasKey $data "tls.crt" -}}
-{{- $bundle = printf "%s\n%s" (trim $ca.Cert) (get $data "tls.crt" | b64dec) -}}
 {{- end -}}
-{{- end -}}
+{{- $bundle := printf "%s\n" (join "\n" (prepend $trusted (trim $ca.Cert))) -}}
 {{- $hubNames := list "hub.warren" "warren-hub" (printf "warren-hub.%s" .Release.Namespace) (printf "warren-hub.%s.svc" .Release.Namespace) (printf "warren-hub.%s.svc.cluster.local" .Release.Namespace) -}}
 {{- $agent := genSignedCert "agent.warren" nil (list "agent.warren") (int $c.leafDays) $ca -}}
 {{- $hub := genSignedCert "hub.warren" nil $hubNames (int $c.leafDays) $ca -}}
-{{- $_ := set .Values "_made" (dict "ca" $ca "bundle" $bundle "agent" $agent "hub" $hub "generation" $generation) -}}
+{{- $_ := set .Values "_made" (dict "ca" $ca "next" $next "bundle" $bundle "agent" $agent "hub" $hub "generation" $generation) -}}
 {{- end -}}
+{{- end -}}
+
+{{/* The configuration files. Pods are replaced when theirs changes, and only then. */}}
+{{- define "warren.agentConfig" -}}
+# Each stream of a hub's client is a stream of every agent.
+{{ toYaml (mergeOverwrite (dict "queues" (dict "streams" 512)) (deepCopy .Values.agent.config)) }}
+{{- end -}}
+
+{{- define "warren.hubConfig" -}}
+{{- $nodes := list -}}
+{{- range $key, $value := .Values.agent.nodeSelector -}}
+{{- $nodes = append $nodes (printf "%s=%s" $key $value) -}}
+{{- end -}}
+# The hub knows from the nodes' labels where an agent is missing.
+{{ toYaml (mergeOverwrite (dict "nodes" (join "," $nodes)) (deepCopy .Values.hub.config)) }}
 {{- end -}}
 
 {{- define "warren.caBundle" -}}
