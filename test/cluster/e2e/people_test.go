@@ -261,26 +261,31 @@ func (c *testCluster) secret(name string) map[string][]byte {
 	return s.Data
 }
 
-// roots are the authorities of Warren's certificates.
-func (c *testCluster) roots() *x509.CertPool {
-	c.t.Helper()
-	pool := x509.NewCertPool()
-	if !pool.AppendCertsFromPEM(c.secret("warren-hub-tls")["ca.crt"]) {
-		c.t.Fatal("ca.crt has no certificate")
+// pool is the authorities of a text in PEM.
+func pool(t testing.TB, text []byte) *x509.CertPool {
+	t.Helper()
+	p := x509.NewCertPool()
+	if !p.AppendCertsFromPEM(text) {
+		t.Fatal("no certificate in PEM")
 	}
-	return pool
+	return p
 }
 
 // A stranger asks a server straight, from a node.
 type stranger struct {
 	cert   *tls.Certificate // nil for none
+	roots  *x509.CertPool   // whom it believes; nil for Warren's authorities
 	header http.Header
 	token  string
 }
 
 // ask gives the code of the answer and its text.
 func (s stranger) ask(c *testCluster, serverName, url string) (int, string, error) {
-	config := &tls.Config{RootCAs: c.roots(), ServerName: serverName}
+	roots := s.roots
+	if roots == nil {
+		roots = pool(c.t, c.secret("warren-hub-tls")["ca.crt"])
+	}
+	config := &tls.Config{RootCAs: roots, ServerName: serverName}
 	if s.cert != nil {
 		// Whatever authorities the server says it believes.
 		config.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return s.cert, nil }
@@ -465,8 +470,7 @@ func TestClusterStrangers(t *testing.T) {
 		ca := c.secret("warren-ca")
 		warren := testkit.OpenAuthority(t, ca["tls.crt"], ca["tls.key"])
 		agent := c.secret("warren-agent-tls")
-		address := c.kubectl("get", "node", c.RunningNodes()[0], "-o", `jsonpath={.status.addresses[?(@.type=="InternalIP")].address}`)
-		address = strings.Fields(address)[0]
+		address := c.addressOf(c.RunningNodes()[0])
 		refused := func() int {
 			_, text, err := stranger{}.ask(c, "", "http://"+address+":9118/metrics")
 			c.must(err)
@@ -506,6 +510,12 @@ func TestClusterStrangers(t *testing.T) {
 			t.Errorf("a hub: %d %s, %v", code, text, err)
 		}
 	})
+}
+
+// addressOf gives an address of a node.
+func (c *testCluster) addressOf(node string) string {
+	c.t.Helper()
+	return strings.Fields(c.kubectl("get", "node", node, "-o", `jsonpath={.status.addresses[?(@.type=="InternalIP")].address}`))[0]
 }
 
 // metric gives a counter without labels out of a text for Prometheus.
