@@ -15,7 +15,7 @@ func demo(ctx context.Context, c *bed.Cluster) error {
 	fmt.Print(`
 Worth trying:
   bin/cluster kubectl warren map -n shop
-  bin/cluster kubectl warren connection -n shop -l app=front
+  bin/cluster kubectl warren connection list -n shop -l app=front
   bin/cluster kubectl warren events -A 'evt.type = execve'
 `)
 	return nil

@@ -281,7 +281,10 @@ func (c *Cluster) start(ctx context.Context, d daemon, ready func(context.Contex
 		}
 		select {
 		case state := <-ended:
-			return &LogError{Step: step, Log: log.Name(), Err: fmt.Errorf("it ended: %v", state)}
+			if state == nil {
+				state = errors.New("exit status 0")
+			}
+			return &LogError{Step: step, Log: log.Name(), Err: fmt.Errorf("it ended: %w", state)}
 		case <-ctx.Done():
 			return &LogError{Step: step, Log: log.Name(), Err: fmt.Errorf("not ready: %w", err)}
 		case <-time.After(30 * time.Millisecond):

@@ -10,6 +10,7 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -84,7 +85,7 @@ func cluster(t testing.TB) *testCluster {
 	if shared.err != nil {
 		t.Fatalf("bring the cluster up: %v", shared.err)
 	}
-	c := &testCluster{Cluster: shared.c, t: t, namespace: "t" + strings.ToLower(strings.TrimPrefix(t.Name(), "TestCluster"))}
+	c := &testCluster{Cluster: shared.c, t: t, namespace: ownNamespace(t)}
 	c.apply(fmt.Sprintf("{apiVersion: v1, kind: Namespace, metadata: {name: %s}}", c.namespace))
 	// Its service account comes a moment later, and pods need it.
 	c.eventually("a service account", func(ctx context.Context) error {
@@ -99,6 +100,13 @@ func cluster(t testing.TB) *testCluster {
 		c.try("delete", "namespace", c.namespace, "--wait=false")
 	})
 	return c
+}
+
+// ownNamespace names a test's namespace. Each run has another: the one before may
+// still be on its way out.
+func ownNamespace(t testing.TB) string {
+	name, _, _ := strings.Cut(strings.ToLower(strings.TrimPrefix(t.Name(), "TestCluster")), "/")
+	return name + "-" + strconv.FormatInt(time.Now().UnixNano()%1e9, 36)
 }
 
 // context is that of one step of a test.
