@@ -321,8 +321,12 @@ func TestClusterHubAway(t *testing.T) {
 	gone := func(ns, why string) {
 		began := time.Now()
 		c.eventually(ns+" to be gone, because "+why, func(ctx context.Context) error {
-			if out, err := c.Kubectl(ctx, "get", "namespace", ns); err == nil || !strings.Contains(err.Error(), "NotFound") {
-				return fmt.Errorf("%s %v", out, err)
+			out, err := c.Kubectl(ctx, "get", "namespace", ns)
+			switch {
+			case err == nil:
+				return fmt.Errorf("it is there: %s", out)
+			case !strings.Contains(err.Error(), "NotFound"):
+				return err
 			}
 			return nil
 		})

@@ -41,10 +41,10 @@ func (c *testCluster) drawn(kubeconfig string, args ...string) drawing {
 // short names an edge of the shop: what it is from and to, and by which port.
 func (d drawing) short(e api.MapEdge) string {
 	name := func(id string) string {
-		switch n := d.node(id); {
-		case n.Kind == api.MapWorkload || n.Kind == api.MapService:
+		switch n := d.node(id); n.Kind {
+		case api.MapWorkload, api.MapService:
 			return n.Namespace + "/" + n.Name
-		case n.Kind == api.MapAddress:
+		case api.MapAddress:
 			return "outside"
 		default:
 			return string(n.Kind)
