@@ -191,6 +191,10 @@ func (c *Cluster) run(ctx context.Context, where, stdin string, argv ...string) 
 	cmd.Stdin = strings.NewReader(stdin)
 	out, err := cmd.CombinedOutput()
 	if err != nil {
+		// A program that was killed because nobody waits any more has not failed.
+		if cause := ctx.Err(); cause != nil {
+			err = cause
+		}
 		return string(out), fmt.Errorf("in %s: %s: %w\n%s", where, strings.Join(argv, " "), err, tail(string(out), 20))
 	}
 	return string(out), nil

@@ -245,7 +245,7 @@ func (c *Cluster) applyFile(ctx context.Context, name string) error {
 }
 
 // Rollout waits until what kubectl calls deployment/NAME or daemonset/NAME is
-// complete. Its error has what its pods and their events say.
+// complete. Its error has what its pods, their events and their logs say.
 func (c *Cluster) Rollout(ctx context.Context, namespace, object string) error {
 	_, err := c.Kubectl(ctx, "-n", namespace, "rollout", "status", object, "--timeout=60s")
 	if err == nil {
@@ -253,5 +253,6 @@ func (c *Cluster) Rollout(ctx context.Context, namespace, object string) error {
 	}
 	pods, _ := c.Kubectl(ctx, "-n", namespace, "get", "pods", "-o", "wide")
 	events, _ := c.Kubectl(ctx, "-n", namespace, "get", "events", "--sort-by=.lastTimestamp")
-	return fmt.Errorf("wait for %s: %w\n%s\n%s", object, err, tail(pods, 20), tail(events, 15))
+	logs, _ := c.Kubectl(ctx, "-n", namespace, "logs", object, "--all-pods", "--all-containers", "--prefix", "--tail=8")
+	return fmt.Errorf("wait for %s: %w\n%s\n%s\n%s", object, err, tail(pods, 20), tail(events, 15), tail(logs, 20))
 }
