@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/http"
 	"slices"
+	"strings"
 	"time"
 )
 
@@ -177,10 +178,26 @@ func (n *MapNode) id() string {
 	return string(n.Kind) + "/" + n.Name
 }
 
+// sound reports whether a node that somebody else told is what its id says.
+func (n *MapNode) sound() bool {
+	return n.ID == n.id() && !strings.Contains(string(n.Kind), "/") && !strings.Contains(n.Namespace, "/") && (n.Namespace == "" || n.Kind == MapWorkload || n.Kind == MapService)
+}
+
+// behind returns the backends that a service can have: workloads of its own
+// namespace.
+func (n *MapNode) behind() []string {
+	if n.Kind != MapService {
+		return nil
+	}
+	prefix := string(MapWorkload) + "/" + n.Namespace + "/"
+	return slices.DeleteFunc(slices.Clone(n.Backends), func(id string) bool { return !strings.HasPrefix(id, prefix) })
+}
+
 // Restrict returns the part of m that may be seen by whom may reports the
 // namespaces of; "" stands for what is in none: processes of hosts, nodes, and
 // what is outside. An edge may be seen by whoever may see one of its ends,
-// which is whose events tell of both.
+// which is whose events tell of both. Of what is behind a service the part stays
+// that is in the map.
 func (m Map) Restrict(may func(namespace string) bool) Map {
 	allowed := map[string]bool{}
 	in := make(map[string]bool, len(m.Nodes)) // ids
@@ -198,6 +215,10 @@ func (m Map) Restrict(may func(namespace string) bool) Map {
 		used[e.From], used[e.To] = true, true
 	}
 	m.Nodes = slices.DeleteFunc(slices.Clone(m.Nodes), func(n MapNode) bool { return !used[n.ID] && !in[n.ID] })
+	for i := range m.Nodes {
+		n := &m.Nodes[i]
+		n.Backends = slices.DeleteFunc(slices.Clone(n.Backends), func(id string) bool { return !used[id] && !in[id] })
+	}
 	return m
 }
 

@@ -189,7 +189,10 @@ func (c *MapCollector) drawServices(d *drawing) {
 // server's report counts unless processes of that node's host talk to the same
 // server.
 //
-// The result is merged again without harm, and in any order.
+// The result is merged again without harm, and in any order. What a report says
+// of a node under another's id does not count, and a service has no backends
+// outside its namespace: an agent that lies puts nobody's edges into another's
+// namespace, by which [Map.Restrict] decides who sees them.
 func MergeMaps(reports []Map) Map {
 	var m Map
 	d := drawing{nodes: map[string]*MapNode{}, edges: map[drawnKey]*drawnEdge{}}
@@ -207,7 +210,10 @@ func MergeMaps(reports []Map) Map {
 		m.Lost += r.Lost
 		m.Forgotten += r.Forgotten
 		for _, n := range r.Nodes {
-			d.node(n)
+			if n.sound() {
+				n.Backends = n.behind()
+				d.node(n)
+			}
 		}
 	}
 	mg := merger{nodes: d.nodes, reporters: m.Reporters, hosts: map[hostPort]string{}, callers: map[[2]string]bool{}}

@@ -330,6 +330,51 @@ func TestMapCluster(t *testing.T) {
 	}
 }
 
+// TestMapOfLiar holds that an agent cannot move what others tell into a namespace
+// in which somebody may see it.
+func TestMapOfLiar(t *testing.T) {
+	honest := Map{Reporters: []string{"node-1"}, Nodes: []MapNode{
+		{ID: "workload/bank/Deployment/vault", Kind: MapWorkload, Namespace: "bank", Workload: "Deployment", Name: "vault"},
+		{ID: "workload/bank/Deployment/teller", Kind: MapWorkload, Namespace: "bank", Workload: "Deployment", Name: "teller"},
+		{ID: "service/bank/vault", Kind: MapService, Namespace: "bank", Name: "vault"},
+	}, Edges: []MapEdge{
+		{From: "workload/bank/Deployment/teller", To: "workload/bank/Deployment/vault", Protocol: "tcp", Port: 1, SeenBy: SeenByClient, FromNode: "node-1", Connections: 1},
+		{From: "workload/bank/Deployment/teller", To: "service/bank/vault", Protocol: "tcp", Port: 2, SeenBy: SeenByClient, FromNode: "node-1", Connections: 1},
+	}}
+	mine := MapNode{ID: "workload/evil/Deployment/x", Kind: MapWorkload, Namespace: "evil", Workload: "Deployment", Name: "x"}
+	for name, lie := range map[string]MapNode{
+		"another's id":        {ID: "workload/bank/Deployment/vault", Kind: MapWorkload, Namespace: "evil", Workload: "Deployment", Name: "vault"},
+		"a kind with slashes": {ID: "workload/bank/Deployment/vault", Kind: "workload/bank/Deployment", Namespace: "evil", Name: "vault"},
+		"a foreign backend":   {ID: "service/bank/vault", Kind: MapService, Namespace: "bank", Name: "vault", Backends: []string{mine.ID}},
+	} {
+		liar := Map{Reporters: []string{"node-2"}, Nodes: []MapNode{mine, lie}}
+		for _, reports := range [][]Map{{liar, honest}, {honest, liar}} {
+			if m := MergeMaps(reports).Restrict(func(ns string) bool { return ns == "evil" }); len(m.Edges) > 0 {
+				t.Errorf("%s: who sees evil only is told %s", name, drawn(m))
+			}
+		}
+	}
+}
+
+// TestMapRestrictServices holds that workloads behind another's service are not
+// named to who may not see them.
+func TestMapRestrictServices(t *testing.T) {
+	m := Map{Nodes: []MapNode{
+		{ID: "workload/shop/Deployment/front", Kind: MapWorkload, Namespace: "shop", Workload: "Deployment", Name: "front"},
+		{ID: "service/bank/vault", Kind: MapService, Namespace: "bank", Name: "vault", Backends: []string{"workload/bank/Deployment/a", "workload/bank/Deployment/b"}},
+		{ID: "workload/bank/Deployment/a", Kind: MapWorkload, Namespace: "bank", Workload: "Deployment", Name: "a"},
+		{ID: "workload/bank/Deployment/b", Kind: MapWorkload, Namespace: "bank", Workload: "Deployment", Name: "b"},
+	}, Edges: []MapEdge{{From: "workload/shop/Deployment/front", To: "service/bank/vault", Protocol: "tcp", Port: 1, SeenBy: SeenByClient}}}
+	for _, n := range m.Restrict(func(ns string) bool { return ns == "shop" }).Nodes {
+		if len(n.Backends) > 0 || n.Name == "a" || n.Name == "b" {
+			t.Errorf("told %+v", n)
+		}
+	}
+	if got := m.Restrict(func(string) bool { return true }); !cmp.Equal(got, m) {
+		t.Error(cmp.Diff(m, got))
+	}
+}
+
 // TestMapNodesAddress: what comes from a node's address is its own processes,
 // which tell of it, or what it forwards for clients outside.
 func TestMapNodesAddress(t *testing.T) {
