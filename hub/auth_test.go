@@ -325,14 +325,23 @@ func TestNarrow(t *testing.T) {
 		v          *view
 		expr, want string
 	}{
-		{everything, "a = 1 or b = 2", "a = 1 or b = 2"},
+		{everything, "proc.pid = 1 or proc.pid = 2", "proc.pid = 1 or proc.pid = 2"},
 		{some, "", `k8s.ns.name in ("a", "b")`},
 		{some, "  ", `k8s.ns.name in ("a", "b")`},
 		{some, "proc.pid = 1 or proc.pid = 2", `(proc.pid = 1 or proc.pid = 2) and k8s.ns.name in ("a", "b")`},
 		{many, "proc.pid = 1", "proc.pid = 1"},
 	} {
-		if got := test.v.narrow(test.expr); got != test.want {
-			t.Errorf("narrowed to %q, want %q", got, test.want)
+		got, all := test.v.narrow(test.expr)
+		if got != test.want || all == (test.v == many) {
+			t.Errorf("narrowed to %q, %t, want %q", got, all, test.want)
+		}
+		// Who cannot be told by the filter alone gets the last ones from all there are.
+		a, err := parseAsked(api.PathEvents, api.Query{"filter": test.expr, "follow": "false", "limit": "7"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if a.pushTo(test.v); a.push.Filter != got || all != (a.push.Limit == 7) {
+			t.Errorf("agents are asked %+v", a.push)
 		}
 	}
 }

@@ -50,16 +50,17 @@ const mostPushed = 200
 
 // narrow returns a filter that matches what expr does, and only in the view. It
 // spares the way of rows that the hub would leave out: what is told the hub
-// decides by the namespace of each row.
-func (v *view) narrow(expr string) string {
+// decides by the namespace of each row. all is false where the filter can match
+// what is not in the view: then agents cannot say which are the last ten.
+func (v *view) narrow(expr string) (narrowed string, all bool) {
 	if v.all || len(v.namespaces) > mostPushed {
-		return expr
+		return expr, v.all
 	}
 	in := `k8s.ns.name in ("` + strings.Join(v.list(), `", "`) + `")`
 	if strings.TrimSpace(expr) == "" {
-		return in
+		return in, true
 	}
-	return "(" + expr + ") and " + in
+	return "(" + expr + ") and " + in, true
 }
 
 // namespaces is what is known of the cluster's.

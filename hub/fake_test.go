@@ -163,6 +163,7 @@ type fakeAgent struct {
 	mu      sync.Mutex
 	lists   map[string][]api.Row // by path
 	process map[string]string    // by id
+	talk    api.Map
 	streams map[chan api.Row]bool
 	asked   []api.Query
 	stop    context.CancelFunc
@@ -240,7 +241,9 @@ func (a *fakeAgent) serveProcess(w http.ResponseWriter, req *http.Request, _ api
 }
 
 func (a *fakeAgent) serveMap(context.Context, api.MapQuestion) (api.Map, error) {
-	return api.Map{}, nil
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.talk, nil
 }
 
 // rows answers a list or a stream in the way of api.Writer, but with a clock of

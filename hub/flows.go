@@ -68,11 +68,7 @@ func (r *relay) GetFlows(req *observerpb.GetFlowsRequest, server grpc.ServerStre
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 
-	push := proto.CloneOf(req)
-	push.Whitelist = v.narrowFlows(push.GetWhitelist())
-	if !v.all {
-		push.FieldMask = nil // whose a flow is has to be in it
-	}
+	push := pushFlows(req, v)
 	o := finite
 	wait := beginTime
 	if req.GetFollow() {
@@ -83,6 +79,20 @@ func (r *relay) GetFlows(req *observerpb.GetFlowsRequest, server grpc.ServerStre
 	defer a.g.out.close()
 	a.g.start(ctx)
 	return a.watched(ctx)
+}
+
+// pushFlows returns what agents are asked on behalf of somebody who sees v.
+func pushFlows(req *observerpb.GetFlowsRequest, v *view) *observerpb.GetFlowsRequest {
+	push := proto.CloneOf(req)
+	var all bool
+	push.Whitelist, all = v.narrowFlows(push.GetWhitelist())
+	if !all && push.GetNumber() > 0 && !push.GetFollow() {
+		push.Number = allFlows // which are the first, or the last, is not known before
+	}
+	if !v.all {
+		push.FieldMask = nil // whose a flow is has to be in it
+	}
+	return push
 }
 
 // flowForm is that of flows, of which none is lost here: an agent that is not

@@ -166,7 +166,7 @@ func TestClocksMinutesApart(t *testing.T) {
 func TestTwoAgentsClaimOneNode(t *testing.T) {
 	ca := newAuthority(t, "warren")
 	old, young := newAgent("node-1"), newAgent("node-1")
-	old.name, young.name = "warren-agent-old", "warren-agent-young"
+	old.name, young.name = "warren-agent-z-old", "warren-agent-a-young"
 	old.started, old.version = time.Now().Add(-time.Hour), "v0"
 	old.listen(t, ca)
 	young.listen(t, ca)
@@ -181,7 +181,7 @@ func TestTwoAgentsClaimOneNode(t *testing.T) {
 		t.Errorf("told %q, want %q", got, want)
 	}
 	_, body := f.get(admin, "/v1/status")
-	if !strings.Contains(body, `"ignored":["warren-agent-old"]`) {
+	if !strings.Contains(body, `"ignored":["warren-agent-z-old"]`) {
 		t.Errorf("the status does not tell of the agent that is not asked: %s", body)
 	}
 	if !strings.Contains(f.logs.String(), "two agents claim one node") {
@@ -304,6 +304,62 @@ func TestProcess(t *testing.T) {
 	} {
 		if code, body := f.get(test.who, test.path); code != test.code || !strings.Contains(body, test.want) {
 			t.Errorf("GET %s: %d %s, want %d %s", test.path, code, body, test.code, test.want)
+		}
+	}
+}
+
+// TestMap holds that who sees one namespace is told of the edges with an end there,
+// and that it is Kubernetes who says which node an agent reports for.
+func TestMap(t *testing.T) {
+	ca := newAuthority(t, "warren")
+	one, two := newAgent("node-1").listen(t, ca), newAgent("node-2").listen(t, ca)
+	workload := func(ns, name string) api.MapNode {
+		return api.MapNode{ID: "workload/" + ns + "/Deployment/" + name, Kind: api.MapWorkload, Namespace: ns, Workload: "Deployment", Name: name}
+	}
+	edge := func(from, to api.MapNode) api.MapEdge {
+		return api.MapEdge{From: from.ID, To: to.ID, Protocol: "tcp", Port: 1, SeenBy: api.SeenByClient, Connections: 1}
+	}
+	cart, vault, teller := workload("shop", "cart"), workload("bank", "vault"), workload("bank", "teller")
+	one.talk = api.Map{Reporters: []string{"node-7"}, Nodes: []api.MapNode{cart, vault}, Edges: []api.MapEdge{edge(cart, vault)}}
+	two.talk = api.Map{Reporters: []string{"node-1"}, Nodes: []api.MapNode{teller, vault}, Edges: []api.MapEdge{edge(teller, vault)}}
+	f := newFixture(t, ca, Config{}, one, two)
+	for _, test := range []struct {
+		who  shows
+		want []string
+	}{
+		{admin, []string{teller.ID + " " + vault.ID, cart.ID + " " + vault.ID}},
+		{bearer("shop-token"), []string{cart.ID + " " + vault.ID}},
+	} {
+		code, body := f.get(test.who, "/v1/map")
+		var m api.Map
+		if err := json.Unmarshal([]byte(body), &m); err != nil || code != http.StatusOK {
+			t.Fatal(code, body, err)
+		}
+		var got []string
+		for _, e := range m.Edges {
+			got = append(got, e.From+" "+e.To)
+		}
+		if !slices.Equal(got, test.want) || m.Total != 2 || !slices.Equal(m.Reporters, []string{"node-1", "node-2"}) {
+			t.Errorf("told %q by %q of %d, want %q", got, m.Reporters, m.Total, test.want)
+		}
+	}
+	if code, body := f.get(bearer("nobody-token"), "/v1/map"); code != http.StatusForbidden {
+		t.Errorf("who may see nothing is told %d %s", code, body)
+	}
+}
+
+// TestStatusCountsForEveryone holds that how many rows there are that somebody may
+// not see is not told to them.
+func TestStatusCountsForEveryone(t *testing.T) {
+	ca := newAuthority(t, "warren")
+	f := newFixture(t, ca, Config{}, newAgent("node-1").listen(t, ca))
+	for _, test := range []struct {
+		who  shows
+		want bool
+	}{{admin, true}, {bearer("shop-token"), false}} {
+		code, body := f.get(test.who, "/v1/status")
+		if code != http.StatusOK || strings.Contains(body, `"rows_withheld":0`) != test.want || strings.Contains(body, "rows_") != test.want {
+			t.Errorf("GET /v1/status: %d %s", code, body)
 		}
 	}
 }

@@ -512,9 +512,10 @@ func TestNarrowFlows(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		narrow, err := api.NewFlowFilter(v.narrowFlows(white), nil)
-		if err != nil {
-			t.Fatal(err)
+		list, all := v.narrowFlows(white)
+		narrow, err := api.NewFlowFilter(list, nil)
+		if err != nil || !all {
+			t.Fatal(all, err)
 		}
 		for _, f := range flows {
 			if want, got := whole.Match(f) && v.seesFlow(f), narrow.Match(f); got != want {
@@ -524,10 +525,27 @@ func TestNarrowFlows(t *testing.T) {
 	}
 	// Where there is no room in the filter the hub alone decides.
 	both := []*flowpb.FlowFilter{{SourcePod: []string{"a/b"}, SourceLabel: []string{"c"}}}
-	if list := v.narrowFlows(both); len(list) != 4 || len(list[0].GetSourcePod()) != 1 || len(list[0].GetSourceLabel()) != 1 {
+	if list, all := v.narrowFlows(both); all || len(list) != 4 || len(list[0].GetSourcePod()) != 1 || len(list[0].GetSourceLabel()) != 1 {
 		t.Errorf("narrowed to %v", list)
 	}
-	if list := everything.narrowFlows(both); len(list) != 1 {
+	if list, all := everything.narrowFlows(both); !all || len(list) != 1 {
 		t.Errorf("who sees everything asks %v", list)
+	}
+	// And then also which are the last.
+	for _, test := range []struct {
+		v    *view
+		req  *observerpb.GetFlowsRequest
+		want uint64
+	}{
+		{v, &observerpb.GetFlowsRequest{Number: 5}, 5},
+		{v, &observerpb.GetFlowsRequest{Number: 5, Whitelist: both}, allFlows},
+		{v, &observerpb.GetFlowsRequest{Number: 5, First: true, Whitelist: both}, allFlows},
+		{v, &observerpb.GetFlowsRequest{Number: 5, Follow: true, Whitelist: both}, 5},
+		{v, &observerpb.GetFlowsRequest{Whitelist: both}, 0},
+		{everything, &observerpb.GetFlowsRequest{Number: 5, Whitelist: both}, 5},
+	} {
+		if got := pushFlows(test.req, test.v).GetNumber(); got != test.want {
+			t.Errorf("of %v agents are asked %d, want %d", test.req, got, test.want)
+		}
 	}
 }

@@ -23,9 +23,10 @@ func (h *hub) drawMap(ctx context.Context, q api.MapQuestion) (api.Map, error) {
 	push.Nodes = nil
 	var mu sync.Mutex
 	var maps []api.Map
-	t := h.agents.each(ctx, q.Nodes, mapTime, func(ctx context.Context, _ string, g *agent) error {
+	t := h.agents.each(ctx, q.Nodes, mapTime, func(ctx context.Context, node string, g *agent) error {
 		m, err := g.client.Map(ctx, push)
 		if err == nil {
+			m.Reporters = []string{node} // Kubernetes says which it is
 			mu.Lock()
 			maps = append(maps, m)
 			mu.Unlock()

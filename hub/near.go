@@ -46,18 +46,18 @@ func (v *view) seesFlow(f *flowpb.Flow) bool {
 const namespaceLabel = "k8s:io.kubernetes.pod.namespace"
 
 // narrowFlows returns a whitelist that lets through what is in the view. As with
-// rows it only spares the way, and lets "the last ten" be ten: what is told the
-// hub decides.
-func (v *view) narrowFlows(white []*flowpb.FlowFilter) []*flowpb.FlowFilter {
+// rows it only spares the way, and lets "the last ten" be ten where all is true:
+// what is told the hub decides.
+func (v *view) narrowFlows(white []*flowpb.FlowFilter) (list []*flowpb.FlowFilter, all bool) {
 	if v.all || len(v.namespaces) > mostPushed {
-		return white
+		return white, v.all
 	}
-	all := white
-	if len(all) == 0 {
-		all = []*flowpb.FlowFilter{{}}
+	asked := white
+	if len(asked) == 0 {
+		asked = []*flowpb.FlowFilter{{}}
 	}
-	var list []*flowpb.FlowFilter
-	for _, f := range all {
+	all = true
+	for _, f := range asked {
 		for _, near := range nearEnds {
 			if len(f.GetTrafficDirection()) > 0 && !slices.Contains(f.GetTrafficDirection(), near.direction) || len(f.GetReply()) > 0 && !slices.Contains(f.GetReply(), near.reply) {
 				continue
@@ -65,22 +65,23 @@ func (v *view) narrowFlows(white []*flowpb.FlowFilter) []*flowpb.FlowFilter {
 			one := proto.CloneOf(f)
 			one.TrafficDirection, one.Reply = []flowpb.TrafficDirection{near.direction}, []bool{near.reply}
 			if near.source {
-				v.narrowEnd(&one.SourcePod, &one.SourceLabel)
+				all = v.narrowEnd(&one.SourcePod, &one.SourceLabel) && all
 			} else {
-				v.narrowEnd(&one.DestinationPod, &one.DestinationLabel)
+				all = v.narrowEnd(&one.DestinationPod, &one.DestinationLabel) && all
 			}
 			list = append(list, one)
 		}
 	}
 	if len(list) == 0 {
-		return white // which lets nothing through; a list without filters would let everything
+		return white, true // which lets nothing through; a list without filters would let everything
 	}
-	return list
+	return list, all
 }
 
 // narrowEnd makes a filter take only the view's pods at one end, by a part of it
-// that is not used yet: what is listed there already are alternatives.
-func (v *view) narrowEnd(pods, labels *[]string) {
+// that is not used yet: what is listed there already are alternatives. It reports
+// whether there was one.
+func (v *view) narrowEnd(pods, labels *[]string) bool {
 	switch names := v.list(); {
 	case len(*pods) == 0:
 		for _, ns := range names {
@@ -88,5 +89,8 @@ func (v *view) narrowEnd(pods, labels *[]string) {
 		}
 	case len(*labels) == 0:
 		*labels = []string{namespaceLabel + " in (" + strings.Join(names, ", ") + ")"}
+	default:
+		return false
 	}
+	return true
 }

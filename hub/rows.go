@@ -72,6 +72,18 @@ func parseAsked(path string, q api.Query) (a asked, err error) {
 	return a, nil
 }
 
+// pushTo makes the question that of somebody who sees v.
+func (a *asked) pushTo(v *view) {
+	all := v.all
+	if a.foreign == nil { // what the hub does not understand it does not build on
+		a.push.Filter, all = v.narrow(a.push.Filter)
+	}
+	a.push.Nodes = nil
+	if a.Follow || !all {
+		a.push.Limit = 0 // which rows are the first, or the last, is not known before
+	}
+}
+
 // serveRows answers with the rows of all nodes that are asked, in the order of
 // time.
 func (h *hub) serveRows(w http.ResponseWriter, req *http.Request, path string, q api.Query) error {
@@ -95,13 +107,7 @@ func (h *hub) serveRows(w http.ResponseWriter, req *http.Request, path string, q
 	ctx, cancel := context.WithCancel(req.Context())
 	defer cancel()
 
-	a.push.Nodes = nil
-	if a.foreign == nil { // what the hub does not understand it does not build on
-		a.push.Filter = v.narrow(a.push.Filter)
-	}
-	if a.Follow {
-		a.push.Limit = 0 // whose rows are the first is not known before
-	}
+	a.pushTo(v)
 	g := &gathering[api.Row]{agents: h.agents, follow: a.Follow, nodes: a.Nodes, ask: askRows(path, a.Follow, a.push)}
 	if a.Follow {
 		g.out = newMerger(rowForm(live), live, h.cfg.Wait, h.cfg.StreamBytes, &h.pool, &h.merged)

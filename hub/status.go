@@ -30,6 +30,13 @@ type Report struct {
 	// Answers is how many answers are being written, of at most MostAnswers.
 	Answers     int `json:"answers"`
 	MostAnswers int `json:"answers_max"`
+	// RowCounts are told to who sees everything: what others are not to see, they
+	// are not to count by filters of their own either.
+	*RowCounts
+}
+
+// RowCounts are those of all answers of a hub.
+type RowCounts struct {
 	// Merged, Lost, Late and Withheld count rows: passed on, for which a client's
 	// queue had no room, passed on out of order, and left out because their
 	// reader may not see them.
@@ -93,8 +100,10 @@ func (h *hub) status(ctx context.Context, v *view, nodes []string) Status {
 		Version: h.cfg.Version, Started: h.started, Ready: h.ready() == nil,
 		NodesTotal: n.Total, NodesAnswered: n.Answered, NodesMissing: n.Missing,
 		Answers: len(h.streams), MostAnswers: cap(h.streams),
-		Merged: h.merged.rows.Load(), Lost: h.merged.lost.Load(), Late: h.merged.late.Load(), Withheld: h.withheld.Load(),
 	}, Nodes: []NodeStatus{}}
+	if v.all {
+		st.Hub.RowCounts = &RowCounts{Merged: h.merged.rows.Load(), Lost: h.merged.lost.Load(), Late: h.merged.late.Load(), Withheld: h.withheld.Load()}
+	}
 	members := map[string]member{}
 	for _, m := range h.agents.now().members {
 		members[m.node] = m
