@@ -56,13 +56,9 @@ func (r *relay) GetFlows(req *observerpb.GetFlowsRequest, server grpc.ServerStre
 	if err != nil {
 		return err
 	}
-	v, err := r.view(ctx, "GetFlows")
+	v, done, err := r.enter(ctx, "GetFlows")
 	if err != nil {
 		return err
-	}
-	done, err := h.begin()
-	if err != nil {
-		return status.Error(codes.ResourceExhausted, err.Error())
 	}
 	defer done()
 	ctx, cancel := context.WithCancel(ctx)

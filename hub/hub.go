@@ -130,7 +130,7 @@ type hub struct {
 	rights *rights
 
 	found    atomic.Bool   // the agents of the cluster are known
-	streams  chan struct{} // holds one element for each answer that is being written
+	places   *places       // for answers that are being written
 	stopping chan struct{} // closed when answers are to end
 
 	pool     pool          // of what waits for clients
@@ -146,7 +146,7 @@ func newHub(cfg Config, kubernetes apiServer, creds *api.Credentials, log *slog.
 	h.door = newDoorman(kubernetes, cfg.Review, log)
 	h.rights = newRights(kubernetes, h.state, cfg.Review, log)
 	h.pool.most = int64(cfg.Memory)
-	h.streams, h.stopping = make(chan struct{}, cfg.Streams), make(chan struct{})
+	h.places, h.stopping = newPlaces(cfg.Streams), make(chan struct{})
 	return h
 }
 

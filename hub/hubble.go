@@ -3,6 +3,7 @@ package hub
 import (
 	"cmp"
 	"context"
+	"errors"
 	"slices"
 	"sync"
 	"time"
@@ -67,9 +68,11 @@ func each[T any](ctx context.Context, h *hub, ask func(context.Context, observer
 // GetNodes implements [observerpb.ObserverServer]: all nodes of the cluster,
 // those that do not answer too.
 func (r *relay) GetNodes(ctx context.Context, req *observerpb.GetNodesRequest) (*observerpb.GetNodesResponse, error) {
-	if _, err := r.view(ctx, "GetNodes"); err != nil {
+	v, done, err := r.enter(ctx, "GetNodes")
+	if err != nil {
 		return nil, err
 	}
+	defer done()
 	resp := &observerpb.GetNodesResponse{}
 	t := each(ctx, r.h, func(ctx context.Context, o observerpb.ObserverClient) (*observerpb.GetNodesResponse, error) {
 		return o.GetNodes(ctx, req)
@@ -79,6 +82,11 @@ func (r *relay) GetNodes(ctx context.Context, req *observerpb.GetNodesRequest) (
 			resp.Nodes = append(resp.Nodes, &observerpb.Node{Name: node, State: relaypb.NodeState_NODE_UNAVAILABLE, Tls: &observerpb.TLS{Enabled: true, ServerName: api.AgentName}})
 		}
 	}
+	if !v.all {
+		for _, n := range resp.Nodes {
+			n.Address = "" // others know nodes by name
+		}
+	}
 	slices.SortFunc(resp.Nodes, func(a, b *observerpb.Node) int { return cmp.Compare(a.GetName(), b.GetName()) })
 	return resp, nil
 }
@@ -86,10 +94,11 @@ func (r *relay) GetNodes(ctx context.Context, req *observerpb.GetNodesRequest) (
 // GetNamespaces implements [observerpb.ObserverServer]: those of which some node
 // has flows, and which the caller may see.
 func (r *relay) GetNamespaces(ctx context.Context, req *observerpb.GetNamespacesRequest) (*observerpb.GetNamespacesResponse, error) {
-	v, err := r.view(ctx, "GetNamespaces")
+	v, done, err := r.enter(ctx, "GetNamespaces")
 	if err != nil {
 		return nil, err
 	}
+	defer done()
 	resp := &observerpb.GetNamespacesResponse{}
 	each(ctx, r.h, func(ctx context.Context, o observerpb.ObserverClient) (*observerpb.GetNamespacesResponse, error) {
 		return o.GetNamespaces(ctx, req)
@@ -111,9 +120,11 @@ func (r *relay) GetNamespaces(ctx context.Context, req *observerpb.GetNamespaces
 // ServerStatus implements [observerpb.ObserverServer]: the figures of all nodes
 // together.
 func (r *relay) ServerStatus(ctx context.Context, req *observerpb.ServerStatusRequest) (*observerpb.ServerStatusResponse, error) {
-	if _, err := r.view(ctx, "ServerStatus"); err != nil {
+	_, done, err := r.enter(ctx, "ServerStatus")
+	if err != nil {
 		return nil, err
 	}
+	defer done()
 	sum := &observerpb.ServerStatusResponse{Version: r.h.cfg.Version}
 	t := each(ctx, r.h, func(ctx context.Context, o observerpb.ObserverClient) (*observerpb.ServerStatusResponse, error) {
 		return o.ServerStatus(ctx, req)
@@ -147,13 +158,13 @@ func (r *relay) GetDebugEvents(*observerpb.GetDebugEventsRequest, grpc.ServerStr
 	return status.Error(codes.Unimplemented, "there are no debug events of Cilium's datapath: this is Warren")
 }
 
-// view returns what the caller may see. The error is for the client.
-func (r *relay) view(ctx context.Context, what string) (*view, error) {
-	v, refused := r.h.viewOf(ctx, callerOf(ctx), what)
-	if refused != nil {
-		return nil, grpcError(refused)
+// enter is the hub's, with an error for the client.
+func (r *relay) enter(ctx context.Context, what string) (*view, func(), error) {
+	v, done, err := r.h.enter(ctx, what)
+	if e := (*api.Error)(nil); errors.As(err, &e) {
+		return nil, nil, grpcError(e)
 	}
-	return v, nil
+	return v, done, err
 }
 
 // nodeStates tells a client of Hubble which nodes answer, and what changes of

@@ -15,10 +15,11 @@ const mapTime = 5 * time.Second
 // what the caller may not see. The ends of connections are on different nodes:
 // only the whole is cut.
 func (h *hub) drawMap(ctx context.Context, q api.MapQuestion) (api.Map, error) {
-	v, refused := h.viewOf(ctx, callerOf(ctx), "/v1/map")
-	if refused != nil {
-		return api.Map{}, refused
+	v, done, err := h.enter(ctx, "/v1/map")
+	if err != nil {
+		return api.Map{}, err
 	}
+	defer done()
 	push := q
 	push.Nodes = nil
 	var mu sync.Mutex

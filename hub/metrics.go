@@ -32,7 +32,7 @@ func (h *hub) figures() figures {
 	f := figures{
 		version: h.cfg.Version, started: float64(h.started.UnixNano()) / 1e9, ready: h.ready() == nil,
 		roster: h.agents.now(), rows: h.merged.rows.Load(), lost: h.merged.lost.Load(), late: h.merged.late.Load(),
-		delay: time.Duration(h.merged.delay.Load()), withheld: h.withheld.Load(), answers: len(h.streams), waiting: h.pool.held.Load(),
+		delay: time.Duration(h.merged.delay.Load()), withheld: h.withheld.Load(), answers: h.places.now(), waiting: h.pool.held.Load(),
 		tokens: h.door.tokens.reviews.Load(), rights: h.rights.reviews.Load(),
 		refused: map[refusal]uint64{}, creds: h.creds.State(), cluster: h.cluster.Stats(),
 	}

@@ -31,10 +31,11 @@ func (h *hub) serveProcess(w http.ResponseWriter, req *http.Request, q api.Query
 	if err != nil {
 		return err
 	}
-	v, refused := h.viewOf(req.Context(), callerOf(req.Context()), req.URL.Path)
-	if refused != nil {
-		return refused
+	v, done, err := h.enter(req.Context(), req.URL.Path)
+	if err != nil {
+		return err
 	}
+	defer done()
 	id := req.PathValue("id")
 	var mu sync.Mutex
 	var all []found

@@ -95,11 +95,7 @@ func (h *hub) serveRows(w http.ResponseWriter, req *http.Request, path string, q
 	if !a.Follow && a.Limit > mostRecent {
 		return api.BadRequest("parameter limit is %d, of past events at most %d are told", a.Limit, mostRecent)
 	}
-	v, refused := h.viewOf(req.Context(), c, what)
-	if refused != nil {
-		return refused
-	}
-	done, err := h.begin()
+	v, done, err := h.enter(req.Context(), what)
 	if err != nil {
 		return err
 	}
@@ -129,15 +125,18 @@ func (h *hub) serveRows(w http.ResponseWriter, req *http.Request, path string, q
 	return out.list(ctx, g, a.Limit)
 }
 
-// begin takes one of the places for answers that are being written. What it
-// returns gives it back.
-func (h *hub) begin() (done func(), err error) {
-	select {
-	case h.streams <- struct{}{}:
-		return func() { <-h.streams }, nil
-	default:
-		return nil, api.Unavailable("%d answers are being written already: no more are at the same time", cap(h.streams))
+// enter returns what who asks may see, and takes one of the places for answers,
+// which done gives back. The error is what they are told, an [*api.Error].
+func (h *hub) enter(ctx context.Context, what string) (v *view, done func(), err error) {
+	c := callerOf(ctx)
+	v, refused := h.viewOf(ctx, c, what)
+	if refused == nil {
+		done, refused = h.places.begin(c)
 	}
+	if refused != nil {
+		return nil, nil, refused
+	}
+	return v, done, nil
 }
 
 // An answer is being written. One goroutine writes it.

@@ -75,10 +75,11 @@ func (h *hub) serveStatus(w http.ResponseWriter, req *http.Request, q api.Query)
 	if err != nil {
 		return err
 	}
-	v, refused := h.viewOf(req.Context(), callerOf(req.Context()), req.URL.Path)
-	if refused != nil {
-		return refused
+	v, done, err := h.enter(req.Context(), req.URL.Path)
+	if err != nil {
+		return err
 	}
+	defer done()
 	return api.WriteJSON(w, h.status(req.Context(), v, nodes))
 }
 
@@ -99,7 +100,7 @@ func (h *hub) status(ctx context.Context, v *view, nodes []string) Status {
 	st := Status{Hub: Report{
 		Version: h.cfg.Version, Started: h.started, Ready: h.ready() == nil,
 		NodesTotal: n.Total, NodesAnswered: n.Answered, NodesMissing: n.Missing,
-		Answers: len(h.streams), MostAnswers: cap(h.streams),
+		Answers: h.places.now(), MostAnswers: h.places.most,
 	}, Nodes: []NodeStatus{}}
 	if v.all {
 		st.Hub.RowCounts = &RowCounts{Merged: h.merged.rows.Load(), Lost: h.merged.lost.Load(), Late: h.merged.late.Load(), Withheld: h.withheld.Load()}
