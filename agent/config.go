@@ -73,6 +73,10 @@ type HubbleConfig struct {
 	Socket string
 	// Listen is an address that only the hub can ask; "" for none.
 	Listen string
+	// Flows and Bytes bound the log of flows; 0 stands for the default of
+	// [api.HubbleConfig].
+	Flows int
+	Bytes int64
 }
 
 // Options are what was given on the command line; "" was not given.

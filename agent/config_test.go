@@ -110,7 +110,7 @@ func outcome(o Options) string {
 	show("cgroup root", c.Road.CgroupRoot)
 	show("kubernetes", fmt.Sprintf("off %t, kubeconfig %s", c.Kubernetes.Off, c.Kubernetes.Kubeconfig))
 	show("hub", fmt.Sprintf("listen %s, tls %s", c.Hub.Listen, c.Hub.TLS))
-	show("hubble", fmt.Sprintf("socket %s, listen %s", c.Hubble.Socket, c.Hubble.Listen))
+	show("hubble", fmt.Sprintf("socket %s, listen %s, flows %d, bytes %d", c.Hubble.Socket, c.Hubble.Listen, c.Hubble.Flows, c.Hubble.Bytes))
 	show("rings", fmt.Sprint(c.Road.CriticalBytes, " ", c.Road.BulkBytes, " ", c.Road.Idle, " ", c.Road.Busy))
 	show("process sensor's ring", c.Sensors.Process.CriticalBytes)
 	for _, hook := range slices.Sorted(maps.Keys(c.Road.Rungs)) {

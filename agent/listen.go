@@ -97,7 +97,8 @@ func (s *self) flows(e *entrances, log *slog.Logger) *api.Hubble {
 	if len(e.hubble) == 0 {
 		return nil
 	}
-	cfg := api.HubbleConfig{Node: s.cfg.Node, Version: s.cfg.Version, Streams: s.cfg.API.Streams, Stall: s.cfg.API.Stall}
+	cfg := api.HubbleConfig{Node: s.cfg.Node, Version: s.cfg.Version, Streams: s.cfg.API.Streams, Stall: s.cfg.API.Stall,
+		Flows: s.cfg.Hubble.Flows, Bytes: int(s.cfg.Hubble.Bytes)}
 	if s.cfg.Hubble.Listen != "" {
 		addr := e.hubble[len(e.hubble)-1].Addr()
 		cfg.TLSName = api.AgentName

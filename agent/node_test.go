@@ -173,7 +173,11 @@ func (a *agentProcess) listening(t *testing.T, prefix string) string {
 func TestBPFHubAsks(t *testing.T) {
 	needBPF(t)
 	ours, foreign := testkit.NewAuthority(t, "ours"), testkit.NewAuthority(t, "foreign")
-	a := startAgent(t, t.TempDir(), "-node", "node-1", "-kubernetes", "off", "-tls-dir", ours.Directory(t, api.AgentName),
+	config := filepath.Join(t.TempDir(), "config.yaml")
+	if err := os.WriteFile(config, []byte("hubble: {flows: 77, bytes: 1MiB}\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	a := startAgent(t, t.TempDir(), "-config", config, "-node", "node-1", "-kubernetes", "off", "-tls-dir", ours.Directory(t, api.AgentName),
 		"-hub-listen", "127.0.0.1:0", "-hubble-listen", "127.0.0.1:0").running(t)
 	hub, hubble := a.listening(t, "https://"), a.listening(t, "hubble tls://")
 	open := func(dir string) *api.Credentials {
@@ -217,6 +221,9 @@ func TestBPFHubAsks(t *testing.T) {
 		t.Errorf("the log does not tell:\n%s", a.stderr)
 	}
 
+	if h := a.status(t).Hubble; h == nil || h.MaxFlows != 77 || h.MaxBytes != 1<<20 {
+		t.Errorf("Hubble's log: %+v, want 77 flows in 1 MiB", h)
+	}
 	// Hubble's clients: the hub by its certificate, people by the socket.
 	for name, dial := range map[string]grpc.DialOption{
 		"by the network": grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) {
@@ -231,7 +238,7 @@ func TestBPFHubAsks(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer conn.Close()
-		if st, err := observerpb.NewObserverClient(conn).ServerStatus(t.Context(), &observerpb.ServerStatusRequest{}); err != nil || st.GetMaxFlows() == 0 {
+		if st, err := observerpb.NewObserverClient(conn).ServerStatus(t.Context(), &observerpb.ServerStatusRequest{}); err != nil || st.GetMaxFlows() != 77 {
 			t.Errorf("%s: %v %v", name, st, err)
 		}
 	}

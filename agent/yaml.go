@@ -62,6 +62,8 @@ func options() []option {
 		{key: "hubble", doc: "where Hubble's clients ask for flows", sub: []option{
 			{key: "socket", doc: "path of the Unix socket, or off; without it hubble.sock beside the API's socket where node is set, or off", set: setHubbleSocket},
 			{key: "listen", doc: "address that only the hub can ask, or off (off)", set: address(func(c *Config) *string { return &c.Hubble.Listen })},
+			{key: "flows", doc: "past flows that are kept for those who ask what just happened (4095)", set: number(1, 1<<20, func(c *Config) *int { return &c.Hubble.Flows })},
+			{key: "bytes", doc: "memory that they take at most (8MiB)", set: size(64<<10, 1<<40, func(c *Config) *int64 { return &c.Hubble.Bytes })},
 		}},
 		{key: "rings", doc: "the rings between kernel and agent", check: checkPolls, sub: []option{
 			{key: "critical", doc: "size of the ring for processes, a power of two (2MiB)", set: ring(func(c *Config) *int { return &c.Road.CriticalBytes })},
@@ -74,7 +76,7 @@ func options() []option {
 		{key: "queues", doc: "how much waits for whom", sub: []option{
 			{key: "events", doc: "events that wait for a consumer before the next are lost (8192)", set: number(64, 1<<20, func(c *Config) *int { return &c.Pipeline.Queue })},
 			{key: "recent", doc: "past events that are kept for those who ask what just happened (1024)", set: number(1, 1<<20, func(c *Config) *int { return &c.Pipeline.Recent })},
-			{key: "streams", doc: "streams of events that are served at the same time (64)", set: number(1, 4096, func(c *Config) *int { return &c.API.Streams })},
+			{key: "streams", doc: "streams of events that are served at the same time, and of flows as many (64)", set: number(1, 4096, func(c *Config) *int { return &c.API.Streams })},
 			{key: "stall", doc: "how long a client may read nothing before it is disconnected (30s)", set: duration(time.Second, time.Hour, func(c *Config) *time.Duration { return &c.API.Stall })},
 		}},
 		{key: "stop-grace", doc: "how long a hook stays attached after the last who needed it has gone (5s)", set: duration(time.Millisecond, time.Hour, func(c *Config) *time.Duration { return &c.Pipeline.StopGrace })},
