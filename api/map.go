@@ -199,6 +199,17 @@ func (n *MapNode) behind() []string {
 // which is whose events tell of both. Of what is behind a service the part stays
 // that is in the map.
 func (m Map) Restrict(may func(namespace string) bool) Map {
+	m, there := m.part(may)
+	for i := range m.Nodes {
+		n := &m.Nodes[i]
+		n.Backends = slices.DeleteFunc(slices.Clone(n.Backends), func(id string) bool { return !there[id] })
+	}
+	return m
+}
+
+// part returns the edges with an end in some namespaces, and the nodes that these
+// need or that are there; there has their ids.
+func (m Map) part(may func(namespace string) bool) (_ Map, there map[string]bool) {
 	allowed := map[string]bool{}
 	in := make(map[string]bool, len(m.Nodes)) // ids
 	for _, n := range m.Nodes {
@@ -210,24 +221,20 @@ func (m Map) Restrict(may func(namespace string) bool) Map {
 		in[n.ID] = ok
 	}
 	m.Edges = slices.DeleteFunc(slices.Clone(m.Edges), func(e MapEdge) bool { return !in[e.From] && !in[e.To] })
-	used := make(map[string]bool, len(m.Nodes))
 	for _, e := range m.Edges {
-		used[e.From], used[e.To] = true, true
+		in[e.From], in[e.To] = true, true
 	}
-	m.Nodes = slices.DeleteFunc(slices.Clone(m.Nodes), func(n MapNode) bool { return !used[n.ID] && !in[n.ID] })
-	for i := range m.Nodes {
-		n := &m.Nodes[i]
-		n.Backends = slices.DeleteFunc(slices.Clone(n.Backends), func(id string) bool { return !used[id] && !in[id] })
-	}
-	return m
+	m.Nodes = slices.DeleteFunc(slices.Clone(m.Nodes), func(n MapNode) bool { return !in[n.ID] })
+	return m, in
 }
 
-// within is Restrict to some namespaces; none are all.
+// within returns the part of m that is about some namespaces; none are all.
 func (m Map) within(namespaces []string) Map {
 	if len(namespaces) == 0 {
 		return m
 	}
-	return m.Restrict(func(ns string) bool { return slices.Contains(namespaces, ns) })
+	m, _ = m.part(func(ns string) bool { return slices.Contains(namespaces, ns) })
+	return m
 }
 
 func compareBool(a, b bool) int {

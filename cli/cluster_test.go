@@ -153,9 +153,15 @@ func (h *fakeHub) clusterMap(_ context.Context, q api.MapQuestion) (api.Map, err
 		m.Missing, m.Reporters, m.Lost, m.Forgotten = []string{connectionRefused}, m.Reporters[:1], 7, 3
 	}
 	node := func(kind api.MapKind, ns, name string) string {
-		id := string(kind) + "/" + ns + "/" + name
-		m.Nodes = append(m.Nodes, api.MapNode{ID: id, Kind: kind, Namespace: ns, Name: name, Workload: map[api.MapKind]string{api.MapWorkload: "Deployment"}[kind]})
-		return id
+		n := api.MapNode{ID: string(kind) + "/" + name, Kind: kind, Namespace: ns, Name: name}
+		switch kind {
+		case api.MapWorkload:
+			n.Workload, n.ID = "Deployment", "workload/"+ns+"/Deployment/"+name
+		case api.MapService:
+			n.ID = "service/" + ns + "/" + name
+		}
+		m.Nodes = append(m.Nodes, n)
+		return n.ID
 	}
 	world, stripe, kubelet := node(api.MapWorld, "", "internet"), node(api.MapName, "", "api.stripe.example"), node(api.MapProcess, "", "kubelet \x1b[31m\"\\N&lt;")
 	frontend, cart, db, payment := node(api.MapWorkload, "shop", "frontend"), node(api.MapWorkload, "shop", "cart"), node(api.MapWorkload, "shop", "postgres"), node(api.MapService, "shop", "payment")
@@ -173,8 +179,8 @@ func (h *fakeHub) clusterMap(_ context.Context, q api.MapQuestion) (api.Map, err
 	udp.Protocol, udp.RTT = "udp", nil
 	broken := edge(cart, db, 5432, 90)
 	broken.Failed, broken.Retransmits, broken.Errors = 4, 17, map[string]uint64{"ECONNREFUSED": 3, "reset by server": 1}
-	edge("workload/shop/payment", stripe, 443, 9)
-	edge("workload/shop/payment-v2", stripe, 443, 3)
+	edge(backends[0], stripe, 443, 9)
+	edge(backends[1], stripe, 443, 3)
 	edge(kubelet, cart, 8080, 60)
 	edge(db, db, 5433, 1)
 	edge(dns, host, 53, 2)
