@@ -162,7 +162,20 @@ func (c *Client) Processes(ctx context.Context, q Question) Lines {
 // one JSON object: the fields of its row, and the lists ancestors, children,
 // connections and others. A hub asks those of its nodes that are given, or all.
 func (c *Client) Process(ctx context.Context, id string, nodes ...string) ([]byte, error) {
-	return c.object(ctx, PathProcesses+"/"+url.PathEscape(id), nodeValues(nodes))
+	if !isProcessID(id) {
+		return nil, BadRequest("%s is neither a pid nor an exec id", printable(id))
+	}
+	return c.object(ctx, PathProcesses+"/"+id, nodeValues(nodes))
+}
+
+// isProcessID reports whether a text can be a pid or an exec id. It is a part of
+// a path, of which others, like "..", would make another path.
+func isProcessID(id string) bool {
+	const most = 64
+	notOne := func(r rune) bool {
+		return (r < '0' || r > '9') && (r < 'a' || r > 'z') && (r < 'A' || r > 'Z') && r != '-'
+	}
+	return id != "" && len(id) <= most && !strings.ContainsFunc(id, notOne)
 }
 
 // Connections yields connections that match, living and lately closed.
@@ -207,10 +220,12 @@ func (c *Client) Health(ctx context.Context) error {
 	return err
 }
 
-// maxObject bounds an answer that is one object, maxLine one line of a stream.
+// maxObject bounds an answer that is one object, maxLine one line of a stream,
+// maxError what says why there is no answer.
 const (
 	maxObject = 64 << 20
 	maxLine   = 16 << 20
+	maxError  = 64 << 10
 )
 
 // object asks for one JSON object; path is below the base.
@@ -220,9 +235,12 @@ func (c *Client) object(ctx context.Context, path string, q url.Values) ([]byte,
 		return nil, err
 	}
 	defer resp.Body.Close()
-	b, err := io.ReadAll(io.LimitReader(resp.Body, maxObject))
+	b, err := io.ReadAll(io.LimitReader(resp.Body, maxObject+1))
 	if err != nil {
 		return nil, c.broken(ctx, err)
+	}
+	if len(b) > maxObject {
+		return nil, fmt.Errorf("the answer of %s has more than %d bytes", c.who, maxObject)
 	}
 	return bytes.TrimSpace(b), nil
 }
@@ -270,7 +288,7 @@ func (c *Client) get(ctx context.Context, path string, q url.Values, accept stri
 	}
 	defer resp.Body.Close()
 	e := &Error{Status: resp.StatusCode}
-	b, err := io.ReadAll(io.LimitReader(resp.Body, maxObject))
+	b, err := io.ReadAll(io.LimitReader(resp.Body, maxError))
 	if err == nil && json.Unmarshal(b, e) == nil && e.Message != "" {
 		e.Status = resp.StatusCode
 		return nil, e

@@ -33,8 +33,13 @@ func TestHTTPClient(t *testing.T) {
 			}
 		}
 	}
-	if _, err := c.Process(ctx, "a/b", "node-1"); err != nil {
+	if _, err := c.Process(ctx, "12", "node-1"); err != nil {
 		t.Fatal(err)
+	}
+	for _, id := range []string{"", ".", "..", "a/b", "../status", "1?node=x", "1 ", "\u00e9", strings.Repeat("1", 65)} {
+		if _, err := c.Process(ctx, id); err == nil || !strings.Contains(err.Error(), "neither a pid nor an exec id") {
+			t.Errorf("process %q: %v", id, err)
+		}
 	}
 	if _, err := c.Status(ctx); err != nil {
 		t.Fatal(err)
@@ -47,7 +52,7 @@ func TestHTTPClient(t *testing.T) {
 		"/apis/hub.warren.dev/v1/processes?exited=true&" + all + "&node=node-1%2Cnode-2",
 		"/apis/hub.warren.dev/v1/connections?" + all + "&node=node-1%2Cnode-2",
 		"/apis/hub.warren.dev/v1/connections?" + all + "&follow=true&node=node-1%2Cnode-2&watch=true",
-		"/apis/hub.warren.dev/v1/processes/a%2Fb?node=node-1",
+		"/apis/hub.warren.dev/v1/processes/12?node=node-1",
 		"/apis/hub.warren.dev/v1/status",
 	})
 }
@@ -67,6 +72,7 @@ func TestHTTPClientErrors(t *testing.T) {
 		{"the API server's", 403, "application/json", `{"kind":"Status","apiVersion":"v1","status":"Failure","message":"events is forbidden","reason":"Forbidden","code":403}`,
 			&ServerError{Code: 403, Reason: "Forbidden", Message: "events is forbidden"}, "events is forbidden"},
 		{"text", 503, "text/plain; charset=utf-8", "service unavailable\n", &ServerError{Code: 503, Message: "service unavailable"}, "service unavailable"},
+		{"an error without end", 400, "application/json", `{"error":"` + strings.Repeat("x", 1e6) + `"}`, &ServerError{Code: 400}, "the server answered 400 Bad Request"},
 		{"text that is none", 503, "text/plain", "a\xffb" + strings.Repeat("x", 1e6), &ServerError{Code: 503, Message: "a\ufffdb" + strings.Repeat("x", 1021)}, ""},
 		{"a page", 502, "text/html", "<html>", &ServerError{Code: 502}, "the server answered 502 Bad Gateway"},
 		{"a redirect", 302, "", "", &ServerError{Code: 302}, "the server answered 302 Found"},
