@@ -301,6 +301,10 @@ func TestProcess(t *testing.T) {
 		{bearer("shop-token"), "/v1/processes/12", `{"ancestors":[{"k8s.ns.name":"shop","proc.name":"sh"}],"children":[],"k8s.ns.name":"shop","others":[],"proc.name":"a"}`, http.StatusOK},
 		{bearer("shop-token"), "/v1/processes/12?node=node-2", "no process", http.StatusNotFound},
 		{bearer("shop-token"), "/v1/processes/13", "no process", http.StatusNotFound},
+		// Nobody asks agents for other paths.
+		{bearer("shop-token"), "/v1/processes/%2E", "neither a pid nor an exec id", http.StatusBadRequest},
+		{bearer("shop-token"), "/v1/processes/%2E%2E", "neither a pid nor an exec id", http.StatusBadRequest},
+		{bearer("shop-token"), "/v1/processes/..%2Fstatus", "neither a pid nor an exec id", http.StatusBadRequest},
 	} {
 		if code, body := f.get(test.who, test.path); code != test.code || !strings.Contains(body, test.want) {
 			t.Errorf("GET %s: %d %s, want %d %s", test.path, code, body, test.code, test.want)
