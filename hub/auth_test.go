@@ -297,6 +297,53 @@ func TestGrantsCountSoon(t *testing.T) {
 	look(1, false)
 }
 
+// TestStreamsAskForTheirNamespaces holds that an answer that goes on asks nothing
+// about namespaces that it does not tell of.
+func TestStreamsAskForTheirNamespaces(t *testing.T) {
+	c := newFakeCluster(t)
+	c.may["both"] = []string{"shop", "bank", "gone"}
+	st := cluster.NewState(cluster.Config{})
+	for _, ns := range []string{"shop", "bank", "gone", "other"} {
+		st.SetNamespace(ns, nil, time.Now())
+	}
+	r := newRights(c, st, time.Minute, nil)
+	now := time.Now()
+	r.now = func() time.Time { return now }
+	still := func(user string, change func(), want string, asked ...string) {
+		t.Helper()
+		who := &caller{user: cluster.User{Name: user}}
+		saw, err := r.view(t.Context(), who)
+		if err != nil {
+			t.Fatal(err)
+		}
+		now = now.Add(time.Hour)
+		c.change(func(c *fakeCluster) { c.reviews = nil })
+		change()
+		v, err := r.still(t.Context(), who, saw)
+		got := fmt.Sprint(err)
+		if err == nil {
+			got = fmt.Sprint(v.all, v.list())
+		}
+		if got != want {
+			t.Errorf("%s sees %s, want %s", user, got, want)
+		}
+		c.change(func(c *fakeCluster) {
+			slices.Sort(c.reviews)
+			if !slices.Equal(c.reviews, asked) {
+				t.Errorf("the cluster was asked %q, want %q", c.reviews, asked)
+			}
+		})
+		now = now.Add(time.Hour)
+	}
+	still("both", func() {
+		c.may["both"] = []string{"shop", "other"}
+		st.DeleteNamespace("gone", now)
+	}, "false [shop]", "rights both bank", "rights both shop")
+	still("both", func() { c.may["both"] = nil }, errBlind.Error(), "rights both other", "rights both shop")
+	still("admin", func() {}, "true []", "rights admin ")
+	still("admin", func() { c.may["admin"] = []string{"bank"} }, "false [bank]", "rights admin ", "rights admin bank", "rights admin other", "rights admin shop")
+}
+
 func TestTablesAreBounded(t *testing.T) {
 	c := newFakeCluster(t)
 	tok := newTokens(c, time.Minute)

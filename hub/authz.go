@@ -11,6 +11,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	"warren/api"
 	"warren/cluster"
 	"warren/kube"
@@ -124,30 +126,47 @@ func (r *rights) view(ctx context.Context, c *caller) (*view, error) {
 	case all:
 		return everything, nil
 	}
+	return r.among(ctx, c, who, r.known.Namespaces())
+}
+
+// still returns what somebody may see yet of what they saw. Namespaces that they
+// gained are not looked for: nobody told of them so far, and in a cluster of many
+// namespaces there would be as many questions.
+func (r *rights) still(ctx context.Context, c *caller, saw *view) (*view, error) {
+	if saw.all {
+		return r.view(ctx, c)
+	}
+	there := slices.DeleteFunc(r.known.Namespaces(), func(ns string) bool { return !saw.namespaces[ns] })
+	return r.among(ctx, c, identityOf(c.user), there)
+}
+
+// askedAtOnce is how many questions about one user are asked at the same time:
+// others have questions, too.
+const askedAtOnce = 8
+
+// among returns which of some namespaces somebody may see.
+func (r *rights) among(ctx context.Context, c *caller, who identity, names []string) (*view, error) {
 	v := &view{namespaces: map[string]bool{}}
 	var mu sync.Mutex
-	var failed error
-	var asked sync.WaitGroup
-	for _, ns := range r.known.Namespaces() {
+	g, ctx := errgroup.WithContext(ctx)
+	g.SetLimit(askedAtOnce)
+	for _, ns := range names {
 		if !isLabel(ns) {
 			continue // no namespace has such a name, and no filter is to
 		}
-		asked.Go(func() {
+		g.Go(func() error {
 			may, err := r.may(ctx, c.user, who, ns)
-			mu.Lock()
-			defer mu.Unlock()
-			switch {
-			case err != nil:
-				failed = err
-			case may:
+			if may {
+				mu.Lock()
+				defer mu.Unlock()
 				v.namespaces[ns] = true
 			}
+			return err
 		})
 	}
-	asked.Wait()
-	switch {
-	case failed != nil:
-		return nil, failed
+	switch err := g.Wait(); {
+	case err != nil:
+		return nil, err
 	case v.none():
 		return nil, errBlind
 	}
@@ -222,14 +241,15 @@ func (h *hub) viewOf(ctx context.Context, c *caller, what string) (*view, *api.E
 // errRevoked is why an answer ends that goes on: who gets it may not any more.
 var errRevoked = errors.New("the rights of who asks have ended")
 
-// review asks again what a caller may see whose answer goes on. The error is
+// review asks again what a caller may see, who saw a view and whose answer goes
+// on. The error is
 // errRevoked where it has to end, and any other where the cluster could not be
 // asked.
-func (h *hub) review(ctx context.Context, c *caller, what string) (*view, error) {
+func (h *hub) review(ctx context.Context, c *caller, what string, saw *view) (*view, error) {
 	err := h.door.again(ctx, c)
 	var v *view
 	if err == nil {
-		v, err = h.rights.view(ctx, c)
+		v, err = h.rights.still(ctx, c, saw)
 	}
 	if errors.Is(err, kube.ErrUnauthenticated) || errors.Is(err, errBlind) {
 		h.door.refuse(refusedLate, c.from, nameOf(c.user), what, api.Forbidden("%v", err))
@@ -261,7 +281,7 @@ func (s *sight) keep(ctx context.Context, now time.Time) error {
 		return nil
 	}
 	s.next = now.Add(s.h.cfg.Review / 2)
-	switch v, err := s.h.review(ctx, s.caller, s.what); {
+	switch v, err := s.h.review(ctx, s.caller, s.what, s.view); {
 	case err == nil:
 		s.view, s.proven = v, now
 	case errors.Is(err, errRevoked) || now.Sub(s.proven) >= awayTime:
