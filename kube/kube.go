@@ -28,6 +28,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
+	"k8s.io/client-go/util/flowcontrol"
 	"k8s.io/klog/v2"
 )
 
@@ -44,14 +45,20 @@ type Client struct {
 	rest   *rest.RESTClient
 	params runtime.ParameterCodec
 	meter  *meter
+	// reviews bounds how many a second are asked, which depends on how many people
+	// ask: watches do not wait behind them.
+	reviews flowcontrol.RateLimiter
 	// retry is how long a resource that cannot be watched is left alone.
 	retry wait.Backoff
 }
 
-// Requests of one process a second, and at once: reviews are the most.
+// Requests of one process a second, and at once. Reviews are apart: somebody who
+// may look into few of a thousand namespaces takes as many of them.
 const (
 	requestsPerSecond = 50
 	requestsAtOnce    = 100
+	reviewsPerSecond  = 400
+	reviewsAtOnce     = 1000
 )
 
 // Connect finds the cluster: that of the kubeconfig file in its context, or
@@ -116,7 +123,8 @@ func connect(config *rest.Config) (*Client, error) {
 	}
 	return &Client{
 		rest: r, params: runtime.NewParameterCodec(scheme), meter: m,
-		retry: wait.Backoff{Duration: 500 * time.Millisecond, Factor: 2, Jitter: 0.5, Steps: 7, Cap: 20 * time.Second},
+		reviews: flowcontrol.NewTokenBucketRateLimiter(reviewsPerSecond, reviewsAtOnce),
+		retry:   wait.Backoff{Duration: 500 * time.Millisecond, Factor: 2, Jitter: 0.5, Steps: 7, Cap: 20 * time.Second},
 	}, nil
 }
 

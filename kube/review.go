@@ -78,7 +78,7 @@ func (c *Client) MayGetPods(ctx context.Context, u cluster.User, namespace strin
 // ask posts a question to the cluster and returns it with its answer.
 func ask[T runtime.Object](ctx context.Context, c *Client, resource, path string, question T) (T, error) {
 	var none T
-	answer, err := c.rest.Post().AbsPath(path).Body(question).Do(asking(ctx, resource)).Get()
+	answer, err := c.rest.Post().Throttle(c.reviews).AbsPath(path).Body(question).Do(asking(ctx, resource)).Get()
 	if err != nil {
 		return none, err
 	}

@@ -1,18 +1,21 @@
 package kube
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"io"
 	"net/http"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	authenticationv1 "k8s.io/api/authentication/v1"
 	authorizationv1 "k8s.io/api/authorization/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/client-go/util/flowcontrol"
 
 	"warren/cluster"
 )
@@ -64,6 +67,21 @@ func TestReviewToken(t *testing.T) {
 			t.Errorf("token %.20q: %v, want %q", token, err, reason)
 		}
 	}
+	// Reviews wait for each other, and nothing else waits for them.
+	if err := c.rest.Get().AbsPath("/api/v1/nodes").Do(t.Context()).Error(); err != nil {
+		t.Error(err)
+	}
+	all := c.reviews
+	c.reviews = flowcontrol.NewFakeNeverRateLimiter()
+	within, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
+	defer cancel()
+	if _, err := c.ReviewToken(within, "good"); err == nil {
+		t.Error("a review waits for nobody")
+	}
+	if err := c.rest.Get().AbsPath("/api/v1/nodes").Do(t.Context()).Error(); err != nil {
+		t.Errorf("something else waits for reviews: %v", err)
+	}
+	c.reviews = all
 	for what, answer := range map[string]func(w http.ResponseWriter, r *http.Request) bool{
 		"away": func(http.ResponseWriter, *http.Request) bool { panic(http.ErrAbortHandler) },
 		"forbidden": func(w http.ResponseWriter, _ *http.Request) bool {
