@@ -1,14 +1,18 @@
 package hub
 
 import (
+	"context"
 	"crypto/x509"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"maps"
 	"net/http"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"warren/api"
@@ -342,6 +346,54 @@ func TestStreamsAskForTheirNamespaces(t *testing.T) {
 	still("both", func() { c.may["both"] = nil }, errBlind.Error(), "rights both other", "rights both shop")
 	still("admin", func() {}, "true []", "rights admin ")
 	still("admin", func() { c.may["admin"] = []string{"bank"} }, "false [bank]", "rights admin ", "rights admin bank", "rights admin other", "rights admin shop")
+}
+
+// slowCluster answers reviews of tokens when it is let.
+type slowCluster struct {
+	*fakeCluster
+	let chan struct{}
+}
+
+func (c slowCluster) ReviewToken(ctx context.Context, token string) (cluster.User, error) {
+	<-c.let
+	return c.fakeCluster.ReviewToken(ctx, token)
+}
+
+// TestManyTokensFromOneAddress holds that who tries many tokens keeps nobody else
+// from being let in.
+func TestManyTokensFromOneAddress(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := slowCluster{newFakeCluster(t), make(chan struct{})}
+		tok := newTokens(c, time.Minute)
+		var tries sync.WaitGroup
+		// That who asks goes away takes no question back.
+		for i := range mostWaiting {
+			ctx, leave := context.WithCancel(t.Context())
+			tries.Go(func() {
+				if _, err := tok.user(ctx, fmt.Sprint("try-", i), fmt.Sprint("10.0.0.9:", i)); !errors.Is(err, context.Canceled) {
+					t.Errorf("a wrong token: %v", err)
+				}
+			})
+			synctest.Wait()
+			leave()
+		}
+		synctest.Wait()
+		if _, err := tok.user(t.Context(), "one-more", "10.0.0.9:99"); !errors.Is(err, errBusy) {
+			t.Errorf("one more from there: %v", err)
+		}
+		tries.Go(func() {
+			if u, err := tok.user(t.Context(), "shop-token", "10.0.0.8:1"); err != nil || u.Name != "sue" {
+				t.Errorf("from elsewhere: %v, %v", u, err)
+			}
+		})
+		synctest.Wait()
+		close(c.let)
+		tries.Wait()
+		synctest.Wait()
+		if _, err := tok.user(t.Context(), "shop-token", "10.0.0.9:99"); err != nil || len(tok.waiting) != 0 {
+			t.Errorf("after that: %v, %v wait", err, tok.waiting)
+		}
+	})
 }
 
 func TestTablesAreBounded(t *testing.T) {

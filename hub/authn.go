@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"net/http"
 	"strings"
 	"sync"
@@ -139,7 +140,7 @@ func (d *doorman) bearer(ctx context.Context, headers []string, from string) (*c
 
 // token finds out whose token that is.
 func (d *doorman) token(ctx context.Context, token, from string) (*caller, refusal, *api.Error) {
-	u, err := d.tokens.user(ctx, token)
+	u, err := d.tokens.user(ctx, token, from)
 	switch {
 	case errors.Is(err, kube.ErrUnauthenticated):
 		return nil, refusedToken, api.Unauthorized("the cluster does not accept the token")
@@ -155,7 +156,7 @@ func (d *doorman) again(ctx context.Context, c *caller) error {
 	if c.token == "" {
 		return nil
 	}
-	u, err := d.tokens.user(ctx, c.token)
+	u, err := d.tokens.user(ctx, c.token, c.from)
 	if err == nil && identityOf(u) != identityOf(c.user) {
 		return kube.ErrUnauthenticated
 	}
@@ -204,6 +205,7 @@ type tokens struct {
 
 	mu      sync.Mutex
 	known   map[tokenHash]tokenAnswer
+	waiting map[string]int // by address: tokens from there that are not known
 	reviews atomic.Uint64
 }
 
@@ -220,24 +222,37 @@ const (
 	mostTokens = 4096
 	// badTime is for how long who was refused is refused unasked.
 	badTime = 5 * time.Second
+	// mostWaiting is how many unknown tokens from one address are waited for at a
+	// time: who tries many keeps nobody else from being asked about.
+	mostWaiting = 8
 )
 
 func newTokens(r reviewer, review time.Duration) *tokens {
 	// A running answer looks twice in a review's time: what was known for half
 	// of it and holds for the other half makes one.
-	return &tokens{reviewer: r, now: time.Now, good: review / 2, bad: min(badTime, review/2), asking: newFlights[tokenHash, cluster.User](), known: map[tokenHash]tokenAnswer{}}
+	return &tokens{reviewer: r, now: time.Now, good: review / 2, bad: min(badTime, review/2), asking: newFlights[tokenHash, cluster.User](), known: map[tokenHash]tokenAnswer{}, waiting: map[string]int{}}
 }
 
-// user returns whose token it is: the error is kube.ErrUnauthenticated where the
-// cluster refuses it, and any other where it could not be asked.
-func (t *tokens) user(ctx context.Context, token string) (cluster.User, error) {
+// user returns whose token it is that somebody shows from an address, host and
+// port: the error is kube.ErrUnauthenticated where the cluster refuses it, and any
+// other where it could not be asked.
+func (t *tokens) user(ctx context.Context, token, from string) (cluster.User, error) {
 	hash := tokenHash(sha256.Sum256([]byte(token)))
+	if host, _, err := net.SplitHostPort(from); err == nil {
+		from = host
+	}
 	t.mu.Lock()
 	a, ok := t.known[hash]
-	t.mu.Unlock()
 	if ok && t.now().Before(a.until) {
+		t.mu.Unlock()
 		return a.user, a.err
 	}
+	if t.waiting[from] >= mostWaiting {
+		t.mu.Unlock()
+		return cluster.User{}, errBusy // also where the askers have gone: their questions have not
+	}
+	t.waiting[from]++
+	t.mu.Unlock()
 	return t.asking.do(ctx, hash, func(ctx context.Context) (cluster.User, error) {
 		t.reviews.Add(1)
 		u, err := t.reviewer.ReviewToken(ctx, token)
@@ -250,7 +265,15 @@ func (t *tokens) user(ctx context.Context, token string) (cluster.User, error) {
 		}
 		t.keep(hash, a)
 		return a.user, a.err
-	})
+	}, func() { t.waited(from) })
+}
+
+func (t *tokens) waited(from string) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.waiting[from]--; t.waiting[from] == 0 {
+		delete(t.waiting, from)
+	}
 }
 
 func (t *tokens) keep(hash tokenHash, a tokenAnswer) {

@@ -189,7 +189,7 @@ func (r *rights) may(ctx context.Context, u cluster.User, who identity, namespac
 			r.keep(key, ruling{may, r.now()})
 		}
 		return may, err
-	})
+	}, nil)
 	if err != nil && known && ctx.Err() == nil && r.now().Sub(last.at) < awayTime {
 		r.log.Debug("rights could not be reviewed: the last answer counts", "who", u.Name, "namespace", namespace, "err", err)
 		return last.may, nil

@@ -39,19 +39,29 @@ func newFlights[K comparable, V any]() *flights[K, V] {
 }
 
 // do returns what ask answers to key. ask goes on when ctx ends, for others may
-// wait for it too.
-func (f *flights[K, V]) do(ctx context.Context, key K, ask func(context.Context) (V, error)) (V, error) {
+// wait for it too; over, if there is one, is called when it has ended, or will
+// not be called at all because somebody asks already.
+func (f *flights[K, V]) do(ctx context.Context, key K, ask func(context.Context) (V, error), over func()) (V, error) {
+	if over == nil {
+		over = func() {}
+	}
 	var none V
 	f.mu.Lock()
 	fl := f.flying[key]
-	if fl == nil {
-		if len(f.flying) >= mostFlights {
-			f.mu.Unlock()
-			return none, errBusy
-		}
+	switch {
+	case fl != nil:
+		over()
+	case len(f.flying) >= mostFlights:
+		f.mu.Unlock()
+		over()
+		return none, errBusy
+	default:
 		fl = &flight[V]{done: make(chan struct{})}
 		f.flying[key] = fl
-		go f.fly(context.WithoutCancel(ctx), key, fl, ask)
+		go func() {
+			defer over()
+			f.fly(context.WithoutCancel(ctx), key, fl, ask)
+		}()
 	}
 	f.mu.Unlock()
 	select {
