@@ -53,6 +53,8 @@ static __always_inline int accept_typed(struct sock *sk)
 			raw->accepted = 1;
 		}
 	}
+	if (!closes_seen)
+		return 0;
 	r = sock_reserve(REC_TCP, accept_syscall());
 	if (!r)
 		return 0;
@@ -75,8 +77,8 @@ static __always_inline int accept_address(struct sock *sk, enum sock_what what, 
 	__u64 key = (__u64)sk, cookie;
 	struct sock_record *r;
 
-	if (!sock_in_scope(sk))
-		return 0;
+	if (!closes_seen || !sock_in_scope(sk))
+		return 0; /* nobody would remove it from `adopted`, either */
 	st = bpf_map_lookup_elem(&adopted, &key);
 	if (!st) {
 		/* Reset meanwhile, or established before us. */
@@ -202,7 +204,8 @@ int BPF_PROG(socket_acc_est, struct sock *sk, int before, int after)
 	struct sock_state *st;
 	struct sock_record *r;
 
-	if (sk->sk_protocol != IPPROTO_TCP || before != TCP_SYN_RECV || after != TCP_ESTABLISHED || !sock_in_scope(sk))
+	if (!closes_seen || sk->sk_protocol != IPPROTO_TCP || before != TCP_SYN_RECV || after != TCP_ESTABLISHED ||
+	    !sock_in_scope(sk))
 		return 0;
 	st = sock_state_of(sk, 0);
 	if (st && st->client)

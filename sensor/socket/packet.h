@@ -67,6 +67,24 @@ struct {
 	__type(value, struct flow_sock);
 } flow_socks SEC(".maps");
 
+/*
+ * A UDP socket as a sweep has told of it. Its close is told with the same ends,
+ * whatever it has been connected to since; unless a flow between them has taken
+ * its place, which has a close of its own.
+ */
+struct udp_told {
+	struct flow_key key; /* without a remote end where it had no peer */
+	__u8 flow;	     /* there has been one */
+	__u8 zero[7];
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_SK_STORAGE);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, int);
+	__type(value, struct udp_told);
+} udp_tolds SEC(".maps");
+
 /* Cookies of sockets that are gone and had several flows: the next sweep ends these. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
@@ -321,11 +339,19 @@ static __always_inline void flow_count(struct flow *f, __u64 bytes, __u64 packet
 	}
 }
 
+static __always_inline bool udp_same_peer(const struct flow_key *a, const struct flow_key *b)
+{
+	const __u64 *x = (const __u64 *)a->raddr, *y = (const __u64 *)b->raddr;
+
+	return a->rport == b->rport && a->family == b->family && x[0] == y[0] && x[1] == y[1];
+}
+
 static __always_inline void flow_add(struct __sk_buff *skb, struct bpf_sock *sk, const struct packet *p,
 				     const struct sock_state *st, __u64 bytes, const bool egress)
 {
 	__u64 packets = skb->gso_segs ?: 1, now = bpf_ktime_get_boot_ns();
 	struct flow *f = bpf_map_lookup_elem(&flows, &p->key), fresh = {};
+	struct udp_told *told;
 	struct flow_sock *fs;
 	struct sock_record *r;
 
@@ -357,10 +383,67 @@ static __always_inline void flow_add(struct __sk_buff *skb, struct bpf_sock *sk,
 		fs->last = p->key;
 		fs->flows++;
 	}
+	told = bpf_sk_storage_get(&udp_tolds, sk, 0, 0);
+	if (told && udp_same_peer(&told->key, &p->key))
+		told->flow = 1;
 	r = sock_reserve(REC_UDP, egress ? SOCK_SENDTO : SOCK_RECVFROM);
 	if (!r)
 		return;
 	flow_fill(r, &p->key, &fresh);
+	sock_emit(r);
+}
+
+/* Notes what a sweep tells. Addresses are those of packets: IPv4 where IPv6 only wraps it. */
+static __always_inline void udp_tell(struct udp_told *told, const struct sock_record *r)
+{
+	struct flow_key *k = &told->key;
+	const __u32 *from = (const __u32 *)r->laddr, *to = (const __u32 *)r->raddr;
+	__u32 *local = (__u32 *)k->laddr, *remote = (__u32 *)k->raddr;
+
+	__builtin_memset(told, 0, sizeof(*told));
+	k->cookie = r->cookie;
+	k->lport = r->lport;
+	k->rport = r->rport;
+	k->family = r->family;
+	if (k->family == AF_INET6 && !to[0] && !to[1] && to[2] == bpf_htonl(0xffff)) {
+		k->family = AF_INET;
+		local[0] = from[3];
+		remote[0] = to[3];
+		return;
+	}
+	__builtin_memcpy(k->laddr, r->laddr, sizeof(k->laddr));
+	__builtin_memcpy(k->raddr, r->raddr, sizeof(k->raddr));
+}
+
+/* Tells the close of a socket that a sweep has told of. */
+static __always_inline void udp_told_close(struct bpf_sock *sk)
+{
+	struct udp_told *told = bpf_sk_storage_get(&udp_tolds, sk, 0, 0);
+	struct flow_key *k;
+	struct sock_state *st;
+	struct sock_record *r;
+
+	if (!told || told->flow || bpf_map_lookup_elem(&flows, &told->key))
+		return;
+	k = &told->key;
+	st = bpf_sk_storage_get(&socks, sk, 0, 0);
+	r = sock_reserve(REC_UDP_END, SOCK_CLOSE);
+	if (!r)
+		return;
+	if (st) {
+		r->owner = st->owner;
+		r->netns = st->netns;
+		r->existing = st->existing;
+	}
+	r->cookie = k->cookie;
+	r->lport = k->lport;
+	r->rport = k->rport;
+	__builtin_memcpy(r->laddr, k->laddr, sizeof(r->laddr));
+	__builtin_memcpy(r->raddr, k->raddr, sizeof(r->raddr));
+	r->family = k->family;
+	r->l4 = IPPROTO_UDP;
+	r->state = TCP_CLOSE;
+	r->server = !k->rport;
 	sock_emit(r);
 }
 
@@ -492,6 +575,7 @@ int socket_release(struct bpf_sock *sk)
 
 	if (sk->protocol != IPPROTO_UDP)
 		return 1;
+	udp_told_close(sk);
 	fs = bpf_sk_storage_get(&flow_socks, sk, 0, 0);
 	if (!fs)
 		return 1;

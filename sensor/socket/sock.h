@@ -95,7 +95,8 @@ struct sock_state {
 	__u8 reset; /* enum sock_reset */
 	__u8 existing;
 	__u8 server; /* of existing ones: by its port */
-	__u8 zero[3];
+	__u8 closed; /* its close has been told, or is about to be */
+	__u8 zero[2];
 };
 
 struct {

@@ -186,8 +186,8 @@ func (s *Sensor) Start(want event.KindSet, emit func(*event.Event)) (err error) 
 	s.emit.Store(&emit)
 	s.want.Store(uint32(want))
 	for name, on := range map[string]bool{"want_flows": want&kindConn != 0, "want_dns": want&kindDNS != 0} {
-		if err := s.obj.Variable(name).Set(on); err != nil {
-			return fmt.Errorf("set %s: %w", name, err)
+		if err := s.set(name, on); err != nil {
+			return err
 		}
 	}
 	for _, h := range hooks() {
@@ -234,6 +234,11 @@ func (s *Sensor) arrange(h hook, want event.KindSet) error {
 		if !attached {
 			return nil
 		}
+		if h.Name == "socket.state" {
+			if err := s.set("closes_seen", false); err != nil {
+				return err
+			}
+		}
 		return s.obj.Detach(h.Name)
 	}
 	if attached {
@@ -248,11 +253,19 @@ func (s *Sensor) arrange(h hook, want event.KindSet) error {
 		s.log.Warn("hook is not available", "hook", h.Name, "err", err)
 		return nil
 	}
-	if h.Name == "socket.accept" {
-		raw := st.Rung == "tracepoint" || st.Rung == "kprobe"
-		if err := s.obj.Variable("accept_raw").Set(raw); err != nil {
-			return fmt.Errorf("set accept_raw: %w", err)
-		}
+	switch h.Name {
+	case "socket.accept":
+		return s.set("accept_raw", st.Rung == "tracepoint" || st.Rung == "kprobe")
+	case "socket.state":
+		return s.set("closes_seen", true)
+	}
+	return nil
+}
+
+// set sets a variable of the programs.
+func (s *Sensor) set(name string, on bool) error {
+	if err := s.obj.Variable(name).Set(on); err != nil {
+		return fmt.Errorf("set %s: %w", name, err)
 	}
 	return nil
 }

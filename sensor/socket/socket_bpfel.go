@@ -196,7 +196,8 @@ type socketSockState struct {
 	Reset    uint8
 	Existing uint8
 	Server   uint8
-	Zero     [3]uint8
+	Closed   uint8
+	Zero     [2]uint8
 }
 
 type socketSockWhat uint32
@@ -222,6 +223,13 @@ const (
 	socketSweepModeSWEEP_CHANGED   socketSweepMode = 3
 )
 
+type socketUdpTold struct {
+	_    structs.HostLayout
+	Key  socketFlowKey
+	Flow uint8
+	Zero [7]uint8
+}
+
 // Names of all BPF objects in the ELF.
 //
 // Used for safe lookups in a Collection or CollectionSpec.
@@ -236,6 +244,7 @@ const (
 	socketMapListeners         = "listeners"
 	socketMapReleased          = "released"
 	socketMapSocks             = "socks"
+	socketMapUdpTolds          = "udp_tolds"
 	socketProgSocketAcc4Tp     = "socket_acc4_tp"
 	socketProgSocketAccEst     = "socket_acc_est"
 	socketProgSocketAccKr      = "socket_acc_kr"
@@ -259,6 +268,7 @@ const (
 	socketProgSocketStateTp    = "socket_state_tp"
 	socketVarAcceptRaw         = "accept_raw"
 	socketVarBulkSize          = "bulk_size"
+	socketVarClosesSeen        = "closes_seen"
 	socketVarCriticalSize      = "critical_size"
 	socketVarFlowIdle          = "flow_idle"
 	socketVarFlowsFull         = "flows_full"
@@ -351,6 +361,7 @@ type socketMapSpecs struct {
 	Listeners   *ebpf.MapSpec `ebpf:"listeners"`
 	Released    *ebpf.MapSpec `ebpf:"released"`
 	Socks       *ebpf.MapSpec `ebpf:"socks"`
+	UdpTolds    *ebpf.MapSpec `ebpf:"udp_tolds"`
 }
 
 // socketVariableSpecs contains global variables before they are loaded into the kernel.
@@ -359,6 +370,7 @@ type socketMapSpecs struct {
 type socketVariableSpecs struct {
 	AcceptRaw         *ebpf.VariableSpec `ebpf:"accept_raw"`
 	BulkSize          *ebpf.VariableSpec `ebpf:"bulk_size"`
+	ClosesSeen        *ebpf.VariableSpec `ebpf:"closes_seen"`
 	CriticalSize      *ebpf.VariableSpec `ebpf:"critical_size"`
 	FlowIdle          *ebpf.VariableSpec `ebpf:"flow_idle"`
 	FlowsFull         *ebpf.VariableSpec `ebpf:"flows_full"`
@@ -402,6 +414,7 @@ type socketMaps struct {
 	Listeners   *ebpf.Map `ebpf:"listeners"`
 	Released    *ebpf.Map `ebpf:"released"`
 	Socks       *ebpf.Map `ebpf:"socks"`
+	UdpTolds    *ebpf.Map `ebpf:"udp_tolds"`
 }
 
 func (m *socketMaps) Close() error {
@@ -416,6 +429,7 @@ func (m *socketMaps) Close() error {
 		m.Listeners,
 		m.Released,
 		m.Socks,
+		m.UdpTolds,
 	)
 }
 
@@ -425,6 +439,7 @@ func (m *socketMaps) Close() error {
 type socketVariables struct {
 	AcceptRaw         *ebpf.Variable `ebpf:"accept_raw"`
 	BulkSize          *ebpf.Variable `ebpf:"bulk_size"`
+	ClosesSeen        *ebpf.Variable `ebpf:"closes_seen"`
 	CriticalSize      *ebpf.Variable `ebpf:"critical_size"`
 	FlowIdle          *ebpf.Variable `ebpf:"flow_idle"`
 	FlowsFull         *ebpf.Variable `ebpf:"flows_full"`

@@ -131,6 +131,8 @@ static __always_inline int sweep_typed(struct sock *sk, const struct owner *owne
 		 */
 		raw->owner = st->owner = *owner;
 		raw->accepted = st->accepted = 1;
+	} else if (!st->owner.pid) {
+		st->owner = *owner; /* its listener is older than us, and it was accepted unseen */
 	}
 	what = sweep_tcp(sk, st, owner, state, (__u64)tp->segs_out + tp->segs_in);
 	if (!what)
@@ -138,6 +140,10 @@ static __always_inline int sweep_typed(struct sock *sk, const struct owner *owne
 	r = sock_reserve(REC_SOCK, what);
 	if (!r)
 		return sweep_again(st, what);
+	if (st->closed) { /* meanwhile: its close may stand before this record */
+		record_discard(r);
+		return 0;
+	}
 	tcp_fill(r, sk, st, state);
 	if (what == SOCK_LISTEN)
 		r->server = 1;
@@ -176,6 +182,10 @@ static __always_inline int sweep_address(struct sock *sk, const struct owner *ow
 	r = sock_reserve(REC_SOCK, what);
 	if (!r)
 		return sweep_again(st, what);
+	if (BPF_CORE_READ(sk, __sk_common.skc_state) == TCP_CLOSE) {
+		record_discard(r);
+		return 0;
+	}
 	sock_fill_ends(r, sk, true);
 	r->l4 = IPPROTO_TCP;
 	r->state = state;
@@ -191,6 +201,7 @@ static __always_inline int sweep_address(struct sock *sk, const struct owner *ow
 static __always_inline int sweep_udp(struct sock *sk, const struct owner *owner)
 {
 	struct sock_state *st = sock_state_of(sk, BPF_SK_STORAGE_GET_F_CREATE);
+	struct udp_told *told;
 	struct sock_record *r;
 
 	if (!st || sweep_kind == SWEEP_LISTENERS || st->sweep == sweep_id)
@@ -203,6 +214,9 @@ static __always_inline int sweep_udp(struct sock *sk, const struct owner *owner)
 	}
 	if (sweep_kind != SWEEP_ALL || !sk->__sk_common.skc_num)
 		return 0;
+	told = bpf_sk_storage_get(&udp_tolds, sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
+	if (!told)
+		return 0; /* no memory: nobody would tell its close */
 	r = sock_reserve(REC_SOCK, SOCK_UPDATE);
 	if (!r) {
 		st->sweep = 0;
@@ -215,6 +229,7 @@ static __always_inline int sweep_udp(struct sock *sk, const struct owner *owner)
 	r->owner = st->owner;
 	r->existing = st->existing;
 	r->server = !r->rport;
+	udp_tell(told, r);
 	sock_emit(r);
 	return 0;
 }

@@ -39,6 +39,13 @@ struct {
 bool accept_raw;
 
 /*
+ * Whether the changes of state are seen, and so the close of whatever is told.
+ * Set by Go. Until then accepting programs tell nothing: what still lives then is
+ * told by the first sweep.
+ */
+bool closes_seen;
+
+/*
  * Counters of a connection. The kernel's byte counts include SYN and FIN, which
  * take a sequence number each: bytes_acked the client's SYN and the own FIN,
  * bytes_received the peer's FIN. What was acknowledged is never more than the
@@ -122,7 +129,7 @@ static __always_inline int tcp_syn_sent(struct sock *sk)
 	st->segments = 0;
 	st->netns = sock_netns(sk, false);
 	st->client = 1;
-	st->accepted = st->reset = st->existing = st->server = 0;
+	st->accepted = st->reset = st->existing = st->server = st->closed = 0;
 	return 0;
 }
 
@@ -145,7 +152,7 @@ static __always_inline int tcp_listen(struct sock *sk)
 		st->netns = sock_netns(sk, false);
 		st->segments = bound ? 0 : LISTEN_UNREPORTED;
 		st->accepted = 1; /* so is the owner certain */
-		st->client = st->reset = st->existing = st->server = 0;
+		st->client = st->reset = st->existing = st->server = st->closed = 0;
 		if (tcp_is_subflow(sk))
 			tcp_adopt(sk, st);
 	}
@@ -168,7 +175,7 @@ static __always_inline int tcp_child(struct sock *sk)
 		return 0; /* a listener older than us, before the snapshot */
 	st->began = bpf_ktime_get_boot_ns();
 	st->segments = 0;
-	st->client = st->accepted = st->reset = st->existing = st->server = 0;
+	st->client = st->accepted = st->reset = st->existing = st->server = st->closed = 0;
 	return 0;
 }
 
@@ -250,10 +257,15 @@ static __always_inline __u8 tcp_reset_by(const struct sock_record *r, int before
 
 static __always_inline int tcp_close(struct sock *sk, int before)
 {
-	struct sock_state *st = sock_state_of(sk, 0), *raw;
+	struct sock_state *st = sock_state_of(sk, 0), *raw, *mark = st;
 	__u64 key = (__u64)sk;
 	struct sock_record *r;
 
+	/* Before the record: a sweep that writes a later one must see it. */
+	if (!mark)
+		mark = sock_state_of(sk, BPF_SK_STORAGE_GET_F_CREATE);
+	if (mark)
+		mark->closed = 1;
 	raw = bpf_map_lookup_elem(&adopted, &key);
 	if (raw) {
 		if (st)
