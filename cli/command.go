@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"unicode"
 
 	"warren/filter"
 )
@@ -71,16 +72,24 @@ type invocation struct {
 }
 
 // parse understands a command line. Flags may stand anywhere behind the
-// program's name; -- ends them.
+// program's name; -- ends them. A noun alone means its list: what can be no verb
+// of it, a flag that only the list has or a filter, belongs to that.
 func parse(commands []*command, global []*option, line []string) (*invocation, error) {
 	inv := &invocation{}
 	help := false
 	all := append(slices.Clone(global), &option{long: "help", short: "h", yes: &help})
-	words := 0 // of the command's name, read so far
+	var noun *command // the list of the noun that was read, until a verb is
 	var name string
+	choose := func(c *command) {
+		inv.command, noun = c, nil
+		all = append(all, c.flags...)
+	}
 	for i := 0; i < len(line); i++ {
 		arg := line[i]
 		if len(arg) > 1 && arg[0] == '-' && arg != "--" {
+			if noun != nil && !hasFlag(all, arg) {
+				choose(noun)
+			}
 			used, err := parseFlag(all, line[i:])
 			if err != nil {
 				if inv.command != nil {
@@ -91,6 +100,9 @@ func parse(commands []*command, global []*option, line []string) (*invocation, e
 			i += used - 1
 			continue
 		}
+		if noun != nil && !isWord(arg) {
+			choose(noun)
+		}
 		switch {
 		case arg == "--" && inv.command != nil:
 			inv.args = append(inv.args, line[i+1:]...)
@@ -98,20 +110,55 @@ func parse(commands []*command, global []*option, line []string) (*invocation, e
 		case inv.command != nil:
 			inv.args = append(inv.args, arg)
 		default:
+			first := name == ""
 			name = strings.TrimSpace(name + " " + arg)
-			words++
-			if inv.command = find(commands, name); inv.command != nil {
-				all = append(all, inv.command.flags...)
-			} else if words > 1 || !isNoun(commands, name) {
+			if c := find(commands, name); c != nil {
+				choose(c)
+			} else if !first || !isNoun(commands, name) {
 				return nil, unknownCommand(commands, name)
+			} else {
+				noun = listOf(commands, name)
 			}
 		}
 	}
 	inv.help = help
-	if inv.command == nil {
+	switch {
+	case inv.command != nil:
+	case noun != nil && !help:
+		inv.command = noun
+	default:
 		inv.noun = name
 	}
 	return inv, nil
+}
+
+// listOf returns the command that a noun alone stands for, nil where it has no
+// list.
+func listOf(commands []*command, noun string) *command { return find(commands, noun+" list") }
+
+// isWord reports whether an argument looks like a verb, or one misspelt: a filter
+// begins with something else.
+func isWord(arg string) bool {
+	return arg != "" && arg[0] != '-' && !strings.ContainsFunc(arg, func(r rune) bool { return !unicode.IsLetter(r) && !unicode.IsDigit(r) && r != '-' })
+}
+
+// hasFlag reports whether the flag that arg begins with is one of some; of
+// letters in one argument, whether each is.
+func hasFlag(flags []*option, arg string) bool {
+	if name, ok := strings.CutPrefix(arg, "--"); ok {
+		name, _, _ = strings.Cut(name, "=")
+		return findFlag(flags, func(f *option) bool { return f.long == name }) != nil
+	}
+	for i := 1; i < len(arg); i++ {
+		f := findFlag(flags, func(f *option) bool { return f.short == arg[i:i+1] })
+		if f == nil {
+			return false
+		}
+		if f.yes == nil {
+			break // the rest is its value
+		}
+	}
+	return true
 }
 
 // parseFlag sets the flag that args begin with and returns how many of args it

@@ -11,6 +11,8 @@ func TestParse(t *testing.T) {
 	for _, tt := range []struct {
 		name, line string
 		args       string // joined by |
+		command    string // the command that it is, where that is to be looked at
+		noun       string // whose help is wanted
 		err        string // the error, if one is expected
 		check      func(g *globals) bool
 	}{
@@ -22,6 +24,15 @@ func TestParse(t *testing.T) {
 		{name: "letters together", line: "connection list -fo wide"},
 		{name: "end of flags", line: "events -- -x --y", args: "-x|--y"},
 		{name: "lone dash", line: "events -", args: "-"},
+		{name: "noun alone", line: "process", command: "process list"},
+		{name: "noun with flags of its list", line: "connection -fo wide", command: "connection list"},
+		{name: "noun with a flag of all", line: "connection --socket /s", command: "connection list", check: func(g *globals) bool { return g.socket == "/s" }},
+		{name: "noun with a filter", line: "process proc.pid = 1", command: "process list", args: "proc.pid|=|1"},
+		{name: "noun with flag and filter", line: "process --exited -- -x", command: "process list", args: "-x"},
+		{name: "noun and end of flags", line: "process -- list", command: "process list", args: "list"},
+		{name: "noun and help", line: "process --help", noun: "process"},
+		{name: "noun, help and flag of its list", line: "process -h --exited", command: "process list"},
+		{name: "verb behind a flag of all", line: "process --socket /s tree 1", command: "process tree", args: "1"},
 		{name: "filter in words", line: "events proc.pid = 1", args: "proc.pid|=|1"},
 		{name: "yes with value", line: "process list --exited=false"},
 
@@ -52,6 +63,9 @@ func TestParse(t *testing.T) {
 			}
 			if err != nil {
 				t.Fatal(err)
+			}
+			if got := inv.command; tt.command != "" && (got == nil || got.name != tt.command) || inv.noun != tt.noun {
+				t.Errorf("command %+v of noun %q, want %s of %q", got, inv.noun, tt.command, tt.noun)
 			}
 			if got := strings.Join(inv.args, "|"); got != tt.args {
 				t.Errorf("arguments %s, want %s", got, tt.args)

@@ -49,7 +49,8 @@ func writeCompletion(env *Env, commands []*command, global []*option, words []st
 // complete returns what the last of words could become.
 func complete(commands []*command, global []*option, words []string) (list []candidate, add int) {
 	before, last := words[:len(words)-1], words[len(words)-1]
-	all := append(slices.Clone(global), &option{long: "help", short: "h", doc: "tell how the command is used", yes: new(bool)})
+	always := append(slices.Clone(global), &option{long: "help", short: "h", doc: "tell how the command is used", yes: new(bool)})
+	all := slices.Clone(always)
 	var c *command
 	var pending *option // whose value comes next
 	name, literal := "", false
@@ -65,8 +66,11 @@ func complete(commands []*command, global []*option, words []string) (list []can
 			pending = valueOf(all, w)
 		case c == nil:
 			name = strings.TrimSpace(name + " " + w)
+			all = slices.Clone(always)
 			if c = find(commands, name); c != nil {
 				all = append(all, c.flags...)
+			} else if list := listOf(commands, name); list != nil {
+				all = append(all, list.flags...) // until there is a verb
 			}
 		}
 	}

@@ -29,6 +29,9 @@ func overview(w io.Writer, prog string, commands []*command, global []*option, n
 		fmt.Fprintf(&b, "\nUsage: %s COMMAND [ARGUMENTS] [FLAGS]\n", prog)
 	} else {
 		fmt.Fprintf(&b, "Usage: %s %s VERB [ARGUMENTS] [FLAGS]\n", prog, noun)
+		if c := listOf(commands, noun); c != nil {
+			fmt.Fprintf(&b, "       %s   (is %s)\n", strings.TrimSuffix(strings.Replace(c.usage(prog), c.name, noun, 1), " "), c.name)
+		}
 	}
 	b.WriteString("\nCommands:\n")
 	longest := 0
@@ -214,7 +217,7 @@ const clusterIntro = "The same commands over a whole cluster: the program by the
 	"- **Processes.** An exec id names one process of the whole cluster; a pid wants `--node`.\n" +
 	"- **Completion.** By the name `kubectl_complete-warren` in `PATH`, the program completes what kubectl asks it to.\n"
 
-const manualIntro = "One program is the agent and every command that asks it. Nouns are singular; " +
+const manualIntro = "One program is the agent and every command that asks it. Nouns are singular, and one alone means its list: `warren process` is `warren process list`; " +
 	"`warren COMMAND --help` prints what stands here.\n\n" +
 	"- **Where the agent is.** `--socket PATH`, else the variable `WARREN_SOCKET`, else `/run/warren/warren.sock`.\n" +
 	"- **Filters** are conditions in Falco's language: [filter.md](filter.md) tells the language, [events.md](events.md) the " +
