@@ -215,7 +215,7 @@ func TestClusterPeople(t *testing.T) {
 	t.Run("who may nowhere", func(t *testing.T) {
 		c := c.in(t)
 		for _, list := range [][]string{{"process", "list", "-A"}, {"connection", "list"}, {"events", "-A"}, {"map", "-A"}, {"status"}, {"process", "list", "-n", "shop"}} {
-			a := c.as(nobody, append([]string{"kubectl", "warren"}, list...)...)
+			a := c.as(nobody, append(append([]string{"kubectl", "warren"}, list...), "-o", "json")...)
 			if want := "nobody-" + c.namespace + " may not get pods in any namespace"; a.code != 1 || a.out != "" || !strings.Contains(a.errors, want) {
 				t.Errorf("%v: exit code %d, want 1 and %q\n%s%s", list, a.code, want, a.out, a.errors)
 			}
