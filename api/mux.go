@@ -98,6 +98,28 @@ type Door struct {
 	Handler http.Handler
 }
 
+// bodiless refuses requests that have a body: none is for anything here, and who
+// announces one that does not come would keep a connection for ever.
+func bodiless(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+		if req.ContentLength == 0 {
+			next.ServeHTTP(w, req)
+			return
+		}
+		// What is on the way is read, so that the answer is not lost with it.
+		if err := http.NewResponseController(w).SetReadDeadline(time.Now().Add(headerTime)); err != nil {
+			panic(http.ErrAbortHandler)
+		}
+		w.Header().Set("Connection", "close")
+		e := BadRequest("the request has a body: every path answers GET without one")
+		if req.Method != http.MethodGet {
+			e.Status, e.Message = http.StatusMethodNotAllowed, fmt.Sprintf("method %s is not allowed: every path answers GET only", printable(req.Method))
+			w.Header().Set("Allow", http.MethodGet)
+		}
+		WriteError(w, e)
+	})
+}
+
 // Serve answers at doors until ctx ends, and then lets what is being answered
 // end: streams end when their events do. It closes the listeners. A client that
 // reads nothing for stall is disconnected.
@@ -105,7 +127,7 @@ func Serve(ctx context.Context, stall time.Duration, log *slog.Logger, doors ...
 	g, ctx := errgroup.WithContext(ctx)
 	for _, d := range doors {
 		hs := &http.Server{
-			Handler:           d.Handler,
+			Handler:           bodiless(d.Handler),
 			ReadHeaderTimeout: headerTime,
 			IdleTimeout:       idleTime,
 			WriteTimeout:      stall, // streams move it with each write
