@@ -97,12 +97,30 @@ func (v *statusView) agent() {
 	v.line("state", state+", up "+span(v.now.Sub(st.Started)))
 	v.line("pid", strconv.Itoa(st.PID))
 	v.line("host", v.safe(st.Hostname)+", boot "+v.safe(st.BootID))
-	v.line("kernel", v.safe(st.Kernel)+", lockdown "+v.safe(st.Lockdown))
+	v.line("kernel", v.safe(st.Kernel)+v.lockdown())
 	v.place()
 	v.line("state kept in", v.safe(st.StateDir))
 	for _, l := range st.Listen {
 		v.line("listens on", v.safe(l))
 	}
+}
+
+// lockdown says which mode the kernel is locked down in. Where that cannot be
+// read, as in most containers, it says what shows: that hooks were refused for it;
+// or nothing.
+func (v *statusView) lockdown() string {
+	if mode := v.st.Lockdown; mode != "" && mode != "unknown" {
+		return ", lockdown " + v.safe(mode)
+	}
+	for _, s := range v.st.Sensors {
+		for _, h := range s.Hooks {
+			refused := func(r api.Refusal) bool { return strings.HasPrefix(r.Reason, "lockdown refuses ") }
+			if slices.ContainsFunc(h.Refused, refused) {
+				return ", locked down: it refuses hooks"
+			}
+		}
+	}
+	return ""
 }
 
 func (v *statusView) sensors() {
