@@ -225,7 +225,7 @@ func startAgent(t *testing.T, dir string, args ...string) *agentProcess {
 	select {
 	case <-reported:
 	case <-a.done:
-	case <-time.After(time.Minute):
+	case <-time.After(testkit.Patience):
 		t.Fatalf("the agent does not start:\n%s", a.stderr)
 	}
 	return a
@@ -247,7 +247,7 @@ func (a *agentProcess) stop(t *testing.T) int {
 	_ = a.cmd.Process.Signal(syscall.SIGTERM) // it may have ended
 	select {
 	case <-a.done:
-	case <-time.After(20 * time.Second):
+	case <-time.After(testkit.Patience):
 		t.Error("the agent does not end")
 		_ = a.cmd.Process.Kill()
 		<-a.done
@@ -316,7 +316,7 @@ func (a *agentProcess) sees(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), testkit.Patience)
 	defer cancel()
 	type row struct {
 		Type string `json:"evt.type"`

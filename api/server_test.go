@@ -596,7 +596,7 @@ func TestClientStopsReading(t *testing.T) {
 		case s.ch <- f.recent[0]:
 			continue
 		case <-s.closed:
-		case <-time.After(10 * time.Second):
+		case <-time.After(testkit.Patience):
 			t.Fatal("still connected")
 		}
 		break

@@ -19,9 +19,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// patience is how long a state is waited for: far longer than it takes, so that
+// Patience is how long a state is waited for: far longer than it takes, so that
 // reaching it means a fault and not a busy or emulated machine.
-const patience = 30 * time.Second
+const Patience = 2 * time.Minute
 
 // Wait polls until reached says yes, and ends the test with what it waited for
 // if that never happens.
@@ -34,13 +34,13 @@ func Wait(t testing.TB, what string, reached func() bool) {
 func WaitFor[T any](t testing.TB, what string, get func() (T, bool)) T {
 	t.Helper()
 	pause := time.Millisecond
-	for deadline := time.Now().Add(patience); ; {
+	for deadline := time.Now().Add(Patience); ; {
 		value, good := get()
 		if good {
 			return value
 		}
 		if time.Now().After(deadline) {
-			t.Fatalf("waited %v for %s; last: %+v", patience, what, value)
+			t.Fatalf("waited %v for %s; last: %+v", Patience, what, value)
 		}
 		time.Sleep(pause)
 		pause = min(2*pause, 50*time.Millisecond)

@@ -144,7 +144,7 @@ func (a *agent) end(signal syscall.Signal) error {
 	_ = a.cmd.Process.Signal(signal)
 	select {
 	case <-a.ended:
-	case <-time.After(20 * time.Second):
+	case <-time.After(testkit.Patience):
 		_ = a.cmd.Process.Kill()
 		<-a.ended
 		return errors.New("the agent did not end by itself")
@@ -184,7 +184,7 @@ type result struct {
 // warren runs a command that asks the agent.
 func (a *agent) warren(args ...string) result {
 	a.t.Helper()
-	ctx, cancel := context.WithTimeout(a.t.Context(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(a.t.Context(), testkit.Patience)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, programPath(a.t), args...)
 	cmd.Env = append(os.Environ(), "WARREN_SOCKET="+a.socket, "NO_COLOR=1", "LC_ALL=C.UTF-8")
