@@ -1,6 +1,7 @@
 package hub
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -13,6 +14,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"warren/api"
+	"warren/event"
 )
 
 // A gathering is one question that is asked of all nodes, and what they answer:
@@ -185,11 +187,35 @@ func askRows(path string, follow bool, q api.Question) func(context.Context, *ag
 				a.clock.measure(batch.Clock, now)
 				began()
 			}
+			if batch.Rows, err = tellable(batch.Rows); err != nil {
+				return err
+			}
 			to.push(batch.Rows, batch.Clock, a.clock.correction(), now)
 		}
 		return nil
 	}
 }
+
+// errGarbage is why a node does not answer whose agent tells what cannot be told.
+var errGarbage = errors.New("it tells rows that are none")
+
+// maxName is more than kinds and namespaces have bytes.
+const maxName = 64
+
+// tellable returns the rows of an agent that are passed on. Which nodes answer
+// nobody says but the hub. The JSON is not read, but it is one line, or it would be
+// rows of its own where people ask for lines.
+func tellable(rows []api.Row) ([]api.Row, error) {
+	for _, r := range rows {
+		n := len(r.JSON)
+		if n < 2 || r.JSON[0] != '{' || r.JSON[n-1] != '}' || bytes.IndexByte(r.JSON, '\n') >= 0 || len(r.Kind) > maxName || len(r.Namespace) > maxName {
+			return nil, errGarbage
+		}
+	}
+	return slices.DeleteFunc(rows, func(r api.Row) bool { return r.Kind == nodesKind }), nil
+}
+
+var nodesKind = event.KindNodes.String()
 
 // patience is how long an agent has to begin its answer.
 func (g *agent) patience() time.Duration {

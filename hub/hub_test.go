@@ -352,6 +352,38 @@ func TestMap(t *testing.T) {
 	}
 }
 
+// TestGarbage holds that an agent cannot put lines into answers that are no rows of
+// its own: above all, it does not say which nodes answer.
+func TestGarbage(t *testing.T) {
+	ca := newAuthority(t, "warren")
+	one, two := newAgent("node-1").listen(t, ca), newAgent("node-2").listen(t, ca)
+	one.put(api.PathProcesses, one.row(time.Now(), "shop", "x"))
+	f := newFixture(t, ca, Config{}, one, two)
+	row := func(change func(*api.Row)) api.Row {
+		r := two.row(time.Now(), "shop", "y")
+		change(&r)
+		return r
+	}
+	for name, test := range map[string]struct {
+		row  api.Row
+		want string
+	}{
+		"who answers": {row(func(r *api.Row) { r.Kind = "nodes" }), "2 of 2"},
+		"two lines":   {row(func(r *api.Row) { r.JSON = []byte("{}\n{}") }), "1 of 2; node-2: it tells rows that are none"},
+		"no object":   {row(func(r *api.Row) { r.JSON = []byte("[1]") }), "1 of 2; node-2: it tells rows that are none"},
+		"nothing":     {row(func(r *api.Row) { r.JSON = nil }), "1 of 2; node-2: it tells rows that are none"},
+		"a namespace": {row(func(r *api.Row) { r.Namespace = strings.Repeat("x", 65) }), "1 of 2; node-2: it tells rows that are none"},
+		"a kind":      {row(func(r *api.Row) { r.Kind = strings.Repeat("x", 65) }), "1 of 2; node-2: it tells rows that are none"},
+	} {
+		two.mu.Lock()
+		two.lists[api.PathProcesses] = []api.Row{test.row}
+		two.mu.Unlock()
+		if got, want := f.list(admin, "/v1/processes"), []string{"node-1 shop x", test.want}; !slices.Equal(got, want) {
+			t.Errorf("%s: told %q, want %q", name, got, want)
+		}
+	}
+}
+
 // TestStatusCountsForEveryone holds that how many rows there are that somebody may
 // not see is not told to them.
 func TestStatusCountsForEveryone(t *testing.T) {

@@ -140,6 +140,8 @@ const (
 	// grace is how far behind its clock a node may tell of something: when
 	// little happens its reader looks every 50 ms.
 	grace = 100 * time.Millisecond
+	// mostLost is how many kinds of losses of one node are told apart.
+	mostLost = 64
 	// rowCost is what a row takes beside its JSON.
 	rowCost = 96
 )
@@ -257,6 +259,10 @@ func (s *source[T]) lose(kind string) {
 			s.lost[i].count++
 			return
 		}
+	}
+	if len(s.lost) >= mostLost { // no agent knows as many
+		s.lost[0].count++
+		return
 	}
 	s.lost = append(s.lost, loss{kind, 1})
 }

@@ -190,6 +190,25 @@ func TestMergeLoss(t *testing.T) {
 	}
 }
 
+// TestMergeLossOfManyKinds holds that who makes up kinds takes no memory by it.
+func TestMergeLossOfManyKinds(t *testing.T) {
+	m := liveMerger(rowCost + 2)
+	a := m.source(at(0))
+	a.push(rowsAt(10), 0, 0, at(50))
+	for i := range 2 * mostLost {
+		rows := rowsAt(20)
+		rows[0].Kind = fmt.Sprint("kind-", i)
+		a.push(rows, 0, 0, at(60))
+	}
+	sum := uint64(0)
+	for _, l := range a.lost {
+		sum += l.count
+	}
+	if len(a.lost) != mostLost || sum != 2*mostLost {
+		t.Errorf("%d losses of %d kinds are told, want %d of %d", sum, len(a.lost), 2*mostLost, mostLost)
+	}
+}
+
 func TestMergeLossAtTheEndIsTold(t *testing.T) {
 	m := liveMerger(2 * (rowCost + 2))
 	a := m.source(at(0))
