@@ -17,6 +17,7 @@ import (
 
 	"warren/api"
 	"warren/cluster"
+	"warren/kube"
 )
 
 // proxied is how the front proxy says who asks.
@@ -274,6 +275,35 @@ func TestReviewsAreRemembered(t *testing.T) {
 	if want := []string{"rights sue ", "rights sue bank", "rights sue kube-system", "rights sue shop", "token", "token"}; !slices.Equal(asked, want) {
 		t.Errorf("the cluster was asked %q, want %q", asked, want)
 	}
+}
+
+// TestTokensWhileTheClusterIsAway holds that who was let in lately is, as long as
+// nobody can be asked, and that nobody else is.
+func TestTokensWhileTheClusterIsAway(t *testing.T) {
+	c := newFakeCluster(t)
+	tok := newTokens(c, time.Minute)
+	now := time.Now()
+	tok.now = func() time.Time { return now }
+	look := func(token string, after time.Duration, want error) {
+		t.Helper()
+		now = now.Add(after)
+		if _, err := tok.user(t.Context(), token, "10.0.0.8:1"); !errors.Is(err, want) {
+			t.Errorf("%s after %v more: %v, want %v", token, after, err, want)
+		}
+	}
+	look("shop-token", 0, nil)
+	look("wrong", 0, kube.ErrUnauthenticated)
+	c.change(func(c *fakeCluster) { c.away = true })
+	look("admin-token", 0, errAway)
+	look("wrong", tok.bad, errAway)
+	look("shop-token", tok.good, nil)
+	look("shop-token", awayTime-tok.good-tok.bad-1, nil)
+	look("shop-token", 1, errAway)
+	// It was refused before the cluster went away: that counts at once.
+	c.change(func(c *fakeCluster) { c.away = false; delete(c.tokens, "shop-token") })
+	look("shop-token", 0, kube.ErrUnauthenticated)
+	c.change(func(c *fakeCluster) { c.away = true })
+	look("shop-token", tok.bad, errAway)
 }
 
 func TestGrantsCountSoon(t *testing.T) {

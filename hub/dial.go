@@ -44,7 +44,7 @@ func (d dialer) rows(k kube.Agent) *api.Client {
 		DisableCompression:  true,
 		MaxIdleConnsPerHost: idleConns,
 		IdleConnTimeout:     time.Minute,
-		ReadBufferSize:      64 << 10,
+		ReadBufferSize:      16 << 10, // what one read of TLS brings at most; there is one for each stream of each node
 	}
 	return api.NewHTTPClient(&url.URL{Scheme: "https", Host: addr, Path: "/v1"}, rt)
 }
