@@ -45,7 +45,8 @@ type Config struct {
 	// Review is how long an answer about rights counts, and how often those of
 	// running streams are asked again. Default 30 s.
 	Review time.Duration
-	// Streams is how many answers can be written at the same time. Default 256.
+	// Streams is how many answers can be written at the same time, a quarter of
+	// them to one user. Default 256.
 	Streams int
 	// StreamBytes bounds what waits for one client, Memory what waits for all of
 	// them; each may have a MiB. Default 64 and 128 MiB.
@@ -160,7 +161,7 @@ var settings = []setting{
 	{"log-level", "debug, info, warn or error", setLogLevel},
 	{"wait", "how long a node's events are held back for earlier ones of other nodes (250ms)", span(0, 500*time.Millisecond, func(c *Config) *time.Duration { return &c.Wait })},
 	{"review", "how long an answer about rights counts (30s)", span(time.Second, 5*time.Minute, func(c *Config) *time.Duration { return &c.Review })},
-	{"streams", "answers that are written at the same time (256)", number(1, 1<<16, func(c *Config) *int { return &c.Streams })},
+	{"streams", "answers that are written at the same time (256), a quarter of them to one user", number(1, 1<<16, func(c *Config) *int { return &c.Streams })},
 	{"memory", "bytes that wait for all clients together; a MiB each in any case (134217728)", number(1<<20, 1<<40, func(c *Config) *int { return &c.Memory })},
 	{"stream-bytes", "bytes that wait for one client (67108864)", number(1<<20, 1<<30, func(c *Config) *int { return &c.StreamBytes })},
 	{"stall", "how long a client may read nothing before it is disconnected (30s)", span(time.Second, time.Hour, func(c *Config) *time.Duration { return &c.Stall })},
