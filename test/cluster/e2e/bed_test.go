@@ -233,7 +233,7 @@ func TestClusterDown(t *testing.T) {
 			if err := c.Down(ctx); err != nil {
 				t.Fatalf("down of what never was: %v", err)
 			}
-			before := machineNow(t)
+			before := machineNow(t, c.Name)
 			err = c.Up(upCtx, true)
 			switch {
 			case test.breakOff == "" && err != nil:
@@ -250,8 +250,15 @@ func TestClusterDown(t *testing.T) {
 			if len(ours) < 3 {
 				t.Errorf("processes of the cluster: %v", ours)
 			}
+			networks := networksOf(t, ours)
+			if len(networks) < 2 {
+				t.Errorf("networks of the cluster: %v", networks)
+			}
 			if err := c.Down(ctx); err != nil {
 				t.Fatal(err)
+			}
+			if _, err := os.Stat(filepath.Dir(filepath.Dir(c.Kubeconfig()))); !errors.Is(err, fs.ErrNotExist) {
+				t.Errorf("the cluster's files are still there: %v", err)
 			}
 			err = bed.Poll(ctx, 20*time.Second, func() error {
 				for pid, start := range ours {
@@ -259,9 +266,14 @@ func TestClusterDown(t *testing.T) {
 						return fmt.Errorf("process %d lives on", pid)
 					}
 				}
+				for name := range networksOf(t, everybody(t)) {
+					if networks[name] {
+						return fmt.Errorf("somebody is still in the network %s", name)
+					}
+				}
 				// Others may mount something of their own meanwhile, for a
 				// moment.
-				for what, entries := range machineNow(t) {
+				for what, entries := range machineNow(t, c.Name) {
 					for entry := range entries {
 						if !before[what][entry] {
 							return fmt.Errorf("%s that was not there before: %s", what, entry)
@@ -280,10 +292,11 @@ func TestClusterDown(t *testing.T) {
 	}
 }
 
-// machineNow lists what a cluster could leave behind.
-func machineNow(t *testing.T) map[string]map[string]bool {
+// machineNow lists what a cluster could leave behind. Of groups and folders that
+// clusters have it is those of the given one: others may come up meanwhile.
+func machineNow(t *testing.T, cluster string) map[string]map[string]bool {
 	t.Helper()
-	now := map[string]map[string]bool{"mount": {}, "control group": {}, "network device": {}, "network namespace": {}, "folder": {}}
+	now := map[string]map[string]bool{"mount": {}, "network device": {}, "control group": {}, "folder": {}}
 	mounts, err := os.ReadFile("/proc/self/mounts")
 	if err != nil {
 		t.Fatal(err)
@@ -298,23 +311,16 @@ func machineNow(t *testing.T) map[string]map[string]bool {
 	for _, d := range devices {
 		now["network device"][d.Name] = true
 	}
-	groups, err := filepath.Glob("/sys/fs/cgroup/*/*")
+	groups, err := filepath.Glob("/sys/fs/cgroup/*/" + cluster)
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, g := range groups {
-		now["control group"][g] = true
-	}
-	namespaces, err := filepath.Glob("/proc/[0-9]*/ns/net")
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, ns := range namespaces {
-		if name, err := os.Readlink(ns); err == nil {
-			now["network namespace"][name] = true
+	for _, g := range append(groups, "/sys/fs/cgroup/"+cluster) {
+		if _, err := os.Stat(g); err == nil {
+			now["control group"][g] = true
 		}
 	}
-	for _, dir := range []string{"/run", "/run/netns", "/var/lib", "/var/log", "/etc/cni", "/opt", filepath.Join(os.Getenv("HOME"), ".cache", "warren", "cluster", "run")} {
+	for _, dir := range []string{"/run", "/run/netns", "/var/lib", "/var/log", "/etc/cni", "/opt"} {
 		entries, err := os.ReadDir(dir)
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
 			t.Fatal(err)
@@ -324,6 +330,38 @@ func machineNow(t *testing.T) map[string]map[string]bool {
 		}
 	}
 	return now
+}
+
+// networksOf gives the network namespaces of processes that are not this one's.
+func networksOf(t *testing.T, processes map[int]string) map[string]bool {
+	t.Helper()
+	own, err := os.Readlink("/proc/self/ns/net")
+	if err != nil {
+		t.Fatal(err)
+	}
+	found := make(map[string]bool)
+	for pid := range processes {
+		if name, err := os.Readlink(fmt.Sprintf("/proc/%d/ns/net", pid)); err == nil && name != own {
+			found[name] = true
+		}
+	}
+	return found
+}
+
+// everybody gives all processes.
+func everybody(t *testing.T) map[int]string {
+	t.Helper()
+	all, err := filepath.Glob("/proc/[0-9]*")
+	if err != nil {
+		t.Fatal(err)
+	}
+	found := make(map[int]string)
+	for _, name := range all {
+		if pid, err := strconv.Atoi(filepath.Base(name)); err == nil {
+			found[pid] = ""
+		}
+	}
+	return found
 }
 
 // processesOf gives the processes in a cluster's control groups, and when each
