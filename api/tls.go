@@ -227,9 +227,13 @@ func (c *Credentials) Dial(ctx context.Context, addr, name string, protocols ...
 const (
 	// handshakeTime is how long a client may take to say who it is.
 	handshakeTime = 10 * time.Second
-	// handshakes are how many may be doing so; others wait in the socket's queue.
+	// handshakes are how many may be doing so: of more, the first is given up, so
+	// that those who say nothing keep nobody out who says who they are at once.
 	handshakes = 128
 )
+
+// errCrowded is why somebody is refused who took long while many others came.
+var errCrowded = errors.New("it did not say who it is, and many others came")
 
 // Listen returns a listener whose Accept returns only connections, by TLS 1.3,
 // of those who have a certificate of our authorities for name. Others are
@@ -294,7 +298,7 @@ func (g *guard) Close() error {
 // run accepts until Close. An error of the listener is its caller's: run goes on
 // when the caller has taken it.
 func (g *guard) run() {
-	slots := make(chan struct{}, handshakes)
+	coming := make(chan context.CancelFunc, handshakes) // the last ones; only this goroutine uses it
 	for {
 		conn, err := g.Listener.Accept()
 		if g.ctx.Err() != nil {
@@ -307,19 +311,20 @@ func (g *guard) run() {
 			g.hand(accepted{err: err})
 			continue
 		}
-		select {
-		case slots <- struct{}{}:
-		case <-g.ctx.Done():
-			conn.Close()
-			return
+		if len(coming) == cap(coming) {
+			giveUp := <-coming
+			giveUp() // nothing, if it is in already
 		}
+		ctx, cancel := context.WithTimeout(g.ctx, handshakeTime)
+		coming <- cancel
 		go func() {
-			defer func() { <-slots }()
-			ctx, cancel := context.WithTimeout(g.ctx, handshakeTime)
 			defer cancel()
 			t := tls.Server(conn, g.config)
 			if err := t.HandshakeContext(ctx); err != nil {
 				conn.Close()
+				if errors.Is(err, context.Canceled) && g.ctx.Err() == nil {
+					err = errCrowded
+				}
 				g.creds.refuse(conn.RemoteAddr(), err)
 				return
 			}

@@ -262,22 +262,28 @@ func TestOpenCredentials(t *testing.T) {
 	}
 }
 
-// Somebody who connects and says nothing keeps nobody out.
+// Those who connect and say nothing keep nobody out, however many they are.
 func TestSilentClients(t *testing.T) {
 	a := testkit.NewAuthority(t, "ours")
 	agent, _ := credentials(t, a, slog.New(slog.DiscardHandler), AgentName)
 	hub, _ := credentials(t, a, slog.New(slog.DiscardHandler), HubName)
 	addr := guarded(t, agent)
-	for range 8 {
+	for range handshakes + 8 {
 		conn, err := net.Dial("tcp", addr)
 		if err != nil {
 			t.Fatal(err)
 		}
 		defer conn.Close()
 	}
-	if err := askBy(t, addr, func(ctx context.Context) (net.Conn, error) { return hub.Dial(ctx, addr, AgentName, "http/1.1") }); err != nil {
+	err := askBy(t, addr, func(ctx context.Context) (net.Conn, error) {
+		ctx, cancel := context.WithTimeout(ctx, handshakeTime/2) // the silent ones have more
+		defer cancel()
+		return hub.Dial(ctx, addr, AgentName, "http/1.1")
+	})
+	if err != nil {
 		t.Error(err)
 	}
+	testkit.Wait(t, "the first ones are refused", func() bool { return agent.State().Refused >= 8 })
 }
 
 // Close ends Accept, and what was about to come in.
