@@ -2,11 +2,13 @@ package identity
 
 import (
 	"net/netip"
+	"slices"
 	"sync"
 	"testing"
 	"time"
 
 	"warren/cluster"
+	"warren/event"
 )
 
 // fakeCluster is a cluster that tests make up. An address stands for what it was
@@ -141,6 +143,25 @@ func TestWithState(t *testing.T) {
 	// An hour later the address is another's.
 	m.tick(time.Minute)
 	st.DeletePod(cartUID, m.now())
+
+	// What begins just after its end may be the next one's, of which nobody has
+	// heard yet: it is not told as the first one's.
+	m.tick(500 * time.Millisecond)
+	next, began := "44444444-4444-4444-4444-444444444444", m.now()
+	if got := peerOf(m.connection("accept", 6, "10.244.1.7:40002")); got != "" {
+		t.Errorf("just after the first pod's end its address is %q", got)
+	}
+	if got := peerOf(m.connection("close", 7, "10.244.1.7:40003")); got != "pod cart-1" {
+		t.Errorf("the end of a connection that nobody saw begin is %q", got)
+	}
+	m.tick(time.Second)
+	st.SetPod(pod(next, "cart-next", began.Add(-100*time.Millisecond), "10.244.1.7"), m.now())
+	m.awaitState("the next pod", func() bool {
+		return slices.ContainsFunc(m.rows(), func(e *event.Event) bool {
+			return event.SocketOf(e).RemotePort == 40002 && peerOf(e) == "pod cart-next"
+		})
+	})
+	st.DeletePod(next, m.now())
 	m.tick(time.Hour)
 	st.SetPod(pod("22222222-2222-2222-2222-222222222222", "cart-2", m.now(), "10.244.1.7"), m.now())
 	m.tick(time.Second)

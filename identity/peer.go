@@ -33,7 +33,7 @@ const (
 	maxKnownPeers   = 4096
 	maxWaitingRows  = 16384
 	peerWait        = 60e9 // nanoseconds for which an unknown address is asked for again
-	peerDoubt       = 10e9 // likewise a private one that seems to be outside
+	peerDoubt       = 10e9 // likewise one of whom an answer may turn out to be wrong
 	peerRowsAtATime = 256
 	tidyEvery       = 1e9 // nanoseconds
 )
@@ -44,21 +44,30 @@ func (t *peers) init() {
 }
 
 // peer returns what the far end of a socket stood for at a time, nil where that
-// is not known or asks for no answer. It reports whether to ask again later.
-func (i *Identity) peer(s *event.Socket, at time.Time) (p *cluster.Peer, again bool) {
+// is not known or asks for no answer, and for how many nanoseconds to ask again.
+//
+// An address still stands for a pod shortly after its end, for what is told late.
+// A connection that begins then may be the next pod's, of which the API has not
+// told yet: nobody is told of it before the time to ask is over, which last says.
+func (i *Identity) peer(s *event.Socket, at time.Time, last bool) (p *cluster.Peer, wait uint64) {
 	a := s.Remote
 	if !a.IsValid() || a.IsLoopback() || a.IsUnspecified() {
-		return nil, false
+		return nil, 0
 	}
 	port := s.RemotePort
 	if s.Server {
 		port = 0 // a client's: no service's, though it may be as high as a node port
 	}
 	found, ok := i.cfg.Cluster.Peer(a.Unmap(), port, s.L4.String(), at)
-	if !ok {
-		return nil, true
+	switch pod := found.Pod; {
+	case !ok:
+		return nil, peerWait
+	case !last && pod != nil && !pod.Ended.IsZero() && !at.Before(pod.Ended):
+		return nil, peerDoubt
+	case found.Kind == cluster.PeerWorld && a.Unmap().IsPrivate():
+		return i.peers.one(found), peerDoubt
 	}
-	return i.peers.one(found), found.Kind == cluster.PeerWorld && a.Unmap().IsPrivate()
+	return i.peers.one(found), 0
 }
 
 // one returns the pointer that stands for all peers equal to p.
@@ -81,15 +90,12 @@ func (i *Identity) meet(r *row, e *event.Event, d *event.Connection) {
 	if !d.Start.IsZero() {
 		at = d.Start // the first that is seen of it may be its end
 	}
-	var again bool
-	if d.RemotePeer, again = i.peer(&d.Socket, at); !again {
+	began := !d.Start.IsZero() || d.Type != "close"
+	var wait uint64
+	if d.RemotePeer, wait = i.peer(&d.Socket, at, !began); wait == 0 {
 		return
 	}
 	t := &i.peers
-	wait := uint64(peerWait)
-	if d.RemotePeer != nil {
-		wait = peerDoubt
-	}
 	now := i.procs.now
 	if len(t.waiting) >= maxWaitingRows && now >= t.tidied+tidyEvery {
 		t.tidied = now
@@ -109,7 +115,7 @@ func (i *Identity) meetDNS(e *event.Event, d *event.DNS) {
 		d.RemotePeer = r.last.RemotePeer
 		return
 	}
-	d.RemotePeer, _ = i.peer(&d.Socket, e.Time)
+	d.RemotePeer, _ = i.peer(&d.Socket, e.Time, true)
 }
 
 // waits reports whether the row is there and somebody waits for its far end.
@@ -160,14 +166,15 @@ func (i *Identity) meetAgain() {
 		n := min(peerRowsAtATime, len(rows))
 		i.mu.Lock()
 		for _, w := range rows[:n] {
-			if !w.waits(now) {
+			if w.r.id != w.id {
 				continue
 			}
-			p, again := i.peer(&w.r.last.Socket, w.at)
+			over := now >= w.until
+			p, wait := i.peer(&w.r.last.Socket, w.at, over)
 			if p != nil {
 				w.r.last.RemotePeer = p
 			}
-			if again {
+			if wait > 0 && !over {
 				rest = append(rest, w)
 			}
 		}

@@ -234,7 +234,7 @@ func TestPeerCost(t *testing.T) {
 	s := &event.Socket{L4: event.TCP}
 	s.Remote, s.RemotePort = addr("10.0.0.1:80")
 	f.ports = make([]uint16, 0, 1000)
-	if n := testing.AllocsPerRun(100, func() { i := m.Identity; _, _ = i.peer(s, m.now()) }); n != 0 {
+	if n := testing.AllocsPerRun(100, func() { i := m.Identity; _, _ = i.peer(s, m.now(), false) }); n != 0 {
 		t.Errorf("%v allocations", n)
 	}
 }
