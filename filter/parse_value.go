@@ -18,6 +18,10 @@ func (p *parser) valueOrCall(op Op) (Operand, *Error) {
 	if err != nil {
 		return nil, err
 	}
+	// What has to be written in quotes is no number; leftover explains oneof (...).
+	if v != nil && op.numeric() && !v.plain() && !strings.HasPrefix(strings.TrimLeft(p.s[p.pos:], " \t\r\n"), "(") {
+		return nil, v.errorf(op.String()+" compares with a number", "")
+	}
 	if v != nil {
 		return v, nil
 	}
