@@ -69,6 +69,7 @@ type agent struct {
 	flows      *grpc.ClientConn // nil where it serves no flows
 	clock      skew
 	cancel     context.CancelFunc
+	gone       <-chan struct{} // closed when it is no agent any more: a roster says so next
 
 	mu    sync.Mutex
 	state lineState
@@ -135,7 +136,7 @@ func (a *agents) set(ctx context.Context, list []kube.Agent) {
 			continue
 		}
 		line, cancel := context.WithCancel(ctx)
-		g := &agent{Agent: k, client: a.dial.rows(k), cancel: cancel, news: make(chan struct{})}
+		g := &agent{Agent: k, client: a.dial.rows(k), cancel: cancel, gone: line.Done(), news: make(chan struct{})}
 		g.state.ready = k.Ready
 		if k.HubblePort != 0 {
 			conn, err := a.dial.flows(k)

@@ -242,7 +242,7 @@ func benchFixture(b *testing.B) *fixture {
 		at := netip.MustParseAddrPort(lines.Text())
 		pods = append(pods, kube.Agent{Node: fmt.Sprintf("node-%02d", i), Pod: fmt.Sprintf("agent-%02d", i), Addr: at.Addr(), HubPort: at.Port(), Ready: true})
 	}
-	f := newFixture(b, ca, Config{})
+	f := newFixture(b, ca, Config{Wait: Config{}.withDefaults().Wait, begin: beginTime})
 	f.cluster.change(func(c *fakeCluster) {
 		c.agents = pods
 		c.tell()

@@ -54,6 +54,8 @@ type Config struct {
 	// Stall is how long a client may read nothing before it is disconnected.
 	// Default 30 s.
 	Stall time.Duration
+
+	begin time.Duration // beginTime; more in tests
 }
 
 // Options are what was given on the command line; "" was not given.
@@ -93,6 +95,7 @@ func (c Config) withDefaults() Config {
 	c.StreamBytes = cmp.Or(c.StreamBytes, 64<<20)
 	c.Memory = cmp.Or(c.Memory, 128<<20)
 	c.Stall = cmp.Or(c.Stall, 30*time.Second)
+	c.begin = cmp.Or(c.begin, beginTime)
 	return c
 }
 

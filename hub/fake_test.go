@@ -3,6 +3,7 @@ package hub
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -393,10 +394,16 @@ func (l *lockedBuffer) String() string {
 	return l.b.String()
 }
 
+// fixtureWait is how long a hub of tests waits for what other nodes may tell.
+const fixtureWait = 10 * time.Second
+
 // newFixture starts a hub that knows the agents, which listen already, and waits
 // until it is ready and all of them that answer have.
 func newFixture(t testing.TB, ca *authority, cfg Config, agents ...*fakeAgent) *fixture {
 	t.Helper()
+	// Agents that answer all do, however busy the machine is, and what they tell
+	// has one order; the bounds themselves are tested by their own clock.
+	cfg.begin, cfg.Wait = cmp.Or(cfg.begin, fixtureWait), cmp.Or(cfg.Wait, fixtureWait)
 	f := &fixture{t: t, ca: ca, cluster: newFakeCluster(t), logs: &lockedBuffer{}}
 	log := slog.New(slog.NewTextHandler(f.logs, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	f.cluster.add(agents...)
@@ -576,7 +583,7 @@ func (f *fixture) follow(who shows, path string) *following {
 // ways.
 func (s *following) until(want string, before ...string) {
 	s.t.Helper()
-	deadline := time.After(20 * time.Second)
+	deadline := time.After(testkit.Patience)
 	for {
 		select {
 		case got, ok := <-s.lines:
@@ -606,7 +613,7 @@ func (s *following) want(lines ...string) {
 			if got != want {
 				s.t.Fatalf("the stream says %q, want %q", got, want)
 			}
-		case <-time.After(20 * time.Second):
+		case <-time.After(testkit.Patience):
 			s.t.Fatalf("the stream says nothing, want %q", want)
 		}
 	}
@@ -615,7 +622,7 @@ func (s *following) want(lines ...string) {
 // wantEnd reads the end of a stream. What comes before is left out.
 func (s *following) wantEnd(clean bool) {
 	s.t.Helper()
-	deadline := time.After(20 * time.Second)
+	deadline := time.After(testkit.Patience)
 	for {
 		select {
 		case _, ok := <-s.lines:

@@ -66,7 +66,7 @@ func (r *relay) GetFlows(req *observerpb.GetFlowsRequest, server grpc.ServerStre
 
 	push := pushFlows(req, v)
 	o := finite
-	wait := beginTime
+	wait := h.cfg.begin
 	if req.GetFollow() {
 		o, wait = live, h.cfg.Wait
 	}
@@ -161,7 +161,7 @@ func (a *flowAnswer) watched(ctx context.Context) error {
 // run writes flows until all that were asked for are written.
 func (a *flowAnswer) run(ctx context.Context) error {
 	req, g := a.req, a.g
-	g.tally.wait(ctx.Done(), beginTime)
+	g.tally.wait(ctx.Done(), a.h.cfg.begin)
 	if err := a.tellNodes(); err != nil {
 		return err
 	}

@@ -130,6 +130,10 @@ func (g *gathering[T]) feed(ctx context.Context, node string, a *agent, src *sou
 		if ctx.Err() != nil {
 			return // nobody asks any more, or not this agent
 		}
+		if g.follow && a.isGone() {
+			<-ctx.Done() // it broke off because it is gone, not because it failed
+			return
+		}
 		if err == nil && !g.follow {
 			if !began {
 				g.tally.answered(node) // with nothing at all
@@ -156,6 +160,16 @@ func (g *gathering[T]) feed(ctx context.Context, node string, a *agent, src *sou
 		if !b.wait(ctx, news) {
 			return
 		}
+	}
+}
+
+// isGone reports whether the agent is none any more.
+func (g *agent) isGone() bool {
+	select {
+	case <-g.gone:
+		return true
+	default:
+		return false
 	}
 }
 

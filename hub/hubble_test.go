@@ -269,7 +269,7 @@ func TestFlowsFollowed(t *testing.T) {
 	ca := newAuthority(t, "warren")
 	one, two := newAgent("node-1").listen(t, ca), newAgent("node-2").listen(t, ca)
 	o1, o2 := one.observe(t, ca), two.observe(t, ca)
-	f := newFixture(t, ca, Config{}, one, two)
+	f := newFixture(t, ca, Config{Wait: 3 * time.Second}, one, two) // flows have no heartbeats: the last one waits
 	s, err := f.trusted().GetFlows(t.Context(), &observerpb.GetFlowsRequest{Follow: true})
 	if err != nil {
 		t.Fatal(err)

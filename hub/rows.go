@@ -13,7 +13,7 @@ import (
 )
 
 const (
-	// beginTime is how long a stream waits at its begin for nodes to answer,
+	// beginTime, unless a test gives more, is how long a stream waits at its begin for nodes to answer,
 	// before it says which did; and how long a list waits for the rows of a node
 	// before those of others go on.
 	beginTime = 400 * time.Millisecond
@@ -108,7 +108,7 @@ func (h *hub) serveRows(w http.ResponseWriter, req *http.Request, path string, q
 	if a.Follow {
 		g.out = newMerger(rowForm(live), live, h.cfg.Wait, h.cfg.StreamBytes, &h.pool, &h.merged)
 	} else {
-		g.out = newMerger(rowForm(finite), finite, beginTime, h.cfg.StreamBytes, &h.pool, &h.merged)
+		g.out = newMerger(rowForm(finite), finite, h.cfg.begin, h.cfg.StreamBytes, &h.pool, &h.merged)
 	}
 	defer g.out.close()
 	g.start(ctx)
@@ -167,7 +167,7 @@ func (a *answer) visible(rows []api.Row) []api.Row {
 // stream writes rows as they come, until limit of them are written, ctx ends or
 // the client has gone.
 func (a *answer) stream(ctx context.Context, g *gathering[api.Row], limit int) error {
-	g.tally.wait(ctx.Done(), beginTime)
+	g.tally.wait(ctx.Done(), a.h.cfg.begin)
 	if err := a.api.Row(g.tally.row(time.Now())); err != nil {
 		return err
 	}
