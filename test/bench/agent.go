@@ -72,7 +72,7 @@ func (b *bench) start(ctx context.Context, config string) (*agent, error) {
 		return nil, err
 	}
 	for deadline := time.Now().Add(20 * time.Second); ; {
-		if _, err = a.get(ctx, "/healthz"); err == nil {
+		if _, err = a.get(ctx, "/readyz"); err == nil {
 			return a, nil
 		}
 		if time.Now().After(deadline) || ctx.Err() != nil {
