@@ -35,7 +35,7 @@ VM_PACKAGES := qemu-system-x86 busybox-static xz-utils
 BENCH_PACKAGES := gcc libc6-dev libbpf-tools
 CLUSTER_PACKAGES := busybox-static gcc libc6-dev libseccomp-dev iproute2 iptables nftables
 
-.PHONY: help run build test unit race root e2e vm bench bench-short cluster cluster-down cluster-test generate generate-check lint tree fuzz clean
+.PHONY: help run build test unit race root e2e vm bench bench-cluster bench-short cluster cluster-down cluster-test generate generate-check lint tree fuzz clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -89,6 +89,11 @@ bin/cluster:
 bench: build ## every figure that docs/performance.md promises, measured here
 	build/need $(BENCH_PACKAGES)
 	$(GO) run ./test/bench -seconds $(BENCH_SECONDS) -rounds $(BENCH_ROUNDS)
+
+bench-cluster: bin/cluster ## those of a Kubernetes cluster, with 1,000 nodes and 20,000 pods that kwok simulates
+	build/need $(CLUSTER_PACKAGES)
+	bin/cluster build
+	$(GO) run ./test/bench -cluster -seconds $(BENCH_SECONDS) -rounds $(BENCH_ROUNDS)
 
 bench-short: build ## the same in a few minutes, with less weight
 	build/need $(BENCH_PACKAGES)

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -69,9 +70,43 @@ func TestStormCheck(t *testing.T) {
 }
 
 func TestPromises(t *testing.T) {
-	const page = "# Figures\n\nSome | pipes.\n\n| figure | promised |\n| --- | --- |\n| a: b | 1 |\n| c | 2 |\n\n| other | table |\n| --- | --- |\n| d | e |\n"
-	if d := cmp.Diff([]string{"a: b", "c"}, promises(page)); d != "" {
-		t.Errorf("promises (-want +got):\n%s", d)
+	const page = "# Figures\n\nSome | pipes | here.\n\n| figure | promised |\n| --- | --- |\n| a: b | 1 |\n| c | 2 |\n\n" +
+		"| other | table |\n| --- | --- |\n| d | e |\n\n| figure | promised |\n| --- | --- |\n| f | 3 |\n"
+	for nth, want := range [][]string{1: {"a: b", "c"}, 2: {"f"}, 3: nil} {
+		if d := cmp.Diff(want, promises(page, nth)); d != "" {
+			t.Errorf("promises of table %d (-want +got):\n%s", nth, d)
+		}
+	}
+}
+
+// TestPromised holds that the page's tables are the lists of what is measured.
+func TestPromised(t *testing.T) {
+	page, err := os.ReadFile("../../docs/performance.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for table, list := range [][]part{1: parts, 2: clusterParts} {
+		var measured []string
+		for _, p := range list {
+			measured = append(measured, p.figures...)
+		}
+		promised := promises(string(page), table)
+		slices.Sort(measured)
+		slices.Sort(promised)
+		if d := cmp.Diff(measured, promised); d != "" {
+			t.Errorf("table %d (-measured +promised):\n%s", table, d)
+		}
+	}
+}
+
+func TestParseMetrics(t *testing.T) {
+	m := parseMetrics("# HELP a b c\n# TYPE a gauge\na 1\nb{resource=\"pods\"} 2.5e+06\nb{resource=\"jobs\"} 3\nbad\nworse x\n")
+	want := metrics{"a": 1, `b{resource="pods"}`: 2.5e6, `b{resource="jobs"}`: 3}
+	if d := cmp.Diff(want, m); d != "" {
+		t.Errorf("metrics (-want +got):\n%s", d)
+	}
+	if d := cmp.Diff(map[string]float64{"pods": 2.5e6, "jobs": 3}, m.byResource("b")); d != "" {
+		t.Errorf("by resource (-want +got):\n%s", d)
 	}
 }
 

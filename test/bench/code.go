@@ -60,14 +60,22 @@ func (b *bench) goBench(ctx context.Context, c costs, dir, pattern string) error
 	if b.rounds < fullWeight.rounds {
 		length /= 4
 	}
-	cmd := exec.CommandContext(ctx, "go", "test", "-run", "^$", "-bench", pattern, "-benchmem", "-cpu", "1",
-		"-benchtime", length.String(), "-count", strconv.Itoa(b.rounds), dir)
-	cmd.Env = append(os.Environ(), "GOGC=200", "GOMEMLIMIT=96MiB") // as the agent sets them (agent/memory.go)
+	// As the agent sets them (agent/memory.go).
+	return c.run(ctx, dir, pattern, []string{"GOGC=200", "GOMEMLIMIT=96MiB"},
+		"-benchmem", "-cpu", "1", "-benchtime", length.String(), "-count", strconv.Itoa(b.rounds))
+}
+
+// run runs benchmarks of a package. What they measured is kept where one of them
+// fails, too: it may fail because of what it measured.
+func (c costs) run(ctx context.Context, dir, pattern string, env []string, flags ...string) error {
+	args := append([]string{"test", "-run", "^$", "-bench", pattern}, flags...)
+	cmd := exec.CommandContext(ctx, "go", append(args, dir)...)
+	cmd.Env = append(os.Environ(), env...)
 	out, err := cmd.CombinedOutput()
+	c.parse(string(out))
 	if err != nil {
 		return fmt.Errorf("go test -bench %s %s: %w: %s", pattern, dir, err, out)
 	}
-	c.parse(string(out))
 	return nil
 }
 

@@ -1,13 +1,17 @@
 // Command bench measures every figure that docs/performance.md promises, beside
 // what each is compared with, in one run.
 //
-//	go run ./test/bench [-short] [-seconds N] [-rounds N] [-only PART,...]
+//	go run ./test/bench [-cluster] [-short] [-seconds N] [-rounds N] [-only PART,...]
 //
 // It prints one line for each figure and exits 1 if one of them is not reached,
 // could not be measured, or is promised and not among them. It needs root, the
 // built bin/warren, gcc and libbpf-tools; it touches nothing but processes,
 // folders and a loopback port of its own. -short is for CI: less weight, the same
 // paths, and comparisons of speed only as far as a busy machine allows.
+//
+// With -cluster the figures are those of a Kubernetes cluster, the second table
+// of the page. They need root and the programs of package bed, and are measured
+// in clusters of their own, bench-scale and bench-demo, which are taken down.
 package main
 
 import (
@@ -25,6 +29,8 @@ import (
 	"syscall"
 	"text/tabwriter"
 	"time"
+
+	"warren/test/cluster/bed"
 )
 
 // weight is how long things are measured.
@@ -36,6 +42,8 @@ type weight struct {
 	churn       int // processes started before the heap is read
 	connections int
 	idle        time.Duration // before the idle heap is read
+	nodes, pods int           // simulated ones of the cluster
+	comeAndGo   time.Duration // pods, when all are there
 	// slack widens limits that compare speeds, for machines with other work.
 	slack float64
 }
@@ -43,11 +51,11 @@ type weight struct {
 var (
 	fullWeight = weight{
 		storm: time.Minute, smallRing: 20 * time.Second, round: 6 * time.Second, rounds: 10,
-		churn: 1_000_000, connections: 1000, idle: 30 * time.Second, slack: 1,
+		churn: 1_000_000, connections: 1000, idle: 30 * time.Second, nodes: 1000, pods: 20_000, comeAndGo: 3 * time.Minute, slack: 1,
 	}
 	shortWeight = weight{
 		storm: 5 * time.Second, smallRing: 3 * time.Second, round: time.Second, rounds: 3,
-		churn: 30_000, connections: 1000, idle: 2 * time.Second, slack: 2,
+		churn: 30_000, connections: 1000, idle: 2 * time.Second, nodes: 50, pods: 800, comeAndGo: 20 * time.Second, slack: 2,
 	}
 )
 
@@ -59,7 +67,8 @@ type bench struct {
 	load    string // load.c, compiled
 	agents  int
 	figures []figure
-	log     io.Writer
+	log     io.Writer // progress
+	table   io.Writer // what is no figure, but measured
 }
 
 // A part measures some figures.
@@ -80,9 +89,19 @@ var parts = []part{
 	{"heap", (*bench).heap, []string{figHeapIdle, figHeapChurn}},
 }
 
+// clusterParts are those of -cluster.
+var clusterParts = []part{
+	{"hub", (*bench).hub, []string{figHubCPU, figHubFirst}},
+	{"emit", (*bench).emitInCluster, []string{figEmit}},
+	{"demo", (*bench).demo, []string{figDemo}},
+	{"scale", (*bench).scale, []string{figScaleHeap, figScaleStart, figScaleCPU, figScaleWatch, figScaleHubHeap, figScaleHubCPU, figScaleChurn, figScaleKnown}},
+}
+
 func main() {
+	bed.Child()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
+	inCluster := flag.Bool("cluster", false, "the figures of a Kubernetes cluster")
 	short := flag.Bool("short", false, "little weight, for CI")
 	seconds := flag.Int("seconds", 0, "length of the long loads instead of the default")
 	rounds := flag.Int("rounds", 0, "interleaved rounds instead of the default")
@@ -97,18 +116,19 @@ func main() {
 		w.storm = time.Duration(*seconds) * time.Second
 		w.smallRing = max(w.storm/3, 2*time.Second)
 		w.round = max(w.storm/10, time.Second)
+		w.comeAndGo = 3 * w.storm
 	}
 	if *rounds > 0 {
 		w.rounds = *rounds
 	}
-	if err := run(ctx, w, *warren, *only, *short); err != nil {
+	if err := run(ctx, w, *warren, *only, *inCluster, *short); err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		stop()
 		os.Exit(1)
 	}
 }
 
-func run(ctx context.Context, w weight, warren, only string, short bool) error {
+func run(ctx context.Context, w weight, warren, only string, inCluster, short bool) error {
 	if os.Geteuid() != 0 {
 		return errors.New("needs root")
 	}
@@ -125,18 +145,21 @@ func run(ctx context.Context, w weight, warren, only string, short bool) error {
 		return err
 	}
 	defer func() { _ = os.RemoveAll(dir) }()
-	b := &bench{weight: w, dir: dir, load: filepath.Join(dir, "load"), log: os.Stderr}
+	b := &bench{weight: w, dir: dir, load: filepath.Join(dir, "load"), log: os.Stderr, table: os.Stdout}
 	if b.warren, err = filepath.Abs(warren); err != nil {
 		return err
 	}
-	if err := compileLoad(ctx, b.load); err != nil {
+	all, table := parts, 1
+	if inCluster {
+		all, table = clusterParts, 2
+	} else if err := compileLoad(ctx, b.load); err != nil {
 		return err
 	}
 
-	wanted := parts
+	wanted := all
 	if only != "" {
 		names := strings.Split(only, ",")
-		wanted = slices.DeleteFunc(slices.Clone(parts), func(p part) bool { return !slices.Contains(names, p.name) })
+		wanted = slices.DeleteFunc(slices.Clone(all), func(p part) bool { return !slices.Contains(names, p.name) })
 		if len(wanted) != len(names) {
 			return fmt.Errorf("no such part in %q", only)
 		}
@@ -147,7 +170,7 @@ func run(ctx context.Context, w weight, warren, only string, short bool) error {
 		if err != nil {
 			return err
 		}
-		promised = promises(string(text))
+		promised = promises(string(text), table)
 	}
 	for _, p := range wanted {
 		start := time.Now()
@@ -156,12 +179,16 @@ func run(ctx context.Context, w weight, warren, only string, short bool) error {
 			return ctx.Err()
 		}
 		fmt.Fprintf(b.log, "%s: %v\n", p.name, time.Since(start).Round(100*time.Millisecond))
+		if err != nil {
+			fmt.Fprintf(b.log, "%s: %v\n", p.name, err)
+		}
 		for _, name := range p.figures {
 			if !slices.ContainsFunc(b.figures, func(f figure) bool { return f.name == name }) {
 				if err == nil {
 					err = errors.New("not measured")
 				}
-				b.figures = append(b.figures, figure{name: name, value: "missing: " + err.Error()})
+				why, _, _ := strings.Cut(err.Error(), "\n")
+				b.figures = append(b.figures, figure{name: name, value: fmt.Sprintf("missing: %.100s", why)})
 			}
 		}
 	}
@@ -223,22 +250,24 @@ func report(w io.Writer, figures []figure, short bool) error {
 }
 
 // promises reads the names of the figures that docs/performance.md promises:
-// the first column of its first table.
-func promises(markdown string) []string {
+// the first column of its nth table, from 1, of those whose first column is
+// headed "figure".
+func promises(markdown string, nth int) []string {
 	var names []string
+	table, within := 0, false
 	for line := range strings.Lines(markdown) {
 		cells := strings.Split(strings.TrimSpace(line), "|")
 		if len(cells) < 3 {
-			if names != nil {
-				break
-			}
+			within = false
 			continue
 		}
-		name := strings.TrimSpace(cells[1])
-		if strings.HasPrefix(name, "-") || name == "figure" {
-			continue
+		switch name := strings.TrimSpace(cells[1]); {
+		case name == "figure":
+			table++
+			within = table == nth
+		case within && !strings.HasPrefix(name, "-"):
+			names = append(names, name)
 		}
-		names = append(names, name)
 	}
 	return names
 }
