@@ -2,7 +2,6 @@ package agent
 
 import (
 	"bufio"
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -17,7 +16,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -164,34 +162,17 @@ type agentProcess struct {
 	*api.Client
 	cmd    *exec.Cmd
 	dir    string
-	stderr *lockedBuffer
+	stderr *testkit.Log
 	report string
 	done   chan struct{}
 	err    error // of the process, once done is closed
-}
-
-type lockedBuffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (l *lockedBuffer) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.Write(p)
-}
-
-func (l *lockedBuffer) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.String()
 }
 
 // startAgent starts an agent with its own state and socket below dir. It
 // returns when the report is out or the agent has ended.
 func startAgent(t *testing.T, dir string, args ...string) *agentProcess {
 	t.Helper()
-	a := &agentProcess{dir: dir, stderr: &lockedBuffer{}, done: make(chan struct{})}
+	a := &agentProcess{dir: dir, stderr: &testkit.Log{}, done: make(chan struct{})}
 	socket := filepath.Join(dir, "run", "s")
 	a.Client = api.NewClient(socket)
 	a.cmd = testkit.Command(t, "agent", append([]string{"-socket", socket, "-state", filepath.Join(dir, "state"), "-http", "off", "-instance", "test"}, args...)...)

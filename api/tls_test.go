@@ -14,7 +14,6 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -30,24 +29,6 @@ func credentials(t *testing.T, a *testkit.Authority, log *slog.Logger, names ...
 		t.Fatal(err)
 	}
 	return c, dir
-}
-
-// logged is a log that a test can read.
-type logged struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (l *logged) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.Write(p)
-}
-
-func (l *logged) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.String()
 }
 
 // guarded is an agent's door for the hub, with its log.
@@ -120,7 +101,7 @@ func TestOnlyTheHubGetsIn(t *testing.T) {
 		t.Run(test.name, func(t *testing.T) {
 			// An agent for each: a client knows that it is refused before the
 			// agent has counted and logged it.
-			var log logged
+			var log testkit.Log
 			agent, _ := credentials(t, ours, slog.New(slog.NewTextHandler(&log, nil)), AgentName)
 			addr := guarded(t, agent)
 			var by func(context.Context) (net.Conn, error)
@@ -158,7 +139,7 @@ func TestOnlyTheHubGetsIn(t *testing.T) {
 // Certificates change without a restart, in the order in which people do it:
 // believe the new authority, change certificates, forget the old one.
 func TestRotation(t *testing.T) {
-	var log logged
+	var log testkit.Log
 	old, next := testkit.NewAuthority(t, "old"), testkit.NewAuthority(t, "next")
 	agent, agentDir := credentials(t, old, slog.New(slog.NewTextHandler(&log, nil)), AgentName)
 	hub, hubDir := credentials(t, old, slog.New(slog.DiscardHandler), HubName)
@@ -250,7 +231,7 @@ func TestOpenCredentials(t *testing.T) {
 			}
 		})
 	}
-	var log logged
+	var log testkit.Log
 	dir := t.TempDir()
 	old, oldKey := a.Issue(t, func(c *x509.Certificate) { c.NotAfter = time.Now().Add(-time.Second) }, AgentName)
 	testkit.WriteFiles(t, dir, map[string][]byte{certFile: old, keyFile: oldKey, rootFile: a.PEM})

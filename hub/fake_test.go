@@ -2,7 +2,6 @@ package hub
 
 import (
 	"bufio"
-	"bytes"
 	"cmp"
 	"context"
 	"crypto/tls"
@@ -373,25 +372,7 @@ type fixture struct {
 	url     string // of HTTPS
 	hubble  string // address
 	plain   string // URL of metrics and health
-	logs    *lockedBuffer
-}
-
-// lockedBuffer collects what is logged.
-type lockedBuffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (l *lockedBuffer) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.Write(p)
-}
-
-func (l *lockedBuffer) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.String()
+	logs    *testkit.Log
 }
 
 // fixtureWait is how long a hub of tests waits for what other nodes may tell.
@@ -404,7 +385,7 @@ func newFixture(t testing.TB, ca *authority, cfg Config, agents ...*fakeAgent) *
 	// Agents that answer all do, however busy the machine is, and what they tell
 	// has one order; the bounds themselves are tested by their own clock.
 	cfg.begin, cfg.Wait = cmp.Or(cfg.begin, fixtureWait), cmp.Or(cfg.Wait, fixtureWait)
-	f := &fixture{t: t, ca: ca, cluster: newFakeCluster(t), logs: &lockedBuffer{}}
+	f := &fixture{t: t, ca: ca, cluster: newFakeCluster(t), logs: &testkit.Log{}}
 	log := slog.New(slog.NewTextHandler(f.logs, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	f.cluster.add(agents...)
 	f.hub = newHub(cfg, f.cluster, ca.credentials(t, hubLeaf, log), log)

@@ -10,7 +10,6 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -23,30 +22,11 @@ import (
 	"warren/internal/testkit"
 )
 
-// lines is a log that tests can read while it is written.
-type lines struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-// Write implements io.Writer.
-func (l *lines) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.Write(p)
-}
-
-func (l *lines) count(text string) int {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return strings.Count(l.b.String(), text)
-}
-
 // watching starts a Watch that ends with the test.
-func watching(t *testing.T, c *Client, o Options) (*cluster.State, *lines) {
+func watching(t *testing.T, c *Client, o Options) (*cluster.State, *testkit.Log) {
 	t.Helper()
 	st := cluster.NewState(cluster.Config{})
-	log := &lines{}
+	log := &testkit.Log{}
 	ctx, cancel := context.WithCancel(t.Context())
 	ended := make(chan error, 1)
 	go func() {
@@ -289,11 +269,11 @@ func TestServerAway(t *testing.T) {
 			if n := c.Stats().Resources["pods"].Restarts; n != 0 {
 				t.Errorf("all pods were read %d times again, where the watch could go on", n)
 			}
-			if n := log.count("cannot be asked"); n != 1 {
-				t.Errorf("%d times said to be away: %s", n, log.b.String())
+			if n := strings.Count(log.String(), "cannot be asked"); n != 1 {
+				t.Errorf("%d times said to be away: %s", n, log.String())
 			}
-			if n := log.count("API server answers"); n != 2 { // at first, and again
-				t.Errorf("%d times said to answer: %s", n, log.b.String())
+			if n := strings.Count(log.String(), "API server answers"); n != 2 { // at first, and again
+				t.Errorf("%d times said to answer: %s", n, log.String())
 			}
 		})
 	}
@@ -312,7 +292,7 @@ func TestServerAwayAtStart(t *testing.T) {
 	}
 	s.respond(nil)
 	testkit.Wait(t, "the cluster", st.Synced)
-	if n := log.count("cannot be asked"); n != 1 {
+	if n := strings.Count(log.String(), "cannot be asked"); n != 1 {
 		t.Errorf("%d times said to be away", n)
 	}
 }
@@ -355,8 +335,8 @@ func TestHistoryGone(t *testing.T) {
 			if n := c.Stats().Resources["pods"].Restarts; n == 0 {
 				t.Error("no restart was counted")
 			}
-			if n := log.count("cannot be watched"); n != 0 {
-				t.Errorf("that a watch expires is nothing to warn of: %s", log.b.String())
+			if n := strings.Count(log.String(), "cannot be watched"); n != 0 {
+				t.Errorf("that a watch expires is nothing to warn of: %s", log.String())
 			}
 		})
 	}
@@ -442,15 +422,15 @@ func TestForbidden(t *testing.T) {
 	if got := peer(st, "10.244.0.7"); got != "pod web-5d4f-x" {
 		t.Errorf("a pod's address is %s", got)
 	}
-	if n := log.count("cannot be watched"); n != 3 {
-		t.Errorf("%d resources said to be refused, want 3: %s", n, log.b.String())
+	if n := strings.Count(log.String(), "cannot be watched"); n != 3 {
+		t.Errorf("%d resources said to be refused, want 3: %s", n, log.String())
 	}
 	if got := c.Stats().Resources["jobs"]; !strings.Contains(got.LastError, "forbidden") || got.AwaySince.IsZero() {
 		t.Errorf("stats of what is refused: %+v", got)
 	}
 	s.respond(nil)
 	testkit.Wait(t, "the jobs", func() bool { return named(st, "nightly-1-q").Workload.Kind == "CronJob" })
-	if n := log.count("watched again"); n < 1 {
+	if n := strings.Count(log.String(), "watched again"); n < 1 {
 		t.Errorf("said %d times that it is watched again", n)
 	}
 }
