@@ -86,14 +86,19 @@ func (h *Hubble) GetFlows(req *observerpb.GetFlowsRequest, server grpc.ServerStr
 	return r.watched(ctx)
 }
 
+// flowBatch is how many records are taken out of the ring at once.
+const flowBatch = 64
+
 // A flowsReader answers one request.
 type flowsReader struct {
 	h    *Hubble
 	q    *flowsQuery
 	send func(*observerpb.GetFlowsResponse) error
 	sent uint64
-	skip int // flows of the first record that are not wanted
-	buf  []*flowpb.Flow
+	// Of the first record some flows may not be wanted.
+	begin *flowRecord
+	skip  int
+	buf   []*flowpb.Flow
 	// sending is when the message that the client has not taken yet was
 	// given: nanoseconds since 1970, 0 for none.
 	sending atomic.Int64
@@ -132,33 +137,24 @@ func (r *flowsReader) run(ctx context.Context) error {
 		defer t.Stop()
 		expire = t.C
 	}
-	records := make([]*flowRecord, 64)
+	if done, err := r.told(ctx, &cursor, end); done || err != nil {
+		return err
+	}
+	records := make([]*flowRecord, flowBatch)
 	for {
 		if err := ctx.Err(); err != nil {
 			return status.FromContextError(err).Err()
 		}
-		room := uint64(len(records))
-		if !r.q.follow {
-			room = min(room, end.pos-min(cursor.pos, end.pos))
-		}
-		n, lost := r.h.ring.read(&cursor, records[:room])
+		n, lost := r.h.ring.read(&cursor, records)
 		if lost > 0 {
 			if err := r.overtaken(lost); err != nil {
 				return err
 			}
 		}
-		for i, rec := range records[:n] {
-			records[i] = nil
-			switch err := r.record(rec); {
-			case errors.Is(err, io.EOF):
-				return nil
-			case err != nil:
-				return err
-			}
+		if done, err := r.records(records[:n]); done || err != nil {
+			return err
 		}
 		switch {
-		case !r.q.follow && cursor.pos >= end.pos:
-			return nil
 		case n > 0:
 			continue
 		case r.h.ring.over(cursor.pos):
@@ -171,6 +167,48 @@ func (r *flowsReader) run(ctx context.Context) error {
 		case <-ctx.Done():
 		}
 	}
+}
+
+// told sends what the ring holds from the cursor to end, in the order of time,
+// and reports whether the answer is then complete.
+func (r *flowsReader) told(ctx context.Context, cursor *flowCursor, end flowCursor) (done bool, err error) {
+	var order flowOrder
+	records, ready := make([]*flowRecord, flowBatch), make([]*flowRecord, 0, flowBatch)
+	for cursor.pos < end.pos {
+		if err := ctx.Err(); err != nil {
+			return true, status.FromContextError(err).Err()
+		}
+		n, lost := r.h.ring.read(cursor, records[:min(flowBatch, end.pos-cursor.pos)])
+		if lost > 0 {
+			if err := r.overtaken(lost); err != nil {
+				return true, err
+			}
+		}
+		for _, rec := range records[:n] {
+			order.add(rec)
+		}
+		ready = order.ready(ready[:0])
+		if done, err := r.records(ready); done || err != nil {
+			return true, err
+		}
+	}
+	done, err = r.records(order.rest(ready[:0]))
+	return done || !r.q.follow, err
+}
+
+// records sends what is wanted of some records, forgets them, and reports
+// whether the answer is complete.
+func (r *flowsReader) records(list []*flowRecord) (done bool, err error) {
+	for i, rec := range list {
+		list[i] = nil
+		switch err := r.record(rec); {
+		case errors.Is(err, io.EOF):
+			return true, nil
+		case err != nil:
+			return true, err
+		}
+	}
+	return false, nil
 }
 
 // start returns where to begin. It tells a client that asks for a time which
@@ -197,7 +235,7 @@ func (r *flowsReader) start(oldest, end flowCursor) (flowCursor, error) {
 // last returns where the last flows begin, as many as are asked for.
 func (r *flowsReader) last(oldest, end flowCursor) flowCursor {
 	left := int(r.q.number)
-	records := make([]*flowRecord, 64)
+	records := make([]*flowRecord, flowBatch)
 	for pos := end.pos; ; {
 		n := r.h.ring.readBack(pos, records)
 		if n == 0 {
@@ -209,7 +247,7 @@ func (r *flowsReader) last(oldest, end flowCursor) flowCursor {
 			if left > 0 {
 				continue
 			}
-			r.skip = -left
+			r.begin, r.skip = rec, -left
 			return flowCursor{pos, rec.before}
 		}
 	}
@@ -245,8 +283,10 @@ func (r *flowsReader) record(rec *flowRecord) error {
 		return r.lost(lostEvent(rec.lost, rec.time), rec.time)
 	}
 	flows := r.flows(rec)
-	flows = flows[min(r.skip, len(flows)):]
-	r.skip = 0
+	if rec == r.begin {
+		flows = flows[min(r.skip, len(flows)):]
+		r.begin = nil
+	}
 	for _, f := range flows {
 		if !r.q.follow && r.q.number > 0 && r.sent >= r.q.number {
 			return io.EOF
@@ -266,7 +306,6 @@ func (r *flowsReader) record(rec *flowRecord) error {
 
 // overtaken tells of flows that were overwritten before they could be sent.
 func (r *flowsReader) overtaken(n uint64) error {
-	r.skip = 0
 	return r.lost(&flowpb.LostEvent{Source: flowpb.LostEventSource_HUBBLE_RING_BUFFER, NumEventsLost: n}, time.Now())
 }
 

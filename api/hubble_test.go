@@ -202,6 +202,29 @@ func TestHubbleGetFlows(t *testing.T) {
 	}
 }
 
+// TestHubbleOrder holds that flows are told in the order of time though their
+// events come a little out of it.
+func TestHubbleOrder(t *testing.T) {
+	s := serveFlows(t, HubbleConfig{})
+	s.tell(t, connected(1), connected(0), refusedConnect(3), connected(2), connected(9), connected(4), connected(10))
+	for _, test := range []struct {
+		name string
+		req  *observerpb.GetFlowsRequest
+		want string
+	}{
+		{"all", &observerpb.GetFlowsRequest{}, "0 1 2 3 <3 4 9 10"},
+		{"the last, from within an event", &observerpb.GetFlowsRequest{Number: 5}, "2 <3 4 9 10"},
+		{"the first", &observerpb.GetFlowsRequest{First: true, Number: 2}, "0 1"},
+		{"followed to a time that is past", &observerpb.GetFlowsRequest{Follow: true, Number: 100, Until: timestamppb.New(flowTime.Add(2 * time.Second))}, "0 1 2"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			if got := strings.Join(s.ask(t, test.req), " "); got != test.want {
+				t.Errorf("got %q, want %q", got, test.want)
+			}
+		})
+	}
+}
+
 func TestHubbleFollow(t *testing.T) {
 	s := serveFlows(t, HubbleConfig{})
 	s.tell(t, connected(0), connected(1), connected(2))
