@@ -32,12 +32,13 @@ var layers = []struct {
 }{
 	{0, []string{"cluster"}, "the nouns of a cluster are plain values, and no API server's"},
 	{1, []string{"event"}, "an event is a plain value that everything else talks about"},
-	{2, []string{"filter", "bpf", "l7"}, "pure meaning of events, the way into the kernel, protocols: none needs another"},
+	{2, []string{"filter", "bpf", "l7", "netpol", "reconcile"}, "pure meaning of events and policies, the way into the kernel, protocols: none needs another"},
 	{3, []string{"sensor", "identity", "kube"}, "what a sensor is, who is who, and the cluster's API server"},
 	{4, []string{"pipeline", "api"}, "the spine and the answers know interfaces of sensors, not sensors"},
+	{4, []string{"datapath"}, "what packets meet knows the nouns of a cluster and policy, and nobody who asks"},
 	{5, []string{"sensor/all"}, "the one list of sensors"},
 	{4, []string{"sensor/*"}, "sensors know the road and events, not each other, and nobody who listens"},
-	{6, []string{"agent", "hub", "cli"}, "wiring of a node and of a cluster, and what a person types"},
+	{6, []string{"agent", "hub", "cli", "cni"}, "wiring of a node and of a cluster, and what a person or a kubelet calls"},
 	{7, []string{"."}, "main picks agent, hub or command"},
 }
 
@@ -64,11 +65,14 @@ var forbidden = []struct {
 	{"cli", "sensor/*", "a command reaches the kernel through the agent"},
 	{"cli", "identity", "a command asks the agent"},
 	{"cli", "pipeline", "a command asks the agent"},
+	{"netpol", "event", "policies are about packets, not about events"},
+	{"cni", "agent", "the plugin reaches the agent through api.Client"},
+	{"cni", "cli", "the plugin is called by a runtime, not by a person"},
 	{"identity", "bpf", "tables of who is who are filled by events, and tested without a kernel"},
 }
 
 // pure packages compute: the same input gives the same output, on any machine.
-var pure = []string{"filter", "l7"}
+var pure = []string{"filter", "l7", "netpol"}
 
 // impure is what computing needs not.
 var impure = []string{"os", "os/*", "net", "net/http", "net/rpc", "io/ioutil", "syscall", "golang.org/x/sys/*", "log", "math/rand", "math/rand/*", "crypto/rand"}
@@ -84,6 +88,10 @@ var thirdParties = []struct {
 	reason   string
 }{
 	{"github.com/cilium/ebpf", []string{"bpf", "sensor/*", "datapath"}, "only these load programs"},
+	{"github.com/vishvananda/netlink", []string{"datapath", "cni"}, "devices, routes and neighbours"},
+	{"github.com/google/nftables", []string{"datapath", "cni"}, "masquerade and host ports"},
+	{"github.com/containernetworking/cni", []string{"cni"}, "what runtimes say to plugins"},
+	{"sigs.k8s.io/network-policy-api", []string{"kube"}, "the cluster's state travels as plain values"},
 	{"k8s.io/client-go", []string{"kube"}, "the cluster's state travels as plain values"},
 	{"k8s.io/api", []string{"kube"}, "the cluster's state travels as plain values"},
 	{"k8s.io/apimachinery", []string{"kube"}, "the cluster's state travels as plain values"},
