@@ -204,12 +204,16 @@ kind: Service
 metadata: {name: serve, namespace: %[1]s}
 spec: {type: NodePort, ipFamilyPolicy: RequireDualStack, selector: {app: serve}, ports: [{port: 80, targetPort: 8080}]}
 `, c.namespace, bed.ShopImage))
+	// Nothing of a daemon set that no controller has seen yet is rolled out too.
+	var pods []pod
+	c.eventually("a server on each node", func(context.Context) error {
+		if pods = c.pods("app=serve"); len(pods) != len(c.RunningNodes()) {
+			return fmt.Errorf("%d servers on %d nodes", len(pods), len(c.RunningNodes()))
+		}
+		return nil
+	})
 	c.must(c.Rollout(c.context(), c.namespace, "daemonset/serve"))
-	pods := c.pods("app=serve")
-	if len(pods) != len(c.RunningNodes()) {
-		c.t.Fatalf("%d servers on %d nodes", len(pods), len(c.RunningNodes()))
-	}
-	return pods
+	return c.pods("app=serve")
 }
 
 // ask asks from within a pod for what a URL answers.

@@ -133,7 +133,9 @@ func TestClusterMap(t *testing.T) {
 				t.Errorf("%s: %d connections, %d failed: %v", edge, e.Connections, e.Failed, e.Errors)
 			}
 		case ours:
-			if e.Connections == 0 || e.Failed != 0 || e.BytesSent == 0 || e.BytesReceived == 0 || e.RTT == nil || e.RTT.Min <= 0 {
+			// While the shop opens, whoever asks a pod that is not there yet may
+			// give up.
+			if e.Connections == 0 || e.Failed > e.Errors["ECANCELED"] || e.BytesSent == 0 || e.BytesReceived == 0 || e.RTT == nil || e.RTT.Min <= 0 {
 				t.Errorf("%s: %+v", edge, e)
 			}
 		case !slices.Contains(around, edge) && e.Connections+e.Failed > before[of(e)]:
