@@ -49,6 +49,16 @@ type Pod struct {
 	// Ended is when it was deleted or its last container ended; zero before.
 	Ended      time.Time
 	Containers []Container
+	// Ports are those that have names, which policies can use; kept where
+	// somebody wants policies. A name that is there twice stays twice.
+	Ports []PodPort
+}
+
+// A PodPort is a named port of a pod.
+type PodPort struct {
+	Name     string
+	Protocol string // tcp, udp, sctp
+	Port     uint16
 }
 
 // A Workload is a controller of pods.

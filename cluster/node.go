@@ -48,6 +48,7 @@ func (s *sharer) prefixes(prefixes []netip.Prefix) []netip.Prefix {
 }
 
 func (s *State) setNode(told *Node, now int64) {
+	s.versions.Nodes++
 	n := s.nodes[told.UID]
 	fresh := n == nil
 	old := &Node{}
@@ -113,6 +114,7 @@ func (s *State) DeleteNode(uid string, at time.Time) {
 	}
 	now := nanos(at)
 	s.change(at, func() {
+		s.versions.Nodes++
 		n.ended = now
 		for _, addr := range n.told.Addrs {
 			s.places[addr].nodes.release(n, now)

@@ -91,7 +91,7 @@ func same(a, b *Pod) bool {
 		a.HostNetwork == b.HostNetwork && a.Controller == b.Controller && a.Workload == b.Workload &&
 		a.ReplicaSet == b.ReplicaSet && a.Job == b.Job && a.ServiceAccount == b.ServiceAccount && a.Phase == b.Phase &&
 		a.Created.Equal(b.Created) && a.Started.Equal(b.Started) && a.Ended.Equal(b.Ended) &&
-		slices.Equal(a.Addrs, b.Addrs) && slices.Equal(a.Containers, b.Containers) &&
+		slices.Equal(a.Addrs, b.Addrs) && slices.Equal(a.Containers, b.Containers) && slices.Equal(a.Ports, b.Ports) &&
 		maps.Equal(a.Labels, b.Labels) && maps.Equal(a.NamespaceLabels, b.NamespaceLabels)
 }
 
@@ -113,6 +113,7 @@ func (s *State) cleanPod(p *Pod) {
 	p.Job = share.text(p.Job, maxName)
 	p.ServiceAccount = share.text(p.ServiceAccount, maxName)
 	p.Phase = share.text(p.Phase, maxName)
+	p.Ports = share.ports(p.Ports)
 	p.Containers = atMost(share, p.Containers, maxContainers)
 	for i := range p.Containers {
 		c := &p.Containers[i]
@@ -158,6 +159,9 @@ func (s *State) resolve(p *Pod) {
 
 // setPod puts a pod in its tables. known is what they have of it, or nil.
 func (s *State) setPod(known *pod, told *Pod, now int64) {
+	if known == nil || known.ended != 0 || !asJudged(known.told, told) {
+		s.versions.Pods++
+	}
 	p, fresh := known, known == nil
 	var had []netip.Addr // addresses that it has had for longer
 	if fresh {
@@ -385,6 +389,7 @@ func (s *State) DeletePod(uid string, at time.Time) {
 	s.change(at, func() {
 		p.told, p.vague = &told, true
 		s.endPod(p, nanos(at))
+		s.versions.Pods++
 	})
 }
 
@@ -469,6 +474,12 @@ func (s *State) SetNamespace(name string, labels map[string]string, at time.Time
 	}
 	s.change(at, func() {
 		n := s.namespace(name)
+		if !n.told || !maps.Equal(n.labels, labels) {
+			s.versions.Namespaces++
+		}
+		if len(changes) > 0 {
+			s.versions.Pods++
+		}
 		n.told, n.labels = true, labels
 		for _, c := range changes {
 			c.p.told = c.told
@@ -487,6 +498,7 @@ func (s *State) DeleteNamespace(name string, at time.Time) {
 	}
 	s.change(at, func() {
 		n.told, n.labels = false, nil
+		s.versions.Namespaces++
 		if n.first == nil {
 			delete(s.namespaces, name)
 		}

@@ -27,6 +27,8 @@ func TestSame(t *testing.T) {
 			f.Set(reflect.ValueOf(map[string]string{"a": "b"}))
 		case []netip.Addr:
 			f.Set(reflect.ValueOf([]netip.Addr{{}}))
+		case []PodPort:
+			f.Set(reflect.ValueOf([]PodPort{{}}))
 		case []Container:
 			f.Set(reflect.ValueOf([]Container{{}}))
 		case Workload:

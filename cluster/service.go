@@ -56,6 +56,9 @@ func (s *State) setService(told *Service, now int64) {
 	v := s.services[told.UID]
 	fresh := v == nil
 	old := &Service{}
+	if fresh || v.ended != 0 || !slices.Equal(v.told.Addrs, told.Addrs) {
+		s.versions.Services++
+	}
 	from := now
 	if fresh {
 		v = &service{told: told}
@@ -159,6 +162,7 @@ func (s *State) DeleteService(uid string, at time.Time) {
 	now := nanos(at)
 	s.change(at, func() {
 		v.ended = now
+		s.versions.Services++
 		for _, addr := range v.told.Addrs {
 			s.places[addr].services.release(v, now)
 		}

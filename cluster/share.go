@@ -1,6 +1,7 @@
 package cluster
 
 import (
+	"fmt"
 	"hash/maphash"
 	"maps"
 	"net/netip"
@@ -25,6 +26,7 @@ const (
 const (
 	maxLabels     = 256
 	maxContainers = 256
+	maxPodPorts   = 1000
 	maxAddrs      = 64
 	maxPorts      = 1000
 	maxEndpoints  = 1000
@@ -44,6 +46,7 @@ type sharer struct {
 	seed    maphash.Seed
 	texts   generations[string, string]
 	sets    generations[uint64, map[string]string]
+	named   generations[string, []PodPort]
 	trimmed atomic.Uint64
 }
 
@@ -188,6 +191,28 @@ func (s *sharer) cleanLabels(labels map[string]string) map[string]string {
 		cleaned[s.own(k, maxLabelKey)] = s.own(labels[k], maxLabel)
 	}
 	return cleaned
+}
+
+// ports returns named ports that are shared: the pods of a deployment have the
+// same ones.
+func (s *sharer) ports(ports []PodPort) []PodPort {
+	if len(ports) == 0 {
+		return nil
+	}
+	ports = atMost(s, ports, maxPodPorts)
+	var key strings.Builder
+	for _, p := range ports {
+		fmt.Fprintf(&key, "%s/%s/%d ", p.Name, p.Protocol, p.Port)
+	}
+	if shared, ok := s.named.get(key.String(), maxSets); ok && slices.Equal(shared, ports) {
+		return shared
+	}
+	shared := make([]PodPort, len(ports))
+	for i, p := range ports {
+		shared[i] = PodPort{Name: s.text(p.Name, maxName), Protocol: s.text(p.Protocol, maxName), Port: p.Port}
+	}
+	s.named.put(key.String(), shared, maxSets)
+	return shared
 }
 
 // addrs returns addresses as the tables have them: each once, without those

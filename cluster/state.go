@@ -33,6 +33,8 @@ type State struct {
 	// changed has room for one signal: who waits learns that there was
 	// something, not how often, so writers never wait.
 	changed chan struct{}
+	// ears are those of who waits beside.
+	ears ears
 
 	// write is held by whoever changes something, for all of the change. So one
 	// who holds it may read everything below without table.
@@ -56,6 +58,8 @@ type State struct {
 	// waiting are slices with endpoints of pods not told yet.
 	waiting   map[Endpoint][]*slice
 	nodes     map[string]*node
+	policies  map[string]*Policy // by uid
+	versions  Versions
 	places    map[netip.Addr]place
 	frontends map[frontend]*holding[service]
 	nodePorts map[nodePort]*holding[service]
@@ -91,6 +95,7 @@ func NewState(c Config) *State {
 		slices:       make(map[name]*slice),
 		waiting:      make(map[Endpoint][]*slice),
 		nodes:        make(map[string]*node),
+		policies:     make(map[string]*Policy),
 		places:       make(map[netip.Addr]place),
 		frontends:    make(map[frontend]*holding[service]),
 		nodePorts:    make(map[nodePort]*holding[service]),
@@ -113,10 +118,11 @@ func (s *State) signal() {
 	case s.changed <- struct{}{}:
 	default: // one signal waits already
 	}
+	s.ears.signal()
 }
 
 // Changed tells that something is known that was not: one signal for any
-// number of changes, so that one goroutine can wait for it.
+// number of changes, so that one goroutine can wait for it. Others use Watch.
 func (s *State) Changed() <-chan struct{} { return s.changed }
 
 // Expect says that a resource will be told: Synced waits for it.
@@ -211,7 +217,7 @@ func (s *State) Namespaces() []string {
 
 // Stats are the sizes of a State, and what it has forgotten since its start.
 type Stats struct {
-	Pods, EndedPods, Services, EndpointSlices, Nodes, Namespaces int
+	Pods, EndedPods, Services, EndpointSlices, Nodes, Namespaces, Policies int
 	// Addresses are those of which something is known, now or of the past.
 	Addresses int
 	// ForgottenPods and ForgottenAddresses were too many or too old.
@@ -229,6 +235,7 @@ func (s *State) Stats() Stats {
 		Pods:               s.living,
 		EndedPods:          len(s.pods) - s.living,
 		EndpointSlices:     len(s.slices),
+		Policies:           len(s.policies),
 		Addresses:          len(s.places),
 		ForgottenPods:      s.forgotten.pods,
 		ForgottenAddresses: s.forgotten.addresses,
