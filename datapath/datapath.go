@@ -4,21 +4,18 @@ import (
 	"context"
 	"errors"
 	"log/slog"
-	"net/netip"
 	"time"
 )
 
-// Config says what a Datapath is for. The zero value is routed, with the default
-// sizes, and pinned in the machine's BPF file system as instance "warren".
+// Config says what a Datapath is for. All but Mode can be left out: then
+// sizes are the defaults, and it is pinned in the machine's BPF file system as
+// instance "warren".
 type Config struct {
 	// BPFFS and Instance say where maps and links are pinned: see bpf.OpenPins.
 	// Agents of different instances, or with different file systems, have
 	// nothing in common in the kernel.
 	BPFFS, Instance string
 	Mode            Mode
-	// Node are this node's addresses: the first of each family is its own for
-	// tunnels and for what it answers itself.
-	Node []netip.Addr
 	// FlowInterval is how often a flow that goes on is told of: 0 means 5 s.
 	FlowInterval time.Duration
 	// Flows, Verdicts and Addresses are how many of them there is room for; 0
@@ -32,42 +29,18 @@ type Config struct {
 	Rung string
 }
 
-// Mode is how packets get to pods of other nodes.
-type Mode uint8
-
-// The modes. Chained connects nothing: another CNI plugin does, and packets are
-// judged and counted only.
-const (
-	Routed Mode = iota
-	VXLAN
-	Chained
-)
-
-// String returns routed, vxlan or chained.
-func (m Mode) String() string {
-	switch m {
-	case Routed:
-		return "routed"
-	case VXLAN:
-		return "vxlan"
-	case Chained:
-		return "chained"
-	}
-	return "unknown"
-}
-
-// HostDevice is what a device of the node is to the datapath.
-type HostDevice uint8
+// HostPart is the part that a device of the node has.
+type HostPart uint8
 
 // The devices of a node that programs are attached to: the one to other nodes,
 // and the one of the tunnel.
 const (
-	Uplink HostDevice = iota
+	Uplink HostPart = iota
 	Tunnel
 )
 
 // String returns uplink or tunnel.
-func (k HostDevice) String() string {
+func (k HostPart) String() string {
 	switch k {
 	case Uplink:
 		return "uplink"
@@ -143,10 +116,10 @@ type PolicyReport struct {
 
 // AttachHost attaches the programs of the node to one of its devices, in the
 // place of the one that had that part until now.
-func (d *Datapath) AttachHost(ifindex int, part HostDevice) error { return ErrClosed }
+func (d *Datapath) AttachHost(ifindex int, part HostPart) error { return ErrClosed }
 
 // DetachHost takes them away again. What is not attached is fine.
-func (d *Datapath) DetachHost(part HostDevice) error { return ErrClosed }
+func (d *Datapath) DetachHost(part HostPart) error { return ErrClosed }
 
 // Tell says whether somebody listens to flow events: otherwise the kernel writes
 // none. It counts all the same.

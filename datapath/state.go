@@ -17,6 +17,9 @@ type State struct {
 	Policy *netpol.Program
 	// Places are the addresses of pods, nodes and services.
 	Places map[netip.Addr]Place
+	// Node4 and Node6 are this node's own addresses, invalid for families that it
+	// does not have.
+	Node4, Node6 netip.Addr
 	// Routes are networks behind other nodes: their pods'.
 	Routes map[netip.Prefix]netip.Addr
 }
