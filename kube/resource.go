@@ -7,10 +7,12 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
+	networkingv1 "k8s.io/api/networking/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	policyv1alpha2 "sigs.k8s.io/network-policy-api/apis/v1alpha2"
 
 	"warren/cluster"
 )
@@ -25,6 +27,9 @@ type resource struct {
 	metadata bool
 	// optional is one without which addresses still stand for what they do.
 	optional bool
+	// extension is one that a cluster may not have at all; then there are none,
+	// and it is looked for again.
+	extension bool
 	// convert takes what is kept out of an object, with the key that it is known
 	// by; a nil value is an object of which nothing is kept.
 	convert func(runtime.Object) (key string, value any)
@@ -40,9 +45,10 @@ func resources(st *cluster.State, o Options) []*resource {
 	if o.OwnPodsOnly && o.Node != "" {
 		pods = "spec.nodeName=" + o.Node
 	}
-	return []*resource{
+	list := []*resource{
 		{
-			name: "namespaces", path: "/api/v1/namespaces", metadata: true, optional: true,
+			// Policies select namespaces.
+			name: "namespaces", path: "/api/v1/namespaces", metadata: true, optional: !o.Policies,
 			convert: metadata(func(m *metav1.ObjectMeta) (string, any) { return m.Name, m.Labels }),
 			set: func(key string, v any, at time.Time) {
 				labels, _ := v.(map[string]string)
@@ -67,7 +73,11 @@ func resources(st *cluster.State, o Options) []*resource {
 		{
 			name: "pods", path: "/api/v1/pods", fields: pods,
 			convert: of(func(p *corev1.Pod) (string, any) {
-				return string(p.UID), podOf(p, o.Node != "" && p.Spec.NodeName == o.Node)
+				pod := podOf(p, o.Node != "" && p.Spec.NodeName == o.Node)
+				if o.Policies {
+					pod.Ports = namedPortsOf(p)
+				}
+				return string(p.UID), pod
 			}),
 			set: set(st.SetPod),
 			gone: func(key string, v any, at time.Time) {
@@ -91,6 +101,27 @@ func resources(st *cluster.State, o Options) []*resource {
 				namespace, name, _ := strings.Cut(key, "/")
 				st.DeleteEndpoints(namespace, name, at)
 			},
+		},
+	}
+	if o.Policies {
+		list = append(list, policies(st)...)
+	}
+	return list
+}
+
+// policies are all kinds of them.
+func policies(st *cluster.State) []*resource {
+	gone := func(key string, _ any, at time.Time) { st.DeletePolicy(key, at) }
+	return []*resource{
+		{
+			name: "networkpolicies", path: "/apis/networking.k8s.io/v1/networkpolicies",
+			convert: of(func(p *networkingv1.NetworkPolicy) (string, any) { return string(p.UID), networkPolicyOf(p) }),
+			set:     set(st.SetPolicy), gone: gone,
+		},
+		{
+			name: "clusternetworkpolicies", path: "/apis/policy.networking.k8s.io/v1alpha2/clusternetworkpolicies", extension: true,
+			convert: of(func(p *policyv1alpha2.ClusterNetworkPolicy) (string, any) { return string(p.UID), clusterPolicyOf(p) }),
+			set:     set(st.SetPolicy), gone: gone,
 		},
 	}
 }

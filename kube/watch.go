@@ -6,7 +6,9 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
+	"path"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -30,6 +32,11 @@ type Options struct {
 	// OwnPodsOnly watches the pods of Node only: less load for the API server,
 	// but pods elsewhere have no names.
 	OwnPodsOnly bool
+	// Policies are watched too, "networkpolicies" and "clusternetworkpolicies",
+	// and pods keep their named ports. Then nothing is complete without them and
+	// the namespaces: who enforces must not begin with a part of them. That a
+	// cluster does not know the second kind is no mistake.
+	Policies bool
 	// Only names the resources that are watched: of "pods", "services",
 	// "endpointslices", "namespaces", "nodes", "replicasets", "jobs". Empty is all.
 	Only []string
@@ -95,8 +102,13 @@ func (w *watcher) run(ctx context.Context, r *resource) {
 		}
 	}
 	w.client.reflect(ctx, r, s, w.log, func(err error) {
-		if r.optional && (apierrors.IsForbidden(err) || apierrors.IsNotFound(err)) {
+		switch {
+		case r.optional && (apierrors.IsForbidden(err) || apierrors.IsNotFound(err)):
 			w.state.SetSynced(r.name) // nobody will ever tell it
+		case r.extension && apierrors.IsNotFound(err) && w.client.lacks(ctx, r):
+			w.client.meter.of(r.name).failed(errAbsent, time.Now())
+			s.nothing()
+			return // quietly: it may come any time, or never
 		}
 		// That the server is away is said once, for all resources.
 		if !refused && w.client.meter.isConnected() {
@@ -104,6 +116,45 @@ func (w *watcher) run(ctx context.Context, r *resource) {
 			w.log.Warn("a resource of the cluster cannot be watched", "resource", r.name, "err", err)
 		}
 	})
+}
+
+// errAbsent is in the Stats of a resource that the cluster does not know.
+var errAbsent = errors.New("the cluster has no such resource: its definition is not installed; it is looked for again")
+
+// lacks asks whether the server, which did not find a resource, does not know
+// of it. Only who knows the API's own groups is believed: what answers in a
+// server's place knows nothing, and policies must not go because of that.
+func (c *Client) lacks(ctx context.Context, r *resource) bool {
+	ctx, cancel := context.WithTimeout(asking(ctx, "discovery"), lacksTime)
+	defer cancel()
+	answer, err := c.rest.Get().AbsPath("/apis").Do(ctx).Get()
+	groups, ok := answer.(*metav1.APIGroupList)
+	if err != nil || !ok || !hasVersion(groups, "apps/v1") {
+		return false
+	}
+	group := strings.TrimPrefix(path.Dir(r.path), "/apis/")
+	if !hasVersion(groups, group) {
+		return true
+	}
+	answer, err = c.rest.Get().AbsPath(path.Dir(r.path)).Do(ctx).Get()
+	list, ok := answer.(*metav1.APIResourceList)
+	if err != nil || !ok || list.GroupVersion != group {
+		return false
+	}
+	return !slices.ContainsFunc(list.APIResources, func(a metav1.APIResource) bool { return a.Name == r.name })
+}
+
+const lacksTime = 10 * time.Second
+
+func hasVersion(groups *metav1.APIGroupList, version string) bool {
+	for i := range groups.Groups {
+		for _, v := range groups.Groups[i].Versions {
+			if v.GroupVersion == version {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 // reflect lists and watches a resource into a store until ctx ends.
@@ -296,6 +347,16 @@ func (s *store) Replace(list []any, _ string) error {
 	s.synced()
 	s.told()
 	return nil
+}
+
+// nothing is told where there is none of the resource.
+func (s *store) nothing() {
+	for key := range s.known {
+		s.resource.gone(key, nil, s.now())
+	}
+	clear(s.known)
+	s.synced()
+	s.told()
 }
 
 func (s *store) told() {
