@@ -130,6 +130,17 @@ var derived = map[string]getter{
 		c := e.Data.(*Connection)
 		return truth(c.L4 == TCP && c.Direction() != "listen" && c.Res == 0), i == 0
 	}},
+	"flow.policy":      flowPolicy(func(p *FlowPolicy) string { return p.Title }),
+	"flow.rule":        flowPolicy(func(p *FlowPolicy) string { return p.Number }),
+	"flow.policy_tier": flowPolicy(func(p *FlowPolicy) string { return p.Tier.String() }),
+	"flow.direction":   str(func(e *Event) string { return e.Data.(*Flow).Direction() }),
+	"flow.duration": {num: func(e *Event, i int) (int64, bool) {
+		f := e.Data.(*Flow)
+		return int64(f.Last.Sub(f.Start)), i == 0 && !f.Start.IsZero() && !f.Last.Before(f.Start)
+	}},
+	"flow.icmp_type": {num: func(e *Event, i int) (int64, bool) { f := e.Data.(*Flow); return int64(f.ICMPType), i == 0 && f.ICMP }},
+	"flow.icmp_code": {num: func(e *Event, i int) (int64, bool) { f := e.Data.(*Flow); return int64(f.ICMPCode), i == 0 && f.ICMP }},
+
 	"fd.name_changed": {num: func(e *Event, i int) (int64, bool) {
 		c := e.Data.(*Connection)
 		return truth(c.Type != "update" && c.Type != "close"), i == 0
@@ -145,6 +156,16 @@ func str(fn func(*Event) string) getter {
 		s := fn(e)
 		return s, s != ""
 	}}
+}
+
+// flowPolicy makes a getter of what the policy behind a verdict has.
+func flowPolicy(fn func(*FlowPolicy) string) getter {
+	return str(func(e *Event) string {
+		if p := e.Data.(*Flow).Policy; p != nil {
+			return fn(p)
+		}
+		return ""
+	})
 }
 
 // composed makes a getter of a function that appends; appending nothing is a
@@ -216,6 +237,8 @@ func SocketOf(e *Event) *Socket {
 	case *Connection:
 		return &d.Socket
 	case *DNS:
+		return &d.Socket
+	case *Flow:
 		return &d.Socket
 	}
 	return nil

@@ -582,6 +582,12 @@ func access(t reflect.Type, at base, off uintptr, omitZero bool) (Type, Many, Ar
 		return String, One, NoArg, named[TCPState](at, off, omitZero)
 	case reflect.TypeFor[ResetBy]():
 		return String, One, NoArg, named[ResetBy](at, off, omitZero)
+	case reflect.TypeFor[Verdict]():
+		return String, One, NoArg, named[Verdict](at, off, omitZero)
+	case reflect.TypeFor[DropReason]():
+		return String, One, NoArg, named[DropReason](at, off, omitZero)
+	case reflect.TypeFor[TCPFlags]():
+		return String, One, NoArg, named[TCPFlags](at, off, omitZero)
 	case reflect.TypeFor[LoginUID]():
 		return Int, One, NoArg, getter{num: func(e *Event, i int) (int64, bool) {
 			p := at(e, i)

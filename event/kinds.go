@@ -16,6 +16,7 @@ const (
 	KindProcess
 	KindCgroup
 	KindNodes
+	KindFlow
 
 	numKinds
 )
@@ -34,6 +35,7 @@ var kinds = [numKinds]kind{
 	KindProcess:     describe[ProcessState]("process", "a process as the process table knows it: no event, but what process list filters on", "process"),
 	KindCgroup:      describe[CgroupState]("cgroup", "a cgroup was seen for the first time: no event for consumers, but how identity learns paths", "cgroup"),
 	KindNodes:       describe[Nodes]("nodes", "which of a cluster's agents answered: what follows is of these alone", "nodes"),
+	KindFlow:        describe[Flow]("flow", "packets between two ends were forwarded or dropped, seen from a pod of this machine; where Warren judges packets", "flow_new", "flow_update", "flow_close", "flow_drop"),
 }
 
 // StateKinds are kinds that inform the tables of identity and reach no

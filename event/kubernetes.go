@@ -8,8 +8,12 @@ import (
 	"warren/cluster"
 )
 
-// podOf returns the pod that acted, nil outside pods.
+// podOf returns the pod that acted, nil outside pods. A flow's is the pod at its
+// near end, also where no process is known.
 func podOf(e *Event) *cluster.Pod {
+	if f, ok := e.Data.(*Flow); ok && f.LocalPeer != nil && f.LocalPeer.Pod != nil {
+		return f.LocalPeer.Pod
+	}
 	if e.Process == nil || e.Process.Container == nil {
 		return nil
 	}

@@ -77,6 +77,7 @@ var dataOf = map[event.Kind]func() event.Data{
 	event.KindProcess:     func() event.Data { return new(event.ProcessState) },
 	event.KindCgroup:      func() event.Data { return new(event.CgroupState) },
 	event.KindNodes:       func() event.Data { return new(event.Nodes) },
+	event.KindFlow:        func() event.Data { return new(event.Flow) },
 }
 
 type builder struct {

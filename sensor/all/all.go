@@ -6,6 +6,7 @@ import (
 
 	"warren/bpf"
 	"warren/sensor"
+	"warren/sensor/flow"
 	"warren/sensor/process"
 	"warren/sensor/socket"
 )
@@ -14,6 +15,7 @@ import (
 type Config struct {
 	Process process.Config
 	Socket  socket.Config
+	Flow    flow.Config
 }
 
 // Hooks returns every hook that some sensor may attach, with its rungs.
@@ -27,5 +29,6 @@ func Sensors(road *bpf.Road, cfg Config, log *slog.Logger) []sensor.Sensor {
 	return []sensor.Sensor{
 		process.New(road, cfg.Process, log),
 		socket.New(road, cfg.Socket, log),
+		flow.New(road, cfg.Flow, log),
 	}
 }
