@@ -38,7 +38,8 @@ var layers = []struct {
 	{4, []string{"datapath"}, "what packets meet knows the nouns of a cluster and policy, and nobody who asks"},
 	{5, []string{"sensor/all"}, "the one list of sensors"},
 	{4, []string{"sensor/*"}, "sensors know the road and events, not each other, and nobody who listens"},
-	{6, []string{"agent", "hub", "cli", "cni"}, "wiring of a node and of a cluster, and what a person or a kubelet calls"},
+	{5, []string{"cni"}, "what a container runtime calls, and what an agent writes for it"},
+	{6, []string{"agent", "hub", "cli"}, "wiring of a node and of a cluster, and what a person calls"},
 	{7, []string{"."}, "main picks agent, hub or command"},
 }
 
@@ -89,6 +90,7 @@ var thirdParties = []struct {
 }{
 	{"github.com/cilium/ebpf", []string{"bpf", "sensor/*", "datapath"}, "only these load programs"},
 	{"github.com/vishvananda/netlink", []string{"datapath", "cni"}, "devices, routes and neighbours"},
+	{"github.com/vishvananda/netns", []string{"datapath", "cni"}, "whose devices"},
 	{"github.com/google/nftables", []string{"datapath", "cni"}, "masquerade and host ports"},
 	{"github.com/containernetworking/cni", []string{"cni"}, "what runtimes say to plugins"},
 	{"sigs.k8s.io/network-policy-api", []string{"kube"}, "the cluster's state travels as plain values"},

@@ -234,6 +234,20 @@ func (c *Client) object(ctx context.Context, path string, q url.Values) ([]byte,
 	if err != nil {
 		return nil, err
 	}
+	return c.one(ctx, resp)
+}
+
+// send sends a body, or nothing, and returns the object that is the answer.
+func (c *Client) send(ctx context.Context, method, path string, body []byte) ([]byte, error) {
+	resp, err := c.ask(ctx, method, path, nil, body, "application/json")
+	if err != nil {
+		return nil, err
+	}
+	return c.one(ctx, resp)
+}
+
+// one reads an answer that is one JSON object.
+func (c *Client) one(ctx context.Context, resp *http.Response) ([]byte, error) {
 	defer resp.Body.Close()
 	b, err := io.ReadAll(io.LimitReader(resp.Body, maxObject+1))
 	if err != nil {
@@ -272,13 +286,20 @@ func (c *Client) lines(ctx context.Context, path string, q url.Values) Lines {
 
 // get asks, and returns the answer or the error that it is.
 func (c *Client) get(ctx context.Context, path string, q url.Values, accept string) (*http.Response, error) {
+	return c.ask(ctx, http.MethodGet, path, q, nil, accept)
+}
+
+func (c *Client) ask(ctx context.Context, method, path string, q url.Values, body []byte, accept string) (*http.Response, error) {
 	u := c.base.JoinPath(path)
 	u.RawQuery = q.Encode()
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, u.String(), http.NoBody)
+	req, err := http.NewRequestWithContext(ctx, method, u.String(), bytes.NewReader(body))
 	if err != nil {
 		return nil, err
 	}
 	req.Header.Set("Accept", accept)
+	if body != nil {
+		req.Header.Set("Content-Type", "application/json")
+	}
 	resp, err := c.http.Do(req)
 	if err != nil {
 		return nil, c.broken(ctx, err)

@@ -98,11 +98,23 @@ type Door struct {
 	Handler http.Handler
 }
 
-// bodiless refuses requests that have a body: none is for anything here, and who
-// announces one that does not come would keep a connection for ever.
+// bodyTaker is a handler that wants the body of some requests.
+type bodyTaker interface{ takesBody(*http.Request) bool }
+
+// bodiless refuses requests that have a body: none is for anything here, but for
+// what a handler wants itself, and who announces one that does not come would
+// keep a connection for ever.
 func bodiless(next http.Handler) http.Handler {
+	taker, _ := next.(bodyTaker)
 	return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
 		if req.ContentLength == 0 {
+			next.ServeHTTP(w, req)
+			return
+		}
+		if taker != nil && taker.takesBody(req) {
+			if err := http.NewResponseController(w).SetReadDeadline(time.Now().Add(headerTime)); err != nil {
+				panic(http.ErrAbortHandler)
+			}
 			next.ServeHTTP(w, req)
 			return
 		}
@@ -132,6 +144,7 @@ func Serve(ctx context.Context, stall time.Duration, log *slog.Logger, doors ...
 			IdleTimeout:       idleTime,
 			WriteTimeout:      stall, // streams move it with each write
 			MaxHeaderBytes:    headerBytes,
+			ConnContext:       withConn,
 			ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelDebug),
 		}
 		g.Go(func() error {

@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"path"
 	"slices"
+	"strings"
 
 	"warren/event"
 )
@@ -22,6 +23,11 @@ var openAPI []byte
 // description say what it is that answers. A route, or a parameter of one, that
 // openapi.json does not have is an error.
 func OpenAPI(title, description string, routes []Route) ([]byte, error) {
+	return describeRoutes(title, description, routes, nil)
+}
+
+// describeRoutes is OpenAPI with operations, method and path, that are no routes.
+func describeRoutes(title, description string, routes []Route, operations [][2]string) ([]byte, error) {
 	var doc map[string]any
 	if err := json.Unmarshal(openAPI, &doc); err != nil {
 		return nil, fmt.Errorf("read openapi.json: %w", err)
@@ -41,6 +47,16 @@ func OpenAPI(title, description string, routes []Route) ([]byte, error) {
 			return nil, err
 		}
 		served[r.Pattern] = map[string]any{"get": get}
+	}
+	for _, o := range operations {
+		op, err := at(doc, "paths", o[1], strings.ToLower(o[0]))
+		if err != nil {
+			return nil, err
+		}
+		if served[o[1]] == nil {
+			served[o[1]] = map[string]any{}
+		}
+		served[o[1]].(map[string]any)[strings.ToLower(o[0])] = op
 	}
 	doc["paths"] = served
 	schema, err := at(doc, "components", "schemas", "Event")
@@ -153,7 +169,11 @@ func (s *Server) serveOpenAPI(w http.ResponseWriter, _ *http.Request, _ Query) e
 
 // document is the description of what an agent answers.
 func (s *Server) document() ([]byte, error) {
-	return OpenAPI("Warren agent", "What runs on this machine and whom it talks to. The agent answers on a Unix socket (by default /run/warren/warren.sock) and on loopback. "+documentOfLists, s.routes())
+	var operations [][2]string
+	if s.cfg.Endpoints != nil {
+		operations = (*endpoints)(nil).operations()
+	}
+	return describeRoutes("Warren agent", "What runs on this machine and whom it talks to. The agent answers on a Unix socket (by default /run/warren/warren.sock) and on loopback. "+documentOfLists, s.routes(), operations)
 }
 
 // documentOfLists is what the descriptions of agents and hubs have in common.

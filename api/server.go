@@ -43,6 +43,8 @@ type Config struct {
 	Node string
 	// Map answers who talks to whom; nil where connections are not watched.
 	Map func(context.Context, MapQuestion) (Map, error)
+	// Endpoints are the pods that the agent connects; nil where it connects none.
+	Endpoints Endpoints
 }
 
 func (c Config) withDefaults() Config {
@@ -166,6 +168,9 @@ func (s *Server) ServeAt(ctx context.Context, doors ...Door) error {
 func (s *Server) Door(l net.Listener) Door {
 	if l.Addr().Network() == "tcp" {
 		return Door{l, local(s, l.Addr())}
+	}
+	if s.cfg.Endpoints != nil && l.Addr().Network() == "unix" {
+		return Door{l, &endpoints{s.cfg.Endpoints, s}}
 	}
 	return Door{l, s}
 }
