@@ -64,7 +64,7 @@ root: $(CACHE)/bin/promtool ## BPF on this machine's kernel
 
 e2e: build $(CACHE)/bin/promtool $(CACHE)/bin/hubble $(CACHE)/bin/hubble-relay ## the built program as a user meets it
 	build/need $(ROOT_PACKAGES)
-	$(GO) test -count=1 -run '^TestE2E' ./test/e2e
+	$(GO) test -count=1 -run '^TestE2E' ./test/e2e ./hub
 
 vm: ## the root tests on Debian's 6.1 and 6.12 kernels under qemu
 	build/need $(VM_PACKAGES)

@@ -69,7 +69,7 @@ func (s *self) open(ctx context.Context, server *api.Server, log *slog.Logger) (
 		if l, err = api.ListenTCP(ctx, s.cfg.Hub.Listen, "--hub-listen"); err != nil {
 			return nil, err
 		}
-		e.api = append(e.api, api.Door{Listener: s.creds.Listen(l, api.HubName, "http/1.1"), Handler: server})
+		e.api = append(e.api, api.Door{Listener: s.creds.Listen(l, "http/1.1", api.HubName), Handler: server})
 		s.listen = append(s.listen, "https://"+l.Addr().String()+" for the hub")
 	}
 	if s.cfg.Hubble.Socket != "" {
@@ -86,8 +86,8 @@ func (s *self) open(ctx context.Context, server *api.Server, log *slog.Logger) (
 		if l, err = api.ListenTCP(ctx, s.cfg.Hubble.Listen, "--hubble-listen"); err != nil {
 			return nil, err
 		}
-		e.hubble = append(e.hubble, s.creds.Listen(l, api.HubName, "h2"))
-		s.listen = append(s.listen, "hubble tls://"+l.Addr().String()+" for the hub")
+		e.hubble = append(e.hubble, s.creds.Listen(l, "h2", api.HubName, api.HubbleName))
+		s.listen = append(s.listen, "hubble tls://"+l.Addr().String()+" for the hub and relays")
 	}
 	return e, nil
 }

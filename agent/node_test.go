@@ -206,7 +206,11 @@ func TestBPFHubAsks(t *testing.T) {
 	if rows != 1 {
 		t.Errorf("%d rows", rows)
 	}
-	for name, dir := range map[string]string{"of another authority": foreign.Directory(t, api.HubName), "of another agent": ours.Directory(t, api.AgentName)} {
+	// A relay is not a hub: it may see flows, and no command lines.
+	relay := open(ours.Directory(t, api.HubbleName))
+	for name, dir := range map[string]string{
+		"of another authority": foreign.Directory(t, api.HubName), "of another agent": ours.Directory(t, api.AgentName), "that is a relay": ours.Directory(t, api.HubbleName),
+	} {
 		c := open(dir)
 		if name == "of another authority" {
 			// It believes the agent, whatever the agent thinks of it.
@@ -216,7 +220,7 @@ func TestBPFHubAsks(t *testing.T) {
 			t.Errorf("a hub %s was let in", name)
 		}
 	}
-	testkit.Wait(t, "both to be counted", func() bool { c := a.status(t).Certificate; return c != nil && c.Refused == 2 })
+	testkit.Wait(t, "all three to be counted", func() bool { c := a.status(t).Certificate; return c != nil && c.Refused == 3 })
 	if !strings.Contains(a.stderr.String(), `msg="a client was refused"`) {
 		t.Errorf("the log does not tell:\n%s", a.stderr)
 	}
@@ -224,10 +228,14 @@ func TestBPFHubAsks(t *testing.T) {
 	if h := a.status(t).Hubble; h == nil || h.MaxFlows != 77 || h.MaxBytes != 1<<20 {
 		t.Errorf("Hubble's log: %+v, want 77 flows in 1 MiB", h)
 	}
-	// Hubble's clients: the hub by its certificate, people by the socket.
+	// Hubble's clients: the hub and relays by their certificates, people by the
+	// socket.
 	for name, dial := range map[string]grpc.DialOption{
 		"by the network": grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) {
 			return creds.Dial(ctx, hubble, api.AgentName, "h2")
+		}),
+		"as a relay": grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) {
+			return relay.Dial(ctx, hubble, api.AgentName, "h2")
 		}),
 		"by the socket": grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) {
 			return (&net.Dialer{}).DialContext(ctx, "unix", filepath.Join(a.dir, "run", "hubble.sock"))

@@ -354,7 +354,7 @@ func TestHubblePeers(t *testing.T) {
 	if peers := NewHubble(HubbleConfig{Node: "n1"}, nil, nil).peers(); len(peers) != 0 {
 		t.Errorf("%v", peers)
 	}
-	if peers := NewHubble(HubbleConfig{Node: "n1", Address: "10.0.0.1:4244"}, nil, nil).peers(); peers["n1"].Address != "10.0.0.1:4244" {
+	if peers := NewHubble(HubbleConfig{Node: "n1", Address: "10.0.0.1:4244"}, nil, nil).peers(); len(peers) != 1 || peers[0].Address != "10.0.0.1:4244" {
 		t.Errorf("%v", peers)
 	}
 }

@@ -1,7 +1,6 @@
 package api
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"io"
@@ -336,7 +335,7 @@ func (h *Hubble) GetNodes(context.Context, *observerpb.GetNodesRequest) (*observ
 	n := &observerpb.Node{
 		Name:      h.teller.node,
 		Version:   h.cfg.Version,
-		Address:   cmp.Or(h.peers()[h.teller.node].Address, h.cfg.Address),
+		Address:   h.address(),
 		State:     relaypb.NodeState_NODE_CONNECTED,
 		Tls:       &observerpb.TLS{Enabled: h.cfg.TLSName != "", ServerName: h.cfg.TLSName},
 		UptimeNs:  uint64(time.Since(h.begun)),

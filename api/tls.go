@@ -236,9 +236,9 @@ const (
 var errCrowded = errors.New("it did not say who it is, and many others came")
 
 // Listen returns a listener whose Accept returns only connections, by TLS 1.3,
-// of those who have a certificate of our authorities for name. Others are
-// refused, counted, and logged.
-func (c *Credentials) Listen(l net.Listener, name string, protocols ...string) net.Listener {
+// of those who speak the protocol and have a certificate of our authorities for
+// one of the names. Others are refused, counted, and logged.
+func (c *Credentials) Listen(l net.Listener, protocol string, names ...string) net.Listener {
 	g := &guard{Listener: l, creds: c, accepted: make(chan accepted)}
 	g.ctx, g.cancel = context.WithCancel(context.Background())
 	g.config = &tls.Config{MinVersion: tls.VersionTLS13, GetConfigForClient: func(*tls.ClientHelloInfo) (*tls.Config, error) {
@@ -248,11 +248,11 @@ func (c *Credentials) Listen(l net.Listener, name string, protocols ...string) n
 			Certificates: []tls.Certificate{k.cert},
 			ClientAuth:   tls.RequireAndVerifyClientCert,
 			ClientCAs:    k.roots,
-			NextProtos:   protocols,
+			NextProtos:   []string{protocol},
 			// A ticket would outlive the authority that its owner was believed by.
 			SessionTicketsDisabled: true,
 			VerifyConnection: func(s tls.ConnectionState) error {
-				if err := named(s.PeerCertificates[0], name); err != nil {
+				if err := named(s.PeerCertificates[0], names...); err != nil {
 					return &tls.CertificateVerificationError{UnverifiedCertificates: s.PeerCertificates, Err: err}
 				}
 				return nil

@@ -42,7 +42,7 @@ func guarded(t *testing.T, creds *Credentials) (addr string) {
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error)
 	go func() {
-		done <- Serve(ctx, time.Minute, slog.New(slog.DiscardHandler), Door{creds.Listen(l, HubName, "http/1.1"), server})
+		done <- Serve(ctx, time.Minute, slog.New(slog.DiscardHandler), Door{creds.Listen(l, "http/1.1", HubName), server})
 	}()
 	t.Cleanup(func() {
 		cancel()
@@ -94,6 +94,7 @@ func TestOnlyTheHubGetsIn(t *testing.T) {
 		{"expired", with(ours, func(c *x509.Certificate) { c.NotAfter = time.Now().Add(-time.Minute) }, HubName), "certificate has expired or is not yet valid"},
 		{"not valid yet", with(ours, func(c *x509.Certificate) { c.NotBefore = time.Now().Add(time.Minute) }, HubName), "certificate has expired or is not yet valid"},
 		{"of an agent", with(ours, nil, AgentName), "the certificate is not for hub.warren"},
+		{"of a relay", with(ours, nil, HubbleName), "the certificate is not for hub.warren"},
 		{"of a wildcard", with(ours, nil, "*.warren"), "the certificate is not for hub.warren"},
 		{"for servers only", with(ours, func(c *x509.Certificate) { c.ExtKeyUsage = c.ExtKeyUsage[:1] }, HubName), "incompatible key usage"},
 		{"with an older TLS", client(&tls.Config{MaxVersion: tls.VersionTLS12}), "client offered only unsupported versions"},
@@ -275,7 +276,7 @@ func TestGuardCloses(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	l := agent.Listen(inner, HubName)
+	l := agent.Listen(inner, "http/1.1", HubName)
 	ended := make(chan error)
 	go func() { _, err := l.Accept(); ended <- err }()
 	silent, err := net.Dial("tcp", inner.Addr().String())

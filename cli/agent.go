@@ -34,7 +34,7 @@ func agentCommand(g *globals) *command {
 			{long: "kubeconfig", meta: "FILE", text: &o.Kubeconfig, doc: "file that says where the API server is (default the pod's service account)"},
 			{long: "tls-dir", meta: "DIR", text: &o.TLSDir, doc: "directory of tls.crt, tls.key and ca.crt for the two addresses below; read again when they change"},
 			{long: "hub-listen", meta: "ADDR", text: &o.HubListen, doc: "address that answers the hub only, by its certificate, or off (default off)"},
-			{long: "hubble-listen", meta: "ADDR", text: &o.HubbleListen, doc: "address of Hubble's gRPC for the hub only, by its certificate, or off (default off)"},
+			{long: "hubble-listen", meta: "ADDR", text: &o.HubbleListen, doc: "address of Hubble's gRPC for the hub and Hubble's relay, by their certificates, or off (default off)"},
 			{long: "hubble-socket", meta: "PATH", text: &o.HubbleSocket, doc: "Unix socket of Hubble's gRPC for this machine, or off (default hubble.sock beside the socket where a node's name is known, else off)"},
 			{long: "log-level", meta: "LEVEL", text: &o.LogLevel, choices: []string{"debug", "info", "warn", "error"}, doc: "least level of what is logged: debug, info, warn or error (default info)"},
 		},

@@ -59,7 +59,7 @@ type AgentOptions struct {
 	Kubeconfig    string // file that says where the API server is
 	TLSDir        string // directory of tls.crt, tls.key and ca.crt
 	HubListen     string // address for the hub, "off" for none
-	HubbleListen  string // address of Hubble's gRPC for the hub, "off" for none
+	HubbleListen  string // address of Hubble's gRPC for the hub and relays, "off" for none
 	HubbleSocket  string // path of the socket of Hubble's gRPC, "off" for none
 	MetricsListen string // address of metrics and health, "off" for none
 }

@@ -77,7 +77,7 @@ func simulateAgents(args []string) int {
 			}},
 		}, log)
 		agents.Go(func() {
-			_ = api.Serve(ctx, time.Minute, log, api.Door{Listener: creds.Listen(l, api.HubName, "http/1.1"), Handler: mux})
+			_ = api.Serve(ctx, time.Minute, log, api.Door{Listener: creds.Listen(l, "http/1.1", api.HubName), Handler: mux})
 		})
 	}
 	_, _ = io.Copy(io.Discard, os.Stdin)

@@ -210,7 +210,7 @@ func (a *fakeAgent) listen(t testing.TB, ca *authority) *fakeAgent {
 	stopped := a.stopped
 	go func() {
 		defer close(stopped)
-		_ = api.Serve(ctx, 30*time.Second, log, api.Door{Listener: creds.Listen(l, api.HubName, "http/1.1"), Handler: mux})
+		_ = api.Serve(ctx, 30*time.Second, log, api.Door{Listener: creds.Listen(l, "http/1.1", api.HubName), Handler: mux})
 	}()
 	t.Cleanup(a.close)
 	return a
@@ -373,6 +373,7 @@ type fixture struct {
 	hubble  string // address
 	plain   string // URL of metrics and health
 	logs    *testkit.Log
+	stop    func() // lets the hub end
 }
 
 // fixtureWait is how long a hub of tests waits for what other nodes may tell.
@@ -395,6 +396,7 @@ func newFixture(t testing.TB, ca *authority, cfg Config, agents ...*fakeAgent) *
 	}
 	f.url, f.hubble, f.plain = "https://"+l.api.Addr().String(), l.hubble.Addr().String(), "http://"+l.metrics.Addr().String()
 	ctx, stop := context.WithCancel(context.Background())
+	f.stop = stop
 	ended := make(chan error, 1)
 	go func() { ended <- f.hub.run(ctx, l) }()
 	t.Cleanup(func() {

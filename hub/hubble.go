@@ -9,6 +9,7 @@ import (
 	"time"
 
 	observerpb "github.com/cilium/cilium/api/v1/observer"
+	peerpb "github.com/cilium/cilium/api/v1/peer"
 	relaypb "github.com/cilium/cilium/api/v1/relay"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
@@ -22,10 +23,14 @@ import (
 // does, from what the agents' observers tell.
 type relay struct {
 	observerpb.UnimplementedObserverServer
+	peerpb.UnimplementedPeerServer
 	h *hub
 }
 
-var _ observerpb.ObserverServer = (*relay)(nil)
+var (
+	_ observerpb.ObserverServer = (*relay)(nil)
+	_ peerpb.PeerServer         = (*relay)(nil)
+)
 
 // observe returns what an agent is asked for flows with; the error is why it
 // cannot be.

@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	observerpb "github.com/cilium/cilium/api/v1/observer"
+	peerpb "github.com/cilium/cilium/api/v1/peer"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials"
@@ -48,7 +49,9 @@ func (h *hub) serveHubble(ctx context.Context, l net.Listener) error {
 		}),
 	)
 	s := grpc.NewServer(options...)
-	observerpb.RegisterObserverServer(s, &relay{h: h})
+	r := &relay{h: h}
+	observerpb.RegisterObserverServer(s, r)
+	peerpb.RegisterPeerServer(s, r)
 	well := health.NewServer()
 	well.SetServingStatus(api.HubbleHealth, healthpb.HealthCheckResponse_SERVING)
 	healthpb.RegisterHealthServer(s, well)

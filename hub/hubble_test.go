@@ -65,7 +65,7 @@ func (a *fakeAgent) observe(t testing.TB, ca *authority) *fakeObserver {
 	served := make(chan struct{})
 	go func() {
 		defer close(served)
-		_ = s.Serve(creds.Listen(l, api.HubName, "h2"))
+		_ = s.Serve(creds.Listen(l, "h2", api.HubName, api.HubbleName))
 	}()
 	o.stop = s.Stop
 	t.Cleanup(func() {
@@ -169,7 +169,7 @@ func (f *fixture) hubbleClient(cert *tls.Certificate) (observerpb.ObserverClient
 }
 
 func (f *fixture) trusted() observerpb.ObserverClient {
-	c, _ := f.hubbleClient(f.ca.pair(f.t, leaf{common: "relay", names: []string{api.HubbleName}}))
+	c, _ := f.hubbleClient(f.ca.pair(f.t, relayLeaf))
 	return c
 }
 
@@ -376,7 +376,7 @@ func TestWhoMayAskForFlows(t *testing.T) {
 		code          codes.Code
 	}{
 		{"a hub's certificate", ca.pair(t, hubLeaf), nil, codes.OK},
-		{"the relay's certificate", ca.pair(t, leaf{names: []string{api.HubbleName}}), nil, codes.OK},
+		{"the relay's certificate", ca.pair(t, relayLeaf), nil, codes.OK},
 		{"a token", nil, []string{"Bearer admin-token"}, codes.OK},
 		{"a foreign certificate and a token", foreign.pair(t, hubLeaf), []string{"Bearer admin-token"}, codes.OK},
 		{"nothing", nil, nil, codes.Unauthenticated},

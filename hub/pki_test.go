@@ -55,7 +55,11 @@ func (a *authority) credentials(t testing.TB, l leaf, log *slog.Logger) *api.Cre
 	return c
 }
 
+// relaysName is that by which Hubble's relay wants to know who tells it of peers.
+const relaysName = "hubble-peer.default.hubble-grpc.cilium.io"
+
 var (
 	agentLeaf = leaf{common: "agent", names: []string{api.AgentName}}
-	hubLeaf   = leaf{common: "hub", names: []string{api.HubName, "warren-hub.warren.svc"}}
+	hubLeaf   = leaf{common: "hub", names: []string{api.HubName, "warren-hub.warren.svc", relaysName}}
+	relayLeaf = leaf{common: "relay", names: []string{api.HubbleName}}
 )

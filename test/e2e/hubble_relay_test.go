@@ -40,7 +40,7 @@ func TestE2EHubbleRelay(t *testing.T) {
 			t.Fatal(err)
 		}
 		peers = append(peers, api.HubblePeer{Name: node, Address: l.Addr().String(), TLSName: api.AgentName})
-		doors[node] = own.Listen(l, api.HubbleName, "h2")
+		doors[node] = own.Listen(l, "h2", api.HubbleName)
 	}
 	all := func() []api.HubblePeer { return peers }
 	serveConnects(t, api.HubbleConfig{Node: "node-1", TLSName: api.AgentName, Peers: all}, start, local, doors["node-1"])
