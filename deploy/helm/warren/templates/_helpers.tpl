@@ -61,10 +61,11 @@ former is still trusted, the former is forgotten.
 {{- $ca = genCA "warren" (int $c.authorityDays) -}}
 {{- end -}}
 {{- $bundle := printf "%s\n" (join "\n" (prepend $trusted (trim $ca.Cert))) -}}
-{{- $hubNames := list "hub.warren" "warren-hub" (printf "warren-hub.%s" .Release.Namespace) (printf "warren-hub.%s.svc" .Release.Namespace) (printf "warren-hub.%s.svc.cluster.local" .Release.Namespace) -}}
+{{- $hubNames := list "hub.warren" "warren-hub" (printf "warren-hub.%s" .Release.Namespace) (printf "warren-hub.%s.svc" .Release.Namespace) (printf "warren-hub.%s.svc.cluster.local" .Release.Namespace) "hubble-peer.default.hubble-grpc.cilium.io" -}}
 {{- $agent := genSignedCert "agent.warren" nil (list "agent.warren") (int $c.leafDays) $ca -}}
 {{- $hub := genSignedCert "hub.warren" nil $hubNames (int $c.leafDays) $ca -}}
-{{- $_ := set .Values "_made" (dict "ca" $ca "next" $next "bundle" $bundle "agent" $agent "hub" $hub "generation" $generation) -}}
+{{- $hubble := genSignedCert "hubble.warren" nil (list "hubble.warren") (int $c.leafDays) $ca -}}
+{{- $_ := set .Values "_made" (dict "ca" $ca "next" $next "bundle" $bundle "agent" $agent "hub" $hub "hubble" $hubble "generation" $generation) -}}
 {{- end -}}
 {{- end -}}
 
