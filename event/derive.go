@@ -133,7 +133,13 @@ var derived = map[string]getter{
 	"flow.policy":      flowPolicy(func(p *FlowPolicy) string { return p.Title }),
 	"flow.rule":        flowPolicy(func(p *FlowPolicy) string { return p.Number }),
 	"flow.policy_tier": flowPolicy(func(p *FlowPolicy) string { return p.Tier.String() }),
-	"flow.direction":   str(func(e *Event) string { return e.Data.(*Flow).Direction() }),
+	"flow.service": str(func(e *Event) string {
+		if v := e.Data.(*Flow).Service; v != nil {
+			return v.Namespace + "/" + v.Name
+		}
+		return ""
+	}),
+	"flow.direction": str(func(e *Event) string { return e.Data.(*Flow).Direction() }),
 	"flow.duration": {num: func(e *Event, i int) (int64, bool) {
 		f := e.Data.(*Flow)
 		return int64(f.Last.Sub(f.Start)), i == 0 && !f.Start.IsZero() && !f.Last.Before(f.Start)

@@ -22,7 +22,7 @@ type Flow struct {
 	Type    string  `field:"evt.type" doc:"type of the event: the system call's name, or what the kernel did"`
 	Verdict Verdict `field:"flow.verdict" doc:"what became of the packet: forwarded, dropped, or audit (forwarded, though policy denies it)"`
 	// Reason is why a packet was dropped, or would have been.
-	Reason DropReason `field:"flow.drop_reason" doc:"why it was dropped, or would have been: policy_denied (a rule), policy_default (no rule matched), spoofed_source, invalid_packet, ..."`
+	Reason DropReason `field:"flow.drop_reason" doc:"why it was dropped, or would have been: policy_denied (by a rule), policy_default (no rule matched), spoofed_source, invalid_packet, fragment_unknown, unknown_transport, no_endpoint, no_route, not_ip, error"`
 	// Policy is the rule that gave the verdict, nil where none did.
 	Policy *FlowPolicy
 	_      struct{} `field:"flow.policy" type:"string" doc:"policy that gave the verdict: shop/allow-frontend; absent where no rule matched"`
@@ -38,6 +38,7 @@ type Flow struct {
 	PacketsReceived uint64    `field:"flow.packets_received" doc:"packets to the near end"`
 	BytesSent       uint64    `field:"flow.bytes_sent" doc:"bytes from the near end, headers included"`
 	BytesReceived   uint64    `field:"flow.bytes_received" doc:"bytes to the near end, headers included"`
+	PacketsDropped  uint64    `field:"flow.packets_dropped,omitzero" doc:"packets of either end that were dropped"`
 	FlagsSent       TCPFlags  `field:"flow.tcp_flags_sent" doc:"flags of TCP that the near end has sent so far: SYN,ACK"`
 	FlagsReceived   TCPFlags  `field:"flow.tcp_flags_received" doc:"flags of TCP that the far end has sent so far"`
 	// ICMPType and ICMPCode are the packet's that the event is about, with
@@ -50,7 +51,13 @@ type Flow struct {
 	RemoteIdentity     uint32   `field:"flow.remote_identity,omitzero" doc:"number of the far end's identity"`
 	Interface          string   `field:"flow.interface" doc:"name of the near end's device on this machine"`
 	Ifindex            uint32   // of that device
+	PodUID             string   // of the pod at the near end, as its device has it; "" unknown
 	Reply              bool     // the packet that the event is about came from the server's end
+
+	// Service is the service that the near end asked for, where the far address is
+	// that of a pod behind it; nil where there is none.
+	Service *cluster.Service
+	_       struct{} `field:"flow.service" type:"string" doc:"service that the near end asked for, where the far address is one of its pods': shop/db"`
 
 	// LocalPeer is what the near address stood for in the cluster; nil outside
 	// clusters and while the cluster has not told. It says whose a flow is
@@ -132,27 +139,27 @@ const (
 	PolicyDefault
 	SpoofedSource
 	InvalidPacket
-	UnsupportedProtocol
-	FragmentNotFound
-	TTLExceeded
-	TableFull
+	FragmentUnknown
+	UnknownTransport
+	NoEndpoint
 	NoRoute
+	NotIP
 	DatapathError
 
 	numDropReasons
 )
 
 var dropReasons = [numDropReasons]string{
-	PolicyDenied:        "policy_denied",
-	PolicyDefault:       "policy_default",
-	SpoofedSource:       "spoofed_source",
-	InvalidPacket:       "invalid_packet",
-	UnsupportedProtocol: "unsupported_protocol",
-	FragmentNotFound:    "fragment_not_found",
-	TTLExceeded:         "ttl_exceeded",
-	TableFull:           "table_full",
-	NoRoute:             "no_route",
-	DatapathError:       "error",
+	PolicyDenied:     "policy_denied",
+	PolicyDefault:    "policy_default",
+	SpoofedSource:    "spoofed_source",
+	InvalidPacket:    "invalid_packet",
+	FragmentUnknown:  "fragment_unknown",
+	UnknownTransport: "unknown_transport",
+	NoEndpoint:       "no_endpoint",
+	NoRoute:          "no_route",
+	NotIP:            "not_ip",
+	DatapathError:    "error",
 }
 
 // String returns the reason as a word, "" for none.
@@ -199,3 +206,13 @@ var tcpFlagTexts = func() (texts [256]string) {
 
 // String returns the names of the flags, joined by commas.
 func (f TCPFlags) String() string { return tcpFlagTexts[f] }
+
+// SocketState tells that a socket asks for a connection, before there is an
+// outcome.
+type SocketState struct {
+	Type   string `field:"evt.type" doc:"type of the event: the system call's name, or what the kernel did"`
+	Socket Socket `fields:"-"`
+}
+
+// Kind implements [Data].
+func (*SocketState) Kind() Kind { return KindSocket }

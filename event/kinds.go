@@ -17,6 +17,7 @@ const (
 	KindCgroup
 	KindNodes
 	KindFlow
+	KindSocket
 
 	numKinds
 )
@@ -36,11 +37,12 @@ var kinds = [numKinds]kind{
 	KindCgroup:      describe[CgroupState]("cgroup", "a cgroup was seen for the first time: no event for consumers, but how identity learns paths", "cgroup"),
 	KindNodes:       describe[Nodes]("nodes", "which of a cluster's agents answered: what follows is of these alone", "nodes"),
 	KindFlow:        describe[Flow]("flow", "packets between two ends were forwarded or dropped, seen from a pod of this machine; where Warren judges packets", "flow_new", "flow_update", "flow_close", "flow_drop"),
+	KindSocket:      describe[SocketState]("socket", "a socket asks for a connection: no event for consumers, but how identity learns whose packets are that nobody answers", "socket"),
 }
 
 // StateKinds are kinds that inform the tables of identity and reach no
 // consumer.
-const StateKinds KindSet = 1<<KindProcess | 1<<KindCgroup
+const StateKinds KindSet = 1<<KindProcess | 1<<KindCgroup | 1<<KindSocket
 
 // NoticeKinds are kinds that tell of the stream itself: how much is missing
 // from it. They reach every consumer, whatever it filters on, complete.

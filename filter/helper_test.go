@@ -78,6 +78,7 @@ var dataOf = map[event.Kind]func() event.Data{
 	event.KindCgroup:      func() event.Data { return new(event.CgroupState) },
 	event.KindNodes:       func() event.Data { return new(event.Nodes) },
 	event.KindFlow:        func() event.Data { return new(event.Flow) },
+	event.KindSocket:      func() event.Data { return new(event.SocketState) },
 }
 
 type builder struct {

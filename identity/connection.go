@@ -24,6 +24,7 @@ type connections struct {
 	bytes   int64
 	evicted uint64
 	stale   uint64
+	ends    ends
 }
 
 func (t *connections) init() { t.byCookie, t.byKey = map[uint64]*row{}, map[connKey]*row{} }
@@ -71,7 +72,7 @@ func (t *connections) add(k *connKey) *row {
 		t.byKey[*k] = r
 	}
 	t.living.push(r, &r.links)
-	t.bytes += rowSize
+	t.bytes += t.rowBytes()
 	return r
 }
 
@@ -85,7 +86,8 @@ func (t *connections) remove(r *row) {
 			delete(t.byKey, *k)
 		}
 	}
-	t.bytes -= rowSize
+	t.bytes -= t.rowBytes()
+	t.ends.drop(r)
 	*r = row{}
 	t.free = r
 }
@@ -113,6 +115,14 @@ type row struct {
 
 // rowSize includes its share of the index.
 const rowSize = int64(unsafe.Sizeof(row{})) + int64(unsafe.Sizeof(connKey{})) + 56
+
+// rowBytes is what a row costs.
+func (t *connections) rowBytes() int64 {
+	if t.ends.on {
+		return rowSize + endsSize
+	}
+	return rowSize
+}
 
 // opens reports whether a connection's event begins it.
 func opens(d *event.Connection) bool {
@@ -174,7 +184,13 @@ func (i *Identity) applyConnection(e *event.Event, d *event.Connection, s *snap)
 	if d.Duration == 0 && !d.Start.IsZero() && e.Time.After(d.Start) {
 		d.Duration = int64(e.Time.Sub(d.Start))
 	}
+	if t.ends.on && moved(r, d) {
+		t.ends.drop(r)
+	}
 	r.last, r.time, r.ktime = *d, e.Time, e.Ktime
+	if t.ends.on {
+		t.ends.add(r)
+	}
 	if over(d) {
 		t.closed.move(&r.links)
 	}

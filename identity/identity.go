@@ -214,6 +214,10 @@ func (i *Identity) Apply(e *event.Event) {
 	case *event.DNS:
 		i.attribute(e)
 		i.applyDNS(e, d)
+	case *event.Flow:
+		i.applyFlow(e, d)
+	case *event.SocketState:
+		i.applyTrying(e, d)
 	default:
 		i.attribute(e)
 	}

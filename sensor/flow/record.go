@@ -53,6 +53,9 @@ type Record struct {
 	Protocol uint8
 	// Reply is true of a packet from the server.
 	Reply bool
+	// Service is true of packets to a service's own address: they are told again
+	// as those to the pod that was chosen.
+	Service bool
 	// Reason is why the packet was dropped, where policy was not; 0 is none.
 	Reason             event.DropReason
 	ICMPType, ICMPCode uint8
@@ -60,7 +63,8 @@ type Record struct {
 	Began, Seen        time.Time // of the first and the latest packet; zero is unknown
 	// Cookie is the number of the socket that sent the packet, 0 where that is
 	// unknown or not of this machine.
-	Cookie uint64
+	Cookie  uint64
+	Dropped uint64 // packets of either end
 	// Client sent the first packet, Server was asked. IPv4 is IPv4 here.
 	Client, Server netip.AddrPort
 	// Ends are those of the client and of the server: [netpol.Egress] of the one

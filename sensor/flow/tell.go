@@ -23,7 +23,7 @@ const (
 	maxNearest    = 4096
 	maxInterfaces = 4096
 	ruleLife      = 10 * time.Second // a number whose rule was not known is asked for again
-	interfaceLife = 30 * time.Second
+	interfaceLife = 10 * time.Second
 )
 
 // A teller makes events of records. It belongs to one goroutine.
@@ -36,6 +36,7 @@ type teller struct {
 	nearest    map[nearestKey]string
 	interfaces map[uint32]interfaceSeen
 	ifname     func(ifindex uint32) string
+	pod        func(ifindex uint32) string
 	now        func() time.Time
 	// clock is the time of the record at hand, coarse enough for lifetimes.
 	clock time.Time
@@ -47,8 +48,8 @@ type ruleSeen struct {
 }
 
 type interfaceSeen struct {
-	name  string
-	asked time.Time
+	name, pod string
+	asked     time.Time
 }
 
 func newTeller(cfg Config) teller {
@@ -59,6 +60,7 @@ func newTeller(cfg Config) teller {
 		nearest:    map[nearestKey]string{},
 		interfaces: map[uint32]interfaceSeen{},
 		ifname:     ifname,
+		pod:        cfg.Pod,
 		now:        time.Now,
 	}
 }
@@ -66,6 +68,9 @@ func newTeller(cfg Config) teller {
 // tell emits the events of a record: one for each end that it tells of.
 func (t *teller) tell(r *Record, emit func(*event.Event)) {
 	t.clock = bpf.Wall(r.Ktime)
+	if r.Service && r.Kind != Dropped {
+		return
+	}
 	told := false
 	for i := range r.Ends {
 		if r.tells(netpol.Direction(i)) {
@@ -133,9 +138,10 @@ func (t *teller) event(r *Record, d netpol.Direction) *event.Event {
 	}
 	f.PacketsSent, f.BytesSent = near.Packets, near.Bytes
 	f.PacketsReceived, f.BytesReceived = far.Packets, far.Bytes
+	f.PacketsDropped = r.Dropped
 	f.Identity, f.RemoteIdentity = uint32(near.Identity), uint32(far.Identity)
 	f.Ifindex = near.Ifindex
-	f.Interface = t.iface(near.Ifindex)
+	f.Interface, f.PodUID = t.device(near.Ifindex)
 	if int(r.Kind) < len(kindTypes) {
 		f.Type = kindTypes[r.Kind]
 	}
@@ -160,7 +166,10 @@ func (t *teller) judge(f *event.Flow, r *Record, d netpol.Direction, end *End) {
 	f.Verdict = event.Forwarded
 	switch end.Verdict {
 	case Denied:
-		f.Verdict, f.Type = event.Dropped, kindTypes[Dropped]
+		f.Verdict = event.Dropped
+		if r.Kind != Ended {
+			f.Type = kindTypes[Dropped]
+		}
 	case Audited:
 		f.Verdict = event.Audit
 	case Unjudged:
@@ -271,24 +280,31 @@ func (t *teller) near(r *Record, d netpol.Direction) string {
 	return text
 }
 
-// iface returns the name of a device, "" where it is gone.
-func (t *teller) iface(ifindex uint32) string {
+// device returns the name of a device and the uid of the pod behind it, "" for
+// what is not known.
+func (t *teller) device(ifindex uint32) (name, pod string) {
 	if ifindex == 0 {
-		return ""
+		return "", ""
 	}
 	seen, ok := t.interfaces[ifindex]
 	if ok && t.clock.Sub(seen.asked) < interfaceLife {
-		return seen.name
+		return seen.name, seen.pod
 	}
 	if len(t.interfaces) >= maxInterfaces {
 		clear(t.interfaces)
 	}
-	name := t.ifname(ifindex)
-	if name == "" {
-		name = seen.name // it is gone: as it was called
+	// One that is gone is told of as it was.
+	if name := t.ifname(ifindex); name != "" {
+		seen.name = name
 	}
-	t.interfaces[ifindex] = interfaceSeen{name, t.clock}
-	return name
+	if t.pod != nil {
+		if pod := t.pod(ifindex); pod != "" {
+			seen.pod = pod
+		}
+	}
+	seen.asked = t.clock
+	t.interfaces[ifindex] = seen
+	return seen.name, seen.pod
 }
 
 func ifname(ifindex uint32) string {
