@@ -333,7 +333,9 @@ func (h *Host) tunnel(self Node, mtu int) (int, error) {
 	if link == nil {
 		attrs := netlink.NewLinkAttrs()
 		attrs.Name, attrs.MTU, attrs.HardwareAddr = name, mtu, mac[:]
-		if err := netlink.LinkAdd(&netlink.Vxlan{LinkAttrs: attrs, FlowBased: true, Port: int(h.cfg.Port)}); err != nil {
+		if err := netlink.LinkAdd(&netlink.Vxlan{LinkAttrs: attrs, FlowBased: true, Port: int(h.cfg.Port)}); errors.Is(err, unix.EEXIST) {
+			return 0, fmt.Errorf("another program has tunnels on UDP port %d: %w", h.cfg.Port, err)
+		} else if err != nil {
 			return 0, err
 		}
 		if link, err = netlink.LinkByName(name); err != nil {
@@ -351,7 +353,7 @@ func (h *Host) tunnel(self Node, mtu int) (int, error) {
 	err = errors.Join(err, h.settings(name))
 	if a.Flags&net.FlagUp == 0 {
 		if up := netlink.LinkSetUp(link); up != nil {
-			err = errors.Join(err, fmt.Errorf("bring %s up (is another program's tunnel on UDP port %d?): %w", name, h.cfg.Port, up))
+			err = errors.Join(err, fmt.Errorf("bring %s with its UDP port %d up: %w", name, h.cfg.Port, up))
 		}
 	}
 	return a.Index, errors.Join(err, setAddresses(link, self))
