@@ -169,12 +169,18 @@ static __always_inline __u32 sock_netns(struct sock *sk, const bool probe)
 	return GET(probe, net, ns.inum);
 }
 
+/* The number is gone when a socket is closed, the port in packets stays; one that is not bound yet has neither. */
+static __always_inline __u16 sock_lport(struct sock *sk)
+{
+	struct inet_sock *inet = (struct inet_sock *)sk;
+	__u16 port = bpf_ntohs(BPF_CORE_READ(inet, inet_sport));
+
+	return port ? port : BPF_CORE_READ(sk, __sk_common.skc_num);
+}
+
 /* Fills in who the socket connects: addresses, ports, namespace. */
 static __always_inline void sock_fill_ends(struct sock_record *r, struct sock *sk, const bool probe)
 {
-	struct inet_sock *inet = (struct inet_sock *)sk;
-	__u16 sport = BPF_CORE_READ(inet, inet_sport);
-
 	r->family = GET(probe, sk, __sk_common.skc_family);
 	if (r->family == AF_INET) {
 		*(__be32 *)r->laddr = GET(probe, sk, __sk_common.skc_rcv_saddr);
@@ -183,9 +189,7 @@ static __always_inline void sock_fill_ends(struct sock_record *r, struct sock *s
 		BPF_CORE_READ_INTO(&r->laddr, sk, __sk_common.skc_v6_rcv_saddr);
 		BPF_CORE_READ_INTO(&r->raddr, sk, __sk_common.skc_v6_daddr);
 	}
-	r->lport = bpf_ntohs(sport);
-	if (!r->lport)
-		r->lport = GET(probe, sk, __sk_common.skc_num);
+	r->lport = sock_lport(sk);
 	r->rport = bpf_ntohs(GET(probe, sk, __sk_common.skc_dport));
 	r->netns = sock_netns(sk, probe);
 }

@@ -26,34 +26,6 @@ __u64 flows_full_reported;
 
 #define SWEEP_ROOM 16 /* records for which there must be room before one is written */
 
-struct listener {
-	__u32 netns;
-	__u16 port;
-	__u16 zero;
-};
-
-/* Listening ports as SWEEP_LISTENERS found them. Go empties it before. */
-struct {
-	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(map_flags, BPF_F_NO_PREALLOC);
-	__uint(max_entries, 16384);
-	__type(key, struct listener);
-	__type(value, __u8);
-} listeners SEC(".maps");
-
-static __always_inline bool sweep_listener(struct sock *sk, __u32 netns, bool add)
-{
-	struct listener l = {
-		.netns = netns,
-		.port = BPF_CORE_READ(sk, __sk_common.skc_num),
-	};
-	__u8 one = 1;
-
-	if (add)
-		return !bpf_map_update_elem(&listeners, &l, &one, BPF_ANY);
-	return bpf_map_lookup_elem(&listeners, &l) != NULL;
-}
-
 /*
  * Decides about a TCP socket: whether to report it, and as what. st is its
  * state, all zero if it was unknown until now.
@@ -79,7 +51,7 @@ static __always_inline enum sock_what sweep_tcp(struct sock *sk, struct sock_sta
 	st->sweep = sweep_id;
 	if (listening) {
 		if (sweep_kind == SWEEP_LISTENERS)
-			sweep_listener(sk, st->netns, true);
+			listener_add(sk, st->netns);
 		if (sweep_kind == SWEEP_CHANGED && !unknown && st->segments != LISTEN_UNREPORTED)
 			return 0;
 		st->segments = 0;
@@ -88,7 +60,7 @@ static __always_inline enum sock_what sweep_tcp(struct sock *sk, struct sock_sta
 	if (state == TCP_SYN_SENT || state == TCP_SYN_RECV)
 		return 0; /* its outcome will be reported */
 	if (unknown)
-		st->server = sweep_listener(sk, st->netns, false);
+		st->server = listener_has(sk, st->netns);
 	if (sweep_kind == SWEEP_CHANGED && segments == st->segments && !unknown)
 		return 0;
 	st->segments = segments;

@@ -45,6 +45,61 @@ bool accept_raw;
  */
 bool closes_seen;
 
+struct listener {
+	__u32 netns;
+	__u16 port;
+	__u16 zero;
+};
+
+/* Listening ports as the last SWEEP_LISTENERS found them: sweep.h. Go empties it before. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 16384);
+	__type(key, struct listener);
+	__type(value, __u8);
+} listeners SEC(".maps");
+
+static __always_inline struct listener listener_of(struct sock *sk, __u32 netns)
+{
+	struct listener l = {
+		.netns = netns,
+		.port = sock_lport(sk),
+	};
+
+	return l;
+}
+
+static __always_inline void listener_add(struct sock *sk, __u32 netns)
+{
+	struct listener l = listener_of(sk, netns);
+	__u8 one = 1;
+
+	bpf_map_update_elem(&listeners, &l, &one, BPF_ANY);
+}
+
+static __always_inline bool listener_has(struct sock *sk, __u32 netns)
+{
+	struct listener l = listener_of(sk, netns);
+
+	return bpf_map_lookup_elem(&listeners, &l) != NULL;
+}
+
+/*
+ * Decides about a connection that is older than us before a sweep has: its
+ * state is new, or has no more than an owner. Without a listener at its port it
+ * counts as the client's.
+ */
+static __always_inline void tcp_settle(struct sock *sk, struct sock_state *st, bool client)
+{
+	if (st->began || st->existing)
+		return;
+	st->existing = 1;
+	st->client = client;
+	st->netns = sock_netns(sk, false);
+	st->server = !client && listener_has(sk, st->netns);
+}
+
 /*
  * Counters of a connection. The kernel's byte counts include SYN and FIN, which
  * take a sequence number each: bytes_acked the client's SYN and the own FIN,
@@ -195,6 +250,8 @@ static __always_inline int tcp_established(struct sock *sk, int before)
 		st->netns = sock_netns(sk, false);
 		/* Accepting programs must find what they cannot make. */
 		bpf_get_socket_cookie(sk);
+	} else {
+		tcp_settle(sk, st, true);
 	}
 	if ((server && accept_raw && !st->accepted) || tcp_is_subflow(sk))
 		tcp_adopt(sk, st);
@@ -271,7 +328,11 @@ static __always_inline int tcp_close(struct sock *sk, int before)
 		if (st)
 			raw->reset = st->reset;
 		st = raw;
+	} else {
+		st = mark;
 	}
+	if (st)
+		tcp_settle(sk, st, before == TCP_SYN_SENT);
 	if (before == TCP_SYN_SENT || (before == TCP_SYN_RECV && st && st->client)) {
 		tcp_refused(sk, st);
 		goto out;

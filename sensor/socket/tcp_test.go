@@ -388,6 +388,12 @@ func descriptor(t *testing.T, c net.Conn) (fd int64) {
 
 func tcpSocket(t *testing.T, ns *testkit.Netns, flags int) int {
 	t.Helper()
+	return int(tcpFile(t, ns, flags).Fd())
+}
+
+// tcpFile is tcpSocket for those who close it themselves.
+func tcpFile(t *testing.T, ns *testkit.Netns, flags int) *os.File {
+	t.Helper()
 	var fd int
 	if err := ns.Do(func() (err error) {
 		fd, err = unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC|flags, 0)
@@ -397,7 +403,7 @@ func tcpSocket(t *testing.T, ns *testkit.Netns, flags int) int {
 	}
 	f := os.NewFile(uintptr(fd), "socket")
 	t.Cleanup(func() { _ = f.Close() })
-	return fd
+	return f
 }
 
 func TestBPFReset(t *testing.T) {
