@@ -2,7 +2,7 @@
 // on: see package bed for what it is.
 //
 //	cluster build [-check]           the programs and images; minutes, once
-//	cluster up [-bare] [-nodes N] [-proxy MODE] [-nodes-cidr V4,V6] [-pods-cidr V4,V6] [-services-cidr V4,V6]
+//	cluster up [-bare] [-nodes N] [-cni WHO] [-proxy MODE] [-nodes-cidr V4,V6] [-pods-cidr V4,V6] [-services-cidr V4,V6]
 //	cluster down
 //	cluster status
 //	cluster kubectl ARG...           with the administrator's kubeconfig
@@ -159,6 +159,7 @@ func up(ctx context.Context, name string, tools bed.Tools, args []string) error 
 	flags := flag.NewFlagSet("up", flag.ExitOnError)
 	bare := flags.Bool("bare", false, "Kubernetes alone: neither Warren nor the shop")
 	flags.IntVar(&config.Nodes, "nodes", 2, "how many nodes")
+	flags.StringVar(&config.CNI, "cni", "bridge", "who connects pods: bridge, warren or warren-vxlan")
 	flags.StringVar(&config.ProxyMode, "proxy", "nftables", "mode of kube-proxy: nftables or iptables")
 	flags.Func("nodes-cidr", "addresses of nodes, IPv4,IPv6", dualStack(&config.Network))
 	flags.Func("pods-cidr", "addresses of pods, IPv4,IPv6", dualStack(&config.Pods))

@@ -39,6 +39,10 @@ type Config struct {
 	Nodes int
 	// ProxyMode is kube-proxy's: "nftables" if empty, or "iptables".
 	ProxyMode string
+	// CNI is who connects pods: "bridge" if empty, the plain plugin with routes
+	// that the bed makes, or Warren alone, with routes ("warren") or with tunnels
+	// ("warren-vxlan"): then the nodes are Ready only once it is installed.
+	CNI string
 	// Network has the nodes' addresses, Pods and Services those of pods and
 	// services, IPv4 and IPv6 each.
 	Network, Pods, Services DualStack
@@ -107,6 +111,9 @@ func (c Config) complete() (Config, error) {
 	if c.ProxyMode == "" {
 		c.ProxyMode = "nftables"
 	}
+	if c.CNI == "" {
+		c.CNI = bridgeCNI
+	}
 	def(&c.Network, defaultNetwork)
 	def(&c.Pods, defaultPods)
 	def(&c.Services, defaultServices)
@@ -117,6 +124,8 @@ func (c Config) complete() (Config, error) {
 		return c, fmt.Errorf("%d nodes: from 1 to %d", c.Nodes, maxNodes)
 	case c.ProxyMode != "nftables" && c.ProxyMode != "iptables":
 		return c, fmt.Errorf("mode of kube-proxy %q: nftables or iptables", c.ProxyMode)
+	case c.CNI != bridgeCNI && c.networkMode() == "":
+		return c, fmt.Errorf("who connects pods %q: bridge, warren or warren-vxlan", c.CNI)
 	}
 	for _, r := range []struct {
 		what         string
@@ -145,6 +154,19 @@ func (c Config) complete() (Config, error) {
 		}
 	}
 	return c, nil
+}
+
+const bridgeCNI = "bridge"
+
+// networkMode is Warren's where it connects the pods, "" where it does not.
+func (c Config) networkMode() string {
+	switch c.CNI {
+	case "warren":
+		return "routed"
+	case "warren-vxlan":
+		return "vxlan"
+	}
+	return ""
 }
 
 // A Cluster is one on this machine, whether it runs or not.

@@ -32,6 +32,8 @@ func TestConfig(t *testing.T) {
 		{"name", Config{Name: "../etc"}, "cluster name"},
 		{"name with capitals", Config{Name: "K8s"}, "cluster name"},
 		{"no such mode", Config{ProxyMode: "ipvs"}, "nftables or iptables"},
+		{"Warren alone", Config{CNI: "warren-vxlan"}, ""},
+		{"nobody", Config{CNI: "off"}, "bridge, warren or warren-vxlan"},
 		{"too many nodes", Config{Nodes: 1000}, "1000 nodes"},
 		{"fewer than none", Config{Nodes: -1}, "-1 nodes"},
 		{"overlap", Config{Pods: ranges("10.96.0.0/16", "fd00:240::/48")}, "overlap"},

@@ -133,6 +133,9 @@ func (c *Cluster) Warren(ctx context.Context, further ...string) error {
 		"--namespace", "warren", "--create-namespace",
 		"--set", "image.repository=localhost/warren,image.tag=dev,image.pullPolicy=Never",
 		"--set-string", "agent.cgroupRoot=/" + c.Name + "/$(NODE_NAME)"}
+	if mode := c.networkMode(); mode != "" {
+		argv = append(argv, "--set", "cni=true,network.mode="+mode)
+	}
 	_, err := c.run(ctx, controlPlace, "", append(argv, further...)...)
 	if err != nil {
 		return fmt.Errorf("install Warren: %w", err)

@@ -139,6 +139,13 @@ func (c *Cluster) openNode(ctx context.Context, node string) error {
 	if err := c.connect(ctx, p, own); err != nil {
 		return err
 	}
+	if c.networkMode() != "" {
+		// As a machine is that nobody has prepared: whoever connects pods sees to it.
+		_, err := c.run(ctx, node, "", "sh", "-c", "echo 0 >/proc/sys/net/ipv4/ip_forward; echo 0 >/proc/sys/net/ipv6/conf/all/forwarding")
+		if err != nil {
+			return err
+		}
+	}
 	if err := c.startNode(ctx, node, "containerd"); err != nil {
 		return err
 	}
@@ -146,14 +153,12 @@ func (c *Cluster) openNode(ctx context.Context, node string) error {
 }
 
 // joinNode makes a node of the cluster out of what openNode left: it needs the
-// API server. When it returns, the node is Ready.
+// API server. The node has a network when it returns, unless that is for Warren
+// to make.
 func (c *Cluster) joinNode(ctx context.Context, name string) error {
 	err := each(ctx, nodeDaemons[1:], func(ctx context.Context, d string) error { return c.startNode(ctx, name, d) })
 	if err != nil {
 		return err
-	}
-	step := func(what string, err error) error {
-		return &LogError{Step: "wait for " + name + " " + what, Log: c.Log(name, "kubelet"), Err: err}
 	}
 	registered, err := c.awaitNode(ctx, name, func(n node) string {
 		if len(n.Spec.PodCIDRs) < 2 {
@@ -162,9 +167,12 @@ func (c *Cluster) joinNode(ctx context.Context, name string) error {
 		return ""
 	})
 	if err != nil {
-		return step("to register", err)
+		return c.waitError(name, "to register", err)
 	}
 	pods := registered.Spec.PodCIDRs
+	if c.networkMode() != "" {
+		return c.route(ctx, name, pods, []string{controlPlace})
+	}
 	conflist, err := c.fill("cni.conflist", name, pods...)
 	if err != nil {
 		return err
@@ -172,14 +180,20 @@ func (c *Cluster) joinNode(ctx context.Context, name string) error {
 	if err := writeFile(c.path(name, "cni", "10-cluster.conflist"), conflist); err != nil {
 		return err
 	}
-	if err := c.meet(ctx, name, pods); err != nil {
-		return err
-	}
+	return c.meet(ctx, name, pods)
+}
+
+// settleNode waits until a node that has joined is Ready.
+func (c *Cluster) settleNode(ctx context.Context, name string) error {
 	if _, err := c.awaitNode(ctx, name, node.ready); err != nil {
-		return step("to be Ready", err)
+		return c.waitError(name, "to be Ready", err)
 	}
 	c.say(name + " is Ready")
 	return nil
+}
+
+func (c *Cluster) waitError(name, what string, err error) error {
+	return &LogError{Step: "wait for " + name + " " + what, Log: c.Log(name, "kubelet"), Err: err}
 }
 
 // meet routes between a new node's pods and everybody else's. Of two nodes that
@@ -237,7 +251,10 @@ func (c *Cluster) AddNode(ctx context.Context, n int) error {
 	if err := c.importImages(ctx, name, own); err != nil {
 		return err
 	}
-	return c.joinNode(ctx, name)
+	if err := c.joinNode(ctx, name); err != nil {
+		return err
+	}
+	return c.settleNode(ctx, name)
 }
 
 // RemoveNode kills a node as if its machine lost power, and takes it out of the
@@ -250,7 +267,11 @@ func (c *Cluster) RemoveNode(ctx context.Context, n int) error {
 	if err := c.tools.cgroups.remove(ctx, c.CgroupRoot(name)); err != nil {
 		return err
 	}
-	if err := c.unroute(ctx, name, append(c.RunningNodes(), controlPlace)); err != nil {
+	from := []string{controlPlace}
+	if c.networkMode() == "" {
+		from = append(from, c.RunningNodes()...)
+	}
+	if err := c.unroute(ctx, name, from); err != nil {
 		return err
 	}
 	var status *StatusError

@@ -15,6 +15,7 @@ import (
 )
 
 // Up starts the cluster: when it returns, its nodes are Ready and names resolve.
+// Where Warren connects the pods it is installed for that, bare or not.
 // A cluster that runs as configured is left as it is; what is left of one that
 // came up by half is removed first. After an error what has been started still
 // runs, to be looked at: Down removes it. A bare cluster is one without Warren,
@@ -63,14 +64,21 @@ func (c *Cluster) Up(ctx context.Context, bare bool) error {
 				return err
 			}
 			return together(ctx,
-				func(ctx context.Context) error { return each(ctx, nodes, c.joinNode) },
+				func(ctx context.Context) error {
+					return each(ctx, nodes, func(ctx context.Context, name string) error {
+						if err := c.joinNode(ctx, name); err != nil || c.networkMode() != "" {
+							return err
+						}
+						return c.settleNode(ctx, name)
+					})
+				},
 				func(ctx context.Context) error { return c.applyFile(ctx, "coredns.yaml") })
 		},
 		func(ctx context.Context) error {
 			if err := c.buildShop(ctx); err != nil {
 				return err
 			}
-			if !bare {
+			if !bare || c.networkMode() != "" {
 				if err := c.buildWarren(ctx); err != nil {
 					return err
 				}
@@ -92,6 +100,14 @@ func (c *Cluster) Up(ctx context.Context, bare bool) error {
 		})
 	if err != nil {
 		return err
+	}
+	if c.networkMode() != "" {
+		// A rollout gives up after a minute, a node that will never be Ready says why.
+		err := together(ctx, func(ctx context.Context) error { return c.Warren(ctx) },
+			func(ctx context.Context) error { return each(ctx, nodes, c.settleNode) })
+		if err != nil {
+			return err
+		}
 	}
 	if err := c.Rollout(ctx, "kube-system", "deployment/coredns"); err != nil {
 		return err
