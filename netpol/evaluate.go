@@ -38,6 +38,9 @@ type end struct {
 // at says what an address stands for. An address of a pod is no node's.
 func (w *World) at(addr netip.Addr) end {
 	e := end{addr: canonical(addr)}
+	if !addr.IsValid() {
+		return e
+	}
 	for _, pod := range w.Pods {
 		if !pod.HostNetwork && hasAddr(pod.Addrs, e.addr) && (e.pod == nil || later(pod, e.pod)) {
 			e.pod = pod

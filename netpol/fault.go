@@ -43,7 +43,7 @@ func problemsOf(policy *cluster.Policy) []string {
 			if policy.Tier == cluster.NetworkTier || rule.Action == cluster.AllowAction {
 				effect = "matches nothing"
 			}
-			problems = append(problems, fmt.Sprintf("%s rule %d: %s: it %s", dir, i, fault, effect))
+			problems = append(problems, fmt.Sprintf("%s rule %d: %s: it %s", dir, i+1, fault, effect))
 		}
 	}
 	return problems
@@ -81,12 +81,12 @@ func faultOf(policy *cluster.Policy, rule *cluster.PolicyRule) string {
 	}
 	for i, peer := range rule.Peers {
 		if fault := peerFault(policy, &peer); fault != "" {
-			return fmt.Sprintf("peer %d: %s", i, fault)
+			return fmt.Sprintf("peer %d: %s", i+1, fault)
 		}
 	}
 	for i, port := range rule.Ports {
 		if fault := portFault(port); fault != "" {
-			return fmt.Sprintf("port %d: %s", i, fault)
+			return fmt.Sprintf("port %d: %s", i+1, fault)
 		}
 	}
 	return ""

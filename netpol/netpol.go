@@ -139,6 +139,8 @@ type Program struct {
 	Problems map[string][]string
 
 	owners map[netip.Addr]owner
+	// lengths of Networks by family, longest first.
+	lengths4, lengths6 []int
 }
 
 // An owner is who has an address, as far as two rules ask that are above all
@@ -188,12 +190,12 @@ func (v Verdict) String() string {
 }
 
 // String returns "shop/allow-frontend rule 2", and the rule's name where it has
-// one; "no rule" for the zero Ref. Rules are counted from 0, as in YAML paths.
+// one; "no rule" for the zero Ref. People count from 1.
 func (r Ref) String() string {
 	if r == (Ref{}) {
 		return "no rule"
 	}
-	text := fmt.Sprintf("%s rule %d", r.Policy(), r.Rule)
+	text := fmt.Sprintf("%s rule %d", r.Policy(), r.Rule+1)
 	if r.RuleName != "" {
 		text += " " + strconv.Quote(r.RuleName)
 	}
