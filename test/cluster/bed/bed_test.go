@@ -168,7 +168,7 @@ func TestPKI(t *testing.T) {
 func TestNodeFiles(t *testing.T) {
 	c := testCluster(t)
 	for name, want := range map[string][]string{
-		"containerd.toml": {`BinaryName = "/built/bin/runc"`, `bin_dirs = ["/built/bin/cni"]`},
+		"containerd.toml": {`BinaryName = "/built/bin/runc"`, `bin_dirs = ["/opt/cni/bin", "/built/bin/cni"]`},
 		"kubelet.yaml":    {"cgroupRoot: /k8s/node1", `clusterDNS: ["10.96.0.10"]`},
 		"kube-proxy.yaml": {"mode: nftables", "clusterCIDR: 10.240.0.0/12,fd00:240::/48"},
 		"cni.conflist":    {`"ranges": [[{"subnet": "10.240.3.0/24"}], [{"subnet": "fd00:240:0:3::/64"}]]`},
