@@ -1,6 +1,7 @@
 // Command warren is the agent, the hub of a cluster, and every command that asks
 // them: the first argument says which. By the name kubectl-warren it is
-// kubectl's plugin, which asks the hub.
+// kubectl's plugin, which asks the hub; by warren-cni, or with the argument cni,
+// the plugin that container runtimes call.
 package main
 
 import (
@@ -13,12 +14,16 @@ import (
 	"warren/agent"
 	"warren/api"
 	"warren/cli"
+	"warren/cni"
 	"warren/hub"
 	"warren/kube"
 )
 
 func main() {
 	env := cli.NewEnv()
+	if cni.Called(os.Args) {
+		os.Exit(cni.Main(env.Build.Version))
+	}
 	env.RunAgent = func(ctx context.Context, o cli.AgentOptions) error {
 		cfg, err := agent.Load(agent.Options(o))
 		if err != nil {
