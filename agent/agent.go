@@ -62,6 +62,15 @@ func Run(ctx context.Context, cfg Config, stdout io.Writer, log *slog.Logger) (e
 		cfg.Identity.Cluster = me.member.state
 	}
 
+	// The cluster -> packets: pods connected, policy enforced.
+	if me.net, err = openNetwork(cfg, me.member, me.alone, log); err != nil {
+		return err
+	}
+	if me.net != nil {
+		defer func() { err = errors.Join(err, me.net.close()) }()
+		cfg.API.Endpoints = me.net
+	}
+
 	// Kernel -> records.
 	if me.road, err = bpf.NewRoad(cfg.Road); err != nil {
 		return wrongRoot(fmt.Errorf("start the road: %w", err))
@@ -106,6 +115,10 @@ func Run(ctx context.Context, cfg Config, stdout io.Writer, log *slog.Logger) (e
 	part("pipeline", me.spine.Run)
 	if me.member != nil {
 		part("kubernetes", func(ctx context.Context) error { return me.member.run(ctx, log) })
+	}
+	if me.net != nil {
+		part("datapath", me.net.kernel.Run)
+		part("network", me.net.run)
 	}
 	if me.talk != nil {
 		part("map", func(ctx context.Context) error { return me.talk.Run(ctx, events{me.spine}) })

@@ -4,14 +4,19 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/netip"
 	"os"
 	"path"
 	"path/filepath"
 	"regexp"
+	"strconv"
 	"strings"
+
+	"golang.org/x/sys/unix"
 
 	"warren/api"
 	"warren/bpf"
+	"warren/datapath"
 	"warren/event"
 	"warren/identity"
 	"warren/pipeline"
@@ -42,6 +47,7 @@ type Config struct {
 	Kubernetes KubernetesConfig
 	Hub        HubConfig
 	Hubble     HubbleConfig
+	Network    NetworkConfig
 
 	Road     bpf.Config
 	Sensors  all.Config
@@ -79,6 +85,31 @@ type HubbleConfig struct {
 	Bytes int64
 }
 
+// NetworkConfig is whether, and how, the agent connects the pods of its node and
+// enforces network policy.
+type NetworkConfig struct {
+	// Mode is Off for an agent that leaves packets alone.
+	Mode datapath.Mode
+	// NoMasquerade lets pods reach the outside with their own addresses;
+	// KeepSource are networks that they reach so in any case.
+	NoMasquerade bool
+	KeepSource   []netip.Prefix
+	// MTU is that of pods; 0 is what the uplink has room for. Uplink is the
+	// device to other nodes, "" for the one of the node's address.
+	MTU    int
+	Uplink string
+	// VNI and Port are those of the tunnel, 0 for the defaults.
+	VNI  uint32
+	Port uint16
+	// Sysctl, BPFFS, CNIState, CNIConf and CNIBin are directories, "" for the
+	// usual ones: where the kernel's switches are, where programs and maps are
+	// pinned, and what the container runtime and its plugin read.
+	Sysctl, BPFFS, CNIState, CNIConf, CNIBin string
+}
+
+// On says whether there is a network at all.
+func (c *NetworkConfig) On() bool { return c.Mode != datapath.Off }
+
 // Options are what was given on the command line; "" was not given.
 type Options struct {
 	Socket   string // path of the Unix socket
@@ -97,6 +128,7 @@ type Options struct {
 	HubbleListen  string // address for Hubble's gRPC with TLS, or off
 	HubbleSocket  string // path of the socket for Hubble's gRPC, or off
 	MetricsListen string // address for metrics and health, or off
+	Network       string // how pods are connected: off, routed, vxlan or chained
 }
 
 // The defaults that derive from nothing else. Instances of other names than the
@@ -145,6 +177,7 @@ func Load(o Options) (Config, error) {
 		{"--hub-listen", o.HubListen, address(func(c *Config) *string { return &c.Hub.Listen })},
 		{"--hubble-listen", o.HubbleListen, address(func(c *Config) *string { return &c.Hubble.Listen })},
 		{"--hubble-socket", o.HubbleSocket, setHubbleSocket},
+		{"--network", o.Network, setNetwork},
 	} {
 		if f.value == "" {
 			continue
@@ -211,6 +244,10 @@ func (c *Config) check() error {
 		return errors.New("a listener for Hubble needs certificates: give --tls-dir (hub: tls in the configuration)")
 	case c.Kubernetes.Kubeconfig != "" && !c.Kubernetes.Off && c.Node == "":
 		return fmt.Errorf("a kubeconfig is of use only to who knows which node he is: give --node, or %s in the environment", nodeVariable)
+	case c.Network.On() && c.Node == "":
+		return fmt.Errorf("a network of pods needs the name of the node: give --node, or %s in the environment", nodeVariable)
+	case c.Network.On() && c.Kubernetes.Off:
+		return errors.New("a network of pods needs the cluster's API server, and kubernetes is off")
 	case c.Hubble.Socket == c.Socket:
 		return fmt.Errorf("%s cannot be the API's socket and Hubble's", c.Socket)
 	}
@@ -282,6 +319,61 @@ func setKubernetes(c *Config, v string) error {
 		return fmt.Errorf("%q is neither auto nor off", v)
 	}
 	c.Kubernetes.Off = v == off
+	return nil
+}
+
+func setNetwork(c *Config, v string) (err error) {
+	if v == "" {
+		return errors.New("want off, routed, vxlan or chained")
+	}
+	c.Network.Mode, err = datapath.ParseMode(v)
+	return err
+}
+
+func setMasquerade(c *Config, v string) error {
+	on, err := parseBool(v)
+	c.Network.NoMasquerade = err == nil && !on
+	return err
+}
+
+func setVNI(c *Config, v string) error {
+	n, err := strconv.ParseUint(v, 10, 24)
+	if err != nil || n == 0 {
+		return fmt.Errorf("%q is no number from 1 to %d", v, 1<<24-1)
+	}
+	c.Network.VNI = uint32(n)
+	return nil
+}
+
+func setTunnelPort(c *Config, v string) error {
+	n, err := strconv.ParseUint(v, 10, 16)
+	if err != nil || n == 0 {
+		return fmt.Errorf("%q is no port from 1 to 65535", v)
+	}
+	c.Network.Port = uint16(n)
+	return nil
+}
+
+// setKeepSource reads networks, by comma.
+func setKeepSource(c *Config, v string) error {
+	var list []netip.Prefix
+	for text := range strings.SplitSeq(v, ",") {
+		p, err := netip.ParsePrefix(strings.TrimSpace(text))
+		if err != nil || p.Addr().Is4In6() {
+			return fmt.Errorf("%q is no network, like 10.0.0.0/8", text)
+		}
+		list = append(list, p.Masked())
+	}
+	c.Network.KeepSource = list
+	return nil
+}
+
+// setUplink checks what can be a device's name.
+func setUplink(c *Config, v string) error {
+	if v == "" || len(v) >= unix.IFNAMSIZ || strings.ContainsFunc(v, func(r rune) bool { return r <= ' ' || r >= 0x7f || r == '/' || r == ':' }) {
+		return fmt.Errorf("%q cannot be a device's name", v)
+	}
+	c.Network.Uplink = v
 	return nil
 }
 

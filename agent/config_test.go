@@ -8,6 +8,7 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
+	"reflect"
 	"regexp"
 	"slices"
 	"strings"
@@ -78,7 +79,7 @@ func readFlags(t *testing.T, text string, o *Options) {
 		name, value, _ := strings.Cut(strings.TrimSpace(line), " ")
 		at := map[string]*string{"--socket": &o.Socket, "--http": &o.HTTP, "--state": &o.State, "--instance": &o.Instance, "--log-level": &o.LogLevel, "--config": &o.Config,
 			"--node": &o.Node, "--cgroup-root": &o.CgroupRoot, "--kubernetes": &o.Kubernetes, "--kubeconfig": &o.Kubeconfig, "--tls-dir": &o.TLSDir,
-			"--hub-listen": &o.HubListen, "--hubble-listen": &o.HubbleListen, "--hubble-socket": &o.HubbleSocket, "--metrics-listen": &o.MetricsListen}[name]
+			"--hub-listen": &o.HubListen, "--hubble-listen": &o.HubbleListen, "--hubble-socket": &o.HubbleSocket, "--metrics-listen": &o.MetricsListen, "--network": &o.Network}[name]
 		if at == nil {
 			t.Fatalf("no flag %s", name)
 		}
@@ -111,6 +112,9 @@ func outcome(o Options) string {
 	show("kubernetes", fmt.Sprintf("off %t, kubeconfig %s", c.Kubernetes.Off, c.Kubernetes.Kubeconfig))
 	show("hub", fmt.Sprintf("listen %s, tls %s", c.Hub.Listen, c.Hub.TLS))
 	show("hubble", fmt.Sprintf("socket %s, listen %s, flows %d, bytes %d", c.Hubble.Socket, c.Hubble.Listen, c.Hubble.Flows, c.Hubble.Bytes))
+	if !reflect.DeepEqual(c.Network, NetworkConfig{}) {
+		show("network", fmt.Sprintf("%+v", c.Network))
+	}
 	show("rings", fmt.Sprint(c.Road.CriticalBytes, " ", c.Road.BulkBytes, " ", c.Road.Idle, " ", c.Road.Busy))
 	show("process sensor's ring", c.Sensors.Process.CriticalBytes)
 	for _, hook := range slices.Sorted(maps.Keys(c.Road.Rungs)) {

@@ -27,6 +27,7 @@ type self struct {
 	listen   []string
 	member   *membership // of a cluster; nil for none,
 	alone    string      // and then why
+	net      *network    // nil where packets are left alone
 	creds    *api.Credentials
 	hubble   *api.Hubble       // nil where nobody can ask for flows
 	talk     *api.MapCollector // nil where connections are not watched

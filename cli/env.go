@@ -62,6 +62,7 @@ type AgentOptions struct {
 	HubbleListen  string // address of Hubble's gRPC for the hub and relays, "off" for none
 	HubbleSocket  string // path of the socket of Hubble's gRPC, "off" for none
 	MetricsListen string // address of metrics and health, "off" for none
+	Network       string // how pods are connected: off, routed, vxlan or chained
 }
 
 // HubOptions are the flags of warren hub; an empty one was not given.

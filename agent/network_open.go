@@ -1,0 +1,163 @@
+package agent
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"path/filepath"
+
+	"warren/api"
+	"warren/cni"
+	"warren/datapath"
+	"warren/netpol"
+)
+
+// openNetwork takes over the node's network from an earlier agent, or begins one.
+// Nothing of what the kernel does changes yet. Where the network is off it takes
+// away what an earlier agent of this instance has left, and returns nil.
+func openNetwork(cfg Config, m *membership, alone string, log *slog.Logger) (_ *network, err error) {
+	c := cfg.Network
+	store := &networkStore{path: filepath.Join(cfg.State, networkFile), mode: c.Mode.String()}
+	if !c.On() {
+		return nil, clearNetwork(cfg, store, log)
+	}
+	if m == nil {
+		return nil, usageError("a network of pods needs the cluster's API server: %s", alone)
+	}
+	left, _, err := store.load()
+	if err != nil {
+		log.Warn("what is known of the pods of this node cannot be read: they are learnt again", "err", err)
+	}
+	// Before anything is made, it is written that there may be something.
+	if err := store.save(left); err != nil {
+		return nil, err
+	}
+	n := newNetwork(c, m, store, left, log)
+	host, err := datapath.NewHost(hostConfig(cfg), log)
+	if err != nil {
+		return nil, err
+	}
+	n.host, n.runtime = host, &cniRuntime{cfg: cfg, log: log}
+	kernel, err := datapath.Open(kernelConfig(cfg), log)
+	if err != nil {
+		return nil, fmt.Errorf("connect pods: %w", err)
+	}
+	n.kernel = kernel
+	return n, nil
+}
+
+// newNetwork returns a network that knows the endpoints that an earlier agent
+// has left.
+func newNetwork(c NetworkConfig, m *membership, store *networkStore, left []*endpoint, log *slog.Logger) *network {
+	n := &network{
+		cfg: c, node: m.node, state: m.state, log: log, store: store,
+		devices: netDevices, addresses: netAddresses,
+		kick: make(chan struct{}, 1), compiler: netpol.NewCompiler(), endpoints: make(map[api.Attachment]*endpoint),
+	}
+	for _, e := range left {
+		n.endpoints[e.Attachment] = e
+	}
+	n.await("all of the cluster to be known")
+	return n
+}
+
+func kernelConfig(cfg Config) datapath.Config {
+	return datapath.Config{BPFFS: cfg.Network.BPFFS, Instance: cfg.Instance, Mode: cfg.Network.Mode}
+}
+
+func hostConfig(cfg Config) datapath.HostConfig {
+	c := cfg.Network
+	return datapath.HostConfig{
+		Instance: cfg.Instance, State: cfg.State, Sysctl: c.Sysctl, Uplink: c.Uplink, MTU: c.MTU,
+		NoMasquerade: c.NoMasquerade, KeepSource: c.KeepSource, VNI: c.VNI, Port: c.Port,
+	}
+}
+
+// clearNetwork takes away the network that an earlier agent of this instance has
+// made, if one has.
+func clearNetwork(cfg Config, store *networkStore, log *slog.Logger) error {
+	_, ok, err := store.load()
+	if !ok {
+		return err
+	}
+	log.Info("the network is off: what an earlier agent has made of it is taken away")
+	runtime := &cniRuntime{cfg: cfg, log: log}
+	err = runtime.remove() // first: nobody adds pods any more
+	if e := datapath.Remove(kernelConfig(cfg)); e != nil {
+		err = errors.Join(err, fmt.Errorf("detach from pods: %w", e))
+	}
+	host, e := datapath.NewHost(hostConfig(cfg), log)
+	if e == nil {
+		e = host.Remove()
+	}
+	if err = errors.Join(err, e); err != nil {
+		return fmt.Errorf("take away the network of an earlier agent: %w", err)
+	}
+	return store.remove()
+}
+
+// close lets go of the kernel, which goes on.
+func (n *network) close() error {
+	if n == nil {
+		return nil
+	}
+	return n.kernel.Close()
+}
+
+// cniRuntime tells the container runtime, by files, that pods can be added.
+type cniRuntime struct {
+	cfg Config
+	log *slog.Logger
+}
+
+func (r *cniRuntime) stateDir() string {
+	if dir := r.cfg.Network.CNIState; dir != "" {
+		return dir
+	}
+	return filepath.Join("/var/lib/cni", r.cfg.Instance)
+}
+
+// Ready implements networkRuntime.
+func (r *cniRuntime) Ready(n cni.Node) error {
+	n.Socket = r.cfg.Socket
+	return cni.WriteNode(r.stateDir(), n)
+}
+
+func (r *cniRuntime) remove() error {
+	return cni.RemoveNode(r.stateDir())
+}
+
+// netDevices lists the network devices of this node.
+func netDevices() (map[int]string, error) {
+	list, err := net.Interfaces()
+	if err != nil {
+		return nil, err
+	}
+	out := make(map[int]string, len(list))
+	for _, one := range list {
+		out[one.Index] = one.Name
+	}
+	return out, nil
+}
+
+// netAddresses lists the addresses that this node has and may send from.
+func netAddresses() ([]netip.Addr, error) {
+	list, err := net.InterfaceAddrs()
+	if err != nil {
+		return nil, err
+	}
+	var out []netip.Addr
+	for _, one := range list {
+		ipnet, ok := one.(*net.IPNet)
+		if !ok {
+			continue
+		}
+		a, ok := netip.AddrFromSlice(ipnet.IP)
+		if a = a.Unmap(); ok && !a.IsLoopback() && !a.IsLinkLocalUnicast() {
+			out = append(out, a)
+		}
+	}
+	return out, nil
+}
