@@ -179,17 +179,24 @@ func (c *Credentials) read() (*keys, error) {
 // Verify returns nil for a client's certificate, the first of a chain, that is
 // of our authorities as they are now, valid, and for one of the names.
 func (c *Credentials) Verify(chain []*x509.Certificate, names ...string) error {
-	if len(chain) == 0 {
-		return errors.New("no certificate was shown")
-	}
-	opts := x509.VerifyOptions{Roots: c.current().roots, Intermediates: x509.NewCertPool(), KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}}
-	for _, cert := range chain[1:] {
-		opts.Intermediates.AddCert(cert)
-	}
-	if _, err := chain[0].Verify(opts); err != nil {
+	if err := VerifyClient(chain, c.current().roots, time.Now()); err != nil {
 		return err
 	}
 	return named(chain[0], names...)
+}
+
+// VerifyClient returns nil for a client's certificate, the first of a chain, that
+// is of one of the authorities, valid at a time, and for clients.
+func VerifyClient(chain []*x509.Certificate, roots *x509.CertPool, now time.Time) error {
+	if len(chain) == 0 {
+		return errors.New("no certificate was shown")
+	}
+	opts := x509.VerifyOptions{Roots: roots, Intermediates: x509.NewCertPool(), CurrentTime: now, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}}
+	for _, cert := range chain[1:] {
+		opts.Intermediates.AddCert(cert)
+	}
+	_, err := chain[0].Verify(opts)
+	return err
 }
 
 // named returns an error unless a certificate has one of the names. A wildcard

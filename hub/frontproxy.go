@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"warren/api"
 	"warren/cluster"
 	"warren/kube"
 )
@@ -38,27 +39,13 @@ func newFrontProxy(h kube.RequestHeader) (*frontProxy, error) {
 
 // verify checks that a client's certificates are the front proxy's.
 func (p *frontProxy) verify(chain []*x509.Certificate, now time.Time) error {
-	if err := verifyClient(chain, p.roots, now); err != nil {
+	if err := api.VerifyClient(chain, p.roots, now); err != nil {
 		return err
 	}
 	if name := chain[0].Subject.CommonName; len(p.names) > 0 && !slices.Contains(p.names, name) {
 		return fmt.Errorf("its name %q is not one of the front proxy's", name)
 	}
 	return nil
-}
-
-// verifyClient checks that certificates, the client's own first, are of one of
-// our authorities, valid now and for clients.
-func verifyClient(chain []*x509.Certificate, roots *x509.CertPool, now time.Time) error {
-	if len(chain) == 0 {
-		return errors.New("there is no certificate")
-	}
-	o := x509.VerifyOptions{Roots: roots, Intermediates: x509.NewCertPool(), CurrentTime: now, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}}
-	for _, c := range chain[1:] {
-		o.Intermediates.AddCert(c)
-	}
-	_, err := chain[0].Verify(o)
-	return err
 }
 
 // errNoUser is the front proxy's that does not say who asks.
