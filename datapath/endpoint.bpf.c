@@ -4,25 +4,114 @@
 /*
  * A pod's packets, at the host's end of its veth pair.
  *
+ * What a pod sends is judged by its own policy and, where it goes to a pod here, by
+ * that one's, and takes the short way if both ends are pods. The rest goes through
+ * the host's stack. What is for a service is judged when the stack has chosen a
+ * backend: in endpoint_to if that is here, in host_to otherwise.
+ *
  * Hooks: TCX or clsact of the device: ingress is what the pod sends (endpoint_from),
  *        egress what the host's stack sends it (endpoint_to).
  * Out:   events.
  * State: see include/state.h.
  */
-#include <state.h>
+#include <forward.h>
 
 SEC("tc")
 int endpoint_from(struct __sk_buff *skb)
 {
-	__u32 zero = 0;
-	struct config *s = bpf_map_lookup_elem(&settings, &zero);
+	struct endpoint *ep = endpoint_at(skb->ifindex);
+	struct config *cfg = config_get();
+	struct packet p;
+	struct place *to;
+	struct flow *f;
+	int r;
 
-	return s && skb ? TC_ACT_UNSPEC : TC_ACT_SHOT;
+	r = packet_read(skb, &p, HOOK_ENDPOINT_FROM);
+	if (r == PACKET_PASS)
+		return TC_ACT_UNSPEC;
+	if (!ep || !cfg)
+		return packet_drop(skb, &p, REASON_NO_ENDPOINT);
+	if (r)
+		return packet_drop(skb, &p, r);
+	/* From its own address of this link it reaches no further than the host. */
+	if (!endpoint_has(ep, &p.src) && !(ep->flags & EP_ANY_SOURCE) &&
+	    !(p.src.bytes[0] == 0xfe && addr_local(&p.src) && addr_local(&p.dst)))
+		return packet_drop(skb, &p, REASON_SPOOFED);
+	to = place_known(&p.dst);
+	f = bpf_map_lookup_elem(&flows, &p.key);
+	/* Of a flow past the stack both ends are pods; the other one may be another by now. */
+	if (f && to && !(f->flags & FLOW_STACK))
+		p.stale = to->id[cfg->generation & 1] != f->id[!flow_role(f, &p)];
+	if (f && !p.stale && flow_good(f, &p, cfg)) {
+		r = flow_next(skb, &p, f, cfg);
+	} else {
+		p.from = skb->ifindex;
+		if (to) {
+			p.to = to->ifindex;
+			p.flow_flags = to->flags & PLACE_SERVICE ? FLOW_SERVICE : 0;
+		}
+		r = flow_other(skb, &p);
+		if (r < 0)
+			return TC_ACT_SHOT;
+	}
+	count_packet(&p, false, REASON_NONE);
+	if (!to)
+		return TC_ACT_UNSPEC;
+	if (r & FLOW_STACK) {
+		/* It may come out of the stack as another, to a backend: then the mark says whose it is. */
+		if (to->flags & (PLACE_SERVICE | PLACE_HOST) && cfg->mode != MODE_CHAINED)
+			mark_set(skb, ep->number);
+		return TC_ACT_UNSPEC;
+	}
+	if (!to->ifindex)
+		return forward_node(skb, &p, to, ep, cfg);
+	count_packet(&p, true, REASON_NONE);
+	return forward_pod(skb, &p, to);
 }
 
 SEC("tc")
 int endpoint_to(struct __sk_buff *skb)
 {
+	struct config *cfg = config_get();
+	struct packet p;
+	struct place *from;
+	struct flow *f;
+	__u32 role;
+	int r;
+
+	r = packet_read(skb, &p, HOOK_ENDPOINT_TO);
+	if (r == PACKET_PASS)
+		return TC_ACT_UNSPEC;
+	if (!cfg || !endpoint_at(skb->ifindex))
+		return packet_drop(skb, &p, REASON_NO_ENDPOINT);
+	if (r)
+		return packet_drop(skb, &p, r);
+	f = bpf_map_lookup_elem(&flows, &p.key);
+	if (f) {
+		role = flow_role(f, &p);
+		/* A pod here sent it, so endpoint_from has judged and counted it, unless the stack has made it another.
+		 */
+		if (f->ifindex[role] && !(f->flags & FLOW_DEFERRED && role == CLIENT) && !(f->flags & FLOW_DENIED))
+			goto pass;
+	}
+	if (f && flow_good(f, &p, cfg)) {
+		flow_next(skb, &p, f, cfg);
+		goto pass;
+	}
+	p.flow_flags = FLOW_STACK;
+	p.to = skb->ifindex;
+	from = place_known(&p.src);
+	if (from && from->flags & PLACE_POD)
+		p.from = from->ifindex;
+	else if (cfg->mode != MODE_CHAINED)
+		p.from = mark_sender(skb); /* translated to the node's address */
+	if (p.from)
+		p.flow_flags |= FLOW_DEFERRED;
+	r = flow_other(skb, &p);
+	if (r < 0)
+		return TC_ACT_SHOT;
+pass:
+	count_packet(&p, true, REASON_NONE);
 	return TC_ACT_UNSPEC;
 }
 

@@ -8,176 +8,9 @@ import (
 	_ "embed"
 	"fmt"
 	"io"
-	"structs"
 
 	"github.com/cilium/ebpf"
 )
-
-type endpointAddr struct {
-	_     structs.HostLayout
-	Bytes [16]uint8
-}
-
-type endpointConfig struct {
-	_            structs.HostLayout
-	Generation   uint32
-	Mode         uint32
-	Uplink       uint32
-	Tunnel       uint32
-	Vni          uint32
-	Mtu          uint32
-	FlowInterval uint32
-	Flags        uint32
-	Node4        endpointAddr
-	Node6        endpointAddr
-}
-
-type endpointCounter struct {
-	_       structs.HostLayout
-	Packets uint64
-	Bytes   uint64
-}
-
-type endpointEndpoint struct {
-	_       structs.HostLayout
-	Ip4     endpointAddr
-	Ip6     endpointAddr
-	Set     [2]uint32
-	Mac     [6]uint8
-	HostMac [6]uint8
-	Flags   uint32
-	Number  uint16
-	Pad     uint16
-	_       [4]byte
-	Born    uint64
-	Lock    struct {
-		_   structs.HostLayout
-		Val uint32
-	}
-	Pad2 uint32
-}
-
-type endpointFlow struct {
-	_          structs.HostLayout
-	Packets    [2]uint64
-	Bytes      [2]uint64
-	Dropped    uint64
-	Began      uint64
-	Seen       uint64
-	Told       uint64
-	Generation uint32
-	Rule       [2]uint32
-	Id         [2]uint32
-	Ifindex    [2]uint32
-	Verdict    [2]uint8
-	TcpFlags   [2]uint8
-	Reversed   uint8
-	State      uint8
-	Flags      uint8
-	Reason     uint8
-	IcmpType   uint8
-	IcmpCode   uint8
-	Pad        [2]uint8
-}
-
-type endpointFlowKey struct {
-	_     structs.HostLayout
-	A     endpointAddr
-	B     endpointAddr
-	PortA uint16
-	PortB uint16
-	Proto uint8
-	Pad   [3]uint8
-}
-
-type endpointFragment struct {
-	_        structs.HostLayout
-	Sport    uint16
-	Dport    uint16
-	IcmpType uint8
-	IcmpCode uint8
-	Pad      [2]uint8
-	Seen     uint64
-}
-
-type endpointFragmentKey struct {
-	_     structs.HostLayout
-	Src   endpointAddr
-	Dst   endpointAddr
-	Id    uint32
-	Proto uint8
-	Pad   [3]uint8
-}
-
-type endpointNetwork struct {
-	_      structs.HostLayout
-	Prefix uint32
-	Addr   [16]uint8
-}
-
-type endpointPlace struct {
-	_       structs.HostLayout
-	Id      [2]uint32
-	Ifindex uint32
-	Node4   uint32
-	Flags   uint32
-	Mac     [6]uint8
-	HostMac [6]uint8
-}
-
-type endpointPlaceEntry struct {
-	_     structs.HostLayout
-	Place endpointPlace
-	Lock  struct {
-		_   structs.HostLayout
-		Val uint32
-	}
-}
-
-type endpointQuota struct {
-	_      structs.HostLayout
-	Second uint64
-	Told   uint64
-}
-
-type endpointSet struct {
-	_        structs.HostLayout
-	Bits     [2]uint32
-	AnyProto [2]uint8
-	Isolated [2]uint8
-	Pad      uint32
-}
-
-type endpointSweep struct {
-	_     structs.HostLayout
-	Key   endpointFlowKey
-	Began uint64
-	Due   uint64
-}
-
-type endpointSweepTimer struct {
-	_     structs.HostLayout
-	Timer struct {
-		_      structs.HostLayout
-		Opaque [2]uint64
-	}
-	Ticked uint64
-}
-
-type endpointVerdict struct {
-	_     structs.HostLayout
-	Order [2]uint32
-	Rule  [2]uint32
-}
-
-type endpointVerdictKey struct {
-	_     structs.HostLayout
-	Set   uint32
-	Peer  uint32
-	Port  uint16
-	Bits  uint8
-	Proto uint8
-}
 
 // Names of all BPF objects in the ELF.
 //
@@ -192,6 +25,7 @@ const (
 	endpointMapNetworks      = "networks"
 	endpointMapNumbers       = "numbers"
 	endpointMapQuotas        = "quotas"
+	endpointMapScratch       = "scratch"
 	endpointMapSets          = "sets"
 	endpointMapSettings      = "settings"
 	endpointMapSweeper       = "sweeper"
@@ -260,6 +94,7 @@ type endpointMapSpecs struct {
 	Networks  *ebpf.MapSpec `ebpf:"networks"`
 	Numbers   *ebpf.MapSpec `ebpf:"numbers"`
 	Quotas    *ebpf.MapSpec `ebpf:"quotas"`
+	Scratch   *ebpf.MapSpec `ebpf:"scratch"`
 	Sets      *ebpf.MapSpec `ebpf:"sets"`
 	Settings  *ebpf.MapSpec `ebpf:"settings"`
 	Sweeper   *ebpf.MapSpec `ebpf:"sweeper"`
@@ -302,6 +137,7 @@ type endpointMaps struct {
 	Networks  *ebpf.Map `ebpf:"networks"`
 	Numbers   *ebpf.Map `ebpf:"numbers"`
 	Quotas    *ebpf.Map `ebpf:"quotas"`
+	Scratch   *ebpf.Map `ebpf:"scratch"`
 	Sets      *ebpf.Map `ebpf:"sets"`
 	Settings  *ebpf.Map `ebpf:"settings"`
 	Sweeper   *ebpf.Map `ebpf:"sweeper"`
@@ -320,6 +156,7 @@ func (m *endpointMaps) Close() error {
 		m.Networks,
 		m.Numbers,
 		m.Quotas,
+		m.Scratch,
 		m.Sets,
 		m.Settings,
 		m.Sweeper,

@@ -8,176 +8,9 @@ import (
 	_ "embed"
 	"fmt"
 	"io"
-	"structs"
 
 	"github.com/cilium/ebpf"
 )
-
-type hostAddr struct {
-	_     structs.HostLayout
-	Bytes [16]uint8
-}
-
-type hostConfig struct {
-	_            structs.HostLayout
-	Generation   uint32
-	Mode         uint32
-	Uplink       uint32
-	Tunnel       uint32
-	Vni          uint32
-	Mtu          uint32
-	FlowInterval uint32
-	Flags        uint32
-	Node4        hostAddr
-	Node6        hostAddr
-}
-
-type hostCounter struct {
-	_       structs.HostLayout
-	Packets uint64
-	Bytes   uint64
-}
-
-type hostEndpoint struct {
-	_       structs.HostLayout
-	Ip4     hostAddr
-	Ip6     hostAddr
-	Set     [2]uint32
-	Mac     [6]uint8
-	HostMac [6]uint8
-	Flags   uint32
-	Number  uint16
-	Pad     uint16
-	_       [4]byte
-	Born    uint64
-	Lock    struct {
-		_   structs.HostLayout
-		Val uint32
-	}
-	Pad2 uint32
-}
-
-type hostFlow struct {
-	_          structs.HostLayout
-	Packets    [2]uint64
-	Bytes      [2]uint64
-	Dropped    uint64
-	Began      uint64
-	Seen       uint64
-	Told       uint64
-	Generation uint32
-	Rule       [2]uint32
-	Id         [2]uint32
-	Ifindex    [2]uint32
-	Verdict    [2]uint8
-	TcpFlags   [2]uint8
-	Reversed   uint8
-	State      uint8
-	Flags      uint8
-	Reason     uint8
-	IcmpType   uint8
-	IcmpCode   uint8
-	Pad        [2]uint8
-}
-
-type hostFlowKey struct {
-	_     structs.HostLayout
-	A     hostAddr
-	B     hostAddr
-	PortA uint16
-	PortB uint16
-	Proto uint8
-	Pad   [3]uint8
-}
-
-type hostFragment struct {
-	_        structs.HostLayout
-	Sport    uint16
-	Dport    uint16
-	IcmpType uint8
-	IcmpCode uint8
-	Pad      [2]uint8
-	Seen     uint64
-}
-
-type hostFragmentKey struct {
-	_     structs.HostLayout
-	Src   hostAddr
-	Dst   hostAddr
-	Id    uint32
-	Proto uint8
-	Pad   [3]uint8
-}
-
-type hostNetwork struct {
-	_      structs.HostLayout
-	Prefix uint32
-	Addr   [16]uint8
-}
-
-type hostPlace struct {
-	_       structs.HostLayout
-	Id      [2]uint32
-	Ifindex uint32
-	Node4   uint32
-	Flags   uint32
-	Mac     [6]uint8
-	HostMac [6]uint8
-}
-
-type hostPlaceEntry struct {
-	_     structs.HostLayout
-	Place hostPlace
-	Lock  struct {
-		_   structs.HostLayout
-		Val uint32
-	}
-}
-
-type hostQuota struct {
-	_      structs.HostLayout
-	Second uint64
-	Told   uint64
-}
-
-type hostSet struct {
-	_        structs.HostLayout
-	Bits     [2]uint32
-	AnyProto [2]uint8
-	Isolated [2]uint8
-	Pad      uint32
-}
-
-type hostSweep struct {
-	_     structs.HostLayout
-	Key   hostFlowKey
-	Began uint64
-	Due   uint64
-}
-
-type hostSweepTimer struct {
-	_     structs.HostLayout
-	Timer struct {
-		_      structs.HostLayout
-		Opaque [2]uint64
-	}
-	Ticked uint64
-}
-
-type hostVerdict struct {
-	_     structs.HostLayout
-	Order [2]uint32
-	Rule  [2]uint32
-}
-
-type hostVerdictKey struct {
-	_     structs.HostLayout
-	Set   uint32
-	Peer  uint32
-	Port  uint16
-	Bits  uint8
-	Proto uint8
-}
 
 // Names of all BPF objects in the ELF.
 //
@@ -192,6 +25,7 @@ const (
 	hostMapNetworks  = "networks"
 	hostMapNumbers   = "numbers"
 	hostMapQuotas    = "quotas"
+	hostMapScratch   = "scratch"
 	hostMapSets      = "sets"
 	hostMapSettings  = "settings"
 	hostMapSweeper   = "sweeper"
@@ -260,6 +94,7 @@ type hostMapSpecs struct {
 	Networks  *ebpf.MapSpec `ebpf:"networks"`
 	Numbers   *ebpf.MapSpec `ebpf:"numbers"`
 	Quotas    *ebpf.MapSpec `ebpf:"quotas"`
+	Scratch   *ebpf.MapSpec `ebpf:"scratch"`
 	Sets      *ebpf.MapSpec `ebpf:"sets"`
 	Settings  *ebpf.MapSpec `ebpf:"settings"`
 	Sweeper   *ebpf.MapSpec `ebpf:"sweeper"`
@@ -302,6 +137,7 @@ type hostMaps struct {
 	Networks  *ebpf.Map `ebpf:"networks"`
 	Numbers   *ebpf.Map `ebpf:"numbers"`
 	Quotas    *ebpf.Map `ebpf:"quotas"`
+	Scratch   *ebpf.Map `ebpf:"scratch"`
 	Sets      *ebpf.Map `ebpf:"sets"`
 	Settings  *ebpf.Map `ebpf:"settings"`
 	Sweeper   *ebpf.Map `ebpf:"sweeper"`
@@ -320,6 +156,7 @@ func (m *hostMaps) Close() error {
 		m.Networks,
 		m.Numbers,
 		m.Quotas,
+		m.Scratch,
 		m.Sets,
 		m.Settings,
 		m.Sweeper,

@@ -157,7 +157,7 @@ const (
 	stateFlowFlagsFLOW_DEFERRED stateFlowFlags = 2
 	stateFlowFlagsFLOW_SERVICE  stateFlowFlags = 4
 	stateFlowFlagsFLOW_OPENED   stateFlowFlags = 8
-	stateFlowFlagsFLOW_CLOSED   stateFlowFlags = 16
+	stateFlowFlagsFLOW_DENIED   stateFlowFlags = 16
 )
 
 type stateFlowKey struct {
@@ -267,11 +267,12 @@ const (
 	stateReasonREASON_UNKNOWN_L4       stateReason = 5
 	stateReasonREASON_NO_ENDPOINT      stateReason = 6
 	stateReasonREASON_NO_ROUTE         stateReason = 7
-	stateReasonREASON_NOT_IP           stateReason = 8
-	stateReasonREASON_TTL_EXCEEDED     stateReason = 9
-	stateReasonREASON_TOO_BIG          stateReason = 10
-	stateReasonREASON_AUDITED          stateReason = 11
-	stateReasonREASON_MAX              stateReason = 12
+	stateReasonREASON_SOURCE_ROUTED    stateReason = 8
+	stateReasonREASON_NOT_IP           stateReason = 9
+	stateReasonREASON_TTL_EXCEEDED     stateReason = 10
+	stateReasonREASON_TOO_BIG          stateReason = 11
+	stateReasonREASON_AUDITED          stateReason = 12
+	stateReasonREASON_MAX              stateReason = 13
 )
 
 type stateSchemaVersion uint32
@@ -341,6 +342,7 @@ const (
 	stateMapNetworks          = "networks"
 	stateMapNumbers           = "numbers"
 	stateMapQuotas            = "quotas"
+	stateMapScratch           = "scratch"
 	stateMapSets              = "sets"
 	stateMapSettings          = "settings"
 	stateMapSweeper           = "sweeper"
@@ -437,6 +439,7 @@ type stateMapSpecs struct {
 	Networks  *ebpf.MapSpec `ebpf:"networks"`
 	Numbers   *ebpf.MapSpec `ebpf:"numbers"`
 	Quotas    *ebpf.MapSpec `ebpf:"quotas"`
+	Scratch   *ebpf.MapSpec `ebpf:"scratch"`
 	Sets      *ebpf.MapSpec `ebpf:"sets"`
 	Settings  *ebpf.MapSpec `ebpf:"settings"`
 	Sweeper   *ebpf.MapSpec `ebpf:"sweeper"`
@@ -511,6 +514,7 @@ type stateMaps struct {
 	Networks  *ebpf.Map `ebpf:"networks"`
 	Numbers   *ebpf.Map `ebpf:"numbers"`
 	Quotas    *ebpf.Map `ebpf:"quotas"`
+	Scratch   *ebpf.Map `ebpf:"scratch"`
 	Sets      *ebpf.Map `ebpf:"sets"`
 	Settings  *ebpf.Map `ebpf:"settings"`
 	Sweeper   *ebpf.Map `ebpf:"sweeper"`
@@ -529,6 +533,7 @@ func (m *stateMaps) Close() error {
 		m.Networks,
 		m.Numbers,
 		m.Quotas,
+		m.Scratch,
 		m.Sets,
 		m.Settings,
 		m.Sweeper,

@@ -96,11 +96,9 @@ enum endpoint_flags {
 enum {
 	/* Of skb->mark, which the host's stack keeps: bits 16 to 31. */
 	MARK_SHIFT = 16,
-	/* Instead of an endpoint's number: judged and counted, to be sent as it is. */
-	MARK_DONE = 0xffff,
 };
 
-/* A pod here. Its number, 1 to 65534, is what marks its packets in the stack. */
+/* A pod here. Its number, 1 to 65535, is what marks its packets in the stack. */
 struct endpoint {
 	struct addr ip4, ip6; /* all 0 without */
 	__u32 set[2];	      /* by slot */
@@ -185,7 +183,7 @@ enum flow_flags {
 		1 << 1,	       /* what the stack has made of a packet to a service, or to this node: judged behind it */
 	FLOW_SERVICE = 1 << 2, /* to a service's own address: judged, and told, as the deferred one */
 	FLOW_OPENED = 1 << 3,  /* a packet has passed */
-	FLOW_CLOSED = 1 << 4,  /* only in events: this is the last one */
+	FLOW_DENIED = 1 << 4,  /* by one of its verdicts */
 };
 
 enum flow_state {
@@ -206,6 +204,7 @@ enum reason {
 	REASON_UNKNOWN_L4,	 /* more IPv6 extension headers than we read */
 	REASON_NO_ENDPOINT,	 /* a device that nobody told us of */
 	REASON_NO_ROUTE,	 /* into the tunnel, and no node is known for it */
+	REASON_SOURCE_ROUTED,	 /* wants to go by a way of its own, past the policy of where it arrives */
 	REASON_NOT_IP,		 /* neither IP nor ARP, from a pod */
 	/* Not dropped: the host's stack answers. */
 	REASON_TTL_EXCEEDED,
@@ -421,6 +420,14 @@ struct {
 	__uint(max_entries, 1 << 17);
 	__type(value, struct sweep);
 } sweeps SEC(".maps");
+
+/* Where a new flow is made: a stack is small. */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct flow);
+} scratch SEC(".maps");
 
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);

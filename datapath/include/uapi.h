@@ -38,6 +38,7 @@ enum {
 enum {
 	IPPROTO_ICMP = 1,
 	IPPROTO_ICMPV6 = 58,
+	IPPROTO_NONE = 59,
 	IPPROTO_SCTP = 132,
 };
 

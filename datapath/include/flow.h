@@ -1,0 +1,364 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
+/*
+ * The flow table: who began, what was judged, how much went which way.
+ *
+ * A packet of a flow that is known, allowed, and judged by what is in force
+ * (flow_good) takes flow_next alone: one lookup and no policy. All others go
+ * through flow_other, which begins flows, judges them again, and drops.
+ *
+ * Who begins is the client, whatever its packet looks like: after a loss of the
+ * table a flow is judged by who sends first. A guess from flags or ports would let
+ * anybody who forges those past the policy of its own pod.
+ */
+#ifndef FLOW_H
+#define FLOW_H
+
+#include <event.h>
+
+/*
+ * How long flows last without packets, seconds. Cilium's where it has one
+ * (bpf-ct-timeout-*, pkg/option and pkg/maps/ctmap), else those of nf_conntrack
+ * (nf_conntrack_proto_*.c, nf_conntrack_generic_timeout).
+ */
+enum {
+	TIMEOUT_TCP_NEW = 60,		/* Cilium's regular-tcp-syn */
+	TIMEOUT_TCP_ESTABLISHED = 8000, /* Cilium's regular-tcp; half-closed connections too, which may be idle */
+	TIMEOUT_TCP_CLOSED = 10,	/* Cilium's regular-tcp-fin */
+	TIMEOUT_UDP_NEW = 30,		/* nf_conntrack_udp_timeout */
+	TIMEOUT_UDP_ESTABLISHED = 120,	/* nf_conntrack_udp_timeout_stream */
+	TIMEOUT_SCTP_NEW = 30,		/* ten times nf_conntrack's cookie-wait */
+	TIMEOUT_SCTP_ESTABLISHED = 210, /* nf_conntrack_sctp_timeout_established: seven heartbeats */
+	TIMEOUT_ICMP = 30,		/* nf_conntrack_icmp_timeout */
+	TIMEOUT_OTHER = 600,		/* nf_conntrack_generic_timeout */
+	TIMEOUT_DENIED = 30,
+};
+
+enum {
+	SWEEP_EVERY = 5,     /* seconds between two looks at a flow */
+	SWEEP_BATCH = 4096,  /* flows at once: less than a millisecond */
+	SWEEP_TICK = SECOND, /* ns */
+	SWEEP_SOON = 10000000,
+	SWEEP_DEAD = 5, /* seconds without a tick */
+};
+
+static __always_inline __u64 flow_timeout(const struct flow *f, __u8 proto)
+{
+	__u32 seconds = TIMEOUT_OTHER;
+
+	if (f->flags & FLOW_DENIED && !(f->flags & FLOW_OPENED)) {
+		seconds = TIMEOUT_DENIED;
+	} else if (proto == IPPROTO_TCP) {
+		seconds = TIMEOUT_TCP_ESTABLISHED;
+		if (f->state == STATE_NEW)
+			seconds = TIMEOUT_TCP_NEW;
+		else if (f->state == STATE_CLOSED)
+			seconds = TIMEOUT_TCP_CLOSED;
+	} else if (proto == IPPROTO_UDP) {
+		seconds = f->state == STATE_NEW ? TIMEOUT_UDP_NEW : TIMEOUT_UDP_ESTABLISHED;
+	} else if (proto == IPPROTO_SCTP) {
+		seconds = f->state == STATE_NEW ? TIMEOUT_SCTP_NEW : TIMEOUT_SCTP_ESTABLISHED;
+	} else if (proto == IPPROTO_ICMP || proto == IPPROTO_ICMPV6) {
+		seconds = TIMEOUT_ICMP;
+	}
+	return (__u64)seconds * SECOND;
+}
+
+/* ---- the sweeper ---- */
+
+struct sweep_run {
+	__u64 now;
+	__u32 interval;
+	__u32 more; /* there was no end to it */
+};
+
+/* Looks at the flow that has been due longest. The queue is in the order of due, for all wait equally long. */
+static long sweep_one(__u32 index, struct sweep_run *run)
+{
+	struct sweep s;
+	struct flow *f;
+
+	if (bpf_map_peek_elem(&sweeps, &s) || s.due > run->now) {
+		run->more = 0;
+		return 1;
+	}
+	bpf_map_pop_elem(&sweeps, &s);
+	f = bpf_map_lookup_elem(&flows, &s.key);
+	if (!f) {
+		count(COUNT_EVICTED, 1, 0);
+		return 0;
+	}
+	if (f->began != s.began)
+		return 0; /* another flow, which is in the queue itself */
+	if (f->seen + flow_timeout(f, s.key.proto) <= run->now) {
+		/* What another CPU counts meanwhile is told if it is there by now. */
+		if (!bpf_map_delete_elem(&flows, &s.key) && f->began == s.began)
+			close_tell(&s.key, f, HOOK_TIMER);
+		return 0;
+	}
+	s.due = run->now + (__u64)SWEEP_EVERY * SECOND;
+	if (bpf_map_push_elem(&sweeps, &s, 0))
+		count(COUNT_UNSWEPT, 1, 0);
+	return 0;
+}
+
+static int sweep_tick(void *map, __u32 *key, struct sweep_timer *s)
+{
+	struct sweep_run run = { .now = coarse_now(), .more = 1 };
+
+	s->ticked = run.now;
+	bpf_loop(SWEEP_BATCH, sweep_one, &run, 0);
+	bpf_timer_start(&s->timer, run.more ? SWEEP_SOON : SWEEP_TICK, 0);
+	return 0;
+}
+
+/* Sets the timer going, which is so as long as it ticks. */
+static __always_inline void sweep_begin(__u64 now)
+{
+	__u32 zero = 0;
+	struct sweep_timer *s = bpf_map_lookup_elem(&sweeper, &zero);
+	__u64 ticked;
+
+	if (!s)
+		return;
+	ticked = s->ticked;
+	if (ticked && ticked + (__u64)SWEEP_DEAD * SECOND > now)
+		return;
+	if (__sync_val_compare_and_swap(&s->ticked, ticked, now) != ticked)
+		return;					      /* another CPU does it */
+	bpf_timer_init(&s->timer, &sweeper, CLOCK_MONOTONIC); /* fails where it is a timer already */
+	bpf_timer_set_callback(&s->timer, sweep_tick);
+	bpf_timer_start(&s->timer, SWEEP_TICK, 0);
+}
+
+static __always_inline void sweep_later(const struct flow_key *k, __u64 now)
+{
+	struct sweep s = { .key = *k, .began = now, .due = now + (__u64)SWEEP_EVERY * SECOND };
+
+	if (bpf_map_push_elem(&sweeps, &s, 0))
+		count(COUNT_UNSWEPT, 1, 0);
+}
+
+/* ---- packets of flows ---- */
+
+static __always_inline void flow_count(struct flow *f, const struct packet *p, __u32 role, __u64 now)
+{
+	__sync_fetch_and_add(&f->packets[role & 1], p->packets);
+	__sync_fetch_and_add(&f->bytes[role & 1], p->bytes);
+	f->seen = now;
+}
+
+/* Whether flow_track would change anything. */
+static __always_inline bool flow_changes(const struct flow *f, const struct packet *p, __u32 role)
+{
+	return p->tcp_flags & ~f->tcp_flags[role & 1] || (role == SERVER && f->state == STATE_NEW);
+}
+
+/* Follows the flow's state. Returns whether that is worth telling. */
+static __always_inline bool flow_track(struct flow *f, const struct packet *p, __u32 role)
+{
+	__u8 flags = p->tcp_flags & ~f->tcp_flags[role & 1];
+
+	f->tcp_flags[role & 1] |= flags;
+	if (flags & TCP_RST)
+		f->state = STATE_CLOSED;
+	else if (flags & TCP_FIN)
+		f->state = f->tcp_flags[!role] & TCP_FIN ? STATE_CLOSED : STATE_CLOSING;
+	else if (role == SERVER && f->state == STATE_NEW)
+		f->state = STATE_ESTABLISHED;
+	return flags & (TCP_SYN | TCP_FIN | TCP_RST);
+}
+
+static __always_inline bool packet_begins(const struct packet *p)
+{
+	return (p->tcp_flags & (TCP_SYN | TCP_ACK)) == TCP_SYN;
+}
+
+static __always_inline __u32 flow_role(const struct flow *f, const struct packet *p)
+{
+	return p->swapped == f->reversed ? CLIENT : SERVER;
+}
+
+/*
+ * Whether a packet begins a flow anew where there is one with its ends: when that
+ * one is over, or never was more than denied packets of the other end. A flow that
+ * was open before a policy denied it stays one, or its answers would be questions.
+ */
+static __always_inline bool flow_over(const struct flow *f, const struct packet *p)
+{
+	if (packet_begins(p) && f->state == STATE_CLOSED)
+		return true;
+	return f->flags & FLOW_DENIED && flow_role(f, p) == SERVER && (packet_begins(p) || !(f->flags & FLOW_OPENED));
+}
+
+static __always_inline int flow_dropped(struct __sk_buff *skb, struct packet *p, struct flow *f, bool tell, __u64 now,
+					const struct config *cfg)
+{
+	__sync_fetch_and_add(&f->dropped, p->packets);
+	f->reason = REASON_POLICY_DENIED;
+	if (!(f->flags & FLOW_OPENED))
+		f->seen = now;
+	count_packet(p, f->verdict[EGRESS] != VERDICT_DENY, REASON_POLICY_DENIED);
+	if (tell)
+		flow_tell(skb, p, f, EVENT_DROP);
+	else if (cfg->flow_interval && now - f->told >= (__u64)cfg->flow_interval * SECOND)
+		flow_tell(skb, p, f, EVENT_UPDATE);
+	return -REASON_POLICY_DENIED;
+}
+
+/*
+ * Begins a flow, or judges one again. Returns its flags, or minus the reason for
+ * which the packet was dropped; it is counted and told either way.
+ */
+__noinline int flow_open(struct __sk_buff *skb, struct packet *p)
+{
+	struct flow *fresh, *f;
+	bool new = false, tell = false;
+	struct config *cfg = config_get();
+	__u64 now = coarse_now();
+	__u32 role, zero = 0;
+	__u16 before, after;
+
+	if (!p || !cfg)
+		return -REASON_NO_ENDPOINT;
+	f = bpf_map_lookup_elem(&flows, &p->key);
+	if (f && flow_over(f, p)) {
+		close_tell(&p->key, f, p->hook);
+		bpf_map_delete_elem(&flows, &p->key);
+		f = NULL;
+	}
+	if (!f) {
+		fresh = bpf_map_lookup_elem(&scratch, &zero);
+		if (!fresh)
+			return -REASON_NO_ENDPOINT;
+		__builtin_memset(fresh, 0, sizeof(*fresh));
+		fresh->began = fresh->seen = fresh->told = now;
+		fresh->reversed = p->swapped;
+		fresh->ifindex[CLIENT] = p->from;
+		fresh->ifindex[SERVER] = p->to;
+		fresh->flags = p->flow_flags;
+		fresh->icmp_type = p->icmp_type;
+		fresh->icmp_code = p->icmp_code;
+		flow_judge(&p->key, fresh, true);
+		new = !bpf_map_update_elem(&flows, &p->key, fresh, BPF_NOEXIST);
+		if (new) {
+			sweep_later(&p->key, now);
+			sweep_begin(now);
+		}
+		f = bpf_map_lookup_elem(&flows, &p->key);
+		if (!f) {
+			count(COUNT_UNFLOWED, p->packets, p->bytes);
+			return fresh->flags & FLOW_DENIED ? -REASON_POLICY_DENIED : fresh->flags;
+		}
+	} else if (p->stale || f->generation != cfg->generation) {
+		before = (__u16)f->verdict[EGRESS] << 8 | f->verdict[INGRESS];
+		flow_judge(&p->key, f, false);
+		after = (__u16)f->verdict[EGRESS] << 8 | f->verdict[INGRESS];
+		tell = before != after;
+	}
+	role = flow_role(f, p);
+	if (f->flags & FLOW_DENIED)
+		return flow_dropped(skb, p, f, new || tell, now, cfg);
+	f->flags |= FLOW_OPENED;
+	tell |= flow_track(f, p, role);
+	flow_count(f, p, role, now);
+	if (new)
+		flow_tell(skb, p, f, EVENT_NEW);
+	else if (tell)
+		flow_tell(skb, p, f, EVENT_UPDATE);
+	return f->flags;
+}
+
+/* Whether a flow's verdict still holds, so that this packet of it may go. */
+static __always_inline bool flow_good(const struct flow *f, const struct packet *p, const struct config *cfg)
+{
+	return f->generation == cfg->generation && !(f->flags & FLOW_DENIED) &&
+	       !(f->state == STATE_CLOSED && packet_begins(p));
+}
+
+/* Counts a packet of a flow that flow_good holds for, and tells what it changes. */
+static __always_inline int flow_next(struct __sk_buff *skb, struct packet *p, struct flow *f, const struct config *cfg)
+{
+	__u32 role = flow_role(f, p);
+	__u64 now = coarse_now();
+	bool tell = false;
+
+	flow_count(f, p, role, now);
+	if (flow_changes(f, p, role))
+		tell = flow_track(f, p, role);
+	if (tell || (cfg->flow_interval && now - f->told >= (__u64)cfg->flow_interval * SECOND))
+		flow_tell(skb, p, f, EVENT_UPDATE);
+	return f->flags;
+}
+
+/*
+ * An ICMP error goes where the flow goes that it is about, if that is allowed.
+ * Returns the flow's flags, or -1 if it is about none that we know: then it is
+ * judged like any other packet.
+ */
+__noinline int error_flow(struct __sk_buff *skb, struct packet *p)
+{
+	struct transport t = {};
+	struct addr src, dst;
+	struct ip4_header ip4;
+	struct ip6_header ip6;
+	struct flow_key key;
+	struct chain c = {};
+	__be16 ports[2] = {};
+	struct flow *f;
+	struct icmp_header icmp;
+
+	if (!p)
+		return -1;
+	if (p->v6) {
+		if (bpf_skb_load_bytes(skb, p->quote, &ip6, sizeof(ip6)) || ip6.version_class >> 4 != 6)
+			return -1;
+		addr_set6(&src, ip6.src);
+		addr_set6(&dst, ip6.dst);
+		c.off = p->quote + sizeof(ip6);
+		c.next = ip6.next;
+		if (chain_read(skb, &c) || (c.fragment && c.part & bpf_htons(IP6_OFFSET)))
+			return -1;
+		t.proto = c.next;
+		t.off = c.off;
+	} else {
+		if (bpf_skb_load_bytes(skb, p->quote, &ip4, sizeof(ip4)) || ip4.version_ihl >> 4 != 4 ||
+		    ip4.fragment & bpf_htons(IP4_OFFSET))
+			return -1;
+		addr_set4(&src, ip4.src);
+		addr_set4(&dst, ip4.dst);
+		t.proto = ip4.proto;
+		t.off = p->quote + (ip4.version_ihl & 15) * 4;
+	}
+	/* It goes to who sent that packet; and from a pod it comes from where that packet went. */
+	if (!addr_equal(&src, &p->dst) || (p->hook == HOOK_ENDPOINT_FROM && !addr_equal(&dst, &p->src)))
+		return -1;
+	if (t.proto == IPPROTO_ICMP || t.proto == IPPROTO_ICMPV6) {
+		if (bpf_skb_load_bytes(skb, t.off, &icmp, sizeof(icmp)))
+			return -1;
+		if (icmp.type == (t.proto == IPPROTO_ICMP ? ICMP4_ECHO : ICMP6_ECHO) ||
+		    icmp.type == (t.proto == IPPROTO_ICMP ? ICMP4_ECHO_REPLY : ICMP6_ECHO_REPLY))
+			ports[0] = ports[1] = icmp.id;
+	} else if (t.proto == IPPROTO_TCP || t.proto == IPPROTO_UDP || t.proto == IPPROTO_SCTP) {
+		if (bpf_skb_load_bytes(skb, t.off, ports, sizeof(ports)))
+			return -1;
+	}
+	key_set(&key, &src, &dst, ports[0], ports[1], t.proto);
+	f = bpf_map_lookup_elem(&flows, &key);
+	if (!f || f->flags & FLOW_DENIED)
+		return -1;
+	return f->flags;
+}
+
+/* Where flow_next does not do: an error about another packet, a new flow, one to judge again, one that is denied. */
+__noinline int flow_other(struct __sk_buff *skb, struct packet *p)
+{
+	int flags = -1;
+
+	if (!p)
+		return -1;
+	if (p->flags & PACKET_ERROR)
+		flags = error_flow(skb, p);
+	return flags < 0 ? flow_open(skb, p) : flags;
+}
+
+#endif /* FLOW_H */

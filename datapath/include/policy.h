@@ -1,0 +1,257 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
+/*
+ * Who is who, and what policy says.
+ *
+ * A verdict is found by exact keys: every combination of the peer or anybody, each
+ * length of a port's prefix that the set uses, and the protocol or any. Among all
+ * that are found the smallest order counts, tier by tier. Sets without port ranges
+ * use one or two lengths, so that is four to six lookups, for a flow's first
+ * packet only.
+ */
+#ifndef POLICY_H
+#define POLICY_H
+
+#include <packet.h>
+
+/* Pods, nodes and services; NULL for the rest of the world. */
+static __always_inline struct place *place_known(const struct addr *a)
+{
+	struct place_entry *e = bpf_map_lookup_elem(&addresses, a);
+
+	return e ? &e->place : NULL;
+}
+
+static __noinline struct place *place_find(const struct addr *a)
+{
+	struct place *p = place_known(a);
+	struct network n;
+
+	if (p)
+		return p;
+	n.prefix = 128;
+	__builtin_memcpy(n.addr, a, sizeof(n.addr));
+	return bpf_map_lookup_elem(&networks, &n);
+}
+
+static __always_inline struct endpoint *endpoint_at(__u32 ifindex)
+{
+	return ifindex ? bpf_map_lookup_elem(&endpoints, &ifindex) : NULL;
+}
+
+static __always_inline bool endpoint_has(const struct endpoint *ep, const struct addr *a)
+{
+	return addr_equal(a, &ep->ip4) || addr_equal(a, &ep->ip6);
+}
+
+/* What verdict_find is asked, and its answer's rule. */
+struct question {
+	__u32 set;
+	__u32 peer;
+	__be16 port;
+	__u8 proto;
+	__u8 direction; /* enum direction */
+	__u32 rule;
+};
+
+/* The best so far of both tiers. */
+struct answer {
+	__u32 order[2];
+	__u32 rule[2];
+};
+
+/* Global, so that the verifier does not follow each key's outcome through all later ones. */
+__noinline int answer_better(struct answer *a, const struct verdict_key *k)
+{
+	const struct verdict *v;
+
+	if (!a || !k)
+		return 0;
+	v = bpf_map_lookup_elem(&verdicts, k);
+	if (!v)
+		return 0;
+	/* 0 is no rule: as the largest number it never wins. */
+	if (v->order[0] - 1 < a->order[0] - 1) {
+		a->order[0] = v->order[0];
+		a->rule[0] = v->rule[0];
+	}
+	if (v->order[1] - 1 < a->order[1] - 1) {
+		a->order[1] = v->order[1];
+		a->rule[1] = v->rule[1];
+	}
+	return 0;
+}
+
+/* Returns VERDICT_ALLOW or VERDICT_DENY. */
+__noinline int verdict_find(struct question *q)
+{
+	struct verdict_key k = {};
+	struct answer a = {};
+	__u32 bits, action;
+	struct set *set;
+	__u8 ingress;
+	__u16 port;
+	int n;
+
+	if (!q)
+		return VERDICT_DENY;
+	q->rule = 0;
+	if (!q->set)
+		return VERDICT_ALLOW;
+	set = bpf_map_lookup_elem(&sets, &q->set);
+	if (!set)
+		return VERDICT_DENY; /* written before whatever refers to it, so this is somebody's mistake */
+	ingress = q->direction == INGRESS;
+	bits = set->bits[ingress];
+	port = bpf_ntohs(q->port);
+	k.set = q->set;
+	k.proto = q->proto;
+	for (n = 0; n <= 16; n++) {
+		if (!(bits & 1 << n))
+			continue;
+		k.port = bpf_htons(port & (0xffff << (16 - n)));
+		k.bits = n | (ingress ? KEY_INGRESS : 0);
+		k.peer = q->peer;
+		answer_better(&a, &k);
+		if (!q->peer)
+			continue;
+		k.peer = 0;
+		answer_better(&a, &k);
+	}
+	if (set->any_proto[ingress]) {
+		k.port = 0;
+		k.proto = 0;
+		k.bits = ingress ? KEY_INGRESS : 0;
+		k.peer = q->peer;
+		answer_better(&a, &k);
+		if (q->peer) {
+			k.peer = 0;
+			answer_better(&a, &k);
+		}
+	}
+	action = a.order[0] & 3;
+	if (action == ACTION_ALLOW || action == ACTION_DENY) {
+		q->rule = a.rule[0];
+		return action == ACTION_ALLOW ? VERDICT_ALLOW : VERDICT_DENY;
+	}
+	action = a.order[1] & 3;
+	if (action == ACTION_ALLOW || action == ACTION_DENY) {
+		q->rule = a.rule[1];
+		return action == ACTION_ALLOW ? VERDICT_ALLOW : VERDICT_DENY;
+	}
+	return set->isolated[ingress] ? VERDICT_DENY : VERDICT_ALLOW;
+}
+
+static __always_inline int verdict_at(struct endpoint *ep, struct question *q, __u32 slot, __u8 direction)
+{
+	int v;
+
+	q->set = ep->set[slot];
+	q->direction = direction;
+	v = verdict_find(q);
+	return v == VERDICT_DENY && ep->flags & EP_AUDIT ? VERDICT_AUDIT : v;
+}
+
+/* The identity of a flow's end: of the pod, where its address was translated on the way. */
+static __always_inline __u32 identity_of(struct place *at, struct endpoint *ep, const struct addr *a, __u32 slot)
+{
+	struct place *p = at;
+
+	if (ep && !endpoint_has(ep, a)) {
+		p = place_known(addr_mapped(a) ? &ep->ip4 : &ep->ip6);
+		if (!p) /* a pod of the other family alone */
+			p = place_known(addr_mapped(a) ? &ep->ip6 : &ep->ip4);
+	}
+	return p ? p->id[slot] : 0;
+}
+
+/*
+ * Whether what goes between two places may go past the host's stack, both ways:
+ * between pods only. Everything else may be translated there, and then its
+ * connection tracking must see both directions.
+ */
+static __always_inline bool path_direct(const struct config *cfg, const struct place *p)
+{
+	if (!p || !(p->flags & PLACE_POD))
+		return false;
+	if (p->ifindex)
+		return true;
+	return cfg->mode == MODE_VXLAN ? cfg->tunnel && p->node4 : cfg->uplink != 0;
+}
+
+/*
+ * Judges a flow by what is in force now: its ends' identities, verdicts and rules,
+ * and the flags that follow from them. A new flow also gets its path.
+ */
+__noinline int flow_judge(const struct flow_key *key, struct flow *f, bool new)
+{
+	struct endpoint *ce, *se;
+	const struct addr *ca, *sa;
+	struct place *cp, *sp;
+	struct question q = {};
+	struct config *cfg;
+	__u32 zero = 0, slot, rule[2] = {}, client, server;
+	__u8 verdict[2] = {}, flags;
+	bool self;
+
+	cfg = bpf_map_lookup_elem(&settings, &zero);
+	if (!cfg || !key || !f)
+		return 0;
+	slot = cfg->generation & 1;
+	ca = &key->a;
+	sa = &key->b;
+	q.port = key->port_b;
+	if (f->reversed) {
+		ca = &key->b;
+		sa = &key->a;
+		q.port = key->port_a;
+	}
+	q.proto = key->proto;
+	if (q.proto == IPPROTO_ICMP || q.proto == IPPROTO_ICMPV6)
+		q.port = 0; /* an identifier, no port */
+	f->generation = cfg->generation;
+	ce = endpoint_at(f->ifindex[CLIENT]);
+	se = endpoint_at(f->ifindex[SERVER]);
+	cp = place_find(ca);
+	sp = place_find(sa);
+	client = identity_of(cp, ce, ca, slot);
+	server = identity_of(sp, NULL, sa, slot);
+	/* Nobody can keep a pod from talking to itself. */
+	self = ce && (ce == se || endpoint_has(ce, sa));
+	if (f->flags & FLOW_SERVICE) {
+		ce = NULL;
+		se = NULL;
+	}
+	if (ce) {
+		verdict[EGRESS] = VERDICT_ALLOW;
+		q.peer = server;
+		if (!self) {
+			verdict[EGRESS] = verdict_at(ce, &q, slot, EGRESS);
+			rule[EGRESS] = q.rule;
+		}
+	}
+	/* What was denied at the one end has never come to the other. */
+	if (se && verdict[EGRESS] != VERDICT_DENY) {
+		verdict[INGRESS] = VERDICT_ALLOW;
+		q.peer = client;
+		if (!self && (ce || !cp || !(cp->flags & PLACE_HOST))) {
+			verdict[INGRESS] = verdict_at(se, &q, slot, INGRESS);
+			rule[INGRESS] = q.rule;
+		}
+	}
+	f->id[CLIENT] = client;
+	f->id[SERVER] = server;
+	f->rule[EGRESS] = rule[EGRESS];
+	f->rule[INGRESS] = rule[INGRESS];
+	f->verdict[EGRESS] = verdict[EGRESS];
+	f->verdict[INGRESS] = verdict[INGRESS];
+	flags = f->flags & ~FLOW_DENIED;
+	if (verdict[EGRESS] == VERDICT_DENY || verdict[INGRESS] == VERDICT_DENY)
+		flags |= FLOW_DENIED;
+	if (new && (cfg->mode == MODE_CHAINED || !path_direct(cfg, cp) || !path_direct(cfg, sp) ||
+		    (ce && ce->flags & EP_CHAINED) || (se && se->flags & EP_CHAINED)))
+		flags |= FLOW_STACK;
+	f->flags = flags;
+	return 0;
+}
+
+#endif /* POLICY_H */
