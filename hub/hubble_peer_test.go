@@ -50,7 +50,9 @@ func TestPeers(t *testing.T) {
 			}
 		}
 	}
-	at := func(a *fakeAgent) string { return net.JoinHostPort("127.0.0.1", strconv.Itoa(int(a.hubble))) + " agent.warren" }
+	at := func(a *fakeAgent) string {
+		return net.JoinHostPort("127.0.0.1", strconv.Itoa(int(a.hubble))) + " agent.warren"
+	}
 	want("PEER_ADDED node-1 "+at(one), "PEER_ADDED node-3  agent.warren")
 	_ = two.observe(t, ca)
 	f.cluster.add(two)
