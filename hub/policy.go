@@ -1,0 +1,44 @@
+package hub
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"warren/api"
+)
+
+// policyTime is how long agents have to say what policies are about.
+const policyTime = 5 * time.Second
+
+// reportPolicy puts together what the agents of all nodes that are asked know of
+// policies and of who talked, and leaves out what the caller may not see.
+func (h *hub) reportPolicy(ctx context.Context, namespaces, nodes []string) (api.PolicyReport, error) {
+	v, done, err := h.enter(ctx, "/v1/policy")
+	if err != nil {
+		return api.PolicyReport{}, err
+	}
+	defer done()
+	var mu sync.Mutex
+	var reports []api.PolicyReport
+	t := h.agents.each(ctx, nodes, policyTime, func(ctx context.Context, node string, g *agent) error {
+		r, err := g.client.Policy(ctx, namespaces, nil)
+		if err == nil {
+			r.Reporters = []string{node} // Kubernetes says which it is
+			mu.Lock()
+			reports = append(reports, r)
+			mu.Unlock()
+		}
+		return err
+	})
+	if e := t.refusal(); e != nil {
+		return api.PolicyReport{}, e
+	}
+	r := api.MergePolicyReports(reports)
+	if !v.all {
+		r = r.Restrict(v.sees)
+	}
+	n := t.nodesEvent()
+	r.Total, r.Missing = n.Total, n.Missing
+	return r, nil
+}
