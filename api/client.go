@@ -15,6 +15,7 @@ import (
 	"net/http"
 	"net/url"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -101,7 +102,8 @@ type Question struct {
 	Filter string
 	// Fields are the names of the fields that are told; none stands for all.
 	Fields []string
-	// Limit, if it is above 0, is how many events Events and Recent yield.
+	// Limit, if it is above 0, is how many events Events and Recent yield, and how
+	// many flows Flows and FollowFlows.
 	Limit int
 	// Exited asks Processes for those that have ended, too.
 	Exited bool
@@ -118,7 +120,7 @@ func (q Question) values(path string, follow bool) url.Values {
 	if len(q.Fields) > 0 {
 		v.Set("fields", strings.Join(q.Fields, ","))
 	}
-	if q.Limit > 0 && path == PathEvents {
+	if q.Limit > 0 && slices.Contains(lookupListing(path).params, "limit") {
 		v.Set("limit", strconv.Itoa(q.Limit))
 	}
 	if q.Exited && path == PathProcesses {
@@ -186,6 +188,16 @@ func (c *Client) Connections(ctx context.Context, q Question) Lines {
 // FollowConnections yields what Connections does, and then every change.
 func (c *Client) FollowConnections(ctx context.Context, q Question) Lines {
 	return c.lines(ctx, PathConnections, q.values(PathConnections, true))
+}
+
+// Flows yields the last flows that match, of as many as are remembered.
+func (c *Client) Flows(ctx context.Context, q Question) Lines {
+	return c.lines(ctx, PathFlows, q.values(PathFlows, false))
+}
+
+// FollowFlows yields flows that match as they are told.
+func (c *Client) FollowFlows(ctx context.Context, q Question) Lines {
+	return c.lines(ctx, PathFlows, q.values(PathFlows, true))
 }
 
 // Fields returns the fields of events of a kind, or of all kinds if it is "".

@@ -152,6 +152,8 @@ func TestDocumentAndAnswers(t *testing.T) {
 	ask(whole, "/v1/processes/x", 400, here)
 	ask(whole, "/v1/processes/77", 404, here)
 	ask(full, "/v1/connections?follow=true", 503, here)
+	ask(whole, "/v1/flows?limit=1&filter=flow.verdict%3Ddropped", 200, here)
+	ask(full, "/v1/flows?follow=true", 503, here)
 	ask(whole, "/v1/fields?kind=exec", 200, here)
 	ask(starting, "/readyz", 503, here)
 	blind := newFake()
@@ -214,7 +216,9 @@ func validateLines(t *testing.T, target string, schema *openapi3.Schema, body io
 			}
 		}
 		for key := range v.(map[string]any) {
-			if schema.Properties[key] == nil && !strings.HasPrefix(key, "container.label[") {
+			name, _, labelled := strings.Cut(key, "[")
+			f, _ := event.Lookup(name)
+			if schema.Properties[key] == nil && !(labelled && f != nil && f.Arg == event.KeyArg) {
 				t.Errorf("%s: key %s is not described", target, key)
 			}
 		}

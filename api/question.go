@@ -14,6 +14,7 @@ const (
 	PathEvents      = "/events"
 	PathProcesses   = "/processes"
 	PathConnections = "/connections"
+	PathFlows       = "/flows"
 )
 
 // A listing is a path that answers rows.
@@ -30,6 +31,7 @@ var listings = []listing{
 	{PathEvents, "event", event.AllKinds &^ event.StateKinds, true, []string{"follow", "limit", "watch"}},
 	{PathProcesses, "process", event.Kinds(event.KindProcess), false, []string{"exited"}},
 	{PathConnections, "connection", event.Kinds(event.KindConnection), false, []string{"follow", "watch"}},
+	{PathFlows, "flow", event.Kinds(event.KindFlow), false, []string{"follow", "limit", "watch"}},
 }
 
 func lookupListing(path string) listing {

@@ -43,6 +43,8 @@ type Config struct {
 	Node string
 	// Map answers who talks to whom; nil where connections are not watched.
 	Map func(context.Context, MapQuestion) (Map, error)
+	// Flows remembers the last flows; nil where no datapath tells them.
+	Flows *FlowMemory
 	// Endpoints are the pods that the agent connects; nil where it connects none.
 	Endpoints Endpoints
 }
@@ -127,6 +129,7 @@ func (s *Server) routes() []Route {
 		{"/v1" + PathProcesses, Params(PathProcesses), s.serveProcesses},
 		{"/v1" + PathProcesses + "/{id}", []string{"node"}, s.serveProcess},
 		{"/v1" + PathConnections, Params(PathConnections), s.serveConnections},
+		{"/v1" + PathFlows, Params(PathFlows), s.serveFlows},
 		MapRoute(s.answerMap),
 		{"/v1/fields", []string{"kind"}, ServeFields},
 		{"/v1/status", []string{"node"}, s.serveStatus},

@@ -227,6 +227,9 @@ func newServer(f *fake, cfg Config) *Server {
 	if cfg.Map == nil {
 		cfg.Map = NewMapCollector(MapConfig{}).Answer
 	}
+	if cfg.Flows == nil {
+		cfg.Flows = sampleFlows(f)
+	}
 	return New(cfg, f, f, f, slog.New(slog.DiscardHandler))
 }
 
@@ -653,7 +656,7 @@ func FuzzQuery(f *testing.F) {
 		for _, r := range h.routes() {
 			path := strings.Replace(r.Pattern, "{id}", "200", 1)
 			q := raw
-			if path == "/v1/events" || path == "/v1/connections" {
+			if path == "/v1/events" || path == "/v1/connections" || path == "/v1/flows" {
 				q = "follow=false&" + raw
 			}
 			u := url.URL{Path: path, RawQuery: q}

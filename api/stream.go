@@ -32,19 +32,7 @@ func (s *Server) serveEvents(w http.ResponseWriter, req *http.Request, q Query) 
 // recentEvents answers with what matches among the last events, the last limit
 // of them, and what was lost in between.
 func (s *Server) recentEvents(out *Writer, prog *filter.Program, limit int) error {
-	var list []*event.Event
-	for _, e := range s.events.Recent() {
-		if event.NoticeKinds.Has(e.Data.Kind()) || prog.Kinds().Has(e.Data.Kind()) && prog.Match(e) {
-			list = append(list, e)
-		}
-	}
-	first := len(list)
-	for left := limit; first > 0 && (limit == 0 || left > 0); {
-		if first--; !event.NoticeKinds.Has(list[first].Data.Kind()) {
-			left--
-		}
-	}
-	return writeRows(out, list[first:], func(e *event.Event) time.Time { return e.Time })
+	return writeRows(out, lastOf(s.events.Recent(), prog, limit), func(e *event.Event) time.Time { return e.Time })
 }
 
 func (s *Server) serveConnections(w http.ResponseWriter, req *http.Request, q Query) error {

@@ -57,7 +57,8 @@ type fakeHub struct {
 
 func newFakeHub(how string) *fakeHub {
 	m := newNode()
-	return &fakeHub{how: how, agent: api.New(api.Config{Node: "node-1"}, recorded{m}, recorded{m}, recorded{m}, slog.New(slog.DiscardHandler))}
+	m.flow()
+	return &fakeHub{how: how, agent: api.New(api.Config{Node: "node-1", Flows: m.flows}, recorded{m}, recorded{m}, recorded{m}, slog.New(slog.DiscardHandler))}
 }
 
 func (h *fakeHub) nodes(answered int, missing ...string) []byte {

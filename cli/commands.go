@@ -17,6 +17,7 @@ func commandTable(g *globals) ([]*command, []*option) {
 		processTreeCommand(g),
 		processShowCommand(g),
 		connectionListCommand(g),
+		flowsCommand(g),
 		mapCommand(g),
 		statusCommand(g),
 		versionCommand(),

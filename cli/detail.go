@@ -33,6 +33,8 @@ func (s screen) detail(r *record) cell {
 		return s.dnsDetail(r)
 	case event.KindLost:
 		return cell{text: s.lostDetail(r), color: red}
+	case event.KindFlow:
+		return s.flowDetail(r)
 	case event.KindNodes:
 		return s.nodesDetail(r)
 	}
@@ -325,6 +327,8 @@ func (s screen) lostDetail(r *record) string {
 		}
 	case "table":
 		text += ", a kernel map was full"
+	case "ring":
+		text += ", the ring of the datapath was full"
 	default:
 		text += " " + s.safe(lane)
 	}

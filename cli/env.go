@@ -98,6 +98,8 @@ type Agent interface {
 	Process(ctx context.Context, id string, nodes ...string) ([]byte, error)
 	Connections(ctx context.Context, q api.Question) api.Lines
 	FollowConnections(ctx context.Context, q api.Question) api.Lines
+	Flows(ctx context.Context, q api.Question) api.Lines
+	FollowFlows(ctx context.Context, q api.Question) api.Lines
 	Status(ctx context.Context, nodes ...string) ([]byte, error)
 	Map(ctx context.Context, q api.MapQuestion) (api.Map, error)
 }

@@ -208,11 +208,11 @@ func (et *eventTable) open(out io.Writer) *table {
 
 func (et *eventTable) fields() []string {
 	names := []string{"evt.time", "evt.type", "evt.kind", "evt.res", "proc.pid", "proc.name"}
-	names = slices.Concat(names, placeFields, commandFields, endFields, errorFields, []string{
+	names = slices.Concat(names, placeFields, commandFields, errorFields, flowFields, []string{
 		"proc.aname", "proc.pname", "proc.ppid", "ns.changed",
 		"exit.code", "exit.signal", "exit.core_dumped", "exit.duration", "exit.utime", "exit.stime", "exit.maxrss",
 		"cred.old_uid", "evt.arg.uid", "cred.old_gid", "evt.arg.gid", "cred.cap_gained", "cred.cap_dropped",
-		"fd.l4proto", "fd.is_server", "conn.bytes_sent", "conn.bytes_received", "conn.duration", "conn.rtt", "conn.retransmits", "conn.latency",
+		"conn.bytes_sent", "conn.bytes_received", "conn.duration", "conn.rtt", "conn.retransmits", "conn.latency",
 		"dns.type", "dns.name", "dns.response", "dns.rcode", "dns.answers", "dns.latency",
 	})
 	if et.wide {
@@ -270,7 +270,7 @@ func kindColor(r *record) string {
 		return blue
 	case event.KindCredentials, event.KindNamespace:
 		return yellow
-	case event.KindConnection, event.KindDNS:
+	case event.KindConnection, event.KindDNS, event.KindFlow:
 		return cyan
 	case event.KindLost:
 		return red

@@ -76,6 +76,13 @@ func (h hostile) FollowConnections(context.Context, api.Question) api.Lines {
 	return h.lines(event.Kinds(event.KindConnection, event.KindLost))
 }
 
+func (h hostile) Flows(context.Context, api.Question) api.Lines {
+	return h.lines(event.Kinds(event.KindFlow))
+}
+func (h hostile) FollowFlows(context.Context, api.Question) api.Lines {
+	return h.lines(event.Kinds(event.KindFlow, event.KindLost))
+}
+
 func (h hostile) Process(context.Context, string, ...string) ([]byte, error) {
 	p := h.record(event.KindProcess, "process")
 	text, err := json.Marshal(h.text)
@@ -135,7 +142,7 @@ func FuzzTerminal(f *testing.F) {
 		f.Add(s, []uint8{0, 60, 200}[i%3])
 	}
 	commands := []string{"events", "events -o wide", "events -o json", "events -c evt.time,proc.name,proc.argv,proc.aname[1],fd.rip,lost.kind", "process list --exited --kernel", "process list -o wide", "process tree --kernel",
-		"process show 1", "process show 1 -o json", "connection list", "connection list -f", "connection list -o wide", "status", "status -o wide", "status -o json",
+		"process show 1", "process show 1 -o json", "connection list", "connection list -f", "connection list -o wide", "flows", "flows -o wide", "flows -f", "status", "status -o wide", "status -o json",
 		"events -A", "process list -A", "events -c k8s.pod.labels", "map", "map -o wide", "map -o dot", "map -o json"}
 	f.Fuzz(func(t *testing.T, text string, columns uint8) {
 		for _, command := range commands {

@@ -5,6 +5,7 @@ import (
 	"strings"
 	"time"
 
+	"warren/api"
 	"warren/cluster"
 	"warren/event"
 )
@@ -27,6 +28,7 @@ type machine struct {
 	service                            *cluster.Peer // what curl was refused by
 	events                             []*event.Event
 	connections                        []*event.Event
+	flows                              *api.FlowMemory // nil without a datapath
 }
 
 // process makes a process that started so many milliseconds ago.

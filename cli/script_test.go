@@ -154,6 +154,7 @@ func cmdAgent(ts *testscript.TestScript, _ bool, args []string) {
 		m := newMachine()
 		if args[0] == "node" {
 			m = newNode()
+			m.flow()
 		}
 		w.stop = startAgent(ts.Check, ts.Getenv("WARREN_SOCKET"), m)
 		ts.Defer(func() { w.stop() })
@@ -170,7 +171,7 @@ func startAgent(check func(error), socket string, m *machine) (stop func()) {
 	listener, err := api.ListenUnix(socket)
 	check(err)
 	ctx, cancel := context.WithCancel(context.Background())
-	server := api.New(api.Config{Map: m.talk().Answer}, recorded{m}, recorded{m}, recorded{m}, slog.New(slog.DiscardHandler))
+	server := api.New(api.Config{Map: m.talk().Answer, Flows: m.flows}, recorded{m}, recorded{m}, recorded{m}, slog.New(slog.DiscardHandler))
 	done := make(chan error, 1)
 	go func() { done <- server.Serve(ctx, listener) }()
 	return sync.OnceFunc(func() {
@@ -182,7 +183,10 @@ func startAgent(check func(error), socket string, m *machine) (stop func()) {
 // recorded is an agent's inside: what it saw is all there ever was.
 type recorded struct{ m *machine }
 
-func (r recorded) Subscribe(_ string, wanted *filter.Program, _ event.KindSet) (api.Stream, error) {
+func (r recorded) Subscribe(_ string, wanted *filter.Program, among event.KindSet) (api.Stream, error) {
+	if among == event.Kinds(event.KindFlow) {
+		return &replay{left: r.m.flows.Recent(), wanted: wanted}, nil
+	}
 	return &replay{left: r.m.events, wanted: wanted}, nil
 }
 func (r recorded) Recent() []*event.Event { return r.m.events }

@@ -27,6 +27,7 @@ func (h *hub) routes() ([]api.Route, error) {
 		h.rowsRoute(api.PathProcesses),
 		{Pattern: "/v1/processes/{id}", Params: []string{"node"}, Handle: h.serveProcess},
 		h.rowsRoute(api.PathConnections),
+		h.rowsRoute(api.PathFlows),
 		api.MapRoute(h.drawMap),
 		{Pattern: "/v1/fields", Params: []string{"kind"}, Handle: api.ServeFields},
 		{Pattern: "/v1/status", Params: []string{"node"}, Handle: h.serveStatus},
