@@ -16,6 +16,12 @@ import (
 // that somebody masquerades here.
 const masqueradeChain = "masquerade"
 
+// longMessages lets a socket send tens of thousands of networks at once. Its
+// type is one of a module that is nftables' own business.
+func longMessages[Socket interface{ SetWriteBuffer(bytes int) error }](s Socket) error {
+	return s.SetWriteBuffer(16 << 20)
+}
+
 // tablePrefix begins the names of all instances' tables.
 const tablePrefix = "warren_"
 
@@ -63,23 +69,40 @@ func lastOf(p netip.Prefix) netip.Addr {
 	return a
 }
 
-// kept are destinations that are nobody's beyond the uplink.
-var kept = []netip.Prefix{netip.MustParsePrefix("224.0.0.0/4"), netip.MustParsePrefix("255.255.255.255/32"), netip.MustParsePrefix("ff00::/8"), netip.MustParsePrefix("fe80::/10")}
+// unrouted are destinations that are nobody's beyond the uplink.
+var unrouted = []netip.Prefix{netip.MustParsePrefix("224.0.0.0/4"), netip.MustParsePrefix("255.255.255.255/32"), netip.MustParsePrefix("ff00::/8"), netip.MustParsePrefix("fe80::/10")}
 
-// A masquerading is what the rules say of one family: what has a source of Own
-// and no destination of Keep gets the node's address.
+// A masquerading is what the rules say of one family, nothing without Pods:
+// what has a source of Own and a destination of neither Pods nor Keep gets the
+// node's address. With Tunnel, what leaves by a tunnel and has no source of
+// Pods gets the node's own among its pods: the answer to anything else would not
+// come back by the tunnel.
 type masquerading struct {
-	Own, Keep []span
+	Own, Pods, Keep []span
+	Tunnel          bool
+}
+
+// rules is how many rules there are for it.
+func (m masquerading) rules() int {
+	n := 0
+	if len(m.Own) > 0 {
+		n++
+	}
+	if m.Tunnel {
+		n++
+	}
+	return n
 }
 
 // masqueradings are those of IPv4 and IPv6.
 func (h *Host) masqueradings(want HostState) [2]masquerading {
 	var out [2]masquerading
-	if want.Mode == Chained || h.cfg.NoMasquerade {
+	if want.Mode == Chained || h.cfg.NoMasquerade && want.Mode != VXLAN {
 		return out
 	}
 	own := networks(want.Self)
-	keep := slices.Concat(kept, h.cfg.KeepSource, own, networks(want.Others...))
+	pods := slices.Concat(own, networks(want.Others...))
+	keep := slices.Concat(unrouted, h.cfg.KeepSource)
 	// The network below tunnels need not carry addresses of pods at all.
 	if want.Mode == Routed {
 		for _, n := range append([]Node{want.Self}, want.Others...) {
@@ -91,8 +114,13 @@ func (h *Host) masqueradings(want HostState) [2]masquerading {
 		}
 	}
 	for i := range out {
-		if out[i].Own = spans(own, i == 1); len(out[i].Own) > 0 {
-			out[i].Keep = spans(keep, i == 1)
+		mine := spans(own, i == 1)
+		if len(mine) == 0 {
+			continue
+		}
+		out[i].Pods, out[i].Tunnel = spans(pods, i == 1), want.Mode == VXLAN
+		if !h.cfg.NoMasquerade {
+			out[i].Own, out[i].Keep = mine, spans(keep, i == 1)
 		}
 	}
 	return out
@@ -103,9 +131,7 @@ func (h *Host) setMasquerade(want HostState) error {
 	rules := h.masqueradings(want)
 	count := 0
 	for _, r := range rules {
-		if len(r.Own) > 0 {
-			count++
-		}
+		count += r.rules()
 	}
 	if count == 0 {
 		h.masquerade = ""
@@ -116,7 +142,8 @@ func (h *Host) setMasquerade(want HostState) error {
 		return nil
 	}
 	h.masquerade = ""
-	c, err := nftables.New()
+	// All of it is one message to the kernel, or it would not be one step.
+	c, err := nftables.New(nftables.WithSockOptions(longMessages))
 	if err != nil {
 		return err
 	}
@@ -129,10 +156,10 @@ func (h *Host) setMasquerade(want HostState) error {
 		Hooknum: nftables.ChainHookPostrouting, Priority: nftables.ChainPriorityNATSource, Policy: &policy,
 	})
 	for i, r := range rules {
-		if len(r.Own) == 0 {
+		if r.rules() == 0 {
 			continue
 		}
-		if err := addRule(c, t, chain, r, i == 1); err != nil {
+		if err := h.addRules(c, t, chain, r, i == 1); err != nil {
 			return err
 		}
 	}
@@ -143,8 +170,8 @@ func (h *Host) setMasquerade(want HostState) error {
 	return nil
 }
 
-// addRule adds one family's sets and rule.
-func addRule(c *nftables.Conn, t *nftables.Table, chain *nftables.Chain, m masquerading, six bool) error {
+// addRules adds one family's sets and rules.
+func (h *Host) addRules(c *nftables.Conn, t *nftables.Table, chain *nftables.Chain, m masquerading, six bool) error {
 	family, suffix, kind := byte(unix.NFPROTO_IPV4), "4", nftables.TypeIPAddr
 	source, destination, length := uint32(12), uint32(16), uint32(4)
 	if six {
@@ -164,23 +191,42 @@ func addRule(c *nftables.Conn, t *nftables.Table, chain *nftables.Chain, m masqu
 		}
 		return s, nil
 	}
-	own, err := set("own", m.Own)
-	if err != nil {
-		return err
-	}
-	keep, err := set("keep", m.Keep)
-	if err != nil {
-		return err
-	}
-	c.AddRule(&nftables.Rule{Table: t, Chain: chain, Exprs: []expr.Any{
+	only := []expr.Any{
 		&expr.Meta{Key: expr.MetaKeyNFPROTO, Register: 1},
 		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte{family}},
-		&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseNetworkHeader, Offset: source, Len: length},
-		&expr.Lookup{SourceRegister: 1, SetName: own.Name, SetID: own.ID},
-		&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseNetworkHeader, Offset: destination, Len: length},
-		&expr.Lookup{SourceRegister: 1, SetName: keep.Name, SetID: keep.ID, Invert: true},
-		&expr.Masq{},
-	}})
+	}
+	in := func(offset uint32, s *nftables.Set, not bool) []expr.Any {
+		return []expr.Any{
+			&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseNetworkHeader, Offset: offset, Len: length},
+			&expr.Lookup{SourceRegister: 1, SetName: s.Name, SetID: s.ID, Invert: not},
+		}
+	}
+	rule := func(exprs ...[]expr.Any) {
+		c.AddRule(&nftables.Rule{Table: t, Chain: chain, Exprs: append(slices.Concat(exprs...), &expr.Masq{})})
+	}
+	pods, err := set("pods", m.Pods)
+	if err != nil {
+		return err
+	}
+	if m.Tunnel {
+		device := make([]byte, unix.IFNAMSIZ)
+		copy(device, h.tunnelName())
+		rule(only, []expr.Any{
+			&expr.Meta{Key: expr.MetaKeyOIFNAME, Register: 1},
+			&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: device},
+		}, in(source, pods, true))
+	}
+	if len(m.Own) > 0 {
+		own, err := set("own", m.Own)
+		if err != nil {
+			return err
+		}
+		keep, err := set("keep", m.Keep)
+		if err != nil {
+			return err
+		}
+		rule(only, in(source, own, false), in(destination, pods, true), in(destination, keep, true))
+	}
 	return nil
 }
 

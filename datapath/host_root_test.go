@@ -155,6 +155,12 @@ func (l *hostLab) reconcileOne(i int, want HostState) (d HostDevices, err error)
 // the address that it came from, as the other saw it.
 func (l *hostLab) ask(from, at *testkit.Netns, to netip.Addr, size int) (netip.Addr, error) {
 	l.t.Helper()
+	return l.askFrom(netip.Addr{}, from, at, to, size)
+}
+
+// askFrom asks from an address; the zero value leaves it to the kernel.
+func (l *hostLab) askFrom(as netip.Addr, from, at *testkit.Netns, to netip.Addr, size int) (netip.Addr, error) {
+	l.t.Helper()
 	var server net.PacketConn
 	if err := at.Do(func() (err error) {
 		server, err = net.ListenPacket("udp", netip.AddrPortFrom(to, 0).String())
@@ -180,7 +186,11 @@ func (l *hostLab) ask(from, at *testkit.Netns, to netip.Addr, size int) (netip.A
 	}()
 	var got netip.Addr
 	err := from.Do(func() error {
-		c, err := net.Dial("udp", server.LocalAddr().String())
+		var dialer net.Dialer
+		if as.IsValid() {
+			dialer.LocalAddr = net.UDPAddrFromAddrPort(netip.AddrPortFrom(as, 0))
+		}
+		c, err := dialer.Dial("udp", server.LocalAddr().String())
 		if err != nil {
 			return err
 		}
@@ -213,7 +223,12 @@ func (l *hostLab) ask(from, at *testkit.Netns, to netip.Addr, size int) (netip.A
 // see asks, and holds who is seen against who should be.
 func (l *hostLab) see(what string, from, at *testkit.Netns, to, want netip.Addr) {
 	l.t.Helper()
-	got, err := l.ask(from, at, to, 100)
+	l.seeFrom(what, netip.Addr{}, from, at, to, want)
+}
+
+func (l *hostLab) seeFrom(what string, as netip.Addr, from, at *testkit.Netns, to, want netip.Addr) {
+	l.t.Helper()
+	got, err := l.askFrom(as, from, at, to, 100)
 	if err != nil {
 		l.t.Errorf("%s: no answer from %s: %v\n%s", what, to, err, l.describe())
 		return
@@ -249,6 +264,8 @@ func (l *hostLab) everybody(mode Mode, masquerade bool) {
 				}
 			}
 			l.see(name+"node to pod elsewhere", a.ns, b.pod, b.pods[family], wantPod)
+			// As of a connection to a service that was made before it was known where to.
+			l.seeFrom(name+"node's address to pod elsewhere", a.Addrs[family], a.ns, b.pod, b.pods[family], wantPod)
 			if mode != VXLAN || masquerade {
 				l.see(name+"pod to the other node", a.pod, b.ns, b.Addrs[family], wantNode)
 			}
