@@ -130,6 +130,10 @@ func TestDocumentAndAnswers(t *testing.T) {
 		}
 	}
 	const here, elsewhere = "localhost", "evil.example"
+	pods := newTalkers()
+	talk := pods.collector(true)
+	talk.Add(flowEvent("flow_drop", flowTime, pods.front, pods.redis, 40000, 6379, false, event.Dropped))
+	cfg.Policy = talk.Answer
 	for _, r := range newServer(newFake(), Config{}).routes() {
 		path := strings.Replace(r.Pattern, "{id}", "1", 1)
 		ask(whole, path+"?bogus=1", 400, here)
@@ -165,6 +169,8 @@ func TestDocumentAndAnswers(t *testing.T) {
 	ask(whole, "/v1/connections?watch=yes", 400, here)
 	cfg.Map = func(context.Context, MapQuestion) (Map, error) { return Map{}, Unavailable("there is none") }
 	ask(whole, "/v1/map", 503, here)
+	cfg.Policy = nil
+	ask(whole, "/v1/policy", 503, here)
 	impatient := func(f *fake, target string) {
 		t.Helper()
 		// The server waits for what is not ready as long as the client does.

@@ -45,6 +45,8 @@ type Config struct {
 	Map func(context.Context, MapQuestion) (Map, error)
 	// Flows remembers the last flows; nil where no datapath tells them.
 	Flows *FlowMemory
+	// Policy answers what network policies are about; nil where none are known.
+	Policy func(ctx context.Context, namespaces []string) (PolicyReport, error)
 	// Endpoints are the pods that the agent connects; nil where it connects none.
 	Endpoints Endpoints
 }
@@ -131,6 +133,7 @@ func (s *Server) routes() []Route {
 		{"/v1" + PathConnections, Params(PathConnections), s.serveConnections},
 		{"/v1" + PathFlows, Params(PathFlows), s.serveFlows},
 		MapRoute(s.answerMap),
+		PolicyRoute(s.answerPolicy),
 		{"/v1/fields", []string{"kind"}, ServeFields},
 		{"/v1/status", []string{"node"}, s.serveStatus},
 		{"/openapi.json", nil, s.serveOpenAPI},
@@ -195,6 +198,16 @@ func (s *Server) answerMap(ctx context.Context, q MapQuestion) (Map, error) {
 		return Map{}, Unavailable("this agent makes no map: it was told not to watch connections")
 	}
 	return s.cfg.Map(ctx, q)
+}
+
+func (s *Server) answerPolicy(ctx context.Context, namespaces, nodes []string) (PolicyReport, error) {
+	if err := s.isHere(nodes); err != nil {
+		return PolicyReport{}, err
+	}
+	if s.cfg.Policy == nil {
+		return PolicyReport{}, Unavailable("this agent knows no network policies: it is on no cluster's node, or watches neither flows nor connections")
+	}
+	return s.cfg.Policy(ctx, namespaces)
 }
 
 // here refuses questions about other nodes than this one.
