@@ -26,6 +26,8 @@ func Hooks() []bpf.Hook {
 // Sensors returns every sensor, those that others build on first. A new one
 // adds its line here.
 func Sensors(road *bpf.Road, cfg Config, log *slog.Logger) []sensor.Sensor {
+	// Whose packets are that nobody answers is known only if sockets tell.
+	cfg.Socket.Trying = cfg.Socket.Trying || cfg.Flow.Source != nil
 	return []sensor.Sensor{
 		process.New(road, cfg.Process, log),
 		socket.New(road, cfg.Socket, log),

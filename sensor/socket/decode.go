@@ -37,6 +37,7 @@ var whats = [...]string{
 	socketSockWhatSOCK_CLOSE:      "close",
 	socketSockWhatSOCK_RELEASED:   "",
 	socketSockWhatSOCK_TABLE_FULL: "",
+	socketSockWhatSOCK_TRYING:     "",
 }
 
 // decodeSock decodes a struct sock_record.
@@ -52,6 +53,14 @@ func (s *Sensor) decodeSock(rec []byte) error {
 	case socketSockWhatSOCK_TABLE_FULL:
 		s.send(&event.Event{Time: bpf.Wall(r.H.Ktime), Ktime: r.H.Ktime,
 			Data: &event.Lost{Type: "lost", Count: r.Received, What: "socket.udp", Lane: "table"}})
+		return nil
+	}
+	if socketSockWhat(r.What) == socketSockWhatSOCK_TRYING {
+		e, err := trying(r)
+		if err != nil {
+			return err
+		}
+		s.send(e)
 		return nil
 	}
 	if !event.KindSet(s.want.Load()).Has(event.KindConnection) {
@@ -119,6 +128,19 @@ func connection(r *socketSockRecord) (*event.Event, error) {
 		Data:  c,
 	}
 	return &e.event, nil
+}
+
+// trying makes an event of the record of a socket that asks for a connection.
+func trying(r *socketSockRecord) (*event.Event, error) {
+	d := &event.SocketState{Type: "socket"}
+	if err := fillEnds(&d.Socket, r.Family, &r.Laddr, &r.Raddr, r.Lport, r.Rport); err != nil {
+		return nil, err
+	}
+	if !d.Socket.Local.IsValid() || r.Lport == 0 {
+		return nil, fmt.Errorf("%w: a connection from nowhere", errRecord)
+	}
+	d.Socket.L4, d.Socket.NetNS, d.Socket.Cookie = event.Proto(r.L4), r.Netns, r.Cookie
+	return &event.Event{Time: bpf.Wall(r.H.Ktime), Ktime: r.H.Ktime, Actor: event.Key{PID: r.Owner.Pid, Start: r.Owner.Start}, Data: d}, nil
 }
 
 // accepts says whether the result of a record may be a descriptor.

@@ -20,6 +20,7 @@
 /* What Go wants of packets: set before attaching. */
 bool want_flows;
 bool want_dns;
+bool want_trying;
 
 /* A UDP flow: what one socket exchanges with one peer. */
 struct flow_key {
@@ -518,6 +519,44 @@ static __always_inline void packet_tcp(struct __sk_buff *skb, struct bpf_sock *s
 	}
 }
 
+/*
+ * A TCP socket asks for a connection: only now does it have a port, and nobody may ever answer. Whoever sees the packet
+ * on its way wants to know whose it is.
+ */
+static __always_inline void packet_trying(struct bpf_sock *sk, __u64 cookie)
+{
+	struct sock_state *st = bpf_sk_storage_get(&socks, sk, 0, 0);
+	struct sock_record *r;
+
+	if (!st || !st->owner.pid)
+		return;
+	r = sock_reserve(REC_TCP, SOCK_TRYING);
+	if (!r)
+		return;
+	r->owner = st->owner;
+	r->netns = st->netns;
+	r->cookie = cookie;
+	r->l4 = IPPROTO_TCP;
+	r->state = TCP_SYN_SENT;
+	r->family = sk->family;
+	r->lport = sk->src_port;
+	r->rport = bpf_ntohs(sk->dst_port);
+	if (sk->family == AF_INET) {
+		*(__u32 *)r->laddr = sk->src_ip4;
+		*(__u32 *)r->raddr = sk->dst_ip4;
+	} else {
+		*(__u32 *)r->laddr = sk->src_ip6[0];
+		*(__u32 *)(r->laddr + 4) = sk->src_ip6[1];
+		*(__u32 *)(r->laddr + 8) = sk->src_ip6[2];
+		*(__u32 *)(r->laddr + 12) = sk->src_ip6[3];
+		*(__u32 *)r->raddr = sk->dst_ip6[0];
+		*(__u32 *)(r->raddr + 4) = sk->dst_ip6[1];
+		*(__u32 *)(r->raddr + 8) = sk->dst_ip6[2];
+		*(__u32 *)(r->raddr + 12) = sk->dst_ip6[3];
+	}
+	sock_emit(r);
+}
+
 static __always_inline int packet_seen(struct __sk_buff *skb, const bool egress)
 {
 	struct bpf_sock *sk = skb->sk;
@@ -527,6 +566,8 @@ static __always_inline int packet_seen(struct __sk_buff *skb, const bool egress)
 	sk = bpf_sk_fullsock(sk);
 	if (!sk)
 		return 1;
+	if (egress && want_trying && sk->protocol == IPPROTO_TCP && sk->state == TCP_SYN_SENT)
+		packet_trying(sk, bpf_get_socket_cookie(skb));
 	if (sk->protocol == IPPROTO_UDP)
 		packet_udp(skb, sk, egress);
 	else if (sk->protocol == IPPROTO_TCP && want_dns &&

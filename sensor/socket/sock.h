@@ -42,6 +42,7 @@ enum sock_what {
 	SOCK_CLOSE,
 	SOCK_RELEASED,	 /* only cookie: a UDP socket with several flows is gone */
 	SOCK_TABLE_FULL, /* only received: datagrams that found no room in flows */
+	SOCK_TRYING,	 /* asks for a connection: its ends and its owner */
 };
 
 enum sock_reset {

@@ -41,6 +41,9 @@ type Config struct {
 	// Flows is how many UDP flows the kernel counts at once. 0 means 65536; an
 	// entry takes about 200 bytes of kernel memory while it lives.
 	Flows uint32
+	// Trying tells of sockets that ask for a connection, before there is an
+	// outcome: for who sees packets and wants to know whose they are.
+	Trying bool
 }
 
 func (c Config) withDefaults() Config {
@@ -100,11 +103,17 @@ func (*Sensor) Name() string { return "socket" }
 
 // Kinds implements [sensor.Sensor]. The sensor also emits Lost events, for
 // datagrams that found the table of flows full.
-func (*Sensor) Kinds() event.KindSet { return event.Kinds(event.KindConnection, event.KindDNS) }
+func (s *Sensor) Kinds() event.KindSet {
+	if s.cfg.Trying {
+		return kindConn | kindDNS | kindTrying
+	}
+	return kindConn | kindDNS
+}
 
 const (
-	kindConn = event.KindSet(1) << event.KindConnection
-	kindDNS  = event.KindSet(1) << event.KindDNS
+	kindConn   = event.KindSet(1) << event.KindConnection
+	kindDNS    = event.KindSet(1) << event.KindDNS
+	kindTrying = event.KindSet(1) << event.KindSocket
 )
 
 // hook is a hook with the kinds that need it.
@@ -185,7 +194,7 @@ func (s *Sensor) Start(want event.KindSet, emit func(*event.Event)) (err error) 
 	}
 	s.emit.Store(&emit)
 	s.want.Store(uint32(want))
-	for name, on := range map[string]bool{"want_flows": want&kindConn != 0, "want_dns": want&kindDNS != 0} {
+	for name, on := range map[string]bool{"want_flows": want&kindConn != 0, "want_dns": want&kindDNS != 0, "want_trying": want&kindTrying != 0} {
 		if err := s.set(name, on); err != nil {
 			return err
 		}

@@ -213,6 +213,7 @@ const (
 	socketSockWhatSOCK_CLOSE      socketSockWhat = 8
 	socketSockWhatSOCK_RELEASED   socketSockWhat = 9
 	socketSockWhatSOCK_TABLE_FULL socketSockWhat = 10
+	socketSockWhatSOCK_TRYING     socketSockWhat = 11
 )
 
 type socketSweepMode uint32
@@ -280,6 +281,7 @@ const (
 	socketVarTypes             = "types"
 	socketVarWantDns           = "want_dns"
 	socketVarWantFlows         = "want_flows"
+	socketVarWantTrying        = "want_trying"
 )
 
 // loadSocket returns the embedded CollectionSpec for socket.
@@ -382,6 +384,7 @@ type socketVariableSpecs struct {
 	Types             *ebpf.VariableSpec `ebpf:"types"`
 	WantDns           *ebpf.VariableSpec `ebpf:"want_dns"`
 	WantFlows         *ebpf.VariableSpec `ebpf:"want_flows"`
+	WantTrying        *ebpf.VariableSpec `ebpf:"want_trying"`
 }
 
 // socketObjects contains all objects after they have been loaded into the kernel.
@@ -451,6 +454,7 @@ type socketVariables struct {
 	Types             *ebpf.Variable `ebpf:"types"`
 	WantDns           *ebpf.Variable `ebpf:"want_dns"`
 	WantFlows         *ebpf.Variable `ebpf:"want_flows"`
+	WantTrying        *ebpf.Variable `ebpf:"want_trying"`
 }
 
 // socketPrograms contains all programs after they have been loaded into the kernel.
