@@ -9,6 +9,7 @@ import (
 	"maps"
 	"net/netip"
 	"slices"
+	"sync"
 
 	"warren/api"
 	"warren/cluster"
@@ -23,6 +24,12 @@ type membership struct {
 	node  string
 	state *cluster.State
 	kube  *kube.Client
+	// enforce says that the agent enforces policy: it must not do so before it
+	// knows all of it.
+	enforce bool
+
+	mu   sync.Mutex
+	seen *cluster.Snapshot
 }
 
 // join finds the cluster. why says why there is none, where that is no mistake;
@@ -44,13 +51,22 @@ func join(cfg Config) (m *membership, why string, err error) {
 	case err != nil:
 		return nil, "", fmt.Errorf("find the cluster: %w", err)
 	}
-	return &membership{node: cfg.Node, state: cluster.NewState(cluster.Config{}), kube: client}, "", nil
+	return &membership{node: cfg.Node, state: cluster.NewState(cluster.Config{}), kube: client, enforce: cfg.Network.On()}, "", nil
 }
 
 // run keeps what is known of the cluster up to date. That the API server is
 // away ends nothing.
 func (m *membership) run(ctx context.Context, log *slog.Logger) error {
-	return m.kube.Watch(ctx, m.state, kube.Options{Node: m.node}, log)
+	return m.kube.Watch(ctx, m.state, kube.Options{Node: m.node, Policies: true, Enforce: m.enforce}, log)
+}
+
+// snapshot is what policies are about now; what did not change is shared with
+// the last one.
+func (m *membership) snapshot() *cluster.Snapshot {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.seen = m.state.Snapshot(m.seen)
+	return m.seen
 }
 
 // own returns the node that this is, nil while it is not known.

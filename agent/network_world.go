@@ -316,10 +316,17 @@ func (n *network) Served(a netip.Addr) bool {
 	return f != nil && f.served[a]
 }
 
-// World is what policy is judged by now, nil before anything is in force.
-func (n *network) World() *netpol.World {
-	if f := n.force.Load(); f != nil {
-		return f.world
+// world is what policies are about now, with the network or without; nil where
+// there is no cluster. Any goroutine may call it.
+func (s *self) world() *netpol.World {
+	if s.net != nil {
+		if f := s.net.force.Load(); f != nil {
+			return f.world
+		}
 	}
-	return nil
+	if s.member == nil {
+		return nil
+	}
+	now := s.member.snapshot()
+	return &netpol.World{Pods: now.Pods, Nodes: now.Nodes, Namespaces: now.Namespaces, Policies: now.Policies}
 }

@@ -118,7 +118,7 @@ type Port struct {
 type Node struct {
 	UID, Name string
 	Labels    map[string]string
-	// Addrs are its internal and external addresses.
+	// Addrs are its internal and external addresses, in this order.
 	Addrs []netip.Addr
 	// PodCIDRs are the networks its pods get addresses from, where it has some.
 	PodCIDRs []netip.Prefix

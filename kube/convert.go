@@ -166,9 +166,12 @@ func portOf(p int32) uint16 {
 func nodeOf(n *corev1.Node) *cluster.Node {
 	out := &cluster.Node{UID: string(n.UID), Name: n.Name, Labels: n.Labels, Created: n.CreationTimestamp.UTC()}
 	texts := make([]string, 0, len(n.Status.Addresses))
-	for _, a := range n.Status.Addresses {
-		if a.Type == corev1.NodeInternalIP || a.Type == corev1.NodeExternalIP {
-			texts = append(texts, a.Address)
+	// Nodes reach each other by the internal ones: they come first.
+	for _, kind := range []corev1.NodeAddressType{corev1.NodeInternalIP, corev1.NodeExternalIP} {
+		for _, a := range n.Status.Addresses {
+			if a.Type == kind {
+				texts = append(texts, a.Address)
+			}
 		}
 	}
 	out.Addrs = parseAddrs(texts)

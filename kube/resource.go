@@ -30,6 +30,9 @@ type resource struct {
 	// extension is one that a cluster may not have at all; then there are none,
 	// and it is looked for again.
 	extension bool
+	// quiet is one that nobody has to be told of where it may not be read: it is
+	// an extra, and the Stats say it.
+	quiet bool
 	// convert takes what is kept out of an object, with the key that it is known
 	// by; a nil value is an object of which nothing is kept.
 	convert func(runtime.Object) (key string, value any)
@@ -48,7 +51,7 @@ func resources(st *cluster.State, o Options) []*resource {
 	list := []*resource{
 		{
 			// Policies select namespaces.
-			name: "namespaces", path: "/api/v1/namespaces", metadata: true, optional: !o.Policies,
+			name: "namespaces", path: "/api/v1/namespaces", metadata: true, optional: !o.Enforce,
 			convert: metadata(func(m *metav1.ObjectMeta) (string, any) { return m.Name, m.Labels }),
 			set: func(key string, v any, at time.Time) {
 				labels, _ := v.(map[string]string)
@@ -104,22 +107,22 @@ func resources(st *cluster.State, o Options) []*resource {
 		},
 	}
 	if o.Policies {
-		list = append(list, policies(st)...)
+		list = append(list, policies(st, !o.Enforce)...)
 	}
 	return list
 }
 
 // policies are all kinds of them.
-func policies(st *cluster.State) []*resource {
+func policies(st *cluster.State, optional bool) []*resource {
 	gone := func(key string, _ any, at time.Time) { st.DeletePolicy(key, at) }
 	return []*resource{
 		{
-			name: "networkpolicies", path: "/apis/networking.k8s.io/v1/networkpolicies",
+			name: "networkpolicies", path: "/apis/networking.k8s.io/v1/networkpolicies", optional: optional, quiet: optional,
 			convert: of(func(p *networkingv1.NetworkPolicy) (string, any) { return string(p.UID), networkPolicyOf(p) }),
 			set:     set(st.SetPolicy), gone: gone,
 		},
 		{
-			name: "clusternetworkpolicies", path: "/apis/policy.networking.k8s.io/v1alpha2/clusternetworkpolicies", extension: true,
+			name: "clusternetworkpolicies", path: "/apis/policy.networking.k8s.io/v1alpha2/clusternetworkpolicies", optional: optional, quiet: optional, extension: true,
 			convert: of(func(p *policyv1alpha2.ClusterNetworkPolicy) (string, any) { return string(p.UID), clusterPolicyOf(p) }),
 			set:     set(st.SetPolicy), gone: gone,
 		},

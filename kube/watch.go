@@ -33,10 +33,12 @@ type Options struct {
 	// but pods elsewhere have no names.
 	OwnPodsOnly bool
 	// Policies are watched too, "networkpolicies" and "clusternetworkpolicies",
-	// and pods keep their named ports. Then nothing is complete without them and
-	// the namespaces: who enforces must not begin with a part of them. That a
-	// cluster does not know the second kind is no mistake.
+	// and pods keep their named ports. That a cluster does not know the second
+	// kind is no mistake.
 	Policies bool
+	// Enforce says that nothing is complete without policies and namespaces: who
+	// enforces must not begin with a part of them.
+	Enforce bool
 	// Only names the resources that are watched: of "pods", "services",
 	// "endpointslices", "namespaces", "nodes", "replicasets", "jobs". Empty is all.
 	Only []string
@@ -103,12 +105,15 @@ func (w *watcher) run(ctx context.Context, r *resource) {
 	}
 	w.client.reflect(ctx, r, s, w.log, func(err error) {
 		switch {
-		case r.optional && (apierrors.IsForbidden(err) || apierrors.IsNotFound(err)):
-			w.state.SetSynced(r.name) // nobody will ever tell it
 		case r.extension && apierrors.IsNotFound(err) && w.client.lacks(ctx, r):
 			w.client.meter.of(r.name).failed(errAbsent, time.Now())
 			s.nothing()
 			return // quietly: it may come any time, or never
+		case r.optional && (apierrors.IsForbidden(err) || apierrors.IsNotFound(err)):
+			w.state.SetSynced(r.name) // nobody will ever tell it
+			if r.quiet {
+				return
+			}
 		}
 		// That the server is away is said once, for all resources.
 		if !refused && w.client.meter.isConnected() {
