@@ -69,10 +69,40 @@ former is still trusted, the former is forgotten.
 {{- end -}}
 {{- end -}}
 
+{{/* How pods are connected: off, routed, vxlan or chained. */}}
+{{- define "warren.networkMode" -}}
+{{- $mode := .Values.network.mode -}}
+{{- $makes := has $mode (list "routed" "vxlan") -}}
+{{- if eq $mode "auto" -}}{{ ternary "routed" "off" .Values.cni }}
+{{- else if and .Values.cni (not $makes) -}}{{ fail (printf "network.mode: %s connects no pods, which cni=true asks for" $mode) }}
+{{- else if and $makes (not .Values.cni) -}}{{ fail (printf "network.mode: %s is for a cluster without another network: with cni=true" $mode) }}
+{{- else -}}{{ $mode }}{{- end -}}
+{{- end -}}
+
+{{/* Where the API server is, for those who are there before the cluster's services. */}}
+{{- define "warren.apiServer" -}}
+{{- with .Values.network.apiServer -}}
+- name: KUBERNETES_SERVICE_HOST
+  value: {{ regexReplaceAll ":[0-9]+$" . "" | trimPrefix "[" | trimSuffix "]" | quote }}
+- name: KUBERNETES_SERVICE_PORT
+  value: {{ regexFind "[0-9]+$" . | quote }}
+{{- end -}}
+{{- end -}}
+
 {{/* The configuration files. Pods are replaced when theirs changes, and only then. */}}
 {{- define "warren.agentConfig" -}}
-# Each stream of a hub's client is a stream of every agent.
-{{ toYaml (mergeOverwrite (dict "queues" (dict "streams" 512)) (deepCopy .Values.agent.config)) }}
+# queues.streams: each stream of a hub's client is a stream of every agent.
+{{- $config := dict "queues" (dict "streams" 512) -}}
+{{- $mode := include "warren.networkMode" . -}}
+{{- if ne $mode "off" -}}
+{{- $n := .Values.network -}}
+{{- $network := dict "mode" $mode "masquerade" $n.masquerade "vni" (int $n.vni) "port" (int $n.port) "sysctl" "/host/proc/sys" "cni-state" (printf "%s/cni" .Values.agent.stateDir) "cni-conf" $n.confDir "cni-bin" $n.binDir -}}
+{{- with $n.keepSource -}}{{- $_ := set $network "keep-source" (join "," .) -}}{{- end -}}
+{{- with $n.mtu -}}{{- $_ := set $network "mtu" (int .) -}}{{- end -}}
+{{- with $n.uplink -}}{{- $_ := set $network "uplink" . -}}{{- end -}}
+{{- $_ := set $config "network" $network -}}
+{{- end }}
+{{ toYaml (mergeOverwrite $config (deepCopy .Values.agent.config)) }}
 {{- end -}}
 
 {{- define "warren.hubConfig" -}}
