@@ -212,6 +212,47 @@ func (p *Pins) Names(set string) ([]string, error) {
 	return names, nil
 }
 
+// Sets returns the names of the sets there are, sorted.
+func (p *Pins) Sets() ([]string, error) {
+	entries, err := os.ReadDir(p.dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("list pins: %w", err)
+	}
+	var names []string
+	for _, e := range entries {
+		if e.IsDir() && checkPinName(e.Name()) == nil {
+			names = append(names, e.Name())
+		}
+	}
+	return names, nil
+}
+
+// RemoveDir removes the instance's directory if there is no set in it any more.
+// The Pins are of no use then.
+func (p *Pins) RemoveDir() error {
+	unlock, err := p.lock()
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("remove pins: %w", err)
+	}
+	defer unlock()
+	if err := p.removeLeftovers(); err != nil {
+		return fmt.Errorf("remove pins: %w", err)
+	}
+	if sets, err := p.Sets(); err != nil || len(sets) > 0 {
+		return err
+	}
+	if err := os.Remove(p.dir); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("remove pins: %w", err)
+	}
+	return nil
+}
+
 // Map returns a pinned map, for the caller to close. The error is
 // fs.ErrNotExist if there is none.
 func (p *Pins) Map(set, name string) (*ebpf.Map, error) {

@@ -3,8 +3,14 @@ package datapath
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
+	"slices"
+	"sync"
 	"time"
+
+	"warren/bpf"
+	"warren/reconcile"
 )
 
 // Config says what a Datapath is for. All but Mode can be left out: then
@@ -24,6 +30,8 @@ type Config struct {
 	// EventBytes is the size of the ring of flow events: a power of two, 0 means
 	// 8 MiB.
 	EventBytes int
+	// VNI is the tunnel's number, 0 means DefaultVNI.
+	VNI uint32
 	// Rung forces how programs are attached: "tcx" or "clsact"; "" is the first
 	// of these that the kernel takes.
 	Rung string
@@ -58,21 +66,29 @@ var ErrClosed = errors.New("datapath is closed")
 // belongs to the network namespace of whoever opened it. Its methods may be
 // called from any goroutine, of any network namespace.
 type Datapath struct {
-	cfg Config
-	log *slog.Logger
-}
+	cfg    Config
+	log    *slog.Logger
+	home   *home
+	pins   *bpf.Pins
+	kernel *kernel
+	grace  *grace
 
-// Open loads the programs, on the maps that an earlier agent of the instance has
-// left, and puts them in the place of that agent's: connections, policy and
-// everything that was counted live on. It changes nothing that the kernel does:
-// only [Datapath.Apply] does that.
-func Open(cfg Config, log *slog.Logger) (*Datapath, error) {
-	return nil, errors.New("open datapath: not there yet")
-}
+	attacher *attacher
+	devices  *reconcile.Table[uint32, device]
 
-// Run keeps programs attached: it sees devices go and come, attaches again what
-// somebody has detached, and tries again what has failed. It ends with ctx.
-func (d *Datapath) Run(ctx context.Context) error { return ErrClosed }
+	settingsMu sync.Mutex // held by who changes them
+	settings   reconcile.Map[uint32, stateConfig]
+
+	mu      sync.Mutex // held by Apply, and whoever else changes what it does
+	tables  *tables
+	last    *State
+	parts   [2]uint32    // devices of the node, by HostPart
+	missing map[int]bool // interfaces of endpoints that are gone
+	closed  bool
+
+	eventsMu sync.Mutex   // held by who reads what the kernel tells
+	events   *eventReader // nil when closed
+}
 
 // Apply makes the kernel do what state says. Policy changes as a whole: every
 // packet is judged by the former state or by this one. If Apply fails before the
@@ -81,7 +97,239 @@ func (d *Datapath) Run(ctx context.Context) error { return ErrClosed }
 //
 // An endpoint whose programs cannot be attached fails alone, and in the report.
 func (d *Datapath) Apply(ctx context.Context, state *State) (Report, error) {
-	return Report{}, ErrClosed
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.closed {
+		return Report{}, fmt.Errorf("apply state: %w", ErrClosed)
+	}
+	report, err := d.apply(ctx, state)
+	if err != nil {
+		return report, fmt.Errorf("apply state: %w", err)
+	}
+	return report, nil
+}
+
+func (d *Datapath) apply(ctx context.Context, state *State) (Report, error) {
+	d.last = state
+	for index := range d.missing {
+		if !slices.ContainsFunc(state.Endpoints, func(e Endpoint) bool { return e.Ifindex == index }) {
+			delete(d.missing, index)
+		}
+	}
+	report, found, err := d.applyOnce(ctx, state)
+	if err == nil && found {
+		// What was written for devices that are gone goes too.
+		report, _, err = d.applyOnce(ctx, state)
+	}
+	return report, err
+}
+
+// applyOnce applies a state but for the endpoints whose devices are known to be
+// gone; found says that there are more of them than was known.
+func (d *Datapath) applyOnce(ctx context.Context, state *State) (_ Report, found bool, err error) {
+	if err := d.configure(state); err != nil {
+		return Report{}, false, err
+	}
+	c, err := d.tables.begin(ctx, state, d.missing)
+	if err != nil {
+		return Report{}, false, err
+	}
+	if d.kernel.other {
+		if err := d.takeOver(); err != nil {
+			return Report{}, false, err
+		}
+	}
+	// Programs of endpoints that go are detached before these are forgotten, and
+	// those of new ones attached when they are known.
+	want := make(map[uint32]device, len(c.rows.endpoints)+len(d.parts))
+	for index := range c.rows.endpoints {
+		want[index] = endpointDevice
+	}
+	for part, index := range d.parts {
+		if index != 0 {
+			want[index] = HostPart(part).device()
+		}
+	}
+	d.devices.Replace(want, func(a, b device) bool { return a == b })
+	d.devices.Prune()
+	d.devices.Reconcile(ctx)
+	for index := range c.rows.endpoints {
+		if st, ok := d.devices.Status(index); ok && gone(st.Err) {
+			d.missing[int(index)] = true
+			found = true
+		}
+	}
+	err = d.tables.finish(c)
+	return d.tables.report(c, state.Policy.Rules, d.attached), found, err
+}
+
+// attached says how an endpoint's programs are attached, or why not.
+func (d *Datapath) attached(index int) (string, error) {
+	st, ok := d.devices.Status(uint32(index))
+	switch {
+	case !ok:
+		return "", nil
+	case st.Err != nil:
+		return "", st.Err
+	case st.State != reconcile.Done:
+		return "", errors.New("not attached yet")
+	}
+	return d.attacher.rung(uint32(index)), nil
+}
+
+// change changes the settings; the generation is not among them.
+func (d *Datapath) change(f func(*stateConfig)) error {
+	d.settingsMu.Lock()
+	defer d.settingsMu.Unlock()
+	if d.settings == nil {
+		return fmt.Errorf("write settings: %w", ErrClosed)
+	}
+	have, err := d.settings.Get(0)
+	if err != nil {
+		return fmt.Errorf("read settings: %w", err)
+	}
+	want := have
+	f(&want)
+	if want == have {
+		return nil
+	}
+	if err := d.settings.Put(0, want); err != nil {
+		return fmt.Errorf("write settings: %w", err)
+	}
+	return nil
+}
+
+// configure writes the settings that follow from the configuration and, if there
+// is one, from a state.
+func (d *Datapath) configure(state *State) error {
+	return d.change(func(c *stateConfig) {
+		c.Mode = map[Mode]uint32{
+			Routed:  uint32(stateModeMODE_ROUTED),
+			VXLAN:   uint32(stateModeMODE_VXLAN),
+			Chained: uint32(stateModeMODE_CHAINED),
+		}[d.cfg.Mode]
+		c.Vni = DefaultVNI
+		if d.cfg.VNI != 0 {
+			c.Vni = d.cfg.VNI
+		}
+		c.FlowInterval = 5
+		if d.cfg.FlowInterval > 0 {
+			c.FlowInterval = uint32(max(d.cfg.FlowInterval/time.Second, 1))
+		}
+		if state == nil {
+			return
+		}
+		c.Mtu = uint32(max(state.MTU, 0))
+		c.Node4, c.Node6 = stateAddr{}, stateAddr{}
+		if state.Node4.IsValid() {
+			c.Node4 = addrOf(state.Node4)
+		}
+		if state.Node6.IsValid() {
+			c.Node6 = addrOf(state.Node6)
+		}
+	})
+}
+
+// Tell says whether somebody listens to flow events: otherwise the kernel writes
+// none. It counts all the same.
+func (d *Datapath) Tell(listening bool) error {
+	return d.change(func(c *stateConfig) {
+		c.Flags &^= uint32(stateConfigFlagsCONFIG_TELL)
+		if listening {
+			c.Flags |= uint32(stateConfigFlagsCONFIG_TELL)
+		}
+	})
+}
+
+// AttachHost attaches the programs of the node to one of its devices, in the
+// place of the one that had that part until now.
+func (d *Datapath) AttachHost(ifindex int, part HostPart) error {
+	if ifindex <= 0 || part > Tunnel {
+		return fmt.Errorf("attach %v: no interface has the number %d", part, ifindex)
+	}
+	return d.setPart(uint32(ifindex), part)
+}
+
+// DetachHost takes them away again. What is not attached is fine.
+func (d *Datapath) DetachHost(part HostPart) error {
+	if part > Tunnel {
+		return nil
+	}
+	return d.setPart(0, part)
+}
+
+func (d *Datapath) setPart(index uint32, part HostPart) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.closed {
+		return fmt.Errorf("attach %v: %w", part, ErrClosed)
+	}
+	before := d.parts[part]
+	if before != 0 && before != index && before != d.parts[1-part] {
+		d.devices.Unwant(before)
+	}
+	d.parts[part] = index
+	err := d.change(func(c *stateConfig) { c.Uplink, c.Tunnel = d.parts[Uplink], d.parts[Tunnel] })
+	if err != nil {
+		return err
+	}
+	if index == 0 {
+		d.devices.Reconcile(context.Background())
+		return nil
+	}
+	if st, ok := d.devices.Status(index); !ok || st.State != reconcile.Done {
+		d.devices.Want(index, part.device())
+	}
+	d.devices.Reconcile(context.Background())
+	if st, _ := d.devices.Status(index); st.Err != nil {
+		return fmt.Errorf("attach %v: %w", part, st.Err)
+	}
+	return nil
+}
+
+func (k HostPart) device() device {
+	if k == Tunnel {
+		return tunnelDevice
+	}
+	return uplinkDevice
+}
+
+// Close lets go of the kernel: everything there goes on.
+func (d *Datapath) Close() error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.closed {
+		return nil
+	}
+	d.closed = true
+	d.eventsMu.Lock()
+	defer d.eventsMu.Unlock()
+	d.settingsMu.Lock()
+	defer d.settingsMu.Unlock()
+	d.settings = nil
+	var errs []error
+	if d.events != nil {
+		errs = append(errs, d.events.ring.Close())
+		d.events = nil
+	}
+	if d.kernel != nil {
+		errs = append(errs, d.kernel.close())
+	}
+	if d.grace != nil {
+		errs = append(errs, d.grace.close())
+	}
+	if d.home != nil {
+		errs = append(errs, d.home.close())
+	}
+	return errors.Join(errs...)
+}
+
+// Remove takes everything away from the kernel that this instance put there:
+// programs, maps, pins, and queueing disciplines that it made. Run must have
+// ended.
+func (d *Datapath) Remove() error {
+	err := d.home.do(func() error { return Remove(d.cfg) })
+	return errors.Join(err, d.Close())
 }
 
 // A Report says what Apply has made true.
@@ -113,25 +361,3 @@ type PolicyReport struct {
 	// Failed are the names of pods for which it is not, though it should be.
 	Failed []string
 }
-
-// AttachHost attaches the programs of the node to one of its devices, in the
-// place of the one that had that part until now.
-func (d *Datapath) AttachHost(ifindex int, part HostPart) error { return ErrClosed }
-
-// DetachHost takes them away again. What is not attached is fine.
-func (d *Datapath) DetachHost(part HostPart) error { return ErrClosed }
-
-// Tell says whether somebody listens to flow events: otherwise the kernel writes
-// none. It counts all the same.
-func (d *Datapath) Tell(listening bool) error { return ErrClosed }
-
-// Close lets go of the kernel: everything there goes on.
-func (d *Datapath) Close() error { return nil }
-
-// Remove takes everything away from the kernel that this instance put there:
-// programs, maps, pins, and queueing disciplines that it made.
-func (d *Datapath) Remove() error { return nil }
-
-// Remove takes everything away that an instance put into the kernel, also if no
-// agent runs.
-func Remove(cfg Config) error { return nil }

@@ -20,6 +20,8 @@ type State struct {
 	// Node4 and Node6 are this node's own addresses, invalid for families that it
 	// does not have.
 	Node4, Node6 netip.Addr
+	// MTU is how large a pod's packet can be between nodes, 0 if nobody knows.
+	MTU int
 	// Routes are networks behind other nodes: their pods'.
 	Routes map[netip.Prefix]netip.Addr
 }

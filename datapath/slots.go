@@ -1,0 +1,123 @@
+package datapath
+
+import (
+	"fmt"
+	"iter"
+	"maps"
+
+	"warren/reconcile"
+)
+
+// What depends on policy has two slots in each row, and one is in force. slotted
+// changes a map of such rows so that nobody sees half of it: what is wanted is
+// written into the other slot (prepare), the caller puts that one in force, and
+// when nobody looks at the former one any more it is brought in line (settle).
+//
+// All of it can be done again from the start after any failure, with the same
+// rows or with others: what is in force is written by nobody.
+type slotted[K, V comparable] struct {
+	name   string
+	mirror *reconcile.Mirror[K, V]
+	slots  func(*V) *[2]uint32
+	// judged says whether two rows differ, besides slots, in something that the
+	// kernel's verdicts depend on; nil if nothing does.
+	judged func(a, b V) bool
+}
+
+// uncovered is how a key was, or will be, judged that has no row: the slot that
+// it would have. New keys keep it until the change is in force, and keys that go
+// get it then.
+type uncovered[K comparable] func(K) uint32
+
+// load reads what is there.
+func (s *slotted[K, V]) load() error {
+	if err := s.mirror.Load(); err != nil {
+		return fmt.Errorf("read %s: %w", s.name, err)
+	}
+	return nil
+}
+
+// changes reports whether putting want in force changes how anything is judged.
+// Rows of want have the same value in both slots.
+func (s *slotted[K, V]) changes(want map[K]V, force uint32, before, after uncovered[K]) bool {
+	for key, w := range want {
+		have, ok := s.mirror.Get(key)
+		switch {
+		case !ok:
+			var none V
+			if before != nil && (before(key) != s.slots(&w)[force] || s.judged != nil && s.judged(none, w)) {
+				return true
+			}
+		case s.slots(&have)[force] != s.slots(&w)[force], s.judged != nil && s.judged(have, w):
+			return true
+		}
+	}
+	if after == nil {
+		return false
+	}
+	for key, have := range s.mirror.All() {
+		if _, ok := want[key]; !ok && s.slots(&have)[force] != after(key) {
+			return true
+		}
+	}
+	return false
+}
+
+// prepare writes want into the slot that is not in force, and into new rows,
+// which are in force as before says. Rows that nobody wants get what after says.
+func (s *slotted[K, V]) prepare(want map[K]V, force uint32, before, after uncovered[K]) error {
+	_, err := s.mirror.Put(s.prepared(want, force, before, after))
+	if err != nil {
+		return fmt.Errorf("write %s: %w", s.name, err)
+	}
+	return nil
+}
+
+func (s *slotted[K, V]) prepared(want map[K]V, force uint32, before, after uncovered[K]) iter.Seq2[K, V] {
+	return func(yield func(K, V) bool) {
+		for key, w := range want {
+			if have, ok := s.mirror.Get(key); ok {
+				s.slots(&w)[force] = s.slots(&have)[force]
+			} else if before != nil {
+				s.slots(&w)[force] = before(key)
+			}
+			if !yield(key, w) {
+				return
+			}
+		}
+		if after == nil {
+			return
+		}
+		for key, have := range s.mirror.All() {
+			if _, ok := want[key]; ok {
+				continue
+			}
+			s.slots(&have)[1-force] = after(key)
+			if !yield(key, have) {
+				return
+			}
+		}
+	}
+}
+
+// settle writes want into both slots, then deletes what nobody wants.
+func (s *slotted[K, V]) settle(want map[K]V) error {
+	if _, err := s.mirror.Put(maps.All(want)); err != nil {
+		return fmt.Errorf("write %s: %w", s.name, err)
+	}
+	return s.prune(want)
+}
+
+func (s *slotted[K, V]) prune(want map[K]V) error {
+	_, err := s.mirror.Delete(func(yield func(K) bool) {
+		for key := range s.mirror.All() {
+			if _, ok := want[key]; !ok && !yield(key) {
+				return
+			}
+		}
+	})
+	if err != nil {
+		return fmt.Errorf("delete of %s: %w", s.name, err)
+	}
+	return nil
+}
