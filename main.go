@@ -40,6 +40,13 @@ func main() {
 		cfg.Version = env.Build.Version
 		return hub.Run(ctx, cfg, env.Stdout, logger(env, cfg.LogLevel))
 	}
+	env.RemoveNetwork = func(ctx context.Context, o cli.RemovalOptions, tell func(string)) error {
+		client, err := kube.Connect(o.Kubeconfig, "")
+		if err != nil {
+			return err
+		}
+		return client.RemoveNetwork(ctx, kube.Removal{Namespace: o.Namespace, DaemonSet: o.Agents, Flag: "--network=off"}, tell)
+	}
 	env.Cluster = hubOf
 	args := env.Called(os.Args)
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)

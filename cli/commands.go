@@ -11,6 +11,7 @@ func commandTable(g *globals) ([]*command, []*option) {
 	commands := []*command{
 		agentCommand(g),
 		hubCommand(),
+		networkRemoveCommand(),
 		eventsCommand(g),
 		fieldsCommand(),
 		processListCommand(g),
@@ -24,7 +25,7 @@ func commandTable(g *globals) ([]*command, []*option) {
 	}
 	var global []*option
 	if g.kubectl {
-		commands = slices.DeleteFunc(commands, func(c *command) bool { return c.name == "agent" || c.name == "hub" })
+		commands = slices.DeleteFunc(commands, func(c *command) bool { return c.name == "agent" || c.name == "hub" || c.name == "network remove" })
 		global = clusterFlags(g)
 	} else {
 		global = append(global, &option{long: "socket", meta: "PATH", text: &g.socket, doc: "socket of the agent (default: the variable WARREN_SOCKET, else " + defaultSocket + ")"})

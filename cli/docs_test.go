@@ -109,6 +109,7 @@ func TestExamples(t *testing.T) {
 		env := testEnv(&out, judge{})
 		env.RunAgent = func(context.Context, AgentOptions) error { return errStop }
 		env.RunHub = func(context.Context, HubOptions) error { return errStop }
+		env.RemoveNetwork = func(context.Context, RemovalOptions, func(string)) error { return errStop }
 		if env.Kubectl = words[0] == "kubectl"; env.Kubectl {
 			env.Cluster = func(ClusterOptions) (Agent, string, error) { return judge{}, "default", nil }
 			words = words[1:]

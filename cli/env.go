@@ -40,6 +40,8 @@ type Env struct {
 	// RunAgent runs an agent until ctx ends, RunHub a hub.
 	RunAgent func(ctx context.Context, o AgentOptions) error
 	RunHub   func(ctx context.Context, o HubOptions) error
+	// RemoveNetwork has a cluster's agents take their network away.
+	RemoveNetwork func(ctx context.Context, o RemovalOptions, tell func(string)) error
 	// Build says what was built: see version.go.
 	Build Build
 }
