@@ -169,7 +169,7 @@ func (c *Compiler) has(held **identity, id *identity) {
 // setAddress writes an address into the next Program, which shares its tables
 // with the last one until something differs; nil is one that is nobody's.
 func (c *Compiler) setAddress(addr netip.Addr, id *identity, has owner) {
-	next := c.next
+	next := &c.next
 	if id == nil {
 		next.ownAddresses()
 		delete(next.Addresses, addr)

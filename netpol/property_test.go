@@ -224,7 +224,7 @@ func (c *chance) pod(n int) *cluster.Pod {
 
 func (c *chance) node(n int) *cluster.Node {
 	node := &cluster.Node{UID: fmt.Sprint("node-", n), Name: fmt.Sprint("n", n), Labels: c.labels()}
-	node.Addrs = append(node.Addrs, netip.AddrFrom4([4]byte{172, 16, 0, byte(n)}))
+	node.Addrs = append(node.Addrs, netip.AddrFrom4([4]byte{172, 16, 0, byte(n % 3)}))
 	if c.one(2) {
 		node.Addrs = append(node.Addrs, c.addr(c.one(2)))
 	}
@@ -252,15 +252,15 @@ func (c *chance) world() *netpol.World {
 
 func (c *chance) packet(w *netpol.World) netpol.Packet {
 	end := func() netip.Addr {
-		switch c.n(6) {
+		switch c.n(16) {
 		case 0:
 			return c.addr(c.one(2))
-		case 1:
+		case 1, 2:
 			if len(w.Nodes) > 0 {
 				return pick(c, pick(c, w.Nodes).Addrs)
 			}
 			return netip.AddrFrom4([4]byte{192, 0, 2, byte(c.n(10))})
-		case 2:
+		case 3:
 			return netip.AddrFrom16(c.addr(false).As16())
 		}
 		if p := pick(c, w.Pods); len(p.Addrs) > 0 {
