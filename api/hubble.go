@@ -9,6 +9,7 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"net/netip"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -50,6 +51,11 @@ type HubbleConfig struct {
 	NodeLabels func() []string
 	// Peers returns all servers of the cluster; nil knows of this one alone.
 	Peers func() []HubblePeer
+
+	// Served reports whether an address is that of a pod whose packets a datapath
+	// tells of, as flows. Its connections are then told as those flows, with their
+	// verdicts, and not again as connections. Nil: there is no datapath.
+	Served func(netip.Addr) bool
 
 	// Flows is how many flows are remembered. Default 4,095.
 	Flows int
@@ -143,7 +149,7 @@ func (h *Hubble) Run(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("compile the filter of all events: %w", err)
 	}
-	stream, err := h.events.Subscribe("hubble", all, event.Kinds(event.KindConnection, event.KindDNS))
+	stream, err := h.events.Subscribe("hubble", all, h.kinds())
 	if err != nil {
 		return fmt.Errorf("subscribe to connections: %w", err)
 	}
@@ -167,8 +173,19 @@ func (h *Hubble) Run(ctx context.Context) error {
 	}
 }
 
+// kinds are those of events that are flows.
+func (h *Hubble) kinds() event.KindSet {
+	if h.cfg.Served == nil {
+		return event.Kinds(event.KindConnection, event.KindDNS)
+	}
+	return event.Kinds(event.KindConnection, event.KindDNS, event.KindFlow)
+}
+
 // take remembers an event, if it is one of flows.
 func (h *Hubble) take(e *event.Event) {
+	if c, ok := e.Data.(*event.Connection); ok && servedSet(h.cfg.Served).twice(c) {
+		return
+	}
 	r := newFlowRecord(e)
 	if r == nil {
 		return

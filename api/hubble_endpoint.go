@@ -66,6 +66,9 @@ type flowEnd struct {
 // near returns the end whose process was seen.
 func (t *flowTeller) near(r *flowRecord) flowEnd {
 	end := flowEnd{endpoint: t.actor(&r.actor)}
+	if f := r.flow; f != nil && f.LocalPeer != nil && f.LocalPeer.Pod != nil {
+		end.endpoint = t.pod(f.LocalPeer.Pod) // though no process is known
+	}
 	if s := r.socket(); s.LocalName != "" {
 		end.names = []string{s.LocalName}
 	}

@@ -72,6 +72,27 @@ func flowExtras(r *flowRecord) *anypb.Any {
 		text("evt.type", r.dns.Type)
 		number("fd.netns", float64(r.dns.NetNS))
 	}
+	if f := r.flow; f != nil {
+		text("evt.type", f.Type)
+		number("fd.netns", float64(f.NetNS))
+		text("flow.verdict", f.Verdict.String())
+		text("flow.direction", f.Direction())
+		text("flow.drop_reason", f.Reason.String())
+		text("flow.nearest", f.Nearest)
+		if p := f.Policy; p != nil {
+			text("flow.policy", p.Title)
+			text("flow.rule", p.Number)
+			text("flow.policy_tier", p.Tier.String())
+		}
+		number("flow.bytes_sent", float64(f.BytesSent))
+		number("flow.bytes_received", float64(f.BytesReceived))
+		number("flow.packets_sent", float64(f.PacketsSent))
+		number("flow.packets_received", float64(f.PacketsReceived))
+		number("flow.packets_dropped", float64(f.PacketsDropped))
+		number("flow.identity", float64(f.Identity))
+		number("flow.remote_identity", float64(f.RemoteIdentity))
+		text("flow.interface", f.Interface)
+	}
 	packed, err := anypb.New(&structpb.Struct{Fields: m})
 	if err != nil {
 		return nil // cannot be: every text is UTF-8

@@ -68,6 +68,8 @@ func (t *flowTeller) append(dst []*flowpb.Flow, r *flowRecord) []*flowpb.Flow {
 		dst = append(dst, t.connection(r))
 	case r.dns != nil:
 		dst = append(dst, t.dns(r))
+	case r.flow != nil:
+		dst = t.packets(dst, r)
 	}
 	for i, f := range dst[from:] {
 		f.Uuid = t.uuid(r.seq, i)

@@ -22,6 +22,7 @@ type flowRecord struct {
 	conn *event.Connection
 	dns  *event.DNS
 	lost *event.Lost
+	flow *event.Flow
 }
 
 // flowActor is the process at the near end, as far as flows tell of it.
@@ -67,6 +68,14 @@ func newFlowRecord(e *event.Event) *flowRecord {
 		for _, a := range d.Answers {
 			r.bytes += len(a) + int(unsafe.Sizeof(a))
 		}
+	case *event.Flow:
+		both := &struct {
+			r flowRecord
+			f event.Flow
+		}{f: *d}
+		r = &both.r
+		r.flow, r.flows, r.bytes = &both.f, packetFlows(d), int(unsafe.Sizeof(*both))
+		r.bytes += len(d.LocalName) + len(d.RemoteName) + len(d.Nearest)
 	case *event.Lost:
 		if !losesFlows(d) {
 			return nil
@@ -87,10 +96,10 @@ func newFlowRecord(e *event.Event) *flowRecord {
 	return r
 }
 
-// losesFlows reports whether what was lost were flows: records of sockets, or
-// events that this consumer did not read in time.
+// losesFlows reports whether what was lost were flows: records of sockets or of
+// the datapath, or events that this consumer did not read in time.
 func losesFlows(l *event.Lost) bool {
-	return l.Lane == "queue" || strings.Contains(l.What, "socket.")
+	return l.Lane == "queue" || strings.Contains(l.What, "socket.") || strings.HasPrefix(l.What, "flow.")
 }
 
 // socket returns what the record says of the socket, nil for a loss.
@@ -100,6 +109,8 @@ func (r *flowRecord) socket() *event.Socket {
 		return &r.conn.Socket
 	case r.dns != nil:
 		return &r.dns.Socket
+	case r.flow != nil:
+		return &r.flow.Socket
 	}
 	return nil
 }
@@ -120,6 +131,8 @@ func (r *flowRecord) namespaces() (local, remote string) {
 	}
 	if p := r.actor.pod(); p != nil {
 		local = p.Namespace
+	} else if r.flow != nil && r.flow.LocalPeer != nil && r.flow.LocalPeer.Pod != nil {
+		local = r.flow.LocalPeer.Pod.Namespace
 	}
 	if p := s.RemotePeer; p != nil {
 		switch {

@@ -22,7 +22,7 @@ type Flow struct {
 	Type    string  `field:"evt.type" doc:"type of the event: the system call's name, or what the kernel did"`
 	Verdict Verdict `field:"flow.verdict" doc:"what became of the packet: forwarded, dropped, or audit (forwarded, though policy denies it)"`
 	// Reason is why a packet was dropped, or would have been.
-	Reason DropReason `field:"flow.drop_reason" doc:"why it was dropped, or would have been: policy_denied (by a rule), policy_default (no rule matched), spoofed_source, invalid_packet, fragment_unknown, unknown_transport, no_endpoint, no_route, not_ip, error"`
+	Reason DropReason `field:"flow.drop_reason" doc:"why it was dropped, or would have been: policy_denied (by a rule), policy_default (no rule matched), spoofed_source, invalid_packet, fragment_unknown, unknown_transport, no_endpoint, no_route, source_routed, not_ip, error"`
 	// Policy is the rule that gave the verdict, nil where none did.
 	Policy *FlowPolicy
 	_      struct{} `field:"flow.policy" type:"string" doc:"policy that gave the verdict: shop/allow-frontend; absent where no rule matched"`
@@ -143,6 +143,7 @@ const (
 	UnknownTransport
 	NoEndpoint
 	NoRoute
+	SourceRouted
 	NotIP
 	DatapathError
 
@@ -158,6 +159,7 @@ var dropReasons = [numDropReasons]string{
 	UnknownTransport: "unknown_transport",
 	NoEndpoint:       "no_endpoint",
 	NoRoute:          "no_route",
+	SourceRouted:     "source_routed",
 	NotIP:            "not_ip",
 	DatapathError:    "error",
 }
