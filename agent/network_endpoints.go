@@ -40,7 +40,8 @@ func (n *network) AddEndpoint(ctx context.Context, added api.Endpoint) error {
 	ctx, cancel := context.WithTimeout(ctx, addTime)
 	defer cancel()
 	added.Addrs = slices.Clone(added.Addrs)
-	e := &endpoint{Endpoint: added, done: make(chan struct{}), waits: "its turn"}
+	done := make(chan struct{})
+	e := &endpoint{Endpoint: added, done: done, waits: "its turn"}
 	n.mu.Lock()
 	known := n.endpoints[added.Attachment]
 	if known != nil && known.inForce && !known.found && same(known.Endpoint, added) {
@@ -54,7 +55,7 @@ func (n *network) AddEndpoint(ctx context.Context, added api.Endpoint) error {
 	n.mu.Unlock()
 	n.wake()
 	select {
-	case <-e.done:
+	case <-done:
 	case <-ctx.Done():
 	}
 
@@ -188,6 +189,7 @@ func (n *network) prune(looking bool) error {
 		case ok && name == e.HostInterface:
 		case e.done != nil:
 			e.finish("", fmt.Errorf("there is no device %s with the number %d", e.HostInterface, e.HostIndex))
+			delete(n.endpoints, a)
 		default:
 			delete(n.endpoints, a)
 		}
@@ -195,29 +197,32 @@ func (n *network) prune(looking bool) error {
 	return nil
 }
 
-// resolve finds the pods of the endpoints, and returns those that are known: the
-// ones that the kernel is to have.
+// resolve finds the pods of the endpoints, and returns those that the kernel is
+// to have: those whose pods are known, and those that are connected already.
 func (n *network) resolve(now *cluster.Snapshot) []*endpoint {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	all := n.sorted()
-	// Who was added last has the address or device that two say they have: it
-	// could not have got it else.
-	slices.SortStableFunc(all, func(a, b *endpoint) int { return cmp.Compare(b2i(a.done == nil), b2i(b.done == nil)) })
+	// Who is there keeps its address and its device: its device was looked for
+	// when the other was added.
+	slices.SortStableFunc(all, func(a, b *endpoint) int { return cmp.Compare(b2i(a.done != nil), b2i(b.done != nil)) })
 	addrs, devices := make(map[netip.Addr]*endpoint), make(map[int]*endpoint)
 	var pods []*endpoint
 	for _, e := range all {
 		if other := taken(e, addrs, devices); other != nil {
 			e.finish("", fmt.Errorf("endpoint %s has its address or device", other.Attachment))
+			delete(n.endpoints, e.Attachment)
 			continue
 		}
 		if p := n.podOf(e); p != nil {
 			e.pod = p
 		}
-		if e.pod == nil {
+		if e.pod == nil && e.done != nil {
 			e.waits = "the cluster to know it"
 			continue
 		}
+		// Who is connected already and no pod of this cluster may do nothing: the
+		// kernel denies what it has no policy for.
 		devices[e.HostIndex] = e
 		for _, a := range e.Addrs {
 			addrs[a] = e

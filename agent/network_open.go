@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/netip"
 	"path/filepath"
+	"slices"
 
 	"warren/api"
 	"warren/cni"
@@ -26,10 +27,12 @@ func openNetwork(cfg Config, m *membership, alone string, log *slog.Logger) (_ *
 	if m == nil {
 		return nil, usageError("a network of pods needs the cluster's API server: %s", alone)
 	}
+	runtime := &cniRuntime{cfg: cfg, log: log}
 	left, _, err := store.load()
 	if err != nil {
 		log.Warn("what is known of the pods of this node cannot be read: they are learnt again", "err", err)
 	}
+	left = append(left, runtime.attachments(left)...)
 	// Before anything is made, it is written that there may be something.
 	if err := store.save(left); err != nil {
 		return nil, err
@@ -39,7 +42,7 @@ func openNetwork(cfg Config, m *membership, alone string, log *slog.Logger) (_ *
 	if err != nil {
 		return nil, err
 	}
-	n.host, n.runtime = host, &cniRuntime{cfg: cfg, log: log}
+	n.host, n.runtime = host, runtime
 	kernel, err := datapath.Open(kernelConfig(cfg), log)
 	if err != nil {
 		return nil, fmt.Errorf("connect pods: %w", err)
@@ -122,11 +125,40 @@ func (r *cniRuntime) stateDir() string {
 // Ready implements networkRuntime.
 func (r *cniRuntime) Ready(n cni.Node) error {
 	n.Socket = r.cfg.Socket
-	return cni.WriteNode(r.stateDir(), n)
+	if err := cni.WriteNode(r.stateDir(), n); err != nil {
+		return err
+	}
+	// The last: with it the runtime says that the node has a network.
+	return cni.Install(r.install())
 }
 
+func (r *cniRuntime) install() cni.InstallConfig {
+	c := r.cfg.Network
+	return cni.InstallConfig{Instance: r.cfg.Instance, Socket: r.cfg.Socket, StateDir: r.stateDir(), ConfDir: c.CNIConf, BinDir: c.CNIBin}
+}
+
+// attachments are the endpoints that the plugin knows of and the agent does not:
+// they were being made when the last one ended.
+func (r *cniRuntime) attachments(known []*endpoint) (more []*endpoint) {
+	list, err := cni.Attachments(r.cfg.Instance, r.stateDir())
+	if err != nil {
+		r.log.Warn("some of what the CNI plugin knows cannot be read", "err", err)
+	}
+	for _, a := range list {
+		if !slices.ContainsFunc(known, func(e *endpoint) bool { return e.Attachment == a.Attachment }) {
+			more = append(more, &endpoint{Endpoint: a, waits: "its turn"})
+		}
+	}
+	return more
+}
+
+// remove takes away all that the plugin is and has made.
 func (r *cniRuntime) remove() error {
-	return cni.RemoveNode(r.stateDir())
+	err := errors.Join(cni.Uninstall(r.install()), cni.RemoveNode(r.stateDir()), cni.Purge(r.cfg.Instance, r.stateDir()))
+	if err != nil {
+		return fmt.Errorf("take away the CNI plugin: %w", err)
+	}
+	return nil
 }
 
 // netDevices lists the network devices of this node.

@@ -70,6 +70,9 @@ func (n *network) build(now *cluster.Snapshot, self *cluster.Node, pods []*endpo
 func localPods(last map[string]*localPod, pods []*endpoint) (local map[string]*localPod, changed bool) {
 	local = make(map[string]*localPod, len(pods))
 	for _, e := range pods {
+		if e.pod == nil {
+			continue
+		}
 		l := local[e.pod.UID]
 		if l == nil {
 			l = &localPod{from: e.pod}
@@ -227,11 +230,14 @@ func (n *network) kernelState(program *netpol.Program, pods []*endpoint) *datapa
 		Node4: n.wired.devices.Node4, Node6: n.wired.devices.Node6,
 	}
 	for _, e := range pods {
-		s.Endpoints = append(s.Endpoints, datapath.Endpoint{
-			Name: e.pod.Namespace + "/" + e.pod.Name, PodUID: e.pod.UID, Ifindex: e.HostIndex, Addrs: e.Addrs,
-			MAC: e.MAC, HostMAC: e.HostMAC, Chained: e.Chained,
-			Audit: n.built.world.Namespaces[e.pod.Namespace][auditLabel] == auditValue,
-		})
+		one := datapath.Endpoint{
+			Name: e.PodNamespace + "/" + e.PodName, Ifindex: e.HostIndex, Addrs: e.Addrs, MAC: e.MAC, HostMAC: e.HostMAC, Chained: e.Chained,
+		}
+		if p := e.pod; p != nil {
+			one.Name, one.PodUID = p.Namespace+"/"+p.Name, p.UID
+			one.Audit = n.built.world.Namespaces[p.Namespace][auditLabel] == auditValue
+		}
+		s.Endpoints = append(s.Endpoints, one)
 	}
 	return s
 }

@@ -135,6 +135,9 @@ const userAgent = "warren"
 // coreVersion is that of pods, and of the parameters of lists and watches.
 var coreVersion = schema.GroupVersion{Version: "v1"}
 
+// policyVersion is that of policies of the cluster.
+var policyVersion = schema.GroupVersion(policyv1alpha2.GroupVersion)
+
 // newScheme knows the objects that are asked for and no others: all that there
 // are would cost megabytes of every process that has this package.
 func newScheme() (*runtime.Scheme, error) {
@@ -143,10 +146,10 @@ func newScheme() (*runtime.Scheme, error) {
 		&corev1.Node{}, &corev1.NodeList{}, &corev1.ConfigMap{}, &corev1.ConfigMapList{})
 	s.AddKnownTypes(discoveryv1.SchemeGroupVersion, &discoveryv1.EndpointSlice{}, &discoveryv1.EndpointSliceList{})
 	s.AddKnownTypes(networkingv1.SchemeGroupVersion, &networkingv1.NetworkPolicy{}, &networkingv1.NetworkPolicyList{})
-	s.AddKnownTypes(policyv1alpha2.SchemeGroupVersion, &policyv1alpha2.ClusterNetworkPolicy{}, &policyv1alpha2.ClusterNetworkPolicyList{})
+	s.AddKnownTypes(policyVersion, &policyv1alpha2.ClusterNetworkPolicy{}, &policyv1alpha2.ClusterNetworkPolicyList{})
 	s.AddKnownTypes(authenticationv1.SchemeGroupVersion, &authenticationv1.TokenReview{})
 	s.AddKnownTypes(authorizationv1.SchemeGroupVersion, &authorizationv1.SubjectAccessReview{})
-	for _, gv := range []schema.GroupVersion{coreVersion, discoveryv1.SchemeGroupVersion, networkingv1.SchemeGroupVersion, policyv1alpha2.SchemeGroupVersion} {
+	for _, gv := range []schema.GroupVersion{coreVersion, discoveryv1.SchemeGroupVersion, networkingv1.SchemeGroupVersion, policyVersion} {
 		metav1.AddToGroupVersion(s, gv)
 	}
 	return s, metav1.AddMetaToScheme(s)

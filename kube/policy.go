@@ -163,14 +163,15 @@ func (r *policyReader) prefix(at, text string) (netip.Prefix, bool) {
 // networkPort is one port of a NetworkPolicy's rule, false where it is not
 // understood.
 func (r *policyReader) networkPort(at string, p *networkingv1.NetworkPolicyPort) (cluster.PolicyPort, bool) {
-	protocol, ok := "tcp", true // what the API means with none
+	out := cluster.PolicyPort{Protocol: "tcp"} // what the API means with none
 	if p.Protocol != nil {
-		if protocol, ok = protocolOf(string(*p.Protocol)); !ok {
+		protocol, ok := protocolOf(string(*p.Protocol))
+		if !ok {
 			r.problem("%s: protocol %q is none of TCP, UDP and SCTP: it matches nothing", at, excerpt(string(*p.Protocol)))
-			return cluster.PolicyPort{}, false
+			return out, false
 		}
+		out.Protocol = protocol
 	}
-	out := cluster.PolicyPort{Protocol: protocol}
 	switch {
 	case p.Port == nil && p.EndPort == nil:
 		return out, true

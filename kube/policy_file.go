@@ -82,7 +82,7 @@ func policiesOf(doc []byte, namespace string, depth int) ([]*cluster.Policy, err
 		out := networkPolicyOf(&p)
 		out.UID = "networkpolicy/" + out.Namespace + "/" + out.Name
 		return []*cluster.Policy{out}, nil
-	case policyv1alpha2.SchemeGroupVersion.WithKind("ClusterNetworkPolicy"):
+	case policyVersion.WithKind("ClusterNetworkPolicy"):
 		var p policyv1alpha2.ClusterNetworkPolicy
 		if err := strictly(b, &p); err != nil {
 			return nil, fmt.Errorf("ClusterNetworkPolicy %q: %w", excerpt(p.Name), err)
@@ -94,7 +94,7 @@ func policiesOf(doc []byte, namespace string, depth int) ([]*cluster.Policy, err
 		out.UID = "clusternetworkpolicy/" + out.Name
 		return []*cluster.Policy{out}, nil
 	case schema.GroupVersionKind{Version: "v1", Kind: "List"}, networkingv1.SchemeGroupVersion.WithKind("NetworkPolicyList"),
-		policyv1alpha2.SchemeGroupVersion.WithKind("ClusterNetworkPolicyList"):
+		policyVersion.WithKind("ClusterNetworkPolicyList"):
 		if depth == maxLists {
 			return nil, errors.New("lists in lists in lists")
 		}
