@@ -90,7 +90,7 @@ bench: build ## every figure that docs/performance.md promises, measured here
 	build/need $(BENCH_PACKAGES)
 	$(GO) run ./test/bench -seconds $(BENCH_SECONDS) -rounds $(BENCH_ROUNDS)
 
-bench-cluster: bin/cluster ## those of a Kubernetes cluster, with 1,000 nodes and 20,000 pods that kwok simulates
+bench-cluster: build bin/cluster ## those of a Kubernetes cluster, with 1,000 nodes and 20,000 pods that kwok simulates
 	build/need $(CLUSTER_PACKAGES)
 	bin/cluster build
 	$(GO) run ./test/bench -cluster -seconds $(BENCH_SECONDS) -rounds $(BENCH_ROUNDS)

@@ -25,7 +25,7 @@ import (
 )
 
 // kubeconfig writes a file with one context; user is the YAML of its user.
-func kubeconfig(t *testing.T, s *server, user string) string {
+func kubeconfig(t testing.TB, s *server, user string) string {
 	t.Helper()
 	file := filepath.Join(t.TempDir(), "config")
 	text := fmt.Sprintf(`apiVersion: v1

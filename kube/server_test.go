@@ -40,8 +40,10 @@ type server struct {
 	mu      sync.Mutex
 	changed *sync.Cond
 	version int
-	// compacted is the version before which nothing is known any more.
+	// compacted is the version before which nothing is known any more; forgotten
+	// is that of a path's history.
 	compacted int
+	forgotten map[string]int
 	objects   map[string]map[string]runtime.Object // path -> namespace/name
 	history   map[string][]change                  // path
 	cuts      int                                  // connections are cut when it grows
@@ -69,7 +71,7 @@ func newServer(t testing.TB, prepare func(*server)) *server {
 	}
 	s := &server{
 		t: t, codecs: serializer.NewCodecFactory(scheme), version: 100, streams: true,
-		objects: make(map[string]map[string]runtime.Object), history: make(map[string][]change),
+		objects: make(map[string]map[string]runtime.Object), history: make(map[string][]change), forgotten: make(map[string]int),
 	}
 	s.changed = sync.NewCond(&s.mu)
 	s.Server = httptest.NewUnstartedServer(s)
@@ -109,8 +111,7 @@ func (s *server) put(path string, o runtime.Object) {
 		kind = watch.Added
 	}
 	s.objects[path][key] = o
-	s.history[path] = append(s.history[path], change{s.version, kind, o})
-	s.changed.Broadcast()
+	s.remember(path, change{s.version, kind, o})
 }
 
 // remove deletes an object.
@@ -119,7 +120,19 @@ func (s *server) remove(path string, o runtime.Object) {
 	defer s.mu.Unlock()
 	o = o.DeepCopyObject()
 	delete(s.objects[path], s.stamp(o))
-	s.history[path] = append(s.history[path], change{s.version, watch.Deleted, o})
+	s.remember(path, change{s.version, watch.Deleted, o})
+}
+
+// mostRemembered is how many changes of a path are, twice as many at most.
+const mostRemembered = 20_000
+
+func (s *server) remember(path string, c change) {
+	all := append(s.history[path], c)
+	if len(all) > 2*mostRemembered {
+		s.forgotten[path] = all[mostRemembered].version
+		all = slices.Clone(all[mostRemembered:])
+	}
+	s.history[path] = all
 	s.changed.Broadcast()
 }
 
@@ -312,7 +325,7 @@ func (s *server) watch(w http.ResponseWriter, r *http.Request) {
 	case initial && !s.streams:
 		s.status(w, http.StatusUnprocessableEntity, metav1.StatusReasonInvalid, "sendInitialEvents is forbidden for watch unless the WatchList feature gate is enabled")
 		return
-	case !initial && at < s.compacted, at > s.version:
+	case !initial && at < max(s.compacted, s.forgotten[path]), at > s.version:
 		s.status(w, http.StatusGone, metav1.StatusReasonExpired, "too old resource version")
 		return
 	}
@@ -352,22 +365,33 @@ func (s *server) watch(w http.ResponseWriter, r *http.Request) {
 	})
 	defer stop()
 	for {
-		for _, c := range s.history[path] {
-			if c.version > at {
-				at = c.version
-				if selected(c.object, q) && !send(c.kind, c.object) {
-					return
-				}
-			}
-		}
-		flush()
-		s.changed.Wait()
 		if r.Context().Err() != nil {
 			return
 		}
 		if s.cuts != cuts {
 			panic(http.ErrAbortHandler)
 		}
+		// What stands there does not change, so others need not wait for a slow
+		// client.
+		all := s.history[path]
+		first, _ := slices.BinarySearchFunc(all, at+1, func(c change, version int) int { return cmp.Compare(c.version, version) })
+		if news := all[first:]; len(news) > 0 {
+			at = news[len(news)-1].version
+			s.mu.Unlock()
+			ok := true
+			for _, c := range news {
+				ok = ok && (!selected(c.object, q) || send(c.kind, c.object))
+			}
+			if ok {
+				flush()
+			}
+			s.mu.Lock()
+			if !ok {
+				return
+			}
+			continue
+		}
+		s.changed.Wait()
 	}
 }
 

@@ -1,7 +1,7 @@
 // Command bench measures every figure that docs/performance.md promises, beside
 // what each is compared with, in one run.
 //
-//	go run ./test/bench [-cluster] [-short] [-seconds N] [-rounds N] [-only PART,...]
+//	go run ./test/bench [-cluster [-ceiling]] [-short] [-seconds N] [-rounds N] [-only PART,...]
 //
 // It prints one line for each figure and exits 1 if one of them is not reached,
 // could not be measured, or is promised and not among them. It needs root, the
@@ -11,7 +11,8 @@
 //
 // With -cluster the figures are those of a Kubernetes cluster, the second table
 // of the page. They need root and the programs of package bed, and are measured
-// in clusters of their own, bench-scale and bench-demo, which are taken down.
+// in clusters of their own, bench-scale and bench-demo, which are taken down; with
+// -ceiling also what such a cluster does without Warren.
 package main
 
 import (
@@ -44,6 +45,7 @@ type weight struct {
 	idle        time.Duration // before the idle heap is read
 	nodes, pods int           // simulated ones of the cluster
 	comeAndGo   time.Duration // pods, when all are there
+	ceiling     bool          // how fast they can is measured without Warren, too
 	// slack widens limits that compare speeds, for machines with other work.
 	slack float64
 }
@@ -93,6 +95,7 @@ var parts = []part{
 var clusterParts = []part{
 	{"hub", (*bench).hub, []string{figHubCPU, figHubFirst}},
 	{"emit", (*bench).emitInCluster, []string{figEmit}},
+	{"feed", (*bench).feed, []string{figFeedHeap, figFeedStart, figFeedCPU, figFeedLag, figFeedWrong, figFeedHub, figFeedRate}},
 	{"demo", (*bench).demo, []string{figDemo}},
 	{"scale", (*bench).scale, []string{figScaleHeap, figScaleStart, figScaleCPU, figScaleWatch, figScaleHubHeap, figScaleHubCPU, figScaleChurn, figScaleKnown}},
 }
@@ -103,6 +106,7 @@ func main() {
 	defer stop()
 	inCluster := flag.Bool("cluster", false, "the figures of a Kubernetes cluster")
 	short := flag.Bool("short", false, "little weight, for CI")
+	ceiling := flag.Bool("ceiling", false, "with -cluster: how fast pods can come and go without Warren, too, where the machine is too slow for what is promised")
 	seconds := flag.Int("seconds", 0, "length of the long loads instead of the default")
 	rounds := flag.Int("rounds", 0, "interleaved rounds instead of the default")
 	only := flag.String("only", "", "parts to run, by comma")
@@ -118,6 +122,7 @@ func main() {
 		w.round = max(w.storm/10, time.Second)
 		w.comeAndGo = 3 * w.storm
 	}
+	w.ceiling = *ceiling
 	if *rounds > 0 {
 		w.rounds = *rounds
 	}
