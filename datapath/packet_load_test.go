@@ -14,8 +14,8 @@ import (
 // A kernelSide is all programs on maps of their own, not attached anywhere.
 type kernelSide struct {
 	stateMaps
-	endpoint endpointPrograms
-	host     hostPrograms
+	pod  endpointPrograms
+	node hostPrograms
 }
 
 // loadKernelSide loads all programs; resize may change the sizes of maps.
@@ -31,8 +31,8 @@ func loadKernelSide(t testing.TB, resize func(maps map[string]*ebpf.MapSpec)) *k
 		into any
 	}{
 		{loadState, &k.stateMaps},
-		{loadEndpoint, &k.endpoint},
-		{loadHost, &k.host},
+		{loadEndpoint, &k.pod},
+		{loadHost, &k.node},
 	} {
 		spec, err := o.load()
 		if err != nil {

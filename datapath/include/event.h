@@ -59,20 +59,13 @@ static __always_inline void event_flow(struct flow_event *e, const struct flow_k
 	e->flow.told += shift;
 }
 
-/* The length of what is captured, a power of two, so that any of them is loaded whole. */
 static __always_inline void event_header(struct __sk_buff *skb, struct flow_event *e)
 {
-	__u32 len = skb->len;
+	__u32 len = skb->len < HEADER_MAX ? skb->len : HEADER_MAX;
 
 	__builtin_memset(e->header, 0, sizeof(e->header));
 	e->captured = 0;
-	if (len >= HEADER_MAX) {
-		if (!bpf_skb_load_bytes(skb, 0, e->header, HEADER_MAX))
-			e->captured = HEADER_MAX;
-		return;
-	}
-	len &= HEADER_MAX - 1;
-	if (len && !bpf_skb_load_bytes(skb, 0, e->header, len))
+	if (!bpf_skb_load_bytes(skb, 0, e->header, length_bounded(len)))
 		e->captured = len;
 }
 

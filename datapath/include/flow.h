@@ -130,12 +130,20 @@ static __always_inline void sweep_begin(__u64 now)
 	bpf_timer_start(&s->timer, SWEEP_TICK, 0);
 }
 
-static __always_inline void sweep_later(const struct flow_key *k, __u64 now)
+/* Global for its stack. */
+__noinline int sweep_later(const struct flow_key *k, __u64 now)
 {
-	struct sweep s = { .key = *k, .began = now, .due = now + (__u64)SWEEP_EVERY * SECOND };
+	struct sweep s = {};
 
+	if (!k)
+		return 0;
+	s.key = *k;
+	s.began = now;
+	s.due = now + (__u64)SWEEP_EVERY * SECOND;
 	if (bpf_map_push_elem(&sweeps, &s, 0))
 		count(COUNT_UNSWEPT, 1, 0);
+	sweep_begin(now);
+	return 0;
 }
 
 /* ---- packets of flows ---- */
@@ -215,15 +223,17 @@ __noinline int flow_open(struct __sk_buff *skb, struct packet *p)
 	bool new = false, tell = false;
 	struct config *cfg = config_get();
 	__u64 now = coarse_now();
+	struct flow_key key;
 	__u32 role, zero = 0;
 	__u16 before, after;
 
 	if (!p || !cfg)
 		return -REASON_NO_ENDPOINT;
-	f = bpf_map_lookup_elem(&flows, &p->key);
+	key = p->key;
+	f = bpf_map_lookup_elem(&flows, &key);
 	if (f && flow_over(f, p)) {
-		close_tell(&p->key, f, p->hook);
-		bpf_map_delete_elem(&flows, &p->key);
+		close_tell(&key, f, p->hook);
+		bpf_map_delete_elem(&flows, &key);
 		f = NULL;
 	}
 	if (!f) {
@@ -238,20 +248,18 @@ __noinline int flow_open(struct __sk_buff *skb, struct packet *p)
 		fresh->flags = p->flow_flags;
 		fresh->icmp_type = p->icmp_type;
 		fresh->icmp_code = p->icmp_code;
-		flow_judge(&p->key, fresh, true);
-		new = !bpf_map_update_elem(&flows, &p->key, fresh, BPF_NOEXIST);
-		if (new) {
-			sweep_later(&p->key, now);
-			sweep_begin(now);
-		}
-		f = bpf_map_lookup_elem(&flows, &p->key);
+		flow_judge(&key, fresh, true);
+		new = !bpf_map_update_elem(&flows, &key, fresh, BPF_NOEXIST);
+		if (new)
+			sweep_later(&key, now);
+		f = bpf_map_lookup_elem(&flows, &key);
 		if (!f) {
 			count(COUNT_UNFLOWED, p->packets, p->bytes);
 			return fresh->flags & FLOW_DENIED ? -REASON_POLICY_DENIED : fresh->flags;
 		}
 	} else if (p->stale || f->generation != cfg->generation) {
 		before = (__u16)f->verdict[EGRESS] << 8 | f->verdict[INGRESS];
-		flow_judge(&p->key, f, false);
+		flow_judge(&key, f, false);
 		after = (__u16)f->verdict[EGRESS] << 8 | f->verdict[INGRESS];
 		tell = before != after;
 	}
@@ -350,12 +358,10 @@ __noinline int error_flow(struct __sk_buff *skb, struct packet *p)
 }
 
 /* Where flow_next does not do: an error about another packet, a new flow, one to judge again, one that is denied. */
-__noinline int flow_other(struct __sk_buff *skb, struct packet *p)
+static __always_inline int flow_other(struct __sk_buff *skb, struct packet *p)
 {
 	int flags = -1;
 
-	if (!p)
-		return -1;
 	if (p->flags & PACKET_ERROR)
 		flags = error_flow(skb, p);
 	return flags < 0 ? flow_open(skb, p) : flags;

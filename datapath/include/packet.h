@@ -363,17 +363,24 @@ __noinline int chain_read(struct __sk_buff *skb, struct chain *c)
 	return REASON_UNKNOWN_L4;
 }
 
+/* 1 to 64 as it is, in a way that the verifier of 6.1 understands. */
+static __always_inline __u32 length_bounded(__u32 len)
+{
+	len -= 1;
+	barrier_var(len);
+	len &= 63;
+	barrier_var(len);
+	return len + 1;
+}
+
 /* Whether IPv4 options want the packet to go a way of its own; 1, 0, or -1 for options that cannot be read. */
 __noinline int options_routed(struct __sk_buff *skb, __u32 off, __u32 len)
 {
-	__u8 options[IP4_OPTIONS_MAX] = {};
+	__u8 options[64] = {};
 	__u32 at = 0;
 	int i;
 
-	if (len > sizeof(options) || len < 4)
-		return -1;
-	len &= 0x3f; /* for the verifier: it is at most 40 already */
-	if (len > sizeof(options) || bpf_skb_load_bytes(skb, off, options, len))
+	if (len > IP4_OPTIONS_MAX || len < 4 || bpf_skb_load_bytes(skb, off, options, length_bounded(len)))
 		return -1;
 	for (i = 0; i < IP4_OPTIONS_MAX; i++) {
 		__u8 type, size;
@@ -401,6 +408,7 @@ static __always_inline int discovery_read(const struct packet *p)
 	bool listeners = ((p->icmp_type >= ICMP6_LISTENER_QUERY && p->icmp_type <= ICMP6_LISTENER_DONE) ||
 			  p->icmp_type == ICMP6_LISTENER_REPORT) &&
 			 p->ttl == 1;
+	struct addr dst = p->dst;
 	struct place_entry *to;
 
 	if (!neighbours && !listeners)
@@ -409,9 +417,9 @@ static __always_inline int discovery_read(const struct packet *p)
 		return PACKET_PASS;
 	if (p->icmp_type == ICMP6_ROUTER_ADVERT || p->icmp_type == ICMP6_REDIRECT)
 		return REASON_SPOOFED; /* a pod is no router */
-	if (addr_local(&p->dst))
+	if (addr_local(&dst))
 		return PACKET_PASS;
-	to = bpf_map_lookup_elem(&addresses, &p->dst);
+	to = bpf_map_lookup_elem(&addresses, &dst);
 	return to && to->place.flags & PLACE_HOST ? PACKET_PASS : PACKET_OK;
 }
 

@@ -21,15 +21,17 @@ static __always_inline struct place *place_known(const struct addr *a)
 	return e ? &e->place : NULL;
 }
 
+/* Keys of maps are copied to the stack in global functions: 6.1 takes none from elsewhere. */
 static __noinline struct place *place_find(const struct addr *a)
 {
-	struct place *p = place_known(a);
+	struct addr key = *a;
+	struct place *p = place_known(&key);
 	struct network n;
 
 	if (p)
 		return p;
 	n.prefix = 128;
-	__builtin_memcpy(n.addr, a, sizeof(n.addr));
+	__builtin_memcpy(n.addr, &key, sizeof(n.addr));
 	return bpf_map_lookup_elem(&networks, &n);
 }
 
@@ -63,10 +65,12 @@ struct answer {
 __noinline int answer_better(struct answer *a, const struct verdict_key *k)
 {
 	const struct verdict *v;
+	struct verdict_key key;
 
 	if (!a || !k)
 		return 0;
-	v = bpf_map_lookup_elem(&verdicts, k);
+	key = *k;
+	v = bpf_map_lookup_elem(&verdicts, &key);
 	if (!v)
 		return 0;
 	/* 0 is no rule: as the largest number it never wins. */
@@ -88,27 +92,25 @@ __noinline int verdict_find(struct question *q)
 	struct answer a = {};
 	__u32 bits, action;
 	struct set *set;
-	__u8 ingress;
-	__u16 port;
-	int n;
+	bool ingress;
+	__u32 n;
 
 	if (!q)
 		return VERDICT_DENY;
 	q->rule = 0;
-	if (!q->set)
+	k.set = q->set;
+	if (!k.set)
 		return VERDICT_ALLOW;
-	set = bpf_map_lookup_elem(&sets, &q->set);
+	set = bpf_map_lookup_elem(&sets, &k.set);
 	if (!set)
 		return VERDICT_DENY; /* written before whatever refers to it, so this is somebody's mistake */
 	ingress = q->direction == INGRESS;
 	bits = set->bits[ingress];
-	port = bpf_ntohs(q->port);
-	k.set = q->set;
 	k.proto = q->proto;
 	for (n = 0; n <= 16; n++) {
 		if (!(bits & 1 << n))
 			continue;
-		k.port = bpf_htons(port & (0xffff << (16 - n)));
+		k.port = q->port & bpf_htons(0xffff << (16 - n));
 		k.bits = n | (ingress ? KEY_INGRESS : 0);
 		k.peer = q->peer;
 		answer_better(&a, &k);
