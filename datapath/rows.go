@@ -105,7 +105,7 @@ func newRows(state *State, missing map[int]bool) (*rows, error) {
 	}
 	ids, routes := r.setNetworks(state)
 	r.setPlaces(state, ids, routes)
-	r.setEndpoints(state, missing)
+	r.setEndpoints(state, missing, ids)
 	return r, nil
 }
 
@@ -132,7 +132,7 @@ func (r *rows) setNetworks(state *State) (cover[netpol.ID], cover[netip.Addr]) {
 		for key := range keys {
 			n, _ := ids.of(key.Addr, int(key.Prefix)) // there is always one
 			via, _ := routes.of(key.Addr, int(key.Prefix))
-			r.networks[key] = statePlace{Id: both(n), Node4: node4Of(via)}
+			r.networks[key] = statePlace{Id: bothSlots(n), Node4: node4Of(via)}
 		}
 	}
 	return ids, routes
@@ -148,7 +148,7 @@ func keysOf[K comparable, V any](m map[K]V) iter.Seq[K] {
 	}
 }
 
-func both(id netpol.ID) [2]uint32 { return [2]uint32{uint32(id), uint32(id)} }
+func bothSlots(id netpol.ID) [2]uint32 { return [2]uint32{uint32(id), uint32(id)} }
 
 var placeFlags = map[PlaceKind]statePlaceFlags{
 	PodPlace:     statePlaceFlagsPLACE_POD,
@@ -169,7 +169,7 @@ func (r *rows) setPlaces(state *State, ids cover[netpol.ID], routes cover[netip.
 			via, _ = routes.of(key.Bytes, 128)
 		}
 		r.places[key] = statePlaceEntry{Place: statePlace{
-			Id: both(id), Node4: node4Of(via), Flags: uint32(placeFlags[place.Kind])}}
+			Id: bothSlots(id), Node4: node4Of(via), Flags: uint32(placeFlags[place.Kind])}}
 	}
 	for a, id := range state.Policy.Addresses {
 		key := addrOf(a)
@@ -177,11 +177,11 @@ func (r *rows) setPlaces(state *State, ids cover[netpol.ID], routes cover[netip.
 			continue
 		}
 		via, _ := routes.of(key.Bytes, 128)
-		r.places[key] = statePlaceEntry{Place: statePlace{Id: both(id), Node4: node4Of(via)}}
+		r.places[key] = statePlaceEntry{Place: statePlace{Id: bothSlots(id), Node4: node4Of(via)}}
 	}
 }
 
-func (r *rows) setEndpoints(state *State, missing map[int]bool) {
+func (r *rows) setEndpoints(state *State, missing map[int]bool, ids cover[netpol.ID]) {
 	taken := make(map[stateAddr]string)
 	r.reports = make([]EndpointReport, len(state.Endpoints))
 	for i := range state.Endpoints {
@@ -192,13 +192,13 @@ func (r *rows) setEndpoints(state *State, missing map[int]bool) {
 			report.Err = fmt.Errorf("endpoint %s: its interface %d is gone", e.Name, e.Ifindex)
 			continue
 		}
-		if report.Err = r.setEndpoint(e, state.Policy, taken); report.Err != nil {
+		if report.Err = r.setEndpoint(e, state.Policy, taken, ids); report.Err != nil {
 			report.Err = fmt.Errorf("endpoint %s: %w", e.Name, report.Err)
 		}
 	}
 }
 
-func (r *rows) setEndpoint(e *Endpoint, policy *netpol.Program, taken map[stateAddr]string) error {
+func (r *rows) setEndpoint(e *Endpoint, policy *netpol.Program, taken map[stateAddr]string, ids cover[netpol.ID]) error {
 	if e.Ifindex <= 0 || e.Ifindex > 1<<31-1 {
 		return fmt.Errorf("no interface has the number %d", e.Ifindex)
 	}
@@ -237,7 +237,11 @@ func (r *rows) setEndpoint(e *Endpoint, policy *netpol.Program, taken map[stateA
 	}
 	for _, key := range keys {
 		taken[key] = e.Name
-		place := r.places[key] // if nobody knows it, it has no identity
+		place, ok := r.places[key]
+		if !ok {
+			id, _ := ids.of(key.Bytes, 128)
+			place.Place.Id = bothSlots(id)
+		}
 		place.Place.Node4 = 0
 		place.Place.Flags |= uint32(statePlaceFlagsPLACE_POD)
 		place.Place.Ifindex, place.Place.Mac, place.Place.HostMac = index, e.MAC, e.HostMAC
