@@ -109,6 +109,9 @@ type Question struct {
 	Exited bool
 	// Nodes asks a hub for those nodes of the cluster only.
 	Nodes []string
+	// Begun, if it is not nil, is called when the answer begins, before its first
+	// line, which may be long in coming: it was not refused.
+	Begun func()
 }
 
 // values returns the parameters of a question about one of the listings.
@@ -147,17 +150,17 @@ func nodeValues(nodes []string) url.Values {
 // Events yields events as they happen that match. Losses come in between, as
 // events of kind lost, which are not limited.
 func (c *Client) Events(ctx context.Context, q Question) Lines {
-	return c.lines(ctx, PathEvents, q.values(PathEvents, true))
+	return c.lines(ctx, PathEvents, q.values(PathEvents, true), q.Begun)
 }
 
 // Recent yields the last events that match, of as many as the agent remembers.
 func (c *Client) Recent(ctx context.Context, q Question) Lines {
-	return c.lines(ctx, PathEvents, q.values(PathEvents, false))
+	return c.lines(ctx, PathEvents, q.values(PathEvents, false), q.Begun)
 }
 
 // Processes yields processes that match.
 func (c *Client) Processes(ctx context.Context, q Question) Lines {
-	return c.lines(ctx, PathProcesses, q.values(PathProcesses, false))
+	return c.lines(ctx, PathProcesses, q.values(PathProcesses, false), q.Begun)
 }
 
 // Process returns everything known of the process with a pid or an exec id, as
@@ -182,22 +185,22 @@ func isProcessID(id string) bool {
 
 // Connections yields connections that match, living and lately closed.
 func (c *Client) Connections(ctx context.Context, q Question) Lines {
-	return c.lines(ctx, PathConnections, q.values(PathConnections, false))
+	return c.lines(ctx, PathConnections, q.values(PathConnections, false), q.Begun)
 }
 
 // FollowConnections yields what Connections does, and then every change.
 func (c *Client) FollowConnections(ctx context.Context, q Question) Lines {
-	return c.lines(ctx, PathConnections, q.values(PathConnections, true))
+	return c.lines(ctx, PathConnections, q.values(PathConnections, true), q.Begun)
 }
 
 // Flows yields the last flows that match, of as many as are remembered.
 func (c *Client) Flows(ctx context.Context, q Question) Lines {
-	return c.lines(ctx, PathFlows, q.values(PathFlows, false))
+	return c.lines(ctx, PathFlows, q.values(PathFlows, false), q.Begun)
 }
 
 // FollowFlows yields flows that match as they are told.
 func (c *Client) FollowFlows(ctx context.Context, q Question) Lines {
-	return c.lines(ctx, PathFlows, q.values(PathFlows, true))
+	return c.lines(ctx, PathFlows, q.values(PathFlows, true), q.Begun)
 }
 
 // Fields returns the fields of events of a kind, or of all kinds if it is "".
@@ -207,7 +210,7 @@ func (c *Client) Fields(ctx context.Context, kind string) ([]Field, error) {
 		q.Set("kind", kind)
 	}
 	var list []Field
-	for line, err := range c.lines(ctx, "/fields", q) {
+	for line, err := range c.lines(ctx, "/fields", q, nil) {
 		var f Field
 		if err == nil {
 			err = json.Unmarshal(line, &f)
@@ -271,8 +274,8 @@ func (c *Client) one(ctx context.Context, resp *http.Response) ([]byte, error) {
 	return bytes.TrimSpace(b), nil
 }
 
-// lines asks for NDJSON; path is below the base.
-func (c *Client) lines(ctx context.Context, path string, q url.Values) Lines {
+// lines asks for NDJSON; path is below the base. begun may be nil.
+func (c *Client) lines(ctx context.Context, path string, q url.Values, begun func()) Lines {
 	return func(yield func([]byte, error) bool) {
 		resp, err := c.get(ctx, path, q, "application/x-ndjson")
 		if err != nil {
@@ -280,6 +283,9 @@ func (c *Client) lines(ctx context.Context, path string, q url.Values) Lines {
 			return
 		}
 		defer resp.Body.Close()
+		if begun != nil {
+			begun()
+		}
 		s := bufio.NewScanner(resp.Body)
 		s.Buffer(make([]byte, 0, 64<<10), maxLine)
 		for s.Scan() {

@@ -56,8 +56,12 @@ func connectionListCommand(g *globals) *command {
 			if err != nil {
 				return err
 			}
-			if output == "json" {
+			out := newStream(env, st, who)
+			switch {
+			case output == "json":
 				q.Fields = namesOf(chosen)
+			case follow:
+				out.ask(&q)
 			}
 			ctx, cancel := g.finite(ctx, follow)
 			defer cancel()
@@ -69,7 +73,7 @@ func connectionListCommand(g *globals) *command {
 			case output == "json":
 				err = writeJSON(env, who.lines(lines, tellRoll, typed))
 			case follow:
-				err = writeStream(env, who.lines(lines, keepRoll, typed), st, who)
+				err = out.write(who.lines(lines, keepRoll, typed))
 			default:
 				err = writeConnections(env, who.lines(lines, dropRoll, typed), table, st)
 			}

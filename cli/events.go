@@ -8,6 +8,7 @@ import (
 	"io"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"warren/api"
@@ -68,8 +69,11 @@ func eventsCommand(g *globals) *command {
 			if err != nil {
 				return err
 			}
+			out := newStream(env, st, who)
 			if output == "json" {
 				q.Fields = namesOf(chosen) // all, where none are chosen
+			} else {
+				out.ask(&q)
 			}
 			ctx, cancel := g.finite(ctx, !recent)
 			defer cancel()
@@ -80,7 +84,7 @@ func eventsCommand(g *globals) *command {
 			if output == "json" {
 				err = writeJSON(env, who.lines(lines, tellRoll, filterOf(args)))
 			} else {
-				err = writeStream(env, who.lines(lines, keepRoll, filterOf(args)), st, who)
+				err = out.write(who.lines(lines, keepRoll, filterOf(args)))
 			}
 			switch {
 			case recent:
@@ -134,49 +138,70 @@ type streamTable interface {
 	aside(r *record) string
 }
 
-func writeStream(env *Env, lines api.Lines, st streamTable, who *answerer) error {
-	out := &lazyWriter{out: env.Stdout}
-	t := st.open(out)
-	if err := t.head(); err != nil {
-		return err
-	}
-	out.delay(headDelay)
+// A stream is a table that is written row by row. Its head comes when the answer
+// begins: what is refused has none.
+type stream struct {
+	env    *Env
+	who    *answerer
+	out    *lazyWriter
+	rows   streamTable
+	table  *table
+	headed error
+	begin  sync.Once
+}
+
+func newStream(env *Env, rows streamTable, who *answerer) *stream {
+	s := &stream{env: env, who: who, out: &lazyWriter{out: env.Stdout}, rows: rows}
+	s.table = rows.open(s.out)
+	return s
+}
+
+// head writes the head, once.
+func (s *stream) head() error {
+	s.begin.Do(func() { s.headed = s.table.head() })
+	return s.headed
+}
+
+// ask lets the answer to a question begin with the head.
+func (s *stream) ask(q *api.Question) {
+	q.Begun = func() { _ = s.head() } // write returns the error
+}
+
+func (s *stream) write(lines api.Lines) error {
 	var r record
-	first := true
 	for line, err := range lines {
-		switch {
-		case first && err != nil:
-			out.discard() // a head without a table
-		case first:
-			out.delay(flushDelay)
+		if err == nil {
+			err = s.head()
 		}
-		first = false
 		if err == nil {
 			err = r.parse(line)
 		}
 		if err == nil {
-			text := st.aside(&r)
+			text := s.rows.aside(&r)
 			nodes := r.kind() == event.KindNodes
 			if nodes {
-				text = who.news
+				text = s.who.news
 			}
 			if text != "" {
 				// What was before it is to be seen before it.
-				if err := out.Flush(); err != nil {
+				if err := s.out.Flush(); err != nil {
 					return err
 				}
-				fmt.Fprintln(env.Stderr, env.program()+": "+text)
+				fmt.Fprintln(s.env.Stderr, s.env.program()+": "+text)
 			}
 			if nodes || text != "" {
 				continue
 			}
-			err = t.row(st.row(&r))
+			err = s.table.row(s.rows.row(&r))
 		}
 		if err != nil {
-			return errors.Join(out.Flush(), err)
+			return errors.Join(s.out.Flush(), err)
 		}
 	}
-	return out.Flush()
+	if err := s.head(); err != nil {
+		return err
+	}
+	return s.out.Flush()
 }
 
 // An eventTable has the columns that suit events of all kinds.

@@ -19,10 +19,7 @@ type lazyWriter struct {
 
 const (
 	flushDelay = 20 * time.Millisecond
-	// headDelay is how long the head of a stream waits for the first row, or
-	// for the news that there will be none.
-	headDelay = 300 * time.Millisecond
-	flushSize = 64 << 10
+	flushSize  = 64 << 10
 )
 
 // Write implements [io.Writer].
@@ -30,7 +27,7 @@ func (w *lazyWriter) Write(b []byte) (int, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if len(w.buf) == 0 {
-		w.after(flushDelay)
+		w.after()
 	}
 	w.buf = append(w.buf, b...)
 	if len(w.buf) >= flushSize {
@@ -42,22 +39,6 @@ func (w *lazyWriter) Write(b []byte) (int, error) {
 	return len(b), nil
 }
 
-// delay changes when what was written is passed on.
-func (w *lazyWriter) delay(d time.Duration) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	if len(w.buf) > 0 {
-		w.after(d)
-	}
-}
-
-// discard forgets what was not passed on yet.
-func (w *lazyWriter) discard() {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	w.buf = w.buf[:0]
-}
-
 // Flush passes on what is left and returns the first error there was.
 func (w *lazyWriter) Flush() error {
 	w.mu.Lock()
@@ -66,12 +47,12 @@ func (w *lazyWriter) Flush() error {
 	return w.err
 }
 
-func (w *lazyWriter) after(d time.Duration) {
+func (w *lazyWriter) after() {
 	if w.timer != nil {
-		w.timer.Reset(d)
+		w.timer.Reset(flushDelay)
 		return
 	}
-	w.timer = time.AfterFunc(d, func() {
+	w.timer = time.AfterFunc(flushDelay, func() {
 		w.mu.Lock()
 		defer w.mu.Unlock()
 		w.flush()
