@@ -110,13 +110,22 @@ func (t *tables) load() error {
 	for number := range t.sets.All() {
 		t.lastSet = max(t.lastSet, number)
 	}
+	err := t.numbers.Each(func(number, index uint32) error {
+		if index != 0 {
+			t.numbered[uint16(number)] = index
+		}
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("read numbers: %w", err)
+	}
 	for index, e := range t.endpoints.mirror.All() {
 		t.numbered[e.Number] = index
 		t.lastSet = max(t.lastSet, e.Set[0], e.Set[1])
 	}
 	// Verdicts of sets that were never finished have no row in sets.
 	t.foreign = true
-	err := t.verdicts.Each(func(key stateVerdictKey, _ stateVerdict) error {
+	err = t.verdicts.Each(func(key stateVerdictKey, _ stateVerdict) error {
 		t.lastSet = max(t.lastSet, key.Set)
 		return nil
 	})
@@ -256,7 +265,7 @@ func (t *tables) finish(c *change) error {
 		return err
 	}
 	for number, index := range t.numbered {
-		if _, ok := c.rows.endpoints[index]; ok {
+		if row, ok := c.rows.endpoints[index]; ok && row.Number == number {
 			continue
 		}
 		if err := t.numbers.Put(uint32(number), 0); err != nil {

@@ -222,10 +222,10 @@ func (d *Datapath) configure(state *State) error {
 		c.Mtu = uint32(max(state.MTU, 0))
 		c.Node4, c.Node6 = stateAddr{}, stateAddr{}
 		if state.Node4.IsValid() {
-			c.Node4 = addrOf(state.Node4)
+			c.Node4 = addrKey(state.Node4)
 		}
 		if state.Node6.IsValid() {
-			c.Node6 = addrOf(state.Node6)
+			c.Node6 = addrKey(state.Node6)
 		}
 	})
 }

@@ -21,11 +21,11 @@ type rows struct {
 	reports   []EndpointReport         // as State's endpoints
 }
 
-// addrOf is an address as the kernel's maps have it.
-func addrOf(a netip.Addr) stateAddr { return stateAddr{Bytes: a.As16()} }
+// addrKey is an address as the kernel's maps have it.
+func addrKey(a netip.Addr) stateAddr { return stateAddr{Bytes: a.As16()} }
 
-// networkOf is a network as the kernel's maps have it; its host bits are 0.
-func networkOf(p netip.Prefix) stateNetwork {
+// networkKey is a network as the kernel's maps have it; its host bits are 0.
+func networkKey(p netip.Prefix) stateNetwork {
 	addr, n := p.Addr(), p.Bits()
 	if addr.Is4() {
 		n += 96
@@ -114,17 +114,17 @@ func newRows(state *State, missing map[int]bool) (*rows, error) {
 func (r *rows) setNetworks(state *State) (cover[netpol.ID], cover[netip.Addr]) {
 	id := make(map[stateNetwork]netpol.ID, len(state.Policy.Networks)+len(everything))
 	for _, p := range everything {
-		id[networkOf(p)] = 0
+		id[networkKey(p)] = 0
 	}
 	for p, n := range state.Policy.Networks {
 		if p.IsValid() {
-			id[networkOf(p)] = n
+			id[networkKey(p)] = n
 		}
 	}
 	node := make(map[stateNetwork]netip.Addr, len(state.Routes))
 	for p, via := range state.Routes {
 		if p.IsValid() {
-			node[networkOf(p)] = via
+			node[networkKey(p)] = via
 		}
 	}
 	ids, routes := newCover(id), newCover(node)
@@ -159,7 +159,7 @@ var placeFlags = map[PlaceKind]statePlaceFlags{
 
 func (r *rows) setPlaces(state *State, ids cover[netpol.ID], routes cover[netip.Addr]) {
 	for a, place := range state.Places {
-		key := addrOf(a)
+		key := addrKey(a)
 		id, ok := state.Policy.Addresses[a.Unmap()]
 		if !ok {
 			id, _ = ids.of(key.Bytes, 128)
@@ -172,7 +172,7 @@ func (r *rows) setPlaces(state *State, ids cover[netpol.ID], routes cover[netip.
 			Id: bothSlots(id), Node4: node4Of(via), Flags: uint32(placeFlags[place.Kind])}}
 	}
 	for a, id := range state.Policy.Addresses {
-		key := addrOf(a)
+		key := addrKey(a)
 		if _, ok := r.places[key]; ok {
 			continue
 		}
@@ -218,7 +218,7 @@ func (r *rows) setEndpoint(e *Endpoint, policy *netpol.Program, taken map[stateA
 		if !a.IsValid() {
 			return errors.New("an address of it is none")
 		}
-		key := addrOf(a)
+		key := addrKey(a)
 		mine := &row.Ip6
 		if a.Unmap().Is4() {
 			mine = &row.Ip4
