@@ -49,7 +49,7 @@ func (n *node) killed(cmd *exec.Cmd, after time.Duration) error {
 // Whenever the plugin is killed: no address is a second container's, what was
 // begun can be done again, and DEL or GC leave nothing.
 func TestRootKilled(t *testing.T) {
-	rounds := 60
+	rounds := 30
 	if testing.Short() {
 		rounds = 10
 	}
