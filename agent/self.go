@@ -70,6 +70,7 @@ func (s *self) Status() api.Status {
 		Listen:        s.listen,
 		Node:          s.cfg.Node,
 		Kubernetes:    s.kubernetes(),
+		Network:       s.net.describe(),
 		Capabilities:  []api.Cap{},
 		Sensors:       []api.Sensor{},
 		Kinds:         []api.Kind{},

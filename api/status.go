@@ -31,6 +31,8 @@ type Status struct {
 	Kubernetes  *Kubernetes  `json:"kubernetes,omitempty"`
 	Certificate *Certificate `json:"certificate,omitempty"`
 	Hubble      *HubbleState `json:"hubble,omitempty"`
+	// Network is absent where the agent leaves packets alone.
+	Network *Network `json:"network,omitempty"`
 
 	Capabilities []Cap    `json:"capabilities"`
 	Sensors      []Sensor `json:"sensors"`

@@ -79,6 +79,7 @@ type statusView struct {
 func (v *statusView) write() {
 	v.agent()
 	v.cluster()
+	v.network()
 	v.sensors()
 	v.capabilities()
 	v.traffic()

@@ -1,0 +1,120 @@
+package agent
+
+import (
+	"cmp"
+	"maps"
+	"slices"
+
+	"warren/api"
+	"warren/datapath"
+)
+
+// describe returns what there is to know of the network, for the status; nil
+// where packets are left alone.
+func (n *network) describe() *api.Network {
+	if n == nil {
+		return nil
+	}
+	out := &api.Network{
+		Mode: n.cfg.Mode.String(), Problems: []string{}, Endpoints: []api.NetworkEndpoint{}, Policies: []api.NetworkPolicy{},
+		Hooks: []api.NetworkHook{}, Maps: []api.NetworkMap{}, Packets: []api.NetworkPackets{},
+	}
+	n.describeProgress(out)
+	kernel, err := n.kernel.Status()
+	if err != nil {
+		out.Error = cmp.Or(out.Error, err.Error())
+		return out
+	}
+	describeKernel(out, &kernel)
+	return out
+}
+
+func (n *network) describeProgress(out *api.Network) {
+	f := n.force.Load()
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	p := &n.progress
+	out.InForce = p.applied > 0 && p.waiting == "" && p.err == nil
+	out.Waiting = p.waiting
+	if p.err != nil {
+		out.Error = p.err.Error()
+	}
+	out.Problems = append(out.Problems, p.wired.devices.Problems...)
+	out.Uplink, out.MTU = p.wired.devices.UplinkName, p.wired.devices.MTU
+	out.Generation, out.Applied = p.report.Generation, p.last
+	out.ComputeTime, out.ApplyTime = p.compile, p.apply
+	out.Changes, out.Failures = p.applied, p.failed
+	for _, e := range n.sorted() {
+		one := api.NetworkEndpoint{Pod: e.PodNamespace + "/" + e.PodName, Interface: e.HostInterface, InForce: e.inForce, Hook: e.hook, Addresses: []string{}}
+		for _, a := range e.Addrs {
+			one.Addresses = append(one.Addresses, a.String())
+		}
+		switch {
+		case e.failed != nil:
+			one.Error = e.failed.Error()
+		case !e.inForce:
+			one.Error = "waits for " + cmp.Or(e.waits, "its turn")
+		}
+		if f != nil {
+			one.Audit = f.world.Namespaces[e.PodNamespace][auditLabel] == auditValue
+		}
+		out.Endpoints = append(out.Endpoints, one)
+	}
+	for _, one := range p.policies {
+		report, here := p.report.Policies[one.UID]
+		problems := slices.Concat(one.Problems, p.problems[one.UID])
+		slices.Sort(problems)
+		if problems = slices.Compact(problems); !here && len(problems) == 0 {
+			continue
+		}
+		out.Policies = append(out.Policies, api.NetworkPolicy{
+			Tier: one.Tier.String(), Namespace: one.Namespace, Name: one.Name, Generation: one.Generation,
+			Endpoints: report.Endpoints, Failed: report.Failed, Problems: problems,
+		})
+	}
+	slices.SortFunc(out.Policies, func(a, b api.NetworkPolicy) int {
+		return cmp.Or(cmp.Compare(a.Tier, b.Tier), cmp.Compare(a.Namespace, b.Namespace), cmp.Compare(a.Name, b.Name))
+	})
+}
+
+func describeKernel(out *api.Network, s *datapath.Status) {
+	out.Generation = max(out.Generation, s.Generation)
+	for _, h := range s.Hooks {
+		hook := api.NetworkHook{Name: h.Hook, Rung: h.Rung, Devices: h.Devices}
+		for _, rung := range slices.Sorted(maps.Keys(h.Refused)) {
+			hook.Refused = append(hook.Refused, api.Refusal{Rung: rung, Reason: h.Refused[rung]})
+		}
+		out.Hooks = append(out.Hooks, hook)
+	}
+	for _, m := range s.Maps {
+		out.Maps = append(out.Maps, api.NetworkMap{Name: m.Name, Used: m.Used, Capacity: m.Capacity})
+	}
+	for _, device := range slices.Sorted(maps.Keys(s.Failed)) {
+		out.Problems = append(out.Problems, device+": "+s.Failed[device])
+	}
+	c := &s.Counters
+	for kind, count := range c.Packets {
+		out.Packets = append(out.Packets, api.NetworkPackets{
+			Direction: kind.Direction.String(), Verdict: verdictName(kind.Verdict), Reason: datapath.ReasonText(kind.Reason), Packets: count.Packets, Bytes: count.Bytes,
+		})
+	}
+	slices.SortFunc(out.Packets, func(a, b api.NetworkPackets) int {
+		return cmp.Or(cmp.Compare(a.Direction, b.Direction), cmp.Compare(a.Verdict, b.Verdict), cmp.Compare(a.Reason, b.Reason))
+	})
+	for _, lost := range c.Lost {
+		out.EventsLost += lost
+	}
+	out.Evicted, out.Unflowed = c.Evicted, c.Unflowed
+}
+
+func verdictName(v datapath.FlowVerdict) string {
+	switch v {
+	case datapath.Allowed:
+		return "allowed"
+	case datapath.Denied:
+		return "denied"
+	case datapath.Audited:
+		return "audited"
+	}
+	return "unjudged"
+}
