@@ -4,9 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net"
 	"net/netip"
 	"os"
+	"path/filepath"
 	"runtime"
 	"strconv"
 	"strings"
@@ -130,6 +132,49 @@ func (c *Cluster) Dial(ctx context.Context, where, network, address string) (net
 	return a.conn, a.err
 }
 
+// Inside calls a function on a thread in the network of a place: the sockets that
+// it opens belong there.
+func (c *Cluster) Inside(where string, do func() error) error {
+	pid, err := c.holder(c.place(where))
+	if err != nil {
+		return err
+	}
+	return InsideProcess(pid, do)
+}
+
+// PodProcess gives a process of a pod of a node, by the pod's uid.
+func (c *Cluster) PodProcess(node, uid string) (int, error) {
+	pid := 0
+	// Names of groups have the uid as it is, or with lines below.
+	root := c.tools.cgroups.unified + c.CgroupRoot(node)
+	err := filepath.WalkDir(root, func(name string, d fs.DirEntry, err error) error {
+		if err != nil || pid != 0 || !d.IsDir() || !strings.Contains(strings.ReplaceAll(name, "_", "-"), uid) {
+			return nil // what is gone meanwhile is not looked for
+		}
+		if pids := c.tools.cgroups.processes(strings.TrimPrefix(name, c.tools.cgroups.unified)); len(pids) > 0 {
+			pid = pids[0]
+		}
+		return nil
+	})
+	if err != nil {
+		return 0, err
+	}
+	if pid == 0 {
+		return 0, fmt.Errorf("pod %s has no process on %s", uid, node)
+	}
+	return pid, nil
+}
+
+// InsideProcess is Inside for the network of a process.
+func InsideProcess(pid int, do func() error) error {
+	done := make(chan error, 1)
+	go func() {
+		_, err := inNetwork(pid, func() (struct{}, error) { return struct{}{}, do() })
+		done <- err
+	}()
+	return <-done
+}
+
 // dialer gives Dial of a place for a transport.
 func (c *Cluster) dialer(where string) func(context.Context, string, string) (net.Conn, error) {
 	return func(ctx context.Context, network, address string) (net.Conn, error) {
@@ -139,10 +184,11 @@ func (c *Cluster) dialer(where string) func(context.Context, string, string) (ne
 
 // inNetwork calls a function with this goroutine's thread in the network
 // namespace of a process.
-func inNetwork(pid int, do func() (net.Conn, error)) (net.Conn, error) {
+func inNetwork[T any](pid int, do func() (T, error)) (T, error) {
+	var none T
 	there, err := os.Open(fmt.Sprintf("/proc/%d/ns/net", pid))
 	if err != nil {
-		return nil, err
+		return none, err
 	}
 	defer func() { _ = there.Close() }()
 	// Never unlocked unless the thread is back: one that ends with its
@@ -150,15 +196,15 @@ func inNetwork(pid int, do func() (net.Conn, error)) (net.Conn, error) {
 	runtime.LockOSThread()
 	here, err := os.Open("/proc/thread-self/ns/net")
 	if err != nil {
-		return nil, err
+		return none, err
 	}
 	defer func() { _ = here.Close() }()
 	if err := unix.Setns(int(there.Fd()), unix.CLONE_NEWNET); err != nil {
-		return nil, fmt.Errorf("enter the network of process %d: %w", pid, err)
+		return none, fmt.Errorf("enter the network of process %d: %w", pid, err)
 	}
-	conn, err := do()
+	result, err := do()
 	if unix.Setns(int(here.Fd()), unix.CLONE_NEWNET) == nil {
 		runtime.UnlockOSThread()
 	}
-	return conn, err
+	return result, err
 }

@@ -55,8 +55,12 @@ func TestClusterNodes(t *testing.T) {
 	}
 }
 
-func TestClusterNetwork(t *testing.T) {
-	c := cluster(t)
+func TestClusterNetwork(t *testing.T) { cluster(t).allWays() }
+
+// allWays holds that pods reach pods, services and names, and those outside
+// services.
+func (c *testCluster) allWays() {
+	t := c.t.(*testing.T)
 	pods := c.serve()
 	for _, p := range pods {
 		if four, six := families(p.IPs); four != 1 || six != 1 {

@@ -85,7 +85,13 @@ func cluster(t testing.TB) *testCluster {
 	if shared.err != nil {
 		t.Fatalf("bring the cluster up: %v", shared.err)
 	}
-	c := &testCluster{Cluster: shared.c, t: t, namespace: ownNamespace(t)}
+	return withNamespace(t, shared.c)
+}
+
+// withNamespace gives a cluster with a namespace of the test's own.
+func withNamespace(t testing.TB, up *bed.Cluster) *testCluster {
+	t.Helper()
+	c := &testCluster{Cluster: up, t: t, namespace: ownNamespace(t)}
 	c.apply(fmt.Sprintf("{apiVersion: v1, kind: Namespace, metadata: {name: %s}}", c.namespace))
 	// Its service account comes a moment later, and pods need it.
 	c.eventually("a service account", func(ctx context.Context) error {

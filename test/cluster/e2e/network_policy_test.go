@@ -1,0 +1,379 @@
+package e2e
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+)
+
+// A yard is nine pods, a to c in namespaces x to z, that all listen on the same
+// ports: what policies are tried on.
+type yard struct {
+	*testCluster
+	pods []yardPod
+}
+
+type yardPod struct {
+	guest
+	ns, pod string // x, a
+}
+
+// A probe is one port of the yard's pods.
+type probe struct {
+	protocol string
+	port     uint16
+}
+
+var (
+	web    = probe{"tcp", 80} // the named port web
+	other  = probe{"tcp", 81}
+	dgram  = probe{"udp", 80}
+	probes = []probe{web, other, dgram}
+)
+
+// newYard starts the pods: those named b are on another node than the rest.
+func newYard(c *testCluster) *yard {
+	c.t.Helper()
+	y := &yard{testCluster: c}
+	nodes := c.RunningNodes()
+	var all strings.Builder
+	for _, ns := range []string{"x", "y", "z"} {
+		fmt.Fprintf(&all, "---\n{apiVersion: v1, kind: Namespace, metadata: {name: %s-%s, labels: {ns: %s}}}\n", c.namespace, ns, ns)
+	}
+	c.apply(all.String())
+	c.t.Cleanup(func() {
+		for _, ns := range []string{"x", "y", "z"} {
+			c.try("delete", "namespace", c.namespace+"-"+ns, "--wait=false")
+		}
+	})
+	all.Reset()
+	for _, ns := range []string{"x", "y", "z"} {
+		for i, pod := range []string{"a", "b", "c"} {
+			fmt.Fprintf(&all, `---
+apiVersion: v1
+kind: Pod
+metadata: {name: %[1]s, namespace: %[2]s-%[3]s, labels: {pod: %[1]s}}
+spec:
+  nodeName: %[4]s
+  automountServiceAccountToken: false
+  terminationGracePeriodSeconds: 0
+  containers:
+  - {name: main, image: localhost/busybox:1, imagePullPolicy: Never, command: [sleep, "100000"], ports: [{name: web, containerPort: 80}, {name: dgram, containerPort: 80, protocol: UDP}]}
+`, pod, c.namespace, ns, nodes[i%2])
+		}
+	}
+	c.eventually("the pods to be taken", func(ctx context.Context) error { return c.Apply(ctx, all.String()) })
+	for _, ns := range []string{"x", "y", "z"} {
+		full := c.namespace + "-" + ns
+		c.kubectl("wait", "--for=condition=Ready", "pod", "--all", "-n", full, "--timeout=60s")
+		for _, g := range c.guests(full, "pod") {
+			for _, p := range probes {
+				c.listen(g, p.protocol, int(p.port))
+			}
+			pod := g.name[strings.LastIndex(g.name, "/")+1:]
+			g.name = ns + "/" + pod
+			y.pods = append(y.pods, yardPod{g, ns, pod})
+		}
+	}
+	if len(y.pods) != 9 {
+		c.t.Fatalf("%d pods, want 9", len(y.pods))
+	}
+	return y
+}
+
+func (y *yard) pod(name string) yardPod {
+	return y.pods[slices.IndexFunc(y.pods, func(p yardPod) bool { return p.name == name })]
+}
+
+// A cell is one question of the table: may somebody reach a port of another.
+type cell struct {
+	from, to yardPod
+	probe
+	six bool
+}
+
+func (c cell) String() string {
+	return fmt.Sprintf("%s -> %s %s/%d IPv%d", c.from.name, c.to.name, c.protocol, c.port, map[bool]int{false: 4, true: 6}[c.six])
+}
+
+// wrong asks cells, and gives those that are not as allowed says.
+func (y *yard) wrong(cells []cell, allowed func(cell) bool) []cell {
+	var mu sync.Mutex
+	var wrong []cell
+	slots := make(chan struct{}, 96)
+	var running sync.WaitGroup
+	for _, c := range cells {
+		running.Go(func() {
+			slots <- struct{}{}
+			defer func() { <-slots }()
+			want := allowed(c)
+			wait := time.Second
+			if !want {
+				wait = 300 * time.Millisecond
+			}
+			_, err := reach(c.from.guest, c.protocol, netip.AddrPortFrom(c.to.addr(c.six), c.port), wait)
+			if (err == nil) != want {
+				mu.Lock()
+				defer mu.Unlock()
+				wrong = append(wrong, c)
+			}
+		})
+	}
+	running.Wait()
+	return wrong
+}
+
+// hold waits until the table is as allowed says, and then looks once more.
+func (y *yard) hold(t *testing.T, allowed func(cell) bool) {
+	t.Helper()
+	var cells []cell
+	for _, from := range y.pods {
+		for _, to := range y.pods {
+			for _, p := range probes {
+				cells = append(cells, cell{from, to, p, false}, cell{from, to, p, true})
+			}
+		}
+	}
+	// Nothing keeps a pod from itself.
+	rule := func(c cell) bool { return c.from.name == c.to.name || allowed(c) }
+	wrong := cells
+	began := time.Now()
+	for len(wrong) > 0 && time.Since(began) < 20*time.Second {
+		wrong = y.wrong(wrong, rule)
+	}
+	took := time.Since(began)
+	if len(wrong) == 0 {
+		wrong = y.wrong(cells, rule)
+	}
+	for i, c := range wrong {
+		if i == 12 {
+			t.Errorf("and %d more", len(wrong)-i)
+			break
+		}
+		t.Errorf("%s: allowed should be %v", c, rule(c))
+	}
+	t.Logf("in force after %v at most", took.Round(time.Millisecond))
+}
+
+// A policyCase is policies and what they allow.
+type policyCase struct {
+	name    string
+	policy  string // of NetworkPolicies, without what all of them have; those of several namespaces are set apart by ---
+	allowed func(c cell) bool
+}
+
+// manifests gives the case's policies as objects: each begins with a line "ns:".
+func (y *yard) manifests(spec string) string {
+	var out strings.Builder
+	for i, one := range strings.Split(spec, "---\n") {
+		ns, rest, _ := strings.Cut(strings.TrimSpace(one), "\n")
+		rest = strings.ReplaceAll(rest, "\n", "\n  ")
+		fmt.Fprintf(&out, "---\napiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {name: p%d, namespace: %s-%s}\nspec:\n  %s\n", i, y.namespace, strings.TrimSuffix(ns, ":"), rest)
+	}
+	known := []string{"{pods4}", y.Pods.V4.String(), "{pods6}", y.Pods.V6.String()}
+	for _, p := range y.pods {
+		known = append(known, "{"+p.name+".4}", p.addr(false).String(), "{"+p.name+".6}", p.addr(true).String())
+	}
+	return strings.NewReplacer(known...).Replace(out.String())
+}
+
+// clear deletes all policies of the yard.
+func (y *yard) clear() {
+	y.t.Helper()
+	for _, ns := range []string{"x", "y", "z"} {
+		y.kubectl("delete", "networkpolicy", "--all", "-n", y.namespace+"-"+ns)
+	}
+}
+
+func to(names ...string) func(c cell) bool {
+	return func(c cell) bool { return slices.Contains(names, c.to.name) }
+}
+
+// policyCases are every feature of NetworkPolicy, each with the table that the
+// API's documentation makes of it.
+func policyCases() []policyCase {
+	toXA := to("x/a")
+	return []policyCase{
+		{"nothing", "", func(cell) bool { return true }},
+		{"default deny ingress", "x:\npodSelector: {}\npolicyTypes: [Ingress]", func(c cell) bool { return c.to.ns != "x" }},
+		{"default deny egress", "x:\npodSelector: {}\npolicyTypes: [Egress]", func(c cell) bool { return c.from.ns != "x" }},
+		{"default deny of everything", "x:\npodSelector: {}\npolicyTypes: [Ingress, Egress]", func(c cell) bool { return c.from.ns != "x" && c.to.ns != "x" }},
+		{"allow all", "x:\npodSelector: {}\npolicyTypes: [Ingress]\n---\nx:\npodSelector: {}\ningress: [{}]", func(cell) bool { return true }},
+		{"pods of the same namespace", "x:\npodSelector: {matchLabels: {pod: a}}\ningress: [{from: [{podSelector: {matchLabels: {pod: b}}}]}]",
+			func(c cell) bool { return !toXA(c) || c.from.name == "x/b" }},
+		{"namespaces", "x:\npodSelector: {matchLabels: {pod: a}}\ningress: [{from: [{namespaceSelector: {matchLabels: {ns: y}}}]}]",
+			func(c cell) bool { return !toXA(c) || c.from.ns == "y" }},
+		{"pods of namespaces", "x:\npodSelector: {matchLabels: {pod: a}}\ningress: [{from: [{namespaceSelector: {matchLabels: {ns: y}}, podSelector: {matchLabels: {pod: b}}}]}]",
+			func(c cell) bool { return !toXA(c) || c.from.name == "y/b" }},
+		{"one peer or another", "x:\npodSelector: {matchLabels: {pod: a}}\ningress: [{from: [{namespaceSelector: {matchLabels: {ns: y}}}, {podSelector: {matchLabels: {pod: c}}}]}]",
+			func(c cell) bool { return !toXA(c) || c.from.ns == "y" || c.from.name == "x/c" }},
+		{"expressions", "x:\npodSelector: {matchExpressions: [{key: pod, operator: In, values: [a, b]}]}\ningress: [{from: [{namespaceSelector: {matchExpressions: [{key: ns, operator: NotIn, values: [z]}, {key: ns, operator: Exists}]}, podSelector: {matchExpressions: [{key: pod, operator: NotIn, values: [b]}]}}]}]",
+			func(c cell) bool {
+				return !to("x/a", "x/b")(c) || slices.Contains([]string{"x", "y"}, c.from.ns) && c.from.pod != "b"
+			}},
+		{"a port", "x:\npodSelector: {matchLabels: {pod: a}}\ningress: [{ports: [{port: 81}]}]", func(c cell) bool { return !toXA(c) || c.probe == other }},
+		{"a port of UDP", "x:\npodSelector: {matchLabels: {pod: a}}\ningress: [{ports: [{port: 80, protocol: UDP}]}]", func(c cell) bool { return !toXA(c) || c.probe == dgram }},
+		{"a protocol", "x:\npodSelector: {matchLabels: {pod: a}}\ningress: [{ports: [{protocol: TCP}]}]", func(c cell) bool { return !toXA(c) || c.protocol == "tcp" }},
+		{"a named port", "x:\npodSelector: {matchLabels: {pod: a}}\ningress: [{ports: [{port: web}]}]", func(c cell) bool { return !toXA(c) || c.probe == web }},
+		{"a range of ports", "x:\npodSelector: {matchLabels: {pod: a}}\ningress: [{ports: [{port: 80, endPort: 81}]}]", func(c cell) bool { return !toXA(c) || c.protocol == "tcp" }},
+		{"a range without the port", "x:\npodSelector: {matchLabels: {pod: a}}\ningress: [{ports: [{port: 81, endPort: 65535}]}]", func(c cell) bool { return !toXA(c) || c.probe == other }},
+		{"peers and ports", "x:\npodSelector: {matchLabels: {pod: a}}\ningress: [{from: [{namespaceSelector: {matchLabels: {ns: y}}}], ports: [{port: 80}]}, {from: [{namespaceSelector: {matchLabels: {ns: z}}}], ports: [{port: 81}]}]",
+			func(c cell) bool {
+				return !toXA(c) || c.from.ns == "y" && c.probe == web || c.from.ns == "z" && c.probe == other
+			}},
+		{"networks with exceptions are of pods too", "x:\npodSelector: {matchLabels: {pod: a}}\ningress: [{from: [{ipBlock: {cidr: {pods4}, except: [{y/b.4}/32]}}, {ipBlock: {cidr: {pods6}, except: [{y/c.6}/128]}}]}]",
+			func(c cell) bool { return !toXA(c) || !c.six && c.from.name != "y/b" || c.six && c.from.name != "y/c" }},
+		{"a single address", "x:\npodSelector: {matchLabels: {pod: a}}\ningress: [{from: [{ipBlock: {cidr: {z/b.4}/32}}]}]", func(c cell) bool { return !toXA(c) || !c.six && c.from.name == "z/b" }},
+		{"egress to pods", "x:\npodSelector: {}\npolicyTypes: [Egress]\negress: [{to: [{namespaceSelector: {matchLabels: {ns: y}}, podSelector: {matchLabels: {pod: b}}}]}]",
+			func(c cell) bool { return c.from.ns != "x" || c.to.name == "y/b" }},
+		{"egress to a port", "x:\npodSelector: {matchLabels: {pod: a}}\npolicyTypes: [Egress]\negress: [{ports: [{port: 80}]}]", func(c cell) bool { return c.from.name != "x/a" || c.probe == web }},
+		{"egress to a named port", "x:\npodSelector: {matchLabels: {pod: a}}\npolicyTypes: [Egress]\negress: [{to: [{namespaceSelector: {matchLabels: {ns: y}}}], ports: [{port: dgram, protocol: UDP}]}]",
+			func(c cell) bool { return c.from.name != "x/a" || c.to.ns == "y" && c.probe == dgram }},
+		{"egress to networks", "x:\npodSelector: {matchLabels: {pod: a}}\npolicyTypes: [Egress]\negress: [{to: [{ipBlock: {cidr: {pods4}, except: [{y/a.4}/32, {y/b.4}/32]}}]}]",
+			func(c cell) bool { return c.from.name != "x/a" || !c.six && c.to.name != "y/a" && c.to.name != "y/b" }},
+		{"both ends must allow", "x:\npodSelector: {matchLabels: {pod: a}}\npolicyTypes: [Egress]\negress: [{to: [{namespaceSelector: {matchLabels: {ns: y}}}]}]\n---\ny:\npodSelector: {matchLabels: {pod: b}}\ningress: [{from: [{namespaceSelector: {matchLabels: {ns: z}}}]}]",
+			func(c cell) bool {
+				return (c.from.name != "x/a" || c.to.ns == "y") && (c.to.name != "y/b" || c.from.ns == "z")
+			}},
+		{"policies add up", "x:\npodSelector: {matchLabels: {pod: a}}\ningress: [{from: [{namespaceSelector: {matchLabels: {ns: y}}}]}]\n---\nx:\npodSelector: {}\ningress: [{from: [{namespaceSelector: {matchLabels: {ns: z}}}], ports: [{port: 80}]}]",
+			func(c cell) bool {
+				return c.to.ns != "x" || c.from.ns == "z" && c.probe == web || toXA(c) && c.from.ns == "y"
+			}},
+		{"selectors that select nobody", "x:\npodSelector: {matchLabels: {pod: nobody}}\npolicyTypes: [Ingress]\n---\ny:\npodSelector: {matchLabels: {pod: a}}\ningress: [{from: [{podSelector: {matchLabels: {pod: nobody}}}]}]",
+			func(c cell) bool { return c.to.name != "y/a" }},
+		{"nothing again", "", func(cell) bool { return true }},
+	}
+}
+
+// testPolicies holds every feature of policies against its table.
+func testPolicies(c *testCluster) {
+	y := newYard(c)
+	for _, test := range policyCases() {
+		c.t.(*testing.T).Run(test.name, func(t *testing.T) { y.try(t, test) })
+	}
+	c.t.(*testing.T).Run("labels change", y.labelsChange)
+	c.t.(*testing.T).Run("policies of the cluster", y.clusterPolicies)
+	c.t.(*testing.T).Run("services", y.services)
+}
+
+// testFewPolicies holds one table of each kind.
+func testFewPolicies(c *testCluster) {
+	y := newYard(c)
+	for _, test := range policyCases() {
+		if slices.Contains([]string{"nothing", "default deny of everything", "peers and ports", "networks with exceptions are of pods too", "both ends must allow", "nothing again"}, test.name) {
+			c.t.(*testing.T).Run(test.name, func(t *testing.T) { y.try(t, test) })
+		}
+	}
+	c.t.(*testing.T).Run("services", y.services)
+}
+
+func (y *yard) try(t *testing.T, test policyCase) {
+	y.clear()
+	if test.policy != "" {
+		y.apply(y.manifests(test.policy))
+	}
+	y.hold(t, test.allowed)
+}
+
+// labelsChange holds that who is selected changes with labels of pods and of
+// namespaces.
+func (y *yard) labelsChange(t *testing.T) {
+	y.clear()
+	y.apply(y.manifests("x:\npodSelector: {matchLabels: {pod: a}}\ningress: [{from: [{namespaceSelector: {matchLabels: {team: blue}}, podSelector: {matchExpressions: [{key: role, operator: Exists}]}}]}]"))
+	y.hold(t, func(c cell) bool { return c.to.name != "x/a" })
+	y.kubectl("label", "namespace", y.namespace+"-y", "team=blue")
+	y.kubectl("label", "pod", "b", "-n", y.namespace+"-y", "role=tester")
+	y.hold(t, func(c cell) bool { return c.to.name != "x/a" || c.from.name == "y/b" })
+	y.kubectl("label", "pod", "b", "-n", y.namespace+"-y", "role-")
+	y.hold(t, func(c cell) bool { return c.to.name != "x/a" })
+}
+
+// clusterPolicies holds what comes before and after NetworkPolicies.
+func (y *yard) clusterPolicies(t *testing.T) {
+	dir, err := exec.CommandContext(t.Context(), "go", "list", "-m", "-f", "{{.Dir}}", "sigs.k8s.io/network-policy-api").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	text, err := os.ReadFile(filepath.Join(strings.TrimSpace(string(dir)), "config", "crd", "standard", "policy.networking.k8s.io_clusternetworkpolicies.yaml"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	y.apply(string(text))
+	t.Cleanup(func() { y.quietly("delete", "crd", "clusternetworkpolicies.policy.networking.k8s.io") })
+	y.kubectl("wait", "--for=condition=Established", "crd/clusternetworkpolicies.policy.networking.k8s.io", "--timeout=30s")
+	y.clear()
+	policy := func(name, tier string, priority int, rest string) {
+		y.eventually("policy "+name+" to be taken", func(ctx context.Context) error {
+			return y.Apply(ctx, fmt.Sprintf("apiVersion: policy.networking.k8s.io/v1alpha2\nkind: ClusterNetworkPolicy\nmetadata: {name: %s}\nspec:\n  tier: %s\n  priority: %d\n  subject: {pods: {namespaceSelector: {matchLabels: {ns: x}}, podSelector: {}}}\n  %s\n",
+				name, tier, priority, strings.ReplaceAll(rest, "\n", "\n  ")))
+		})
+	}
+	from := func(ns string) string {
+		return fmt.Sprintf("from: [{namespaces: {matchLabels: {ns: %s}}}]", ns)
+	}
+	policy("first", "Admin", 10, "ingress: [{name: no-y, action: Deny, "+from("y")+"}, {name: z-decides, action: Pass, "+from("z")+"}]")
+	y.hold(t, func(c cell) bool { return c.to.ns != "x" || c.from.ns != "y" })
+	// What a NetworkPolicy allows is denied all the same; what passes is its.
+	y.apply(y.manifests("x:\npodSelector: {matchLabels: {pod: a}}\ningress: [{from: [{namespaceSelector: {matchLabels: {ns: y}}}]}]"))
+	y.hold(t, func(c cell) bool { return c.to.ns != "x" || c.from.ns != "y" && c.to.name != "x/a" })
+	// Before both, and behind both.
+	policy("before", "Admin", 5, "ingress: [{name: y-may, action: Accept, "+from("y")+"}]")
+	policy("behind", "Baseline", 1, "ingress: [{name: no-z, action: Deny, "+from("z")+"}]")
+	y.hold(t, func(c cell) bool {
+		switch {
+		case c.to.ns != "x" || c.from.ns == "y":
+			return true
+		case c.to.name == "x/a":
+			return false // isolated, and neither x nor z is allowed
+		}
+		return c.from.ns == "x"
+	})
+	y.kubectl("delete", "clusternetworkpolicy", "--all")
+	y.clear()
+	y.hold(t, func(cell) bool { return true })
+}
+
+func (y *yard) quietly(args ...string) { _, _ = y.Kubectl(context.Background(), args...) }
+
+// services holds that policy is about the pod behind a service's address, and who
+// asks is the pod that did.
+func (y *yard) services(t *testing.T) {
+	y.clear()
+	full := y.namespace + "-x"
+	y.apply(fmt.Sprintf(`
+apiVersion: v1
+kind: Service
+metadata: {name: x, namespace: %s}
+spec: {ipFamilyPolicy: RequireDualStack, selector: {pod: b}, ports: [{name: a, port: 8080, targetPort: 80}, {name: b, port: 8081, targetPort: 81}]}
+`, full))
+	var virtual []netip.Addr
+	for _, ip := range strings.Fields(y.kubectl("-n", full, "get", "service", "x", "-o", "jsonpath={.spec.clusterIPs[*]}")) {
+		virtual = append(virtual, netip.MustParseAddr(ip))
+	}
+	y.apply(y.manifests("x:\npodSelector: {}\ningress: [{from: [{namespaceSelector: {matchLabels: {ns: y}}}], ports: [{port: 80}]}]"))
+	y.eventually("the table of the service", func(context.Context) error {
+		for _, from := range y.pods {
+			for _, ip := range virtual {
+				for port, target := range map[uint16]uint16{8080: 80, 8081: 81} {
+					want := from.ns == "y" && target == 80 || from.name == "x/b"
+					wait := patience
+					if !want {
+						wait = 300 * time.Millisecond
+					}
+					if _, err := reach(from.guest, "tcp", netip.AddrPortFrom(ip, port), wait); (err == nil) != want {
+						return fmt.Errorf("%s to the service %s port %d: %v, want %v", from.name, ip, port, err, want)
+					}
+				}
+			}
+		}
+		return nil
+	})
+}
