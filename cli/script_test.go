@@ -264,6 +264,19 @@ func (r recorded) Status() api.Status {
 		},
 		Certificate: &api.Certificate{Expires: at(-86_400_000), Error: "tls.crt: no such file", Refused: 3},
 		Hubble:      &api.HubbleState{Flows: 4095, MaxFlows: 4095, Bytes: 1 << 20, MaxBytes: 8 << 20, Seen: 100_000, Oldest: at(300_000), Streams: 2},
+		Network: &api.Network{
+			Mode: "vxlan\x1b[31m", Error: "set routes: no such device", Problems: []string{"the firewall drops what is forwarded"}, Uplink: "eth0", MTU: 1450, Generation: 77, Applied: at(2_000),
+			ComputeTime: 1_234_567, ApplyTime: 2 * time.Millisecond, Changes: 76, Failures: 1,
+			Endpoints: []api.NetworkEndpoint{
+				{Pod: "shop/db-0", Interface: "wrn0123456789ab", Addresses: []string{"10.244.1.7", "fd00::7"}, InForce: true, Hook: "tcx", Audit: true},
+				{Pod: "shop/web\x1b[31m", Interface: "wrnab", Addresses: []string{"10.244.1.8"}, Error: "no such device"},
+			},
+			Policies: []api.NetworkPolicy{{Tier: "Admin", Name: "all", Endpoints: 2}, {Tier: "Network", Namespace: "shop", Name: "db", Endpoints: 1, Failed: []string{"shop/web"}, Problems: []string{"spec.ingress[0].ports[0]: 0 is no port"}}},
+			Hooks:    []api.NetworkHook{{Name: "endpoint", Rung: "clsact", Devices: 2, Refused: []api.Refusal{{Rung: "tcx", Reason: "needs Linux 6.6"}}}},
+			Maps:     []api.NetworkMap{{Name: "flows", Used: 500, Capacity: 512}, {Name: "verdicts", Used: 5, Capacity: 65536}},
+			Packets:  []api.NetworkPackets{{Direction: "egress", Verdict: "allowed", Packets: 1000, Bytes: 1 << 20}, {Direction: "ingress", Verdict: "denied", Reason: "policy", Packets: 3, Bytes: 180}},
+			Evicted:  9,
+		},
 		Capabilities: []api.Cap{
 			{Name: "CAP_BPF", For: "load programs", Required: true, Held: true},
 			{Name: "CAP_PERFMON", For: "attach to tracepoints", Required: true},
