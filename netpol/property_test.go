@@ -350,6 +350,15 @@ func hold(t *testing.T, c *chance, w *netpol.World, program *netpol.Program, sub
 		p := c.packet(w)
 		wantEgress, wantIngress := netpol.Evaluate(p, w)
 		egress, ingress := program.Judge(p)
+		if e := netpol.Explain(p, w); e.Egress.Judgement != wantEgress || e.Ingress.Judgement != wantIngress {
+			t.Fatalf("%s: %+v is explained as %s, but judged %v, %v\n%s", what, p, e, wantEgress, wantIngress, textWorld{w})
+		} else {
+			for _, r := range []netpol.Reason{e.Egress, e.Ingress} {
+				if (r.Why == netpol.DefaultDeny) != (r.Verdict == netpol.Deny && r.Rule == netpol.Ref{}) || r.Nearest != nil && len(r.Nearest.Differs) == 0 {
+					t.Fatalf("%s: %+v is explained as %s\n%s", what, p, r, textWorld{w})
+				}
+			}
+		}
 		if subjects != nil {
 			// An end for which nothing was compiled is not judged.
 			if egress.Verdict == netpol.Unjudged {
@@ -482,7 +491,7 @@ func soundProgram(t *testing.T, p, last *netpol.Program) {
 // TestJudgeIsEvaluate holds the two meanings of policy together, over worlds,
 // changes of them and packets at random.
 func TestJudgeIsEvaluate(t *testing.T) {
-	rounds := 1500
+	rounds := 700
 	if testing.Short() {
 		rounds = 200
 	}

@@ -21,14 +21,14 @@ import (
 //	pod shop/web n1 app=web 10.1.0.2 fd00::2 http=tcp/8080
 //	pod kube/proxy n1 host 10.0.0.1
 //	policy shop/allow-web for app=db isolates ingress,egress
-//	  ingress allow from pods app=web; namespaces team=a pods *; networks 10.0.0.0/8 except 10.1.0.0/16 to tcp 5432; tcp http
+//	  ingress allow with pods app=web; namespaces team=a pods *; networks 10.0.0.0/8 except 10.1.0.0/16 ports tcp 5432; tcp http
 //	  egress allow
 //	policy strict admin 10 for namespaces team=a pods app=db
-//	  egress deny "name" to nodes zone=x
+//	  egress deny "name" with nodes zone=x ports udp 80-90; any dns
 //
-// Labels are k=v, or in selectors k in a|b, written k:in:a|b, k:notin:a|b, k:has
-// and k:hasnot; * is no labels. A rule that says nothing of peers is about
-// everybody; "none" is nobody.
+// Selectors are k=v, k:in:a|b, k:notin:a|b, k:has and k:hasnot, joined by commas;
+// * selects everything. Pods without namespaces are of the policy's own. A rule
+// without "with" is about everybody, "with none" about nobody.
 type textWorld struct {
 	*netpol.World
 }
@@ -182,8 +182,8 @@ func parseRule(text string) (rule cluster.PolicyRule, err error) {
 		return rule, fmt.Errorf("no action")
 	}
 	rule.Action = map[string]cluster.PolicyAction{"allow": cluster.AllowAction, "deny": cluster.DenyAction, "pass": cluster.PassAction}[words[1]]
-	if len(words) > 2 {
-		rule.Name = strings.Trim(words[2], `"`)
+	if _, name, ok := strings.Cut(head, `"`); ok {
+		rule.Name = strings.TrimRight(name, `" `)
 	}
 	rule.AnyPeer = !hasPeers
 	if hasPeers && strings.TrimSpace(peers) != "none" {
