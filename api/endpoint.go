@@ -254,7 +254,7 @@ func parseEndpoint(b []byte) (*Endpoint, error) {
 
 func attachmentOf(path string) (*Attachment, error) {
 	container, ifname, ok := strings.Cut(path, "/")
-	if !ok {
+	if !ok || strings.Contains(ifname, "/") {
 		return nil, NotFound("no such path: an endpoint is /v1%s/CONTAINER/INTERFACE", PathEndpoints)
 	}
 	a := &Attachment{}
