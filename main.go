@@ -47,7 +47,7 @@ func main() {
 		}
 		return client.RemoveNetwork(ctx, kube.Removal{Namespace: o.Namespace, DaemonSet: o.Agents, Flag: "--network=off"}, tell)
 	}
-	env.Cluster = hubOf
+	env.Cluster, env.Policies, env.Stdin = hubOf, kube.ParsePolicies, os.Stdin
 	args := env.Called(os.Args)
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	context.AfterFunc(ctx, stop) // a second signal ends the program at once

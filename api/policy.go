@@ -264,7 +264,8 @@ func (r PolicyReport) Restrict(may func(namespace string) bool) PolicyReport {
 // World returns what policies are about, without the pods that are gone, and
 // each pod by its uid, with those.
 func (r *PolicyReport) World() (*netpol.World, map[string]*cluster.Pod) {
-	w := &netpol.World{Namespaces: r.Namespaces, Policies: r.Policies}
+	// Who answered may be of another version, or nobody's friend.
+	w := &netpol.World{Namespaces: r.Namespaces, Policies: slices.DeleteFunc(slices.Clone(r.Policies), func(p *cluster.Policy) bool { return p == nil })}
 	pods := make(map[string]*cluster.Pod, len(r.Pods))
 	for _, p := range r.Pods {
 		pod := &cluster.Pod{UID: p.UID, Name: p.Name, Namespace: p.Namespace, Node: p.Node, Labels: p.Labels, NamespaceLabels: p.NamespaceLabels,

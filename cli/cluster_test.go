@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/netip"
 	"net/url"
 	"os"
 	"slices"
@@ -21,6 +22,7 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 
 	"warren/api"
+	"warren/cluster"
 	"warren/event"
 )
 
@@ -108,6 +110,8 @@ func (h *fakeHub) RoundTrip(req *http.Request) (*http.Response, error) {
 	switch path {
 	case "/v1/map":
 		api.NewMux([]api.Route{api.MapRoute(h.clusterMap)}, slog.New(slog.DiscardHandler)).ServeHTTP(rec, req)
+	case "/v1/policy":
+		api.NewMux([]api.Route{api.PolicyRoute(h.policy)}, slog.New(slog.DiscardHandler)).ServeHTTP(rec, req)
 	case "/v1/status":
 		h.status(rec, req)
 	default:
@@ -196,6 +200,37 @@ func (h *fakeHub) clusterMap(_ context.Context, q api.MapQuestion) (api.Map, err
 	return m, nil
 }
 
+// policy is what policies of a shop are about: the front asks the database, and
+// a debugger tried to.
+func (h *fakeHub) policy(context.Context, []string, []string) (api.PolicyReport, error) {
+	r := api.PolicyReport{Since: at(600_000), Until: now, Source: api.TalkOfFlows, Reporters: []string{"node-1", "node-2"}, Total: 2,
+		Namespaces: map[string]map[string]string{"shop": {}, "kube-system": {}}}
+	if h.how == "missing" {
+		r.Missing, r.Reporters, r.Lost, r.Forgotten, r.Partial, r.Source = []string{connectionRefused}, r.Reporters[:1], 7, 3, []string{"kube-system"}, api.TalkOfConnections
+	}
+	party := func(ns, name string, n byte, ports ...cluster.PodPort) api.PolicyParty {
+		p := api.PolicyPod{UID: name, Name: name + "-1", Namespace: ns, Node: "node-1", Labels: map[string]string{"app": name}, Ports: ports,
+			Addrs: []netip.Addr{netip.AddrFrom4([4]byte{10, 0, 0, n})}, Workload: cluster.Workload{Kind: "Deployment", Name: name}}
+		r.Pods = append(r.Pods, p)
+		return api.PolicyParty{Addr: p.Addrs[0], Pod: p.UID}
+	}
+	front, db := party("shop", "front", 1), party("shop", "db", 2, cluster.PodPort{Name: "sql", Protocol: "tcp", Port: 5432})
+	debug, dns := party("shop", "debug", 3), party("kube-system", "coredns", 4)
+	talk := func(from, to api.PolicyParty, protocol uint8, port uint16, n uint64) *api.PolicyTalk {
+		r.Talk = append(r.Talk, api.PolicyTalk{From: from, To: to, Protocol: protocol, Port: port, SeenBy: api.SeenByClient, Count: n, First: at(500_000), Last: at(1000)})
+		return &r.Talk[len(r.Talk)-1]
+	}
+	talk(front, db, 6, 5432, 41)
+	talk(front, dns, 17, 53, 9)
+	talk(front, api.PolicyParty{Addr: netip.MustParseAddr("198.51.100.7")}, 1, 0, 1)
+	talk(debug, db, 6, 5432, 1).Dropped = true
+	app := func(name string) cluster.Selector { return cluster.Selector{Equal: map[string]string{"app": name}} }
+	from := app("front")
+	r.Policies = []*cluster.Policy{{UID: "1", Namespace: "shop", Name: "db", Tier: cluster.NetworkTier, Subject: cluster.PolicySubject{Pods: app("db")}, IsolatesIngress: true,
+		Ingress: []cluster.PolicyRule{{Action: cluster.AllowAction, Peers: []cluster.PolicyPeer{{Pods: &from, SameNamespace: true}}, Ports: []cluster.PolicyPort{{Protocol: "tcp", First: 5432, Last: 5432}}}}}}
+	return r, nil
+}
+
 // cmdKubectl runs kubectl's plugin.
 func cmdKubectl(ts *testscript.TestScript, neg bool, args []string) {
 	if len(args) == 0 || args[0] != "warren" {
@@ -203,6 +238,15 @@ func cmdKubectl(ts *testscript.TestScript, neg bool, args []string) {
 	}
 	runMain(ts, neg, args[1:], func(env *Env) {
 		env.Kubectl = true
+		// A file says whom nobody may ask any more.
+		env.Policies = func(text []byte, namespace string) ([]*cluster.Policy, error) {
+			name, ok := strings.CutPrefix(strings.TrimSpace(string(text)), "isolate ")
+			if !ok {
+				return nil, errors.New("document 1: kind is missing")
+			}
+			return []*cluster.Policy{{UID: "2", Namespace: namespace, Name: name, Tier: cluster.NetworkTier, IsolatesIngress: true,
+				Subject: cluster.PolicySubject{Pods: cluster.Selector{Equal: map[string]string{"app": name}}}}}, nil
+		}
 		env.Cluster = func(o ClusterOptions) (Agent, string, error) {
 			if ts.Getenv("HUB") == "options" {
 				_, err := fmt.Fprintf(ts.Stdout(), "%+v\n", o)

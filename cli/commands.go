@@ -20,6 +20,10 @@ func commandTable(g *globals) ([]*command, []*option) {
 		connectionListCommand(g),
 		flowsCommand(g),
 		mapCommand(g),
+		policySuggestCommand(g),
+		policyTestCommand(g),
+		policyExplainCommand(g),
+		policyDiffCommand(g),
 		statusCommand(g),
 		versionCommand(),
 	}

@@ -49,9 +49,12 @@ func (j judge) Connections(_ context.Context, q api.Question) api.Lines { return
 func (j judge) FollowConnections(_ context.Context, q api.Question) api.Lines {
 	return j.filter(q.Filter)
 }
-func (j judge) Flows(_ context.Context, q api.Question) api.Lines        { return j.filter(q.Filter) }
-func (j judge) FollowFlows(_ context.Context, q api.Question) api.Lines  { return j.filter(q.Filter) }
-func (judge) Map(context.Context, api.MapQuestion) (api.Map, error)      { return api.Map{}, errStop }
+func (j judge) Flows(_ context.Context, q api.Question) api.Lines       { return j.filter(q.Filter) }
+func (j judge) FollowFlows(_ context.Context, q api.Question) api.Lines { return j.filter(q.Filter) }
+func (judge) Map(context.Context, api.MapQuestion) (api.Map, error)     { return api.Map{}, errStop }
+func (judge) Policy(context.Context, []string, []string) (api.PolicyReport, error) {
+	return api.PolicyReport{}, errStop
+}
 func (judge) Process(context.Context, string, ...string) ([]byte, error) { return nil, errStop }
 func (judge) Status(context.Context, ...string) ([]byte, error)          { return nil, errStop }
 

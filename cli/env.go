@@ -14,12 +14,15 @@ import (
 	"time"
 
 	"warren/api"
+	"warren/cluster"
 )
 
 // Env is the outside world as commands see it. The program fills it once in
 // main; tests fill it with what they like and run the same commands.
 type Env struct {
 	Stdout, Stderr io.Writer
+	// Stdin is what a command reads that is told to.
+	Stdin io.Reader
 	// Terminal says whether Stdout is one, StderrTerminal the same of Stderr.
 	Terminal, StderrTerminal bool
 	// Width returns the terminal's width in columns, 0 where it is unknown.
@@ -42,6 +45,9 @@ type Env struct {
 	RunHub   func(ctx context.Context, o HubOptions) error
 	// RemoveNetwork has a cluster's agents take their network away.
 	RemoveNetwork func(ctx context.Context, o RemovalOptions, tell func(string)) error
+	// Policies reads network policies from YAML; what says no namespace is in the
+	// one that is given.
+	Policies func(yaml []byte, namespace string) ([]*cluster.Policy, error)
 	// Build says what was built: see version.go.
 	Build Build
 }
@@ -104,6 +110,7 @@ type Agent interface {
 	FollowFlows(ctx context.Context, q api.Question) api.Lines
 	Status(ctx context.Context, nodes ...string) ([]byte, error)
 	Map(ctx context.Context, q api.MapQuestion) (api.Map, error)
+	Policy(ctx context.Context, namespaces, nodes []string) (api.PolicyReport, error)
 }
 
 var _ Agent = (*api.Client)(nil)

@@ -5,12 +5,14 @@ import (
 	"context"
 	"encoding/json"
 	"io"
+	"net/netip"
 	"slices"
 	"strconv"
 	"strings"
 	"testing"
 
 	"warren/api"
+	"warren/cluster"
 	"warren/event"
 )
 
@@ -107,6 +109,26 @@ func (h hostile) Map(context.Context, api.MapQuestion) (api.Map, error) {
 	return m, nil
 }
 
+func (h hostile) Policy(context.Context, []string, []string) (api.PolicyReport, error) {
+	x := h.text
+	addrs := []netip.Addr{netip.MustParseAddr("10.0.0.1")}
+	pod := api.PolicyPod{UID: x, Name: "pod" + x, Namespace: "shop", Node: x, Labels: map[string]string{x: x}, Addrs: addrs, Workload: cluster.Workload{Kind: x, Name: "victim"}}
+	other := api.PolicyPod{UID: "2" + x, Name: x, Namespace: x, Labels: map[string]string{"app": x}, Addrs: []netip.Addr{netip.MustParseAddr("10.0.0.2")}}
+	sel := cluster.Selector{Equal: map[string]string{x: x}, Rules: []cluster.SelectorRule{{Key: x, Op: cluster.OpExists}}}
+	policy := &cluster.Policy{UID: x, Namespace: "shop", Name: x, Tier: cluster.NetworkTier, Subject: cluster.PolicySubject{Pods: sel}, IsolatesIngress: true, IsolatesEgress: true, Problems: []string{x},
+		Ingress: []cluster.PolicyRule{{Name: x, Action: cluster.AllowAction, Peers: []cluster.PolicyPeer{{Pods: &sel, Namespaces: &sel}}, Ports: []cluster.PolicyPort{{Protocol: "tcp", Name: x}}}}}
+	party := func(addr netip.Addr, uid string) api.PolicyParty { return api.PolicyParty{Addr: addr, Pod: uid} }
+	return api.PolicyReport{
+		Source: x, Reporters: []string{x}, Total: 2, Missing: []string{x}, Lost: 1, Forgotten: 1, Partial: []string{x}, Pods: []api.PolicyPod{pod, other},
+		Nodes: []api.PolicyNode{{Name: x}}, Namespaces: map[string]map[string]string{"shop": {x: x}}, Policies: []*cluster.Policy{policy, nil},
+		Talk: []api.PolicyTalk{
+			{From: party(addrs[0], pod.UID), To: party(other.Addrs[0], other.UID), Protocol: 6, Port: 1, Count: 1, SeenBy: x},
+			{From: party(addrs[0], pod.UID), To: party(other.Addrs[0], other.UID), Protocol: 1, Count: 1, SeenBy: x},
+			{From: party(netip.Addr{}, ""), To: party(addrs[0], pod.UID), Protocol: 6, Port: 1, Count: 1, SeenBy: x},
+		},
+	}, nil
+}
+
 // hostileHub is a hub whose agents are hostile.
 type hostileHub struct{ hostile }
 
@@ -143,12 +165,18 @@ func FuzzTerminal(f *testing.F) {
 	}
 	commands := []string{"events", "events -o wide", "events -o json", "events -c evt.time,proc.name,proc.argv,proc.aname[1],fd.rip,lost.kind", "process list --exited --kernel", "process list -o wide", "process tree --kernel",
 		"process show 1", "process show 1 -o json", "connection list", "connection list -f", "connection list -o wide", "flows", "flows -o wide", "flows -f", "status", "status -o wide", "status -o json",
-		"events -A", "process list -A", "events -c k8s.pod.labels", "map", "map -o wide", "map -o dot", "map -o json"}
+		"events -A", "process list -A", "events -c k8s.pod.labels", "map", "map -o wide", "map -o dot", "map -o json",
+		"policy suggest -n shop", "policy test -n shop --from victim --to 10.0.0.2:80", "policy test -n shop --from victim --to 10.0.0.2:80 -o json", "policy explain -n shop victim",
+		"policy explain -n shop victim -o dot", "policy explain -n shop victim -o json", "policy diff -n shop -", "policy diff -n shop - -o json"}
 	f.Fuzz(func(t *testing.T, text string, columns uint8) {
 		for _, command := range commands {
 			var out bytes.Buffer
 			env := testEnv(&out, hostile{text})
 			env.Terminal, env.Width = true, func() int { return int(columns) }
+			env.Stdin = strings.NewReader("")
+			env.Policies = func([]byte, string) ([]*cluster.Policy, error) {
+				return []*cluster.Policy{{Namespace: "shop", Name: text, Tier: cluster.NetworkTier, IsolatesEgress: true, Problems: []string{text}}}, nil
+			}
 			env.Getenv = func(name string) string {
 				return map[string]string{"LC_ALL": "C.UTF-8", "NO_COLOR": "1"}[name]
 			}

@@ -1,9 +1,7 @@
 package cli
 
 import (
-	"bytes"
 	"context"
-	"encoding/json"
 	"fmt"
 	"time"
 
@@ -81,13 +79,7 @@ func setSince(d *time.Duration) func(string) error {
 func writeMap(env *Env, m *api.Map, output, namespace string) error {
 	switch output {
 	case "json":
-		var b bytes.Buffer
-		enc := json.NewEncoder(&b)
-		enc.SetEscapeHTML(false)
-		if err := enc.Encode(m); err != nil {
-			return err
-		}
-		return writeObject(env, b.Bytes())
+		return writeValue(env, m)
 	case "dot":
 		out := &lazyWriter{out: env.Stdout}
 		s := screen{utf8: env.utf8()}

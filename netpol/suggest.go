@@ -62,8 +62,8 @@ type Evidence struct {
 // the namespace are allowed it.
 //
 // What a pod's own node asks of it is always allowed, and not in a rule.
-// Protocols other than TCP, UDP and SCTP can be in no NetworkPolicy: they are
-// returned in left.
+// Protocols other than TCP, UDP and SCTP can be in no NetworkPolicy, nor can who
+// has no address: they are returned in left.
 func Suggest(namespace string, w *World, seen []Observation) (list []Suggestion, left []Observation) {
 	s := suggester{world: w, kinds: map[string][]*kindOfPods{}}
 	for _, p := range w.Pods {
@@ -85,7 +85,8 @@ func Suggest(namespace string, w *World, seen []Observation) (list []Suggestion,
 		if !inside(from) && !inside(to) {
 			continue
 		}
-		if protocolName(o.Protocol) == "" {
+		nobody := func(p Party, k *kindOfPods) bool { return k == nil && !p.Addr.IsValid() }
+		if protocolName(o.Protocol) == "" || nobody(o.From, from) || nobody(o.To, to) {
 			left = append(left, o)
 			continue
 		}

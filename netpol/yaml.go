@@ -48,7 +48,7 @@ func (y *yaml) rules(name, peers string, rules []cluster.PolicyRule, evidence []
 	y.line(1, "%s:", name)
 	for i, r := range rules {
 		for _, text := range evidence[i].lines() {
-			y.line(1, "# %s", text)
+			y.line(1, "# %s", comment(text))
 		}
 		y.line(1, "- %s:", peers)
 		for _, p := range r.Peers {
@@ -107,7 +107,17 @@ func scalar(text string) string {
 	if plain.MatchString(text) && !words[strings.ToLower(text)] {
 		return text
 	}
-	return strconv.Quote(text)
+	return strconv.QuoteToASCII(text)
+}
+
+// comment is a text that ends no comment, and means nothing to a terminal.
+func comment(text string) string {
+	return strings.Map(func(r rune) rune {
+		if r < ' ' || r > '~' {
+			return '?'
+		}
+		return r
+	}, text)
 }
 
 func (e Evidence) lines() []string {
