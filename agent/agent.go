@@ -92,6 +92,10 @@ func Run(ctx context.Context, cfg Config, stdout io.Writer, log *slog.Logger) (e
 	if me.talk = me.mapOfTalk(); me.talk != nil {
 		cfg.API.Map = me.talk.Answer
 	}
+	talked := me.whoTalked()
+	if talked != nil {
+		cfg.API.Policy = talked.Answer
+	}
 	server := api.New(cfg.API, events{me.spine}, me.who, me, log)
 	doors, err := me.open(ctx, server, log)
 	if err != nil {
@@ -122,6 +126,9 @@ func Run(ctx context.Context, cfg Config, stdout io.Writer, log *slog.Logger) (e
 	}
 	if me.talk != nil {
 		part("map", func(ctx context.Context) error { return me.talk.Run(ctx, events{me.spine}) })
+	}
+	if talked != nil {
+		part("policy", func(ctx context.Context) error { return talked.Run(ctx, events{me.spine}) })
 	}
 	if me.hubble != nil {
 		part("flows", me.hubble.Run)
