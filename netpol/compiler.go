@@ -24,6 +24,7 @@ type Compiler struct {
 	namespaces map[string]map[string]string
 	spaces     map[string]*space
 	classes    map[classID]*class
+	byLabel    map[label]map[*class]bool
 	pods       map[string]*pod
 	nodes      map[string]*node
 	places     map[netip.Addr]*place
@@ -70,6 +71,7 @@ func NewCompiler() *Compiler {
 	return &Compiler{
 		spaces:       make(map[string]*space),
 		classes:      make(map[classID]*class),
+		byLabel:      make(map[label]map[*class]bool),
 		pods:         make(map[string]*pod),
 		nodes:        make(map[string]*node),
 		places:       make(map[netip.Addr]*place),

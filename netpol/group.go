@@ -66,17 +66,8 @@ func (c *Compiler) use(g *group) {
 	}
 	c.inForce[g] = true
 	c.netsChanged = c.netsChanged || len(g.networks) > 0
-	for _, peer := range g.pods {
-		for _, ns := range c.spaces {
-			if !inSpace(&peer, g, ns) {
-				continue
-			}
-			for cl := range ns.classes {
-				if peer.Pods == nil || peer.Pods.Matches(cl.labels) {
-					c.join(cl, g)
-				}
-			}
-		}
+	for i := range g.pods {
+		c.admit(g, &g.pods[i])
 	}
 	if len(g.nodes) > 0 {
 		for _, n := range c.nodes {
@@ -109,6 +100,56 @@ func (c *Compiler) unuse(g *group) {
 			}
 		}
 	}
+}
+
+// admit puts the classes in a group that one of its peers selects. It looks at
+// those that have one of the labels that the peer asks for, where it asks for
+// some, and else at those of the namespaces that it selects.
+func (c *Compiler) admit(g *group, peer *cluster.PolicyPeer) {
+	if labels := required(peer.Pods); labels != nil {
+		for _, l := range labels {
+			for cl := range c.byLabel[l] {
+				if inSpace(peer, g, cl.space) && peer.Pods.Matches(cl.labels) {
+					c.join(cl, g)
+				}
+			}
+		}
+		return
+	}
+	for _, ns := range c.spaces {
+		if !inSpace(peer, g, ns) {
+			continue
+		}
+		for cl := range ns.classes {
+			if peer.Pods == nil || peer.Pods.Matches(cl.labels) {
+				c.join(cl, g)
+			}
+		}
+	}
+}
+
+// A label is a key and a value.
+type label struct{ key, value string }
+
+// required returns labels of which everything has one that a selector selects,
+// nil where it selects by something else.
+func required(s *cluster.Selector) []label {
+	if s == nil {
+		return nil
+	}
+	for k, v := range s.Equal {
+		return []label{{k, v}}
+	}
+	for _, r := range s.Rules {
+		if r.Op == cluster.OpIn && len(r.Values) > 0 {
+			labels := make([]label, len(r.Values))
+			for i, v := range r.Values {
+				labels[i] = label{r.Key, v}
+			}
+			return labels
+		}
+	}
+	return nil
 }
 
 // join puts a class in a group.

@@ -188,6 +188,14 @@ func (c *Compiler) classOf(ns *space, key string, told *cluster.Pod) *class {
 	cl = &class{key: key, space: ns, labels: told.Labels, ports: told.Ports, pods: make(map[*pod]bool)}
 	c.classes[id] = cl
 	ns.classes[cl] = true
+	for k, v := range cl.labels {
+		have := c.byLabel[label{k, v}]
+		if have == nil {
+			have = make(map[*class]bool)
+			c.byLabel[label{k, v}] = have
+		}
+		have[cl] = true
+	}
 	for g := range c.inForce {
 		if g.hasClass(cl) {
 			c.join(cl, g)
@@ -213,6 +221,12 @@ func (c *Compiler) leave(p *pod) {
 	}
 	delete(c.classes, classID{cl.space, cl.key})
 	delete(cl.space.classes, cl)
+	for k, v := range cl.labels {
+		delete(c.byLabel[label{k, v}], cl)
+		if len(c.byLabel[label{k, v}]) == 0 {
+			delete(c.byLabel, label{k, v})
+		}
+	}
 	for _, g := range cl.groups {
 		delete(g.classes, cl)
 	}
