@@ -11,6 +11,7 @@ import (
 // TestBPFPodToPod follows a connection between two pods here: judged once, past
 // the stack, counted in one flow.
 func TestBPFPodToPod(t *testing.T) {
+	all := newPacketWorld(t)
 	for _, v := range []struct {
 		name, a, b string
 		header     int
@@ -19,7 +20,7 @@ func TestBPFPodToPod(t *testing.T) {
 		{"IPv6", podA6, podB6, 40},
 	} {
 		t.Run(v.name, func(t *testing.T) {
-			w := newPacketWorld(t)
+			w := all.again(t)
 			request := ether(ip(v.a, v.b, tcp(40000, 80, syn)))
 			r := w.run(w.pod.EndpointFrom, "a", request)
 			w.want("SYN", r.verdict, toRedirect)
@@ -129,6 +130,7 @@ func TestBPFUnknownDevice(t *testing.T) {
 // TestBPFPaths: which way a pod's packets take.
 func TestBPFPaths(t *testing.T) {
 	const stack = uint8(stateFlowFlagsFLOW_STACK)
+	all := newPacketWorld(t)
 	for _, c := range []struct {
 		name   string
 		change func(w *packetWorld)
@@ -156,7 +158,7 @@ func TestBPFPaths(t *testing.T) {
 		}, remoteC4, toStack, stack},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			w := newPacketWorld(t)
+			w := all.again(t)
 			if c.change != nil {
 				c.change(w)
 				w.configure()

@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"slices"
 	"testing"
 	"time"
 	"unsafe"
@@ -56,9 +57,18 @@ type packetWorld struct {
 	ring    *ringbuf.Reader
 }
 
+// small makes maps no larger than tests want them.
+func small(maps map[string]*ebpf.MapSpec) {
+	for _, name := range []string{"flows", "sweeps"} {
+		if maps[name] != nil {
+			maps[name].MaxEntries = 1 << 16
+		}
+	}
+}
+
 func newPacketWorld(t testing.TB) *packetWorld {
 	t.Helper()
-	w := &packetWorld{TB: t, kernelSide: loadKernelSide(t, nil), devices: map[string]uint32{}}
+	w := &packetWorld{TB: t, kernelSide: loadKernelSide(t, small), devices: map[string]uint32{}}
 	w.ns = testkit.NewNetns(t)
 	err := w.ns.Do(func() error {
 		for _, name := range []string{"a", "b", "d", "uplink", "tunnel"} {
@@ -85,6 +95,51 @@ func newPacketWorld(t testing.TB) *packetWorld {
 	}
 	t.Cleanup(func() { _ = w.ring.Close() })
 
+	w.fill()
+	return w
+}
+
+// again is the world as it was when it was new, for a subtest.
+func (w *packetWorld) again(t testing.TB) *packetWorld {
+	t.Helper()
+	next := *w
+	next.TB = t
+	for _, m := range []*ebpf.Map{w.Addresses, w.Networks, w.Endpoints, w.Sets, w.Verdicts, w.Flows, w.Fragments} {
+		next.empty(m)
+	}
+	for _, m := range []*ebpf.Map{w.Counters, w.Quotas} {
+		cpus, err := ebpf.PossibleCPU()
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i := range m.MaxEntries() {
+			next.put(m, i, slices.Repeat([][16]byte{{}}, cpus))
+		}
+	}
+	next.events()
+	next.fill()
+	return &next
+}
+
+func (w *packetWorld) empty(m *ebpf.Map) {
+	w.Helper()
+	for {
+		key, err := m.NextKeyBytes(nil)
+		if err != nil {
+			w.Fatal(err)
+		}
+		if key == nil {
+			return
+		}
+		if err := m.Delete(key); err != nil {
+			w.Fatal(err)
+		}
+	}
+}
+
+// fill writes the configuration that tests begin with.
+func (w *packetWorld) fill() {
+	w.Helper()
 	w.config = stateConfig{
 		Mode: uint32(stateModeMODE_ROUTED), Uplink: w.devices["uplink"], Vni: 87,
 		Flags: uint32(stateConfigFlagsCONFIG_TELL),
@@ -111,7 +166,6 @@ func newPacketWorld(t testing.TB) *packetWorld {
 	for _, set := range []uint32{setA, setB, setD} {
 		w.set(set, stateSet{})
 	}
-	return w
 }
 
 func both(n uint32) [2]uint32 { return [2]uint32{n, n} }
