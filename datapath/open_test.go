@@ -46,8 +46,8 @@ func testLog(t testing.TB) *slog.Logger {
 	return slog.New(slog.NewTextHandler(t.Output(), nil))
 }
 
-// small is a configuration whose maps cost little.
-func small(bpffs string) Config {
+// smallConfig is a configuration whose maps cost little.
+func smallConfig(bpffs string) Config {
 	return Config{BPFFS: bpffs, Instance: "test", Mode: Routed, Flows: 4096, EventBytes: 1 << 20}
 }
 
@@ -80,7 +80,7 @@ func oneSet(set *netpol.Set, addresses map[netip.Addr]netpol.ID, pods ...string)
 }
 
 func TestBPFOpenTakesOver(t *testing.T) {
-	cfg := small(newBPFFS(t))
+	cfg := smallConfig(newBPFFS(t))
 	ns := testkit.NewNetns(t)
 	err := ns.Do(func() error {
 		first := openTest(t, cfg)
