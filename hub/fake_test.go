@@ -164,6 +164,7 @@ type fakeAgent struct {
 	lists   map[string][]api.Row // by path
 	process map[string]string    // by id
 	talk    api.Map
+	policy  api.PolicyReport
 	streams map[chan api.Row]bool
 	asked   []api.Query
 	stop    context.CancelFunc
@@ -202,6 +203,7 @@ func (a *fakeAgent) listen(t testing.TB, ca *authority) *fakeAgent {
 		{Pattern: "/v1/processes/{id}", Handle: a.serveProcess},
 		{Pattern: "/v1/status", Handle: a.serveStatus},
 		api.MapRoute(a.serveMap),
+		api.PolicyRoute(a.servePolicy),
 	}, log)
 	ctx, stop := context.WithCancel(context.Background())
 	a.stop, a.stopped = stop, make(chan struct{})
@@ -244,6 +246,12 @@ func (a *fakeAgent) serveMap(context.Context, api.MapQuestion) (api.Map, error) 
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	return a.talk, nil
+}
+
+func (a *fakeAgent) servePolicy(context.Context, []string, []string) (api.PolicyReport, error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.policy, nil
 }
 
 // rows answers a list or a stream in the way of api.Writer, but with a clock of

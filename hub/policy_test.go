@@ -1,0 +1,67 @@
+package hub
+
+import (
+	"encoding/json"
+	"net/http"
+	"net/netip"
+	"slices"
+	"testing"
+
+	"warren/api"
+	"warren/cluster"
+)
+
+// TestPolicy holds that who sees one namespace is told of its pods, of who talked
+// to them and of its policies, and of nothing else; and that it is Kubernetes who
+// says which node an agent reports for.
+func TestPolicy(t *testing.T) {
+	ca := newAuthority(t, "warren")
+	one, two := newAgent("node-1").listen(t, ca), newAgent("node-2").listen(t, ca)
+	pod := func(ns, name string) api.PolicyPod { return api.PolicyPod{UID: name, Namespace: ns, Name: name} }
+	talk := func(from, to string, port uint16) api.PolicyTalk {
+		end := func(uid string) api.PolicyParty {
+			return api.PolicyParty{Addr: netip.MustParseAddr("10.0.0.1"), Pod: uid}
+		}
+		return api.PolicyTalk{From: end(from), To: end(to), Protocol: 6, Port: port, SeenBy: api.SeenByClient, Count: 1}
+	}
+	one.policy = api.PolicyReport{Reporters: []string{"node-7"}, Source: api.TalkOfFlows, Pods: []api.PolicyPod{pod("shop", "cart"), pod("bank", "vault"), pod("bank", "teller")},
+		Namespaces: map[string]map[string]string{"shop": {}, "bank": {}, "secret": {}}, Talk: []api.PolicyTalk{talk("cart", "vault", 1)},
+		Policies: []*cluster.Policy{{UID: "1", Namespace: "shop", Name: "cart"}, {UID: "2", Namespace: "bank", Name: "vault"}, {UID: "3", Name: "all"}}}
+	two.policy = api.PolicyReport{Source: api.TalkOfFlows, Pods: one.policy.Pods, Talk: []api.PolicyTalk{talk("teller", "vault", 2)}, Policies: one.policy.Policies}
+	f := newFixture(t, ca, Config{}, one, two)
+	for _, test := range []struct {
+		who                  shows
+		pods, policies, talk []string
+		namespaces           int
+		partial              []string
+	}{
+		{admin, []string{"teller", "vault", "cart"}, []string{"all", "vault", "cart"}, []string{"cart vault", "teller vault"}, 3, nil},
+		{bearer("shop-token"), []string{"vault", "cart"}, []string{"all", "cart"}, []string{"cart vault"}, 2, []string{"bank"}},
+	} {
+		code, body := f.get(test.who, "/v1/policy")
+		var r api.PolicyReport
+		if err := json.Unmarshal([]byte(body), &r); err != nil || code != http.StatusOK {
+			t.Fatal(code, body, err)
+		}
+		var pods, policies, talk []string
+		for _, p := range r.Pods {
+			pods = append(pods, p.Name)
+		}
+		for _, p := range r.Policies {
+			policies = append(policies, p.Name)
+		}
+		for _, t := range r.Talk {
+			talk = append(talk, t.From.Pod+" "+t.To.Pod)
+		}
+		slices.Sort(talk)
+		if !slices.Equal(pods, test.pods) || !slices.Equal(policies, test.policies) || !slices.Equal(talk, test.talk) || len(r.Namespaces) != test.namespaces || !slices.Equal(r.Partial, test.partial) {
+			t.Errorf("told of pods %q, policies %q, talk %q, namespaces %v, partial %q", pods, policies, talk, r.Namespaces, r.Partial)
+		}
+		if r.Total != 2 || !slices.Equal(r.Reporters, []string{"node-1", "node-2"}) {
+			t.Errorf("told by %q of %d", r.Reporters, r.Total)
+		}
+	}
+	if code, body := f.get(bearer("nobody-token"), "/v1/policy"); code != http.StatusForbidden {
+		t.Errorf("who may see nothing is told %d %s", code, body)
+	}
+}
