@@ -430,6 +430,9 @@ func hostSysctls(name string, six, ports bool) error {
 		if err := forward(conf+"all/forwarding", keepRouters); err != nil {
 			return err
 		}
+	} else if _, err := os.Stat(conf + name); err == nil {
+		// Or pods would have a way to the node, and tell it who its routers are.
+		list = append(list, [2]string{conf + name + "/accept_ra", "0"}, [2]string{conf + name + "/disable_ipv6", "1"})
 	}
 	return setSysctls(list)
 }

@@ -451,3 +451,38 @@ func TestRootWrong(t *testing.T) {
 	}
 	n.nothingLeft()
 }
+
+// What the node becomes for the first pod, and what it does not.
+func TestRootSysctls(t *testing.T) {
+	for _, cidrs := range [][]string{{"10.1.0.0/24"}, {"fd01::/64"}, dual} {
+		t.Run(fmt.Sprint(cidrs), func(t *testing.T) {
+			n := newNode(t, cidrs...)
+			c := n.container("one")
+			r := n.add(c, nil)
+			if len(r.IPs) != len(cidrs) {
+				t.Errorf("%v", r.IPs)
+			}
+			host := r.Interfaces[0].Name
+			want := map[string]string{
+				"ipv4/ip_forward": "1", "ipv4/conf/" + host + "/route_localnet": "0", "ipv4/conf/" + host + "/send_redirects": "0", "ipv4/conf/" + host + "/proxy_arp": "1",
+				"ipv6/conf/" + host + "/accept_ra": "0", "ipv6/conf/lo/accept_ra": "1",
+			}
+			if six := len(cidrs) == 2 || cidrs[0] == "fd01::/64"; six {
+				want["ipv6/conf/all/forwarding"], want["ipv6/conf/"+host+"/disable_ipv6"], want["ipv6/conf/lo/accept_ra"] = "1", "0", "2"
+			} else {
+				want["ipv6/conf/all/forwarding"], want["ipv6/conf/"+host+"/disable_ipv6"] = "0", "1"
+			}
+			for name, value := range want {
+				var b []byte
+				if err := n.ns.Do(func() (err error) { b, err = os.ReadFile("/proc/sys/net/" + name); return err }); err != nil {
+					t.Error(err)
+				} else if string(b) != value+"\n" {
+					t.Errorf("%s is %s, want %s", name, b, value)
+				}
+			}
+			n.must("CHECK", c, map[string]any{"prevResult": asMap(t, r, n.version)})
+			n.must("DEL", c, nil)
+			n.nothingLeft()
+		})
+	}
+}
