@@ -204,3 +204,20 @@ func BenchmarkJudge(b *testing.B) {
 		program.Judge(p)
 	}
 }
+
+func BenchmarkExplain(b *testing.B) {
+	w := town(10_000, 1000)
+	p := netpol.Packet{Src: w.Pods[101].Addrs[0], Dst: w.Pods[201].Addrs[0], Protocol: 6, Port: 8001}
+	w = w.Index()
+	for b.Loop() {
+		_ = netpol.Explain(p, w).String()
+	}
+}
+
+func BenchmarkEvaluate(b *testing.B) {
+	w := town(10_000, 1000)
+	p := netpol.Packet{Src: w.Pods[101].Addrs[0], Dst: w.Pods[201].Addrs[0], Protocol: 6, Port: 8001}
+	for b.Loop() {
+		netpol.Evaluate(p, w)
+	}
+}

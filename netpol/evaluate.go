@@ -41,8 +41,13 @@ func (w *World) at(addr netip.Addr) end {
 	if !addr.IsValid() {
 		return e
 	}
+	if w.index != nil {
+		found := w.index[e.addr]
+		found.addr = e.addr
+		return found
+	}
 	for _, pod := range w.Pods {
-		if !pod.HostNetwork && hasAddr(pod.Addrs, e.addr) && (e.pod == nil || later(pod, e.pod)) {
+		if hasAddr(pod.Addrs, e.addr) && !pod.HostNetwork && (e.pod == nil || later(pod, e.pod)) {
 			e.pod = pod
 		}
 	}
@@ -57,12 +62,41 @@ func (w *World) at(addr netip.Addr) end {
 	return e
 }
 
+// Index returns the same World with its addresses in a table: for many packets.
+// Pods and Nodes must not be changed afterwards.
+func (w *World) Index() *World {
+	indexed := *w
+	indexed.index = make(map[netip.Addr]end, 2*len(w.Pods)+len(w.Nodes))
+	for _, pod := range w.Pods {
+		for _, addr := range pod.Addrs {
+			addr = canonical(addr)
+			if has := indexed.index[addr]; !pod.HostNetwork && (has.pod == nil || later(pod, has.pod)) {
+				indexed.index[addr] = end{pod: pod}
+			}
+		}
+	}
+	for _, node := range w.Nodes {
+		for _, addr := range node.Addrs {
+			addr = canonical(addr)
+			if has := indexed.index[addr]; has.pod == nil && (has.node == nil || node.Name < has.node.Name) {
+				indexed.index[addr] = end{node: node}
+			}
+		}
+	}
+	return &indexed
+}
+
 // canonical is an address as this package compares it: IPv4 is not written as
 // IPv6, and which device a packet came through is nothing that policies know.
 func canonical(addr netip.Addr) netip.Addr { return addr.Unmap().WithZone("") }
 
 func hasAddr(addrs []netip.Addr, addr netip.Addr) bool {
-	return slices.ContainsFunc(addrs, func(a netip.Addr) bool { return canonical(a) == addr })
+	for _, a := range addrs {
+		if canonical(a) == addr {
+			return true
+		}
+	}
+	return false
 }
 
 // later reports whether pod a has an address that b claims too.
@@ -104,10 +138,7 @@ func verdictOf(rule *cluster.PolicyRule) Verdict {
 
 // first returns the first rule of a tier that matches a packet.
 func (w *World) first(tier cluster.PolicyTier, dir Direction, subject, peer end, p Packet) (*cluster.PolicyRule, Ref) {
-	for _, policy := range w.policies(tier) {
-		if !w.selects(policy, subject.pod) {
-			continue
-		}
+	for _, policy := range w.policies(tier, subject.pod) {
 		for i, rule := range rulesOf(policy, dir) {
 			if w.matches(policy, &rule, dir, subject, peer, p) {
 				return &rule, refOf(policy, dir, i)
@@ -119,7 +150,7 @@ func (w *World) first(tier cluster.PolicyTier, dir Direction, subject, peer end,
 
 // isolated reports whether NetworkPolicies say all that is allowed for a pod.
 func (w *World) isolated(dir Direction, pod *cluster.Pod) bool {
-	return slices.ContainsFunc(w.policies(cluster.NetworkTier), func(policy *cluster.Policy) bool {
+	return slices.ContainsFunc(w.Policies, func(policy *cluster.Policy) bool {
 		return isolates(policy, dir) && w.selects(policy, pod)
 	})
 }
@@ -134,11 +165,12 @@ func isolates(policy *cluster.Policy, dir Direction) bool {
 	return policy.IsolatesIngress
 }
 
-// policies returns those of a tier in the order in which they are asked.
-func (w *World) policies(tier cluster.PolicyTier) []*cluster.Policy {
+// policies returns those of a tier that select a pod, in the order in which they
+// are asked.
+func (w *World) policies(tier cluster.PolicyTier, pod *cluster.Pod) []*cluster.Policy {
 	var of []*cluster.Policy
 	for _, policy := range w.Policies {
-		if policy.Tier == tier {
+		if policy.Tier == tier && w.selects(policy, pod) {
 			of = append(of, policy)
 		}
 	}
@@ -157,13 +189,13 @@ func comparePolicies(a, b *cluster.Policy) int {
 
 // selects reports whether a policy is for a pod.
 func (w *World) selects(policy *cluster.Policy, pod *cluster.Pod) bool {
-	if pod.HostNetwork || !policy.Subject.Pods.Matches(pod.Labels) {
+	switch {
+	case pod.HostNetwork:
 		return false
+	case policy.Tier == cluster.NetworkTier:
+		return policy.Namespace == pod.Namespace && policy.Subject.Pods.Matches(pod.Labels)
 	}
-	if policy.Tier == cluster.NetworkTier {
-		return policy.Namespace == pod.Namespace
-	}
-	return policy.Subject.Namespaces.Matches(w.labelsOf(pod))
+	return policy.Subject.Pods.Matches(pod.Labels) && policy.Subject.Namespaces.Matches(w.labelsOf(pod))
 }
 
 // labelsOf are the labels of a pod's namespace.

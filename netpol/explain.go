@@ -82,8 +82,8 @@ func (w *World) explain(dir Direction, subject, peer end, p Packet) Reason {
 		return r
 	}
 	for _, tier := range []cluster.PolicyTier{cluster.AdminTier, cluster.NetworkTier, cluster.BaselineTier} {
-		for _, policy := range w.policies(tier) {
-			if (isolates(policy, dir) || len(rulesOf(policy, dir)) > 0) && w.selects(policy, subject.pod) {
+		for _, policy := range w.policies(tier, subject.pod) {
+			if isolates(policy, dir) || len(rulesOf(policy, dir)) > 0 {
 				r.Selecting = append(r.Selecting, policy)
 			}
 		}

@@ -29,6 +29,8 @@ type World struct {
 	// those that the pod has seen.
 	Namespaces map[string]map[string]string
 	Policies   []*cluster.Policy
+
+	index map[netip.Addr]end
 }
 
 // A Packet is the first packet of a flow: what a policy judges. Port is the
@@ -167,7 +169,7 @@ const (
 	// policies come to more, all it sends and receives is denied, and Problems
 	// says so of each of them. It depends on the identities there are: it is the
 	// one limit that Evaluate does not know.
-	MaxVerdicts = 1 << 20
+	MaxVerdicts = 1 << 18
 )
 
 // String returns egress or ingress.

@@ -34,10 +34,7 @@ type SelectedRule struct {
 func Selecting(pod *cluster.Pod, w *World) []Selection {
 	var all []Selection
 	for _, tier := range []cluster.PolicyTier{cluster.AdminTier, cluster.NetworkTier, cluster.BaselineTier} {
-		for _, policy := range w.policies(tier) {
-			if !w.selects(policy, pod) {
-				continue
-			}
+		for _, policy := range w.policies(tier, pod) {
 			s := Selection{Policy: policy, Problems: problemsOf(policy)}
 			for _, dir := range []Direction{Egress, Ingress} {
 				s.Isolates[dir] = isolates(policy, dir)
