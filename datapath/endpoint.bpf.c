@@ -54,7 +54,7 @@ int endpoint_from(struct __sk_buff *skb)
 		if (r < 0)
 			return TC_ACT_SHOT;
 	}
-	count_packet(&p, false, REASON_NONE);
+	count_passed(&p, false, r);
 	if (!to)
 		return TC_ACT_UNSPEC;
 	if (r & FLOW_STACK) {
@@ -65,7 +65,7 @@ int endpoint_from(struct __sk_buff *skb)
 	}
 	if (!to->ifindex)
 		return forward_node(skb, &p, to, ep, cfg);
-	count_packet(&p, true, REASON_NONE);
+	count_passed(&p, true, r);
 	return forward_pod(skb, &p, to);
 }
 
@@ -91,27 +91,28 @@ int endpoint_to(struct __sk_buff *skb)
 		role = flow_role(f, &p);
 		/* A pod here sent it, so endpoint_from has judged and counted it, unless the stack has made it another.
 		 */
-		if (f->ifindex[role] && !(f->flags & FLOW_DEFERRED && role == CLIENT) && !(f->flags & FLOW_DENIED))
-			goto pass;
+		if (f->ifindex[role] && !(f->flags & FLOW_DEFERRED && role == CLIENT) && !(f->flags & FLOW_DENIED)) {
+			count_passed(&p, true, f->flags);
+			return TC_ACT_UNSPEC;
+		}
 	}
 	if (f && flow_good(f, &p, cfg)) {
-		flow_next(skb, &p, f, cfg);
-		goto pass;
+		r = flow_next(skb, &p, f, cfg);
+	} else {
+		p.flow_flags = FLOW_STACK;
+		p.to = skb->ifindex;
+		from = place_known(&p.src);
+		if (from && from->flags & PLACE_POD)
+			p.from = from->ifindex;
+		else if (cfg->mode != MODE_CHAINED)
+			p.from = mark_sender(skb); /* translated to the node's address */
+		if (p.from)
+			p.flow_flags |= FLOW_DEFERRED;
+		r = flow_other(skb, &p);
+		if (r < 0)
+			return TC_ACT_SHOT;
 	}
-	p.flow_flags = FLOW_STACK;
-	p.to = skb->ifindex;
-	from = place_known(&p.src);
-	if (from && from->flags & PLACE_POD)
-		p.from = from->ifindex;
-	else if (cfg->mode != MODE_CHAINED)
-		p.from = mark_sender(skb); /* translated to the node's address */
-	if (p.from)
-		p.flow_flags |= FLOW_DEFERRED;
-	r = flow_other(skb, &p);
-	if (r < 0)
-		return TC_ACT_SHOT;
-pass:
-	count_packet(&p, true, REASON_NONE);
+	count_passed(&p, true, r);
 	return TC_ACT_UNSPEC;
 }
 

@@ -33,6 +33,7 @@ const (
 	endpointMapVerdicts      = "verdicts"
 	endpointProgEndpointFrom = "endpoint_from"
 	endpointProgEndpointTo   = "endpoint_to"
+	endpointVarSweepEvery    = "sweep_every"
 )
 
 // loadEndpoint returns the embedded CollectionSpec for endpoint.
@@ -106,6 +107,7 @@ type endpointMapSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type endpointVariableSpecs struct {
+	SweepEvery *ebpf.VariableSpec `ebpf:"sweep_every"`
 }
 
 // endpointObjects contains all objects after they have been loaded into the kernel.
@@ -169,6 +171,7 @@ func (m *endpointMaps) Close() error {
 //
 // It can be passed to loadEndpointObjects or ebpf.CollectionSpec.LoadAndAssign.
 type endpointVariables struct {
+	SweepEvery *ebpf.Variable `ebpf:"sweep_every"`
 }
 
 // endpointPrograms contains all programs after they have been loaded into the kernel.

@@ -80,7 +80,7 @@ int host_from(struct __sk_buff *skb)
 		if (r & FLOW_STACK)
 			return TC_ACT_UNSPEC;
 	}
-	count_packet(&p, true, REASON_NONE);
+	count_passed(&p, true, r);
 	return forward_pod(skb, &p, to);
 }
 

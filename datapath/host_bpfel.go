@@ -16,23 +16,24 @@ import (
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
-	hostMapAddresses = "addresses"
-	hostMapCounters  = "counters"
-	hostMapEndpoints = "endpoints"
-	hostMapEvents    = "events"
-	hostMapFlows     = "flows"
-	hostMapFragments = "fragments"
-	hostMapNetworks  = "networks"
-	hostMapNumbers   = "numbers"
-	hostMapQuotas    = "quotas"
-	hostMapScratch   = "scratch"
-	hostMapSets      = "sets"
-	hostMapSettings  = "settings"
-	hostMapSweeper   = "sweeper"
-	hostMapSweeps    = "sweeps"
-	hostMapVerdicts  = "verdicts"
-	hostProgHostFrom = "host_from"
-	hostProgHostTo   = "host_to"
+	hostMapAddresses  = "addresses"
+	hostMapCounters   = "counters"
+	hostMapEndpoints  = "endpoints"
+	hostMapEvents     = "events"
+	hostMapFlows      = "flows"
+	hostMapFragments  = "fragments"
+	hostMapNetworks   = "networks"
+	hostMapNumbers    = "numbers"
+	hostMapQuotas     = "quotas"
+	hostMapScratch    = "scratch"
+	hostMapSets       = "sets"
+	hostMapSettings   = "settings"
+	hostMapSweeper    = "sweeper"
+	hostMapSweeps     = "sweeps"
+	hostMapVerdicts   = "verdicts"
+	hostProgHostFrom  = "host_from"
+	hostProgHostTo    = "host_to"
+	hostVarSweepEvery = "sweep_every"
 )
 
 // loadHost returns the embedded CollectionSpec for host.
@@ -106,6 +107,7 @@ type hostMapSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type hostVariableSpecs struct {
+	SweepEvery *ebpf.VariableSpec `ebpf:"sweep_every"`
 }
 
 // hostObjects contains all objects after they have been loaded into the kernel.
@@ -169,6 +171,7 @@ func (m *hostMaps) Close() error {
 //
 // It can be passed to loadHostObjects or ebpf.CollectionSpec.LoadAndAssign.
 type hostVariables struct {
+	SweepEvery *ebpf.Variable `ebpf:"sweep_every"`
 }
 
 // hostPrograms contains all programs after they have been loaded into the kernel.

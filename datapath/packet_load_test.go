@@ -3,6 +3,7 @@ package datapath
 import (
 	"errors"
 	"testing"
+	"time"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/rlimit"
@@ -17,6 +18,9 @@ type kernelSide struct {
 	pod  endpointPrograms
 	node hostPrograms
 }
+
+// sweepEvery is how often tests have flows looked at.
+const sweepEvery = uint64(50 * time.Millisecond)
 
 // loadKernelSide loads all programs; resize may change the sizes of maps.
 func loadKernelSide(t testing.TB, resize func(maps map[string]*ebpf.MapSpec)) *kernelSide {
@@ -40,6 +44,11 @@ func loadKernelSide(t testing.TB, resize func(maps map[string]*ebpf.MapSpec)) *k
 		}
 		if resize != nil {
 			resize(spec.Maps)
+		}
+		if v := spec.Variables["sweep_every"]; v != nil {
+			if err := v.Set(sweepEvery); err != nil {
+				t.Fatal(err)
+			}
 		}
 		have := map[string]*ebpf.Map{}
 		for name := range spec.Maps {

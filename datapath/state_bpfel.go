@@ -158,6 +158,7 @@ const (
 	stateFlowFlagsFLOW_SERVICE  stateFlowFlags = 4
 	stateFlowFlagsFLOW_OPENED   stateFlowFlags = 8
 	stateFlowFlagsFLOW_DENIED   stateFlowFlags = 16
+	stateFlowFlagsFLOW_AUDITED  stateFlowFlags = 32
 )
 
 type stateFlowKey struct {

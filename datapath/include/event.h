@@ -29,6 +29,12 @@ static __always_inline void count_packet(const struct packet *p, bool ingress, e
 	count((ingress ? COUNT_INGRESS : 0) + reason, p->packets, p->bytes);
 }
 
+/* Counts a packet that goes its way, by the flags of its flow. */
+static __always_inline void count_passed(const struct packet *p, bool ingress, int flow_flags)
+{
+	count_packet(p, ingress, flow_flags & FLOW_AUDITED ? REASON_AUDITED : REASON_NONE);
+}
+
 static __always_inline bool hook_ingress(__u8 hook)
 {
 	return hook == HOOK_ENDPOINT_TO || hook == HOOK_HOST_FROM;
@@ -132,33 +138,36 @@ __noinline int flow_tell(struct __sk_buff *skb, struct packet *p, struct flow *f
 	return 0;
 }
 
-/* Tells the last word on a flow, of which no packet is there. */
-static __always_inline int close_tell(const struct flow_key *k, struct flow *f, __u8 hook)
+/* Tells of a flow without a packet of it: the last word, or what it has done since it was told of. */
+static __always_inline int flow_report(const struct flow_key *k, struct flow *f, __u8 hook, __u8 kind)
 {
 	const __u32 bare = offsetof(struct flow_event, header);
 	struct flow_event *e;
+	__u64 coarse;
 
 	if (!telling(config_get()))
 		return 0;
 	e = bpf_ringbuf_reserve(&events, bare, 0);
 	if (!e) {
-		count(COUNT_LOST + EVENT_CLOSE, 1, 0);
+		count(COUNT_LOST + kind, 1, 0);
 		return 0;
 	}
 	e->ktime = bpf_ktime_get_boot_ns();
 	e->cookie = 0;
-	event_flow(e, k, f, coarse_now());
+	coarse = coarse_now();
+	f->told = coarse;
+	event_flow(e, k, f, coarse);
 	e->ifindex = 0;
 	e->len = 0;
 	e->captured = 0;
-	e->kind = EVENT_CLOSE;
+	e->kind = kind;
 	e->reason = REASON_NONE;
 	e->hook = hook;
 	e->reply = 0;
 	e->icmp_type = f->icmp_type;
 	e->icmp_code = f->icmp_code;
 	bpf_ringbuf_submit(e, BPF_RB_NO_WAKEUP);
-	count(COUNT_EVENTS + EVENT_CLOSE, 1, 0);
+	count(COUNT_EVENTS + kind, 1, 0);
 	return 1;
 }
 

@@ -33,10 +33,12 @@ enum {
 	TIMEOUT_DENIED = 30,
 };
 
+/* How long a flow waits for the next look at it, ns. Tests make it shorter. */
+const volatile __u64 sweep_every = 5ULL * SECOND;
+
 enum {
-	SWEEP_EVERY = 5,     /* seconds between two looks at a flow */
-	SWEEP_BATCH = 4096,  /* flows at once: less than a millisecond */
-	SWEEP_TICK = SECOND, /* ns */
+	SWEEP_BATCH = 4096, /* flows at once: less than a millisecond */
+	SWEEP_TICKS = 5,    /* while a flow waits */
 	SWEEP_SOON = 10000000,
 	SWEEP_DEAD = 5, /* seconds without a tick */
 };
@@ -67,8 +69,8 @@ static __always_inline __u64 flow_timeout(const struct flow *f, __u8 proto)
 
 struct sweep_run {
 	__u64 now;
-	__u32 interval;
-	__u32 more; /* there was no end to it */
+	__u64 interval; /* ns between two events of a flow */
+	__u64 more;	/* there was no end to it */
 };
 
 /* Looks at the flow that has been due longest. The queue is in the order of due, for all wait equally long. */
@@ -92,10 +94,13 @@ static long sweep_one(__u32 index, struct sweep_run *run)
 	if (f->seen + flow_timeout(f, s.key.proto) <= run->now) {
 		/* What another CPU counts meanwhile is told if it is there by now. */
 		if (!bpf_map_delete_elem(&flows, &s.key) && f->began == s.began)
-			close_tell(&s.key, f, HOOK_TIMER);
+			flow_report(&s.key, f, HOOK_TIMER, EVENT_CLOSE);
 		return 0;
 	}
-	s.due = run->now + (__u64)SWEEP_EVERY * SECOND;
+	/* What has fallen silent since it was told of. */
+	if (run->interval && f->seen > f->told && run->now - f->told >= run->interval)
+		flow_report(&s.key, f, HOOK_TIMER, EVENT_UPDATE);
+	s.due = run->now + sweep_every;
 	if (bpf_map_push_elem(&sweeps, &s, 0))
 		count(COUNT_UNSWEPT, 1, 0);
 	return 0;
@@ -103,11 +108,14 @@ static long sweep_one(__u32 index, struct sweep_run *run)
 
 static int sweep_tick(void *map, __u32 *key, struct sweep_timer *s)
 {
+	struct config *cfg = config_get();
 	struct sweep_run run = { .now = coarse_now(), .more = 1 };
 
+	if (cfg)
+		run.interval = (__u64)cfg->flow_interval * SECOND;
 	s->ticked = run.now;
 	bpf_loop(SWEEP_BATCH, sweep_one, &run, 0);
-	bpf_timer_start(&s->timer, run.more ? SWEEP_SOON : SWEEP_TICK, 0);
+	bpf_timer_start(&s->timer, run.more ? SWEEP_SOON : sweep_every / SWEEP_TICKS, 0);
 	return 0;
 }
 
@@ -127,7 +135,7 @@ static __always_inline void sweep_begin(__u64 now)
 		return;					      /* another CPU does it */
 	bpf_timer_init(&s->timer, &sweeper, CLOCK_MONOTONIC); /* fails where it is a timer already */
 	bpf_timer_set_callback(&s->timer, sweep_tick);
-	bpf_timer_start(&s->timer, SWEEP_TICK, 0);
+	bpf_timer_start(&s->timer, sweep_every / SWEEP_TICKS, 0);
 }
 
 /* Global for its stack. */
@@ -139,7 +147,7 @@ __noinline int sweep_later(const struct flow_key *k, __u64 now)
 		return 0;
 	s.key = *k;
 	s.began = now;
-	s.due = now + (__u64)SWEEP_EVERY * SECOND;
+	s.due = now + sweep_every;
 	if (bpf_map_push_elem(&sweeps, &s, 0))
 		count(COUNT_UNSWEPT, 1, 0);
 	sweep_begin(now);
@@ -232,7 +240,7 @@ __noinline int flow_open(struct __sk_buff *skb, struct packet *p)
 	key = p->key;
 	f = bpf_map_lookup_elem(&flows, &key);
 	if (f && flow_over(f, p)) {
-		close_tell(&key, f, p->hook);
+		flow_report(&key, f, p->hook, EVENT_CLOSE);
 		bpf_map_delete_elem(&flows, &key);
 		f = NULL;
 	}

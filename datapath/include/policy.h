@@ -246,9 +246,11 @@ __noinline int flow_judge(const struct flow_key *key, struct flow *f, bool new)
 	f->rule[INGRESS] = rule[INGRESS];
 	f->verdict[EGRESS] = verdict[EGRESS];
 	f->verdict[INGRESS] = verdict[INGRESS];
-	flags = f->flags & ~FLOW_DENIED;
+	flags = f->flags & ~(FLOW_DENIED | FLOW_AUDITED);
 	if (verdict[EGRESS] == VERDICT_DENY || verdict[INGRESS] == VERDICT_DENY)
 		flags |= FLOW_DENIED;
+	if (verdict[EGRESS] == VERDICT_AUDIT || verdict[INGRESS] == VERDICT_AUDIT)
+		flags |= FLOW_AUDITED;
 	if (new && (cfg->mode == MODE_CHAINED || !path_direct(cfg, cp) || !path_direct(cfg, sp) ||
 		    (ce && ce->flags & EP_CHAINED) || (se && se->flags & EP_CHAINED)))
 		flags |= FLOW_STACK;

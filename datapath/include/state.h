@@ -184,6 +184,7 @@ enum flow_flags {
 	FLOW_SERVICE = 1 << 2, /* to a service's own address: judged, and told, as the deferred one */
 	FLOW_OPENED = 1 << 3,  /* a packet has passed */
 	FLOW_DENIED = 1 << 4,  /* by one of its verdicts */
+	FLOW_AUDITED = 1 << 5, /* one of its verdicts would be denied */
 };
 
 enum flow_state {

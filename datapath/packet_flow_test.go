@@ -1,0 +1,287 @@
+package datapath
+
+import (
+	"errors"
+	"testing"
+	"time"
+
+	"github.com/cilium/ebpf"
+	"github.com/google/go-cmp/cmp"
+
+	"warren/internal/testkit"
+)
+
+// TestBPFReplies: what answers an allowed flow is allowed, whatever policy says of
+// the other direction, and nothing else is.
+func TestBPFReplies(t *testing.T) {
+	w := newPacketWorld(t)
+	w.isolate(setA)
+	w.isolate(setB)
+	w.rule(testRule{set: setA, peer: idB, proto: protoUDP, port: 53, bits: 16, tier: 1, order: order(1, allow), rule: 1})
+	w.rule(testRule{set: setB, direction: ingress, peer: idA, proto: protoUDP, port: 53, bits: 16, tier: 1, order: order(1, allow), rule: 2})
+	w.want("an answer to nothing", w.from("b", ether(ip(podB4, podA4, udp(53, 4000)))), toDrop)
+	w.want("question", w.from("a", ether(ip(podA4, podB4, udp(4000, 53)))), toRedirect)
+	w.want("answer", w.from("b", ether(ip(podB4, podA4, udp(53, 4000)))), toRedirect)
+	w.want("from another port", w.from("b", ether(ip(podB4, podA4, udp(54, 4000)))), toDrop)
+	f := w.flow(podA4, podB4, 4000, 53, protoUDP)
+	if f.Packets != [2]uint64{1, 1} || f.Rule != [2]uint32{1, 2} {
+		t.Errorf("flow of the question: %+v", f)
+	}
+
+	// Who is denied cannot make a flow of it by what looks like an answer.
+	w.want("SYN ACK", w.from("a", ether(ip(podA4, podB4, tcp(80, 5000, syn|ack)))), toDrop)
+	w.want("ACK", w.from("a", ether(ip(podA4, podB4, tcp(80, 5001, ack)))), toDrop)
+}
+
+// TestBPFPortReuse: a SYN behind the end of a connection begins another one.
+func TestBPFPortReuse(t *testing.T) {
+	w := newPacketWorld(t)
+	there := func(flags uint8) {
+		w.want("to b", w.from("a", ether(ip(podA4, podB4, tcp(4000, 80, flags)))), toRedirect)
+	}
+	back := func(flags uint8) {
+		w.want("to a", w.from("b", ether(ip(podB4, podA4, tcp(80, 4000, flags)))), toRedirect)
+	}
+	there(syn)
+	back(syn | ack)
+	there(ack)
+	there(fin | ack)
+	if f := w.flow(podA4, podB4, 4000, 80, protoTCP); f.State != uint8(stateFlowStateSTATE_CLOSING) {
+		t.Errorf("state %d behind one FIN", f.State)
+	}
+	back(fin | ack)
+	there(ack)
+	first := w.flow(podA4, podB4, 4000, 80, protoTCP)
+	if first.State != uint8(stateFlowStateSTATE_CLOSED) {
+		t.Errorf("state %d behind both FINs", first.State)
+	}
+	there(syn)
+	second := w.flow(podA4, podB4, 4000, 80, protoTCP)
+	if second.State != uint8(stateFlowStateSTATE_NEW) || second.Packets != [2]uint64{1, 0} {
+		t.Errorf("second flow: %+v", second)
+	}
+	back(rst)
+	if f := w.flow(podA4, podB4, 4000, 80, protoTCP); f.State != uint8(stateFlowStateSTATE_CLOSED) {
+		t.Errorf("state %d behind a RST", f.State)
+	}
+	const isNew, update, closed = stateEventKindEVENT_NEW, stateEventKindEVENT_UPDATE, stateEventKindEVENT_CLOSE
+	events := w.events()
+	var kinds []stateEventKind
+	for _, e := range events {
+		kinds = append(kinds, stateEventKind(e.Kind))
+	}
+	// SYN, SYN ACK, FIN, FIN; then the close of the first, SYN, RST.
+	if diff := cmp.Diff([]stateEventKind{isNew, update, update, update, closed, isNew, update}, kinds); diff != "" {
+		t.Fatalf("events (-want +got):\n%s", diff)
+	}
+	if last := events[4].Flow; last.Packets != [2]uint64{4, 2} {
+		t.Errorf("the first flow is closed with %d packets, want 4 and 2", last.Packets)
+	}
+	if !(events[1].Reply == 1 && events[2].Reply == 0 && events[3].Reply == 1) {
+		t.Error("events do not tell who sent the packet")
+	}
+}
+
+// TestBPFTurnedDenial: a denied flow does not keep the other end from beginning one.
+func TestBPFTurnedDenial(t *testing.T) {
+	w := newPacketWorld(t)
+	w.isolate(setA)
+	w.rule(testRule{set: setA, direction: ingress, tier: 1, order: order(1, allow), rule: 1})
+	for _, make := range []func(src, dst string, sport, dport uint16) []byte{
+		func(src, dst string, sport, dport uint16) []byte { return ether(ip(src, dst, udp(sport, dport))) },
+		func(src, dst string, sport, dport uint16) []byte { return ether(ip(src, dst, tcp(sport, dport, syn))) },
+	} {
+		w.want("denied", w.from("a", make(podA4, podB4, 7, 9)), toDrop)
+		w.want("the other way", w.from("b", make(podB4, podA4, 9, 7)), toRedirect)
+		w.want("its answer", w.from("a", make(podA4, podB4, 7, 9)), toRedirect)
+	}
+	w.flow(podB4, podA4, 9, 7, protoUDP)
+	w.flow(podB4, podA4, 9, 7, protoTCP)
+}
+
+// TestBPFErrors: ICMP errors follow the flow that they are about.
+func TestBPFErrors(t *testing.T) {
+	type packet struct {
+		pod  string
+		data []byte
+	}
+	for _, v := range []struct {
+		name, a, b  string
+		unreachable func(quoted []byte) transport
+		other       func(quoted []byte) transport
+	}{
+		{"IPv4", podA4, podB4,
+			func(q []byte) transport { return icmp(3, 3, 0, q...) },
+			func(q []byte) transport { return icmp(13, 0, 0, q...) }},
+		{"IPv6", podA6, podB6,
+			func(q []byte) transport { return icmp6(1, 4, 0, q...) },
+			func(q []byte) transport { return icmp6(200, 0, 0, q...) }},
+	} {
+		t.Run(v.name, func(t *testing.T) {
+			w := newPacketWorld(t)
+			w.isolate(setA)
+			w.isolate(setB)
+			w.rule(testRule{set: setA, peer: idB, proto: protoUDP, port: 53, bits: 16, tier: 1, order: order(1, allow), rule: 1})
+			w.rule(testRule{set: setB, direction: ingress, peer: idA, proto: protoUDP, port: 53, bits: 16, tier: 1, order: order(1, allow), rule: 2})
+			question := ip(v.a, v.b, udp(4000, 53))
+			about := func(quoted []byte) packet {
+				return packet{"b", ether(ip(v.b, v.a, v.unreachable(quoted)))}
+			}
+			w.want("about nothing", w.from("b", about(question).data), toDrop)
+			w.want("question", w.from("a", ether(question)), toRedirect)
+			for _, c := range []struct {
+				name   string
+				packet packet
+				want   uint32
+			}{
+				{"about the question", about(question), toRedirect},
+				{"with a piece of it", about(question[:len(question)-4]), toRedirect},
+				{"with less than its ports", about(question[:len(question)-8]), toDrop},
+				{"with nothing", about(nil), toDrop},
+				{"about another one", about(ip(v.a, v.b, udp(4001, 53))), toDrop},
+				{"about what another pod was sent", about(ip(v.a, podD4If(v.a), udp(4000, 53))), toDrop},
+				{"to somebody else", packet{"b", ether(ip(v.b, podD4If(v.a), v.unreachable(question)))}, toDrop},
+				{"no error", packet{"b", ether(ip(v.b, v.a, v.other(question)))}, toDrop},
+			} {
+				w.want(c.name, w.from(c.packet.pod, c.packet.data), c.want)
+			}
+			// A router on the way says so too, through the stack.
+			router, dst := hostAddr, v.a
+			if v.name == "IPv6" {
+				router = "2001:db8::1"
+			}
+			w.want("from a router", w.to("a", ether(ip(router, dst, v.unreachable(question)))), toStack)
+			proto := uint8(protoUDP)
+			if f := w.flow(v.a, v.b, 4000, 53, proto); f.Packets != [2]uint64{1, 0} {
+				t.Errorf("errors are counted as the flow's: %d", f.Packets)
+			}
+		})
+	}
+}
+
+func podD4If(addr string) string {
+	if addr == podA4 {
+		return podD4
+	}
+	return podD6
+}
+
+// TestBPFInterval: a flow that goes on is told of again and again, not each packet.
+func TestBPFInterval(t *testing.T) {
+	w := newPacketWorld(t)
+	w.config.FlowInterval = 1000
+	w.configure()
+	packet := ether(ip(podA4, podB4, udp(1, 2)))
+	for range 5 {
+		w.from("a", packet)
+	}
+	if diff := cmp.Diff([]stateEventKind{stateEventKindEVENT_NEW}, w.kinds()); diff != "" {
+		t.Errorf("events (-want +got):\n%s", diff)
+	}
+	key, _ := keyOf(podA4, podB4, 1, 2, protoUDP)
+	f := w.flow(podA4, podB4, 1, 2, protoUDP)
+	f.Told -= uint64(1001 * time.Second)
+	w.put(w.Flows, key, f)
+	w.from("a", packet)
+	w.from("a", packet)
+	events := w.events()
+	if len(events) != 1 || events[0].Kind != uint8(stateEventKindEVENT_UPDATE) || events[0].Flow.Packets[0] != 6 {
+		t.Errorf("events behind the interval: %+v", events)
+	}
+	if e := events[0]; e.Flow.Seen > e.Ktime || e.Ktime-e.Flow.Seen > uint64(time.Second) {
+		t.Errorf("the flow was seen at %d, and told of at %d, in boot time", e.Flow.Seen, e.Ktime)
+	}
+	// Nobody listens.
+	w.config.Flags = 0
+	w.configure()
+	w.from("a", ether(ip(podA4, podB4, udp(3, 4))))
+	w.from("a", ether(ip(podB4, podA4, udp(3, 4))))
+	if got := w.kinds(); len(got) != 0 {
+		t.Errorf("told though nobody listens: %v", got)
+	}
+}
+
+// TestBPFQuota: a flood of packets without a flow is counted, not told.
+func TestBPFQuota(t *testing.T) {
+	w := newPacketWorld(t)
+	packet := ether(ip(podB4, podA4, udp(1, 2)))
+	for range 1000 {
+		w.from("a", packet)
+	}
+	n := uint64(len(w.events()))
+	if n == 0 || n >= 1000 {
+		t.Errorf("%d of 1,000 told", n)
+	}
+	if quiet := w.counter(uint32(stateCounterIndexCOUNT_QUIET)).Packets; quiet+n != 1000 {
+		t.Errorf("%d told and %d counted as not, want 1,000 together", n, quiet)
+	}
+	if d := w.dropped(egress, stateReasonREASON_SPOOFED); d != 1000 {
+		t.Errorf("%d counted as spoofed", d)
+	}
+}
+
+// TestBPFRingFull: what the ring has no room for is counted.
+func TestBPFRingFull(t *testing.T) {
+	w := newPacketWorld(t)
+	record := uint64(176 + 8)
+	fits := uint64(8<<20) / record
+	packets := manyFlows(podA4, podB4, 1, 80, 50_000, false)
+	w.median(w.pod.EndpointFrom, "a", toRedirect, packets, len(packets))
+	told := w.counter(uint32(stateCounterIndexCOUNT_EVENTS) + uint32(stateEventKindEVENT_NEW)).Packets
+	lost := w.counter(uint32(stateCounterIndexCOUNT_LOST) + uint32(stateEventKindEVENT_NEW)).Packets
+	if told == 0 || lost == 0 || told+lost != 50_000 || told > fits {
+		t.Errorf("%d told, %d lost; %d fit", told, lost, fits)
+	}
+	if n := len(w.events()); uint64(n) != told {
+		t.Errorf("%d read, %d told", n, told)
+	}
+}
+
+// TestBPFSweep: flows end in the kernel when they are over, with nobody's help, and
+// their last counts are told.
+func TestBPFSweep(t *testing.T) {
+	w := newPacketWorld(t)
+	w.config.FlowInterval = 1
+	w.configure()
+	w.from("a", ether(ip(podA4, podB4, udp(1, 2))))
+	w.from("a", ether(ip(podA4, podB4, udp(3, 4))))
+	w.from("a", ether(ip(podA4, podB4, udp(5, 6))))
+	w.events()
+	// The first is over by now, the second had its time to be told of, the third
+	// has made way for others.
+	age := func(sport, dport uint16, seen, told time.Duration) {
+		key, _ := keyOf(podA4, podB4, sport, dport, protoUDP)
+		f := w.flow(podA4, podB4, sport, dport, protoUDP)
+		f.Seen -= uint64(seen)
+		f.Told -= uint64(told)
+		w.put(w.Flows, key, f)
+	}
+	age(1, 2, 31*time.Second, 0)
+	age(3, 4, 0, 2*time.Second)
+	third, _ := keyOf(podA4, podB4, 5, 6, protoUDP)
+	if err := w.Flows.Delete(third); err != nil {
+		t.Fatal(err)
+	}
+	first, _ := keyOf(podA4, podB4, 1, 2, protoUDP)
+	testkit.Wait(t, "the flow ends", func() bool {
+		var f stateFlow
+		return errors.Is(w.Flows.Lookup(first, &f), ebpf.ErrKeyNotExist)
+	})
+	testkit.Wait(t, "the lost flow is noticed", func() bool {
+		return w.counter(uint32(stateCounterIndexCOUNT_EVICTED)).Packets == 1
+	})
+	w.flow(podA4, podB4, 3, 4, protoUDP)
+	var kinds []stateEventKind
+	testkit.Wait(t, "both are told of", func() bool {
+		for _, e := range w.events() {
+			kinds = append(kinds, stateEventKind(e.Kind))
+			if e.Hook != uint8(stateHookHOOK_TIMER) || e.Flow.Packets[0] != 1 {
+				t.Errorf("event of the timer: %+v", e)
+			}
+		}
+		return len(kinds) >= 2
+	})
+	if diff := cmp.Diff([]stateEventKind{stateEventKindEVENT_CLOSE, stateEventKindEVENT_UPDATE}, kinds); diff != "" {
+		t.Errorf("events (-want +got):\n%s", diff)
+	}
+}
