@@ -78,6 +78,7 @@ func Run(ctx context.Context, cfg Config, stdout io.Writer, log *slog.Logger) (e
 	defer func() { err = errors.Join(err, me.road.Close()) }()
 
 	// Records -> events.
+	cfg.Sensors.Flow = me.net.watchFlows()
 	sensors := all.Sensors(me.road, cfg.Sensors, log)
 
 	// Events -> who did it.
@@ -95,6 +96,9 @@ func Run(ctx context.Context, cfg Config, stdout io.Writer, log *slog.Logger) (e
 	talked := me.whoTalked()
 	if talked != nil {
 		cfg.API.Policy = talked.Answer
+	}
+	if me.seen = newFlowWatch(me.net); me.seen != nil {
+		cfg.API.Flows = me.seen.memory
 	}
 	server := api.New(cfg.API, events{me.spine}, me.who, me, log)
 	doors, err := me.open(ctx, server, log)
@@ -129,6 +133,9 @@ func Run(ctx context.Context, cfg Config, stdout io.Writer, log *slog.Logger) (e
 	}
 	if talked != nil {
 		part("policy", func(ctx context.Context) error { return talked.Run(ctx, events{me.spine}) })
+	}
+	if me.seen != nil {
+		part("flow memory", func(ctx context.Context) error { return me.seen.memory.Run(ctx, events{me.spine}) })
 	}
 	if me.hubble != nil {
 		part("flows", me.hubble.Run)

@@ -106,6 +106,9 @@ func (s *self) flows(e *entrances, log *slog.Logger) *api.Hubble {
 			cfg.Address = addr.String()
 		}
 	}
+	if s.seen != nil {
+		cfg.Served = s.net.Served
+	}
 	if m := s.member; m != nil {
 		cfg.NodeLabels = m.labels
 		if s.cfg.Hubble.Listen != "" && cfg.Address == "" {

@@ -30,6 +30,7 @@ type self struct {
 	net      *network    // nil where packets are left alone
 	creds    *api.Credentials
 	hubble   *api.Hubble       // nil where nobody can ask for flows
+	seen     *flowWatch        // nil where packets are left alone
 	talk     *api.MapCollector // nil where connections are not watched
 	road     *bpf.Road
 	who      *identity.Identity
@@ -98,6 +99,7 @@ func (s *self) Status() api.Status {
 		h := s.hubble.Stats()
 		st.Hubble = &api.HubbleState{Flows: h.Flows, MaxFlows: h.MaxFlows, Bytes: h.Bytes, MaxBytes: h.MaxBytes, Seen: h.Seen, Oldest: h.Oldest, Streams: h.Streams, Stalled: h.Stalled}
 	}
+	st.Flows = s.seen.state()
 	for _, n := range *s.rights.Load() {
 		st.Capabilities = append(st.Capabilities, api.Cap{Name: n.name(), For: n.feature, Required: n.required, Held: n.held, Returned: n.returned})
 	}

@@ -205,6 +205,7 @@ func sampleStatus() Status {
 		Kubernetes:   &Kubernetes{"x", "https://api", true, time.Unix(1e9, 0), true, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, []Resource{{"pods", 1, 2, 3, 4, 5, 6, "oops"}}},
 		Certificate:  &Certificate{time.Unix(2e9, 0), "oops", 3},
 		Hubble:       &HubbleState{1, 2, 3, 4, 5, time.Unix(1e9, 0), 6, 7},
+		Flows:        &FlowsState{1, 2, 3, 4, time.Unix(1e9, 0), []PacketCount{{"egress", "dropped", "policy", 5, 6}, {"ingress", "forwarded", "", 7, 8}}, []FlowEventCount{{"new", 9, 1}}, 2, 3, 4, 5},
 		Capabilities: []Cap{{"CAP_BPF", "x", true, true, true}},
 		Sensors: []Sensor{{"process", true, []string{"exec"}, "late", []Hook{
 			{"process.exec", "programs started", "tp_btf", "sched_process_exec", "", []Refusal{{"fentry", "lockdown refuses it"}}},

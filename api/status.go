@@ -31,8 +31,9 @@ type Status struct {
 	Kubernetes  *Kubernetes  `json:"kubernetes,omitempty"`
 	Certificate *Certificate `json:"certificate,omitempty"`
 	Hubble      *HubbleState `json:"hubble,omitempty"`
-	// Network is absent where the agent leaves packets alone.
-	Network *Network `json:"network,omitempty"`
+	// Flows and Network are absent where the agent leaves packets alone.
+	Flows   *FlowsState `json:"flows,omitempty"`
+	Network *Network    `json:"network,omitempty"`
 
 	Capabilities []Cap    `json:"capabilities"`
 	Sensors      []Sensor `json:"sensors"`
@@ -118,6 +119,43 @@ type HubbleState struct {
 	Oldest   time.Time `json:"oldest,omitzero"` // of those remembered
 	Streams  int       `json:"streams"`         // requests under way
 	Stalled  uint64    `json:"stalled"`         // requests that ended because the client took nothing
+}
+
+// FlowsState is what is known of packets, where the agent connects pods.
+type FlowsState struct {
+	Flows    int       `json:"flows"` // events of flows that are remembered
+	MaxFlows int       `json:"max_flows"`
+	Bytes    int       `json:"bytes"`           // that they take, about
+	Seen     uint64    `json:"seen"`            // since the start
+	Oldest   time.Time `json:"oldest,omitzero"` // of those remembered
+	// Packets are exact, since the datapath was made, whether or not flows are
+	// told.
+	Packets []PacketCount    `json:"packets"`
+	Events  []FlowEventCount `json:"events"`
+	// Evicted flows gave way to others and have no end, Unswept ones had no room to
+	// be remembered until their end; Unflowed packets passed without a flow, and
+	// Quiet are drops that were not told, for there were too many.
+	Evicted  uint64 `json:"evicted"`
+	Unswept  uint64 `json:"unswept"`
+	Unflowed uint64 `json:"unflowed"`
+	Quiet    uint64 `json:"quiet"`
+}
+
+// PacketCount counts packets of this node's pods by what became of them.
+type PacketCount struct {
+	Direction string `json:"direction"` // egress: sent by a pod, ingress: to one
+	Verdict   string `json:"verdict"`
+	Reason    string `json:"reason,omitempty"`
+	Packets   uint64 `json:"packets"`
+	Bytes     uint64 `json:"bytes"`
+}
+
+// FlowEventCount counts what the datapath told of flows, and what it had no room
+// for.
+type FlowEventCount struct {
+	Kind string `json:"kind"` // new, update, close, drop
+	Told uint64 `json:"told"`
+	Lost uint64 `json:"lost"`
 }
 
 // Cap is a capability that the agent has a use for.

@@ -43,8 +43,9 @@ type teller struct {
 }
 
 type ruleSeen struct {
-	policy *event.FlowPolicy // nil: nobody knew
-	asked  time.Time
+	policy     *event.FlowPolicy // nil: nobody knew
+	asked      time.Time
+	generation uint64
 }
 
 type interfaceSeen struct {
@@ -196,21 +197,25 @@ func (t *teller) judge(f *event.Flow, r *Record, d netpol.Direction, end *End) {
 	}
 }
 
-// rule returns what is told of a rule, nil where nobody knows it.
+// rule returns what is told of a rule, nil where nobody knows it. One that is no
+// longer in force is told as it was.
 func (t *teller) rule(id netpol.RuleID) *event.FlowPolicy {
-	seen, ok := t.rules[id]
-	if ok && (seen.policy != nil || t.clock.Sub(seen.asked) < ruleLife) {
-		return seen.policy
-	}
 	if t.policies == nil {
 		return nil
+	}
+	seen, ok := t.rules[id]
+	generation := t.policies.Generation()
+	if ok && seen.generation == generation && (seen.policy != nil || t.clock.Sub(seen.asked) < ruleLife) {
+		return seen.policy
 	}
 	if len(t.rules) >= maxRules {
 		clear(t.rules) // numbers are not used again, so those in use come back
 	}
-	seen = ruleSeen{asked: t.clock}
+	seen.asked, seen.generation = t.clock, generation
 	if ref, p, ok := t.policies.Rule(id); ok {
-		seen.policy = describe(ref, p)
+		if next := describe(ref, p); seen.policy == nil || *next != *seen.policy {
+			seen.policy = next
+		}
 	}
 	t.rules[id] = seen
 	return seen.policy
