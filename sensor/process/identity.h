@@ -160,6 +160,17 @@ static __always_inline void identity_told(struct task_struct *p, const struct ta
 	identity_release(id);
 }
 
+/* What p changes from now on is not told: when it is again, it is told anew. */
+static __always_inline void identity_forget(struct task_struct *p)
+{
+	struct identity *id = identity_get(p, 0);
+
+	if (!id || identity_claim(id, CLAIM_TOLD) != CLAIMED)
+		return; /* never: only an exec claims the same, and it ends at once */
+	id->known = 0;
+	identity_release(id);
+}
+
 /*
  * The process of the current task p is about to change: returns its identity,
  * filled with what it is until then, or NULL if none can be made or the change

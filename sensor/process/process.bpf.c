@@ -233,12 +233,14 @@ static __always_inline int task_state(struct bpf_iter__task *ctx, bool sleepable
 	rcu = sleepable && bpf_rcu_read_lock && bpf_rcu_read_unlock;
 	if (rcu)
 		bpf_rcu_read_lock();
+	/* In this order: one that ends now is forgotten here, or behind this by its exit. */
+	told_add(p, TOLD);
 	if (!BPF_CORE_READ(p, signal, live.counter)) {
+		told_remove(p, TOLD);
 		if (rcu)
 			bpf_rcu_read_unlock();
 		return 0; /* a zombie: it has ended */
 	}
-	told_add(p, TOLD);
 	image_fill(s, &off, p, BPF_CORE_READ(p, mm, exe_file));
 	if (p->pid != p->tgid) {
 		task_rename(&r->task, p);
@@ -293,6 +295,7 @@ int BPF_PROG(process_moved, struct cgroup *to, const char *path, struct task_str
 	struct exec_record *r;
 	unsigned long start;
 	__u64 off = 0, len;
+	bool leaves;
 
 	/* One that ends stays where it is, and may be told to have ended already. */
 	if (!all || p->flags & PF_EXITING || BPF_CORE_READ(p, cgroups, dfl_cgrp) != to || !told_has(p))
@@ -300,7 +303,8 @@ int BPF_PROG(process_moved, struct cgroup *to, const char *path, struct task_str
 	s = bpf_map_lookup_elem(&exec_scratches, &slot);
 	if (!s)
 		return 0; /* never */
-	if (task_in_scope(p)) {
+	leaves = !task_in_scope(p);
+	if (!leaves) {
 		told_add(p, TOLD);
 		told_remove(p, TOLD_LEFT);
 	} else if (told_add(p, TOLD_LEFT)) {
@@ -321,8 +325,10 @@ int BPF_PROG(process_moved, struct cgroup *to, const char *path, struct task_str
 		len = 0;
 	}
 	r->args_len = len;
-	if (!exec_output(s, REC_TASK, off + len) && p->mm)
+	if (!exec_output(s, REC_TASK, off + len) && p->mm && !leaves)
 		identity_told(p, &r->task, false);
+	if (leaves)
+		identity_forget(p);
 	return 0;
 }
 

@@ -286,3 +286,31 @@ func TestBPFScopeRestart(t *testing.T) {
 		t.Errorf("%d events before the stop, then %s", before, tell(events[before:]))
 	}
 }
+
+// TestBPFScopeReturns has a process change outside of the scope, come back, and
+// change to what it was before it left: that is a change from what was told last.
+func TestBPFScopeReturns(t *testing.T) {
+	a, outside := testkit.NewCgroup(t, "a"), testkit.NewCgroup(t, "outside")
+	w := start(t, bpf.Config{CgroupRoot: a.Path}, kinds)
+	s := step(t, func(cmd *exec.Cmd) error { a.Start(t, cmd); return nil },
+		"setresgid|1|1|1", "wait", "setresgid|2|2|2", "wait", "setresgid|1|1|1", "wait")
+	pid := s.cmd.Process.Pid
+	outside.Add(t, pid)
+	s.next()
+	a.Add(t, pid)
+	s.next()
+	s.end()
+	var got []string
+	for _, e := range w.of(pid) {
+		switch d := e.Data.(type) {
+		case *event.ProcessState:
+			got = append(got, fmt.Sprintf("is %d", e.Process.Creds.GID))
+		case *event.Credentials:
+			got = append(got, fmt.Sprintf("from %d to %d", d.OldGID, d.GID))
+		}
+	}
+	want := []string{"from 0 to 1", "is 1", "is 2", "from 2 to 1"}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("-want +got:\n%s", diff)
+	}
+}
