@@ -272,6 +272,13 @@ func (a *attacher) detach(index uint32) error {
 	if !ok {
 		return nil
 	}
+	// Without its pin a link goes too, but some time later.
+	for _, side := range sides {
+		if l, err := a.pins.Link(pinSet(index), side.name); err == nil {
+			_ = l.Detach() // its device may be gone
+			l.Close()
+		}
+	}
 	if err := a.pins.Remove(pinSet(index)); err != nil {
 		return err
 	}
