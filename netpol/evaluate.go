@@ -55,7 +55,7 @@ func (w *World) at(addr netip.Addr) end {
 		return e
 	}
 	for _, node := range w.Nodes {
-		if hasAddr(node.Addrs, e.addr) && (e.node == nil || node.Name < e.node.Name) {
+		if hasAddr(node.Addrs, e.addr) && (e.node == nil || before(node, e.node)) {
 			e.node = node
 		}
 	}
@@ -78,7 +78,7 @@ func (w *World) Index() *World {
 	for _, node := range w.Nodes {
 		for _, addr := range node.Addrs {
 			addr = canonical(addr)
-			if has := indexed.index[addr]; has.pod == nil && (has.node == nil || node.Name < has.node.Name) {
+			if has := indexed.index[addr]; has.pod == nil && (has.node == nil || before(node, has.node)) {
 				indexed.index[addr] = end{node: node}
 			}
 		}
@@ -101,7 +101,12 @@ func hasAddr(addrs []netip.Addr, addr netip.Addr) bool {
 
 // later reports whether pod a has an address that b claims too.
 func later(a, b *cluster.Pod) bool {
-	return cmp.Or(a.Started.Compare(b.Started), a.Created.Compare(b.Created), cmp.Compare(a.UID, b.UID)) > 0
+	return cmp.Or(a.Started.Compare(b.Started), a.Created.Compare(b.Created), cmp.Compare(podKey(a), podKey(b))) > 0
+}
+
+// before reports whether node a has an address that b claims too.
+func before(a, b *cluster.Node) bool {
+	return cmp.Or(cmp.Compare(a.Name, b.Name), cmp.Compare(a.UID, b.UID)) < 0
 }
 
 // judge judges a packet at the end of subject.

@@ -344,7 +344,7 @@ func (pl *place) holder() (*pod, *node) {
 	}
 	best := pl.nodes[0]
 	for _, n := range pl.nodes[1:] {
-		if n.node.Name < best.node.Name {
+		if before(n.node, best.node) {
 			best = n
 		}
 	}

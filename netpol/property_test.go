@@ -223,7 +223,7 @@ func (c *chance) pod(n int) *cluster.Pod {
 }
 
 func (c *chance) node(n int) *cluster.Node {
-	node := &cluster.Node{UID: fmt.Sprint("node-", n), Name: fmt.Sprint("n", n), Labels: c.labels()}
+	node := &cluster.Node{UID: fmt.Sprint("node-", n), Name: fmt.Sprint("n", n%4), Labels: c.labels()}
 	node.Addrs = append(node.Addrs, netip.AddrFrom4([4]byte{172, 16, 0, byte(n % 3)}))
 	if c.one(2) {
 		node.Addrs = append(node.Addrs, c.addr(c.one(2)))
@@ -334,7 +334,7 @@ func (c *chance) change(w *netpol.World, round int) *netpol.World {
 			delete(next.Namespaces, pick(c, someNamespaces))
 		case 9:
 			n := c.n(6)
-			next.Nodes = slices.DeleteFunc(next.Nodes, func(o *cluster.Node) bool { return o.Name == fmt.Sprint("n", n) })
+			next.Nodes = slices.DeleteFunc(next.Nodes, func(o *cluster.Node) bool { return o.UID == fmt.Sprint("node-", n) })
 			if !c.one(3) {
 				next.Nodes = append(next.Nodes, c.node(n))
 			}
