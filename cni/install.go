@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 
 	"github.com/vishvananda/netlink"
@@ -136,7 +137,7 @@ func Install(c InstallConfig) error {
 			return fmt.Errorf("install the CNI plugin: %w", err)
 		}
 	}
-	if err := copyProgram(c.Program, c.program()); err != nil {
+	if err := errors.Join(c.sweep(), copyProgram(c.Program, c.program())); err != nil {
 		return fmt.Errorf("install the CNI plugin: %w", err)
 	}
 	if old, err := os.ReadFile(c.conf()); err == nil && bytes.Equal(old, b) {
@@ -243,15 +244,24 @@ func Uninstall(c InstallConfig) error {
 	return c.sweep()
 }
 
-// sweep removes copies that were not completed.
+// sweep removes what an Install that was killed has left unfinished. Only one
+// runs at a time: an instance has one agent.
 func (c InstallConfig) sweep() error {
-	left, err := filepath.Glob(filepath.Join(c.Root, c.BinDir, tempPrefix+c.kind()+"-*"))
-	for _, path := range left {
-		if !strings.Contains(strings.TrimPrefix(filepath.Base(path), tempPrefix+c.kind()+"-"), "-") {
-			err = errors.Join(err, os.Remove(path))
+	var errs []error
+	for _, path := range []string{c.conf(), c.program()} {
+		dir, start := filepath.Dir(path), tempPrefix+filepath.Base(path)+"-"
+		entries, err := os.ReadDir(dir)
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			errs = append(errs, err)
+		}
+		for _, e := range entries {
+			digits, ok := strings.CutPrefix(e.Name(), start)
+			if _, err := strconv.ParseUint(digits, 10, 64); ok && err == nil {
+				errs = append(errs, os.Remove(filepath.Join(dir, e.Name())))
+			}
 		}
 	}
-	return err
+	return errors.Join(errs...)
 }
 
 // Purge takes the network of all pods of an instance away, running or not, and

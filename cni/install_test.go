@@ -95,6 +95,9 @@ func TestInstall(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	if err := os.WriteFile(filepath.Join(conf, tempPrefix+"05-warren.conflist-123"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
 	for range 2 {
 		if err := Uninstall(c); err != nil {
 			t.Fatal(err)

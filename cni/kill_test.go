@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"warren/api"
 	"warren/internal/testkit"
 )
 
@@ -69,8 +70,13 @@ func TestRootKilled(t *testing.T) {
 		for i := range 3 {
 			c := n.container(fmt.Sprintf("r%dc%d", round, i))
 			all = append(all, c)
+			if random.IntN(4) == 0 {
+				// It is killed while it takes back what it has made, too.
+				n.agent.refuseWith(api.Unavailable("not now"))
+			}
 			err := n.killed(n.command("ADD", c, n.config(nil)), time.Duration(random.Float64()*1.2*float64(whole)))
 			cuts[fmt.Sprint("ADD: ", err)]++
+			n.agent.refuseWith(nil)
 			if err == nil || random.IntN(2) == 0 {
 				// Whoever lives, by the first call or by a second one.
 				for _, a := range addrs(n.add(c, nil)) {

@@ -129,7 +129,7 @@ func bootID() string {
 // writeFile replaces a file by a new one, which is complete and on disk before
 // it has the name.
 func writeFile(path string, content []byte, mode fs.FileMode) (err error) {
-	f, err := os.CreateTemp(filepath.Dir(path), tempPrefix+"*")
+	f, err := os.CreateTemp(filepath.Dir(path), tempPrefix+filepath.Base(path)+"-*")
 	if err != nil {
 		return fmt.Errorf("write %s: %w", path, err)
 	}
@@ -153,5 +153,6 @@ func writeFile(path string, content []byte, mode fs.FileMode) (err error) {
 }
 
 // tempPrefix begins names of files that are not complete: who is killed leaves
-// them, and GC removes them.
+// them, and GC removes them, or the next Install. Behind it come the name that
+// they were to have, a dash and digits.
 const tempPrefix = ".tmp-"
