@@ -370,10 +370,62 @@ func hold(t *testing.T, c *chance, w *netpol.World, program *netpol.Program, sub
 			}
 		}
 		if egress != wantEgress || ingress != wantIngress {
-			t.Fatalf("%s: %s -> %s protocol %d port %d\negress  %v, want %v\ningress %v, want %v\n-- world --\n%s",
-				what, p.Src, p.Dst, p.Protocol, p.Port, egress, wantEgress, ingress, wantIngress, textWorld{w})
+			t.Fatalf("%s:\negress  %v, want %v\ningress %v, want %v\n-- world --\n%s-- packets --\n%s -> %s %d %d\n",
+				what, egress, wantEgress, ingress, wantIngress, textWorld{shrink(w, p)}, p.Src, p.Dst, p.Protocol, p.Port)
 		}
 	}
+}
+
+// shrink leaves out of a world what a packet is judged wrongly without. A world
+// that is judged rightly when it is compiled from nothing stays as it is.
+func shrink(w *netpol.World, p netpol.Packet) *netpol.World {
+	wrong := func(w *netpol.World) bool {
+		program, err := netpol.NewCompiler().Compile(w, nil)
+		if err != nil {
+			return false
+		}
+		wantEgress, wantIngress := netpol.Evaluate(p, w)
+		egress, ingress := program.Judge(p)
+		return egress != wantEgress || ingress != wantIngress
+	}
+	if !wrong(w) {
+		return w
+	}
+	for smaller := true; smaller; {
+		smaller = false
+		try := func(change func(w *netpol.World)) {
+			less := *w
+			if change(&less); wrong(&less) {
+				w, smaller = &less, true
+			}
+		}
+		for i := len(w.Policies) - 1; i >= 0; i-- {
+			try(func(w *netpol.World) { w.Policies = slices.Delete(slices.Clone(w.Policies), i, i+1) })
+		}
+		for i := len(w.Pods) - 1; i >= 0; i-- {
+			try(func(w *netpol.World) { w.Pods = slices.Delete(slices.Clone(w.Pods), i, i+1) })
+		}
+		for i := len(w.Nodes) - 1; i >= 0; i-- {
+			try(func(w *netpol.World) { w.Nodes = slices.Delete(slices.Clone(w.Nodes), i, i+1) })
+		}
+		for i := range w.Policies {
+			rules := func(change func(p *cluster.Policy)) {
+				try(func(w *netpol.World) {
+					p := *w.Policies[i]
+					change(&p)
+					w.Policies = slices.Clone(w.Policies)
+					w.Policies[i] = &p
+				})
+			}
+			for j := len(w.Policies[i].Ingress) - 1; j >= 0; j-- {
+				rules(func(p *cluster.Policy) { p.Ingress = slices.Delete(slices.Clone(p.Ingress), j, j+1) })
+			}
+			for j := len(w.Policies[i].Egress) - 1; j >= 0; j-- {
+				rules(func(p *cluster.Policy) { p.Egress = slices.Delete(slices.Clone(p.Egress), j, j+1) })
+			}
+		}
+	}
+	return w
 }
 
 // play compiles a world and changes of it, and holds every Program against
