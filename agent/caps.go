@@ -25,7 +25,7 @@ type need struct {
 var needs = []need{
 	{cap: cap.BPF, required: true, feature: "load programs and maps into the kernel"},
 	{cap: cap.PERFMON, required: true, feature: "let programs read the kernel's memory, and attach them to tracepoints"},
-	{cap: cap.NET_ADMIN, feature: "see packets: DNS names, UDP flows"},
+	{cap: cap.NET_ADMIN, feature: "see packets: DNS names, UDP flows; with a network, connect pods: programs on their devices, routes, masquerading"},
 	{cap: cap.SYS_PTRACE, feature: "executables, roots and open files of others' processes, names of users in containers"},
 	{cap: cap.DAC_READ_SEARCH, feature: "files that only their owners may read: open files of processes, users in containers, tracefs, sockets of container runtimes"},
 	{cap: cap.SYS_ADMIN, startOnly: true, feature: "open tracefs where it is not mounted; given back once every sensor has run"},

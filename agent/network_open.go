@@ -9,7 +9,10 @@ import (
 	"path/filepath"
 	"slices"
 
+	"kernel.org/pub/linux/libs/security/libcap/cap"
+
 	"warren/api"
+	"warren/bpf"
 	"warren/cni"
 	"warren/datapath"
 	"warren/netpol"
@@ -26,6 +29,9 @@ func openNetwork(cfg Config, m *membership, alone string, log *slog.Logger) (_ *
 	}
 	if m == nil {
 		return nil, usageError("a network of pods needs the cluster's API server: %s", alone)
+	}
+	if !bpf.Effective().Has(int(cap.NET_ADMIN)) {
+		return nil, errors.New("capabilities are missing: CAP_NET_ADMIN (connect pods): start the agent as root, or with it")
 	}
 	runtime := &cniRuntime{cfg: cfg, log: log}
 	left, _, err := store.load()
