@@ -178,10 +178,12 @@ func (i *Identity) meetFlow(e *event.Event, d *event.Flow) {
 	}
 	d.RemotePeer, _ = i.peer(&d.Socket, at, false)
 	if d.PodUID != "" {
+		// Of a pod of which the cluster has not told, the address may have been
+		// another's.
 		if p := i.cfg.Cluster.Pod(d.PodUID); p != nil {
 			d.LocalPeer = i.peers.one(cluster.Peer{Kind: cluster.PeerPod, Pod: p})
-			return
 		}
+		return
 	}
 	near := event.Socket{Remote: d.Local, L4: d.L4}
 	d.LocalPeer, _ = i.peer(&near, at, false)
