@@ -1,6 +1,7 @@
 package datapath
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -59,9 +60,11 @@ type packetWorld struct {
 
 // small makes maps no larger than tests want them.
 func small(maps map[string]*ebpf.MapSpec) {
-	for _, name := range []string{"flows", "sweeps"} {
+	for name, entries := range map[string]uint32{
+		"flows": 1 << 16, "sweeps": 1 << 16, "verdicts": 1 << 16, "addresses": 1 << 10, "endpoints": 1 << 8, "sets": 1 << 8,
+	} {
 		if maps[name] != nil {
-			maps[name].MaxEntries = 1 << 16
+			maps[name].MaxEntries = entries
 		}
 	}
 }
@@ -123,15 +126,14 @@ func (w *packetWorld) again(t testing.TB) *packetWorld {
 
 func (w *packetWorld) empty(m *ebpf.Map) {
 	w.Helper()
-	for {
-		key, err := m.NextKeyBytes(nil)
-		if err != nil {
-			w.Fatal(err)
-		}
-		if key == nil {
-			return
-		}
-		if err := m.Delete(key); err != nil {
+	var keys [][]byte
+	key := make([]byte, m.KeySize())
+	value := make([]byte, m.ValueSize())
+	for it := m.Iterate(); it.Next(&key, &value); {
+		keys = append(keys, bytes.Clone(key))
+	}
+	for _, key := range keys {
+		if err := m.Delete(key); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
 			w.Fatal(err)
 		}
 	}
