@@ -45,7 +45,7 @@ func main() {
 		if err != nil {
 			return err
 		}
-		return client.RemoveNetwork(ctx, kube.Removal{Namespace: o.Namespace, DaemonSet: o.Agents, Flag: "--network=off"}, tell)
+		return client.RemoveNetwork(ctx, kube.Removal{Namespace: o.Namespace, DaemonSet: o.Agents, Deployment: o.Hub, Flag: "--network=off"}, tell)
 	}
 	env.Cluster, env.Policies, env.Stdin = hubOf, kube.ParsePolicies, os.Stdin
 	args := env.Called(os.Args)

@@ -10,13 +10,16 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/types"
 )
 
 // Removal is how [Client.RemoveNetwork] is asked.
 type Removal struct {
-	// Namespace and DaemonSet are the agents'.
-	Namespace, DaemonSet string
+	// Namespace and DaemonSet are the agents'. Deployment is one beside them whose
+	// pods have to go first, "" for none: a runtime cannot take a pod from a
+	// network that has gone.
+	Namespace, DaemonSet, Deployment string
 	// Container is the agent's in a pod; "agent" if empty.
 	Container string
 	// Flag is what makes an agent take its network away.
@@ -62,6 +65,11 @@ func (c *Client) RemoveNetwork(ctx context.Context, r Removal, tell func(string)
 	}
 	if r.Poll == 0 {
 		r.Poll = time.Second
+	}
+	if r.Deployment != "" {
+		if err := c.empty(ctx, r, tell); err != nil {
+			return fmt.Errorf("end the pods of %s: %w", r.Deployment, err)
+		}
 	}
 	path := fmt.Sprintf("/apis/apps/v1/namespaces/%s/daemonsets/%s", r.Namespace, r.DaemonSet)
 	var set daemonSet
@@ -117,19 +125,49 @@ func (c *Client) RemoveNetwork(ctx context.Context, r Removal, tell func(string)
 	}
 }
 
-// notRemoved says on which nodes the network is left.
-func (c *Client) notRemoved(set daemonSet, r Removal, cause error) error {
-	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
-	defer cancel()
+// empty ends the pods of a deployment and waits until they are gone.
+func (c *Client) empty(ctx context.Context, r Removal, tell func(string)) error {
+	path := fmt.Sprintf("/apis/apps/v1/namespaces/%s/deployments/%s", r.Namespace, r.Deployment)
+	var set daemonSet // what is asked for is the same of both
+	patch := c.rest.Patch(types.MergePatchType).AbsPath(path).SetHeader("Accept", "application/json").Body([]byte(`{"spec": {"replicas": 0}}`)).Do(ctx)
+	if err := into(patch.Raw())(&set); apierrors.IsNotFound(err) {
+		return nil
+	} else if err != nil {
+		return err
+	}
+	tell("the pods of " + r.Deployment + " end")
+	for {
+		pods, err := c.podsOf(ctx, r.Namespace, set)
+		if err == nil && len(pods) == 0 {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return errors.Join(ctx.Err(), err)
+		case <-time.After(r.Poll):
+		}
+	}
+}
+
+// podsOf gives the pods that a set selects.
+func (c *Client) podsOf(ctx context.Context, namespace string, set daemonSet) ([]corev1.Pod, error) {
 	var selector []string
 	for k, v := range set.Spec.Selector.MatchLabels {
 		selector = append(selector, k+"="+v)
 	}
 	slices.Sort(selector)
 	var pods corev1.PodList
-	err := c.rest.Get().AbsPath("/api/v1/namespaces/"+r.Namespace+"/pods").Param("labelSelector", strings.Join(selector, ",")).Do(ctx).Into(&pods)
+	err := c.rest.Get().AbsPath("/api/v1/namespaces/"+namespace+"/pods").Param("labelSelector", strings.Join(selector, ",")).Do(ctx).Into(&pods)
+	return pods.Items, err
+}
+
+// notRemoved says on which nodes the network is left.
+func (c *Client) notRemoved(set daemonSet, r Removal, cause error) error {
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	defer cancel()
+	pods, err := c.podsOf(ctx, r.Namespace, set)
 	var nodes []string
-	for _, p := range pods.Items {
+	for _, p := range pods {
 		ready := slices.ContainsFunc(p.Status.Conditions, func(c corev1.PodCondition) bool {
 			return c.Type == corev1.PodReady && c.Status == corev1.ConditionTrue
 		})

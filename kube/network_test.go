@@ -24,10 +24,28 @@ func TestRemoveNetwork(t *testing.T) {
 	var args []string
 	var pods []corev1.Pod
 	generation, polls, readyAfter := 4, 0, 3
+	var hub []corev1.Pod
 	s := newServer(t, func(s *server) {
 		s.answer = func(w http.ResponseWriter, r *http.Request) bool {
 			mu.Lock()
 			defer mu.Unlock()
+			if r.URL.Path == "/apis/apps/v1/namespaces/warren/deployments/warren-hub" {
+				text, _ := io.ReadAll(r.Body)
+				if r.Method != http.MethodPatch || string(text) != `{"spec": {"replicas": 0}}` || polls > 0 {
+					t.Errorf("%s of the hub, after %d questions about agents: %s", r.Method, polls, text)
+				}
+				w.Header().Set("Content-Type", "application/json")
+				fmt.Fprint(w, `{"kind": "Deployment", "apiVersion": "apps/v1", "spec": {"selector": {"matchLabels": {"app": "hub"}}}}`)
+				return true
+			}
+			if r.URL.Path == "/api/v1/namespaces/warren/pods" && r.URL.Query().Get("labelSelector") == "app=hub" {
+				w.Header().Set("Content-Type", "application/json")
+				_ = json.NewEncoder(w).Encode(corev1.PodList{TypeMeta: metav1.TypeMeta{Kind: "PodList", APIVersion: "v1"}, Items: hub})
+				if len(hub) > 0 {
+					hub = hub[1:] // they end one by one
+				}
+				return true
+			}
 			if r.URL.Path == "/api/v1/namespaces/warren/pods" {
 				if got := r.URL.Query().Get("labelSelector"); got != "app=agent" {
 					t.Errorf("asks for pods %q", got)
@@ -37,7 +55,10 @@ func TestRemoveNetwork(t *testing.T) {
 				return true
 			}
 			if r.URL.Path != "/apis/apps/v1/namespaces/warren/daemonsets/warren-agent" {
-				return false
+				w.Header().Set("Content-Type", "application/json")
+				w.WriteHeader(http.StatusNotFound)
+				fmt.Fprint(w, `{"kind": "Status", "apiVersion": "v1", "status": "Failure", "reason": "NotFound", "code": 404, "message": "no such thing"}`)
+				return true
 			}
 			if r.Method == http.MethodPatch {
 				if kind := r.Header.Get("Content-Type"); kind != "application/strategic-merge-patch+json" {
@@ -77,6 +98,8 @@ func TestRemoveNetwork(t *testing.T) {
 	args = []string{"--node=$(NODE_NAME)"}
 	c := s.client()
 	removal := Removal{Namespace: "warren", DaemonSet: "warren-agent", Flag: "--network=off", Poll: time.Millisecond}
+	hub = make([]corev1.Pod, 2)
+	removal.Deployment = "warren-hub"
 	var said []string
 	if err := c.RemoveNetwork(t.Context(), removal, func(line string) { said = append(said, line) }); err != nil {
 		t.Fatal(err)
@@ -84,7 +107,8 @@ func TestRemoveNetwork(t *testing.T) {
 	if len(patches) != 1 || !slices.Equal(args, []string{"--node=$(NODE_NAME)", "--network=off"}) {
 		t.Errorf("patches %v, arguments %q", patches, args)
 	}
-	if want := []string{"the agents are told to take the network away", "0 of 2 nodes are done", "the network is gone from all nodes"}; !slices.Equal(said, want) {
+	removal.Deployment = ""
+	if want := []string{"the pods of warren-hub end", "the agents are told to take the network away", "0 of 2 nodes are done", "the network is gone from all nodes"}; !slices.Equal(said, want) {
 		t.Errorf("said %q, want %q", said, want)
 	}
 	// Once more says the same, and tells nobody twice.
@@ -114,8 +138,8 @@ func TestRemoveNetwork(t *testing.T) {
 	if err := c.RemoveNetwork(t.Context(), removal, func(string) {}); err == nil || !strings.Contains(err.Error(), "has no container other") {
 		t.Errorf("no such container: %v", err)
 	}
-	removal.DaemonSet = "nobody"
-	if err := c.RemoveNetwork(t.Context(), removal, func(string) {}); err == nil || !strings.Contains(err.Error(), "look at the agents") {
+	removal.DaemonSet, removal.Deployment = "nobody", "nobody either"
+	if err := c.RemoveNetwork(t.Context(), removal, func(string) {}); err == nil || !strings.Contains(err.Error(), "look at the agents: no such thing") {
 		t.Errorf("no such daemon set: %v", err)
 	}
 }

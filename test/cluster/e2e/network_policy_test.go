@@ -14,7 +14,7 @@ import (
 	"time"
 )
 
-// A yard is nine pods, a to c in namespaces x to z, that all listen on the same
+// A yard is nine pods, a to c in namespaces u to w, that all listen on the same
 // ports: what policies are tried on.
 type yard struct {
 	*testCluster
@@ -23,7 +23,7 @@ type yard struct {
 
 type yardPod struct {
 	guest
-	ns, pod string // x, a
+	ns, pod string // u, a
 }
 
 // A probe is one port of the yard's pods.
@@ -45,17 +45,17 @@ func newYard(c *testCluster) *yard {
 	y := &yard{testCluster: c}
 	nodes := c.RunningNodes()
 	var all strings.Builder
-	for _, ns := range []string{"x", "y", "z"} {
+	for _, ns := range []string{"u", "v", "w"} {
 		fmt.Fprintf(&all, "---\n{apiVersion: v1, kind: Namespace, metadata: {name: %s-%s, labels: {ns: %s}}}\n", c.namespace, ns, ns)
 	}
 	c.apply(all.String())
 	c.t.Cleanup(func() {
-		for _, ns := range []string{"x", "y", "z"} {
+		for _, ns := range []string{"u", "v", "w"} {
 			c.try("delete", "namespace", c.namespace+"-"+ns, "--wait=false")
 		}
 	})
 	all.Reset()
-	for _, ns := range []string{"x", "y", "z"} {
+	for _, ns := range []string{"u", "v", "w"} {
 		for i, pod := range []string{"a", "b", "c"} {
 			fmt.Fprintf(&all, `---
 apiVersion: v1
@@ -71,7 +71,7 @@ spec:
 		}
 	}
 	c.eventually("the pods to be taken", func(ctx context.Context) error { return c.Apply(ctx, all.String()) })
-	for _, ns := range []string{"x", "y", "z"} {
+	for _, ns := range []string{"u", "v", "w"} {
 		full := c.namespace + "-" + ns
 		c.kubectl("wait", "--for=condition=Ready", "pod", "--all", "-n", full, "--timeout=60s")
 		for _, g := range c.guests(full, "pod") {
@@ -188,7 +188,7 @@ func (y *yard) manifests(spec string) string {
 // clear deletes all policies of the yard.
 func (y *yard) clear() {
 	y.t.Helper()
-	for _, ns := range []string{"x", "y", "z"} {
+	for _, ns := range []string{"u", "v", "w"} {
 		y.kubectl("delete", "networkpolicy", "--all", "-n", y.namespace+"-"+ns)
 	}
 }
@@ -200,55 +200,55 @@ func to(names ...string) func(c cell) bool {
 // policyCases are every feature of NetworkPolicy, each with the table that the
 // API's documentation makes of it.
 func policyCases() []policyCase {
-	toXA := to("x/a")
+	toUA := to("u/a")
 	return []policyCase{
 		{"nothing", "", func(cell) bool { return true }},
-		{"default deny ingress", "x:\npodSelector: {}\npolicyTypes: [Ingress]", func(c cell) bool { return c.to.ns != "x" }},
-		{"default deny egress", "x:\npodSelector: {}\npolicyTypes: [Egress]", func(c cell) bool { return c.from.ns != "x" }},
-		{"default deny of everything", "x:\npodSelector: {}\npolicyTypes: [Ingress, Egress]", func(c cell) bool { return c.from.ns != "x" && c.to.ns != "x" }},
-		{"allow all", "x:\npodSelector: {}\npolicyTypes: [Ingress]\n---\nx:\npodSelector: {}\ningress: [{}]", func(cell) bool { return true }},
-		{"pods of the same namespace", "x:\npodSelector: {matchLabels: {pod: a}}\ningress: [{from: [{podSelector: {matchLabels: {pod: b}}}]}]",
-			func(c cell) bool { return !toXA(c) || c.from.name == "x/b" }},
-		{"namespaces", "x:\npodSelector: {matchLabels: {pod: a}}\ningress: [{from: [{namespaceSelector: {matchLabels: {ns: y}}}]}]",
-			func(c cell) bool { return !toXA(c) || c.from.ns == "y" }},
-		{"pods of namespaces", "x:\npodSelector: {matchLabels: {pod: a}}\ningress: [{from: [{namespaceSelector: {matchLabels: {ns: y}}, podSelector: {matchLabels: {pod: b}}}]}]",
-			func(c cell) bool { return !toXA(c) || c.from.name == "y/b" }},
-		{"one peer or another", "x:\npodSelector: {matchLabels: {pod: a}}\ningress: [{from: [{namespaceSelector: {matchLabels: {ns: y}}}, {podSelector: {matchLabels: {pod: c}}}]}]",
-			func(c cell) bool { return !toXA(c) || c.from.ns == "y" || c.from.name == "x/c" }},
-		{"expressions", "x:\npodSelector: {matchExpressions: [{key: pod, operator: In, values: [a, b]}]}\ningress: [{from: [{namespaceSelector: {matchExpressions: [{key: ns, operator: NotIn, values: [z]}, {key: ns, operator: Exists}]}, podSelector: {matchExpressions: [{key: pod, operator: NotIn, values: [b]}]}}]}]",
+		{"default deny ingress", "u:\npodSelector: {}\npolicyTypes: [Ingress]", func(c cell) bool { return c.to.ns != "u" }},
+		{"default deny egress", "u:\npodSelector: {}\npolicyTypes: [Egress]", func(c cell) bool { return c.from.ns != "u" }},
+		{"default deny of everything", "u:\npodSelector: {}\npolicyTypes: [Ingress, Egress]", func(c cell) bool { return c.from.ns != "u" && c.to.ns != "u" }},
+		{"allow all", "u:\npodSelector: {}\npolicyTypes: [Ingress]\n---\nu:\npodSelector: {}\ningress: [{}]", func(cell) bool { return true }},
+		{"pods of the same namespace", "u:\npodSelector: {matchLabels: {pod: a}}\ningress: [{from: [{podSelector: {matchLabels: {pod: b}}}]}]",
+			func(c cell) bool { return !toUA(c) || c.from.name == "u/b" }},
+		{"namespaces", "u:\npodSelector: {matchLabels: {pod: a}}\ningress: [{from: [{namespaceSelector: {matchLabels: {ns: v}}}]}]",
+			func(c cell) bool { return !toUA(c) || c.from.ns == "v" }},
+		{"pods of namespaces", "u:\npodSelector: {matchLabels: {pod: a}}\ningress: [{from: [{namespaceSelector: {matchLabels: {ns: v}}, podSelector: {matchLabels: {pod: b}}}]}]",
+			func(c cell) bool { return !toUA(c) || c.from.name == "v/b" }},
+		{"one peer or another", "u:\npodSelector: {matchLabels: {pod: a}}\ningress: [{from: [{namespaceSelector: {matchLabels: {ns: v}}}, {podSelector: {matchLabels: {pod: c}}}]}]",
+			func(c cell) bool { return !toUA(c) || c.from.ns == "v" || c.from.name == "u/c" }},
+		{"expressions", "u:\npodSelector: {matchExpressions: [{key: pod, operator: In, values: [a, b]}]}\ningress: [{from: [{namespaceSelector: {matchExpressions: [{key: ns, operator: NotIn, values: [w]}, {key: ns, operator: Exists}]}, podSelector: {matchExpressions: [{key: pod, operator: NotIn, values: [b]}]}}]}]",
 			func(c cell) bool {
-				return !to("x/a", "x/b")(c) || slices.Contains([]string{"x", "y"}, c.from.ns) && c.from.pod != "b"
+				return !to("u/a", "u/b")(c) || slices.Contains([]string{"u", "v"}, c.from.ns) && c.from.pod != "b"
 			}},
-		{"a port", "x:\npodSelector: {matchLabels: {pod: a}}\ningress: [{ports: [{port: 81}]}]", func(c cell) bool { return !toXA(c) || c.probe == other }},
-		{"a port of UDP", "x:\npodSelector: {matchLabels: {pod: a}}\ningress: [{ports: [{port: 80, protocol: UDP}]}]", func(c cell) bool { return !toXA(c) || c.probe == dgram }},
-		{"a protocol", "x:\npodSelector: {matchLabels: {pod: a}}\ningress: [{ports: [{protocol: TCP}]}]", func(c cell) bool { return !toXA(c) || c.protocol == "tcp" }},
-		{"a named port", "x:\npodSelector: {matchLabels: {pod: a}}\ningress: [{ports: [{port: web}]}]", func(c cell) bool { return !toXA(c) || c.probe == web }},
-		{"a range of ports", "x:\npodSelector: {matchLabels: {pod: a}}\ningress: [{ports: [{port: 80, endPort: 81}]}]", func(c cell) bool { return !toXA(c) || c.protocol == "tcp" }},
-		{"a range without the port", "x:\npodSelector: {matchLabels: {pod: a}}\ningress: [{ports: [{port: 81, endPort: 65535}]}]", func(c cell) bool { return !toXA(c) || c.probe == other }},
-		{"peers and ports", "x:\npodSelector: {matchLabels: {pod: a}}\ningress: [{from: [{namespaceSelector: {matchLabels: {ns: y}}}], ports: [{port: 80}]}, {from: [{namespaceSelector: {matchLabels: {ns: z}}}], ports: [{port: 81}]}]",
+		{"a port", "u:\npodSelector: {matchLabels: {pod: a}}\ningress: [{ports: [{port: 81}]}]", func(c cell) bool { return !toUA(c) || c.probe == other }},
+		{"a port of UDP", "u:\npodSelector: {matchLabels: {pod: a}}\ningress: [{ports: [{port: 80, protocol: UDP}]}]", func(c cell) bool { return !toUA(c) || c.probe == dgram }},
+		{"a protocol", "u:\npodSelector: {matchLabels: {pod: a}}\ningress: [{ports: [{protocol: TCP}]}]", func(c cell) bool { return !toUA(c) || c.protocol == "tcp" }},
+		{"a named port", "u:\npodSelector: {matchLabels: {pod: a}}\ningress: [{ports: [{port: web}]}]", func(c cell) bool { return !toUA(c) || c.probe == web }},
+		{"a range of ports", "u:\npodSelector: {matchLabels: {pod: a}}\ningress: [{ports: [{port: 80, endPort: 81}]}]", func(c cell) bool { return !toUA(c) || c.protocol == "tcp" }},
+		{"a range without the port", "u:\npodSelector: {matchLabels: {pod: a}}\ningress: [{ports: [{port: 81, endPort: 65535}]}]", func(c cell) bool { return !toUA(c) || c.probe == other }},
+		{"peers and ports", "u:\npodSelector: {matchLabels: {pod: a}}\ningress: [{from: [{namespaceSelector: {matchLabels: {ns: v}}}], ports: [{port: 80}]}, {from: [{namespaceSelector: {matchLabels: {ns: w}}}], ports: [{port: 81}]}]",
 			func(c cell) bool {
-				return !toXA(c) || c.from.ns == "y" && c.probe == web || c.from.ns == "z" && c.probe == other
+				return !toUA(c) || c.from.ns == "v" && c.probe == web || c.from.ns == "w" && c.probe == other
 			}},
-		{"networks with exceptions are of pods too", "x:\npodSelector: {matchLabels: {pod: a}}\ningress: [{from: [{ipBlock: {cidr: {pods4}, except: [{y/b.4}/32]}}, {ipBlock: {cidr: {pods6}, except: [{y/c.6}/128]}}]}]",
-			func(c cell) bool { return !toXA(c) || !c.six && c.from.name != "y/b" || c.six && c.from.name != "y/c" }},
-		{"a single address", "x:\npodSelector: {matchLabels: {pod: a}}\ningress: [{from: [{ipBlock: {cidr: {z/b.4}/32}}]}]", func(c cell) bool { return !toXA(c) || !c.six && c.from.name == "z/b" }},
-		{"egress to pods", "x:\npodSelector: {}\npolicyTypes: [Egress]\negress: [{to: [{namespaceSelector: {matchLabels: {ns: y}}, podSelector: {matchLabels: {pod: b}}}]}]",
-			func(c cell) bool { return c.from.ns != "x" || c.to.name == "y/b" }},
-		{"egress to a port", "x:\npodSelector: {matchLabels: {pod: a}}\npolicyTypes: [Egress]\negress: [{ports: [{port: 80}]}]", func(c cell) bool { return c.from.name != "x/a" || c.probe == web }},
-		{"egress to a named port", "x:\npodSelector: {matchLabels: {pod: a}}\npolicyTypes: [Egress]\negress: [{to: [{namespaceSelector: {matchLabels: {ns: y}}}], ports: [{port: dgram, protocol: UDP}]}]",
-			func(c cell) bool { return c.from.name != "x/a" || c.to.ns == "y" && c.probe == dgram }},
-		{"egress to networks", "x:\npodSelector: {matchLabels: {pod: a}}\npolicyTypes: [Egress]\negress: [{to: [{ipBlock: {cidr: {pods4}, except: [{y/a.4}/32, {y/b.4}/32]}}]}]",
-			func(c cell) bool { return c.from.name != "x/a" || !c.six && c.to.name != "y/a" && c.to.name != "y/b" }},
-		{"both ends must allow", "x:\npodSelector: {matchLabels: {pod: a}}\npolicyTypes: [Egress]\negress: [{to: [{namespaceSelector: {matchLabels: {ns: y}}}]}]\n---\ny:\npodSelector: {matchLabels: {pod: b}}\ningress: [{from: [{namespaceSelector: {matchLabels: {ns: z}}}]}]",
+		{"networks with exceptions are of pods too", "u:\npodSelector: {matchLabels: {pod: a}}\ningress: [{from: [{ipBlock: {cidr: {pods4}, except: [{v/b.4}/32]}}, {ipBlock: {cidr: {pods6}, except: [{v/c.6}/128]}}]}]",
+			func(c cell) bool { return !toUA(c) || !c.six && c.from.name != "v/b" || c.six && c.from.name != "v/c" }},
+		{"a single address", "u:\npodSelector: {matchLabels: {pod: a}}\ningress: [{from: [{ipBlock: {cidr: {w/b.4}/32}}]}]", func(c cell) bool { return !toUA(c) || !c.six && c.from.name == "w/b" }},
+		{"egress to pods", "u:\npodSelector: {}\npolicyTypes: [Egress]\negress: [{to: [{namespaceSelector: {matchLabels: {ns: v}}, podSelector: {matchLabels: {pod: b}}}]}]",
+			func(c cell) bool { return c.from.ns != "u" || c.to.name == "v/b" }},
+		{"egress to a port", "u:\npodSelector: {matchLabels: {pod: a}}\npolicyTypes: [Egress]\negress: [{ports: [{port: 80}]}]", func(c cell) bool { return c.from.name != "u/a" || c.probe == web }},
+		{"egress to a named port", "u:\npodSelector: {matchLabels: {pod: a}}\npolicyTypes: [Egress]\negress: [{to: [{namespaceSelector: {matchLabels: {ns: v}}}], ports: [{port: dgram, protocol: UDP}]}]",
+			func(c cell) bool { return c.from.name != "u/a" || c.to.ns == "v" && c.probe == dgram }},
+		{"egress to networks", "u:\npodSelector: {matchLabels: {pod: a}}\npolicyTypes: [Egress]\negress: [{to: [{ipBlock: {cidr: {pods4}, except: [{v/a.4}/32, {v/b.4}/32]}}]}]",
+			func(c cell) bool { return c.from.name != "u/a" || !c.six && c.to.name != "v/a" && c.to.name != "v/b" }},
+		{"both ends must allow", "u:\npodSelector: {matchLabels: {pod: a}}\npolicyTypes: [Egress]\negress: [{to: [{namespaceSelector: {matchLabels: {ns: v}}}]}]\n---\nv:\npodSelector: {matchLabels: {pod: b}}\ningress: [{from: [{namespaceSelector: {matchLabels: {ns: w}}}]}]",
 			func(c cell) bool {
-				return (c.from.name != "x/a" || c.to.ns == "y") && (c.to.name != "y/b" || c.from.ns == "z")
+				return (c.from.name != "u/a" || c.to.ns == "v") && (c.to.name != "v/b" || c.from.ns == "w")
 			}},
-		{"policies add up", "x:\npodSelector: {matchLabels: {pod: a}}\ningress: [{from: [{namespaceSelector: {matchLabels: {ns: y}}}]}]\n---\nx:\npodSelector: {}\ningress: [{from: [{namespaceSelector: {matchLabels: {ns: z}}}], ports: [{port: 80}]}]",
+		{"policies add up", "u:\npodSelector: {matchLabels: {pod: a}}\ningress: [{from: [{namespaceSelector: {matchLabels: {ns: v}}}]}]\n---\nu:\npodSelector: {}\ningress: [{from: [{namespaceSelector: {matchLabels: {ns: w}}}], ports: [{port: 80}]}]",
 			func(c cell) bool {
-				return c.to.ns != "x" || c.from.ns == "z" && c.probe == web || toXA(c) && c.from.ns == "y"
+				return c.to.ns != "u" || c.from.ns == "w" && c.probe == web || toUA(c) && c.from.ns == "v"
 			}},
-		{"selectors that select nobody", "x:\npodSelector: {matchLabels: {pod: nobody}}\npolicyTypes: [Ingress]\n---\ny:\npodSelector: {matchLabels: {pod: a}}\ningress: [{from: [{podSelector: {matchLabels: {pod: nobody}}}]}]",
-			func(c cell) bool { return c.to.name != "y/a" }},
+		{"selectors that select nobody", "u:\npodSelector: {matchLabels: {pod: nobody}}\npolicyTypes: [Ingress]\n---\nv:\npodSelector: {matchLabels: {pod: a}}\ningress: [{from: [{podSelector: {matchLabels: {pod: nobody}}}]}]",
+			func(c cell) bool { return c.to.name != "v/a" }},
 		{"nothing again", "", func(cell) bool { return true }},
 	}
 }
@@ -275,7 +275,11 @@ func testFewPolicies(c *testCluster) {
 	c.t.(*testing.T).Run("services", y.services)
 }
 
+// at is the yard for a subtest.
+func (y *yard) at(t *testing.T) *yard { return &yard{y.testCluster.in(t), y.pods} }
+
 func (y *yard) try(t *testing.T, test policyCase) {
+	y = y.at(t)
 	y.clear()
 	if test.policy != "" {
 		y.apply(y.manifests(test.policy))
@@ -286,18 +290,20 @@ func (y *yard) try(t *testing.T, test policyCase) {
 // labelsChange holds that who is selected changes with labels of pods and of
 // namespaces.
 func (y *yard) labelsChange(t *testing.T) {
+	y = y.at(t)
 	y.clear()
-	y.apply(y.manifests("x:\npodSelector: {matchLabels: {pod: a}}\ningress: [{from: [{namespaceSelector: {matchLabels: {team: blue}}, podSelector: {matchExpressions: [{key: role, operator: Exists}]}}]}]"))
-	y.hold(t, func(c cell) bool { return c.to.name != "x/a" })
-	y.kubectl("label", "namespace", y.namespace+"-y", "team=blue")
-	y.kubectl("label", "pod", "b", "-n", y.namespace+"-y", "role=tester")
-	y.hold(t, func(c cell) bool { return c.to.name != "x/a" || c.from.name == "y/b" })
-	y.kubectl("label", "pod", "b", "-n", y.namespace+"-y", "role-")
-	y.hold(t, func(c cell) bool { return c.to.name != "x/a" })
+	y.apply(y.manifests("u:\npodSelector: {matchLabels: {pod: a}}\ningress: [{from: [{namespaceSelector: {matchLabels: {team: blue}}, podSelector: {matchExpressions: [{key: role, operator: Exists}]}}]}]"))
+	y.hold(t, func(c cell) bool { return c.to.name != "u/a" })
+	y.kubectl("label", "namespace", y.namespace+"-v", "team=blue")
+	y.kubectl("label", "pod", "b", "-n", y.namespace+"-v", "role=tester")
+	y.hold(t, func(c cell) bool { return c.to.name != "u/a" || c.from.name == "v/b" })
+	y.kubectl("label", "pod", "b", "-n", y.namespace+"-v", "role-")
+	y.hold(t, func(c cell) bool { return c.to.name != "u/a" })
 }
 
 // clusterPolicies holds what comes before and after NetworkPolicies.
 func (y *yard) clusterPolicies(t *testing.T) {
+	y = y.at(t)
 	dir, err := exec.CommandContext(t.Context(), "go", "list", "-m", "-f", "{{.Dir}}", "sigs.k8s.io/network-policy-api").Output()
 	if err != nil {
 		t.Fatal(err)
@@ -308,33 +314,32 @@ func (y *yard) clusterPolicies(t *testing.T) {
 	}
 	y.apply(string(text))
 	t.Cleanup(func() { y.quietly("delete", "crd", "clusternetworkpolicies.policy.networking.k8s.io") })
-	y.kubectl("wait", "--for=condition=Established", "crd/clusternetworkpolicies.policy.networking.k8s.io", "--timeout=30s")
 	y.clear()
 	policy := func(name, tier string, priority int, rest string) {
 		y.eventually("policy "+name+" to be taken", func(ctx context.Context) error {
-			return y.Apply(ctx, fmt.Sprintf("apiVersion: policy.networking.k8s.io/v1alpha2\nkind: ClusterNetworkPolicy\nmetadata: {name: %s}\nspec:\n  tier: %s\n  priority: %d\n  subject: {pods: {namespaceSelector: {matchLabels: {ns: x}}, podSelector: {}}}\n  %s\n",
+			return y.Apply(ctx, fmt.Sprintf("apiVersion: policy.networking.k8s.io/v1alpha2\nkind: ClusterNetworkPolicy\nmetadata: {name: %s}\nspec:\n  tier: %s\n  priority: %d\n  subject: {pods: {namespaceSelector: {matchLabels: {ns: u}}, podSelector: {}}}\n  %s\n",
 				name, tier, priority, strings.ReplaceAll(rest, "\n", "\n  ")))
 		})
 	}
 	from := func(ns string) string {
 		return fmt.Sprintf("from: [{namespaces: {matchLabels: {ns: %s}}}]", ns)
 	}
-	policy("first", "Admin", 10, "ingress: [{name: no-y, action: Deny, "+from("y")+"}, {name: z-decides, action: Pass, "+from("z")+"}]")
-	y.hold(t, func(c cell) bool { return c.to.ns != "x" || c.from.ns != "y" })
+	policy("first", "Admin", 10, "ingress: [{name: no-v, action: Deny, "+from("v")+"}, {name: w-decides, action: Pass, "+from("w")+"}]")
+	y.hold(t, func(c cell) bool { return c.to.ns != "u" || c.from.ns != "v" })
 	// What a NetworkPolicy allows is denied all the same; what passes is its.
-	y.apply(y.manifests("x:\npodSelector: {matchLabels: {pod: a}}\ningress: [{from: [{namespaceSelector: {matchLabels: {ns: y}}}]}]"))
-	y.hold(t, func(c cell) bool { return c.to.ns != "x" || c.from.ns != "y" && c.to.name != "x/a" })
+	y.apply(y.manifests("u:\npodSelector: {matchLabels: {pod: a}}\ningress: [{from: [{namespaceSelector: {matchLabels: {ns: v}}}]}]"))
+	y.hold(t, func(c cell) bool { return c.to.ns != "u" || c.from.ns != "v" && c.to.name != "u/a" })
 	// Before both, and behind both.
-	policy("before", "Admin", 5, "ingress: [{name: y-may, action: Accept, "+from("y")+"}]")
-	policy("behind", "Baseline", 1, "ingress: [{name: no-z, action: Deny, "+from("z")+"}]")
+	policy("before", "Admin", 5, "ingress: [{name: v-may, action: Accept, "+from("v")+"}]")
+	policy("behind", "Baseline", 1, "ingress: [{name: no-w, action: Deny, "+from("w")+"}]")
 	y.hold(t, func(c cell) bool {
 		switch {
-		case c.to.ns != "x" || c.from.ns == "y":
+		case c.to.ns != "u" || c.from.ns == "v":
 			return true
-		case c.to.name == "x/a":
-			return false // isolated, and neither x nor z is allowed
+		case c.to.name == "u/a":
+			return false // isolated, and neither u nor w is allowed
 		}
-		return c.from.ns == "x"
+		return c.from.ns == "u"
 	})
 	y.kubectl("delete", "clusternetworkpolicy", "--all")
 	y.clear()
@@ -346,24 +351,25 @@ func (y *yard) quietly(args ...string) { _, _ = y.Kubectl(context.Background(), 
 // services holds that policy is about the pod behind a service's address, and who
 // asks is the pod that did.
 func (y *yard) services(t *testing.T) {
+	y = y.at(t)
 	y.clear()
-	full := y.namespace + "-x"
+	full := y.namespace + "-u"
 	y.apply(fmt.Sprintf(`
 apiVersion: v1
 kind: Service
-metadata: {name: x, namespace: %s}
+metadata: {name: u, namespace: %s}
 spec: {ipFamilyPolicy: RequireDualStack, selector: {pod: b}, ports: [{name: a, port: 8080, targetPort: 80}, {name: b, port: 8081, targetPort: 81}]}
 `, full))
 	var virtual []netip.Addr
-	for _, ip := range strings.Fields(y.kubectl("-n", full, "get", "service", "x", "-o", "jsonpath={.spec.clusterIPs[*]}")) {
+	for _, ip := range strings.Fields(y.kubectl("-n", full, "get", "service", "u", "-o", "jsonpath={.spec.clusterIPs[*]}")) {
 		virtual = append(virtual, netip.MustParseAddr(ip))
 	}
-	y.apply(y.manifests("x:\npodSelector: {}\ningress: [{from: [{namespaceSelector: {matchLabels: {ns: y}}}], ports: [{port: 80}]}]"))
+	y.apply(y.manifests("u:\npodSelector: {}\ningress: [{from: [{namespaceSelector: {matchLabels: {ns: v}}}], ports: [{port: 80}]}]"))
 	y.eventually("the table of the service", func(context.Context) error {
 		for _, from := range y.pods {
 			for _, ip := range virtual {
 				for port, target := range map[uint16]uint16{8080: 80, 8081: 81} {
-					want := from.ns == "y" && target == 80 || from.name == "x/b"
+					want := from.ns == "v" && target == 80 || from.name == "u/b"
 					wait := patience
 					if !want {
 						wait = 300 * time.Millisecond

@@ -104,7 +104,7 @@ func (c *testCluster) hubWorks() {
 // A guest is somewhere in the cluster's networks from where is asked, and where
 // is answered: a pod or a place.
 type guest struct {
-	name   string // x/a for a pod
+	name   string // u/a for a pod
 	labels map[string]string
 	node   string
 	addrs  []netip.Addr // IPv4, IPv6
