@@ -139,7 +139,7 @@ func TestRemoveNetwork(t *testing.T) {
 		t.Errorf("no such container: %v", err)
 	}
 	removal.DaemonSet, removal.Deployment = "nobody", "nobody either"
-	if err := c.RemoveNetwork(t.Context(), removal, func(string) {}); err == nil || !strings.Contains(err.Error(), "look at the agents: no such thing") {
+	if err := c.RemoveNetwork(t.Context(), removal, func(string) {}); err == nil || !strings.Contains(err.Error(), "look at the agents: the server could not find") {
 		t.Errorf("no such daemon set: %v", err)
 	}
 }
