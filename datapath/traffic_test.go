@@ -62,8 +62,8 @@ func (c *checker) check(f *Flow) {
 	}
 }
 
-// randomPolicies are policies that have little in common with the last ones.
-func randomPolicies(rnd *rand.Rand) (all []*cluster.Policy) {
+// rigRandomPolicies are policies that have little in common with the last ones.
+func rigRandomPolicies(rnd *rand.Rand) (all []*cluster.Policy) {
 	selector := func() cluster.Selector {
 		if rnd.IntN(3) == 0 {
 			return cluster.Selector{}
@@ -106,7 +106,7 @@ func TestBPFChangeUnderTraffic(t *testing.T) {
 		t.Fatal(err)
 	}
 	change := func() {
-		r.policies = randomPolicies(rnd)
+		r.policies = rigRandomPolicies(rnd)
 		program, err := r.compiler.Compile(r.world(), nil)
 		if err != nil {
 			t.Fatal(err)
