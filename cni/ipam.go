@@ -15,7 +15,7 @@ import (
 
 // quarantine is for how long an address that was released is given to others
 // only if there is no other: who talked to its last owner may not have heard.
-const quarantine = 2 * time.Minute
+const quarantine = time.Minute
 
 // exhaustedError says that all addresses of a family are in use.
 type exhaustedError struct {
