@@ -21,6 +21,7 @@ import (
 	"warren/identity"
 	"warren/pipeline"
 	"warren/sensor/all"
+	"warren/settings"
 )
 
 // Config is everything that can be set about an agent: each package's own
@@ -155,7 +156,7 @@ func Load(o Options) (Config, error) {
 		if err != nil {
 			return c, fmt.Errorf("read configuration: %w", err)
 		}
-		if err := parseConfig(o.Config, src, &c); err != nil {
+		if err := settings.Parse(o.Config, src, options(), &c); err != nil {
 			return c, err
 		}
 	}
@@ -167,15 +168,15 @@ func Load(o Options) (Config, error) {
 		{"--socket", o.Socket, file(func(c *Config) *string { return &c.Socket })},
 		{"--state", o.State, file(func(c *Config) *string { return &c.State })},
 		{"--log-level", o.LogLevel, setLogLevel},
-		{"--http", o.HTTP, address(func(c *Config) *string { return &c.HTTP })},
-		{"--metrics-listen", o.MetricsListen, address(func(c *Config) *string { return &c.Metrics })},
+		{"--http", o.HTTP, settings.AddressOrOff(func(c *Config) *string { return &c.HTTP })},
+		{"--metrics-listen", o.MetricsListen, settings.AddressOrOff(func(c *Config) *string { return &c.Metrics })},
 		{"--node", o.Node, setNode},
 		{"--cgroup-root", o.CgroupRoot, setCgroupRoot},
 		{"--kubernetes", o.Kubernetes, setKubernetes},
 		{"--kubeconfig", o.Kubeconfig, file(func(c *Config) *string { return &c.Kubernetes.Kubeconfig })},
 		{"--tls-dir", o.TLSDir, file(func(c *Config) *string { return &c.Hub.TLS })},
-		{"--hub-listen", o.HubListen, address(func(c *Config) *string { return &c.Hub.Listen })},
-		{"--hubble-listen", o.HubbleListen, address(func(c *Config) *string { return &c.Hubble.Listen })},
+		{"--hub-listen", o.HubListen, settings.AddressOrOff(func(c *Config) *string { return &c.Hub.Listen })},
+		{"--hubble-listen", o.HubbleListen, settings.AddressOrOff(func(c *Config) *string { return &c.Hubble.Listen })},
 		{"--hubble-socket", o.HubbleSocket, setHubbleSocket},
 		{"--network", o.Network, setNetwork},
 	} {
@@ -331,7 +332,7 @@ func setNetwork(c *Config, v string) (err error) {
 }
 
 func setMasquerade(c *Config, v string) error {
-	on, err := parseBool(v)
+	on, err := settings.ParseBool(v)
 	c.Network.NoMasquerade = err == nil && !on
 	return err
 }
@@ -378,23 +379,5 @@ func setUplink(c *Config, v string) error {
 }
 
 func setLogLevel(c *Config, v string) error {
-	for _, l := range []slog.Level{slog.LevelDebug, slog.LevelInfo, slog.LevelWarn, slog.LevelError} {
-		if levelName(l) == v {
-			c.LogLevel = l
-			return nil
-		}
-	}
-	return fmt.Errorf("%q is no level: want debug, info, warn or error", v)
-}
-
-func levelName(l slog.Level) string {
-	switch l {
-	case slog.LevelDebug:
-		return "debug"
-	case slog.LevelInfo:
-		return "info"
-	case slog.LevelWarn:
-		return "warn"
-	}
-	return "error"
+	return settings.Level(func(c *Config) *slog.Level { return &c.LogLevel })(c, v)
 }

@@ -17,6 +17,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"go.yaml.in/yaml/v3"
 	"golang.org/x/tools/txtar"
+
+	"warren/settings"
 )
 
 var update = flag.Bool("update", false, "rewrite what tests expect")
@@ -173,7 +175,7 @@ func TestDocumentedConfig(t *testing.T) {
 	}
 	got := outcome(Options{Config: path})
 	var c Config
-	if err := parseConfig(path, src, &c); err != nil {
+	if err := settings.Parse(path, src, options(), &c); err != nil {
 		t.Fatal(err)
 	}
 	var page map[string]any
@@ -185,21 +187,21 @@ func TestDocumentedConfig(t *testing.T) {
 	var check func(prefix string, list []option, page map[string]any)
 	check = func(prefix string, list []option, page map[string]any) {
 		for _, o := range list {
-			v, there := page[o.key]
-			m := regexp.MustCompile(`\(([^()]+)\)$`).FindStringSubmatch(o.doc)
-			if !there && m == nil && bytes.Contains(src, []byte("# "+strings.Repeat(" ", strings.Count(prefix, "."))+o.key+": ")) {
+			v, there := page[o.Key]
+			m := regexp.MustCompile(`\(([^()]+)\)$`).FindStringSubmatch(o.Doc)
+			if !there && m == nil && bytes.Contains(src, []byte("# "+strings.Repeat(" ", strings.Count(prefix, "."))+o.Key+": ")) {
 				continue // there is no default: an example stands behind #
 			}
 			if !there {
-				t.Errorf("%s says nothing of %s", path, prefix+o.key)
+				t.Errorf("%s says nothing of %s", path, prefix+o.Key)
 				continue
 			}
 			if m != nil && fmt.Sprint(v) != m[1] {
-				t.Errorf("%s says %v of %s, its description %s", path, v, prefix+o.key, m[1])
+				t.Errorf("%s says %v of %s, its description %s", path, v, prefix+o.Key, m[1])
 			}
-			if o.sub != nil {
+			if o.Sub != nil {
 				section, _ := v.(map[string]any)
-				check(prefix+o.key+".", o.sub, section)
+				check(prefix+o.Key+".", o.Sub, section)
 			}
 		}
 	}
@@ -216,18 +218,18 @@ func TestOptions(t *testing.T) {
 	check = func(prefix string, list []option) {
 		seen := map[string]bool{}
 		for _, o := range list {
-			name := prefix + o.key
+			name := prefix + o.Key
 			kinds := 0
-			for _, is := range []bool{o.set != nil, o.sub != nil, o.each != nil} {
+			for _, is := range []bool{o.Set != nil, o.Sub != nil, o.Each != nil} {
 				if is {
 					kinds++
 				}
 			}
-			if o.doc == "" || kinds != 1 || seen[o.key] {
-				t.Errorf("%s: description %q, %d kinds, twice: %t", name, o.doc, kinds, seen[o.key])
+			if o.Doc == "" || kinds != 1 || seen[o.Key] {
+				t.Errorf("%s: description %q, %d kinds, twice: %t", name, o.Doc, kinds, seen[o.Key])
 			}
-			seen[o.key] = true
-			check(name+".", o.sub)
+			seen[o.Key] = true
+			check(name+".", o.Sub)
 		}
 	}
 	check("", options())
@@ -253,11 +255,11 @@ func FuzzConfig(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, src []byte) {
 		var c Config
-		err := parseConfig("f", src, &c)
+		err := settings.Parse("f", src, options(), &c)
 		if err == nil {
 			return
 		}
-		var e *ConfigError
+		var e *settings.Error
 		if !errors.As(err, &e) {
 			t.Fatalf("%T: %v", err, err)
 		}

@@ -4,12 +4,12 @@ import (
 	"cmp"
 	"fmt"
 	"log/slog"
-	"net"
 	"os"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"time"
+
+	"warren/settings"
 )
 
 // Config is everything that can be set about a hub. A zero value stands for the
@@ -77,7 +77,6 @@ const (
 	defaultMetrics      = "127.0.0.1:9117"
 	defaultNamespace    = "warren"
 	defaultAgents       = "warren-agent"
-	off                 = "off"
 )
 
 // withDefaults fills in what is zero. It leaves addresses alone: there "" is a
@@ -109,7 +108,7 @@ func Load(o Options) (Config, error) {
 		if err != nil {
 			return c, fmt.Errorf("read configuration: %w", err)
 		}
-		if err := parseConfig(o.Config, src, &c); err != nil {
+		if err := settings.Parse(o.Config, src, options, &c); err != nil {
 			return c, err
 		}
 	}
@@ -117,15 +116,15 @@ func Load(o Options) (Config, error) {
 		"listen": o.Listen, "hubble-listen": o.HubbleListen, "metrics-listen": o.MetricsListen, "tls-dir": o.TLSDir, "namespace": o.Namespace,
 		"agents": o.Agents, "kubeconfig": o.Kubeconfig, "log-level": o.LogLevel,
 	}
-	for _, s := range settings {
-		if v := given[s.key]; v != "" {
-			if err := s.set(&c, v); err != nil {
-				return c, fmt.Errorf("--%s: %w", s.key, err)
+	for _, s := range options {
+		if v := given[s.Key]; v != "" {
+			if err := s.Set(&c, v); err != nil {
+				return c, fmt.Errorf("--%s: %w", s.Key, err)
 			}
 		}
 	}
 	for _, addr := range []*string{&c.HubbleListen, &c.MetricsListen} {
-		if *addr == off {
+		if *addr == settings.Off {
 			*addr = ""
 		}
 	}
@@ -146,35 +145,25 @@ func Load(o Options) (Config, error) {
 }
 
 // A setting is one key of the configuration file; some are flags too.
-type setting struct {
-	key, doc string
-	set      func(c *Config, v string) error
-}
+type setting = settings.Option[Config]
 
-// settings are all keys there are.
-var settings = []setting{
-	{"listen", "address that answers HTTPS (:7443)", func(c *Config, v string) error { c.Listen = v; return checkAddr(v) }},
-	{"hubble-listen", "address of Hubble's gRPC with TLS, or off (:4245)", optionalAddr(func(c *Config) *string { return &c.HubbleListen })},
-	{"metrics-listen", "address of plain HTTP with metrics and health only, or off (127.0.0.1:9117)", optionalAddr(func(c *Config) *string { return &c.MetricsListen })},
-	{"tls-dir", "directory of tls.crt, tls.key and ca.crt", text(func(c *Config) *string { return &c.TLSDir })},
-	{"namespace", "Kubernetes namespace of the installation (warren)", name(func(c *Config) *string { return &c.Namespace })},
-	{"agents", "headless service of the agents (warren-agent)", name(func(c *Config) *string { return &c.Agents })},
-	{"nodes", "labels of nodes on which an agent is to be, KEY=VALUE by comma; empty for all (kubernetes.io/os=linux)", func(c *Config, v string) (err error) { c.Nodes, err = parseLabels(v); return err }},
-	{"kubeconfig", "the way to the cluster (the service account of the pod)", text(func(c *Config) *string { return &c.Kubeconfig })},
-	{"log-level", "debug, info, warn or error", setLogLevel},
-	{"wait", "how long a node's events are held back for earlier ones of other nodes (250ms)", span(0, 500*time.Millisecond, func(c *Config) *time.Duration { return &c.Wait })},
-	{"review", "how long an answer about rights counts (30s)", span(time.Second, 5*time.Minute, func(c *Config) *time.Duration { return &c.Review })},
-	{"streams", "answers that are written at the same time (256), a quarter of them to one user", number(1, 1<<16, func(c *Config) *int { return &c.Streams })},
-	{"memory", "bytes that wait for all clients together; a MiB each in any case (134217728)", number(1<<20, 1<<40, func(c *Config) *int { return &c.Memory })},
-	{"stream-bytes", "bytes that wait for one client (67108864)", number(1<<20, 1<<30, func(c *Config) *int { return &c.StreamBytes })},
-	{"stall", "how long a client may read nothing before it is disconnected (30s)", span(time.Second, time.Hour, func(c *Config) *time.Duration { return &c.Stall })},
-}
-
-func text(at func(*Config) *string) func(*Config, string) error {
-	return func(c *Config, v string) error {
-		*at(c) = v
-		return nil
-	}
+// options are all keys there are.
+var options = []setting{
+	{Key: "listen", Doc: "address that answers HTTPS (:7443)", Set: settings.Address(func(c *Config) *string { return &c.Listen })},
+	{Key: "hubble-listen", Doc: "address of Hubble's gRPC with TLS, or off (:4245)", Set: settings.AddressOrOff(func(c *Config) *string { return &c.HubbleListen })},
+	{Key: "metrics-listen", Doc: "address of plain HTTP with metrics and health only, or off (127.0.0.1:9117)", Set: settings.AddressOrOff(func(c *Config) *string { return &c.MetricsListen })},
+	{Key: "tls-dir", Doc: "directory of tls.crt, tls.key and ca.crt", Set: settings.Text(func(c *Config) *string { return &c.TLSDir })},
+	{Key: "namespace", Doc: "Kubernetes namespace of the installation (warren)", Set: name(func(c *Config) *string { return &c.Namespace })},
+	{Key: "agents", Doc: "headless service of the agents (warren-agent)", Set: name(func(c *Config) *string { return &c.Agents })},
+	{Key: "nodes", Doc: "labels of nodes on which an agent is to be, KEY=VALUE by comma; empty for all (kubernetes.io/os=linux)", Set: func(c *Config, v string) (err error) { c.Nodes, err = parseLabels(v); return err }},
+	{Key: "kubeconfig", Doc: "the way to the cluster (the service account of the pod)", Set: settings.Text(func(c *Config) *string { return &c.Kubeconfig })},
+	{Key: "log-level", Doc: "debug, info, warn or error", Set: settings.Level(func(c *Config) *slog.Level { return &c.LogLevel })},
+	{Key: "wait", Doc: "how long a node's events are held back for earlier ones of other nodes (250ms)", Set: settings.Duration(time.Millisecond, 500*time.Millisecond, func(c *Config) *time.Duration { return &c.Wait })},
+	{Key: "review", Doc: "how long an answer about rights counts (30s)", Set: settings.Duration(time.Second, 5*time.Minute, func(c *Config) *time.Duration { return &c.Review })},
+	{Key: "streams", Doc: "answers that are written at the same time (256), a quarter of them to one user", Set: settings.Number(1, 1<<16, func(c *Config) *int { return &c.Streams })},
+	{Key: "memory", Doc: "bytes that wait for all clients together; a MiB each in any case (134217728)", Set: settings.Size(1<<20, 1<<40, func(c *Config) *int { return &c.Memory })},
+	{Key: "stream-bytes", Doc: "bytes that wait for one client (67108864)", Set: settings.Size(1<<20, 1<<30, func(c *Config) *int { return &c.StreamBytes })},
+	{Key: "stall", Doc: "how long a client may read nothing before it is disconnected (30s)", Set: settings.Duration(time.Second, time.Hour, func(c *Config) *time.Duration { return &c.Stall })},
 }
 
 // name is for names of Kubernetes' objects: DNS labels.
@@ -202,53 +191,6 @@ func isLabel(v string) bool {
 	return true
 }
 
-func optionalAddr(at func(*Config) *string) func(*Config, string) error {
-	return func(c *Config, v string) error {
-		*at(c) = v
-		if v == off {
-			return nil
-		}
-		return checkAddr(v)
-	}
-}
-
-// checkAddr checks the form of an address; whether it may be listened on is
-// seen when it is tried.
-func checkAddr(v string) error {
-	_, port, err := net.SplitHostPort(v)
-	if err != nil {
-		return fmt.Errorf("%q is no address: want HOST:PORT or :PORT", v)
-	}
-	if _, err := strconv.ParseUint(port, 10, 16); err != nil {
-		return fmt.Errorf("%q has no port from 0 to 65535", v)
-	}
-	return nil
-}
-
-func number(least, most int, at func(*Config) *int) func(*Config, string) error {
-	return func(c *Config, v string) error {
-		n, err := strconv.Atoi(v)
-		if err != nil || n < least || n > most {
-			return fmt.Errorf("%q is no number from %d to %d", v, least, most)
-		}
-		*at(c) = n
-		return nil
-	}
-}
-
-// span is a time above least, least included unless it is zero, which would
-// stand for the default.
-func span(least, most time.Duration, at func(*Config) *time.Duration) func(*Config, string) error {
-	return func(c *Config, v string) error {
-		d, err := time.ParseDuration(v)
-		if err != nil || d <= 0 || d < least || d > most {
-			return fmt.Errorf("%q is no time from %v to %v, like 50ms or 2s", v, max(least, time.Millisecond), most)
-		}
-		*at(c) = d
-		return nil
-	}
-}
-
 // parseLabels reads KEY=VALUE,KEY=VALUE.
 func parseLabels(v string) (map[string]string, error) {
 	labels := map[string]string{}
@@ -266,14 +208,4 @@ func parseLabels(v string) (map[string]string, error) {
 		labels[key] = value
 	}
 	return labels, nil
-}
-
-func setLogLevel(c *Config, v string) error {
-	levels := map[string]slog.Level{"debug": slog.LevelDebug, "info": slog.LevelInfo, "warn": slog.LevelWarn, "error": slog.LevelError}
-	level, ok := levels[v]
-	if !ok {
-		return fmt.Errorf("%q is no level: want debug, info, warn or error", v)
-	}
-	c.LogLevel = level
-	return nil
 }

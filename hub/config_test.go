@@ -8,6 +8,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"warren/settings"
 )
 
 func TestLoad(t *testing.T) {
@@ -31,12 +33,12 @@ func TestLoad(t *testing.T) {
 
 func TestLoadMistakes(t *testing.T) {
 	for _, test := range []struct{ yaml, want string }{
-		{"listen: [1]", "hub.yaml:1: listen: want a value"},
-		{"listen:", "hub.yaml:1: listen: want a value"},
-		{"listen: 7443", `hub.yaml:1: listen: "7443" is no address`},
+		{"listen: [1]", "hub.yaml:1:9: listen: want a value"},
+		{"listen:", "hub.yaml:1:8: listen: want a value"},
+		{"listen: 7443", `hub.yaml:1:9: listen: "7443" is no address`},
 		{"listen: off", `"off" is no address`},
 		{"metrics-listen: host:99999", "has no port from 0 to 65535"},
-		{"lisen: :1", `hub.yaml:1: no key "lisen"; did you mean listen?`},
+		{"lisen: :1", `hub.yaml:1:1: no key "lisen"; did you mean listen?`},
 		{"wait: 10s", `"10s" is no time from 1ms to 500ms`},
 		{"wait: 0s", "is no time"},
 		{"review: 1h", "is no time from 1s to 5m0s"},
@@ -46,13 +48,13 @@ func TestLoadMistakes(t *testing.T) {
 		{"nodes: os", "is no label"},
 		{"nodes: os=linux,os=windows", "no node has both"},
 		{"log-level: loud", "is no level"},
-		{"- a", "hub.yaml:1: want keys with values"},
+		{"- a", "hub.yaml:1:1: want keys with values"},
 		{"a: b\n---\nc: d", "a second document"},
-		{"streams: 1\nstreams: 2", `hub.yaml:2: key "streams" is there twice`},
+		{"streams: 1\nstreams: 2", `hub.yaml:2:1: key "streams" is there twice`},
 		{"a: [", "hub.yaml"},
 	} {
 		var c Config
-		if err := parseConfig("hub.yaml", []byte(test.yaml), &c); err == nil || !strings.Contains(err.Error(), test.want) {
+		if err := settings.Parse("hub.yaml", []byte(test.yaml), options, &c); err == nil || !strings.Contains(err.Error(), test.want) {
 			t.Errorf("%q: %v, want %q", test.yaml, err, test.want)
 		}
 	}
@@ -77,9 +79,9 @@ func TestDocsHaveEveryKey(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, s := range settings {
-		if !strings.Contains(string(doc), "| `"+s.key+"` | "+s.doc+" |") {
-			t.Errorf("docs/hub.md has no row | `%s` | %s |", s.key, s.doc)
+	for _, s := range options {
+		if !strings.Contains(string(doc), "| `"+s.Key+"` | "+s.Doc+" |") {
+			t.Errorf("docs/hub.md has no row | `%s` | %s |", s.Key, s.Doc)
 		}
 	}
 	for _, m := range families {

@@ -6,10 +6,10 @@ import (
 	"slices"
 	"strings"
 	"testing"
-
 	"warren/api"
 	"warren/filter"
 	"warren/kube"
+	"warren/settings"
 )
 
 func FuzzBearer(f *testing.F) {
@@ -138,7 +138,7 @@ func FuzzConfig(f *testing.F) {
 	f.Add("stream-bytes: 99999999999999999999")
 	f.Fuzz(func(t *testing.T, src string) {
 		var c Config
-		if err := parseConfig("hub.yaml", []byte(src), &c); err != nil {
+		if err := settings.Parse("hub.yaml", []byte(src), options, &c); err != nil {
 			if !strings.HasPrefix(err.Error(), "hub.yaml") || strings.Contains(err.Error(), "\n") {
 				t.Errorf("%q: the error is %q", src, err)
 			}
