@@ -3,6 +3,7 @@ package datapath
 import (
 	"encoding/binary"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"net/netip"
 	"testing"
@@ -12,15 +13,15 @@ import (
 	"warren/netpol"
 )
 
-// randomPolicies makes worlds around the pods and devices of a packetWorld: pods a,
+// policyChance makes worlds around the pods and devices of a packetWorld: pods a,
 // b and d here, others elsewhere, two nodes, and policies at random.
-type randomPolicies struct{ *rand.Rand }
+type policyChance struct{ *rand.Rand }
 
-func (r randomPolicies) one(in int) bool { return r.IntN(in) == 0 }
+func (r policyChance) one(in int) bool { return r.IntN(in) == 0 }
 
-func choose[T any](r randomPolicies, of ...T) T { return of[r.IntN(len(of))] }
+func choose[T any](r policyChance, of ...T) T { return of[r.IntN(len(of))] }
 
-func (r randomPolicies) labels() map[string]string {
+func (r policyChance) labels() map[string]string {
 	labels := map[string]string{"app": choose(r, "x", "y", "z")}
 	if r.one(2) {
 		labels["tier"] = choose(r, "front", "back")
@@ -28,7 +29,7 @@ func (r randomPolicies) labels() map[string]string {
 	return labels
 }
 
-func (r randomPolicies) selector() cluster.Selector {
+func (r policyChance) selector() cluster.Selector {
 	switch r.IntN(4) {
 	case 0:
 		return cluster.Selector{}
@@ -40,7 +41,7 @@ func (r randomPolicies) selector() cluster.Selector {
 	return cluster.Selector{Equal: map[string]string{"app": choose(r, "x", "y", "z")}}
 }
 
-func (r randomPolicies) peer(p *cluster.Policy) (peer cluster.PolicyPeer) {
+func (r policyChance) peer(p *cluster.Policy) (peer cluster.PolicyPeer) {
 	pods, namespaces := r.selector(), r.selector()
 	switch r.IntN(5) {
 	case 0:
@@ -69,7 +70,7 @@ func (r randomPolicies) peer(p *cluster.Policy) (peer cluster.PolicyPeer) {
 	return peer
 }
 
-func (r randomPolicies) port() cluster.PolicyPort {
+func (r policyChance) port() cluster.PolicyPort {
 	port := cluster.PolicyPort{Protocol: choose(r, "tcp", "udp", "sctp")}
 	switch r.IntN(4) {
 	case 0:
@@ -84,7 +85,7 @@ func (r randomPolicies) port() cluster.PolicyPort {
 	return port
 }
 
-func (r randomPolicies) rules(p *cluster.Policy) (rules []cluster.PolicyRule) {
+func (r policyChance) rules(p *cluster.Policy) (rules []cluster.PolicyRule) {
 	for range r.IntN(4) {
 		rule := cluster.PolicyRule{Action: cluster.AllowAction, AnyPeer: r.one(4)}
 		if p.Tier != cluster.NetworkTier {
@@ -101,7 +102,7 @@ func (r randomPolicies) rules(p *cluster.Policy) (rules []cluster.PolicyRule) {
 	return rules
 }
 
-func (r randomPolicies) policies() (policies []*cluster.Policy) {
+func (r policyChance) policies() (policies []*cluster.Policy) {
 	for i := range r.IntN(12) {
 		p := &cluster.Policy{UID: fmt.Sprint("policy-", i), Name: fmt.Sprint("p", i)}
 		switch p.Tier = choose(r, cluster.AdminTier, cluster.NetworkTier, cluster.NetworkTier, cluster.BaselineTier); p.Tier {
@@ -119,7 +120,7 @@ func (r randomPolicies) policies() (policies []*cluster.Policy) {
 	return policies
 }
 
-func (r randomPolicies) world() *netpol.World {
+func (r policyChance) world() *netpol.World {
 	w := &netpol.World{Namespaces: map[string]map[string]string{"shop": r.labels(), "pay": r.labels()}}
 	for name, addr := range map[string]string{"here": hostAddr, "there": nodeAddr} {
 		w.Nodes = append(w.Nodes, &cluster.Node{UID: name, Name: name, Labels: r.labels(), Addrs: []netip.Addr{netip.MustParseAddr(addr)}})
@@ -143,15 +144,32 @@ func (r randomPolicies) world() *netpol.World {
 }
 
 // addr is the address of somebody of the family.
-func (r randomPolicies) addr(six bool) string {
+func (r policyChance) addr(six bool) string {
 	if six {
 		return choose(r, podA6, podB6, podD6, podA6, podB6, fmt.Sprintf("fd00:9::%x", 1+r.IntN(8)), world6)
 	}
 	return choose(r, podA4, podB4, podD4, podA4, podB4, fmt.Sprintf("10.0.9.%d", 1+r.IntN(8)), world4, "203.0.113.77", hostAddr, nodeAddr)
 }
 
+// An enforcer puts programs in force in a packetWorld, one after the other.
+type enforcer struct {
+	*packetWorld
+	networks map[netip.Prefix][2]uint32 // as they are in the kernel
+	before   map[netip.Prefix]netpol.ID // as the last program has them
+}
+
+// around is the identity of the smallest network that a network is in.
+func around(networks map[netip.Prefix]netpol.ID, prefix netip.Prefix) uint32 {
+	for bits := prefix.Bits(); bits >= 0; bits-- {
+		if id, ok := networks[netip.PrefixFrom(prefix.Addr(), bits).Masked()]; ok {
+			return uint32(id)
+		}
+	}
+	return 0
+}
+
 // enforce writes a program into the slot that is not in force, and puts it in force.
-func (w *packetWorld) enforce(world *netpol.World, p *netpol.Program) {
+func (w *enforcer) enforce(world *netpol.World, p *netpol.Program) {
 	w.Helper()
 	slot := (w.config.Generation + 1) & 1
 	local := map[string]string{"a": "a", "b": "b", "d": "d"}
@@ -175,18 +193,25 @@ func (w *packetWorld) enforce(world *netpol.World, p *netpol.Program) {
 		}
 		place(node.Addrs[0], uint32(flags), 0)
 	}
-	for prefix, id := range p.Networks {
+	// A network that one of the slots does not have is there what is around it.
+	networks := maps.Clone(w.networks)
+	for prefix := range p.Networks {
+		networks[prefix] = networks[prefix]
+	}
+	for prefix := range networks {
+		ids := networks[prefix]
+		ids[slot] = around(p.Networks, prefix)
+		if _, has := w.networks[prefix]; !has {
+			ids[slot^1] = around(w.before, prefix)
+		}
 		key := stateNetwork{Prefix: uint32(prefix.Bits()), Addr: prefix.Addr().As16()}
 		if prefix.Addr().Is4() {
 			key.Prefix += 96
 		}
-		var at statePlace
-		if w.Networks.Lookup(key, &at) != nil || at.Id[slot] == 0 { // a longer one may have answered
-			at = statePlace{}
-		}
-		at.Id[slot] = uint32(id)
-		w.put(w.Networks, key, at)
+		w.put(w.Networks, key, statePlace{Id: ids})
+		networks[prefix] = ids
 	}
+	w.networks, w.before = networks, p.Networks
 	for id, set := range p.Sets {
 		s := stateSet{Bits: set.Lengths}
 		for d := range 2 {
@@ -248,10 +273,10 @@ func TestBPFNetpol(t *testing.T) {
 	devices := map[string]string{podA4: "a", podA6: "a", podB4: "b", podB6: "b", podD4: "d", podD6: "d"}
 	for seed := range uint64(24) {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
-			w := all.again(t)
+			w := &enforcer{packetWorld: all.again(t), networks: map[netip.Prefix][2]uint32{}}
 			w.empty(w.Networks)
 			w.config.Flags = 0
-			r := randomPolicies{rand.New(rand.NewPCG(seed, 1))}
+			r := policyChance{rand.New(rand.NewPCG(seed, 1))}
 			c := netpol.NewCompiler()
 			var questions []question
 			for len(questions) < 250 {
