@@ -84,6 +84,7 @@ func Run(ctx context.Context, cfg Config, stdout io.Writer, log *slog.Logger) (e
 	// Events -> who did it.
 	cfg.Identity.Root = hostRoot("/proc/1")
 	me.who = identity.New(cfg.Identity, log)
+	me.net.sees(me.who)
 	tuneCollector(me.who.Stats(), me.member != nil)
 
 	// Events that know who -> those who asked.

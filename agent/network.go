@@ -52,7 +52,8 @@ type network struct {
 	seen     *cluster.Snapshot
 	built    built // from seen
 	wired    wired
-	said     string // the last error that was logged
+	missed   map[string]int // how often a pod was looked for, by uid
+	said     string         // the last error that was logged
 
 	mu        sync.Mutex
 	endpoints map[api.Attachment]*endpoint
@@ -98,6 +99,7 @@ type progress struct {
 	report   datapath.Report
 	problems map[string][]string // by uid of a policy
 	policies []*cluster.Policy
+	unfound  int    // pods of another plugin whose devices are not known
 	applied  uint64 // how often
 	failed   uint64
 	last     time.Time // Apply
@@ -180,11 +182,12 @@ func (n *network) pass(ctx context.Context, looking bool) error {
 	}
 
 	// Its pods: those that the CNI plugin has added, or that are found.
-	if err := n.prune(looking); err != nil {
+	found := n.find != nil && (n.seen == nil || n.seen.Versions.Pods != now.Versions.Pods)
+	if err := n.prune(looking || found); err != nil {
 		wiring = errors.Join(wiring, err)
 	}
 	if n.find != nil {
-		n.discover(now, looking)
+		wiring = errors.Join(wiring, n.discover(now, looking))
 	}
 	pods := n.resolve(now)
 
@@ -297,7 +300,7 @@ func (n *network) settle(pods []*endpoint, program *netpol.Program, report datap
 	defer n.mu.Unlock()
 	p := &n.progress
 	p.compile, p.apply, p.last, p.wired = compile, apply, time.Now(), n.wired
-	p.problems, p.policies = program.Problems, n.seen.Policies
+	p.problems, p.policies, p.unfound = program.Problems, n.seen.Policies, n.unfound()
 	if err != nil {
 		p.failed++
 		for _, e := range pods {

@@ -217,6 +217,9 @@ func (n *network) resolve(now *cluster.Snapshot) []*endpoint {
 		if p := n.podOf(e); p != nil {
 			e.pod = p
 		}
+		if e.found && e.pod != nil && len(e.pod.Addrs) > 0 {
+			e.Addrs = e.pod.Addrs
+		}
 		if e.pod == nil && e.done != nil {
 			e.waits = "the cluster to know it"
 			continue

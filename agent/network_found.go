@@ -1,19 +1,106 @@
 package agent
 
-import "warren/cluster"
+import (
+	"slices"
+	"time"
+
+	"warren/api"
+	"warren/cluster"
+	"warren/datapath"
+	"warren/identity"
+)
 
 // A finder finds the host's ends of pods that another CNI plugin connects.
 type finder interface {
-	// Find returns, by uid, the devices of pods as far as they can be told.
-	Find(pods []*cluster.Pod) (map[string]foundDevice, error)
+	// Find returns them by the pods' uids, as far as they can be told.
+	Find(pods []*cluster.Pod) (map[string]datapath.HostEnd, error)
 }
 
-// foundDevice is the host's end of a pod.
-type foundDevice struct {
-	Index int
-	Name  string
+// processFinder finds them by the pods' processes.
+type processFinder struct{ who *identity.Identity }
+
+// pidsOfPod is how many processes of a pod are asked for their namespace.
+const pidsOfPod = 4
+
+// Find implements finder.
+func (f processFinder) Find(pods []*cluster.Pod) (map[string]datapath.HostEnd, error) {
+	sightings := make(map[string]datapath.Sighting, len(pods))
+	for _, p := range pods {
+		sightings[p.UID] = datapath.Sighting{Addrs: p.Addrs}
+	}
+	for p := range f.who.Processes {
+		if p.Container == nil || p.Container.Pod == nil || p.Exited != nil {
+			continue
+		}
+		if s, ok := sightings[p.Container.Pod.UID]; ok && len(s.PIDs) < pidsOfPod {
+			s.PIDs = append(s.PIDs, int(p.PID))
+			sightings[p.Container.Pod.UID] = s
+		}
+	}
+	return datapath.HostEnds(sightings)
 }
 
-// discover adds endpoints for the pods of this node that another plugin connects.
-func (n *network) discover(now *cluster.Snapshot, looking bool) {
+// sees lets the network find the pods that another plugin connects.
+func (n *network) sees(who *identity.Identity) {
+	if n != nil && n.cfg.Mode == datapath.Chained {
+		n.find = processFinder{who}
+	}
 }
+
+// findAgain is how soon is looked again for a pod that was not found, and
+// findTries how often before that is left to the next look at all devices.
+const (
+	findAgain = time.Second
+	findTries = 20
+)
+
+// discover adds endpoints for the pods of this node that another plugin
+// connects, and that it has not added itself.
+func (n *network) discover(now *cluster.Snapshot, looking bool) error {
+	n.mu.Lock()
+	known := make(map[string]bool, len(n.endpoints))
+	for _, e := range n.endpoints {
+		known[e.PodUID] = true
+	}
+	n.mu.Unlock()
+	var missing []*cluster.Pod
+	missed := make(map[string]int)
+	for _, p := range now.Pods {
+		if p.Node != n.node || p.HostNetwork || len(p.Addrs) == 0 || known[p.UID] {
+			continue
+		}
+		if tries := n.missed[p.UID]; tries < findTries || looking {
+			missing = append(missing, p)
+		}
+		missed[p.UID] = n.missed[p.UID] + 1
+	}
+	n.missed = missed
+	if len(missing) == 0 {
+		return nil
+	}
+	found, err := n.find.Find(missing)
+	again := false
+	for _, p := range missing {
+		end, ok := found[p.UID]
+		if !ok {
+			again = again || missed[p.UID] < findTries
+			continue
+		}
+		e := &endpoint{found: true, pod: p, waits: "its turn", Endpoint: api.Endpoint{
+			Attachment: api.Attachment{ContainerID: "pod-" + p.UID, Interface: "eth0"}, PodUID: p.UID, PodNamespace: p.Namespace, PodName: p.Name,
+			HostInterface: end.Name, HostIndex: end.Ifindex, Addrs: slices.Clone(p.Addrs), Chained: true,
+		}}
+		n.mu.Lock()
+		n.endpoints[e.Attachment] = e
+		n.mu.Unlock()
+		delete(n.missed, p.UID)
+	}
+	if again {
+		time.AfterFunc(findAgain, n.wake)
+	}
+	return err
+}
+
+// unfound are how many pods of this node another plugin connects in a way that
+// cannot be told, or not yet: policy is not in force for them.
+func (n *network) unfound() int { return len(n.missed) }

@@ -2,6 +2,7 @@ package agent
 
 import (
 	"cmp"
+	"fmt"
 	"maps"
 	"slices"
 
@@ -40,6 +41,9 @@ func (n *network) describeProgress(out *api.Network) {
 		out.Error = p.err.Error()
 	}
 	out.Problems = append(out.Problems, p.wired.devices.Problems...)
+	if p.unfound > 0 {
+		out.Problems = append(out.Problems, fmt.Sprintf("%d pods have devices that are not found: no policy is in force for them", p.unfound))
+	}
 	out.Uplink, out.MTU = p.wired.devices.UplinkName, p.wired.devices.MTU
 	out.Generation, out.Applied = p.report.Generation, p.last
 	out.ComputeTime, out.ApplyTime = p.compile, p.apply

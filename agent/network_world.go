@@ -3,6 +3,7 @@ package agent
 import (
 	"net/netip"
 	"slices"
+	"sync"
 
 	"warren/cluster"
 	"warren/datapath"
@@ -247,6 +248,7 @@ type inForce struct {
 	generation uint64
 	program    *netpol.Program
 	world      *netpol.World
+	indexed    func() *netpol.World       // the same, for many packets
 	policies   map[string]*cluster.Policy // by uid
 	// before are the policies of the last change: flows of that time are told a
 	// little later.
@@ -258,6 +260,7 @@ type inForce struct {
 func (n *network) inForceAfter(program *netpol.Program) *inForce {
 	last := n.force.Load()
 	next := &inForce{generation: 1, program: program, world: n.built.world, served: make(map[netip.Addr]bool)}
+	next.indexed = sync.OnceValue(next.world.Index)
 	if last != nil {
 		next.generation, next.policies, next.before = last.generation+1, last.policies, last.before
 	}
@@ -309,7 +312,7 @@ func (n *network) Nearest(d netpol.Direction, p netpol.Packet) string {
 	if f == nil {
 		return ""
 	}
-	e := netpol.Explain(p, f.world)
+	e := netpol.Explain(p, f.indexed())
 	if d == netpol.Ingress {
 		return e.Ingress.String()
 	}
@@ -327,7 +330,7 @@ func (n *network) Served(a netip.Addr) bool {
 func (s *self) world() *netpol.World {
 	if s.net != nil {
 		if f := s.net.force.Load(); f != nil {
-			return f.world
+			return f.indexed()
 		}
 	}
 	if s.member == nil {
