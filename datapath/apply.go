@@ -29,6 +29,8 @@ type tables struct {
 	grace func() error
 
 	loaded bool
+	// settled are the rows that are all there, and no others; nil if nobody knows.
+	settled *rows
 	// looked says that since the last flip there has been a time of grace.
 	looked bool
 
@@ -139,6 +141,9 @@ func (t *tables) load() error {
 // A change is a State on its way into the kernel.
 type change struct {
 	rows       *rows
+	networks   delta[stateNetwork]
+	places     delta[stateAddr]
+	endpoints  delta[uint32]
 	generation uint32
 	flipped    bool
 	inForce    time.Time
@@ -170,7 +175,7 @@ func (t *tables) begin(ctx context.Context, state *State, missing map[int]bool) 
 			return nil, err
 		}
 	}
-	rows, err := newRows(state, missing)
+	rows, err := newRows(state, missing, t.settled)
 	if err != nil {
 		return nil, err
 	}
@@ -183,19 +188,24 @@ func (t *tables) begin(ctx context.Context, state *State, missing map[int]bool) 
 		return nil, err
 	}
 
+	c.networks, c.endpoints = t.networks.compare(rows.networks), t.endpoints.compare(rows.endpoints)
+	if !rows.samePlaces {
+		c.places = t.places.compare(rows.places)
+	}
+	t.settled = nil // until this is
 	before, after := t.covers(rows, force)
 	beforeAddr := func(a stateAddr) uint32 { return before(stateNetwork{Prefix: 128, Addr: a.Bytes}) }
 	afterAddr := func(a stateAddr) uint32 { return after(stateNetwork{Prefix: 128, Addr: a.Bytes}) }
-	if t.networks.changes(rows.networks, force, before, after) ||
-		t.places.changes(rows.places, force, beforeAddr, afterAddr) ||
-		t.endpoints.changes(rows.endpoints, force, nil, nil) {
-		if err := t.networks.prepare(rows.networks, force, before, after); err != nil {
+	if t.networks.changes(rows.networks, c.networks, force, before, after) ||
+		t.places.changes(rows.places, c.places, force, beforeAddr, afterAddr) ||
+		t.endpoints.changes(rows.endpoints, c.endpoints, force, nil, nil) {
+		if err := t.networks.prepare(rows.networks, c.networks, force, before, after); err != nil {
 			return nil, err
 		}
-		if err := t.places.prepare(rows.places, force, beforeAddr, afterAddr); err != nil {
+		if err := t.places.prepare(rows.places, c.places, force, beforeAddr, afterAddr); err != nil {
 			return nil, err
 		}
-		if err := t.endpoints.prepare(rows.endpoints, force, nil, nil); err != nil {
+		if err := t.endpoints.prepare(rows.endpoints, c.endpoints, force, nil, nil); err != nil {
 			return nil, err
 		}
 		if err := ctx.Err(); err != nil {
@@ -255,13 +265,13 @@ func (t *tables) finish(c *change) error {
 		}
 		t.looked = true
 	}
-	if err := t.networks.settle(c.rows.networks); err != nil {
+	if err := t.networks.settle(c.rows.networks, c.networks); err != nil {
 		return err
 	}
-	if err := t.places.settle(c.rows.places); err != nil {
+	if err := t.places.settle(c.rows.places, c.places); err != nil {
 		return err
 	}
-	if err := t.endpoints.settle(c.rows.endpoints); err != nil {
+	if err := t.endpoints.settle(c.rows.endpoints, c.endpoints); err != nil {
 		return err
 	}
 	for number, index := range t.numbered {
@@ -273,7 +283,11 @@ func (t *tables) finish(c *change) error {
 		}
 		delete(t.numbered, number)
 	}
-	return t.pruneSets(c.rows)
+	if err := t.pruneSets(c.rows); err != nil {
+		return err
+	}
+	t.settled = c.rows
+	return nil
 }
 
 // completeEndpoints gives endpoints what the State does not say: the number of

@@ -241,12 +241,17 @@ func viewOf(s *State) view {
 			}
 		}
 	}
+	taken := make(map[netip.Addr]bool)
 	for _, e := range s.Endpoints {
 		index := uint32(e.Ifindex)
-		if _, ok := v.Sets[index]; ok {
-			continue
+		if _, ok := v.Sets[index]; ok || taken[e.Addrs[0]] {
+			continue // refused
 		}
+		taken[e.Addrs[0]] = true
 		set := s.Policy.Sets[s.Policy.SetOf[e.PodUID]]
+		if _, known := s.Policy.SetOf[e.PodUID]; !known {
+			set = denyAll
+		}
 		sv := setView{Row: setOf(set), Verdicts: make(map[stateVerdictKey]stateVerdict)}
 		verdictsOf(0, set, func(key stateVerdictKey, value stateVerdict) { sv.Verdicts[key] = value })
 		v.Sets[index] = sv
@@ -310,8 +315,19 @@ func oneStep(t *testing.T, r *rand.Rand) {
 		return nil
 	}
 	tables := k.tables(grace)
+	var last *State
 	for step := range 12 {
 		state := fakeState(r)
+		if last != nil && r.IntN(3) == 0 {
+			// Another policy of the same addresses.
+			policy := *last.Policy
+			policy.Sets, policy.SetOf = state.Policy.Sets, state.Policy.SetOf
+			state = &State{Policy: &policy, Places: last.Places, Routes: last.Routes, Endpoints: slices.Clone(last.Endpoints)}
+			if r.IntN(2) == 0 {
+				state.Endpoints[0].Addrs = fakeAddrs[:1]
+			}
+		}
+		last = state
 		v := viewOf(state)
 		after = &v
 		if r.IntN(3) == 0 {
@@ -348,7 +364,7 @@ func oneStep(t *testing.T, r *rand.Rand) {
 // nothing else.
 func checkRows(t *testing.T, k *fakeKernel, state *State) {
 	t.Helper()
-	want, err := newRows(state, nil)
+	want, err := newRows(state, nil, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -466,7 +482,7 @@ func TestApplyBadEndpoints(t *testing.T) {
 		{Name: "gone", PodUID: "f", Ifindex: 9, Addrs: addr("10.0.0.9")},
 		{Name: "unknown", PodUID: "nobody", Ifindex: 10, Addrs: addr("10.0.0.10")},
 	}}
-	rows, err := newRows(s, map[int]bool{9: true})
+	rows, err := newRows(s, map[int]bool{9: true}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -478,7 +494,7 @@ func TestApplyBadEndpoints(t *testing.T) {
 	if len(rows.endpoints) != 2 || rows.sets[3].Isolated[0] || !rows.sets[10].Isolated[0] || !rows.sets[10].Isolated[1] {
 		t.Errorf("endpoints %v, sets %v", rows.endpoints, rows.sets)
 	}
-	if _, err := newRows(&State{}, nil); err == nil {
+	if _, err := newRows(&State{}, nil, nil); err == nil {
 		t.Error("a state without policy is taken")
 	}
 }

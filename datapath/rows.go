@@ -5,8 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"iter"
+	"maps"
 	"math/bits"
 	"net/netip"
+	"reflect"
 	"slices"
 
 	"warren/netpol"
@@ -19,6 +21,11 @@ type rows struct {
 	endpoints map[uint32]stateEndpoint // without numbers and times
 	sets      map[uint32]*netpol.Set   // of each endpoint, by interface
 	reports   []EndpointReport         // as State's endpoints
+
+	state   *State // what they were made of
+	missing map[int]bool
+	// samePlaces says that places are those of the rows before, the same map.
+	samePlaces bool
 }
 
 // addrKey is an address as the kernel's maps have it.
@@ -93,20 +100,46 @@ func (c cover[V]) of(a [16]byte, most int) (row V, ok bool) {
 	return row, false
 }
 
-func newRows(state *State, missing map[int]bool) (*rows, error) {
+// newRows makes the rows of a state, but for the endpoints whose interfaces are
+// missing. Most changes of policy leave addresses alone, which are many: where
+// nothing that they are made of has changed, those of the rows before are shared.
+func newRows(state *State, missing map[int]bool, before *rows) (*rows, error) {
 	if state.Policy == nil {
 		return nil, errors.New("a state without a policy")
 	}
 	r := &rows{
-		places:    make(map[stateAddr]statePlaceEntry, len(state.Policy.Addresses)+len(state.Places)),
 		networks:  make(map[stateNetwork]statePlace, len(state.Policy.Networks)+len(state.Routes)+len(everything)),
 		endpoints: make(map[uint32]stateEndpoint, len(state.Endpoints)),
 		sets:      make(map[uint32]*netpol.Set, len(state.Endpoints)),
+		state:     state,
+		missing:   maps.Clone(missing),
 	}
 	ids, routes := r.setNetworks(state)
-	r.setPlaces(state, ids, routes)
+	if before != nil && r.placesLike(before) {
+		r.places, r.samePlaces = before.places, true
+	} else {
+		r.places = make(map[stateAddr]statePlaceEntry, max(len(state.Policy.Addresses), len(state.Places)))
+		r.setPlaces(state, ids, routes)
+	}
 	r.setEndpoints(state, missing, ids)
 	return r, nil
+}
+
+// placesLike says whether places are made of the same things as those of other
+// rows. Maps of a State are compared by whether they are the same map.
+func (r *rows) placesLike(other *rows) bool {
+	a, b := r.state, other.state
+	return sameMap(a.Policy.Addresses, b.Policy.Addresses) && sameMap(a.Policy.Networks, b.Policy.Networks) &&
+		sameMap(a.Places, b.Places) && sameMap(a.Routes, b.Routes) && maps.Equal(r.missing, other.missing) &&
+		slices.EqualFunc(a.Endpoints, b.Endpoints, func(a, b Endpoint) bool {
+			return a.Ifindex == b.Ifindex && a.MAC == b.MAC && a.HostMAC == b.HostMAC && slices.Equal(a.Addrs, b.Addrs)
+		})
+}
+
+// sameMap says whether two maps are one. Both are alive, so that they cannot be
+// at one place one after the other.
+func sameMap[K comparable, V any](a, b map[K]V) bool {
+	return reflect.ValueOf(a).UnsafePointer() == reflect.ValueOf(b).UnsafePointer()
 }
 
 // setNetworks makes the rows of networks: those that policy knows and those
@@ -237,6 +270,9 @@ func (r *rows) setEndpoint(e *Endpoint, policy *netpol.Program, taken map[stateA
 	}
 	for _, key := range keys {
 		taken[key] = e.Name
+		if r.samePlaces {
+			continue
+		}
 		place, ok := r.places[key]
 		if !ok {
 			id, _ := ids.of(key.Bytes, 128)
@@ -248,8 +284,8 @@ func (r *rows) setEndpoint(e *Endpoint, policy *netpol.Program, taken map[stateA
 		r.places[key] = place
 	}
 	r.endpoints[index] = row
-	if set := policy.Sets[policy.SetOf[e.PodUID]]; set != nil {
-		r.sets[index] = set
+	if number, ok := policy.SetOf[e.PodUID]; ok && policy.Sets[number] != nil {
+		r.sets[index] = policy.Sets[number]
 		return nil
 	}
 	r.sets[index] = denyAll

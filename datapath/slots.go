@@ -3,7 +3,7 @@ package datapath
 import (
 	"fmt"
 	"iter"
-	"maps"
+	"slices"
 
 	"warren/reconcile"
 )
@@ -37,26 +37,57 @@ func (s *slotted[K, V]) load() error {
 	return nil
 }
 
-// changes reports whether putting want in force changes how anything is judged.
-// Rows of want have the same value in both slots.
-func (s *slotted[K, V]) changes(want map[K]V, force uint32, before, after uncovered[K]) bool {
+// A delta is what rows differ in from what is there.
+type delta[K comparable] struct {
+	put  []K // wanted, and not there or not like that
+	gone []K // there, and not wanted
+}
+
+// compare says what has to be written for want.
+func (s *slotted[K, V]) compare(want map[K]V) (d delta[K]) {
+	fresh := 0
 	for key, w := range want {
 		have, ok := s.mirror.Get(key)
+		if !ok {
+			fresh++
+		}
+		if !ok || have != w {
+			d.put = append(d.put, key)
+		}
+	}
+	if s.mirror.Len() == len(want)-fresh {
+		return d
+	}
+	for key := range s.mirror.All() {
+		if _, ok := want[key]; !ok {
+			d.gone = append(d.gone, key)
+		}
+	}
+	return d
+}
+
+// changes reports whether putting want in force changes how anything is judged.
+// Rows of want have the same value in both slots; d is how they differ from what
+// is there.
+func (s *slotted[K, V]) changes(want map[K]V, d delta[K], force uint32, before, after uncovered[K]) bool {
+	for _, key := range d.put {
+		w := want[key]
+		have, ok := s.mirror.Get(key)
 		switch {
-		case !ok:
-			var none V
-			if before != nil && (before(key) != s.slots(&w)[force] || s.judged != nil && s.judged(none, w)) {
-				return true
-			}
-		case s.slots(&have)[force] != s.slots(&w)[force], s.judged != nil && s.judged(have, w):
+		case !ok && before == nil:
+		case !ok && before(key) != s.slots(&w)[force]:
+			return true
+		case ok && s.slots(&have)[force] != s.slots(&w)[force]:
+			return true
+		case s.judged != nil && s.judged(have, w):
 			return true
 		}
 	}
 	if after == nil {
 		return false
 	}
-	for key, have := range s.mirror.All() {
-		if _, ok := want[key]; !ok && s.slots(&have)[force] != after(key) {
+	for _, key := range d.gone {
+		if have, _ := s.mirror.Get(key); s.slots(&have)[force] != after(key) {
 			return true
 		}
 	}
@@ -65,17 +96,17 @@ func (s *slotted[K, V]) changes(want map[K]V, force uint32, before, after uncove
 
 // prepare writes want into the slot that is not in force, and into new rows,
 // which are in force as before says. Rows that nobody wants get what after says.
-func (s *slotted[K, V]) prepare(want map[K]V, force uint32, before, after uncovered[K]) error {
-	_, err := s.mirror.Put(s.prepared(want, force, before, after))
-	if err != nil {
+func (s *slotted[K, V]) prepare(want map[K]V, d delta[K], force uint32, before, after uncovered[K]) error {
+	if _, err := s.mirror.Put(s.prepared(want, d, force, before, after)); err != nil {
 		return fmt.Errorf("write %s: %w", s.name, err)
 	}
 	return nil
 }
 
-func (s *slotted[K, V]) prepared(want map[K]V, force uint32, before, after uncovered[K]) iter.Seq2[K, V] {
+func (s *slotted[K, V]) prepared(want map[K]V, d delta[K], force uint32, before, after uncovered[K]) iter.Seq2[K, V] {
 	return func(yield func(K, V) bool) {
-		for key, w := range want {
+		for _, key := range d.put {
+			w := want[key]
 			if have, ok := s.mirror.Get(key); ok {
 				s.slots(&w)[force] = s.slots(&have)[force]
 			} else if before != nil {
@@ -88,10 +119,8 @@ func (s *slotted[K, V]) prepared(want map[K]V, force uint32, before, after uncov
 		if after == nil {
 			return
 		}
-		for key, have := range s.mirror.All() {
-			if _, ok := want[key]; ok {
-				continue
-			}
+		for _, key := range d.gone {
+			have, _ := s.mirror.Get(key)
 			s.slots(&have)[1-force] = after(key)
 			if !yield(key, have) {
 				return
@@ -101,22 +130,18 @@ func (s *slotted[K, V]) prepared(want map[K]V, force uint32, before, after uncov
 }
 
 // settle writes want into both slots, then deletes what nobody wants.
-func (s *slotted[K, V]) settle(want map[K]V) error {
-	if _, err := s.mirror.Put(maps.All(want)); err != nil {
-		return fmt.Errorf("write %s: %w", s.name, err)
-	}
-	return s.prune(want)
-}
-
-func (s *slotted[K, V]) prune(want map[K]V) error {
-	_, err := s.mirror.Delete(func(yield func(K) bool) {
-		for key := range s.mirror.All() {
-			if _, ok := want[key]; !ok && !yield(key) {
+func (s *slotted[K, V]) settle(want map[K]V, d delta[K]) error {
+	_, err := s.mirror.Put(func(yield func(K, V) bool) {
+		for _, key := range d.put {
+			if !yield(key, want[key]) {
 				return
 			}
 		}
 	})
 	if err != nil {
+		return fmt.Errorf("write %s: %w", s.name, err)
+	}
+	if _, err := s.mirror.Delete(slices.Values(d.gone)); err != nil {
 		return fmt.Errorf("delete of %s: %w", s.name, err)
 	}
 	return nil
