@@ -110,8 +110,8 @@ var flowFields = []func(*flowpb.FlowFilter) (flowTest, error){
 	plain((*flowpb.FlowFilter).GetVerdict, (*flowpb.Flow).GetVerdict),
 	plain((*flowpb.FlowFilter).GetTrafficDirection, (*flowpb.Flow).GetTrafficDirection),
 	plain((*flowpb.FlowFilter).GetUuid, (*flowpb.Flow).GetUuid),
-	plain((*flowpb.FlowFilter).GetSourceIdentity, func(f *flowpb.Flow) uint32 { return f.GetSource().GetIdentity() }),
-	plain((*flowpb.FlowFilter).GetDestinationIdentity, func(f *flowpb.Flow) uint32 { return f.GetDestination().GetIdentity() }),
+	listed((*flowpb.FlowFilter).GetSourceIdentity, func(id uint32, f *flowpb.Flow) bool { return matchIdentity(id, f.GetSource()) }),
+	listed((*flowpb.FlowFilter).GetDestinationIdentity, func(id uint32, f *flowpb.Flow) bool { return matchIdentity(id, f.GetDestination()) }),
 	plain((*flowpb.FlowFilter).GetIpVersion, func(f *flowpb.Flow) flowpb.IPVersion { return f.GetIP().GetIpVersion() }),
 	plain((*flowpb.FlowFilter).GetEncrypted, func(f *flowpb.Flow) bool { return f.GetIP().GetEncrypted() }),
 	plain((*flowpb.FlowFilter).GetIpTraceId, func(f *flowpb.Flow) uint64 { return f.GetIpTraceId().GetTraceId() }),
@@ -256,6 +256,12 @@ func matchWorkload(want *flowpb.Workload, e *flowpb.Endpoint) bool {
 	})
 }
 
+// matchIdentity takes an end that is not there for none, also not for 0, which is
+// one that is not known.
+func matchIdentity(want uint32, e *flowpb.Endpoint) bool {
+	return e != nil && e.GetIdentity() == want
+}
+
 func parseProtocol(name string) (flowTest, error) {
 	switch strings.ToLower(name) {
 	case "tcp":
@@ -328,6 +334,9 @@ func addressOf(of func(*flowpb.IP) string) func(string) (flowTest, error) {
 			var err error
 			if network, err = netip.ParsePrefix(text); err != nil {
 				return nil, fmt.Errorf("no network %q", text)
+			}
+			if a := network.Addr(); a.Is4In6() && network.Bits() >= 96 {
+				network = netip.PrefixFrom(a.Unmap(), network.Bits()-96)
 			}
 		} else {
 			addr, err := netip.ParseAddr(text)

@@ -83,6 +83,9 @@ func TestFlowFilter(t *testing.T) {
 		{"black alone", nil, list{fromPod("shop/cart"), fromPod("bank/")}, "f"},
 		{"an address as another writes it", list{{SourceIp: []string{"::ffff:10.0.0.1"}}}, nil, "f"},
 		{"a network with addresses of both", list{{SourceIp: []string{"10.0.0.0/30"}}}, nil, "fc"},
+		{"a network as another writes it", list{{SourceIp: []string{"::ffff:10.0.0.2/127"}}}, nil, "c"},
+		{"an unknown end", list{{SourceIdentity: []uint32{0}}}, nil, "fc"},
+		{"an unknown end where there is none", list{{DestinationIdentity: []uint32{0}}}, nil, ""},
 	} {
 		f, err := NewFlowFilter(test.white, test.black)
 		if err != nil {
