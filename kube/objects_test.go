@@ -10,9 +10,11 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
+	networkingv1 "k8s.io/api/networking/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
+	policyv1alpha2 "sigs.k8s.io/network-policy-api/apis/v1alpha2"
 )
 
 // Paths of what the tests watch.
@@ -24,6 +26,8 @@ const (
 	slicePath     = "/apis/discovery.k8s.io/v1/endpointslices"
 	setPath       = "/apis/apps/v1/replicasets"
 	jobPath       = "/apis/batch/v1/jobs"
+	netpolPath    = "/apis/networking.k8s.io/v1/networkpolicies"
+	cnpPath       = "/apis/policy.networking.k8s.io/v1alpha2/clusternetworkpolicies"
 )
 
 // emptyLists has the lists by the last part of their path. Of those asked for
@@ -37,6 +41,9 @@ var emptyLists = map[string]func() runtime.Object{
 	"namespaces":     func() runtime.Object { return &metav1.PartialObjectMetadataList{} },
 	"replicasets":    func() runtime.Object { return &metav1.PartialObjectMetadataList{} },
 	"jobs":           func() runtime.Object { return &metav1.PartialObjectMetadataList{} },
+
+	"networkpolicies":        func() runtime.Object { return &networkingv1.NetworkPolicyList{} },
+	"clusternetworkpolicies": func() runtime.Object { return &policyv1alpha2.ClusterNetworkPolicyList{} },
 }
 
 func newItem(items any) runtime.Object {

@@ -203,7 +203,7 @@ func (s *server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 func (s *server) media(r *http.Request) (info runtime.SerializerInfo, contentType string, partial bool) {
 	accept := r.Header.Get("Accept")
 	want := runtime.ContentTypeJSON
-	if strings.Contains(accept, "protobuf") && !s.jsonOnly {
+	if strings.Contains(accept, "protobuf") && !s.jsonOnly && r.URL.Path != cnpPath { // extensions know no protobuf
 		want = runtime.ContentTypeProtobuf
 	}
 	info, _ = runtime.SerializerInfoForMediaType(s.codecs.SupportedMediaTypes(), want)
@@ -256,8 +256,13 @@ func selected(o runtime.Object, q url.Values) bool {
 }
 
 func versionOf(o runtime.Object) schema.GroupVersion {
-	if strings.Contains(fmt.Sprintf("%T", o), "EndpointSlice") {
+	switch name := fmt.Sprintf("%T", o); {
+	case strings.Contains(name, "EndpointSlice"):
 		return schema.GroupVersion{Group: "discovery.k8s.io", Version: "v1"}
+	case strings.Contains(name, "ClusterNetworkPolicy"):
+		return policyVersion
+	case strings.Contains(name, "NetworkPolicy"):
+		return schema.GroupVersion{Group: "networking.k8s.io", Version: "v1"}
 	}
 	return coreVersion
 }
