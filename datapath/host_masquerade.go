@@ -74,12 +74,12 @@ var unrouted = []netip.Prefix{netip.MustParsePrefix("224.0.0.0/4"), netip.MustPa
 
 // A masquerading is what the rules say of one family, nothing without Pods:
 // what has a source of Own and a destination of neither Pods nor Keep gets the
-// node's address. With Tunnel, what leaves by a tunnel and has no source of
-// Pods gets the node's own among its pods: the answer to anything else would not
+// node's address. What leaves by a tunnel and has no source of Pods gets Tunnel,
+// the node's own address among its pods: the answer to anything else would not
 // come back by the tunnel.
 type masquerading struct {
 	Own, Pods, Keep []span
-	Tunnel          bool
+	Tunnel          netip.Addr
 }
 
 // rules is how many rules there are for it.
@@ -88,7 +88,7 @@ func (m masquerading) rules() int {
 	if len(m.Own) > 0 {
 		n++
 	}
-	if m.Tunnel {
+	if m.Tunnel.IsValid() {
 		n++
 	}
 	return n
@@ -118,7 +118,10 @@ func (h *Host) masqueradings(want HostState) [2]masquerading {
 		if len(mine) == 0 {
 			continue
 		}
-		out[i].Pods, out[i].Tunnel = spans(pods, i == 1), want.Mode == VXLAN
+		out[i].Pods = spans(pods, i == 1)
+		if want.Mode == VXLAN {
+			out[i].Tunnel = ownAddr(own, i == 1)
+		}
 		if !h.cfg.NoMasquerade {
 			out[i].Own, out[i].Keep = mine, spans(keep, i == 1)
 		}
@@ -202,19 +205,22 @@ func (h *Host) addRules(c *nftables.Conn, t *nftables.Table, chain *nftables.Cha
 		}
 	}
 	rule := func(exprs ...[]expr.Any) {
-		c.AddRule(&nftables.Rule{Table: t, Chain: chain, Exprs: append(slices.Concat(exprs...), &expr.Masq{})})
+		c.AddRule(&nftables.Rule{Table: t, Chain: chain, Exprs: slices.Concat(exprs...)})
 	}
 	pods, err := set("pods", m.Pods)
 	if err != nil {
 		return err
 	}
-	if m.Tunnel {
+	if m.Tunnel.IsValid() {
 		device := make([]byte, unix.IFNAMSIZ)
 		copy(device, h.tunnelName())
 		rule(only, []expr.Any{
 			&expr.Meta{Key: expr.MetaKeyOIFNAME, Register: 1},
 			&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: device},
-		}, in(source, pods, true))
+		}, in(source, pods, true), []expr.Any{
+			&expr.Immediate{Register: 1, Data: m.Tunnel.AsSlice()},
+			&expr.NAT{Type: expr.NATTypeSourceNAT, Family: uint32(family), RegAddrMin: 1},
+		})
 	}
 	if len(m.Own) > 0 {
 		own, err := set("own", m.Own)
@@ -225,7 +231,7 @@ func (h *Host) addRules(c *nftables.Conn, t *nftables.Table, chain *nftables.Cha
 		if err != nil {
 			return err
 		}
-		rule(only, in(source, own, false), in(destination, pods, true), in(destination, keep, true))
+		rule(only, in(source, own, false), in(destination, pods, true), in(destination, keep, true), []expr.Any{&expr.Masq{}})
 	}
 	return nil
 }

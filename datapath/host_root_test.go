@@ -255,6 +255,9 @@ func (l *hostLab) everybody(mode Mode, masquerade bool) {
 			name := fmt.Sprintf("%s, IPv%d, ", a.Name, 4+2*family)
 			l.see(name+"pod to pod elsewhere", a.pod, b.pod, b.pods[family], a.pods[family])
 			l.see(name+"pod to its node", a.pod, a.ns, a.Addrs[family], a.pods[family])
+			if got := l.source(a, a.pods[1]); got != a.Addrs[1] {
+				l.t.Errorf("%s answers its pods as %s, want %s", a.Name, got, a.Addrs[1])
+			}
 			l.see(name+"node to its pod", a.ns, a.pod, a.pods[family], l.source(a, a.pods[family]))
 			wantNode, wantPod := a.pods[family], a.Addrs[family]
 			if mode == VXLAN {

@@ -51,7 +51,8 @@ type route struct {
 	Dst     netip.Prefix
 	Gateway netip.Addr
 	Link    int
-	End     netip.Addr // of the tunnel
+	End     netip.Addr // of the tunnel,
+	Source  netip.Addr // and what this node itself sends by it as
 }
 
 // routes says which routes there should be, and what cannot be reached.
@@ -78,7 +79,7 @@ func (h *Host) routes(want HostState, d HostDevices) (all []route, problems []st
 				taken++
 				continue
 			case want.Mode == VXLAN:
-				r.Gateway, r.Link, r.End = NodeAddr(p), d.Tunnel, n.endpoint()
+				r.Gateway, r.Link, r.End, r.Source = NodeAddr(p), d.Tunnel, n.endpoint(), ownAddr(own, p.Addr().Is6())
 				if r.Link == 0 {
 					continue // and it was said why
 				}
@@ -109,6 +110,17 @@ func (h *Host) routes(want HostState, d HostDevices) (all []route, problems []st
 	count(without, "the nodes have no address by which this one could reach them")
 	count(taken, "they overlap with those of this node's own pods")
 	return all, problems
+}
+
+// ownAddr is the node's own address in the first of its pods' networks of a
+// family.
+func ownAddr(own []netip.Prefix, six bool) netip.Addr {
+	for _, p := range own {
+		if p.Addr().Is6() == six {
+			return NodeAddr(p)
+		}
+	}
+	return netip.Addr{}
 }
 
 func overlaps(all []netip.Prefix, p netip.Prefix) bool {
@@ -163,6 +175,9 @@ func (h *Host) netlinkRoute(r route) *netlink.Route {
 	if r.End.IsValid() {
 		n.Flags = int(netlink.FLAG_ONLINK)
 		n.Encap = &ipEncap{id: h.cfg.VNI, dst: r.End}
+		if r.Source.IsValid() {
+			n.Src = r.Source.AsSlice()
+		}
 	}
 	return n
 }
@@ -399,7 +414,9 @@ func setAddresses(link netlink.Link, self Node) error {
 	for a := range want {
 		add := &netlink.Addr{IPNet: ipNet(netip.PrefixFrom(a, a.BitLen()))}
 		if a.Is6() {
-			add.Flags = unix.IFA_F_NODAD
+			// Not preferred: the kernel would take it for answers of the node to its own
+			// pods, which asked another address of it.
+			add.Flags, add.ValidLft, add.PreferedLft = unix.IFA_F_NODAD, math.MaxUint32, 0
 		}
 		errs = append(errs, netlink.AddrAdd(link, add))
 	}

@@ -184,12 +184,12 @@ func TestMasqueradings(t *testing.T) {
 		config HostConfig
 		want   string
 	}{
-		{Routed, config, "[10.240.0.0-10.240.0.255] " + pods + " [172.30.0.11-172.30.0.12 192.168.0.0-192.168.255.255 " + rest + " false"},
+		{Routed, config, "[10.240.0.0-10.240.0.255] " + pods + " [172.30.0.11-172.30.0.12 192.168.0.0-192.168.255.255 " + rest + " invalid IP"},
 		// The network below tunnels may not know where pods are.
-		{VXLAN, config, "[10.240.0.0-10.240.0.255] " + pods + " [192.168.0.0-192.168.255.255 " + rest + " true"},
-		{VXLAN, HostConfig{NoMasquerade: true}, "[] " + pods + " [] true"},
-		{Chained, config, "[] [] [] false"},
-		{Routed, HostConfig{NoMasquerade: true}, "[] [] [] false"},
+		{VXLAN, config, "[10.240.0.0-10.240.0.255] " + pods + " [192.168.0.0-192.168.255.255 " + rest + " 10.240.0.1"},
+		{VXLAN, HostConfig{NoMasquerade: true}, "[] " + pods + " [] 10.240.0.1"},
+		{Chained, config, "[] [] [] invalid IP"},
+		{Routed, HostConfig{NoMasquerade: true}, "[] [] [] invalid IP"},
 	} {
 		h, err := NewHost(test.config, nil)
 		if err != nil {
