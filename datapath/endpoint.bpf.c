@@ -69,6 +69,71 @@ int endpoint_from(struct __sk_buff *skb)
 	return forward_pod(skb, &p, to);
 }
 
+/*
+ * A service's backend may be a process of this node itself: then no program of ours
+ * has met the request behind the stack, and its answer is the first that tells us,
+ * by the socket that it comes from. It is judged as what the request was for.
+ */
+__noinline int answer_judge(struct __sk_buff *skb, struct packet *p)
+{
+	struct bpf_sock *sk = skb->sk;
+	struct question q = {};
+	struct config *cfg;
+	struct endpoint *ep;
+	struct flow_key key;
+	struct place *host;
+	struct addr server;
+	__u32 slot, ip4, ip6[4];
+	struct flow *f;
+	__u8 verdict;
+
+	if (!p || !sk || (sk->family != AF_INET && sk->family != AF_INET6))
+		return 0;
+	cfg = config_get();
+	key = p->key;
+	f = bpf_map_lookup_elem(&flows, &key);
+	if (!cfg || !f)
+		return 0;
+	ep = endpoint_at(f->ifindex[CLIENT]);
+	if (!ep)
+		return 0;
+	slot = cfg->generation & 1;
+	/* A socket that is bound to no address answers from the node's. */
+	if (!p->v6) {
+		ip4 = sk->src_ip4;
+		server = cfg->node4;
+		if (ip4)
+			addr_set4(&server, ip4);
+	} else {
+		ip6[0] = sk->src_ip6[0];
+		ip6[1] = sk->src_ip6[1];
+		ip6[2] = sk->src_ip6[2];
+		ip6[3] = sk->src_ip6[3];
+		server = cfg->node6;
+		if (ip6[0] || ip6[3])
+			addr_set6(&server, (const __u8 *)ip6);
+	}
+	host = place_find(&server);
+	if (!host || !(host->flags & PLACE_HOST))
+		return 0;
+	q.peer = host->id[slot];
+	q.port = bpf_htons(sk->src_port);
+	q.proto = key.proto;
+	verdict = verdict_at(ep, &q, slot, EGRESS);
+	f->id[SERVER] = q.peer;
+	f->rule[EGRESS] = q.rule;
+	f->verdict[EGRESS] = verdict;
+	f->generation = cfg->generation;
+	if (verdict == VERDICT_AUDIT)
+		f->flags |= FLOW_AUDITED;
+	if (verdict == VERDICT_DENY) {
+		f->flags |= FLOW_DENIED;
+		f->reason = REASON_POLICY_DENIED;
+		flow_tell(skb, p, f, EVENT_DROP);
+	}
+	return 0;
+}
+
 SEC("tc")
 int endpoint_to(struct __sk_buff *skb)
 {
@@ -95,6 +160,9 @@ int endpoint_to(struct __sk_buff *skb)
 			count_passed(&p, true, f->flags);
 			return TC_ACT_UNSPEC;
 		}
+		if (f->flags & FLOW_SERVICE && role == SERVER && skb->sk &&
+		    (!f->verdict[EGRESS] || f->generation != cfg->generation))
+			answer_judge(skb, &p);
 	}
 	if (f && flow_good(f, &p, cfg)) {
 		r = flow_next(skb, &p, f, cfg);

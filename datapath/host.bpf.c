@@ -28,6 +28,12 @@ static __always_inline int answer_count(struct __sk_buff *skb, struct packet *p,
 	return TC_ACT_UNSPEC;
 }
 
+/* Between pods everything comes through the tunnel, where there is one for its addresses. */
+static __always_inline bool tunnel_missed(struct __sk_buff *skb, const struct config *cfg)
+{
+	return cfg->mode == MODE_VXLAN && cfg->tunnel && skb->ifindex != cfg->tunnel;
+}
+
 SEC("tc")
 int host_from(struct __sk_buff *skb)
 {
@@ -56,13 +62,20 @@ int host_from(struct __sk_buff *skb)
 	if (!to->ifindex && !(to->flags & PLACE_HOST))
 		return TC_ACT_UNSPEC;
 	f = bpf_map_lookup_elem(&flows, &p.key);
-	if (!to->ifindex)
+	if (!to->ifindex) {
+		/* What this node makes of it could pass for that pod's. */
+		from = place_known(&p.src);
+		if (from && from->ifindex)
+			return packet_drop(skb, &p, REASON_SPOOFED);
 		return answer_count(skb, &p, f, cfg);
+	}
 	if (f) {
 		if (f->ifindex[flow_role(f, &p)])
 			return packet_drop(skb, &p, REASON_SPOOFED); /* that one is here */
 		if (f->flags & FLOW_STACK)
 			return answer_count(skb, &p, f, cfg);
+		if (tunnel_missed(skb, cfg))
+			return packet_drop(skb, &p, REASON_SPOOFED);
 		p.stale = to->id[cfg->generation & 1] != f->id[!flow_role(f, &p)];
 	}
 	if (f && !p.stale && flow_good(f, &p, cfg)) {
@@ -73,6 +86,8 @@ int host_from(struct __sk_buff *skb)
 			return packet_drop(skb, &p, REASON_SPOOFED);
 		if (!from || !(from->flags & PLACE_POD) || cfg->mode == MODE_CHAINED)
 			return TC_ACT_UNSPEC; /* endpoint_to will see it */
+		if (tunnel_missed(skb, cfg))
+			return packet_drop(skb, &p, REASON_SPOOFED);
 		p.to = to->ifindex;
 		r = flow_other(skb, &p);
 		if (r < 0)

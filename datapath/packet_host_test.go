@@ -73,12 +73,15 @@ func TestBPFFromNodeOthers(t *testing.T) {
 	w.put(w.Sets, uint32(setB), stateSet{})
 	w.configure()
 	w.want("a frame out of the tunnel", w.fromNode("tunnel", other).verdict, toRedirect)
+	w.want("past the tunnel", w.fromNode("uplink", ether(ip(remoteC4, podB4, udp(1, 2)))).verdict, toDrop)
+	w.want("past the tunnel, new", w.fromNode("uplink", ether(ip(remoteC4, podB4, udp(1, 3)))).verdict, toDrop)
+	w.want("a pod's address, to the node", w.fromNode("uplink", ether(ip(podA4, hostAddr, udp(1, 3)))).verdict, toDrop)
 	// From outside nobody has a pod's address here.
 	w.want("spoofed", w.fromNode("uplink", ether(ip(podA4, podB4, udp(5, 6)))).verdict, toDrop)
 	w.want("known", w.from("a", ether(ip(podA4, podB4, udp(5, 6)))), toRedirect)
 	w.want("spoofed, of a flow", w.fromNode("uplink", ether(ip(podA4, podB4, udp(5, 6)))).verdict, toDrop)
-	if n := w.dropped(ingress, stateReasonREASON_SPOOFED); n != 2 {
-		t.Errorf("%d spoofed, want 2", n)
+	if n := w.dropped(ingress, stateReasonREASON_SPOOFED); n != 5 {
+		t.Errorf("%d spoofed, want 5", n)
 	}
 	w.want("a lie to a pod", w.fromNode("uplink", set(ether(ip(remoteC4, podB4, udp(1, 2))), 14, 0x44)).verdict, toDrop)
 }
@@ -143,6 +146,35 @@ func TestBPFService(t *testing.T) {
 			w.want("another backend", w.run(w.pod.EndpointTo, "d", ether(ip(v.a, d, tcp(4002, 8080, syn))), withMark(r.mark)).verdict, toDrop)
 			// From a service's address nothing comes that was not asked for.
 			w.want("unasked", w.to("a", ether(ip(v.service, v.a, tcp(80, 4009, syn|ack)))), toDrop)
+		})
+	}
+}
+
+// TestBPFServiceHere: a backend that is a process of this node is judged by its answer.
+func TestBPFServiceHere(t *testing.T) {
+	for _, v := range []struct{ name, a, service string }{{"IPv4", podA4, service4}, {"IPv6", podA6, service6}} {
+		t.Run(v.name, func(t *testing.T) {
+			w := newPacketWorld(t)
+			w.isolate(setA)
+			// The socket that a test run pretends has the packet's address, and port 0.
+			host := uint32(statePlaceFlagsPLACE_SERVICE | statePlaceFlagsPLACE_HOST)
+			w.place(v.service, statePlace{Id: both(idHost), Flags: host})
+			there, back := ether(ip(v.a, v.service, tcp(4000, 443, syn))), ether(ip(v.service, v.a, tcp(443, 4000, syn|ack)))
+			w.want("SYN", w.from("a", there), toStack)
+			w.want("SYN ACK", w.to("a", back), toDrop)
+			w.want("once more", w.to("a", back), toDrop)
+			w.want("SYN of what is denied", w.from("a", there), toDrop)
+			f := w.flow(v.a, v.service, 4000, 443, protoTCP)
+			if f.Verdict != [2]uint8{2, 0} || f.Id[1] != idHost || f.Packets != [2]uint64{1, 0} || f.Dropped != 3 {
+				t.Errorf("flow: %+v", f)
+			}
+			w.rule(testRule{set: setA, peer: idHost, proto: protoTCP, port: 0, bits: 16, tier: 1, order: order(1, allow), rule: 9})
+			w.flip()
+			w.want("SYN, allowed", w.from("a", there), toStack)
+			w.want("SYN ACK, allowed", w.to("a", back), toStack)
+			if f := w.flow(v.a, v.service, 4000, 443, protoTCP); f.Verdict != [2]uint8{1, 0} || f.Rule[0] != 9 {
+				t.Errorf("flow that is allowed: %+v", f)
+			}
 		})
 	}
 }

@@ -196,7 +196,9 @@ func (w *enforcer) enforce(world *netpol.World, p *netpol.Program) {
 	// A network that one of the slots does not have is there what is around it.
 	networks := maps.Clone(w.networks)
 	for prefix := range p.Networks {
-		networks[prefix] = networks[prefix]
+		if _, has := networks[prefix]; !has {
+			networks[prefix] = [2]uint32{}
+		}
 	}
 	for prefix := range networks {
 		ids := networks[prefix]
