@@ -174,6 +174,11 @@ func TestBPFDiscovery(t *testing.T) {
 		packet := ether(makeIP(c.src, c.dst, icmp6(c.kind, 0, 0, make([]byte, 16)...)).with(hops(c.hops)).bytes())
 		w.want(c.name, w.from("a", packet), c.want)
 	}
+	w.config.Mode = uint32(stateModeMODE_CHAINED)
+	w.configure()
+	w.want("advertisement to a pod on the same link", w.from("a", ether(makeIP(podA6, podB6, icmp6(136, 0, 0, make([]byte, 16)...)).with(hops(255)).bytes())), toStack)
+	w.config.Mode = uint32(stateModeMODE_ROUTED)
+	w.configure()
 	w.want("to the pod", w.to("b", ether(makeIP("fe80::2", podB6, icmp6(135, 0, 0, make([]byte, 16)...)).with(hops(255)).bytes())), toStack)
 	w.want("to the pod, forwarded", w.to("b", ether(makeIP(podA6, podB6, icmp6(135, 0, 0, make([]byte, 16)...)).with(hops(254)).bytes())), toDrop)
 	w.want("IPv4 redirect", w.from("a", ether(ip(podA4, hostAddr, icmp(5, 0, 0, ip(podA4, podB4, udp(1, 2))...)))), toDrop)

@@ -45,13 +45,6 @@ static __always_inline bool telling(const struct config *cfg)
 	return cfg && cfg->flags & CONFIG_TELL;
 }
 
-static __always_inline struct config *config_get(void)
-{
-	__u32 zero = 0;
-
-	return bpf_map_lookup_elem(&settings, &zero);
-}
-
 /* Everything that is in the flow, with times of the clock that events have. */
 static __always_inline void event_flow(struct flow_event *e, const struct flow_key *k, const struct flow *f,
 				       __u64 coarse)

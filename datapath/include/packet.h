@@ -400,6 +400,13 @@ __noinline int options_routed(struct __sk_buff *skb, __u32 off, __u32 len)
 	return 0;
 }
 
+static __always_inline struct config *config_get(void)
+{
+	__u32 zero = 0;
+
+	return bpf_map_lookup_elem(&settings, &zero);
+}
+
 /* Neighbour discovery and the like: about the link to the pod, not for anybody behind it. */
 static __always_inline int discovery_read(const struct packet *p)
 {
@@ -410,6 +417,7 @@ static __always_inline int discovery_read(const struct packet *p)
 			 p->ttl == 1;
 	struct addr dst = p->dst;
 	struct place_entry *to;
+	struct config *cfg;
 
 	if (!neighbours && !listeners)
 		return PACKET_OK;
@@ -419,6 +427,9 @@ static __always_inline int discovery_read(const struct packet *p)
 		return REASON_SPOOFED; /* a pod is no router */
 	if (addr_local(&dst))
 		return PACKET_PASS;
+	cfg = config_get();
+	if (cfg && cfg->mode == MODE_CHAINED)
+		return PACKET_PASS; /* other pods may be on the same link */
 	to = bpf_map_lookup_elem(&addresses, &dst);
 	return to && to->place.flags & PLACE_HOST ? PACKET_PASS : PACKET_OK;
 }
