@@ -76,6 +76,7 @@ func TestClusterNetworkRouted(t *testing.T) {
 	t.Run("outside", func(t *testing.T) { c.own(t).outsideWays() })
 	t.Run("hub", func(t *testing.T) { c.own(t).hubWorks() })
 	t.Run("policies", func(t *testing.T) { testPolicies(c.own(t)) })
+	t.Run("suggest", func(t *testing.T) { testSuggest(c.own(t)) })
 	t.Run("agent killed", func(t *testing.T) { testAgentKilled(c.own(t)) })
 	t.Run("node comes and goes", func(t *testing.T) { c.own(t).nodeComesAndGoes() })
 	t.Run("uninstall", func(t *testing.T) { testNetworkUninstall(c.own(t)) })
@@ -394,7 +395,7 @@ func (c *testCluster) nodeComesAndGoes() {
 }
 
 // testAgentKilled holds that connections go on, and new ones are made and denied
-// as before, while agents are killed and come back.
+// as before, while agents are killed and come back, and while they are replaced.
 func testAgentKilled(c *testCluster) {
 	t := c.t
 	c.serve()
@@ -473,27 +474,38 @@ spec: {podSelector: {}, policyTypes: [Ingress], ingress: [{ports: [{port: 9100},
 			return
 		}
 	})
-	for round := range 2 {
-		killed := c.agentProcesses()
-		if len(killed) != len(c.RunningNodes()) {
-			t.Fatalf("agents: %v", killed)
-		}
-		for node, pid := range killed {
-			if err := unix.Kill(pid, unix.SIGKILL); err != nil {
-				t.Fatalf("kill the agent of %s: %v", node, err)
+	for _, end := range []struct {
+		how string
+		do  func(agents map[string]int)
+	}{
+		{"killed", func(agents map[string]int) {
+			for node, pid := range agents {
+				if err := unix.Kill(pid, unix.SIGKILL); err != nil {
+					t.Fatalf("kill the agent of %s: %v", node, err)
+				}
 			}
+		}},
+		{"replaced", func(map[string]int) {
+			c.kubectl("-n", "warren", "rollout", "restart", "daemonset/warren-agent")
+			c.must(c.Rollout(c.context(), "warren", "daemonset/warren-agent"))
+		}},
+	} {
+		before := c.agentProcesses()
+		if len(before) != len(c.RunningNodes()) {
+			t.Fatalf("agents: %v", before)
 		}
+		end.do(before)
 		c.eventually("other agents", func(context.Context) error {
 			now := c.agentProcesses()
-			for node, pid := range killed {
+			for node, pid := range before {
 				if now[node] == 0 || now[node] == pid {
 					return fmt.Errorf("%s: %v", node, now)
 				}
 			}
 			return nil
 		})
-		c.nodesAnswer(len(killed))
-		t.Logf("round %d: %d connections so far", round, made.Load())
+		c.nodesAnswer(len(before))
+		t.Logf("agents were %s: %d connections so far", end.how, made.Load())
 	}
 	stop()
 	running.Wait()
