@@ -3,7 +3,6 @@ package agent
 import (
 	"cmp"
 	"net/netip"
-	"slices"
 	"sync"
 
 	"warren/api"
@@ -33,23 +32,23 @@ func (n *network) watchFlows() flow.Config {
 	if !ok {
 		return flow.Config{} // a kernel of tests
 	}
-	return flow.Config{Source: &flowSource{kernel: kernel}, Policies: n, Pod: n.podBehind}
+	return flow.Config{Source: &flowSource{kernel: kernel}, Policies: n, Device: n.deviceOf}
 }
 
-// podBehind returns the uid of the pod at a device of this node, "" where there
-// is none.
-func (n *network) podBehind(ifindex uint32) string {
+// deviceOf returns the name of a device of this node and the uid of the pod
+// behind it, "" where that is not known.
+func (n *network) deviceOf(ifindex uint32) (name, pod string) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	for _, e := range n.endpoints {
 		if e.HostIndex == int(ifindex) {
 			if e.pod != nil {
-				return e.pod.UID
+				return e.HostInterface, e.pod.UID
 			}
-			return e.PodUID
+			return e.HostInterface, e.PodUID
 		}
 	}
-	return ""
+	return "", ""
 }
 
 // flowSource makes records for the flow sensor of what the datapath tells.
@@ -198,43 +197,9 @@ func (w *flowWatch) state() *api.FlowsState {
 	c := w.last
 	w.mu.Unlock()
 	m := w.memory.Stats()
-	st := &api.FlowsState{
-		Flows: m.Flows, MaxFlows: m.MaxFlows, Bytes: m.Bytes, Seen: m.Seen, Oldest: m.Oldest,
-		Packets: []api.PacketCount{}, Events: []api.FlowEventCount{}, Evicted: c.Evicted, Unswept: c.Unswept, Unflowed: c.Unflowed, Quiet: c.Quiet,
-	}
-	for k, n := range c.Packets {
-		p := api.PacketCount{Direction: "egress", Verdict: event.Forwarded.String(), Reason: packetReason(k.Reason), Packets: n.Packets, Bytes: n.Bytes}
-		if k.Direction == netpol.Ingress {
-			p.Direction = "ingress"
-		}
-		switch k.Verdict {
-		case datapath.Denied:
-			p.Verdict = event.Dropped.String()
-		case datapath.Audited:
-			p.Verdict = event.Audit.String()
-		}
-		st.Packets = append(st.Packets, p)
-	}
-	slices.SortFunc(st.Packets, func(a, b api.PacketCount) int {
-		return cmp.Or(cmp.Compare(a.Direction, b.Direction), cmp.Compare(a.Verdict, b.Verdict), cmp.Compare(a.Reason, b.Reason))
-	})
+	st := &api.FlowsState{Flows: m.Flows, MaxFlows: m.MaxFlows, Bytes: m.Bytes, Seen: m.Seen, Oldest: m.Oldest, Events: []api.FlowEventCount{}, Unswept: c.Unswept, Quiet: c.Quiet}
 	for k := datapath.FlowNew; k <= datapath.FlowDrop; k++ {
 		st.Events = append(st.Events, api.FlowEventCount{Kind: flowKindName(k), Told: c.Told[k], Lost: c.Lost[k]})
 	}
 	return st
-}
-
-// packetReason is a reason as a word, "" for packets of which nothing is to say.
-func packetReason(reason uint8) string {
-	switch reason {
-	case datapath.ReasonNone:
-		return ""
-	case datapath.ReasonPolicy, datapath.ReasonAudited:
-		return "policy"
-	case datapath.ReasonTTLExceeded:
-		return "ttl_exceeded"
-	case datapath.ReasonTooBig:
-		return "too_big"
-	}
-	return cmp.Or(flowDrops[reason], event.DatapathError).String()
 }

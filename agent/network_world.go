@@ -3,6 +3,7 @@ package agent
 import (
 	"net/netip"
 	"slices"
+	"strings"
 	"sync"
 
 	"warren/cluster"
@@ -313,10 +314,14 @@ func (n *network) Nearest(d netpol.Direction, p netpol.Packet) string {
 		return ""
 	}
 	e := netpol.Explain(p, f.indexed())
+	at := e.Egress
 	if d == netpol.Ingress {
-		return e.Ingress.String()
+		at = e.Ingress
 	}
-	return e.Egress.String()
+	if at.Why != netpol.DefaultDeny {
+		return "" // it would pass by now
+	}
+	return strings.TrimPrefix(strings.TrimPrefix(at.String(), "no rule matched; "), "nearest: ")
 }
 
 // Served says whether an address is that of a pod of this node.

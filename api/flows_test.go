@@ -153,3 +153,29 @@ func TestNoFlows(t *testing.T) {
 		t.Errorf("without a datapath: %d %s", w.Code, w.Body)
 	}
 }
+
+// TestFlowMetrics holds that packets are counted by a few words.
+func TestFlowMetrics(t *testing.T) {
+	f := newFake()
+	f.status.Flows = &FlowsState{Flows: 1, Events: []FlowEventCount{{"new", 9, 1}}, Unswept: 3, Quiet: 5}
+	f.status.Network = &Network{Evicted: 2, Unflowed: 4, Packets: []NetworkPackets{{"egress", "denied", "denied by policy", 5, 6}, {"ingress", "allowed", "", 7, 8}}}
+	w := httptest.NewRecorder()
+	newServer(f, Config{}).ServeHTTP(w, httptest.NewRequest(http.MethodGet, "http://localhost/metrics", nil))
+	for _, want := range []string{
+		`warren_packets_total{direction="egress",reason="denied by policy",verdict="denied"} 5`,
+		`warren_packet_bytes_total{direction="egress",reason="denied by policy",verdict="denied"} 6`,
+		`warren_packets_total{direction="ingress",reason="",verdict="allowed"} 7`,
+		`warren_flow_events_total{kind="new"} 9`, `warren_flow_events_lost_total{kind="new"} 1`, `warren_flows_remembered 1`, `warren_flows_evicted_total 2`,
+		`warren_flows_unswept_total 3`, `warren_packets_without_flow_total 4`, `warren_drops_untold_total 5`,
+	} {
+		if !strings.Contains(w.Body.String(), "\n"+want+"\n") {
+			t.Errorf("no %s", want)
+		}
+	}
+	f.status.Flows, f.status.Network = nil, nil
+	w = httptest.NewRecorder()
+	newServer(f, Config{}).ServeHTTP(w, httptest.NewRequest(http.MethodGet, "http://localhost/metrics", nil))
+	if strings.Contains(w.Body.String(), "warren_packets_total") || w.Code != 200 {
+		t.Errorf("packets are counted without a datapath (%d)", w.Code)
+	}
+}

@@ -256,10 +256,8 @@ func outcome(d *event.Flow) string {
 		return "allowed by " + p.Title + " rule " + p.Number
 	case p != nil:
 		return text + "denied by " + p.Title + " rule " + p.Number
-	case d.Reason == event.PolicyDefault && d.Nearest != "":
-		return text + "no rule matched; nearest: " + d.Nearest
 	case d.Reason == event.PolicyDefault:
-		return text + "no rule matched"
+		return text + event.NoRule(d.Nearest)
 	case d.Reason == event.PolicyDenied:
 		return text + "denied by policy"
 	}

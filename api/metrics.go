@@ -190,14 +190,14 @@ var metrics = []Metric[Status]{
 			put(float64(c.Refused))
 		}
 	}},
-	{"warren_packets_total", "Packets that pods of this node sent (egress) or were sent (ingress), by what became of them.", Counter, []string{"direction", "verdict", "reason"}, packets(func(p PacketCount) uint64 { return p.Packets })},
-	{"warren_packet_bytes_total", "Bytes of packets that pods of this node sent (egress) or were sent (ingress), by what became of them.", Counter, []string{"direction", "verdict", "reason"}, packets(func(p PacketCount) uint64 { return p.Bytes })},
+	{"warren_packets_total", "Packets that pods of this node sent (egress) or were sent (ingress), by what became of them.", Counter, []string{"direction", "verdict", "reason"}, packets(func(p NetworkPackets) uint64 { return p.Packets })},
+	{"warren_packet_bytes_total", "Bytes of packets that pods of this node sent (egress) or were sent (ingress), by what became of them.", Counter, []string{"direction", "verdict", "reason"}, packets(func(p NetworkPackets) uint64 { return p.Bytes })},
 	{"warren_flow_events_total", "Events of flows that the datapath told.", Counter, []string{"kind"}, flowsTold(func(e FlowEventCount) uint64 { return e.Told })},
 	{"warren_flow_events_lost_total", "Events of flows for which the datapath's ring had no room.", Counter, []string{"kind"}, flowsTold(func(e FlowEventCount) uint64 { return e.Lost })},
 	{"warren_flows_remembered", "Events of flows that are remembered.", Gauge, nil, flows(func(f *FlowsState) uint64 { return uint64(f.Flows) })},
-	{"warren_flows_evicted_total", "Flows that gave way to others in the kernel: their end is not told.", Counter, nil, flows(func(f *FlowsState) uint64 { return f.Evicted })},
+	{"warren_flows_evicted_total", "Flows that gave way to others in the kernel: their end is not told.", Counter, nil, network(func(n *Network) uint64 { return n.Evicted })},
 	{"warren_flows_unswept_total", "Flows whose end is not noticed, for want of room.", Counter, nil, flows(func(f *FlowsState) uint64 { return f.Unswept })},
-	{"warren_packets_without_flow_total", "Packets that passed without a flow, for want of room.", Counter, nil, flows(func(f *FlowsState) uint64 { return f.Unflowed })},
+	{"warren_packets_without_flow_total", "Packets that passed without a flow, for want of room.", Counter, nil, network(func(n *Network) uint64 { return n.Unflowed })},
 	{"warren_drops_untold_total", "Packets that were dropped and not told, for there were too many.", Counter, nil, flows(func(f *FlowsState) uint64 { return f.Quiet })},
 	{"warren_hubble_flows", "Flows that are remembered for clients of Hubble.", Gauge, nil, hubble(func(h *HubbleState) float64 { return float64(h.Flows) })},
 	{"warren_hubble_size_bytes", "Memory of the flows that are remembered.", Gauge, nil, hubble(func(h *HubbleState) float64 { return float64(h.Bytes) })},
@@ -216,14 +216,14 @@ func kubernetes(value func(*Kubernetes) float64) func(*Status, func(float64, ...
 	}
 }
 
-// packets, flowsTold and flows put what the datapath counts, nothing where there
-// is none.
-func packets(value func(PacketCount) uint64) func(*Status, func(float64, ...string)) {
+// packets, flowsTold, flows and network put what the datapath counts, nothing
+// where there is none.
+func packets(value func(NetworkPackets) uint64) func(*Status, func(float64, ...string)) {
 	return func(st *Status, put func(float64, ...string)) {
-		if st.Flows == nil {
+		if st.Network == nil {
 			return
 		}
-		for _, p := range st.Flows.Packets {
+		for _, p := range st.Network.Packets {
 			put(float64(value(p)), p.Direction, p.Verdict, p.Reason)
 		}
 	}
@@ -244,6 +244,14 @@ func flows(value func(*FlowsState) uint64) func(*Status, func(float64, ...string
 	return func(st *Status, put func(float64, ...string)) {
 		if st.Flows != nil {
 			put(float64(value(st.Flows)))
+		}
+	}
+}
+
+func network(value func(*Network) uint64) func(*Status, func(float64, ...string)) {
+	return func(st *Status, put func(float64, ...string)) {
+		if st.Network != nil {
+			put(float64(value(st.Network)))
 		}
 	}
 }

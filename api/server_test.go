@@ -202,10 +202,18 @@ func sampleStatus() Status {
 	return Status{
 		Version: "v1", Instance: "warren", PID: 7, Hostname: "host", BootID: "id", Kernel: "6.1", Lockdown: "none", Started: time.Unix(1e9, 0), Ready: true, StateDir: "/s", Listen: []string{"unix:/x"},
 		Node: "node-1", CgroupRoot: "/k8s/node1",
-		Kubernetes:   &Kubernetes{"x", "https://api", true, time.Unix(1e9, 0), true, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, []Resource{{"pods", 1, 2, 3, 4, 5, 6, "oops"}}},
-		Certificate:  &Certificate{time.Unix(2e9, 0), "oops", 3},
-		Hubble:       &HubbleState{1, 2, 3, 4, 5, time.Unix(1e9, 0), 6, 7},
-		Flows:        &FlowsState{1, 2, 3, 4, time.Unix(1e9, 0), []PacketCount{{"egress", "dropped", "policy", 5, 6}, {"ingress", "forwarded", "", 7, 8}}, []FlowEventCount{{"new", 9, 1}}, 2, 3, 4, 5},
+		Kubernetes:  &Kubernetes{"x", "https://api", true, time.Unix(1e9, 0), true, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, []Resource{{"pods", 1, 2, 3, 4, 5, 6, "oops"}}},
+		Certificate: &Certificate{time.Unix(2e9, 0), "oops", 3},
+		Hubble:      &HubbleState{1, 2, 3, 4, 5, time.Unix(1e9, 0), 6, 7},
+		Flows:       &FlowsState{1, 2, 3, 4, time.Unix(1e9, 0), []FlowEventCount{{"new", 9, 1}}, 3, 5},
+		Network: &Network{
+			Mode: "vxlan", InForce: true, Waiting: "x", Error: "oops", Problems: []string{"x"}, Uplink: "eth0", MTU: 1450, Generation: 1, Applied: time.Unix(1e9, 0), ComputeTime: 2, ApplyTime: 3, Changes: 4, Failures: 5,
+			Endpoints: []NetworkEndpoint{{"shop/db", "wrn1", []string{"10.0.0.2"}, true, "tcx", true, "oops"}},
+			Policies:  []NetworkPolicy{{"Network", "shop", "db", 6, 7, []string{"x"}, []string{"x"}}},
+			Hooks:     []NetworkHook{{"endpoint", "tcx", 8, []Refusal{{"xdp", "x"}}}},
+			Maps:      []NetworkMap{{"flows", 9, 10}},
+			Packets:   []NetworkPackets{{"egress", "denied", "denied by policy", 11, 12}}, EventsLost: 13, Evicted: 14, Unflowed: 15,
+		},
 		Capabilities: []Cap{{"CAP_BPF", "x", true, true, true}},
 		Sensors: []Sensor{{"process", true, []string{"exec"}, "late", []Hook{
 			{"process.exec", "programs started", "tp_btf", "sched_process_exec", "", []Refusal{{"fentry", "lockdown refuses it"}}},

@@ -123,31 +123,16 @@ type HubbleState struct {
 
 // FlowsState is what is known of packets, where the agent connects pods.
 type FlowsState struct {
-	Flows    int       `json:"flows"` // events of flows that are remembered
-	MaxFlows int       `json:"max_flows"`
-	Bytes    int       `json:"bytes"`           // that they take, about
-	Seen     uint64    `json:"seen"`            // since the start
-	Oldest   time.Time `json:"oldest,omitzero"` // of those remembered
-	// Packets are exact, since the datapath was made, whether or not flows are
-	// told.
-	Packets []PacketCount    `json:"packets"`
-	Events  []FlowEventCount `json:"events"`
-	// Evicted flows gave way to others and have no end, Unswept ones had no room to
-	// be remembered until their end; Unflowed packets passed without a flow, and
-	// Quiet are drops that were not told, for there were too many.
-	Evicted  uint64 `json:"evicted"`
-	Unswept  uint64 `json:"unswept"`
-	Unflowed uint64 `json:"unflowed"`
-	Quiet    uint64 `json:"quiet"`
-}
-
-// PacketCount counts packets of this node's pods by what became of them.
-type PacketCount struct {
-	Direction string `json:"direction"` // egress: sent by a pod, ingress: to one
-	Verdict   string `json:"verdict"`
-	Reason    string `json:"reason,omitempty"`
-	Packets   uint64 `json:"packets"`
-	Bytes     uint64 `json:"bytes"`
+	Flows    int              `json:"flows"` // events of flows that are remembered
+	MaxFlows int              `json:"max_flows"`
+	Bytes    int              `json:"bytes"`           // that they take, about
+	Seen     uint64           `json:"seen"`            // since the start
+	Oldest   time.Time        `json:"oldest,omitzero"` // of those remembered
+	Events   []FlowEventCount `json:"events"`
+	// Unswept are flows whose end is not noticed, for want of room, and Quiet drops
+	// that were not told, for there were too many.
+	Unswept uint64 `json:"unswept"`
+	Quiet   uint64 `json:"quiet"`
 }
 
 // FlowEventCount counts what the datapath told of flows, and what it had no room

@@ -353,11 +353,7 @@ func (s screen) flowPolicy(r *record) string {
 		}
 		return text
 	case reason == "policy_default":
-		text := "no rule matched"
-		if near := r.str("flow.nearest"); near != "" {
-			text += "; nearest: " + s.safe(near)
-		}
-		return text
+		return event.NoRule(s.safe(r.str("flow.nearest")))
 	case reason == "policy_denied":
 		return "denied by policy"
 	default:

@@ -29,7 +29,7 @@ type Flow struct {
 	_      struct{} `field:"flow.rule" type:"string" doc:"rule of the policy that gave the verdict: its number in its direction, from 1, or its name"`
 	_      struct{} `field:"flow.policy_tier" type:"string" doc:"tier of the policy that gave the verdict: Admin, Network, Baseline"`
 	// Nearest says what the rule that came nearest to matching differs in.
-	Nearest string `field:"flow.nearest" doc:"for what no rule matched: the rule that came nearest, and what it differs in"`
+	Nearest string `field:"flow.nearest" doc:"for what no rule matched: the rule that came nearest, and what it differs in; or that none allows anything"`
 
 	Start           time.Time `field:"flow.start" doc:"when the first packet of the flow was seen"`
 	Last            time.Time `field:"flow.last" doc:"when the latest packet of the flow was seen"`
@@ -76,6 +76,18 @@ func (f *Flow) Direction() string {
 		return "ingress"
 	}
 	return "egress"
+}
+
+// NoRule says of what no rule matched how near one was, as flow.nearest has it:
+// which rule, and what it differs in; or that there is none.
+func NoRule(nearest string) string {
+	switch {
+	case nearest == "":
+		return "no rule matched"
+	case strings.Contains(nearest, " differs in "):
+		return "no rule matched; nearest: " + nearest
+	}
+	return "no rule matched; " + nearest
 }
 
 // A FlowPolicy is a rule that gave a verdict. It never changes, and is shared

@@ -41,9 +41,9 @@ type Config struct {
 	Source Source
 	// Policies give names to rules; nil knows none.
 	Policies Policies
-	// Pod returns the uid of the pod behind a device of this machine, "" where it
-	// is none; nil knows none.
-	Pod func(ifindex uint32) string
+	// Device returns the name of a device and the uid of the pod behind it, "" for
+	// what it does not know; nil knows none.
+	Device func(ifindex uint32) (name, podUID string)
 	// Idle and Busy bound the interval at which records are looked for. 0 means
 	// 50 ms and 1 ms.
 	Idle, Busy time.Duration

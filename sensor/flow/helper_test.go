@@ -137,8 +137,10 @@ type rig struct {
 func newRig(t *testing.T) *rig {
 	t.Helper()
 	r := &rig{source: &fakeSource{}, road: &fakeRoad{}, policies: &fakePolicies{generation: 1}}
-	r.Sensor = newSensor(r.road, Config{Source: r.source, Policies: r.policies, Pod: func(i uint32) string { return map[uint32]string{11: "front", 12: "cart"}[i] }, Idle: time.Millisecond}, slog.New(slog.NewTextHandler(t.Output(), nil)))
-	r.teller.ifname = func(i uint32) string { return map[uint32]string{11: "wrn11", 12: "wrn12"}[i] }
+	r.Sensor = newSensor(r.road, Config{Source: r.source, Policies: r.policies, Device: func(i uint32) (string, string) {
+		return map[uint32]string{11: "wrn11"}[i], map[uint32]string{11: "front", 12: "cart"}[i]
+	}, Idle: time.Millisecond}, slog.New(slog.NewTextHandler(t.Output(), nil)))
+	r.teller.ifname = func(i uint32) string { return map[uint32]string{11: "wrong", 12: "wrn12"}[i] }
 	t.Cleanup(func() {
 		if err := r.Stop(); err != nil {
 			t.Error(err)

@@ -1,6 +1,7 @@
 package flow
 
 import (
+	"cmp"
 	"net"
 	"net/netip"
 	"time"
@@ -36,7 +37,7 @@ type teller struct {
 	nearest    map[nearestKey]string
 	interfaces map[uint32]interfaceSeen
 	ifname     func(ifindex uint32) string
-	pod        func(ifindex uint32) string
+	known      func(ifindex uint32) (name, pod string)
 	now        func() time.Time
 	// clock is the time of the record at hand, coarse enough for lifetimes.
 	clock time.Time
@@ -61,7 +62,7 @@ func newTeller(cfg Config) teller {
 		nearest:    map[nearestKey]string{},
 		interfaces: map[uint32]interfaceSeen{},
 		ifname:     ifname,
-		pod:        cfg.Pod,
+		known:      cfg.Device,
 		now:        time.Now,
 	}
 }
@@ -299,14 +300,13 @@ func (t *teller) device(ifindex uint32) (name, pod string) {
 		clear(t.interfaces)
 	}
 	// One that is gone is told of as it was.
-	if name := t.ifname(ifindex); name != "" {
-		seen.name = name
+	if t.known != nil {
+		name, pod = t.known(ifindex)
 	}
-	if t.pod != nil {
-		if pod := t.pod(ifindex); pod != "" {
-			seen.pod = pod
-		}
+	if name == "" {
+		name = t.ifname(ifindex)
 	}
+	seen.name, seen.pod = cmp.Or(name, seen.name), cmp.Or(pod, seen.pod)
 	seen.asked = t.clock
 	t.interfaces[ifindex] = seen
 	return seen.name, seen.pod
