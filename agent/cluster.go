@@ -57,7 +57,7 @@ func join(cfg Config) (m *membership, why string, err error) {
 // run keeps what is known of the cluster up to date. That the API server is
 // away ends nothing.
 func (m *membership) run(ctx context.Context, log *slog.Logger) error {
-	return m.kube.Watch(ctx, m.state, kube.Options{Node: m.node, Policies: true, Enforce: m.enforce}, log)
+	return m.kube.Watch(ctx, m.state, kube.Options{Node: m.node, Policies: true, Enforce: m.enforce, Report: m.enforce}, log)
 }
 
 // snapshot is what policies are about now; what did not change is shared with

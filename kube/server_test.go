@@ -231,7 +231,7 @@ func shown(o runtime.Object, partial bool) (runtime.Object, schema.GroupVersion)
 		p.ResourceVersion = m.GetResourceVersion()
 		return p, metav1.SchemeGroupVersion
 	}
-	return o, versionOf(o)
+	return o.DeepCopyObject(), versionOf(o) // encoders write into what they encode
 }
 
 // selected is true for objects that a request selects.

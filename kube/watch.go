@@ -39,6 +39,9 @@ type Options struct {
 	// Enforce says that nothing is complete without policies and namespaces: who
 	// enforces must not begin with a part of them.
 	Enforce bool
+	// Report writes into the status of ClusterNetworkPolicies how they were
+	// understood. It wants Node.
+	Report bool
 	// Only names the resources that are watched: of "pods", "services",
 	// "endpointslices", "namespaces", "nodes", "replicasets", "jobs". Empty is all.
 	Only []string
@@ -78,6 +81,13 @@ func (c *Client) Watch(ctx context.Context, st *cluster.State, o Options, log *s
 	})
 	defer c.meter.listen(nil)
 	var running sync.WaitGroup
+	for _, r := range watched {
+		if o.Report && r.extension {
+			reporter := newReporter(c, st, o.Node, r.path, log)
+			reporter.reports(r)
+			running.Go(func() { reporter.run(ctx) })
+		}
+	}
 	for _, r := range watched {
 		running.Go(func() { w.run(ctx, r) })
 	}
