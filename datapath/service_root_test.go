@@ -1,0 +1,156 @@
+package datapath
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"net/netip"
+	"testing"
+	"time"
+
+	"github.com/google/nftables"
+	"github.com/google/nftables/expr"
+	"golang.org/x/sys/unix"
+
+	"warren/cluster"
+)
+
+// translate has a node send connections to a service to a backend, as kube-proxy
+// does; masquerade as it does where the backend must not see who asks.
+func (n *rigNode) translate(service, backend netip.AddrPort, masquerade bool) error {
+	c, err := nftables.New(nftables.WithNetNSFd(n.ns.FD()))
+	if err != nil {
+		return err
+	}
+	family, offset := nftables.TableFamilyIPv4, uint32(16)
+	if service.Addr().Is6() {
+		family, offset = nftables.TableFamilyIPv6, 24
+	}
+	t := c.AddTable(&nftables.Table{Family: family, Name: "services"})
+	c.DelTable(t)
+	t = c.AddTable(&nftables.Table{Family: family, Name: "services"})
+	pre := c.AddChain(&nftables.Chain{Name: "pre", Table: t, Type: nftables.ChainTypeNAT, Hooknum: nftables.ChainHookPrerouting, Priority: nftables.ChainPriorityNATDest})
+	is := func(addr netip.Addr) []expr.Any {
+		return []expr.Any{
+			&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: 1},
+			&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte{unix.IPPROTO_TCP}},
+			&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseNetworkHeader, Offset: offset, Len: uint32(addr.BitLen() / 8)},
+			&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: addr.AsSlice()},
+		}
+	}
+	c.AddRule(&nftables.Rule{Table: t, Chain: pre, Exprs: append(is(service.Addr()),
+		&expr.Immediate{Register: 1, Data: backend.Addr().AsSlice()},
+		&expr.Immediate{Register: 2, Data: []byte{byte(backend.Port() >> 8), byte(backend.Port())}},
+		&expr.NAT{Type: expr.NATTypeDestNAT, Family: uint32(family), RegAddrMin: 1, RegProtoMin: 2},
+	)})
+	if masquerade {
+		post := c.AddChain(&nftables.Chain{Name: "post", Table: t, Type: nftables.ChainTypeNAT, Hooknum: nftables.ChainHookPostrouting, Priority: nftables.ChainPriorityNATSource})
+		c.AddRule(&nftables.Rule{Table: t, Chain: post, Exprs: append(is(backend.Addr()), &expr.Masq{})})
+	}
+	return c.Flush()
+}
+
+// TestRootServices connects a pod with services that the node translates: their
+// backends are a pod here, a pod elsewhere, this node and another one. Policy is
+// about the backend and its port, whatever address and source it has on the way.
+func TestRootServices(t *testing.T) {
+	cfg := smallConfig(newBPFFS(t))
+	r := newRig(t, cfg, 2, 2)
+	here, there, client := r.nodes[0], r.nodes[1], r.pods[0]
+	for _, n := range r.nodes {
+		r.in(n.ns, func() error {
+			var lc net.ListenConfig
+			lc.SetMultipathTCP(false)
+			l, err := lc.Listen(context.Background(), "tcp", ":6443")
+			if err != nil {
+				return err
+			}
+			t.Cleanup(func() { l.Close() })
+			go serveTCP(l, n.Name)
+			return nil
+		})
+	}
+	services := []netip.AddrPort{netip.MustParseAddrPort("10.96.0.9:443"), netip.MustParseAddrPort("[fd96::9]:443")}
+	// put has a policy in force with the services' addresses known.
+	put := func(policies ...*cluster.Policy) {
+		t.Helper()
+		r.policies = policies
+		program, err := r.compiler.Compile(r.world(), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, n := range r.nodes {
+			state := r.state(n, program)
+			for _, s := range services {
+				state.Places[s.Addr()] = Place{Kind: ServicePlace}
+			}
+			if _, err := n.dp.Apply(t.Context(), state); err != nil {
+				t.Fatal(err)
+			}
+			r.programs[n] = program
+		}
+	}
+	// only lets the client send to some networks and a port, if it has one.
+	only := func(port uint16, addrs ...netip.Addr) *cluster.Policy {
+		p := &cluster.Policy{UID: "only", Namespace: client.Namespace, Name: "only", Tier: cluster.NetworkTier,
+			Subject: cluster.PolicySubject{Pods: pods("app0")}, IsolatesEgress: true}
+		if port == 0 {
+			return p
+		}
+		rule := cluster.PolicyRule{Action: cluster.AllowAction, Ports: []cluster.PolicyPort{{Protocol: "tcp", First: port, Last: port}}}
+		for _, a := range addrs {
+			rule.Peers = append(rule.Peers, cluster.PolicyPeer{Networks: []netip.Prefix{netip.PrefixFrom(a, a.BitLen())}})
+		}
+		p.Egress = []cluster.PolicyRule{rule}
+		return p
+	}
+	for _, backend := range []struct {
+		name       string
+		addrs      []netip.Addr
+		port       uint16
+		answers    string
+		masquerade bool
+	}{
+		{"a pod here", r.pods[1].Addrs, 8080, r.pods[1].Name, false},
+		{"a pod here, masqueraded", r.pods[1].Addrs, 8080, r.pods[1].Name, true},
+		{"a pod elsewhere", r.pods[2].Addrs, 8080, r.pods[2].Name, false},
+		{"a pod elsewhere, masqueraded", r.pods[2].Addrs, 8080, r.pods[2].Name, true},
+		{"this node", here.Addrs, 6443, here.Name, false},
+		{"another node", there.Addrs, 6443, there.Name, true},
+	} {
+		for i, service := range services {
+			t.Run(fmt.Sprintf("%s/%v", backend.name, service), func(t *testing.T) {
+				r.t = t
+				if err := here.translate(service, netip.AddrPortFrom(backend.addrs[i], backend.port), backend.masquerade); err != nil {
+					t.Fatal(err)
+				}
+				for _, c := range []struct {
+					name   string
+					policy []*cluster.Policy
+					want   bool
+				}{
+					{"no policy", nil, true},
+					{"nothing", []*cluster.Policy{only(0)}, false},
+					{"the backend's port", []*cluster.Policy{only(backend.port, backend.addrs...)}, true},
+					{"the service's port", []*cluster.Policy{only(service.Port(), backend.addrs...)}, false},
+					{"the service's address", []*cluster.Policy{only(service.Port(), service.Addr())}, false},
+				} {
+					put(c.policy...)
+					wait := 300 * time.Millisecond
+					if c.want {
+						wait = 10 * time.Second
+					}
+					ctx, cancel := context.WithTimeout(t.Context(), wait)
+					got, err := client.ask(ctx, service)
+					cancel()
+					switch {
+					case c.want && (err != nil || got != backend.answers):
+						t.Errorf("%s: answer %q, %v; want %q", c.name, got, err, backend.answers)
+					case !c.want && err == nil:
+						t.Errorf("%s: answered by %s", c.name, got)
+					}
+				}
+			})
+		}
+	}
+}
