@@ -28,6 +28,9 @@ const (
 	roadRounds       = "WARREN_BENCH_ROUNDS"
 )
 
+// fullRounds are as many as a figure wants; with fewer only the paths are tried.
+const fullRounds = 7
+
 // roadPort is where the server of the benchmarks listens.
 const roadPort = 5201
 

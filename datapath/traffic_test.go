@@ -20,32 +20,48 @@ import (
 	"warren/netpol"
 )
 
-// A checker holds every verdict that the kernel tells of against the program of
-// the generation in which it was given.
+// A checker holds every verdict that the kernel tells of against what the
+// policies of the generation mean in which it was given.
 type checker struct {
-	r        *rig
-	mu       sync.Mutex
-	programs map[uint32]*netpol.Program
-	checked  int
-	denied   int
+	r       *rig
+	mu      sync.Mutex
+	means   map[uint32]meaning // by generation
+	checked int
+	denied  int
+	wrong   int
+	unknown int // verdicts of generations that are long over
 }
 
+// A meaning is what was in force at a time.
+type meaning struct {
+	world *netpol.World
+	rules map[netpol.RuleID]netpol.Ref
+}
+
+// remembered is how many generations a verdict may be old when it is told.
+const remembered = 1000
+
 // add says what a generation is. Before it is in force nobody asks.
-func (c *checker) add(generation uint32, p *netpol.Program) {
+func (c *checker) add(generation uint32, w *netpol.World, p *netpol.Program) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.programs[generation] = p
+	c.means[generation] = meaning{w, p.Rules}
+	delete(c.means, generation-remembered)
 }
 
 // check holds one flow against its generation's program.
 func (c *checker) check(f *Flow) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	p := c.programs[f.Generation]
-	if p == nil || f.Protocol != unix.IPPROTO_UDP && f.Protocol != unix.IPPROTO_TCP {
+	if f.Protocol != unix.IPPROTO_UDP && f.Protocol != unix.IPPROTO_TCP {
 		return
 	}
-	egress, ingress := p.Judge(netpol.Packet{Src: f.Client, Dst: f.Server, Protocol: f.Protocol, Port: f.ServerPort})
+	m, ok := c.means[f.Generation]
+	if !ok {
+		c.unknown++
+		return
+	}
+	egress, ingress := netpol.Evaluate(netpol.Packet{Src: f.Client, Dst: f.Server, Protocol: f.Protocol, Port: f.ServerPort}, m.world)
 	for d, want := range [2]netpol.Judgement{egress, ingress} {
 		verdict := map[FlowVerdict]netpol.Verdict{Allowed: netpol.Allow, Denied: netpol.Deny}[f.Verdict[d]]
 		if f.Verdict[d] == NotJudged {
@@ -55,9 +71,10 @@ func (c *checker) check(f *Flow) {
 		if verdict == netpol.Deny {
 			c.denied++
 		}
-		if verdict != want.Verdict || p.Rules[f.Rule[d]] != want.Rule {
+		if verdict != want.Verdict || m.rules[f.Rule[d]] != want.Rule {
+			c.wrong++
 			c.r.t.Errorf("generation %d: %v -> %v:%d, %v is %v by rule %d (%v), want %v by %v", f.Generation, f.Client, f.Server, f.ServerPort,
-				netpol.Direction(d), f.Verdict[d], f.Rule[d], p.Rules[f.Rule[d]], want.Verdict, want.Rule)
+				netpol.Direction(d), f.Verdict[d], f.Rule[d], m.rules[f.Rule[d]], want.Verdict, want.Rule)
 		}
 	}
 }
@@ -98,25 +115,37 @@ func rigRandomPolicies(rnd *rand.Rand) (all []*cluster.Policy) {
 // Policies change while packets go. Whatever the kernel says of a flow is what
 // the policies of that moment mean, and by their rule.
 func TestBPFChangeUnderTraffic(t *testing.T) {
+	changes := 150
+	if testing.Short() {
+		changes = 20
+	}
+	changeUnderTraffic(t, changes)
+}
+
+// changeUnderTraffic gives the verdicts that were held against policy, and how
+// many packets there were.
+func changeUnderTraffic(t testing.TB, changes int) (*checker, uint64) {
+	t.Helper()
 	r := newRig(t, smallConfig(newBPFFS(t)), 1, 4)
 	n := r.nodes[0]
-	c := &checker{r: r, programs: make(map[uint32]*netpol.Program)}
+	c := &checker{r: r, means: make(map[uint32]meaning)}
 	rnd := rand.New(rand.NewPCG(1, 2))
 	if err := n.dp.Tell(true); err != nil {
 		t.Fatal(err)
 	}
 	change := func() {
 		r.policies = rigRandomPolicies(rnd)
-		program, err := r.compiler.Compile(r.world(), nil)
+		world := r.world()
+		program, err := r.compiler.Compile(world, nil)
 		if err != nil {
 			t.Fatal(err)
 		}
-		c.add(r.generation(n)+1, program)
+		c.add(r.generation(n)+1, world, program)
 		report, err := n.dp.Apply(t.Context(), r.state(n, program))
 		if err != nil {
 			t.Fatal(err)
 		}
-		c.add(report.Generation, program)
+		c.add(report.Generation, world, program)
 	}
 	change()
 
@@ -139,10 +168,6 @@ func TestBPFChangeUnderTraffic(t *testing.T) {
 			}
 		}
 	})
-	changes := 150
-	if testing.Short() {
-		changes = 20
-	}
 	for range changes {
 		before := sent.Load()
 		change()
@@ -163,6 +188,7 @@ func TestBPFChangeUnderTraffic(t *testing.T) {
 	if c.checked < changes || c.denied == 0 || c.denied == c.checked {
 		t.Errorf("%d verdicts were checked, %d of them denied", c.checked, c.denied)
 	}
+	return c, sent.Load()
 }
 
 // shower sends packets from a pod to all others: of flows that go on, and of new
