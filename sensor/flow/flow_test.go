@@ -86,7 +86,10 @@ func TestEnds(t *testing.T) {
 		{"dropped on the way in, of nobody here", func(r *Record) { r.Kind, r.Ends = Dropped, [2]End{} }, []string{
 			"flow_drop egress 10.0.0.1:40000->10.0.0.2:80 tcp dropped for error at  ",
 		}},
-		{"to a service", func(r *Record) { r.Service = true }, nil},
+		{"to a service", func(r *Record) { r.Service, r.Ends[0].Verdict, r.Ends[1].Verdict = true, Unjudged, Unjudged }, nil},
+		{"to a service of this node's own", func(r *Record) { r.Service, r.Ends[1].Verdict, r.Ends[1].Ifindex = true, Unjudged, 0 }, []string{
+			"flow_new egress 10.0.0.1:40000->10.0.0.2:80 tcp forwarded by no-world rule deny-all at wrn11 front",
+		}},
 		{"to a service, dropped", func(r *Record) {
 			r.Service, r.Kind, r.Ends[0].Verdict, r.Ends[1].Verdict = true, Dropped, Denied, Unjudged
 		}, []string{

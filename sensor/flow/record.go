@@ -53,8 +53,8 @@ type Record struct {
 	Protocol uint8
 	// Reply is true of a packet from the server.
 	Reply bool
-	// Service is true of packets to a service's own address: they are told again
-	// as those to the pod that was chosen.
+	// Service is true of packets to a service's own address. Unless they were
+	// judged, they are told again as those to the pod that was chosen.
 	Service bool
 	// Reason is why the packet was dropped, where policy was not; 0 is none.
 	Reason             event.DropReason

@@ -70,7 +70,7 @@ func newTeller(cfg Config) teller {
 // tell emits the events of a record: one for each end that it tells of.
 func (t *teller) tell(r *Record, emit func(*event.Event)) {
 	t.clock = bpf.Wall(r.Ktime)
-	if r.Service && r.Kind != Dropped {
+	if r.Service && r.Kind != Dropped && r.Ends[netpol.Egress].Verdict == Unjudged {
 		return
 	}
 	told := false
