@@ -109,8 +109,12 @@ type progress struct {
 
 const (
 	// gather is how long after a change others are waited for: what a person
-	// applies at once becomes one change in the kernel.
-	gather = 10 * time.Millisecond
+	// applies at once becomes one change in the kernel. In a large cluster
+	// something changes all the time: there it is a few times what the last pass
+	// has taken, but no more than mostGather. A pod that is added waits no longer
+	// than gather.
+	gather, mostGather = 10 * time.Millisecond, 250 * time.Millisecond
+	gatherTimes        = 4
 	// lookAgain is how often is looked for what nobody signals: devices that are
 	// gone, routes that somebody has removed.
 	lookAgain = 30 * time.Second
@@ -127,25 +131,29 @@ func (n *network) run(ctx context.Context) error {
 	defer look.Stop()
 	retry := time.NewTimer(0) // the first pass
 	wait := leastRetry
+	var took time.Duration // by the last pass
 	for {
-		looking := false
+		looking, more := false, min(max(gather, gatherTimes*took), mostGather)
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-changed:
 		case <-n.kick:
+			more = gather
 		case <-retry.C:
 			looking = true
 		case <-look.C:
 			looking = true
 		}
-		if !pause(ctx, gather) {
+		if !n.gather(ctx, more) {
 			return nil
 		}
 		// What came meanwhile is part of this pass.
 		drain(changed)
 		drain(n.kick)
+		began := time.Now()
 		err := n.pass(ctx, looking)
+		took = time.Since(began)
 		if ctx.Err() != nil {
 			return nil
 		}
@@ -333,15 +341,23 @@ func hostNode(of *cluster.Node) datapath.Node {
 	return datapath.Node{Name: of.Name, Addrs: of.Addrs, PodCIDRs: of.PodCIDRs}
 }
 
-// pause waits, and is false where ctx ended before.
-func pause(ctx context.Context, d time.Duration) bool {
+// gather waits for more that changes, and is false where ctx ended before.
+func (n *network) gather(ctx context.Context, d time.Duration) bool {
 	timer := time.NewTimer(d)
 	defer timer.Stop()
-	select {
-	case <-ctx.Done():
-		return false
-	case <-timer.C:
-		return true
+	kicked := false
+	for {
+		select {
+		case <-ctx.Done():
+			return false
+		case <-timer.C:
+			return true
+		case <-n.kick:
+			if !kicked {
+				kicked = true
+				timer.Reset(min(d, gather))
+			}
+		}
 	}
 }
 
