@@ -48,7 +48,9 @@ func testSuggest(c *testCluster) {
 	})
 	file := filepath.Join(c.t.(*testing.T).TempDir(), "suggested.yaml")
 	c.must(os.WriteFile(file, []byte(text), 0o600))
-	if changes := c.kubectl("warren", "policy", "diff", "-n", full, file); changes != "" {
+	changes, err := c.Kubectl(c.context(), "warren", "policy", "diff", "-n", full, file)
+	c.must(err)
+	if changes != "" {
 		c.t.Errorf("what was observed would be denied:\n%s", changes)
 	}
 	c.apply(text)

@@ -92,6 +92,19 @@ func TestClusterNetworkVXLAN(t *testing.T) {
 	t.Run("uninstall", func(t *testing.T) { testNetworkUninstall(c.own(t)) })
 }
 
+// TestClusterNetworkChained holds that policies are in force on top of the network
+// of another plugin, and that this network is as before when Warren has gone.
+func TestClusterNetworkChained(t *testing.T) {
+	c := warren(t)
+	t.Cleanup(func() { c.must(c.Warren(c.context())) })
+	c.must(c.Warren(c.context(), "--set", "network.mode=chained"))
+	c.nodesAnswer(len(c.RunningNodes()))
+	t.Run("policies", func(t *testing.T) { testFewPolicies(c.own(t)) })
+	t.Run("ways", func(t *testing.T) { c.own(t).allWays() })
+	c.gone("warren", func(c *testCluster) { c.helm("uninstall", "warren", "-n", "warren", "--wait", "--timeout=2m") })
+	t.Run("ways without it", func(t *testing.T) { c.own(t).allWays() })
+}
+
 // hubWorks holds that the hub, which has a policy of its own, reaches agents and
 // API server, and is reached.
 func (c *testCluster) hubWorks() {
@@ -386,6 +399,8 @@ func (c *testCluster) nodeComesAndGoes() {
 	}
 	before := strings.Count(routes(), "\n")
 	c.must(c.RemoveNode(c.context(), 3))
+	// Nobody would say for a minute that its pods have ended.
+	c.kubectl("delete", "pods", "-A", "--field-selector", "spec.nodeName=node3", "--force", "--grace-period=0")
 	c.eventually("its routes to be gone", func(context.Context) error {
 		if now := routes(); strings.Count(now, "\n") != before-2 {
 			return fmt.Errorf("routes are\n%s", now)
