@@ -114,6 +114,9 @@ func TestBPFSpoof(t *testing.T) {
 	// A pod that may.
 	w.endpoint("a", stateEndpoint{Ip4: addrOf(podA4), Set: both(setA), Number: 1, Flags: uint32(stateEndpointFlagsEP_ANY_SOURCE)})
 	w.want("any source", w.from("a", ether(ip("10.9.9.9", podB4, udp(1000, 53)))), toStack)
+	// One that has no address of a family has not the unspecified one.
+	w.endpoint("a", stateEndpoint{Ip4: addrOf(podA4), Set: both(setA), Number: 1})
+	w.want("unspecified", w.from("a", ether(ip("::", podB6, udp(1000, 53)))), toDrop)
 }
 
 // TestBPFUnknownDevice: where nobody said which pod it is, nothing passes.

@@ -95,6 +95,19 @@ func TestBPFTurnedDenial(t *testing.T) {
 		w.want("the other way", w.from("b", make(podB4, podA4, 9, 7)), toRedirect)
 		w.want("its answer", w.from("a", make(podA4, podB4, 7, 9)), toRedirect)
 	}
+	// Both are denied: told once, counted always.
+	w.isolate(setB)
+	w.events()
+	for range 3 {
+		w.want("denied", w.from("a", ether(ip(podA4, podB4, udp(70, 90)))), toDrop)
+		w.want("denied, the other way", w.from("b", ether(ip(podB4, podA4, udp(90, 70)))), toDrop)
+	}
+	if diff := cmp.Diff([]stateEventKind{stateEventKindEVENT_DROP}, w.kinds()); diff != "" {
+		t.Errorf("events (-want +got):\n%s", diff)
+	}
+	if f := w.flow(podA4, podB4, 70, 90, protoUDP); f.Dropped != 6 {
+		t.Errorf("%d dropped, want 6", f.Dropped)
+	}
 	w.flow(podB4, podA4, 9, 7, protoUDP)
 	w.flow(podB4, podA4, 9, 7, protoTCP)
 }

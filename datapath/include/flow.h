@@ -228,7 +228,7 @@ static __always_inline int flow_dropped(struct __sk_buff *skb, struct packet *p,
 __noinline int flow_open(struct __sk_buff *skb, struct packet *p)
 {
 	struct flow *fresh, *f;
-	bool new = false, tell = false;
+	bool new = false, tell = false, over;
 	struct config *cfg = config_get();
 	__u64 now = coarse_now();
 	struct flow_key key;
@@ -239,12 +239,8 @@ __noinline int flow_open(struct __sk_buff *skb, struct packet *p)
 		return -REASON_NO_ENDPOINT;
 	key = p->key;
 	f = bpf_map_lookup_elem(&flows, &key);
-	if (f && flow_over(f, p)) {
-		flow_report(&key, f, p->hook, EVENT_CLOSE);
-		bpf_map_delete_elem(&flows, &key);
-		f = NULL;
-	}
-	if (!f) {
+	over = f && flow_over(f, p);
+	if (!f || over) {
 		fresh = bpf_map_lookup_elem(&scratch, &zero);
 		if (!fresh)
 			return -REASON_NO_ENDPOINT;
@@ -257,6 +253,13 @@ __noinline int flow_open(struct __sk_buff *skb, struct packet *p)
 		fresh->icmp_type = p->icmp_type;
 		fresh->icmp_code = p->icmp_code;
 		flow_judge(&key, fresh, true);
+		if (over) {
+			/* Two ends that are both denied do not take turns at it, which would be told each time. */
+			if (f->flags & FLOW_DENIED && fresh->flags & FLOW_DENIED)
+				return flow_dropped(skb, p, f, false, now, cfg);
+			flow_report(&key, f, p->hook, EVENT_CLOSE);
+			bpf_map_delete_elem(&flows, &key);
+		}
 		new = !bpf_map_update_elem(&flows, &key, fresh, BPF_NOEXIST);
 		if (new)
 			sweep_later(&key, now);

@@ -40,9 +40,10 @@ static __always_inline struct endpoint *endpoint_at(__u32 ifindex)
 	return ifindex ? bpf_map_lookup_elem(&endpoints, &ifindex) : NULL;
 }
 
+/* An address that it does not have is all 0, which nobody has. */
 static __always_inline bool endpoint_has(const struct endpoint *ep, const struct addr *a)
 {
-	return addr_equal(a, &ep->ip4) || addr_equal(a, &ep->ip6);
+	return (addr_equal(a, &ep->ip4) || addr_equal(a, &ep->ip6)) && (addr_half(a, 1) || addr_half(a, 0));
 }
 
 /* What verdict_find is asked, and its answer's rule. */
