@@ -143,8 +143,8 @@ func (r *rig) kernelThings(n *rigNode) (things []string) {
 					continue
 				}
 				all, err := link.QueryPrograms(link.QueryOptions{Target: index, Attach: sides[i].attach})
-				if errors.Is(err, ebpf.ErrNotSupported) {
-					continue
+				if errors.Is(err, ebpf.ErrNotSupported) || errors.Is(err, unix.EINVAL) {
+					continue // this kernel has no TCX
 				}
 				if err != nil {
 					return err
