@@ -73,10 +73,10 @@ func TestBPFTableTwoNodes(t *testing.T) {
 			cfg := smallConfig(newBPFFS(t))
 			cfg.Mode = mode
 			r := newRig(t, cfg, 2, 2)
-			for name, policies := range rigPolicies() {
+			for _, name := range []string{"none", "ports", "admin"} {
 				t.Run(name, func(t *testing.T) {
 					r.t = t
-					r.apply(policies...)
+					r.apply(rigPolicies()[name]...)
 					r.checkTable()
 				})
 			}

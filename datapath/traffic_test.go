@@ -263,7 +263,7 @@ func TestBPFAgentComesAndGoes(t *testing.T) {
 				t.Helper()
 				m, s := made.Load(), said.Load()
 				testkit.Wait(t, "traffic "+what, func() bool {
-					return t.Failed() || made.Load() > m+50 && said.Load() > s+50
+					return t.Failed() || made.Load() > m+20 && said.Load() > s+50
 				})
 				if t.Failed() {
 					t.Fatal(what)
@@ -283,7 +283,7 @@ func TestBPFAgentComesAndGoes(t *testing.T) {
 			goOn("with another agent")
 			r.apply(rigPolicies()["ports"]...)
 			goOn("that knows what to do")
-			for range 3 {
+			for range 2 {
 				for _, n := range r.nodes {
 					if err := n.dp.Close(); err != nil {
 						t.Fatal(err)
