@@ -179,7 +179,7 @@ var dropReasons = map[event.DropReason]flowpb.DropReason{
 	event.InvalidPacket:    flowpb.DropReason_INVALID_PACKET_DROPPED,
 	event.FragmentUnknown:  flowpb.DropReason_FIRST_LOGICAL_DATAGRAM_FRAGMENT_NOT_FOUND,
 	event.UnknownTransport: flowpb.DropReason_CT_TRUNCATED_OR_INVALID_HEADER,
-	event.NoEndpoint:       flowpb.DropReason_NO_MATCHING_LOCAL_CONTAINER_FOUND,
+	event.NoEndpoint:       flowpb.DropReason_DROP_EP_NOT_READY,
 	event.NoRoute:          flowpb.DropReason_NO_TUNNEL_OR_ENCAPSULATION_ENDPOINT,
 	event.SourceRouted:     flowpb.DropReason_INVALID_PACKET_DROPPED,
 	event.NotIP:            flowpb.DropReason_INVALID_PACKET_DROPPED,

@@ -25,7 +25,9 @@ type flow struct {
 		Source      endpoint  `json:"source"`
 		Destination endpoint  `json:"destination"`
 		L4          map[string]any
-		Service     struct{ Name string } `json:"destination_service"`
+		Service     struct{ Name string }                    `json:"destination_service"`
+		DropReason  string                                   `json:"drop_reason_desc"`
+		AllowedBy   []struct{ Name, Namespace, Kind string } `json:"ingress_allowed_by"`
 	} `json:"flow"`
 }
 

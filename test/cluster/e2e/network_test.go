@@ -76,6 +76,7 @@ func TestClusterNetworkRouted(t *testing.T) {
 	t.Run("outside", func(t *testing.T) { c.own(t).outsideWays() })
 	t.Run("hub", func(t *testing.T) { c.own(t).hubWorks() })
 	t.Run("policies", func(t *testing.T) { testPolicies(c.own(t)) })
+	t.Run("flows", func(t *testing.T) { testFlows(c.own(t)) })
 	t.Run("suggest", func(t *testing.T) { testSuggest(c.own(t)) })
 	t.Run("agent killed", func(t *testing.T) { testAgentKilled(c.own(t)) })
 	t.Run("node comes and goes", func(t *testing.T) { c.own(t).nodeComesAndGoes() })
