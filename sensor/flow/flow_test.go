@@ -15,7 +15,6 @@ import (
 	"warren/cluster"
 	"warren/event"
 	"warren/internal/testkit"
-	"warren/netpol"
 )
 
 // line writes what a test looks at of an event.
@@ -53,7 +52,7 @@ func TestEnds(t *testing.T) {
 		{"dropped where it comes in", func(r *Record) {
 			r.Kind, r.Ends[1].Verdict, r.Ends[1].Rule, r.Dropped = Dropped, Denied, 0, 1
 		}, []string{
-			"flow_drop ingress 10.0.0.1:40000->10.0.0.2:80 tcp dropped for policy_default: shop/allow-frontend differs in port at wrn12 cart",
+			"flow_drop ingress 10.0.0.1:40000->10.0.0.2:80 tcp dropped for policy_default: shop/allow-frontend differs in peer 10.0.0.1 at wrn12 cart",
 		}},
 		{"dropped by a rule where it goes out", func(r *Record) {
 			r.Kind, r.Ends[0].Verdict, r.Ends[1].Verdict = Dropped, Denied, Unjudged
@@ -71,7 +70,7 @@ func TestEnds(t *testing.T) {
 		}},
 		{"audited", func(r *Record) { r.Ends[1].Verdict, r.Ends[1].Rule = Audited, 0 }, []string{
 			"flow_new egress 10.0.0.1:40000->10.0.0.2:80 tcp forwarded by no-world rule deny-all at wrn11 front",
-			"flow_new ingress 10.0.0.1:40000->10.0.0.2:80 tcp audit for policy_default: shop/allow-frontend differs in port at wrn12 cart",
+			"flow_new ingress 10.0.0.1:40000->10.0.0.2:80 tcp audit for policy_default: shop/allow-frontend differs in peer 10.0.0.1 at wrn12 cart",
 		}},
 		{"dropped before it was judged", func(r *Record) {
 			r.Kind, r.Reason, r.Ends = Dropped, event.SpoofedSource, [2]End{{Ifindex: 11}, {}}
@@ -175,28 +174,33 @@ func TestNearest(t *testing.T) {
 	r := newRig(t)
 	denied := local()
 	denied.Kind, denied.Ends[1].Verdict, denied.Ends[1].Rule = Dropped, Denied, 0
-	ask := func(port uint16, id netpol.ID) string {
+	// Both clients have the same identity, and are not each other.
+	ask := func(port uint16, client string) string {
 		t.Helper()
 		rec := denied
+		rec.Client = netip.AddrPortFrom(netip.MustParseAddr(client), rec.Client.Port())
 		rec.Server = netip.AddrPortFrom(rec.Server.Addr(), port)
-		rec.Ends[0].Identity = id
 		return r.told(rec)[0].Nearest
 	}
+	const one, other = "10.0.0.1", "10.0.0.3"
 	for range 3 {
-		if got := ask(80, 7); got == "" {
-			t.Error("none is near")
+		if got := ask(80, one); got != "shop/allow-frontend differs in peer 10.0.0.1" {
+			t.Errorf("near is %q", got)
 		}
 	}
 	if r.policies.asked != 1 {
 		t.Errorf("asked %d times, want 1", r.policies.asked)
 	}
 	r.policies.generation++
-	ask(80, 7)
-	ask(81, 7)
-	ask(81, 8)
-	ask(81, 0) // by its address
-	if r.policies.asked != 5 {
-		t.Errorf("asked %d times, want 5", r.policies.asked)
+	ask(80, one)
+	ask(81, one)
+	for range 2 {
+		if got := ask(81, other); got != "shop/allow-frontend differs in peer 10.0.0.3" {
+			t.Errorf("of another pod with the same identity near is %q", got)
+		}
+	}
+	if r.policies.asked != 4 {
+		t.Errorf("asked %d times, want 4", r.policies.asked)
 	}
 	// Each search takes 20 ms: of a second of searching all at once, and then a
 	// twentieth of the time.
@@ -206,7 +210,7 @@ func TestNearest(t *testing.T) {
 	r.policies.cost = func() { now = now.Add(20 * time.Millisecond) }
 	r.policies.asked = 0
 	for port := uint16(1000); port < 2000; port++ {
-		ask(port, 7)
+		ask(port, one)
 	}
 	atOnce := r.policies.asked
 	if atOnce == 0 || atOnce > 5 {
@@ -214,12 +218,12 @@ func TestNearest(t *testing.T) {
 	}
 	for port := uint16(2000); port < 3000; port++ {
 		now = now.Add(10 * time.Millisecond)
-		ask(port, 7)
+		ask(port, one)
 	}
 	if n := r.policies.asked - atOnce; n < 20 || n > 40 {
 		t.Errorf("%d searches in 10 s, want about 25", n)
 	}
-	if got := ask(1000, 7); got == "" {
+	if got := ask(1000, one); got == "" {
 		t.Error("what is known is not told for want of time")
 	}
 }

@@ -119,7 +119,7 @@ func (p *fakePolicies) Nearest(d netpol.Direction, packet netpol.Packet) string 
 		p.cost()
 	}
 	if d == netpol.Ingress {
-		return "shop/allow-frontend differs in port"
+		return "shop/allow-frontend differs in peer " + packet.Src.String()
 	}
 	return ""
 }

@@ -21,7 +21,7 @@ type flowEvent struct {
 // The bounds of what a teller remembers.
 const (
 	maxRules      = 65536
-	maxNearest    = 4096
+	maxNearest    = 16384
 	maxInterfaces = 4096
 	ruleLife      = 10 * time.Second // a number whose rule was not known is asked for again
 	interfaceLife = 10 * time.Second
@@ -240,14 +240,13 @@ func describe(ref netpol.Ref, p *cluster.Policy) *event.FlowPolicy {
 	return event.NewFlowPolicy(f)
 }
 
-// A nearestKey is what the nearest rule depends on. Who has an identity is no
-// different from others who have it; who has none is an address.
+// A nearestKey is what the nearest rule depends on. It names both ends, not their
+// identities: the text names them, too.
 type nearestKey struct {
-	direction netpol.Direction
-	protocol  uint8
-	port      uint16
-	ids       [2]netpol.ID
-	addrs     [2]netip.Addr
+	direction      netpol.Direction
+	protocol       uint8
+	port           uint16
+	client, server netip.Addr
 }
 
 // near says which rule is nearest to allowing the packet. It looks while there
@@ -260,14 +259,9 @@ func (t *teller) near(r *Record, d netpol.Direction) string {
 		t.generation = g
 		clear(t.nearest)
 	}
-	k := nearestKey{direction: d, protocol: r.Protocol, port: r.Server.Port()}
+	k := nearestKey{direction: d, protocol: r.Protocol, port: r.Server.Port(), client: r.Client.Addr(), server: r.Server.Addr()}
 	if r.Protocol == protoICMP || r.Protocol == protoICMP6 {
 		k.port = 0
-	}
-	for i, a := range []netip.Addr{r.Client.Addr(), r.Server.Addr()} {
-		if k.ids[i] = r.Ends[i].Identity; k.ids[i] == 0 {
-			k.addrs[i] = a
-		}
 	}
 	text, ok := t.nearest[k]
 	if ok {
@@ -277,7 +271,7 @@ func (t *teller) near(r *Record, d netpol.Direction) string {
 	if !t.budget.has(begun) {
 		return ""
 	}
-	text = t.policies.Nearest(d, netpol.Packet{Src: r.Client.Addr(), Dst: r.Server.Addr(), Protocol: r.Protocol, Port: k.port})
+	text = t.policies.Nearest(d, netpol.Packet{Src: k.client, Dst: k.server, Protocol: r.Protocol, Port: k.port})
 	t.budget.spend(begun, t.now())
 	if len(t.nearest) >= maxNearest {
 		clear(t.nearest)
