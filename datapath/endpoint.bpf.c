@@ -72,7 +72,8 @@ int endpoint_from(struct __sk_buff *skb)
 /*
  * A service's backend may be a process of this node itself: then no program of ours
  * has met the request behind the stack, and its answer is the first that tells us,
- * by the socket that it comes from. It is judged as what the request was for.
+ * by the socket that it comes from. It is judged as what the request was for. A
+ * datagram has reached the process by then; a connection has not begun.
  */
 __noinline int answer_judge(struct __sk_buff *skb, struct packet *p)
 {
