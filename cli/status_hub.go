@@ -90,6 +90,7 @@ func (v *hubView) write() {
 		{head: "NODE", max: 32}, {head: "STATE"}, {head: "VERSION", max: 24}, {head: "UP", right: true, spare: 2}, {head: "EVENTS", right: true, spare: 3}, {head: "LOST", right: true},
 		{head: "MEMORY", right: true, spare: 1}, {head: "CLOCK", right: true, spare: 4}, {head: "POD", max: 40, spare: 5}, {head: "ERROR"},
 	}, rows)
+	v.network()
 }
 
 func (v *hubView) node(n *hubNode, version string) []cell {
