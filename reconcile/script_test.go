@@ -152,7 +152,7 @@ func (r *runner) command(name string, args []string) []string {
 		r.table.Reconcile(context.Background())
 	case "settle":
 		for next := r.table.Reconcile(context.Background()); !next.IsZero(); next = r.table.Reconcile(context.Background()) {
-			time.Sleep(time.Until(next))
+			<-time.After(time.Until(next)) // by the clock of the bubble
 		}
 	case "run": // what the table does by itself, for a time
 		ctx, cancel := context.WithTimeout(context.Background(), r.duration(args[0]))
