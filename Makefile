@@ -32,7 +32,7 @@ V ?=
 
 ROOT_PACKAGES := busybox-static gcc libc6-dev podman runc crun conmon containerd iproute2
 VM_PACKAGES := qemu-system-x86 busybox-static xz-utils
-BENCH_PACKAGES := gcc libc6-dev libbpf-tools
+BENCH_PACKAGES := gcc libc6-dev libbpf-tools nftables iptables
 CLUSTER_PACKAGES := busybox-static gcc libc6-dev libseccomp-dev iproute2 iptables nftables
 
 .PHONY: help run build test unit race root e2e vm bench bench-cluster bench-short cluster cluster-down cluster-test generate generate-check lint tree fuzz clean
@@ -89,6 +89,7 @@ bin/cluster:
 bench: build ## every figure that docs/performance.md promises, measured here
 	build/need $(BENCH_PACKAGES)
 	$(GO) run ./test/bench -seconds $(BENCH_SECONDS) -rounds $(BENCH_ROUNDS)
+	$(GO) run ./test/bench -network -rounds $(BENCH_ROUNDS)
 
 bench-cluster: build bin/cluster ## those of a Kubernetes cluster, with 1,000 nodes and 20,000 pods that kwok simulates
 	build/need $(CLUSTER_PACKAGES)
@@ -99,6 +100,7 @@ bench-short: build ## the same in a few minutes, with less weight
 	build/need $(BENCH_PACKAGES)
 	$(GO) test -run '^$$' -bench . -benchtime 1x ./...
 	$(GO) run ./test/bench -short
+	$(GO) run ./test/bench -network -short
 
 generate: ## BPF objects and reference pages, from their sources
 	build/need $(BPF_PACKAGES)

@@ -122,12 +122,18 @@ func BenchmarkApplyChange(b *testing.B) {
 	}
 	change(-1)
 	b.Logf("from nothing: compiled in %v, in force after %v, finished after %v; %d verdicts", compile, inForce, apply, dp.tables.verdictsUsed())
+	nothing := compile + inForce
 	compile, apply, inForce = 0, 0, 0
 	n := 0
+	var worst time.Duration
 	for b.Loop() {
+		before := compile + inForce
 		change(n)
+		worst = max(worst, compile+inForce-before)
 		n++
 	}
+	b.ReportMetric(float64(nothing.Milliseconds()), "ms-nothing")
+	b.ReportMetric(float64(worst.Microseconds())/1000, "ms-worst")
 	b.ReportMetric(float64(compile.Milliseconds())/float64(n), "ms-compile/op")
 	b.ReportMetric(float64(inForce.Microseconds())/1000/float64(n), "ms-in-force/op")
 	b.ReportMetric(float64(apply.Microseconds())/1000/float64(n), "ms-apply/op")

@@ -85,7 +85,7 @@ func TestPromised(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for table, list := range [][]part{1: parts, 2: clusterParts} {
+	for table, list := range [][]part{ofMachine: parts, ofCluster: clusterParts, ofNetwork: networkParts} {
 		var measured []string
 		for _, p := range list {
 			measured = append(measured, p.figures...)

@@ -1,13 +1,16 @@
 // Command bench measures every figure that docs/performance.md promises, beside
 // what each is compared with, in one run.
 //
-//	go run ./test/bench [-cluster [-ceiling]] [-short] [-seconds N] [-rounds N] [-only PART,...]
+//	go run ./test/bench [-network | -cluster [-ceiling]] [-short] [-seconds N] [-rounds N] [-only PART,...]
 //
 // It prints one line for each figure and exits 1 if one of them is not reached,
 // could not be measured, or is promised and not among them. It needs root, the
 // built bin/warren, gcc and libbpf-tools; it touches nothing but processes,
 // folders and a loopback port of its own. -short is for CI: less weight, the same
 // paths, and comparisons of speed only as far as a busy machine allows.
+//
+// With -network the figures are those of pods' connections, the third table of the
+// page: measured in network namespaces of its own, with nft and iptables.
 //
 // With -cluster the figures are those of a Kubernetes cluster, the second table
 // of the page. They need root and the programs of package bed, and are measured
@@ -104,6 +107,7 @@ func main() {
 	bed.Child()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
+	ofNetwork := flag.Bool("network", false, "the figures of pods' connections")
 	inCluster := flag.Bool("cluster", false, "the figures of a Kubernetes cluster")
 	short := flag.Bool("short", false, "little weight, for CI")
 	ceiling := flag.Bool("ceiling", false, "with -cluster: how fast pods can come and go without Warren, too, where the machine is too slow for what is promised")
@@ -126,14 +130,31 @@ func main() {
 	if *rounds > 0 {
 		w.rounds = *rounds
 	}
-	if err := run(ctx, w, *warren, *only, *inCluster, *short); err != nil {
+	if err := run(ctx, w, *warren, *only, setOf(*ofNetwork, *inCluster), *short); err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		stop()
 		os.Exit(1)
 	}
 }
 
-func run(ctx context.Context, w weight, warren, only string, inCluster, short bool) error {
+// The sets of figures are numbered as the tables of docs/performance.md.
+const (
+	ofMachine = 1 + iota
+	ofCluster
+	ofNetwork
+)
+
+func setOf(network, cluster bool) int {
+	switch {
+	case network:
+		return ofNetwork
+	case cluster:
+		return ofCluster
+	}
+	return ofMachine
+}
+
+func run(ctx context.Context, w weight, warren, only string, table int, short bool) error {
 	if os.Geteuid() != 0 {
 		return errors.New("needs root")
 	}
@@ -154,11 +175,17 @@ func run(ctx context.Context, w weight, warren, only string, inCluster, short bo
 	if b.warren, err = filepath.Abs(warren); err != nil {
 		return err
 	}
-	all, table := parts, 1
-	if inCluster {
-		all, table = clusterParts, 2
-	} else if err := compileLoad(ctx, b.load); err != nil {
-		return err
+	all := parts
+	switch table {
+	case ofCluster:
+		all = clusterParts
+	case ofNetwork:
+		all = networkParts
+		b.tellLoad()
+	default:
+		if err := compileLoad(ctx, b.load); err != nil {
+			return err
+		}
 	}
 
 	wanted := all
