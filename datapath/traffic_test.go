@@ -5,9 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"math/rand/v2"
 	"net"
 	"net/netip"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -45,7 +47,11 @@ const remembered = 1000
 func (c *checker) add(generation uint32, w *netpol.World, p *netpol.Program) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.means[generation] = meaning{w, p.Rules}
+	rules := maps.Clone(p.Rules)
+	maps.DeleteFunc(rules, func(_ netpol.RuleID, ref netpol.Ref) bool { // those of former policies are there, too
+		return !slices.ContainsFunc(w.Policies, func(p *cluster.Policy) bool { return p.UID == ref.UID })
+	})
+	c.means[generation] = meaning{w, rules}
 	delete(c.means, generation-remembered)
 }
 
@@ -201,7 +207,11 @@ func (r *rig) shower(ctx context.Context, from *rigPod, sent *atomic.Uint64, see
 			u.Close()
 		}
 	}()
+	// As fast as it goes would leave slow machines no time for anything else.
+	pace := time.NewTicker(time.Millisecond)
+	defer pace.Stop()
 	for ctx.Err() == nil {
+		<-pace.C
 		to := r.pods[rnd.IntN(len(r.pods))]
 		if to == from {
 			continue
