@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 )
 
@@ -83,10 +84,9 @@ func (b *bench) inDatapath(ctx context.Context, c costs, pattern, times string, 
 	}
 	cmd := exec.CommandContext(ctx, program, "-test.run", "^$", "-test.bench", pattern, "-test.benchtime", times, "-test.count", strconv.Itoa(count), "-test.timeout", "1h")
 	cmd.Dir = "datapath"
-	cmd.Env = append(os.Environ(), weight...)
-	// Time for it to take down what it made.
-	cmd.Cancel = func() error { return cmd.Process.Signal(os.Interrupt) }
-	cmd.WaitDelay = 10 * time.Second
+	cmd.Env = append(append(os.Environ(), "TMPDIR="+b.dir), weight...)
+	// What it mounts ends with it, however that is.
+	cmd.SysProcAttr = &syscall.SysProcAttr{Unshareflags: syscall.CLONE_NEWNS, Pdeathsig: syscall.SIGKILL}
 	out, err := cmd.CombinedOutput()
 	c.parse(string(out))
 	c.dropSuffix()
