@@ -148,8 +148,11 @@ func (c *Cluster) PodProcess(node, uid string) (int, error) {
 	// Names of groups have the uid as it is, or with lines below.
 	root := c.tools.cgroups.unified + c.CgroupRoot(node)
 	err := filepath.WalkDir(root, func(name string, d fs.DirEntry, err error) error {
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil // gone meanwhile
+		}
 		if err != nil || pid != 0 || !d.IsDir() || !strings.Contains(strings.ReplaceAll(name, "_", "-"), uid) {
-			return nil // what is gone meanwhile is not looked for
+			return err
 		}
 		if pids := c.tools.cgroups.processes(strings.TrimPrefix(name, c.tools.cgroups.unified)); len(pids) > 0 {
 			pid = pids[0]

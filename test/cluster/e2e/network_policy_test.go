@@ -1,7 +1,9 @@
 package e2e
 
 import (
+	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"net/netip"
 	"os"
@@ -382,7 +384,7 @@ spec: {ipFamilyPolicy: RequireDualStack, selector: {pod: b}, ports: [{name: a, p
 						wait = 300 * time.Millisecond
 					}
 					if _, err := reach(from.guest, "tcp", netip.AddrPortFrom(ip, port), wait); (err == nil) != want {
-						return fmt.Errorf("%s to the service %s port %d: %v, want %v", from.name, ip, port, err, want)
+						return fmt.Errorf("%s to the service %s port %d, which should be %v: %w", from.name, ip, port, want, cmp.Or(err, errors.New("it answers")))
 					}
 				}
 			}

@@ -120,7 +120,6 @@ func (c *testCluster) hubWorks() {
 // is answered: a pod or a place.
 type guest struct {
 	name   string // u/a for a pod
-	labels map[string]string
 	node   string
 	addrs  []netip.Addr // IPv4, IPv6
 	inside func(func() error) error
