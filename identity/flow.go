@@ -8,8 +8,8 @@ import (
 )
 
 // ends finds connections by their ends, for those who know packets and no
-// sockets. It costs each connection something, so it is made when the first flow
-// is told.
+// sockets. It costs each connection something, so it is made when the first
+// flow, or a socket that is about to make one, is told.
 type ends struct {
 	on bool
 	// rows are by both ends, and those of clients by the near end too: what is
@@ -125,8 +125,11 @@ func moved(r *row, d *event.Connection) bool {
 func (i *Identity) applyTrying(e *event.Event, d *event.SocketState) {
 	x := &i.conns.ends
 	s := &d.Socket
-	if !x.on || !s.Local.IsValid() || s.Local.IsLoopback() || e.Actor.IsZero() {
+	if !s.Local.IsValid() || s.Local.IsLoopback() || e.Actor.IsZero() {
 		return
+	}
+	if !x.on {
+		x.begin(&i.conns) // sockets tell where flows are told: the first is about to be
 	}
 	if len(x.trying[0]) >= maxTrying {
 		x.trying[0], x.trying[1] = x.trying[1], x.trying[0]
