@@ -483,7 +483,7 @@ func TestWaitForContainer(t *testing.T) {
 
 func TestSensorsOnDemand(t *testing.T) {
 	process := func() *fakeSensor {
-		return &fakeSensor{name: "process", kinds: processKinds | event.StateKinds}
+		return &fakeSensor{name: "process", kinds: processKinds | event.Kinds(event.KindProcess, event.KindCgroup)}
 	}
 	socket := func() *fakeSensor {
 		return &fakeSensor{name: "socket", kinds: event.Kinds(event.KindConnection, event.KindDNS)}

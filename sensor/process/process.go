@@ -37,7 +37,7 @@ type Config struct {
 }
 
 // Kinds is what the sensor can emit.
-var kinds = event.Kinds(event.KindExec, event.KindFork, event.KindExit, event.KindCredentials, event.KindNamespace) | event.StateKinds
+var kinds = event.Kinds(event.KindExec, event.KindFork, event.KindExit, event.KindCredentials, event.KindNamespace, event.KindProcess, event.KindCgroup)
 
 // base are the hooks that everything else rests on: attached whatever is
 // wanted of the sensor, for the tables of identity need every birth, image and
