@@ -139,7 +139,10 @@ func (r *flowsReader) run(ctx context.Context) error {
 	if done, err := r.told(ctx, &cursor, end); done || err != nil {
 		return err
 	}
-	records := make([]*flowRecord, flowBatch)
+	order := flowOrder{step: followStep}
+	records, ready := make([]*flowRecord, flowBatch), make([]*flowRecord, 0, flowBatch)
+	quiet := time.NewTimer(followStep) // since the last record came
+	defer quiet.Stop()
 	for {
 		if err := ctx.Err(); err != nil {
 			return status.FromContextError(err).Err()
@@ -150,20 +153,35 @@ func (r *flowsReader) run(ctx context.Context) error {
 				return err
 			}
 		}
-		if done, err := r.records(records[:n]); done || err != nil {
+		for _, rec := range records[:n] {
+			order.add(rec)
+		}
+		if n > 0 {
+			quiet.Reset(followStep)
+		}
+		if done, err := r.records(order.ready(ready[:0])); done || err != nil {
 			return err
 		}
-		switch {
-		case n > 0:
+		over := n == 0 && r.h.ring.over(cursor.pos)
+		if n > 0 {
 			continue
-		case r.h.ring.over(cursor.pos):
-			return status.Error(codes.Unavailable, "no event comes any more: the agent is ending")
 		}
-		select {
-		case <-r.h.ring.changed(cursor.pos):
-		case <-expire:
-			return nil
-		case <-ctx.Done():
+		ended := false
+		if !over {
+			select {
+			case <-r.h.ring.changed(cursor.pos):
+				continue
+			case <-quiet.C:
+			case <-expire:
+				ended = true
+			case <-ctx.Done():
+			}
+		}
+		switch done, err := r.records(order.rest(ready[:0])); {
+		case done, ended, err != nil:
+			return err
+		case over:
+			return status.Error(codes.Unavailable, "no event comes any more: the agent is ending")
 		}
 	}
 }
@@ -171,7 +189,7 @@ func (r *flowsReader) run(ctx context.Context) error {
 // told sends what the ring holds from the cursor to end, in the order of time,
 // and reports whether the answer is then complete.
 func (r *flowsReader) told(ctx context.Context, cursor *flowCursor, end flowCursor) (done bool, err error) {
-	var order flowOrder
+	order := flowOrder{step: flowStep}
 	records, ready := make([]*flowRecord, flowBatch), make([]*flowRecord, 0, flowBatch)
 	for cursor.pos < end.pos {
 		if err := ctx.Err(); err != nil {

@@ -10,10 +10,16 @@ import (
 // a moment for who did it: by so much its events' times step back.
 const flowStep = 2 * time.Second
 
+// followStep is the same for flows that are told as they happen, and by how much
+// that makes them late: packets' ring is read at intervals of up to 50 ms, after
+// what processes did.
+const followStep = 150 * time.Millisecond
+
 // A flowOrder puts records into the order of their times, as long as none is
-// more than flowStep late: that one is told as soon as it comes. Records of one
-// time keep their order.
+// more than step late: that one is told as soon as it comes. Records of one time
+// keep their order.
 type flowOrder struct {
+	step   time.Duration
 	held   []*flowRecord // by time
 	newest time.Time
 }
@@ -34,7 +40,7 @@ func (o *flowOrder) add(rec *flowRecord) {
 // it.
 func (o *flowOrder) ready(out []*flowRecord) []*flowRecord {
 	n := 0
-	for n < len(o.held) && o.newest.Sub(o.held[n].time) >= flowStep {
+	for n < len(o.held) && o.newest.Sub(o.held[n].time) >= o.step {
 		n++
 	}
 	return o.take(n, out)

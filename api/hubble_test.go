@@ -272,6 +272,15 @@ func TestHubbleFollow(t *testing.T) {
 			}
 		}
 	}
+	// Of two that come together, the one that happened first is told first.
+	s.tell(t, connected(6), connected(5))
+	for _, name := range []string{"from last", "since"} {
+		for _, want := range []string{"5", "6"} {
+			if got := next(name); got != want {
+				t.Errorf("%s: %s, want %s", name, got, want)
+			}
+		}
+	}
 	ended := make(chan string)
 	go func() {
 		last := ""
