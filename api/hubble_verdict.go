@@ -285,7 +285,19 @@ func volume(d *event.Flow) string {
 type servedSet func(netip.Addr) bool
 
 // twice reports whether the datapath tells a connection too: it leaves a pod
-// whose packets it sees.
+// whose packets it sees. That a process was told of a failure is in no packet.
 func (s servedSet) twice(c *event.Connection) bool {
-	return s != nil && c.Local.IsValid() && c.Local != c.Remote && s(c.Local)
+	return s != nil && c.Local.IsValid() && c.Local != c.Remote && s(c.Local) && !troubled(c)
+}
+
+// troubled reports whether a connection came to nothing, or ended, without a
+// packet that says so.
+func troubled(c *event.Connection) bool {
+	switch c.Type {
+	case "connect":
+		return c.Res != 0 && c.Res != inProgress && c.Reset == event.NotReset
+	case "close":
+		return c.Error != 0 && c.Reset == event.NotReset
+	}
+	return false
 }

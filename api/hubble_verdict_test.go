@@ -8,6 +8,7 @@ import (
 
 	flowpb "github.com/cilium/cilium/api/v1/flow"
 	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
 
 	"warren/cluster"
 	"warren/event"
@@ -144,7 +145,14 @@ func TestServed(t *testing.T) {
 		return &event.Event{Data: &event.Connection{Type: "connect", State: event.Established, Socket: event.Socket{
 			Local: netip.MustParseAddr(local), LocalPort: 1, Remote: netip.MustParseAddr(remote), RemotePort: 2, L4: event.TCP}}}
 	}
+	// No packet says that nobody answers; one does that somebody refuses.
+	silent, refused := connection("10.0.0.1", "10.0.0.2"), connection("10.0.0.1", "10.0.0.2")
+	silent.Data.(*event.Connection).Res, silent.Data.(*event.Connection).State = event.Errno(unix.ETIMEDOUT), event.Close
+	refused.Data.(*event.Connection).Res, refused.Data.(*event.Connection).State = event.Errno(unix.ECONNREFUSED), event.Close
+	refused.Data.(*event.Connection).Reset = event.ResetRemote
 	for _, e := range []*event.Event{
+		silent,
+		refused,
 		connection("10.0.0.1", "10.0.0.2"), // as a flow
 		connection("10.0.0.1", "10.0.0.1"), // never leaves the pod
 		connection("10.0.0.9", "10.0.0.1"), // of the host
@@ -153,8 +161,8 @@ func TestServed(t *testing.T) {
 	} {
 		h.take(e)
 	}
-	if s := h.Stats(); s.Seen != 5 { // the flow with its verdict
-		t.Errorf("%d flows, want 5", s.Seen)
+	if s := h.Stats(); s.Seen != 6 { // the flow with its verdict
+		t.Errorf("%d flows, want 6", s.Seen)
 	}
 	if k := NewHubble(HubbleConfig{}, newFake(), slog.New(slog.DiscardHandler)).kinds(); k.Has(event.KindFlow) {
 		t.Errorf("without a datapath: kinds %v", k)
