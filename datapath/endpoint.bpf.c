@@ -84,7 +84,7 @@ __noinline int answer_judge(struct __sk_buff *skb, struct packet *p)
 	struct flow_key key;
 	struct place *host;
 	struct addr server;
-	__u32 slot, ip4, ip6[4];
+	__u32 generation, slot, ip4, ip6[4];
 	struct flow *f;
 	__u8 verdict;
 
@@ -98,7 +98,8 @@ __noinline int answer_judge(struct __sk_buff *skb, struct packet *p)
 	ep = endpoint_at(f->ifindex[CLIENT]);
 	if (!ep)
 		return 0;
-	slot = cfg->generation & 1;
+	generation = config_generation(cfg);
+	slot = generation & 1;
 	/* A socket that is bound to no address answers from the node's. */
 	if (!p->v6) {
 		ip4 = sk->src_ip4;
@@ -124,14 +125,17 @@ __noinline int answer_judge(struct __sk_buff *skb, struct packet *p)
 	f->id[SERVER] = q.peer;
 	f->rule[EGRESS] = q.rule;
 	f->verdict[EGRESS] = verdict;
-	f->generation = cfg->generation;
 	if (verdict == VERDICT_AUDIT)
 		f->flags |= FLOW_AUDITED;
 	if (verdict == VERDICT_DENY) {
 		f->flags |= FLOW_DENIED;
 		f->reason = REASON_POLICY_DENIED;
-		flow_tell(skb, p, f, EVENT_DROP);
 	}
+	/* Last, as flow_judge does. */
+	barrier();
+	f->generation = generation;
+	if (verdict == VERDICT_DENY)
+		flow_tell(skb, p, f, EVENT_DROP);
 	return 0;
 }
 

@@ -407,6 +407,12 @@ static __always_inline struct config *config_get(void)
 	return bpf_map_lookup_elem(&settings, &zero);
 }
 
+/* What is in force may change at any time: whoever judges reads it once, and remembers which it was. */
+static __always_inline __u32 config_generation(const struct config *cfg)
+{
+	return *(const volatile __u32 *)&cfg->generation;
+}
+
 /* Neighbour discovery and the like: about the link to the pod, not for anybody behind it. */
 static __always_inline int discovery_read(const struct packet *p)
 {

@@ -192,14 +192,15 @@ __noinline int flow_judge(const struct flow_key *key, struct flow *f, bool new)
 	struct place *cp, *sp;
 	struct question q = {};
 	struct config *cfg;
-	__u32 zero = 0, slot, rule[2] = {}, client, server;
+	__u32 zero = 0, generation, slot, rule[2] = {}, client, server;
 	__u8 verdict[2] = {}, flags;
 	bool self;
 
 	cfg = bpf_map_lookup_elem(&settings, &zero);
 	if (!cfg || !key || !f)
 		return 0;
-	slot = cfg->generation & 1;
+	generation = config_generation(cfg);
+	slot = generation & 1;
 	ca = &key->a;
 	sa = &key->b;
 	q.port = key->port_b;
@@ -211,7 +212,6 @@ __noinline int flow_judge(const struct flow_key *key, struct flow *f, bool new)
 	q.proto = key->proto;
 	if (q.proto == IPPROTO_ICMP || q.proto == IPPROTO_ICMPV6)
 		q.port = 0; /* an identifier, no port */
-	f->generation = cfg->generation;
 	ce = endpoint_at(f->ifindex[CLIENT]);
 	se = endpoint_at(f->ifindex[SERVER]);
 	cp = place_find(ca);
@@ -256,6 +256,9 @@ __noinline int flow_judge(const struct flow_key *key, struct flow *f, bool new)
 		    (ce && ce->flags & EP_CHAINED) || (se && se->flags & EP_CHAINED)))
 		flags |= FLOW_STACK;
 	f->flags = flags;
+	/* Last: who finds it in force takes the rest for judged. */
+	barrier();
+	f->generation = generation;
 	return 0;
 }
 
