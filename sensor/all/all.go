@@ -28,9 +28,14 @@ func Hooks() []bpf.Hook {
 func Sensors(road *bpf.Road, cfg Config, log *slog.Logger) []sensor.Sensor {
 	// Whose packets are that nobody answers is known only if sockets tell.
 	cfg.Socket.Trying = cfg.Socket.Trying || cfg.Flow.Source != nil
-	return []sensor.Sensor{
+	list := []sensor.Sensor{
 		process.New(road, cfg.Process, log),
 		socket.New(road, cfg.Socket, log),
-		flow.New(road, cfg.Flow, log),
 	}
+	// Without a datapath there is nothing that it could ever do, and nobody is to
+	// wait for it.
+	if cfg.Flow.Source != nil {
+		list = append(list, flow.New(road, cfg.Flow, log))
+	}
+	return list
 }
