@@ -190,7 +190,7 @@ type machine struct {
 }
 
 // modules are what the tests may use and Debian does not build in.
-var modules = []string{"veth", "overlay", "vxlan", "sch_ingress", "cls_bpf", "nf_tables", "nft_chain_nat", "nft_masq", "nft_ct"}
+var modules = []string{"veth", "overlay", "vxlan", "sch_ingress", "cls_bpf", "nf_tables", "nft_chain_nat", "nft_nat", "nft_masq", "nft_ct"}
 
 // boot packs the initramfs, runs the machine to its end and reads its results.
 func (m *machine) boot(ctx context.Context) error {
