@@ -87,6 +87,9 @@ spec:
 		"cert-manager":            {"--set", "certificates.method=cert-manager,metrics.serviceMonitor.enabled=true,metrics.serviceMonitor.labels.team=x"},
 		"cert-manager's issuer":   {"--set", "certificates.method=cert-manager,certificates.certManager.issuerRef.name=corp,certificates.certManager.issuerRef.kind=ClusterIssuer"},
 		"certificates that exist": {"--set", "certificates.method=existing,certificates.existing.agentSecret=a,certificates.existing.hubSecret=h,certificates.existing.caBundle=x"},
+		"no network":              {"--set", "network.mode=off"},
+		"the network": {"--set", "cni=true,network.mode=vxlan,network.masquerade=false,network.keepSource={10.0.0.0/8,fd00::/8},network.mtu=1400,network.uplink=eth1,network.vni=5,network.port=4789," +
+			"network.apiServer=[fd00::1]:6443,network.confDir=/etc/kubernetes/cni/net.d,network.binDir=/usr/libexec/cni,network.removal.timeoutSeconds=300"},
 		"everything": {"--set", "image.tag=v1,image.pullSecrets={registry},agent.cgroupRoot=/a,agent.capabilities={BPF,PERFMON,NET_ADMIN,SYS_PTRACE,DAC_READ_SEARCH,SYS_ADMIN},agent.ports.hub=17118,agent.ports.metrics=19118," +
 			"agent.podLabels.a=b,agent.podAnnotations.a=b,agent.logLevel=debug,agent.extraArgs={--log-level=debug},hub.extraArgs={--log-level=debug},hub.priorityClassName=system-cluster-critical,hub.podLabels.a=b," +
 			"hub.askers[0].kind=ServiceAccount,hub.askers[0].name=bot,hub.askers[0].namespace=ci,hub.networkPolicy.extraEgress[0].ports[0].port=8443,hub.tolerations[0].operator=Exists,agent.config.queues.streams=9"},
@@ -111,6 +114,13 @@ spec:
 		"hub.askers[0].kind=ServiceAccount":    "name",
 		"certificates.helm.authorityDays=0":    "authorityDays",
 		"metrics.serviceMonitor.interval=fast": "interval",
+		"cni=yes":                              "cni",
+		"network.mode=vxlan":                   "is for a cluster without another network",
+		"cni=true,network.mode=chained":        "connects no pods",
+		"network.mtu=1000":                     "mtu",
+		"network.keepSource={everything}":      "keepSource",
+		"network.apiServer=10.0.0.1":           "apiServer",
+		"network.port=0":                       "port",
 	} {
 		a := c.program("control", nil, "helm", "template", "warren", chart(t), "--set", setting)
 		if a.code == 0 || !strings.Contains(a.errors, want) {
