@@ -16,6 +16,7 @@ import (
 	current "github.com/containernetworking/cni/pkg/types/100"
 	"github.com/containernetworking/cni/pkg/version"
 	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 
 	"warren/api"
 )
@@ -297,7 +298,7 @@ func del(args *skel.CmdArgs) error {
 	if err != nil {
 		node = Node{} // the socket has a default
 	}
-	h, err := netlink.NewHandle()
+	h, err := netlink.NewHandle(unix.NETLINK_ROUTE)
 	if err != nil {
 		return fmt.Errorf("open netlink: %w", err)
 	}
@@ -360,7 +361,7 @@ func gc(args *skel.CmdArgs) error {
 // collect removes everything of a network but valid attachments. It goes on
 // after errors, and returns them.
 func collect(s *state, network string, agent *api.Client, valid map[api.Attachment]bool) error {
-	h, err := netlink.NewHandle()
+	h, err := netlink.NewHandle(unix.NETLINK_ROUTE)
 	if err != nil {
 		return fmt.Errorf("open netlink: %w", err)
 	}
