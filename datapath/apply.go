@@ -7,6 +7,7 @@ import (
 	"hash/maphash"
 	"maps"
 	"slices"
+	"sync"
 	"time"
 
 	"warren/netpol"
@@ -18,6 +19,7 @@ import (
 // goroutine uses them at a time.
 type tables struct {
 	settings  reconcile.Map[uint32, stateConfig]
+	setting   sync.Locker // held by who changes the settings
 	places    slotted[stateAddr, statePlaceEntry]
 	networks  slotted[stateNetwork, statePlace]
 	endpoints slotted[uint32, stateEndpoint]
@@ -55,6 +57,7 @@ type content [2]uint64
 
 type tableMaps struct {
 	settings  reconcile.Map[uint32, stateConfig]
+	setting   sync.Locker // held by who changes the settings
 	places    reconcile.Map[stateAddr, statePlaceEntry]
 	networks  reconcile.Map[stateNetwork, statePlace]
 	endpoints reconcile.Map[uint32, stateEndpoint]
@@ -66,12 +69,15 @@ type tableMaps struct {
 func newTables(m tableMaps, grace func() error) *tables {
 	return &tables{
 		settings: m.settings,
+		setting:  m.setting,
 		places: slotted[stateAddr, statePlaceEntry]{
 			name:   "addresses",
 			mirror: reconcile.NewMirror(m.places),
 			slots:  func(p *statePlaceEntry) *[2]uint32 { return &p.Place.Id },
 			// Flows remember what came of these too.
-			judged: func(a, b statePlaceEntry) bool { return a.Place.Flags != b.Place.Flags },
+			judged: func(a, b statePlaceEntry) bool {
+				return a.Place.Flags != b.Place.Flags || a.Place.Ifindex != b.Place.Ifindex
+			},
 		},
 		networks: slotted[stateNetwork, statePlace]{
 			name:   "networks",
@@ -238,6 +244,8 @@ func (t *tables) covers(rows *rows, force uint32) (before, after uncovered[state
 
 // flip puts the other slot in force: that is the one moment.
 func (t *tables) flip(c *change) error {
+	t.setting.Lock()
+	defer t.setting.Unlock()
 	config, err := t.settings.Get(0)
 	if err != nil {
 		return fmt.Errorf("read settings: %w", err)

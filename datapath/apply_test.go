@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"net/netip"
 	"slices"
+	"sync"
 	"syscall"
 	"testing"
 
@@ -105,6 +106,7 @@ func newFakeKernel() *fakeKernel {
 func (k *fakeKernel) tables(grace func() error) *tables {
 	return newTables(tableMaps{
 		settings:  spied[uint32, stateConfig]{k.settings, k.spy},
+		setting:   new(sync.Mutex),
 		places:    spied[stateAddr, statePlaceEntry]{k.places, k.spy},
 		networks:  spied[stateNetwork, statePlace]{k.networks, k.spy},
 		endpoints: spied[uint32, stateEndpoint]{k.endpoints, k.spy},
@@ -522,5 +524,38 @@ func TestCover(t *testing.T) {
 		if !ok || fakeNetworks[got].String() != tt.want {
 			t.Errorf("%s/%d: %v", tt.addr, tt.most, fakeNetworks[got])
 		}
+	}
+}
+
+// TestFlipAndTell holds that nobody who changes other settings undoes a change of
+// policy, nor is undone by one.
+func TestFlipAndTell(t *testing.T) {
+	k := newFakeKernel()
+	d := &Datapath{settings: k.settings}
+	d.tables = newTables(tableMaps{settings: k.settings, setting: &d.settingsMu, places: k.places, networks: k.networks, endpoints: k.endpoints,
+		numbers: k.numbers, sets: k.sets, verdicts: k.verdicts}, func() error { return nil })
+	const rounds = 2000
+	told := make(chan error)
+	go func() {
+		for i := range rounds + 1 {
+			if err := d.Tell(i%2 == 0); err != nil {
+				told <- err
+				return
+			}
+		}
+		told <- nil
+	}()
+	var c change
+	for range rounds {
+		if err := d.tables.flip(&c); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := <-told; err != nil {
+		t.Fatal(err)
+	}
+	config, err := k.settings.Get(0)
+	if err != nil || config.Generation != rounds || config.Flags&uint32(stateConfigFlagsCONFIG_TELL) == 0 {
+		t.Errorf("settings %+v, %v, want generation %d, told", config, err, rounds)
 	}
 }

@@ -294,6 +294,7 @@ func (d *Datapath) useMaps() {
 	d.settings = NewMap[uint32, stateConfig](m[stateMapSettings], false)
 	d.tables = newTables(tableMaps{
 		settings:  d.settings,
+		setting:   &d.settingsMu,
 		places:    NewMap[stateAddr, statePlaceEntry](m[stateMapAddresses], true),
 		networks:  NewMap[stateNetwork, statePlace](m[stateMapNetworks], false),
 		endpoints: NewMap[uint32, stateEndpoint](m[stateMapEndpoints], true),
