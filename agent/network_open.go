@@ -180,21 +180,34 @@ func netDevices() (map[int]string, error) {
 	return out, nil
 }
 
+// servicesDevice is where kube-proxy puts the addresses of services in its mode
+// IPVS: they are no node's.
+const servicesDevice = "kube-ipvs0"
+
 // netAddresses lists the addresses that this node has and may send from.
 func netAddresses() ([]netip.Addr, error) {
-	list, err := net.InterfaceAddrs()
+	devices, err := net.Interfaces()
 	if err != nil {
 		return nil, err
 	}
 	var out []netip.Addr
-	for _, one := range list {
-		ipnet, ok := one.(*net.IPNet)
-		if !ok {
+	for _, device := range devices {
+		if device.Name == servicesDevice {
 			continue
 		}
-		a, ok := netip.AddrFromSlice(ipnet.IP)
-		if a = a.Unmap(); ok && !a.IsLoopback() && !a.IsLinkLocalUnicast() {
-			out = append(out, a)
+		list, err := device.Addrs()
+		if err != nil {
+			continue // it is gone
+		}
+		for _, one := range list {
+			ipnet, ok := one.(*net.IPNet)
+			if !ok {
+				continue
+			}
+			a, ok := netip.AddrFromSlice(ipnet.IP)
+			if a = a.Unmap(); ok && !a.IsLoopback() && !a.IsLinkLocalUnicast() {
+				out = append(out, a)
+			}
 		}
 	}
 	return out, nil
