@@ -33,10 +33,10 @@ func testSuggest(c *testCluster) {
 		})
 	}
 	var text string
-	c.eventually("everything that happened to be in what is suggested", func(ctx context.Context) error {
-		var err error
-		if text, err = c.Kubectl(ctx, "warren", "policy", "suggest", "-n", full); err != nil {
-			return err
+	c.eventually("everything that happened to be in what is suggested", func(context.Context) error {
+		a := c.program("control", nil, "kubectl", "warren", "policy", "suggest", "-n", full)
+		if text = a.out; a.code != 0 {
+			return fmt.Errorf("exit code %d: %s", a.code, a.errors)
 		}
 		for _, o := range observed {
 			line := fmt.Sprintf("%s-%s to %s-%s %s/%d", c.namespace, o.from.name, c.namespace, o.to.name, o.protocol, o.port)
@@ -48,10 +48,8 @@ func testSuggest(c *testCluster) {
 	})
 	file := filepath.Join(c.t.(*testing.T).TempDir(), "suggested.yaml")
 	c.must(os.WriteFile(file, []byte(text), 0o600))
-	changes, err := c.Kubectl(c.context(), "warren", "policy", "diff", "-n", full, file)
-	c.must(err)
-	if changes != "" {
-		c.t.Errorf("what was observed would be denied:\n%s", changes)
+	if a := c.program("control", nil, "kubectl", "warren", "policy", "diff", "-n", full, file); a.code != 0 || a.out != "" {
+		c.t.Errorf("exit code %d: what was observed would be denied:\n%s%s", a.code, a.out, a.errors)
 	}
 	c.apply(text)
 	same := func(a, b cell) bool {

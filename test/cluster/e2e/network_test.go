@@ -400,7 +400,8 @@ func (c *testCluster) nodeComesAndGoes() {
 	before := strings.Count(routes(), "\n")
 	c.must(c.RemoveNode(c.context(), 3))
 	// Nobody would say for a minute that its pods have ended.
-	c.kubectl("delete", "pods", "-A", "--field-selector", "spec.nodeName=node3", "--force", "--grace-period=0")
+	_, err := c.Kubectl(c.context(), "delete", "pods", "-A", "--field-selector", "spec.nodeName=node3", "--force", "--grace-period=0")
+	c.must(err)
 	c.eventually("its routes to be gone", func(context.Context) error {
 		if now := routes(); strings.Count(now, "\n") != before-2 {
 			return fmt.Errorf("routes are\n%s", now)
