@@ -20,9 +20,9 @@ import (
 type tables struct {
 	settings  reconcile.Map[uint32, stateConfig]
 	setting   sync.Locker // held by who changes the settings
-	places    slotted[stateAddr, statePlaceEntry]
-	networks  slotted[stateNetwork, statePlace]
-	endpoints slotted[uint32, stateEndpoint]
+	places    slotted[stateAddr, statePlaceEntry, statePlace]
+	networks  slotted[stateNetwork, stateNetworkEntry, statePlace]
+	endpoints slotted[uint32, stateEndpoint, uint32]
 	numbers   reconcile.Map[uint32, uint32]
 	sets      *reconcile.Mirror[uint32, stateSet]
 	verdicts  reconcile.Map[stateVerdictKey, stateVerdict]
@@ -59,7 +59,7 @@ type tableMaps struct {
 	settings  reconcile.Map[uint32, stateConfig]
 	setting   sync.Locker // held by who changes the settings
 	places    reconcile.Map[stateAddr, statePlaceEntry]
-	networks  reconcile.Map[stateNetwork, statePlace]
+	networks  reconcile.Map[stateNetwork, stateNetworkEntry]
 	endpoints reconcile.Map[uint32, stateEndpoint]
 	numbers   reconcile.Map[uint32, uint32]
 	sets      reconcile.Map[uint32, stateSet]
@@ -70,21 +70,19 @@ func newTables(m tableMaps, grace func() error) *tables {
 	return &tables{
 		settings: m.settings,
 		setting:  m.setting,
-		places: slotted[stateAddr, statePlaceEntry]{
+		places: slotted[stateAddr, statePlaceEntry, statePlace]{
 			name:   "addresses",
 			mirror: reconcile.NewMirror(m.places),
-			slots:  func(p *statePlaceEntry) *[2]uint32 { return &p.Place.Id },
-			// Flows remember what came of these too.
-			judged: func(a, b statePlaceEntry) bool {
-				return a.Place.Flags != b.Place.Flags || a.Place.Ifindex != b.Place.Ifindex
-			},
+			slots:  func(p *statePlaceEntry) *[2]statePlace { return &p.Slot },
+			alike:  alikePlaces,
 		},
-		networks: slotted[stateNetwork, statePlace]{
+		networks: slotted[stateNetwork, stateNetworkEntry, statePlace]{
 			name:   "networks",
 			mirror: reconcile.NewMirror(m.networks),
-			slots:  func(p *statePlace) *[2]uint32 { return &p.Id },
+			slots:  func(p *stateNetworkEntry) *[2]statePlace { return &p.Slot },
+			alike:  alikePlaces,
 		},
-		endpoints: slotted[uint32, stateEndpoint]{
+		endpoints: slotted[uint32, stateEndpoint, uint32]{
 			name:   "endpoints",
 			mirror: reconcile.NewMirror(m.endpoints),
 			slots:  func(e *stateEndpoint) *[2]uint32 { return &e.Set },
@@ -102,6 +100,12 @@ func newTables(m tableMaps, grace func() error) *tables {
 		numbered:  make(map[uint16]uint32),
 		policies:  make(map[*netpol.Set][]string),
 	}
+}
+
+// alikePlaces says whether packets from and to two places are judged alike. The
+// rest is how they get there, and no flow remembers that.
+func alikePlaces(a, b statePlace) bool {
+	return a.Id == b.Id && a.Flags == b.Flags && a.Ifindex == b.Ifindex
 }
 
 // load reads what an earlier agent has left.
@@ -129,7 +133,7 @@ func (t *tables) load() error {
 	}
 	for index, e := range t.endpoints.mirror.All() {
 		t.numbered[e.Number] = index
-		t.lastSet = max(t.lastSet, e.Set[0], e.Set[1])
+		t.lastSet = max(t.lastSet, e.Set[0]&^setAudit, e.Set[1]&^setAudit)
 	}
 	// Verdicts of sets that were never finished have no row in sets.
 	t.foreign = true
@@ -200,8 +204,8 @@ func (t *tables) begin(ctx context.Context, state *State, missing map[int]bool) 
 	}
 	t.settled = nil // until this is
 	before, after := t.covers(rows, force)
-	beforeAddr := func(a stateAddr) uint32 { return before(stateNetwork{Prefix: 128, Addr: a.Bytes}) }
-	afterAddr := func(a stateAddr) uint32 { return after(stateNetwork{Prefix: 128, Addr: a.Bytes}) }
+	beforeAddr := func(a stateAddr) statePlace { return before(stateNetwork{Prefix: 128, Addr: a.Bytes}) }
+	afterAddr := func(a stateAddr) statePlace { return after(stateNetwork{Prefix: 128, Addr: a.Bytes}) }
 	if t.networks.changes(rows.networks, c.networks, force, before, after) ||
 		t.places.changes(rows.places, c.places, force, beforeAddr, afterAddr) ||
 		t.endpoints.changes(rows.endpoints, c.endpoints, force, nil, nil) {
@@ -228,16 +232,16 @@ func (t *tables) begin(ctx context.Context, state *State, missing map[int]bool) 
 // covers say what is judged of addresses and networks that have no row: in the
 // kernel now, and when rows are in force. The longest network that they are in
 // says it, and a network without a row is in shorter ones.
-func (t *tables) covers(rows *rows, force uint32) (before, after uncovered[stateNetwork]) {
+func (t *tables) covers(rows *rows, force uint32) (before, after uncovered[stateNetwork, statePlace]) {
 	old := newCover(maps.Collect(t.networks.mirror.All()))
 	now := newCover(rows.networks)
-	before = func(n stateNetwork) uint32 {
+	before = func(n stateNetwork) statePlace {
 		row, _ := old.of(n.Addr, int(n.Prefix))
-		return row.Id[force]
+		return row.Slot[force]
 	}
-	after = func(n stateNetwork) uint32 {
+	after = func(n stateNetwork) statePlace {
 		row, _ := now.of(n.Addr, int(n.Prefix))
-		return row.Id[0]
+		return row.Slot[0]
 	}
 	return before, after
 }
@@ -303,6 +307,9 @@ func (t *tables) finish(c *change) error {
 func (t *tables) completeEndpoints(rows *rows) {
 	for index, row := range rows.endpoints {
 		set := t.numberOf[rows.sets[index]]
+		if rows.audited[index] {
+			set |= setAudit
+		}
 		row.Set = [2]uint32{set, set}
 		if have, ok := t.endpoints.mirror.Get(index); ok {
 			row.Number, row.Born = have.Number, have.Born
@@ -446,7 +453,7 @@ func (w *verdictWriter) write(ctx context.Context, to reconcile.Map[stateVerdict
 func (t *tables) pruneSets(rows *rows) error {
 	used := make(map[uint32]bool, len(rows.sets))
 	for _, row := range rows.endpoints {
-		used[row.Set[0]] = true
+		used[row.Set[0]&^setAudit] = true
 	}
 	var unused []uint32
 	for number := range t.sets.All() {

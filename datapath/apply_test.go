@@ -80,7 +80,7 @@ func (m spied[K, V]) Delete(keys ...K) error {
 type fakeKernel struct {
 	settings  *reconcile.Memory[uint32, stateConfig]
 	places    *reconcile.Memory[stateAddr, statePlaceEntry]
-	networks  *reconcile.Memory[stateNetwork, statePlace]
+	networks  *reconcile.Memory[stateNetwork, stateNetworkEntry]
 	endpoints *reconcile.Memory[uint32, stateEndpoint]
 	numbers   *reconcile.Memory[uint32, uint32]
 	sets      *reconcile.Memory[uint32, stateSet]
@@ -92,7 +92,7 @@ func newFakeKernel() *fakeKernel {
 	k := &fakeKernel{
 		settings:  reconcile.NewMemory[uint32, stateConfig](),
 		places:    reconcile.NewMemory[stateAddr, statePlaceEntry](),
-		networks:  reconcile.NewMemory[stateNetwork, statePlace](),
+		networks:  reconcile.NewMemory[stateNetwork, stateNetworkEntry](),
 		endpoints: reconcile.NewMemory[uint32, stateEndpoint](),
 		numbers:   reconcile.NewMemory[uint32, uint32](),
 		sets:      reconcile.NewMemory[uint32, stateSet](),
@@ -108,7 +108,7 @@ func (k *fakeKernel) tables(grace func() error) *tables {
 		settings:  spied[uint32, stateConfig]{k.settings, k.spy},
 		setting:   new(sync.Mutex),
 		places:    spied[stateAddr, statePlaceEntry]{k.places, k.spy},
-		networks:  spied[stateNetwork, statePlace]{k.networks, k.spy},
+		networks:  spied[stateNetwork, stateNetworkEntry]{k.networks, k.spy},
 		endpoints: spied[uint32, stateEndpoint]{k.endpoints, k.spy},
 		numbers:   spied[uint32, uint32]{k.numbers, k.spy},
 		sets:      spied[uint32, stateSet]{k.sets, k.spy},
@@ -119,12 +119,15 @@ func (k *fakeKernel) tables(grace func() error) *tables {
 // A view is what a packet can be judged by: whose the addresses are, and what
 // the endpoints' sets say.
 type view struct {
-	ID   map[netip.Addr]uint32
-	Sets map[uint32]setView
+	Places map[netip.Addr]placeView
+	Sets   map[uint32]setView
 }
+
+type placeView struct{ ID, Flags, Ifindex uint32 }
 
 type setView struct {
 	Row      stateSet
+	Audit    bool
 	Verdicts map[stateVerdictKey]stateVerdict // with set 0
 }
 
@@ -136,27 +139,28 @@ func (k *fakeKernel) generation() uint32 {
 // view is how a packet of a generation sees the maps.
 func (k *fakeKernel) view(generation uint32) view {
 	slot := generation & 1
-	v := view{ID: make(map[netip.Addr]uint32), Sets: make(map[uint32]setView)}
+	v := view{Places: make(map[netip.Addr]placeView), Sets: make(map[uint32]setView)}
 	networks, _ := reconcile.Contents(k.networks)
 	cover := newCover(networks)
 	for _, a := range fakeAddrs {
 		if p, err := k.places.Get(addrKey(a)); err == nil {
-			v.ID[a] = p.Place.Id[slot]
+			v.Places[a] = placeView{p.Slot[slot].Id, p.Slot[slot].Flags, p.Slot[slot].Ifindex}
 			continue
 		}
 		row, _ := cover.of(a.As16(), 128)
-		v.ID[a] = row.Id[slot]
+		v.Places[a] = placeView{ID: row.Slot[slot].Id}
 	}
 	verdicts, _ := reconcile.Contents(k.verdicts)
 	endpoints, _ := reconcile.Contents(k.endpoints)
 	for index, e := range endpoints {
-		row, err := k.sets.Get(e.Set[slot])
+		set := e.Set[slot] &^ setAudit
+		row, err := k.sets.Get(set)
 		if err != nil {
 			row.Pad = 99 // there is none: like no other
 		}
-		s := setView{Row: row, Verdicts: make(map[stateVerdictKey]stateVerdict)}
+		s := setView{Row: row, Audit: e.Set[slot] != set, Verdicts: make(map[stateVerdictKey]stateVerdict)}
 		for key, verdict := range verdicts {
-			if key.Set == e.Set[slot] {
+			if key.Set == set {
 				key.Set = 0
 				s.Verdicts[key] = verdict
 			}
@@ -230,18 +234,19 @@ func fakeState(r *rand.Rand) *State {
 
 // viewOf is what a state means.
 func viewOf(s *State) view {
-	v := view{ID: make(map[netip.Addr]uint32), Sets: make(map[uint32]setView)}
+	v := view{Places: make(map[netip.Addr]placeView), Sets: make(map[uint32]setView)}
 	for _, a := range fakeAddrs {
-		if id, ok := s.Policy.Addresses[a]; ok {
-			v.ID[a] = uint32(id)
-			continue
-		}
+		p := placeView{Flags: uint32(placeFlags[s.Places[a].Kind])}
 		best := -1
 		for n, id := range s.Policy.Networks {
 			if n.Contains(a) && n.Bits() > best {
-				best, v.ID[a] = n.Bits(), uint32(id)
+				best, p.ID = n.Bits(), uint32(id)
 			}
 		}
+		if id, ok := s.Policy.Addresses[a]; ok {
+			p.ID = uint32(id)
+		}
+		v.Places[a] = p
 	}
 	taken := make(map[netip.Addr]bool)
 	for _, e := range s.Endpoints {
@@ -250,11 +255,14 @@ func viewOf(s *State) view {
 			continue // refused
 		}
 		taken[e.Addrs[0]] = true
+		p := v.Places[e.Addrs[0]]
+		p.Flags, p.Ifindex = p.Flags|uint32(statePlaceFlagsPLACE_POD), index
+		v.Places[e.Addrs[0]] = p
 		set := s.Policy.Sets[s.Policy.SetOf[e.PodUID]]
 		if _, known := s.Policy.SetOf[e.PodUID]; !known {
 			set = denyAll
 		}
-		sv := setView{Row: setOf(set), Verdicts: make(map[stateVerdictKey]stateVerdict)}
+		sv := setView{Row: setOf(set), Audit: e.Audit, Verdicts: make(map[stateVerdictKey]stateVerdict)}
 		verdictsOf(0, set, func(key stateVerdictKey, value stateVerdict) { sv.Verdicts[key] = value })
 		v.Sets[index] = sv
 	}
@@ -264,11 +272,11 @@ func viewOf(s *State) view {
 // sees reports whether what packets see is what v says, of the endpoints that
 // are in both.
 func (v view) sees(seen view) bool {
-	if !maps.Equal(v.ID, seen.ID) {
+	if !maps.Equal(v.Places, seen.Places) {
 		return false
 	}
 	for index, want := range v.Sets {
-		if have, ok := seen.Sets[index]; ok && (have.Row != want.Row || !maps.Equal(have.Verdicts, want.Verdicts)) {
+		if have, ok := seen.Sets[index]; ok && (have.Row != want.Row || have.Audit != want.Audit || !maps.Equal(have.Verdicts, want.Verdicts)) {
 			return false
 		}
 	}
@@ -327,6 +335,9 @@ func oneStep(t *testing.T, r *rand.Rand) {
 			state = &State{Policy: &policy, Places: last.Places, Routes: last.Routes, Endpoints: slices.Clone(last.Endpoints)}
 			if r.IntN(2) == 0 {
 				state.Endpoints[0].Addrs = fakeAddrs[:1]
+			}
+			if r.IntN(2) == 0 {
+				state.Endpoints[0].Audit = !state.Endpoints[0].Audit
 			}
 		}
 		last = state
@@ -387,7 +398,7 @@ func checkRows(t *testing.T, k *fakeKernel, state *State) {
 		if !ok || w != e || e.Set[0] != e.Set[1] || e.Number == 0 || e.Born == 0 {
 			t.Errorf("endpoint %d: %+v", index, e)
 		}
-		used[e.Set[0]] = true
+		used[e.Set[0]&^setAudit] = true
 		numbers[uint32(e.Number)] = index
 	}
 	if len(endpoints) != len(want.endpoints) {
@@ -443,7 +454,7 @@ func TestApplyFlipsOnlyIfNeeded(t *testing.T) {
 			s.Policy.Addresses[other] = 1
 			s.Endpoints = append(s.Endpoints, Endpoint{Name: "x/b", PodUID: "b", Ifindex: 4, Addrs: []netip.Addr{other}})
 		}, true}, // it was no pod's
-		{"it goes", func(*State) {}, false},
+		{"it goes", func(*State) {}, true},
 		{"another identity", func(s *State) { s.Policy.Addresses[addr] = 6 }, true},
 		{"back", func(*State) {}, true},
 		{"audited", func(s *State) { s.Endpoints[0].Audit = true }, true},

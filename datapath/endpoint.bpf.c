@@ -37,11 +37,11 @@ int endpoint_from(struct __sk_buff *skb)
 	if (!endpoint_has(ep, &p.src) && !(ep->flags & EP_ANY_SOURCE) &&
 	    !(p.src.bytes[0] == 0xfe && addr_local(&p.src) && addr_local(&p.dst)))
 		return packet_drop(skb, &p, REASON_SPOOFED);
-	to = place_known(&p.dst);
+	to = place_known(&p.dst, config_generation(cfg));
 	f = bpf_map_lookup_elem(&flows, &p.key);
 	/* Of a flow past the stack both ends are pods; the other one may be another by now. */
 	if (f && to && !(f->flags & FLOW_STACK))
-		p.stale = to->id[cfg->generation & 1] != f->id[!flow_role(f, &p)];
+		p.stale = to->id != f->id[!flow_role(f, &p)];
 	if (f && !p.stale && flow_good(f, &p, cfg)) {
 		r = flow_next(skb, &p, f, cfg);
 	} else {
@@ -115,10 +115,10 @@ __noinline int answer_judge(struct __sk_buff *skb, struct packet *p)
 		if (ip6[0] || ip6[3])
 			addr_set6(&server, (const __u8 *)ip6);
 	}
-	host = place_find(&server);
+	host = place_find(&server, slot);
 	if (!host || !(host->flags & PLACE_HOST))
 		return 0;
-	q.peer = host->id[slot];
+	q.peer = host->id;
 	q.port = bpf_htons(sk->src_port);
 	q.proto = key.proto;
 	verdict = verdict_at(ep, &q, slot, EGRESS);
@@ -174,7 +174,7 @@ int endpoint_to(struct __sk_buff *skb)
 	} else {
 		p.flow_flags = FLOW_STACK;
 		p.to = skb->ifindex;
-		from = place_known(&p.src);
+		from = place_known(&p.src, config_generation(cfg));
 		if (from && from->flags & PLACE_POD)
 			p.from = from->ifindex;
 		else if (cfg->mode != MODE_CHAINED)

@@ -54,7 +54,8 @@ int host_from(struct __sk_buff *skb)
 	r = packet_read(skb, &p, HOOK_HOST_FROM);
 	if (r == PACKET_PASS)
 		return TC_ACT_UNSPEC;
-	to = place_known(&p.dst); /* of a packet that could not be read: nobody's, or whose it says */
+	/* Of a packet that could not be read: nobody's, or whose it says. */
+	to = place_known(&p.dst, config_generation(cfg));
 	if (!to)
 		return TC_ACT_UNSPEC;
 	if (r)
@@ -64,7 +65,7 @@ int host_from(struct __sk_buff *skb)
 	f = bpf_map_lookup_elem(&flows, &p.key);
 	if (!to->ifindex) {
 		/* What this node makes of it could pass for that pod's. */
-		from = place_known(&p.src);
+		from = place_known(&p.src, config_generation(cfg));
 		if (from && from->ifindex)
 			return packet_drop(skb, &p, REASON_SPOOFED);
 		return answer_count(skb, &p, f, cfg);
@@ -76,12 +77,12 @@ int host_from(struct __sk_buff *skb)
 			return answer_count(skb, &p, f, cfg);
 		if (tunnel_missed(skb, cfg))
 			return packet_drop(skb, &p, REASON_SPOOFED);
-		p.stale = to->id[cfg->generation & 1] != f->id[!flow_role(f, &p)];
+		p.stale = to->id != f->id[!flow_role(f, &p)];
 	}
 	if (f && !p.stale && flow_good(f, &p, cfg)) {
 		r = flow_next(skb, &p, f, cfg);
 	} else {
-		from = place_known(&p.src);
+		from = place_known(&p.src, config_generation(cfg));
 		if (from && from->ifindex)
 			return packet_drop(skb, &p, REASON_SPOOFED);
 		if (!from || !(from->flags & PLACE_POD) || cfg->mode == MODE_CHAINED)
@@ -122,7 +123,7 @@ int host_to(struct __sk_buff *skb)
 		return TC_ACT_UNSPEC;
 	if (cfg->mode == MODE_CHAINED) {
 		/* Others use the mark; here a pod's packets have its address. */
-		from = place_known(&p.src);
+		from = place_known(&p.src, config_generation(cfg));
 		sender = from ? from->ifindex : 0;
 	}
 	if (!sender)

@@ -349,7 +349,7 @@ func TestBPFRunHeals(t *testing.T) {
 			testkit.Wait(t, "the endpoint's rows are gone", func() bool {
 				_, err := endpoints.Get(uint32(gone.ifindex))
 				place, perr := places.Get(addrKey(gone.Addrs[0]))
-				return errors.Is(err, reconcile.ErrAbsent) && (perr != nil || place.Place.Ifindex == 0)
+				return errors.Is(err, reconcile.ErrAbsent) && (perr != nil || place.Slot[0].Ifindex == 0)
 			})
 			testkit.Wait(t, "its links are gone", func() bool {
 				sets, err := n.dp.pins.Sets()

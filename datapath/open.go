@@ -296,7 +296,7 @@ func (d *Datapath) useMaps() {
 		settings:  d.settings,
 		setting:   &d.settingsMu,
 		places:    NewMap[stateAddr, statePlaceEntry](m[stateMapAddresses], true),
-		networks:  NewMap[stateNetwork, statePlace](m[stateMapNetworks], false),
+		networks:  NewMap[stateNetwork, stateNetworkEntry](m[stateMapNetworks], false),
 		endpoints: NewMap[uint32, stateEndpoint](m[stateMapEndpoints], true),
 		numbers:   NewMap[uint32, uint32](m[stateMapNumbers], false),
 		sets:      NewMap[uint32, stateSet](m[stateMapSets], false),

@@ -157,7 +157,7 @@ func TestBPFPaths(t *testing.T) {
 		}, podB4, toStack, stack},
 		{"a tunnel without a node", func(w *packetWorld) {
 			w.config.Mode, w.config.Tunnel = uint32(stateModeMODE_VXLAN), w.devices["tunnel"]
-			w.place(remoteC4, statePlace{Id: both(idC), Flags: uint32(statePlaceFlagsPLACE_POD)})
+			w.place(remoteC4, statePlace{Id: idC, Flags: uint32(statePlaceFlagsPLACE_POD)})
 		}, remoteC4, toStack, stack},
 	} {
 		t.Run(c.name, func(t *testing.T) {

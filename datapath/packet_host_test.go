@@ -141,7 +141,7 @@ func TestBPFService(t *testing.T) {
 			d := podD4
 			if v.name == "IPv6" {
 				d = podD6
-				w.place(podD6, statePlace{Id: both(idD), Ifindex: w.devices["d"], Flags: uint32(statePlaceFlagsPLACE_POD)})
+				w.place(podD6, statePlace{Id: idD, Ifindex: w.devices["d"], Flags: uint32(statePlaceFlagsPLACE_POD)})
 			}
 			w.want("another backend", w.run(w.pod.EndpointTo, "d", ether(ip(v.a, d, tcp(4002, 8080, syn))), withMark(r.mark)).verdict, toDrop)
 			// From a service's address nothing comes that was not asked for.
@@ -158,7 +158,7 @@ func TestBPFServiceHere(t *testing.T) {
 			w.isolate(setA)
 			// The socket that a test run pretends has the packet's address, and port 0.
 			host := uint32(statePlaceFlagsPLACE_SERVICE | statePlaceFlagsPLACE_HOST)
-			w.place(v.service, statePlace{Id: both(idHost), Flags: host})
+			w.place(v.service, statePlace{Id: idHost, Flags: host})
 			there, back := ether(ip(v.a, v.service, tcp(4000, 443, syn))), ether(ip(v.service, v.a, tcp(443, 4000, syn|ack)))
 			w.want("SYN", w.from("a", there), toStack)
 			w.want("SYN ACK", w.to("a", back), toDrop)

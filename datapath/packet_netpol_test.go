@@ -177,8 +177,7 @@ func (w *enforcer) enforce(world *netpol.World, p *netpol.Program) {
 		var e statePlaceEntry
 		key := stateAddr{Bytes: addr.As16()}
 		_ = w.Addresses.Lookup(key, &e)
-		e.Place.Flags, e.Place.Ifindex = flags, ifindex
-		e.Place.Id[slot] = uint32(p.Identity(addr))
+		e.Slot[slot] = statePlace{Id: uint32(p.Identity(addr)), Flags: flags, Ifindex: ifindex}
 		w.put(w.Addresses, key, e)
 	}
 	for _, pod := range world.Pods {
@@ -210,7 +209,7 @@ func (w *enforcer) enforce(world *netpol.World, p *netpol.Program) {
 		if prefix.Addr().Is4() {
 			key.Prefix += 96
 		}
-		w.put(w.Networks, key, statePlace{Id: ids})
+		w.put(w.Networks, key, stateNetworkEntry{Slot: [2]statePlace{{Id: ids[0]}, {Id: ids[1]}}})
 		networks[prefix] = ids
 	}
 	w.networks, w.before = networks, p.Networks

@@ -152,7 +152,7 @@ func TestBPFDiscovery(t *testing.T) {
 	w := newPacketWorld(t)
 	w.isolate(setA)
 	w.isolate(setB)
-	w.place("fd68::1", statePlace{Id: both(idHost), Flags: uint32(statePlaceFlagsPLACE_HOST)})
+	w.place("fd68::1", statePlace{Id: idHost, Flags: uint32(statePlaceFlagsPLACE_HOST)})
 	hops := func(n uint8) func(*ipPacket) { return func(p *ipPacket) { p.ttl = n } }
 	for _, c := range []struct {
 		name     string

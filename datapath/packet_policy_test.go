@@ -117,7 +117,7 @@ func TestBPFVerdicts(t *testing.T) {
 			}
 			for _, pod := range c.audit {
 				w.endpoint(pod, stateEndpoint{
-					Ip4: addrOf(podA4), Ip6: addrOf(podA6), Set: both(setA), Number: 1, Flags: uint32(stateEndpointFlagsEP_AUDIT),
+					Ip4: addrOf(podA4), Ip6: addrOf(podA6), Set: both(setA | setAudit), Number: 1,
 				})
 			}
 			w.want("packet", w.from("a", c.packet), c.want)
@@ -193,7 +193,7 @@ func TestBPFIdentityChange(t *testing.T) {
 	w.rule(testRule{set: setA, peer: idB, proto: protoTCP, port: 80, bits: 16, tier: 1, order: order(1, allow), rule: 7})
 	data := ether(ip(podA4, podB4, tcp(40000, 80, ack)))
 	w.want("before", w.from("a", data), toRedirect)
-	w.place(podB4, statePlace{Id: both(999), Ifindex: w.devices["b"], Flags: uint32(statePlaceFlagsPLACE_POD)})
+	w.place(podB4, statePlace{Id: 999, Ifindex: w.devices["b"], Flags: uint32(statePlaceFlagsPLACE_POD)})
 	w.want("after", w.from("a", data), toDrop)
 	if f := w.flow(podA4, podB4, 40000, 80, protoTCP); f.Id[1] != 999 || f.Verdict[0] != uint8(stateVerdictKindVERDICT_DENY) {
 		t.Errorf("flow after the change: %+v", f)

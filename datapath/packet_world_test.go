@@ -148,16 +148,16 @@ func (w *packetWorld) fill() {
 	}
 	w.configure()
 	pod, here := uint32(statePlaceFlagsPLACE_POD), w.devices
-	w.place(podA4, statePlace{Id: both(idA), Ifindex: here["a"], Flags: pod})
-	w.place(podA6, statePlace{Id: both(idA), Ifindex: here["a"], Flags: pod})
-	w.place(podB4, statePlace{Id: both(idB), Ifindex: here["b"], Flags: pod, Mac: [6]uint8(podMAC("b")), HostMac: deviceMAC})
-	w.place(podB6, statePlace{Id: both(idB), Ifindex: here["b"], Flags: pod, Mac: [6]uint8(podMAC("b")), HostMac: deviceMAC})
-	w.place(podD4, statePlace{Id: both(idD), Ifindex: here["d"], Flags: pod})
+	w.place(podA4, statePlace{Id: idA, Ifindex: here["a"], Flags: pod})
+	w.place(podA6, statePlace{Id: idA, Ifindex: here["a"], Flags: pod})
+	w.place(podB4, statePlace{Id: idB, Ifindex: here["b"], Flags: pod, Mac: [6]uint8(podMAC("b")), HostMac: deviceMAC})
+	w.place(podB6, statePlace{Id: idB, Ifindex: here["b"], Flags: pod, Mac: [6]uint8(podMAC("b")), HostMac: deviceMAC})
+	w.place(podD4, statePlace{Id: idD, Ifindex: here["d"], Flags: pod})
 	node4 := binary.NativeEndian.Uint32(netip.MustParseAddr(nodeAddr).AsSlice())
-	w.place(remoteC4, statePlace{Id: both(idC), Flags: pod, Node4: node4})
-	w.place(remoteC6, statePlace{Id: both(idC), Flags: pod, Node4: node4})
-	w.place(hostAddr, statePlace{Id: both(idHost), Flags: uint32(statePlaceFlagsPLACE_HOST)})
-	w.place(nodeAddr, statePlace{Id: both(idNode), Flags: uint32(statePlaceFlagsPLACE_NODE)})
+	w.place(remoteC4, statePlace{Id: idC, Flags: pod, Node4: node4})
+	w.place(remoteC6, statePlace{Id: idC, Flags: pod, Node4: node4})
+	w.place(hostAddr, statePlace{Id: idHost, Flags: uint32(statePlaceFlagsPLACE_HOST)})
+	w.place(nodeAddr, statePlace{Id: idNode, Flags: uint32(statePlaceFlagsPLACE_NODE)})
 	w.place(service4, statePlace{Flags: uint32(statePlaceFlagsPLACE_SERVICE)})
 	w.place(service6, statePlace{Flags: uint32(statePlaceFlagsPLACE_SERVICE)})
 	w.network("0.0.0.0/0", idWorld4)
@@ -185,7 +185,7 @@ func (w *packetWorld) put(m *ebpf.Map, key, value any) {
 func (w *packetWorld) configure() { w.put(w.Settings, uint32(0), w.config) }
 
 func (w *packetWorld) place(addr string, p statePlace) {
-	w.put(w.Addresses, addrOf(addr), statePlaceEntry{Place: p})
+	w.put(w.Addresses, addrOf(addr), bothSlots(p))
 }
 
 func (w *packetWorld) network(prefix string, id uint32) {
@@ -194,7 +194,7 @@ func (w *packetWorld) network(prefix string, id uint32) {
 	if p.Addr().Is4() {
 		bits += 96
 	}
-	w.put(w.Networks, stateNetwork{Prefix: bits, Addr: p.Addr().As16()}, statePlace{Id: both(id)})
+	w.put(w.Networks, stateNetwork{Prefix: bits, Addr: p.Addr().As16()}, stateNetworkEntry{Slot: bothSlots(statePlace{Id: id}).Slot})
 }
 
 func (w *packetWorld) endpoint(device string, ep stateEndpoint) {

@@ -17,9 +17,10 @@ import (
 // rows are what a State is in the kernel, with the same value in both slots.
 type rows struct {
 	places    map[stateAddr]statePlaceEntry
-	networks  map[stateNetwork]statePlace
+	networks  map[stateNetwork]stateNetworkEntry
 	endpoints map[uint32]stateEndpoint // without numbers and times
 	sets      map[uint32]*netpol.Set   // of each endpoint, by interface
+	audited   map[uint32]bool          // endpoints whose sets deny nothing, by interface
 	reports   []EndpointReport         // as State's endpoints
 
 	state   *State // what they were made of
@@ -108,9 +109,10 @@ func newRows(state *State, missing map[int]bool, before *rows) (*rows, error) {
 		return nil, errors.New("a state without a policy")
 	}
 	r := &rows{
-		networks:  make(map[stateNetwork]statePlace, len(state.Policy.Networks)+len(state.Routes)+len(everything)),
+		networks:  make(map[stateNetwork]stateNetworkEntry, len(state.Policy.Networks)+len(state.Routes)+len(everything)),
 		endpoints: make(map[uint32]stateEndpoint, len(state.Endpoints)),
 		sets:      make(map[uint32]*netpol.Set, len(state.Endpoints)),
+		audited:   make(map[uint32]bool),
 		state:     state,
 		missing:   maps.Clone(missing),
 	}
@@ -165,7 +167,8 @@ func (r *rows) setNetworks(state *State) (cover[netpol.ID], cover[netip.Addr]) {
 		for key := range keys {
 			n, _ := ids.of(key.Addr, int(key.Prefix)) // there is always one
 			via, _ := routes.of(key.Addr, int(key.Prefix))
-			r.networks[key] = statePlace{Id: bothSlots(n), Node4: node4Of(via)}
+			place := statePlace{Id: uint32(n), Node4: node4Of(via)}
+			r.networks[key] = stateNetworkEntry{Slot: [2]statePlace{place, place}}
 		}
 	}
 	return ids, routes
@@ -181,7 +184,9 @@ func keysOf[K comparable, V any](m map[K]V) iter.Seq[K] {
 	}
 }
 
-func bothSlots(id netpol.ID) [2]uint32 { return [2]uint32{uint32(id), uint32(id)} }
+func bothSlots(p statePlace) statePlaceEntry {
+	return statePlaceEntry{Slot: [2]statePlace{p, p}}
+}
 
 var placeFlags = map[PlaceKind]statePlaceFlags{
 	PodPlace:     statePlaceFlagsPLACE_POD,
@@ -201,8 +206,7 @@ func (r *rows) setPlaces(state *State, ids cover[netpol.ID], routes cover[netip.
 		if place.Kind == PodPlace && !via.IsValid() {
 			via, _ = routes.of(key.Bytes, 128)
 		}
-		r.places[key] = statePlaceEntry{Place: statePlace{
-			Id: bothSlots(id), Node4: node4Of(via), Flags: uint32(placeFlags[place.Kind])}}
+		r.places[key] = bothSlots(statePlace{Id: uint32(id), Node4: node4Of(via), Flags: uint32(placeFlags[place.Kind])})
 	}
 	for a, id := range state.Policy.Addresses {
 		key := addrKey(a)
@@ -210,7 +214,7 @@ func (r *rows) setPlaces(state *State, ids cover[netpol.ID], routes cover[netip.
 			continue
 		}
 		via, _ := routes.of(key.Bytes, 128)
-		r.places[key] = statePlaceEntry{Place: statePlace{Id: bothSlots(id), Node4: node4Of(via)}}
+		r.places[key] = bothSlots(statePlace{Id: uint32(id), Node4: node4Of(via)})
 	}
 }
 
@@ -241,7 +245,7 @@ func (r *rows) setEndpoint(e *Endpoint, policy *netpol.Program, taken map[stateA
 	}
 	row := stateEndpoint{Mac: e.MAC, HostMac: e.HostMAC}
 	if e.Audit {
-		row.Flags |= uint32(stateEndpointFlagsEP_AUDIT)
+		r.audited[index] = true
 	}
 	if e.Chained {
 		row.Flags |= uint32(stateEndpointFlagsEP_CHAINED)
@@ -273,15 +277,16 @@ func (r *rows) setEndpoint(e *Endpoint, policy *netpol.Program, taken map[stateA
 		if r.samePlaces {
 			continue
 		}
-		place, ok := r.places[key]
+		entry, ok := r.places[key]
+		place := entry.Slot[0]
 		if !ok {
 			id, _ := ids.of(key.Bytes, 128)
-			place.Place.Id = bothSlots(id)
+			place.Id = uint32(id)
 		}
-		place.Place.Node4 = 0
-		place.Place.Flags |= uint32(statePlaceFlagsPLACE_POD)
-		place.Place.Ifindex, place.Place.Mac, place.Place.HostMac = index, e.MAC, e.HostMAC
-		r.places[key] = place
+		place.Node4 = 0
+		place.Flags |= uint32(statePlaceFlagsPLACE_POD)
+		place.Ifindex, place.Mac, place.HostMac = index, e.MAC, e.HostMAC
+		r.places[key] = bothSlots(place)
 	}
 	r.endpoints[index] = row
 	if number, ok := policy.SetOf[e.PodUID]; ok && policy.Sets[number] != nil {
@@ -311,8 +316,11 @@ func verdictsOf(number uint32, set *netpol.Set, see func(stateVerdictKey, stateV
 	}
 }
 
-// keyIngress is KEY_INGRESS of state.h.
-const keyIngress = 0x80
+// keyIngress is KEY_INGRESS of state.h, setAudit SET_AUDIT.
+const (
+	keyIngress = 0x80
+	setAudit   = 0x80000000
+)
 
 // setOf is the row of a set.
 func setOf(set *netpol.Set) stateSet {

@@ -15,22 +15,24 @@ import (
 //
 // All of it can be done again from the start after any failure, with the same
 // rows or with others: what is in force is written by nobody.
-type slotted[K, V comparable] struct {
+type slotted[K, V, S comparable] struct {
 	name   string
 	mirror *reconcile.Mirror[K, V]
-	slots  func(*V) *[2]uint32
-	// judged says whether two rows differ, besides slots, in something that the
-	// kernel's verdicts depend on; nil if nothing does.
+	slots  func(*V) *[2]S
+	// alike says whether two slots are judged alike; nil if only equal ones are.
+	alike func(a, b S) bool
+	// judged says whether two rows differ, besides slots, in something that flows
+	// remember; nil if in nothing.
 	judged func(a, b V) bool
 }
 
 // uncovered is how a key was, or will be, judged that has no row: the slot that
 // it would have. New keys keep it until the change is in force, and keys that go
 // get it then.
-type uncovered[K comparable] func(K) uint32
+type uncovered[K, S comparable] func(K) S
 
 // load reads what is there.
-func (s *slotted[K, V]) load() error {
+func (s *slotted[K, V, S]) load() error {
 	if err := s.mirror.Load(); err != nil {
 		return fmt.Errorf("read %s: %w", s.name, err)
 	}
@@ -44,7 +46,7 @@ type delta[K comparable] struct {
 }
 
 // compare says what has to be written for want.
-func (s *slotted[K, V]) compare(want map[K]V) (d delta[K]) {
+func (s *slotted[K, V, S]) compare(want map[K]V) (d delta[K]) {
 	fresh := 0
 	for key, w := range want {
 		have, ok := s.mirror.Get(key)
@@ -69,15 +71,15 @@ func (s *slotted[K, V]) compare(want map[K]V) (d delta[K]) {
 // changes reports whether putting want in force changes how anything is judged.
 // Rows of want have the same value in both slots; d is how they differ from what
 // is there.
-func (s *slotted[K, V]) changes(want map[K]V, d delta[K], force uint32, before, after uncovered[K]) bool {
+func (s *slotted[K, V, S]) changes(want map[K]V, d delta[K], force uint32, before, after uncovered[K, S]) bool {
 	for _, key := range d.put {
 		w := want[key]
 		have, ok := s.mirror.Get(key)
 		switch {
 		case !ok && before == nil:
-		case !ok && before(key) != s.slots(&w)[force]:
+		case !ok && s.differ(before(key), s.slots(&w)[force]):
 			return true
-		case ok && s.slots(&have)[force] != s.slots(&w)[force]:
+		case ok && s.differ(s.slots(&have)[force], s.slots(&w)[force]):
 			return true
 		case s.judged != nil && s.judged(have, w):
 			return true
@@ -87,23 +89,30 @@ func (s *slotted[K, V]) changes(want map[K]V, d delta[K], force uint32, before, 
 		return false
 	}
 	for _, key := range d.gone {
-		if have, _ := s.mirror.Get(key); s.slots(&have)[force] != after(key) {
+		if have, _ := s.mirror.Get(key); s.differ(s.slots(&have)[force], after(key)) {
 			return true
 		}
 	}
 	return false
 }
 
+func (s *slotted[K, V, S]) differ(a, b S) bool {
+	if s.alike == nil {
+		return a != b
+	}
+	return !s.alike(a, b)
+}
+
 // prepare writes want into the slot that is not in force, and into new rows,
 // which are in force as before says. Rows that nobody wants get what after says.
-func (s *slotted[K, V]) prepare(want map[K]V, d delta[K], force uint32, before, after uncovered[K]) error {
+func (s *slotted[K, V, S]) prepare(want map[K]V, d delta[K], force uint32, before, after uncovered[K, S]) error {
 	if _, err := s.mirror.Put(s.prepared(want, d, force, before, after)); err != nil {
 		return fmt.Errorf("write %s: %w", s.name, err)
 	}
 	return nil
 }
 
-func (s *slotted[K, V]) prepared(want map[K]V, d delta[K], force uint32, before, after uncovered[K]) iter.Seq2[K, V] {
+func (s *slotted[K, V, S]) prepared(want map[K]V, d delta[K], force uint32, before, after uncovered[K, S]) iter.Seq2[K, V] {
 	return func(yield func(K, V) bool) {
 		for _, key := range d.put {
 			w := want[key]
@@ -130,7 +139,7 @@ func (s *slotted[K, V]) prepared(want map[K]V, d delta[K], force uint32, before,
 }
 
 // settle writes want into both slots, then deletes what nobody wants.
-func (s *slotted[K, V]) settle(want map[K]V, d delta[K]) error {
+func (s *slotted[K, V, S]) settle(want map[K]V, d delta[K]) error {
 	_, err := s.mirror.Put(func(yield func(K, V) bool) {
 		for _, key := range d.put {
 			if !yield(key, want[key]) {

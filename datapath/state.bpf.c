@@ -20,6 +20,7 @@ const struct config *type_config __attribute__((unused));
 const enum place_flags *type_place_flags __attribute__((unused));
 const struct place *type_place __attribute__((unused));
 const struct place_entry *type_place_entry __attribute__((unused));
+const struct network_entry *type_network_entry __attribute__((unused));
 const struct network *type_network __attribute__((unused));
 const enum endpoint_flags *type_endpoint_flags __attribute__((unused));
 const struct endpoint *type_endpoint __attribute__((unused));

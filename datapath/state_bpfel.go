@@ -94,9 +94,8 @@ type stateEndpoint struct {
 type stateEndpointFlags uint32
 
 const (
-	stateEndpointFlagsEP_AUDIT      stateEndpointFlags = 1
-	stateEndpointFlagsEP_CHAINED    stateEndpointFlags = 2
-	stateEndpointFlagsEP_ANY_SOURCE stateEndpointFlags = 4
+	stateEndpointFlagsEP_CHAINED    stateEndpointFlags = 1
+	stateEndpointFlagsEP_ANY_SOURCE stateEndpointFlags = 2
 )
 
 type stateEventKind uint32
@@ -223,9 +222,14 @@ type stateNetwork struct {
 	Addr   [16]uint8
 }
 
+type stateNetworkEntry struct {
+	_    structs.HostLayout
+	Slot [2]statePlace
+}
+
 type statePlace struct {
 	_       structs.HostLayout
-	Id      [2]uint32
+	Id      uint32
 	Ifindex uint32
 	Node4   uint32
 	Flags   uint32
@@ -234,9 +238,9 @@ type statePlace struct {
 }
 
 type statePlaceEntry struct {
-	_     structs.HostLayout
-	Place statePlace
-	Lock  struct {
+	_    structs.HostLayout
+	Slot [2]statePlace
+	Lock struct {
 		_   structs.HostLayout
 		Val uint32
 	}
@@ -279,7 +283,7 @@ const (
 type stateSchemaVersion uint32
 
 const (
-	stateSchemaVersionSCHEMA_VERSION stateSchemaVersion = 1
+	stateSchemaVersionSCHEMA_VERSION stateSchemaVersion = 2
 )
 
 type stateSet struct {
@@ -369,6 +373,7 @@ const (
 	stateVarTypeHook          = "type_hook"
 	stateVarTypeMode          = "type_mode"
 	stateVarTypeNetwork       = "type_network"
+	stateVarTypeNetworkEntry  = "type_network_entry"
 	stateVarTypePlace         = "type_place"
 	stateVarTypePlaceEntry    = "type_place_entry"
 	stateVarTypePlaceFlags    = "type_place_flags"
@@ -472,6 +477,7 @@ type stateVariableSpecs struct {
 	TypeHook          *ebpf.VariableSpec `ebpf:"type_hook"`
 	TypeMode          *ebpf.VariableSpec `ebpf:"type_mode"`
 	TypeNetwork       *ebpf.VariableSpec `ebpf:"type_network"`
+	TypeNetworkEntry  *ebpf.VariableSpec `ebpf:"type_network_entry"`
 	TypePlace         *ebpf.VariableSpec `ebpf:"type_place"`
 	TypePlaceEntry    *ebpf.VariableSpec `ebpf:"type_place_entry"`
 	TypePlaceFlags    *ebpf.VariableSpec `ebpf:"type_place_flags"`
@@ -567,6 +573,7 @@ type stateVariables struct {
 	TypeHook          *ebpf.Variable `ebpf:"type_hook"`
 	TypeMode          *ebpf.Variable `ebpf:"type_mode"`
 	TypeNetwork       *ebpf.Variable `ebpf:"type_network"`
+	TypeNetworkEntry  *ebpf.Variable `ebpf:"type_network_entry"`
 	TypePlace         *ebpf.Variable `ebpf:"type_place"`
 	TypePlaceEntry    *ebpf.Variable `ebpf:"type_place_entry"`
 	TypePlaceFlags    *ebpf.Variable `ebpf:"type_place_flags"`

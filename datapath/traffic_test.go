@@ -286,6 +286,55 @@ func (r *rig) shower(ctx context.Context, from *rigPod, sent *atomic.Uint64, see
 	}
 }
 
+// A namespace is audited and isolated in one change, and neither in the next: what
+// would be half of either denies, and so nothing is ever denied.
+func TestBPFAuditUnderTraffic(t *testing.T) {
+	r := newRig(t, smallConfig(newBPFFS(t)), 1, 3)
+	n, from, to := r.nodes[0], r.pods[1], r.pods[0]
+	change := func(audited bool) {
+		r.audit = audited
+		r.apply(rigPolicies()[map[bool]string{true: "isolate", false: "none"}[audited]]...)
+	}
+	change(false)
+	ctx, stop := context.WithCancel(t.Context())
+	var sent atomic.Uint64
+	var traffic sync.WaitGroup
+	traffic.Go(func() {
+		var u net.PacketConn
+		r.in(from.ns, func() (err error) {
+			u, err = net.ListenPacket("udp4", ":0")
+			return err
+		})
+		defer u.Close()
+		// Each packet is of a flow of its own.
+		for port := uint16(1); ctx.Err() == nil; port = max(port+1, 1) {
+			if _, err := u.WriteTo([]byte("!"), net.UDPAddrFromAddrPort(netip.AddrPortFrom(to.Addrs[0], port))); err != nil {
+				t.Error(err)
+				return
+			}
+			sent.Add(1)
+		}
+	})
+	for i := range 200 {
+		before := sent.Load()
+		change(i%2 == 0)
+		testkit.Wait(t, "traffic", func() bool { return sent.Load() > before+20 || t.Failed() })
+	}
+	stop()
+	traffic.Wait()
+	counters, err := n.dp.Counters()
+	if err != nil {
+		t.Fatal(err)
+	}
+	verdicts := make(map[FlowVerdict]uint64)
+	for kind, count := range counters.Packets {
+		verdicts[kind.Verdict] += count.Packets
+	}
+	if verdicts[Denied] != 0 || verdicts[Audited] == 0 || verdicts[Allowed] == 0 {
+		t.Errorf("%d packets, by verdict %v", sent.Load(), verdicts)
+	}
+}
+
 // An agent ends while connections are used and made, another one takes over,
 // changes policy and goes: nobody notices.
 func TestBPFAgentComesAndGoes(t *testing.T) {

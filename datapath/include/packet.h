@@ -434,10 +434,13 @@ static __always_inline int discovery_read(const struct packet *p)
 	if (addr_local(&dst))
 		return PACKET_PASS;
 	cfg = config_get();
-	if (cfg && cfg->mode == MODE_CHAINED)
+	if (!cfg || cfg->mode == MODE_CHAINED)
 		return PACKET_PASS; /* other pods may be on the same link */
 	to = bpf_map_lookup_elem(&addresses, &dst);
-	return to && to->place.flags & PLACE_HOST ? PACKET_PASS : PACKET_OK;
+	if (!to)
+		return PACKET_OK;
+	barrier_var(to);
+	return to->slot[config_generation(cfg) & 1].flags & PLACE_HOST ? PACKET_PASS : PACKET_OK;
 }
 
 /* What a fragment is: its number, where it begins, whether more come. */

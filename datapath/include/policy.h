@@ -14,25 +14,33 @@
 #include <packet.h>
 
 /* Pods, nodes and services; NULL for the rest of the world. */
-static __always_inline struct place *place_known(const struct addr *a)
+static __always_inline struct place *place_known(const struct addr *a, __u32 slot)
 {
 	struct place_entry *e = bpf_map_lookup_elem(&addresses, a);
 
-	return e ? &e->place : NULL;
+	if (!e)
+		return NULL;
+	barrier_var(e); /* or it is added to before it is known to be one */
+	return &e->slot[slot & 1];
 }
 
 /* Keys of maps are copied to the stack in global functions: 6.1 takes none from elsewhere. */
-static __noinline struct place *place_find(const struct addr *a)
+static __noinline struct place *place_find(const struct addr *a, __u32 slot)
 {
 	struct addr key = *a;
-	struct place *p = place_known(&key);
+	struct place *p = place_known(&key, slot);
+	struct network_entry *e;
 	struct network n;
 
 	if (p)
 		return p;
 	n.prefix = 128;
 	__builtin_memcpy(n.addr, &key, sizeof(n.addr));
-	return bpf_map_lookup_elem(&networks, &n);
+	e = bpf_map_lookup_elem(&networks, &n);
+	if (!e)
+		return NULL;
+	barrier_var(e);
+	return &e->slot[slot & 1];
 }
 
 static __always_inline struct endpoint *endpoint_at(__u32 ifindex)
@@ -146,12 +154,13 @@ __noinline int verdict_find(struct question *q)
 
 static __always_inline int verdict_at(struct endpoint *ep, struct question *q, __u32 slot, __u8 direction)
 {
+	__u32 set = ep->set[slot];
 	int v;
 
-	q->set = ep->set[slot];
+	q->set = set & ~SET_AUDIT;
 	q->direction = direction;
 	v = verdict_find(q);
-	return v == VERDICT_DENY && ep->flags & EP_AUDIT ? VERDICT_AUDIT : v;
+	return v == VERDICT_DENY && set & SET_AUDIT ? VERDICT_AUDIT : v;
 }
 
 /* The identity of a flow's end: of the pod, where its address was translated on the way. */
@@ -160,11 +169,11 @@ static __always_inline __u32 identity_of(struct place *at, struct endpoint *ep, 
 	struct place *p = at;
 
 	if (ep && !endpoint_has(ep, a)) {
-		p = place_known(addr_mapped(a) ? &ep->ip4 : &ep->ip6);
+		p = place_known(addr_mapped(a) ? &ep->ip4 : &ep->ip6, slot);
 		if (!p) /* a pod of the other family alone */
-			p = place_known(addr_mapped(a) ? &ep->ip6 : &ep->ip4);
+			p = place_known(addr_mapped(a) ? &ep->ip6 : &ep->ip4, slot);
 	}
-	return p ? p->id[slot] : 0;
+	return p ? p->id : 0;
 }
 
 /*
@@ -214,8 +223,8 @@ __noinline int flow_judge(const struct flow_key *key, struct flow *f, bool new)
 		q.port = 0; /* an identifier, no port */
 	ce = endpoint_at(f->ifindex[CLIENT]);
 	se = endpoint_at(f->ifindex[SERVER]);
-	cp = place_find(ca);
-	sp = place_find(sa);
+	cp = place_find(ca, slot);
+	sp = place_find(sa, slot);
 	client = identity_of(cp, ce, ca, slot);
 	server = identity_of(sp, NULL, sa, slot);
 	/* Nobody can keep a pod from talking to itself. */

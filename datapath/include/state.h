@@ -24,7 +24,7 @@
 
 /* The version of all that follows: maps of another one are not these. */
 enum schema_version {
-	SCHEMA_VERSION = 1,
+	SCHEMA_VERSION = 2,
 };
 
 /* As in a packet; aligned, so that programs may compare halves. */
@@ -65,7 +65,7 @@ enum place_flags {
 
 /* Who is at an address. mac, host_mac: of a pod here, as in struct endpoint. */
 struct place {
-	__u32 id[2];   /* identity, by slot; 0 is nobody's */
+	__u32 id;      /* identity; 0 is nobody's */
 	__u32 ifindex; /* host's end of the veth pair of a pod here, else 0 */
 	__be32 node4;  /* of the node that a pod is on, for the tunnel; 0 is none */
 	__u32 flags;   /* enum place_flags */
@@ -78,8 +78,13 @@ struct place {
  * with the old one, whose memory the next update may use for another address at once.
  */
 struct place_entry {
-	struct place place;
+	struct place slot[2];
 	struct bpf_spin_lock lock;
+};
+
+/* The same of a network, whose elements are replaced. */
+struct network_entry {
+	struct place slot[2];
 };
 
 struct network {
@@ -88,9 +93,13 @@ struct network {
 };
 
 enum endpoint_flags {
-	EP_AUDIT = 1 << 0,	/* what would be denied passes, with VERDICT_AUDIT */
-	EP_CHAINED = 1 << 1,	/* never redirected, in neither direction */
-	EP_ANY_SOURCE = 1 << 2, /* may send from any address */
+	EP_CHAINED = 1 << 0,	/* never redirected, in neither direction */
+	EP_ANY_SOURCE = 1 << 1, /* may send from any address */
+};
+
+enum {
+	/* In endpoint.set: what the set denies passes, with VERDICT_AUDIT. */
+	SET_AUDIT = 0x80000000,
 };
 
 enum {
@@ -101,7 +110,7 @@ enum {
 /* A pod here. Its number, 1 to 65535, is what marks its packets in the stack. */
 struct endpoint {
 	struct addr ip4, ip6; /* all 0 without */
-	__u32 set[2];	      /* by slot */
+	__u32 set[2];	      /* by slot, with SET_AUDIT */
 	__u8 mac[ETH_ALEN];   /* the pod's */
 	__u8 host_mac[ETH_ALEN];
 	__u32 flags; /* enum endpoint_flags */
@@ -210,7 +219,7 @@ enum reason {
 	/* Not dropped: the host's stack answers. */
 	REASON_TTL_EXCEEDED,
 	REASON_TOO_BIG,
-	/* Passed, and would have been denied but for EP_AUDIT. */
+	/* Passed, and would have been denied but for SET_AUDIT. */
 	REASON_AUDITED,
 	REASON_MAX,
 };
@@ -359,7 +368,7 @@ struct {
 	__uint(map_flags, BPF_F_NO_PREALLOC);
 	__uint(max_entries, 1 << 18);
 	__type(key, struct network);
-	__type(value, struct place);
+	__type(value, struct network_entry);
 } networks SEC(".maps");
 
 struct {
