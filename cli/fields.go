@@ -66,8 +66,12 @@ func kindNames() []string {
 
 func unknownKind(name string) error {
 	msg := fmt.Sprintf("no kind of event %q", name)
-	if k, ok := event.KindOfType(name); ok {
-		return usagef("%s; %s is a type of the kind %s", msg, name, k.String())
+	switch ks := event.KindsOfType(name); len(ks.List()) {
+	case 0:
+	case 1:
+		return usagef("%s; %s is a type of the kind %s", msg, name, ks.String())
+	default:
+		return usagef("%s; %s is a type of the kinds %s", msg, name, ks.String())
 	}
 	if near := filter.Nearest(name, kindNames()); near != "" {
 		return usagef("%s; did you mean %s?", msg, near)

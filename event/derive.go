@@ -1,6 +1,7 @@
 package event
 
 import (
+	"cmp"
 	"net/netip"
 	"time"
 
@@ -17,7 +18,35 @@ var derived = map[string]getter{
 	"evt.datetime":  composed(func(b []byte, e *Event) []byte { return e.Time.AppendFormat(b, time.RFC3339Nano) }),
 	"evt.rawtime":   {num: func(e *Event, i int) (int64, bool) { return e.Time.UnixNano(), i == 0 }},
 
-	"evt.arg.flags": composed(func(b []byte, e *Event) []byte { return appendFlags(b, e.Data.(*Fork).cloneFlags(), cloneFlags) }),
+	"evt.arg.flags": composed(argFlags),
+
+	"fd.num":                {num: fdNum},
+	"fd.directory":          str(func(e *Event) string { d, _ := splitPath(fdPath(e)); return d }),
+	"fd.filename":           str(func(e *Event) string { _, f := splitPath(fdPath(e)); return f }),
+	"fd.containerdirectory": str(func(e *Event) string { d, _ := splitPath(fdPath(e)); return d }),
+	"fd.containername":      str(fdPath),
+	"fs.path.name":          str(pathName),
+	"fs.path.nameraw":       str(pathNameRaw),
+	"fs.path.source":        str(func(e *Event) string { return e.Data.(*Mount).Source }),
+	"file.type":             str(func(e *Event) string { return objectOf(e).Type() }),
+	"file.mode":             composed(func(b []byte, e *Event) []byte { return objectOf(e).appendMode(b) }),
+	"file.uid":              objectNum(func(o *FileObject) uint32 { return o.FileUID }),
+	"file.links":            objectNum(func(o *FileObject) uint32 { return o.Links }),
+	"evt.arg.mode":          composed(argMode),
+	"evt.arg.path":          argPath("mkdir", "mkdirat", "rmdir", "unlink", "truncate"),
+	"evt.arg.name":          argPath("unlinkat", "umount", "umount2", "open", "openat", "openat2", "creat"),
+	"evt.arg.filename":      argPath("chmod", "fchmodat", "fchmodat2"),
+	"evt.arg.pathname":      argPath("chown", "lchown", "fchownat"),
+	"evt.arg.dir":           argPath("mount", "move_mount"),
+	"evt.arg.oldpath":       str(func(e *Event) string { return e.Data.(*File).oldPath() }),
+	"evt.arg.newpath":       str(func(e *Event) string { return e.Data.(*File).newPath() }),
+	"evt.arg.target":        fileStr(func(f *File) string { return f.SourceRaw }, "symlink", "symlinkat"),
+	"evt.arg.linkpath":      fileStr(func(f *File) string { return cmp.Or(f.Target, f.TargetRaw) }, "symlink", "symlinkat"),
+	"evt.arg.dirfd":         composed(argDir),
+	"evt.arg.newdirfd":      composed(argNewDir),
+	"evt.arg.uid":           fileNum(func(f *File) int64 { return int64(f.UID) }, "chown", "lchown", "fchown", "fchownat"),
+	"evt.arg.gid":           fileNum(func(f *File) int64 { return int64(f.GID) }, "chown", "lchown", "fchown", "fchownat"),
+	"evt.arg.length":        fileNum(func(f *File) int64 { return f.Size }, "truncate", "ftruncate"),
 
 	"proc.exec_id":        procComposed(func(b []byte, p *Process) []byte { return p.Key.appendExecID(b) }),
 	"proc.parent_exec_id": procComposed(func(b []byte, p *Process) []byte { return p.ParentKey.appendExecID(b) }),
@@ -98,6 +127,9 @@ var derived = map[string]getter{
 	"fd.sip.name": str(func(e *Event) string { return sockName(e, true) }),
 	"fd.name":     composed(func(b []byte, e *Event) []byte { return SocketOf(e).append(b) }),
 	"fd.type": str(func(e *Event) string {
+		if o := objectOf(e); o != nil {
+			return o.fdType()
+		}
 		switch a := SocketOf(e).anyAddr(); {
 		case a.Is4():
 			return "ipv4"
@@ -107,6 +139,9 @@ var derived = map[string]getter{
 		return ""
 	}),
 	"fd.typechar": str(func(e *Event) string {
+		if o := objectOf(e); o != nil {
+			return o.fdTypeChar()
+		}
 		switch a := SocketOf(e).anyAddr(); {
 		case a.Is4():
 			return "4"

@@ -3,6 +3,7 @@ package event
 import (
 	"encoding/json"
 	"net/netip"
+	"slices"
 	"strconv"
 	"testing"
 	"time"
@@ -75,13 +76,16 @@ func TestFieldsDescribed(t *testing.T) {
 			t.Errorf("field %q lacks doc, type or kinds", f.Name)
 		}
 	}
-	seen := map[string]Kind{}
 	for _, k := range AllKinds.List() {
-		for _, typ := range k.Types() {
-			if other, ok := seen[typ]; ok {
-				t.Errorf("evt.type %s belongs to %v and %v", typ, other, k)
+		for i, typ := range k.Types() {
+			if slices.Contains(k.Types()[:i], typ) || !KindsOfType(typ).Has(k) {
+				t.Errorf("evt.type %s of %v: stands twice, or is not found", typ, k)
 			}
-			seen[typ] = k
+		}
+	}
+	for typ, want := range map[string]KindSet{"execve": Kinds(KindExec), "close": Kinds(KindConnection, KindFileClose), "nothing": 0} {
+		if got := KindsOfType(typ); got != want {
+			t.Errorf("evt.type %s is of the kinds %v, want %v", typ, got, want)
 		}
 	}
 }

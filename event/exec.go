@@ -20,7 +20,7 @@ type Fork struct {
 	Flags uint64 // of the clone call; its lowest byte is the signal for the parent (clone) or CLONE_NEWTIME (clone3)
 	Res   Errno  `field:"evt.res" doc:"SUCCESS, or the name of the error"`
 
-	_ struct{} `field:"evt.arg.flags" type:"string" doc:"flags of the clone call, by name, joined by |"`
+	_ struct{} `field:"evt.arg.flags" type:"string" doc:"flags of the call, by name, joined by |"`
 }
 
 // Kind implements [Data].
@@ -51,8 +51,8 @@ func (*Exit) Kind() Kind { return KindExit }
 type Credentials struct {
 	Type    string `field:"evt.type" doc:"type of the event: the system call's name, or what the kernel did"`
 	Res     Errno  `field:"evt.res" doc:"SUCCESS, or the name of the error"`
-	UID     uint32 `field:"evt.arg.uid" doc:"effective user id after the change"`
-	GID     uint32 `field:"evt.arg.gid" doc:"effective group id after the change"`
+	UID     uint32 `field:"evt.arg.uid" doc:"effective user id after the change; of chown, the new owner"`
+	GID     uint32 `field:"evt.arg.gid" doc:"effective group id after the change; of chown, the new group"`
 	OldUID  uint32 `field:"cred.old_uid" doc:"effective user id before the change"`
 	OldGID  uint32 `field:"cred.old_gid" doc:"effective group id before the change"`
 	OldCaps CapSet `field:"cred.old_cap_effective" doc:"capabilities in force before the change"`

@@ -263,15 +263,16 @@ func LookupKind(name string) (Kind, bool) {
 	return 0, false
 }
 
-// KindOfType returns the kind whose events have the evt.type typ. Each type
-// belongs to one kind.
-func KindOfType(typ string) (Kind, bool) {
+// KindsOfType returns the kinds whose events can have the evt.type typ: one for
+// most, none for what is no type.
+func KindsOfType(typ string) KindSet {
+	var s KindSet
 	for k := Kind(1); k < numKinds; k++ {
 		if slices.Contains(kinds[k].types, typ) {
-			return k, true
+			s |= Kinds(k)
 		}
 	}
-	return 0, false
+	return s
 }
 
 // Lookup finds a field by name.
@@ -586,6 +587,8 @@ func access(t reflect.Type, at base, off uintptr, omitZero bool) (Type, Many, Ar
 		return String, One, NoArg, named[Verdict](at, off, omitZero)
 	case reflect.TypeFor[DropReason]():
 		return String, One, NoArg, named[DropReason](at, off, omitZero)
+	case reflect.TypeFor[PathError]():
+		return String, One, NoArg, named[PathError](at, off, omitZero)
 	case reflect.TypeFor[TCPFlags]():
 		return String, One, NoArg, named[TCPFlags](at, off, omitZero)
 	case reflect.TypeFor[LoginUID]():

@@ -18,12 +18,16 @@ const (
 	KindNodes
 	KindFlow
 	KindSocket
+	KindOpen
+	KindFile
+	KindMount
+	KindFileClose
 
 	numKinds
 )
 
 // kinds is every kind there is: a new one adds its line here. types are the
-// values that evt.type can have.
+// values that evt.type can have; a few belong to two kinds, as close does.
 var kinds = [numKinds]kind{
 	KindExec:        describe[Exec]("exec", "a program was started", "execve", "execveat"),
 	KindFork:        describe[Fork]("fork", "a process was created", "fork", "vfork", "clone", "clone3"),
@@ -38,6 +42,11 @@ var kinds = [numKinds]kind{
 	KindNodes:       describe[Nodes]("nodes", "which of a cluster's agents answered: what follows is of these alone", "nodes"),
 	KindFlow:        describe[Flow]("flow", "packets between two ends were forwarded or dropped, seen from a pod of this machine; where Warren judges packets", "flow_new", "flow_update", "flow_close", "flow_drop"),
 	KindSocket:      describe[SocketState]("socket", "a socket asks for a connection: no event for consumers, but how identity learns whose packets are that nobody answers", "socket"),
+	KindOpen:        describe[Open]("open", "a file was opened, or was to be opened", "open", "openat", "openat2", "creat", "open_by_handle_at"),
+	KindFile: describe[File]("file", "a name of a file was made, moved or removed, or a file's mode, owner or size was changed", "unlink", "unlinkat", "rename", "renameat", "renameat2", "link", "linkat", "symlink", "symlinkat",
+		"mkdir", "mkdirat", "rmdir", "chmod", "fchmod", "fchmodat", "fchmodat2", "chown", "lchown", "fchown", "fchownat", "truncate", "ftruncate"),
+	KindMount:     describe[Mount]("mount", "a file system was mounted, moved or unmounted", "mount", "umount", "umount2", "move_mount"),
+	KindFileClose: describe[FileClose]("file_close", "a file that was open for writing was closed", "close"),
 }
 
 // StateKinds are kinds that inform the tables of identity and reach no

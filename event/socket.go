@@ -33,9 +33,9 @@ type Socket struct {
 	_ struct{} `field:"fd.sport" type:"uint" doc:"port of the server"`
 	_ struct{} `field:"fd.cip.name" type:"string" doc:"name of the client's address, by DNS"`
 	_ struct{} `field:"fd.sip.name" type:"string" doc:"name of the server's address, by DNS"`
-	_ struct{} `field:"fd.name" type:"string" doc:"both ends: client:port->server:port"`
-	_ struct{} `field:"fd.type" type:"string" doc:"type of the descriptor: ipv4, ipv6"`
-	_ struct{} `field:"fd.typechar" type:"string" virtual:"1" doc:"type of the descriptor as one letter: 4 or 6"`
+	_ struct{} `field:"fd.name" type:"string" doc:"what the descriptor refers to: of a socket both ends, client:port->server:port; of a file its absolute path as the process sees it, from the kernel's own objects"`
+	_ struct{} `field:"fd.type" type:"string" doc:"type of the descriptor: ipv4, ipv6, file, directory"`
+	_ struct{} `field:"fd.typechar" type:"string" virtual:"1" doc:"type of the descriptor as one letter: 4, 6, f, d"`
 	_ struct{} `field:"fd.sockfamily" type:"string" virtual:"1" doc:"family of the socket: ip"`
 	_ struct{} `field:"fd.ip" type:"ip" many:"either" virtual:"1" doc:"address of either end"`
 	_ struct{} `field:"fd.port" type:"uint" many:"either" virtual:"1" doc:"port of either end"`

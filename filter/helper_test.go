@@ -79,6 +79,10 @@ var dataOf = map[event.Kind]func() event.Data{
 	event.KindNodes:       func() event.Data { return new(event.Nodes) },
 	event.KindFlow:        func() event.Data { return new(event.Flow) },
 	event.KindSocket:      func() event.Data { return new(event.SocketState) },
+	event.KindOpen:        func() event.Data { return new(event.Open) },
+	event.KindFile:        func() event.Data { return new(event.File) },
+	event.KindMount:       func() event.Data { return new(event.Mount) },
+	event.KindFileClose:   func() event.Data { return new(event.FileClose) },
 }
 
 type builder struct {

@@ -26,7 +26,7 @@ func TestKinds(t *testing.T) {
 		{"evt.type = execve", event.Kinds(event.KindExec)},
 		{"evt.type in (execve, connect)", event.Kinds(event.KindExec, event.KindConnection)},
 		{"evt.type startswith set", event.Kinds(event.KindCredentials, event.KindNamespace)},
-		{"evt.type = openat", 0},
+		{"evt.type = openat", event.Kinds(event.KindOpen)},
 		{"evt.type != dns", all &^ event.Kinds(event.KindDNS)},
 		{"evt.type != connect", all},
 		// Not of a false is true, so a missing type cannot be ruled out.
