@@ -191,6 +191,7 @@ type attached struct {
 	programs map[string]*ebpf.Program
 	links    []closer
 	targets  []string
+	slots    []uint32 // of programs, in the road's costs
 }
 
 // close closes all links at once: for each that is a perf event the kernel
@@ -217,17 +218,21 @@ func (o *Object) climb(hook string, rung Rung) (_ *attached, err error) {
 	defer func() {
 		if err != nil {
 			a.close() // what failed first is what counts
+			o.road.costs.free(a.slots)
+			return
 		}
+		o.road.costs.serves(hook, a.slots)
 	}()
 	for _, at := range rung.Attachments {
 		if a.programs[at.Program] != nil {
 			continue
 		}
-		p, err := o.load(at.Program)
+		p, slots, err := o.load(at.Program)
 		if err != nil {
 			return nil, err
 		}
 		a.programs[at.Program] = p
+		a.slots = append(a.slots, slots...)
 	}
 	for _, at := range rung.Attachments {
 		spec, p := o.spec.Programs[at.Program], a.programs[at.Program]

@@ -25,6 +25,7 @@ type Object struct {
 
 	mu       sync.Mutex
 	programs map[string]*ebpf.Program // asked for by Program
+	slots    []uint32                 // of programs, in the road's costs
 	hooks    map[string]*attached
 	closed   bool
 }
@@ -101,20 +102,45 @@ func (o *Object) Program(name string) (*ebpf.Program, error) {
 	if p := o.programs[name]; p != nil {
 		return p, nil
 	}
-	p, err := o.load(name)
+	p, slots, err := o.load(name)
 	if err != nil {
 		return nil, err
 	}
 	o.programs[name] = p
+	o.slots = append(o.slots, slots...)
 	return p, nil
 }
 
-// load puts one program into the kernel, on the object's maps.
-func (o *Object) load(name string) (*ebpf.Program, error) {
+// load puts one program into the kernel, on the object's maps, and where there
+// is room has it measured: then it has a slot of the road's costs.
+func (o *Object) load(name string) (_ *ebpf.Program, slots []uint32, err error) {
 	ps := o.spec.Programs[name]
 	if ps == nil {
-		return nil, fmt.Errorf("load %s: object %s has no such program", name, o.name)
+		return nil, nil, fmt.Errorf("load %s: object %s has no such program", name, o.name)
 	}
+	if o.road.cfg.Unmeasured {
+		p, err := o.loadSpec(name, ps)
+		return p, nil, err
+	}
+	slot, ok := o.road.costs.take(o.name, name)
+	if ok {
+		if m := measure(ps, o.road.costs.table, slot); m != nil {
+			p, err := o.loadSpec(name, m)
+			if err == nil {
+				return p, []uint32{slot}, nil
+			}
+			if !crowded(err) {
+				o.road.costs.free([]uint32{slot})
+				return nil, nil, err
+			}
+		}
+		o.road.costs.free([]uint32{slot})
+	}
+	p, err := o.loadSpec(name, ps)
+	return p, nil, err
+}
+
+func (o *Object) loadSpec(name string, ps *ebpf.ProgramSpec) (*ebpf.Program, error) {
 	// Only the maps that the program refers to: each is one more file otherwise.
 	specs, maps := map[string]*ebpf.MapSpec{}, map[string]*ebpf.Map{}
 	for _, ins := range ps.Instructions {
@@ -207,7 +233,9 @@ func (o *Object) Detach(hook string) error {
 		return nil
 	}
 	delete(o.hooks, hook)
-	if err := a.close(); err != nil {
+	err := a.close()
+	o.road.costs.free(a.slots)
+	if err != nil {
 		return fmt.Errorf("detach %s: %w", hook, err)
 	}
 	return nil
@@ -228,10 +256,12 @@ func (o *Object) Close() error {
 	var errs []error
 	for _, a := range o.hooks {
 		errs = append(errs, a.close())
+		o.road.costs.free(a.slots)
 	}
 	for _, p := range o.programs {
 		errs = append(errs, p.Close())
 	}
+	o.road.costs.free(o.slots)
 	for _, m := range o.maps {
 		errs = append(errs, m.Close())
 	}

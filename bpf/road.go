@@ -85,6 +85,9 @@ type Config struct {
 	// its listener. Namespaces do not matter: what a process from elsewhere, or
 	// the kernel, does in a network namespace of the subtree is not told.
 	CgroupRoot string
+	// Unmeasured leaves programs as they are: Costs tells of none. A run is then
+	// cheaper by a few nanoseconds.
+	Unmeasured bool
 }
 
 func (c Config) withDefaults() (Config, error) {
@@ -139,6 +142,7 @@ type Road struct {
 	stop    sync.Once
 
 	scope  scope
+	costs  costs
 	places places
 	btf    btfCache
 }
@@ -193,6 +197,9 @@ func NewRoad(cfg Config) (_ *Road, err error) {
 			return nil, fmt.Errorf("create map %s: %w", name, explainMap(err))
 		}
 		r.maps[name] = m
+	}
+	if err := r.costs.open(); err != nil {
+		return nil, err
 	}
 	for l := range numLanes {
 		if r.rings[l], err = openRing(r.maps[l.String()]); err != nil {
@@ -370,7 +377,7 @@ func (r *Road) Close() error {
 	for _, m := range r.maps {
 		errs = append(errs, m.Close())
 	}
-	errs = append(errs, r.places.close())
+	errs = append(errs, r.costs.close(), r.places.close())
 	r.btf.drop()
 	return errors.Join(errs...)
 }

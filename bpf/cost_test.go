@@ -1,0 +1,125 @@
+package bpf
+
+import (
+	"testing"
+	"time"
+
+	"github.com/cilium/ebpf"
+	"golang.org/x/sys/unix"
+)
+
+// Every run of a hook's programs is counted, and one in so many measured.
+func TestBPFCost(t *testing.T) {
+	r, o := openTest(t, Config{})
+	if err := Probe(FeatureTracepoint); err != nil {
+		t.Skip(err)
+	}
+	h := Hook{Name: "test.hook", Rungs: []Rung{{"tracepoint", []Attachment{Tracepoint("testroad_tp", "syscalls", "sys_enter_getpgid")}}}}
+	if _, err := o.Attach(h); err != nil {
+		t.Fatal(err)
+	}
+	if c, ok := r.Costs()["test.hook"]; !ok || c.Runs > 100 {
+		t.Fatalf("when attached: %+v, %v", c, ok)
+	}
+	const calls = 64 * SampleEvery
+	before := hits(t, o, 3)
+	for range calls {
+		if _, err := unix.Getpgid(0); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if n := hits(t, o, 3) - before; n != calls {
+		t.Errorf("the program itself ran %d times, not %d", n, calls)
+	}
+	c := r.Costs()["test.hook"]
+	cpus := uint64(ebpf.MustPossibleCPU())
+	// Others on this machine may make the same call.
+	if c.Runs < calls || c.Sampled < calls/SampleEvery-cpus || c.Sampled > c.Runs/SampleEvery {
+		t.Errorf("after %d calls: %+v", calls, c)
+	}
+	if c.Time <= 0 || c.Mean() <= 0 {
+		t.Errorf("no time was measured: %+v", c)
+	}
+	if err := o.Detach("test.hook"); err != nil {
+		t.Fatal(err)
+	}
+	if got := r.Costs(); len(got) != 0 {
+		t.Errorf("detached, there is %+v", got)
+	}
+	if _, err := o.Attach(h); err != nil {
+		t.Fatal(err)
+	}
+	if c := r.Costs()["test.hook"]; c.Runs > 100 {
+		t.Errorf("attached again, it begins with %+v", c)
+	}
+}
+
+// Who has no slot left runs unmeasured, and so does who wants it so.
+func TestBPFCostNone(t *testing.T) {
+	h := Hook{Name: "test.hook", Rungs: []Rung{{"tp_btf", []Attachment{BTF("testroad_btf")}}}}
+	check := func(t *testing.T, r *Road, o *Object) {
+		if _, err := o.Attach(h); err != nil {
+			t.Fatal(err)
+		}
+		before := hits(t, o, 0)
+		fork(t)
+		if hits(t, o, 0) == before {
+			t.Error("the program did not run")
+		}
+		if got := r.Costs(); len(got) != 0 {
+			t.Errorf("there is %+v", got)
+		}
+	}
+	t.Run("full", func(t *testing.T) {
+		r, o := openTest(t, Config{})
+		for range costSlots {
+			if _, ok := r.costs.take("other", "program"); !ok {
+				t.Fatal("no room")
+			}
+		}
+		check(t, r, o)
+	})
+	t.Run("unmeasured", func(t *testing.T) {
+		r, o := openTest(t, Config{Unmeasured: true})
+		check(t, r, o)
+	})
+}
+
+// BenchmarkCost is a system call with a program at its entry: none, one that is
+// not measured, one that is, by turns; each the least of many batches.
+func BenchmarkCost(b *testing.B) {
+	const batch = 20_000
+	_, unmeasured := openTest(b, Config{Unmeasured: true})
+	_, measured := openTest(b, Config{})
+	h := Hook{Name: "test.hook", Rungs: []Rung{{"tracepoint", []Attachment{Tracepoint("testroad_tp", "syscalls", "sys_enter_getpgid")}}}}
+	cases := []struct {
+		name  string
+		o     *Object
+		least time.Duration
+	}{{"none", nil, time.Hour}, {"unmeasured", unmeasured, time.Hour}, {"measured", measured, time.Hour}}
+	for b.Loop() {
+		for i := range cases {
+			c := &cases[i]
+			if c.o != nil {
+				if _, err := c.o.Attach(h); err != nil {
+					b.Fatal(err)
+				}
+			}
+			for range 5 {
+				start := time.Now()
+				for range batch {
+					_, _, _ = unix.RawSyscall(unix.SYS_GETPGID, 0, 0, 0)
+				}
+				c.least = min(c.least, time.Since(start))
+			}
+			if c.o != nil {
+				if err := c.o.Detach(h.Name); err != nil {
+					b.Fatal(err)
+				}
+			}
+		}
+	}
+	for _, c := range cases {
+		b.ReportMetric(float64(c.least.Nanoseconds())/batch, c.name+"-ns")
+	}
+}
