@@ -161,6 +161,9 @@ func describeSensor(s pipeline.SensorStatus) api.Sensor {
 	}
 	for _, h := range s.Hooks {
 		hook := api.Hook{Name: h.Hook, Purpose: h.Purpose, Rung: h.Rung, Target: h.Target, Error: h.Err}
+		if c := h.Cost; c != (bpf.Cost{}) {
+			hook.Cost = &api.HookCost{Runs: c.Runs, Sampled: c.Sampled, Time: c.Time, Mean: c.Mean(), Core: h.Core}
+		}
 		for _, r := range h.Refused {
 			hook.Refused = append(hook.Refused, api.Refusal{Rung: r.Rung, Reason: r.Reason})
 		}

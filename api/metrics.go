@@ -92,6 +92,9 @@ var metrics = []Metric[Status]{
 			}
 		}
 	}},
+	{"warren_hook_runs_total", "Runs of a hook's programs since it was attached.", Counter, []string{"hook"}, hookCosts(func(c *HookCost) float64 { return float64(c.Runs) })},
+	{"warren_hook_sampled_runs_total", "Runs of a hook's programs that were measured: one in 1,024.", Counter, []string{"hook"}, hookCosts(func(c *HookCost) float64 { return float64(c.Sampled) })},
+	{"warren_hook_sampled_seconds_total", "What the measured runs of a hook's programs took.", Counter, []string{"hook"}, hookCosts(func(c *HookCost) float64 { return c.Time.Seconds() })},
 	{"warren_events_total", "Events by kind, before any filter.", Counter, []string{"kind"}, func(st *Status, put func(float64, ...string)) {
 		for _, k := range st.Kinds {
 			put(float64(k.Total), k.Kind)
@@ -272,6 +275,18 @@ func resources(value func(*Resource) uint64) func(*Status, func(float64, ...stri
 		for i := range st.Kubernetes.Resources {
 			r := &st.Kubernetes.Resources[i]
 			put(float64(value(r)), r.Name)
+		}
+	}
+}
+
+func hookCosts(of func(*HookCost) float64) func(*Status, func(float64, ...string)) {
+	return func(st *Status, put func(float64, ...string)) {
+		for _, s := range st.Sensors {
+			for _, h := range s.Hooks {
+				if h.Cost != nil {
+					put(of(h.Cost), h.Name)
+				}
+			}
 		}
 	}
 }

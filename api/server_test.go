@@ -216,7 +216,7 @@ func sampleStatus() Status {
 		},
 		Capabilities: []Cap{{"CAP_BPF", "x", true, true, true}},
 		Sensors: []Sensor{{"process", true, []string{"exec"}, "late", []Hook{
-			{"process.exec", "programs started", "tp_btf", "sched_process_exec", "", []Refusal{{"fentry", "lockdown refuses it"}}},
+			{"process.exec", "programs started", "tp_btf", "sched_process_exec", "", []Refusal{{"fentry", "lockdown refuses it"}}, &HookCost{4096, 4, 2000, 500, 0.01}},
 			{Name: "process.exit", Purpose: "ends", Error: "refused"},
 		}}},
 		Kinds:         []Kind{{"exec", 7, 1.5}, {"exit", 3, 0}},

@@ -169,6 +169,18 @@ type Hook struct {
 	Target  string    `json:"target,omitempty"`
 	Error   string    `json:"error,omitempty"`
 	Refused []Refusal `json:"refused,omitempty"`
+	// Cost is absent while no program of the hook is measured.
+	Cost *HookCost `json:"cost,omitempty"`
+}
+
+// HookCost is what the programs of a hook have cost since it was attached. They
+// measure one run in 1,024 on each CPU themselves.
+type HookCost struct {
+	Runs    uint64        `json:"runs"`
+	Sampled uint64        `json:"sampled"`    // of these: measured
+	Time    time.Duration `json:"sampled_ns"` // that those measured took together
+	Mean    time.Duration `json:"mean_ns"`    // that a run takes; 0 while none was measured
+	Core    float64       `json:"core"`       // share of one CPU, 1 is all of it, over the last five seconds
 }
 
 // Refusal says why a better way to attach a hook is not used.

@@ -285,7 +285,8 @@ func (r recorded) Status() api.Status {
 		},
 		Sensors: []api.Sensor{
 			{Name: "process", Running: true, Kinds: []string{"exec", "fork", "exit"}, Hooks: []api.Hook{
-				{Name: "process.exec", Purpose: "programs that are started", Rung: "tp_btf", Target: "sched_process_exec"},
+				{Name: "process.exec", Purpose: "programs that are started", Rung: "tp_btf", Target: "sched_process_exec",
+					Cost: &api.HookCost{Runs: 1 << 20, Sampled: 1024, Time: 5_376_000, Mean: 5250, Core: 0.0034}},
 				{Name: "process.cred", Purpose: "changes of user and capabilities", Rung: "tracepoint", Target: "syscalls/sys_exit_setuid syscalls/sys_exit_setgid syscalls/sys_exit_capset", Refused: []api.Refusal{{Rung: "fentry", Reason: "lockdown refuses fentry"}}},
 			}},
 			{Name: "socket", Kinds: []string{}, Error: "no cgroup2 mount", Hooks: []api.Hook{

@@ -24,7 +24,7 @@ func statusCommand(g *globals) *command {
 	return &command{
 		name:    "status",
 		summary: summary,
-		about: "For each hook: by which kind of program it is attached, and why not by a better one. " +
+		about: "For each hook: by which kind of program it is attached, and why not by a better one; what one run of its programs takes, and which share of a core they take together, by a measure of one run in 1,024. " +
 			"Then how many events there were, what was lost and where, how full rings, tables and queues are, and who listens. " +
 			"Of a cluster: the hub, and each node with its agent; -o wide has the whole report of each, for those who may see all pods.",
 		examples: []example{
@@ -148,7 +148,7 @@ func (v *statusView) sensors() {
 		for i, h := range s.Hooks {
 			rows[i] = v.hook(h, &why)
 		}
-		v.rows([]column{{head: "HOOK"}, {head: "ATTACHED BY"}, {head: "REFUSED"}, {head: "WHAT FOR"}, {head: "WHERE", spare: 1}}, rows)
+		v.rows([]column{{head: "HOOK"}, {head: "ATTACHED BY"}, {head: "REFUSED"}, {head: "A RUN", right: true}, {head: "CORE", right: true}, {head: "WHAT FOR"}, {head: "WHERE", spare: 1}}, rows)
 	}
 	if len(why) > 0 {
 		v.heading("Why not better")
@@ -191,7 +191,20 @@ func (v *statusView) hook(h api.Hook, why *notes) []cell {
 	case len(h.Refused) > 0:
 		rung.color = yellow
 	}
-	return []cell{{text: v.safe(h.Name)}, rung, {text: strings.Join(refused, ", ")}, {text: v.safe(h.Purpose)}, {text: v.where(h.Target), color: dim}}
+	run, core := v.cost(h.Cost)
+	return []cell{{text: v.safe(h.Name)}, rung, {text: strings.Join(refused, ", ")}, run, core, {text: v.safe(h.Purpose)}, {text: v.where(h.Target), color: dim}}
+}
+
+// cost returns what a run of a hook's programs takes, and which share of a CPU
+// they take.
+func (v *statusView) cost(c *api.HookCost) (run, core cell) {
+	if c == nil || c.Sampled == 0 {
+		return cell{}, cell{}
+	}
+	if core.text = percent(c.Core); c.Core >= 0.05 {
+		core.color = yellow
+	}
+	return cell{text: nanos(c.Mean)}, core
 }
 
 // where returns what a hook is attached to, the first of many places unless

@@ -48,6 +48,35 @@ func span(d time.Duration) string {
 	return fmt.Sprintf("%dd%02dh", d/(24*time.Hour), d%(24*time.Hour)/time.Hour)
 }
 
+// nanos writes how long something short takes: 85ns, 3.4µs, 120µs, 4.1ms.
+func nanos(d time.Duration) string {
+	switch {
+	case d < time.Microsecond:
+		return fmt.Sprintf("%dns", d.Nanoseconds())
+	case d < 10*time.Microsecond:
+		return fmt.Sprintf("%.1fµs", float64(d.Truncate(100*time.Nanosecond))/1e3)
+	case d < time.Millisecond:
+		return fmt.Sprintf("%dµs", d.Microseconds())
+	}
+	return span(d)
+}
+
+// percent writes a share: 0%, <0.01%, 0.34%, 12%.
+func percent(share float64) string {
+	switch p := share * 100; {
+	case p == 0:
+		return "0%"
+	case p < 0.01:
+		return "<0.01%"
+	case p < 0.995:
+		return fmt.Sprintf("%.2f%%", p)
+	case p < 9.95:
+		return fmt.Sprintf("%.1f%%", p)
+	default:
+		return fmt.Sprintf("%.0f%%", p)
+	}
+}
+
 // rate writes a number per second: 0.2/s, 12/s, 3.4k/s.
 func rate(perSecond float64) string {
 	switch {

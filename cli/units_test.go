@@ -21,6 +21,16 @@ func TestUnits(t *testing.T) {
 			t.Errorf("span(%d) = %s, want %s", d, got, want)
 		}
 	}
+	for d, want := range map[time.Duration]string{0: "0ns", 85: "85ns", 3490: "3.4µs", 120500: "120µs", 4100 * time.Microsecond: "4.1ms"} {
+		if got := nanos(d); got != want {
+			t.Errorf("nanos(%d) = %s, want %s", d, got, want)
+		}
+	}
+	for share, want := range map[float64]string{0: "0%", 0.00001: "<0.01%", 0.0034: "0.34%", 0.0123: "1.2%", 0.123: "12%", 1.5: "150%"} {
+		if got := percent(share); got != want {
+			t.Errorf("percent(%v) = %s, want %s", share, got, want)
+		}
+	}
 	for r, want := range map[float64]string{0: "0/s", 0.21: "0.2/s", 12: "12/s", 12345: "12.3k/s", 2.5e6: "2.50M/s"} {
 		if got := rate(r); got != want {
 			t.Errorf("rate(%v) = %s, want %s", r, got, want)

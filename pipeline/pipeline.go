@@ -97,6 +97,7 @@ type road interface {
 	Run(ctx context.Context) error
 	Sync(ctx context.Context) error
 	Counters() []bpf.Counter
+	Costs() map[string]bpf.Cost
 	Stats() bpf.RoadStats
 }
 
@@ -238,8 +239,9 @@ func (p *Pipeline) keep(ctx context.Context) {
 		case <-look.C:
 		case now := <-second.C:
 			p.reportLosses()
+			costs := p.road.Costs()
 			p.mu.Lock()
-			p.rates.sample(now, &p.totals)
+			p.rates.sample(now, &p.totals, costs)
 			p.mu.Unlock()
 			continue
 		}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -25,6 +26,7 @@ import (
 type fakeRoad struct {
 	mu       sync.Mutex
 	counters []bpf.Counter
+	costs    map[string]bpf.Cost
 	fail     chan error
 	syncs    atomic.Int32
 	onSync   func()
@@ -53,6 +55,12 @@ func (r *fakeRoad) Counters() []bpf.Counter {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return slices.Clone(r.counters)
+}
+
+func (r *fakeRoad) Costs() map[string]bpf.Cost {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return maps.Clone(r.costs)
 }
 
 func (r *fakeRoad) Stats() bpf.RoadStats { return bpf.RoadStats{} }

@@ -35,8 +35,17 @@ type SensorStatus struct {
 	Running bool
 	Started bool          // it has run at some time
 	Kinds   event.KindSet // that it has hooks for now
-	Hooks   []bpf.HookStatus
+	Hooks   []HookStatus
 	Err     error // why it could not do what was last asked of it
+}
+
+// HookStatus describes a hook of a sensor.
+type HookStatus struct {
+	bpf.HookStatus
+	Cost bpf.Cost // since it was attached
+	// Core is what share of one CPU its programs take, over the last five seconds:
+	// how often they ran times what a run takes on average.
+	Core float64
 }
 
 // KindStatus counts the events of a kind.
@@ -94,13 +103,21 @@ func (p *Pipeline) Status() Status {
 	var running event.KindSet
 	p.sensors.mu.Lock()
 	for _, r := range p.sensors.list {
-		st.Sensors = append(st.Sensors, SensorStatus{Name: r.sensor.Name(), Running: r.running, Started: r.started, Kinds: r.kinds, Hooks: slices.Clone(r.hooks), Err: r.err})
+		st.Sensors = append(st.Sensors, SensorStatus{Name: r.sensor.Name(), Running: r.running, Started: r.started, Kinds: r.kinds, Hooks: hookStatus(r.hooks), Err: r.err})
 		running |= r.kinds
 	}
 	p.sensors.mu.Unlock()
+	costs := p.road.Costs()
 
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	for _, s := range st.Sensors {
+		for i := range s.Hooks {
+			h := &s.Hooks[i]
+			h.Cost = costs[h.Hook]
+			h.Core = p.rates.core(h.Hook, h.Cost)
+		}
+	}
 	for _, k := range event.AllKinds.List() {
 		if p.totals[k] > 0 || running.Has(k) {
 			st.Kinds = append(st.Kinds, KindStatus{Kind: k, Total: p.totals[k], Rate: p.rates.of(k, &p.totals)})
@@ -113,6 +130,14 @@ func (p *Pipeline) Status() Status {
 	}
 	st.Gone = SubscriptionStatus{Matched: p.gone.matched, Delivered: p.gone.delivered, Lost: p.gone.lost}
 	return st
+}
+
+func hookStatus(hooks []bpf.HookStatus) []HookStatus {
+	out := make([]HookStatus, len(hooks))
+	for i, h := range hooks {
+		out[i].HookStatus = h
+	}
+	return out
 }
 
 // Status returns the counters of one subscription.
@@ -141,19 +166,38 @@ const rateSpan = 5
 type sample struct {
 	at     time.Time
 	totals [maxKinds]uint64
+	costs  map[string]bpf.Cost // by hook
 }
 
-func (r *rates) sample(now time.Time, totals *[maxKinds]uint64) {
-	r.samples[r.n%len(r.samples)] = sample{now, *totals}
+func (r *rates) sample(now time.Time, totals *[maxKinds]uint64, costs map[string]bpf.Cost) {
+	r.samples[r.n%len(r.samples)] = sample{now, *totals, costs}
 	r.n++
+}
+
+// span returns the first and the last sample there is; there must be one.
+func (r *rates) span() (oldest, newest sample) {
+	return r.samples[max(0, r.n-len(r.samples))%len(r.samples)], r.samples[(r.n-1)%len(r.samples)]
+}
+
+// core returns the share of a CPU that a hook takes which has cost so much.
+func (r *rates) core(hook string, cost bpf.Cost) float64 {
+	if r.n == 0 {
+		return 0
+	}
+	oldest, newest := r.span()
+	runs, from := newest.costs[hook].Runs, oldest.costs[hook].Runs
+	secs := newest.at.Sub(oldest.at).Seconds()
+	if secs <= 0 || runs < from || cost.Runs < runs { // it was detached in between
+		return 0
+	}
+	return float64(runs-from) * cost.Mean().Seconds() / secs
 }
 
 func (r *rates) of(k event.Kind, totals *[maxKinds]uint64) float64 {
 	if r.n == 0 {
 		return 0
 	}
-	oldest := r.samples[max(0, r.n-len(r.samples))%len(r.samples)]
-	newest := r.samples[(r.n-1)%len(r.samples)]
+	oldest, newest := r.span()
 	secs := newest.at.Sub(oldest.at).Seconds()
 	if secs <= 0 { // only one sample yet: count from it
 		secs = time.Since(oldest.at).Seconds()
