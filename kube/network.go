@@ -188,15 +188,22 @@ func (c *Client) notRemoved(set daemonSet, r Removal, cause error) error {
 }
 
 // json asks for an object in JSON: of its kind no more is known than where it is.
-func (c *Client) json(ctx context.Context, path string, object any) error {
+func (c *Client) json(ctx context.Context, path string, object *daemonSet) error {
 	return into(c.rest.Get().AbsPath(path).SetHeader("Accept", "application/json").Do(ctx).Raw())(object)
 }
 
-func into(text []byte, err error) func(any) error {
-	return func(object any) error {
+// into reads an answer. Nothing of what the object was before is left in it: the
+// API server leaves out figures that are 0.
+func into(text []byte, err error) func(*daemonSet) error {
+	return func(object *daemonSet) error {
 		if err != nil {
 			return err
 		}
-		return json.Unmarshal(text, object)
+		var fresh daemonSet
+		if err := json.Unmarshal(text, &fresh); err != nil {
+			return err
+		}
+		*object = fresh
+		return nil
 	}
 }
