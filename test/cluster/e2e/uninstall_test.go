@@ -6,12 +6,10 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"runtime"
 	"slices"
 	"strconv"
 	"strings"
 	"testing"
-	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -85,7 +83,7 @@ func TestClusterAgentRights(t *testing.T) {
 			runtimes := strings.HasPrefix(m.at, "/run/containerd/") || strings.HasPrefix(m.at, "/run/netns/")
 			switch {
 			case !writable, runtimes, strings.HasPrefix(m.at, "/dev"), strings.HasPrefix(m.at, "/proc"):
-			case slices.Contains([]string{"/run/warren", "/var/lib/warren", "/etc/hosts", "/etc/hostname", "/etc/resolv.conf"}, m.at):
+			case slices.Contains([]string{"/run/warren", "/var/lib/warren", "/sys/fs/bpf", "/etc/hosts", "/etc/hostname", "/etc/resolv.conf"}, m.at):
 			default:
 				t.Errorf("%s: the agent may write to %s (%s)", node, m.at, m.kind)
 			}
@@ -145,50 +143,6 @@ func mountsOf(t *testing.T, pid int) []mount {
 	return all
 }
 
-// A kernelObject is of BPF.
-type kernelObject struct {
-	kind string // prog_id, map_id or link_id, as /proc has it
-	id   uint32
-}
-
-// heldBy gives what a process has of BPF.
-func heldBy(t *testing.T, pid int) map[kernelObject]bool {
-	t.Helper()
-	files, err := filepath.Glob(fmt.Sprintf("/proc/%d/fdinfo/*", pid))
-	if err != nil {
-		t.Fatal(err)
-	}
-	all := make(map[kernelObject]bool)
-	for _, name := range files {
-		text, err := os.ReadFile(name)
-		if err != nil {
-			continue // closed meanwhile
-		}
-		for line := range strings.Lines(string(text)) {
-			kind, value, _ := strings.Cut(line, ":")
-			if id, err := strconv.ParseUint(strings.TrimSpace(value), 10, 32); err == nil && slices.Contains([]string{"prog_id", "map_id", "link_id"}, kind) {
-				all[kernelObject{kind, uint32(id)}] = true
-			}
-		}
-	}
-	return all
-}
-
-// lives tells whether the kernel still has it.
-func (o kernelObject) lives() (bool, error) {
-	command := map[string]uintptr{"prog_id": unix.BPF_PROG_GET_FD_BY_ID, "map_id": unix.BPF_MAP_GET_FD_BY_ID, "link_id": unix.BPF_LINK_GET_FD_BY_ID}[o.kind]
-	attr := struct{ id, next, flags uint32 }{id: o.id}
-	fd, _, errno := unix.Syscall(unix.SYS_BPF, command, uintptr(unsafe.Pointer(&attr)), unsafe.Sizeof(attr))
-	runtime.KeepAlive(&attr)
-	switch {
-	case errno == 0:
-		return true, unix.Close(int(fd))
-	case errors.Is(errno, unix.ENOENT):
-		return false, nil
-	}
-	return false, errno
-}
-
 // TestClusterUninstall holds that nothing of Warren is left, in the cluster and
 // on its nodes, and that it can be installed elsewhere.
 func TestClusterUninstall(t *testing.T) {
@@ -198,7 +152,7 @@ func TestClusterUninstall(t *testing.T) {
 	c.gone("warren", func(c *testCluster) { c.helm("uninstall", "warren", "-n", "warren", "--wait", "--timeout=90s") })
 
 	// Elsewhere, with other values.
-	c.helm(slices.Concat([]string{"install", "eyes", chart(t), "-n", c.namespace, "--set", "hub.replicas=1,hub.podDisruptionBudget.enabled=false,hub.networkPolicy.enabled=false,metrics.annotations=false"}, c.image())...)
+	c.helm(slices.Concat([]string{"install", "eyes", chart(t), "-n", c.namespace, "--set", "network.mode=chained,hub.replicas=1,hub.podDisruptionBudget.enabled=false,hub.networkPolicy.enabled=false,metrics.annotations=false"}, c.image())...)
 	c.must(c.Rollout(c.context(), c.namespace, "daemonset/warren-agent"))
 	c.must(c.Rollout(c.context(), c.namespace, "deployment/warren-hub"))
 	c.nodesAnswer(len(nodes))
@@ -264,15 +218,19 @@ func (c *testCluster) gone(namespace string, uninstall func(*testCluster)) {
 	if now := c.agentProcesses(); len(now) > 0 {
 		t.Errorf("agents still run: %v", now)
 	}
-	for o := range held {
-		c.eventually(fmt.Sprintf("%v to be gone", o), func(context.Context) error {
+	c.eventually("programs, maps and links to be gone", func(context.Context) error {
+		var errs []error
+		for _, o := range sorted(held) {
 			alive, err := o.lives()
 			if err == nil && alive {
-				err = errors.New("the kernel has it still")
+				err = errors.New("the kernel has it still: " + o.holders())
 			}
-			return err
-		})
-	}
+			if err != nil {
+				errs = append(errs, fmt.Errorf("%s %d: %w", o.kind, o.id, err))
+			}
+		}
+		return errors.Join(errs...)
+	})
 	for _, node := range c.RunningNodes() {
 		// What stays are two folders, each with the file that two agents would
 		// have locked.
