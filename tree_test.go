@@ -32,16 +32,17 @@ var layers = []struct {
 }{
 	{0, []string{"cluster"}, "the nouns of a cluster are plain values, and no API server's"},
 	{1, []string{"event"}, "an event is a plain value that everything else talks about"},
-	{2, []string{"filter", "bpf", "l7", "netpol", "reconcile"}, "pure meaning of events and policies, the way into the kernel, protocols: none needs another"},
-	{3, []string{"sensor", "identity", "kube"}, "what a sensor is, who is who, and the cluster's API server"},
-	{3, []string{"settings"}, "what people write about agents and hubs"},
-	{4, []string{"pipeline", "api"}, "the spine and the answers know interfaces of sensors, not sensors"},
-	{4, []string{"datapath"}, "what packets meet knows the nouns of a cluster and policy, and nobody who asks"},
-	{5, []string{"sensor/all"}, "the one list of sensors"},
-	{4, []string{"sensor/*"}, "sensors know the road and events, not each other, and nobody who listens"},
-	{5, []string{"cni"}, "what a container runtime calls, and what an agent writes for it"},
-	{6, []string{"agent", "hub", "cli"}, "wiring of a node and of a cluster, and what a person calls"},
-	{7, []string{"."}, "main picks agent, hub or command"},
+	{2, []string{"interest"}, "what a consumer wants, in words that the kernel can decide"},
+	{3, []string{"filter", "bpf", "l7", "netpol", "reconcile"}, "pure meaning of events and policies, the way into the kernel, protocols: none needs another"},
+	{4, []string{"sensor", "identity", "kube"}, "what a sensor is, who is who, and the cluster's API server"},
+	{4, []string{"settings"}, "what people write about agents and hubs"},
+	{5, []string{"pipeline", "api"}, "the spine and the answers know interfaces of sensors, not sensors"},
+	{5, []string{"datapath"}, "what packets meet knows the nouns of a cluster and policy, and nobody who asks"},
+	{6, []string{"sensor/all"}, "the one list of sensors"},
+	{5, []string{"sensor/*"}, "sensors know the road and events, not each other, and nobody who listens"},
+	{6, []string{"cni"}, "what a container runtime calls, and what an agent writes for it"},
+	{7, []string{"agent", "hub", "cli"}, "wiring of a node and of a cluster, and what a person calls"},
+	{8, []string{"."}, "main picks agent, hub or command"},
 }
 
 // forbidden are imports that the layers would allow.
@@ -74,7 +75,7 @@ var forbidden = []struct {
 }
 
 // pure packages compute: the same input gives the same output, on any machine.
-var pure = []string{"filter", "l7", "netpol"}
+var pure = []string{"filter", "interest", "l7", "netpol"}
 
 // impure is what computing needs not.
 var impure = []string{"os", "os/*", "net", "net/http", "net/rpc", "io/ioutil", "syscall", "golang.org/x/sys/*", "log", "math/rand", "math/rand/*", "crypto/rand"}
@@ -437,11 +438,11 @@ func TestTreeCheck(t *testing.T) {
 		{"a module of its own in the product", map[string]string{"api/v2/go.mod": "module v2", "api/v2/x.go": pkg + `import "github.com/gorilla/mux"`},
 			[]string{"which thirdParties in tree_test.go does not list"}},
 		{"upwards", map[string]string{"filter/x.go": pkg + `import "warren/api"`},
-			[]string{"filter/x.go: filter (layer 2) imports api (layer 4"}},
+			[]string{"filter/x.go: filter (layer 3) imports api (layer 5"}},
 		{"sideways", map[string]string{"sensor/socket/x.go": pkg + `import "warren/sensor/process"`},
-			[]string{"sensor/socket (layer 4) imports sensor/process (layer 4"}},
+			[]string{"sensor/socket (layer 5) imports sensor/process (layer 5"}},
 		{"from above, but not the list", map[string]string{"pipeline/x.go": pkg + `import "warren/sensor/all"`},
-			[]string{"pipeline (layer 4) imports sensor/all (layer 5"}},
+			[]string{"pipeline (layer 5) imports sensor/all (layer 6"}},
 		{"forbidden", map[string]string{"cli/x.go": pkg + `import "warren/pipeline"`},
 			[]string{"cli/x.go: cli imports pipeline: a command asks the agent"}},
 		{"no layer", map[string]string{"util/x.go": pkg + `import "warren/event"`},

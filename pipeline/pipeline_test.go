@@ -19,6 +19,7 @@ import (
 
 	"warren/bpf"
 	"warren/event"
+	"warren/interest"
 	"warren/sensor"
 )
 
@@ -104,7 +105,8 @@ func (s *fakeSensor) took() []string {
 
 func (s *fakeSensor) Name() string         { return s.name }
 func (s *fakeSensor) Kinds() event.KindSet { return s.kinds }
-func (s *fakeSensor) Start(want event.KindSet, emit func(*event.Event)) error {
+func (s *fakeSensor) Start(wanted interest.Set, emit func(*event.Event)) error {
+	want := wanted.Kinds()
 	s.call("start %s", want)
 	s.emit = emit
 	if want&s.refuses != 0 {

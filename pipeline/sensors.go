@@ -1,6 +1,7 @@
 package pipeline
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -9,6 +10,7 @@ import (
 
 	"warren/bpf"
 	"warren/event"
+	"warren/interest"
 	"warren/sensor"
 )
 
@@ -25,7 +27,8 @@ type runner struct {
 
 	running bool
 	started bool          // it has run at some time
-	kinds   event.KindSet // what it was started with
+	want    interest.Set  // what it was started with
+	kinds   event.KindSet // of these, what it has hooks for
 	refused event.KindSet // what this kernel, or our rights, do not allow
 	hooks   []bpf.HookStatus
 	err     error
@@ -40,17 +43,23 @@ func (p *Pipeline) interestChanged() {
 	}
 }
 
-// interest is every kind that somebody needs.
-func (p *Pipeline) interest() event.KindSet {
+// tablesName names the tables among those who hold interests.
+const tablesName = "tables"
+
+// interest is what somebody needs, with who.
+func (p *Pipeline) interest() interest.Set {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	want := *p.cfg.Tables
+	tables := *p.cfg.Tables
+	var holders []interest.Holder
 	for _, s := range p.subs {
 		if k := s.opts.Kinds &^ event.NoticeKinds; k != 0 {
-			want |= k | processKinds // each event names its process
+			tables |= processKinds // each event names its process
+			holders = append(holders, interest.Holder{Name: s.opts.Name, Interest: s.opts.Interest.Among(k)})
 		}
 	}
-	return want
+	holders = append(holders, interest.Holder{Name: tablesName, Interest: interest.Of(tables)})
+	return interest.Union(holders...)
 }
 
 // runSensors starts and stops sensors as interests change, until ctx ends. It
@@ -119,30 +128,32 @@ func (p *Pipeline) arrange(ctx context.Context, now time.Time) error {
 
 // adjust starts, restarts or stops one sensor. It reports whether the sensor
 // has begun to run.
-func (p *Pipeline) adjust(r *runner, interest event.KindSet, now time.Time) (begun bool, err error) {
+func (p *Pipeline) adjust(r *runner, all interest.Set, now time.Time) (begun bool, err error) {
 	can := r.sensor.Kinds() &^ r.refused
-	want := interest & can &^ event.StateKinds
-	if want != 0 {
-		want |= can & event.StateKinds // what the tables learn on the way
+	want := all.Among(can &^ event.StateKinds)
+	if want.Kinds() != 0 { // what the tables learn on the way
+		want = want.With(interest.Union(interest.Holder{Name: tablesName, Interest: interest.Of(can & event.StateKinds)}))
 	}
-	had := r.kinds
+	had, exact := r.want, true
 	switch {
-	case want&^had != 0: // more: keep the spare ones, their grace goes on
-		want |= had
-	case want == had:
-		p.spare(r, time.Time{})
+	case !had.Covers(want): // more: keep the spare ones, their grace goes on
+		if exact = want.Covers(had); !exact {
+			want = want.With(had.Nameless())
+		}
+	case want.Covers(had):
+		p.spare(r, time.Time{}, want)
 		return false, nil
 	case r.spareAt.IsZero():
-		p.spare(r, now)
+		p.spare(r, now, want.With(had.Nameless()))
 		return false, nil
 	case now.Before(r.spareAt.Add(p.cfg.StopGrace)):
 		return false, nil
 	}
-	if want == 0 {
+	if want.Kinds() == 0 {
 		if err = r.sensor.Stop(); err != nil {
 			err = fmt.Errorf("stop sensor %s: %w", r.sensor.Name(), err)
 		}
-		p.note(r, 0, 0, err)
+		p.note(r, interest.Set{}, 0, 0, err)
 		return false, err
 	}
 	started, err := p.start(r.sensor, want)
@@ -153,9 +164,14 @@ func (p *Pipeline) adjust(r *runner, interest event.KindSet, now time.Time) (beg
 		return false, err
 	}
 	begun = !r.running
-	p.note(r, started, want&^started, err)
+	missing := want.Kinds() &^ started
+	spareAt := cmp.Or(r.spareAt, now)
+	p.note(r, want.Among(started), started, missing, err)
+	if !exact { // what was spare before is not asked for by somebody else having come
+		p.spare(r, spareAt, r.want)
+	}
 	if err != nil {
-		p.log.Warn("a sensor does without some kinds of events", "sensor", r.sensor.Name(), "kinds", (want &^ started).String(), "err", err)
+		p.log.Warn("a sensor does without some kinds of events", "sensor", r.sensor.Name(), "kinds", missing.String(), "err", err)
 	}
 	return begun, nil
 }
@@ -163,18 +179,19 @@ func (p *Pipeline) adjust(r *runner, interest event.KindSet, now time.Time) (beg
 // start starts a sensor for the kinds wanted. Where one of them is not to be
 // had on this kernel, or with our rights, it does without that one: it returns
 // what the sensor runs with, and why that is not everything.
-func (p *Pipeline) start(s sensor.Sensor, want event.KindSet) (event.KindSet, error) {
+func (p *Pipeline) start(s sensor.Sensor, want interest.Set) (event.KindSet, error) {
+	kinds := want.Kinds()
 	err := s.Start(want, p.emit)
 	if err == nil {
-		return want & s.Kinds(), nil // it may have found out that it cannot have all
+		return kinds & s.Kinds(), nil // it may have found out that it cannot have all
 	}
 	err = fmt.Errorf("start sensor %s: %w", s.Name(), err)
 	if u := (*bpf.UnavailableError)(nil); !errors.As(err, &u) {
 		return 0, err
 	}
-	for _, k := range (want &^ event.StateKinds).List() {
-		less := want &^ event.Kinds(k)
-		if less&^event.StateKinds != 0 && s.Start(less, p.emit) == nil {
+	for _, k := range (kinds &^ event.StateKinds).List() {
+		less := kinds &^ event.Kinds(k)
+		if less&^event.StateKinds != 0 && s.Start(want.Among(less), p.emit) == nil {
 			return less, err
 		}
 	}
@@ -182,11 +199,11 @@ func (p *Pipeline) start(s sensor.Sensor, want event.KindSet) (event.KindSet, er
 }
 
 // note remembers, for Status, what a sensor does now.
-func (p *Pipeline) note(r *runner, kinds, refused event.KindSet, err error) {
+func (p *Pipeline) note(r *runner, want interest.Set, kinds, refused event.KindSet, err error) {
 	hooks := r.sensor.Hooks()
 	p.sensors.mu.Lock()
 	defer p.sensors.mu.Unlock()
-	r.running, r.kinds, r.hooks, r.spareAt = kinds != 0, kinds, hooks, time.Time{}
+	r.running, r.want, r.kinds, r.hooks, r.spareAt = kinds != 0, want, kinds, hooks, time.Time{}
 	r.started = r.started || r.running
 	r.refused |= refused
 	if err != nil || r.refused == 0 {
@@ -194,10 +211,12 @@ func (p *Pipeline) note(r *runner, kinds, refused event.KindSet, err error) {
 	}
 }
 
-func (p *Pipeline) spare(r *runner, since time.Time) {
+// spare remembers since when a sensor has more than is wanted, and who wants
+// what of it now.
+func (p *Pipeline) spare(r *runner, since time.Time, want interest.Set) {
 	p.sensors.mu.Lock()
 	defer p.sensors.mu.Unlock()
-	r.spareAt = since
+	r.spareAt, r.want = since, want
 }
 
 // nextStop returns when the first spare hook is to go.
@@ -225,7 +244,7 @@ func (p *Pipeline) stopSensors() error {
 			errs = append(errs, fmt.Errorf("stop sensor %s: %w", r.sensor.Name(), err))
 		}
 		p.sensors.mu.Lock()
-		r.running, r.kinds = false, 0
+		r.running, r.want, r.kinds = false, interest.Set{}, 0
 		p.sensors.mu.Unlock()
 	}
 	return errors.Join(errs...)

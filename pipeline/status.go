@@ -12,6 +12,7 @@ import (
 
 	"warren/bpf"
 	"warren/event"
+	"warren/interest"
 )
 
 // Status is what the pipeline knows of itself at one moment.
@@ -35,8 +36,12 @@ type SensorStatus struct {
 	Running bool
 	Started bool          // it has run at some time
 	Kinds   event.KindSet // that it has hooks for now
-	Hooks   []HookStatus
-	Err     error // why it could not do what was last asked of it
+	// Want is what it was started with: who wants which hooks, and what the
+	// kernel lets through. What nobody has a name for is nobody's any more, and
+	// will go.
+	Want  interest.Set
+	Hooks []HookStatus
+	Err   error // why it could not do what was last asked of it
 }
 
 // HookStatus describes a hook of a sensor.
@@ -103,7 +108,7 @@ func (p *Pipeline) Status() Status {
 	var running event.KindSet
 	p.sensors.mu.Lock()
 	for _, r := range p.sensors.list {
-		st.Sensors = append(st.Sensors, SensorStatus{Name: r.sensor.Name(), Running: r.running, Started: r.started, Kinds: r.kinds, Hooks: hookStatus(r.hooks), Err: r.err})
+		st.Sensors = append(st.Sensors, SensorStatus{Name: r.sensor.Name(), Running: r.running, Started: r.started, Kinds: r.kinds, Want: r.want, Hooks: hookStatus(r.hooks), Err: r.err})
 		running |= r.kinds
 	}
 	p.sensors.mu.Unlock()

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"warren/event"
+	"warren/interest"
 )
 
 // ErrClosed says that the pipeline has ended: no event comes any more.
@@ -25,6 +26,9 @@ type Options struct {
 	// Kinds are the kinds of events wanted: sensors run for them. None is
 	// none: then only losses are delivered.
 	Kinds event.KindSet
+	// Interest is what of them the kernel need not leave out: Match holds for no
+	// event that it does not let through. Zero stands for all of Kinds.
+	Interest interest.Interest
 	// Match picks from them; nil wants all. It is called by the goroutine that
 	// reads the rings: it must neither block nor keep the event.
 	Match func(*event.Event) bool
@@ -87,6 +91,9 @@ func (p *Pipeline) Subscribe(o Options) (*Subscription, error) {
 	}
 	o.Queue = max(o.Queue, minQueue)
 	o.Kinds &^= event.StateKinds
+	if o.Interest.Terms == nil {
+		o.Interest = interest.Of(o.Kinds)
+	}
 	s := &Subscription{
 		opts:  o,
 		p:     p,

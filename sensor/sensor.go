@@ -9,6 +9,7 @@ import (
 
 	"warren/bpf"
 	"warren/event"
+	"warren/interest"
 )
 
 // A Sensor observes one part of the kernel.
@@ -22,9 +23,12 @@ type Sensor interface {
 	// Kinds is what the sensor can emit, as far as it knows: after Start, without
 	// what the kernel or missing rights have refused.
 	Kinds() event.KindSet
-	// Start attaches the hooks that the wanted kinds need. Started again with
-	// other kinds, it attaches and detaches the difference.
-	Start(want event.KindSet, emit func(*event.Event)) error
+	// Start attaches the hooks that the wanted kinds and types of events need,
+	// and has the kernel leave out what nobody wants as far as it can: what is
+	// emitted is all that the set wants, and possibly more. Started again with
+	// another set, it attaches and detaches the difference, and loses nothing
+	// that both sets want.
+	Start(want interest.Set, emit func(*event.Event)) error
 	// Snapshot emits what exists already, read by BPF iterators through the
 	// same ring and decoders, and returns when the kernel has written it.
 	Snapshot(ctx context.Context) error

@@ -31,6 +31,7 @@ import (
 
 	"warren/bpf"
 	"warren/event"
+	"warren/interest"
 	"warren/sensor"
 )
 
@@ -112,8 +113,8 @@ func (s *Sensor) Kinds() event.KindSet {
 }
 
 // Start implements [sensor.Sensor].
-func (s *Sensor) Start(want event.KindSet, emit func(*event.Event)) error {
-	if want&s.Kinds() == 0 {
+func (s *Sensor) Start(want interest.Set, emit func(*event.Event)) error {
+	if want.Kinds()&s.Kinds() == 0 {
 		return s.Stop()
 	}
 	s.emit.Store(&emit)

@@ -14,6 +14,7 @@ import (
 
 	"warren/cluster"
 	"warren/event"
+	"warren/interest"
 	"warren/internal/testkit"
 )
 
@@ -237,10 +238,10 @@ func TestSensor(t *testing.T) {
 	if r.Kinds() != want || r.Name() != "flow" {
 		t.Fatalf("%s offers %v", r.Name(), r.Kinds())
 	}
-	if err := r.Start(want|event.Kinds(event.KindDNS), r.collect); err != nil {
+	if err := r.Start(interest.All(want|event.Kinds(event.KindDNS)), r.collect); err != nil {
 		t.Fatal(err)
 	}
-	if err := r.Start(want, r.collect); err != nil { // again
+	if err := r.Start(interest.All(want), r.collect); err != nil { // again
 		t.Fatal(err)
 	}
 	if err := r.Snapshot(t.Context()); err != nil {
@@ -306,7 +307,7 @@ func TestNoDatapath(t *testing.T) {
 	if s.Kinds() != 0 {
 		t.Errorf("offers %v", s.Kinds())
 	}
-	if err := s.Start(event.AllKinds, func(*event.Event) { t.Error("an event") }); err != nil {
+	if err := s.Start(interest.All(event.AllKinds), func(*event.Event) { t.Error("an event") }); err != nil {
 		t.Error(err)
 	}
 	if err := s.Stop(); err != nil {
@@ -319,11 +320,11 @@ func TestNoDatapath(t *testing.T) {
 func TestBrokenSource(t *testing.T) {
 	r := newRig(t)
 	r.source.err = errors.New("closed")
-	if err := r.Start(event.Kinds(event.KindFlow), r.collect); err == nil || err.Error() != "count lost flows: closed" {
+	if err := r.Start(interest.All(event.Kinds(event.KindFlow)), r.collect); err == nil || err.Error() != "count lost flows: closed" {
 		t.Errorf("start: %v", err)
 	}
 	r.source.err = nil
-	if err := r.Start(event.Kinds(event.KindFlow), r.collect); err != nil {
+	if err := r.Start(interest.All(event.Kinds(event.KindFlow)), r.collect); err != nil {
 		t.Fatal(err)
 	}
 	r.source.mu.Lock()
@@ -343,7 +344,7 @@ func TestPace(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		src := &countingSource{}
 		s := newSensor(&fakeRoad{}, Config{Source: src}, slog.New(slog.DiscardHandler))
-		if err := s.Start(event.Kinds(event.KindFlow), func(*event.Event) {}); err != nil {
+		if err := s.Start(interest.All(event.Kinds(event.KindFlow)), func(*event.Event) {}); err != nil {
 			t.Fatal(err)
 		}
 		time.Sleep(10 * time.Second)

@@ -12,6 +12,7 @@ import (
 
 	"warren/bpf"
 	"warren/event"
+	"warren/interest"
 	"warren/internal/testkit"
 )
 
@@ -48,7 +49,7 @@ func start(t testing.TB, cfg bpf.Config, want event.KindSet) *watch {
 			t.Error(err)
 		}
 	})
-	if err := w.sensor.Start(want, w.add); err != nil {
+	if err := w.sensor.Start(interest.All(want), w.add); err != nil {
 		t.Fatal(err)
 	}
 	return w

@@ -16,6 +16,7 @@ import (
 
 	"warren/bpf"
 	"warren/event"
+	"warren/interest"
 	"warren/internal/testkit"
 )
 
@@ -26,7 +27,7 @@ func TestBPFHooks(t *testing.T) {
 		t.Errorf("%d hooks, want 6: %+v", n, w.sensor.Hooks())
 	}
 	// Fewer kinds: the difference is detached; none: everything.
-	if err := w.sensor.Start(event.Kinds(event.KindExec), w.add); err != nil {
+	if err := w.sensor.Start(interest.All(event.Kinds(event.KindExec)), w.add); err != nil {
 		t.Fatal(err)
 	}
 	if n := len(w.sensor.Hooks()); n != 4 {
@@ -46,7 +47,7 @@ func TestBPFHooks(t *testing.T) {
 	if err := w.sensor.Snapshot(t.Context()); !errors.Is(err, errNotStarted) {
 		t.Errorf("snapshot after the stop: %v", err)
 	}
-	if err := w.sensor.Start(kinds, w.add); err != nil {
+	if err := w.sensor.Start(interest.All(kinds), w.add); err != nil {
 		t.Fatal(err)
 	}
 	w.execOf(exec.Command(install(t, exits(0), "x")))

@@ -20,6 +20,7 @@ import (
 
 	"warren/bpf"
 	"warren/event"
+	"warren/interest"
 	"warren/sensor"
 )
 
@@ -157,7 +158,8 @@ func (s *Sensor) Kinds() event.KindSet {
 
 // Start implements [sensor.Sensor]. It fails if forks, execs or exits cannot be
 // observed; what else is missing is told by Hooks.
-func (s *Sensor) Start(want event.KindSet, emit func(*event.Event)) (err error) {
+func (s *Sensor) Start(wanted interest.Set, emit func(*event.Event)) (err error) {
+	want := wanted.Kinds()
 	if want&kinds == 0 {
 		return s.Stop()
 	}

@@ -13,6 +13,7 @@ import (
 
 	"warren/bpf"
 	"warren/event"
+	"warren/interest"
 	"warren/internal/testkit"
 )
 
@@ -277,7 +278,7 @@ func TestBPFScopeRestart(t *testing.T) {
 	if err := w.sensor.Stop(); err != nil {
 		t.Fatal(err)
 	}
-	if err := w.sensor.Start(kinds, w.add); err != nil {
+	if err := w.sensor.Start(interest.All(kinds), w.add); err != nil {
 		t.Fatal(err)
 	}
 	s.next()

@@ -10,6 +10,7 @@ import (
 
 	"warren/bpf"
 	"warren/event"
+	"warren/interest"
 )
 
 // quietly runs f with the sensor off, and on.
@@ -24,7 +25,7 @@ func quietly(b *testing.B, f func(b *testing.B)) {
 		done := make(chan error, 1)
 		go func() { done <- road.Run(ctx) }()
 		s := New(road, Config{}, slog.New(slog.DiscardHandler))
-		if err := s.Start(kindConn|kindDNS, func(*event.Event) {}); err != nil {
+		if err := s.Start(interest.All(kindConn|kindDNS), func(*event.Event) {}); err != nil {
 			b.Fatal(err)
 		}
 		f(b)

@@ -14,6 +14,7 @@ import (
 
 	"warren/bpf"
 	"warren/event"
+	"warren/interest"
 	"warren/internal/testkit"
 )
 
@@ -94,7 +95,7 @@ func newRigOf(t *testing.T, cfg Config, road bpf.Config, want event.KindSet) *ri
 		}
 	})
 	r.sensor = New(r.road, cfg, slog.New(slog.NewTextHandler(t.Output(), nil)))
-	if err := r.sensor.Start(want, r.collect); err != nil {
+	if err := r.sensor.Start(interest.All(want), r.collect); err != nil {
 		t.Fatal(err)
 	}
 	return r

@@ -26,6 +26,7 @@ import (
 
 	"warren/bpf"
 	"warren/event"
+	"warren/interest"
 	"warren/sensor"
 )
 
@@ -175,8 +176,8 @@ func Hooks() []bpf.Hook {
 
 // Start implements [sensor.Sensor]. Without the hooks for TCP connections, or
 // for DNS where that is wanted, it fails; of the others Hooks tells.
-func (s *Sensor) Start(want event.KindSet, emit func(*event.Event)) (err error) {
-	want &= s.Kinds()
+func (s *Sensor) Start(wanted interest.Set, emit func(*event.Event)) (err error) {
+	want := wanted.Kinds() & s.Kinds()
 	if want == 0 {
 		return s.Stop()
 	}

@@ -12,6 +12,7 @@ import (
 
 	"warren/bpf"
 	"warren/event"
+	"warren/interest"
 	"warren/internal/testkit"
 )
 
@@ -233,7 +234,7 @@ func TestBPFWanted(t *testing.T) {
 	r.wait("events of connections", 0, in(netns, "listen", 0))
 
 	// What was there is listed when it is wanted.
-	if err := r.sensor.Start(kindConn|kindDNS, r.collect); err != nil {
+	if err := r.sensor.Start(interest.All(kindConn|kindDNS), r.collect); err != nil {
 		t.Fatal(err)
 	}
 	e, c := r.wait1("listen", in(netns, "listen", port(ln)))
@@ -244,7 +245,7 @@ func TestBPFWanted(t *testing.T) {
 	dial(t, ns, "tcp4", ln.Addr().String())
 	r.wait("connect", 1, in(netns, "connect", 0))
 
-	if err := r.sensor.Start(kindDNS, r.collect); err != nil {
+	if err := r.sensor.Start(interest.All(kindDNS), r.collect); err != nil {
 		t.Fatal(err)
 	}
 	dial(t, ns, "tcp4", ln.Addr().String())
@@ -259,7 +260,7 @@ func TestBPFWanted(t *testing.T) {
 	if len(names()) > 0 {
 		t.Errorf("stopped, and attached: %v", names())
 	}
-	if err := r.sensor.Start(kindConn, r.collect); err != nil {
+	if err := r.sensor.Start(interest.All(kindConn), r.collect); err != nil {
 		t.Fatal(err)
 	}
 	dial(t, ns, "tcp4", ln.Addr().String())
