@@ -37,13 +37,14 @@ type PolicyReport struct {
 	Lost      uint64 `json:"lost,omitempty"`
 	Forgotten uint64 `json:"forgotten,omitempty"`
 	// Partial are namespaces of which the caller may not see all pods: only those
-	// that talked are told.
+	// that talked are told, and no policies.
 	Partial []string `json:"partial,omitempty"`
 	// Pods are those of the namespaces, and those that talked to them.
 	Pods       []PolicyPod                  `json:"pods"`
 	Nodes      []PolicyNode                 `json:"nodes"`
 	Namespaces map[string]map[string]string `json:"namespaces"` // labels by name
-	// Policies are those of the namespaces and those of the cluster.
+	// Policies are those of the namespaces, of the namespaces of who talked to
+	// them, and those of the cluster.
 	Policies []*cluster.Policy `json:"policies"`
 	Talk     []PolicyTalk      `json:"talk"`
 }
@@ -222,6 +223,12 @@ func keyOfTalk(t *PolicyTalk) talkKey {
 	return talkKey{t.From, t.To, t.Protocol, t.Port, t.Dropped, t.SeenBy}
 }
 
+// pair is the key of who asked whom for what, whatever became of it and whoever
+// saw it.
+func (t *PolicyTalk) pair() talkKey {
+	return talkKey{from: t.From, to: t.To, protocol: t.Protocol, port: t.Port}
+}
+
 func (t *PolicyTalk) join(o *PolicyTalk) {
 	t.Count += o.Count
 	if o.First.Before(t.First) {
@@ -283,7 +290,8 @@ func (r *PolicyReport) World() (*netpol.World, map[string]*cluster.Pod) {
 
 // Observations returns the talk that was let through, or what was denied, of the
 // pods and nodes that World has returned. What both ends have seen is there once,
-// with the larger of their counts.
+// with the larger of their counts. What the client's end let go, and the server's
+// has denied whenever it came, was not let through.
 func (r *PolicyReport) Observations(w *netpol.World, pods map[string]*cluster.Pod, dropped bool) []netpol.Observation {
 	nodes := map[string]*cluster.Node{}
 	for _, n := range w.Nodes {
@@ -292,6 +300,13 @@ func (r *PolicyReport) Observations(w *netpol.World, pods map[string]*cluster.Po
 	party := func(p PolicyParty) netpol.Party {
 		return netpol.Party{Addr: p.Addr, Pod: pods[p.Pod], Node: nodes[p.Node]}
 	}
+	arrived := map[talkKey]bool{} // at the server: whether it was let in
+	for i := range r.Talk {
+		if t := &r.Talk[i]; t.SeenBy == SeenByServer {
+			k := t.pair()
+			arrived[k] = arrived[k] || !t.Dropped
+		}
+	}
 	at := map[talkKey]int{}
 	var list []netpol.Observation
 	for i := range r.Talk {
@@ -299,8 +314,10 @@ func (r *PolicyReport) Observations(w *netpol.World, pods map[string]*cluster.Po
 		if t.Dropped != dropped {
 			continue
 		}
-		k := keyOfTalk(t)
-		k.seenBy = ""
+		k := t.pair()
+		if in, seen := arrived[k]; !dropped && seen && !in {
+			continue
+		}
 		o := netpol.Observation{From: party(t.From), To: party(t.To), Protocol: t.Protocol, Port: t.Port, Count: t.Count, First: t.First, Last: t.Last}
 		n, ok := at[k]
 		if !ok {

@@ -201,16 +201,24 @@ func (s side) party() (PolicyParty, *cluster.Pod) {
 	return p, s.peer.Pod
 }
 
-// forget drops the eighth that was silent for longest.
+// forget drops the eighth that was silent for longest. Where a good part is what
+// was denied, it is of that: who tries all ports pushes out nobody who may talk.
 func (c *PolicyCollector) forget() {
-	last := make([]time.Time, 0, len(c.talk))
+	var denied, last []time.Time
 	for _, t := range c.talk {
 		last = append(last, t.Last)
+		if t.Dropped {
+			denied = append(denied, t.Last)
+		}
+	}
+	only := len(denied) > len(last)/4
+	if only {
+		last = denied
 	}
 	slices.SortFunc(last, time.Time.Compare)
 	limit := last[len(last)/8]
 	for k, t := range c.talk {
-		if !t.Last.After(limit) {
+		if !t.Last.After(limit) && (t.Dropped || !only) {
 			delete(c.talk, k)
 			c.forgot++
 		}
@@ -272,7 +280,8 @@ func (c *PolicyCollector) Answer(_ context.Context, namespaces []string) (Policy
 		}
 	}
 	for _, p := range w.Policies {
-		if p.Namespace == "" || asked(p.Namespace) {
+		// Those of the other ends' namespaces judge what is asked about, too.
+		if p.Namespace == "" || asked(p.Namespace) || near[p.Namespace] {
 			r.Policies = append(r.Policies, p)
 		}
 	}

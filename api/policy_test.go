@@ -167,12 +167,12 @@ func TestPolicyConnections(t *testing.T) {
 	if r.Lost != 3 || r.Source != TalkOfConnections {
 		t.Errorf("lost %d, source %s", r.Lost, r.Source)
 	}
-	// The bank is near; its policies are none of the shop's.
+	// The bank is near, and its policies judge what the shop does there.
 	var policies []string
 	for _, p := range r.Policies {
 		policies = append(policies, p.Name)
 	}
-	if d := cmp.Diff([]string{"shop", "all"}, policies); d != "" {
+	if d := cmp.Diff([]string{"shop", "bank", "all"}, policies); d != "" {
 		t.Error(d)
 	}
 	if _, ok := r.Namespaces["other"]; ok || len(r.Namespaces) != 2 {
@@ -214,6 +214,64 @@ func TestPolicyForgets(t *testing.T) {
 	}
 	if last := r.Talk[len(r.Talk)-1]; last.Port != 1000 {
 		t.Errorf("the newest is %v", last)
+	}
+}
+
+// TestPolicyScan holds that who tries all ports, in vain, pushes out nobody who
+// may talk.
+func TestPolicyScan(t *testing.T) {
+	w := newTalkers()
+	c := NewPolicyCollector(PolicyConfig{Flows: true, MaxTalk: 64, World: func() (*netpol.World, error) { return w.world, nil }})
+	for n := range 20 {
+		c.Add(flowEvent("flow_new", flowTime, w.front, w.redis, 40000, uint16(n+1), false, event.Forwarded))
+	}
+	for n := range 1000 {
+		c.Add(flowEvent("flow_drop", flowTime.Add(time.Duration(n)*time.Second), w.redis, w.bank, uint16(n+1), 40000, true, event.Dropped))
+	}
+	r, err := c.Answer(t.Context(), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	now, pods := r.World()
+	if seen := r.Observations(now, pods, false); len(seen) != 20 || len(r.Talk) > 64 {
+		t.Errorf("%d of 20 that may talk are remembered, of %d", len(seen), len(r.Talk))
+	}
+}
+
+// TestPolicyDeniedAtServer holds that what the client's node lets go and the
+// server's denies is not taken for something that was let through; what was let
+// in once is, and what nobody saw arrive.
+func TestPolicyDeniedAtServer(t *testing.T) {
+	w := newTalkers()
+	client, server := w.collector(true), w.collector(true)
+	for port, arrives := range map[uint16][]event.Verdict{1: {event.Dropped}, 2: {event.Dropped, event.Forwarded}, 3: {event.Audit}, 4: nil} {
+		client.Add(flowEvent("flow_new", flowTime, w.bank, w.redis, 40000, port, false, event.Forwarded))
+		for _, v := range arrives {
+			server.Add(flowEvent("flow_new", flowTime, w.redis, w.bank, port, 40000, true, v))
+		}
+	}
+	var reports []PolicyReport
+	for _, c := range []*PolicyCollector{client, server} {
+		r, err := c.Answer(t.Context(), []string{"shop"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		reports = append(reports, r)
+	}
+	m := MergePolicyReports(reports)
+	now, pods := m.World()
+	ports := func(dropped bool) (list []uint16) {
+		for _, o := range m.Observations(now, pods, dropped) {
+			list = append(list, o.Port)
+		}
+		slices.Sort(list)
+		return list
+	}
+	if d := cmp.Diff([]uint16{2, 3, 4}, ports(false)); d != "" {
+		t.Error("let through: " + d)
+	}
+	if d := cmp.Diff([]uint16{1, 2}, ports(true)); d != "" {
+		t.Error("denied: " + d)
 	}
 }
 

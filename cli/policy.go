@@ -67,7 +67,7 @@ func (v *policyView) caveats() {
 		v.say("there was no room for %d pairs of ends, silent for longest", v.report.Forgotten)
 	}
 	if len(v.report.Partial) > 0 {
-		v.say("you may not see all pods of %s: rules about them may match others too", strings.Join(v.report.Partial, ", "))
+		v.say("you may not see all pods of %s, nor policies: rules about them may match others too, and what is denied there is not known", strings.Join(v.report.Partial, ", "))
 	}
 }
 
