@@ -72,6 +72,8 @@ type PolicyNode struct {
 	Name   string            `json:"name"`
 	Labels map[string]string `json:"labels,omitempty"`
 	Addrs  []netip.Addr      `json:"addresses,omitempty"`
+	// PodCIDRs are the networks that its pods get addresses from.
+	PodCIDRs []netip.Prefix `json:"pod_cidrs,omitempty"`
 }
 
 // A PolicyTalk is that somebody talked to somebody at one port.
@@ -283,7 +285,7 @@ func (r *PolicyReport) World() (*netpol.World, map[string]*cluster.Pod) {
 		}
 	}
 	for _, n := range r.Nodes {
-		w.Nodes = append(w.Nodes, &cluster.Node{UID: n.Name, Name: n.Name, Labels: n.Labels, Addrs: n.Addrs})
+		w.Nodes = append(w.Nodes, &cluster.Node{UID: n.Name, Name: n.Name, Labels: n.Labels, Addrs: n.Addrs, PodCIDRs: n.PodCIDRs})
 	}
 	return w, pods
 }

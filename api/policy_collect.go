@@ -272,7 +272,7 @@ func (c *PolicyCollector) Answer(_ context.Context, namespaces []string) (Policy
 		return cmp.Or(cmp.Compare(a.Namespace, b.Namespace), cmp.Compare(a.Name, b.Name), cmp.Compare(a.UID, b.UID))
 	})
 	for _, n := range w.Nodes {
-		r.Nodes = append(r.Nodes, PolicyNode{Name: n.Name, Labels: n.Labels, Addrs: n.Addrs})
+		r.Nodes = append(r.Nodes, PolicyNode{Name: n.Name, Labels: n.Labels, Addrs: n.Addrs, PodCIDRs: n.PodCIDRs})
 	}
 	for name, labels := range w.Namespaces {
 		if asked(name) || near[name] {

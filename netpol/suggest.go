@@ -65,7 +65,7 @@ type Evidence struct {
 // Protocols other than TCP, UDP and SCTP can be in no NetworkPolicy, nor can who
 // has no address: they are returned in left.
 func Suggest(namespace string, w *World, seen []Observation) (list []Suggestion, left []Observation) {
-	s := suggester{world: w, kinds: map[string][]*kindOfPods{}}
+	s := suggester{world: w, kinds: map[string][]*kindOfPods{}, of: map[*cluster.Pod]*kindOfPods{}}
 	for _, p := range w.Pods {
 		if k := s.learn(p); k != nil {
 			k.alive = append(k.alive, p)
@@ -77,7 +77,7 @@ func Suggest(namespace string, w *World, seen []Observation) (list []Suggestion,
 	}
 	drafts := map[*kindOfPods]*[2]draft{}
 	for _, k := range s.kinds[namespace] {
-		drafts[k] = &[2]draft{{}, {}}
+		drafts[k] = &[2]draft{{at: map[cellKey]*cell{}}, {at: map[cellKey]*cell{}}}
 	}
 	for _, o := range seen {
 		from, to := s.kindOf(o.From.Pod), s.kindOf(o.To.Pod)
@@ -98,9 +98,9 @@ func Suggest(namespace string, w *World, seen []Observation) (list []Suggestion,
 			drafts[to][Ingress].add(o, s.peer(namespace, o.From, from), port)
 		}
 	}
-	names := map[string]bool{}
+	names, inside := map[string]bool{}, insideOf(w)
 	for _, k := range s.kinds[namespace] {
-		list = append(list, s.suggestion(k, drafts[k], names))
+		list = append(list, s.suggestion(k, drafts[k], names, inside))
 	}
 	slices.SortFunc(list, func(a, b Suggestion) int { return cmp.Compare(a.Policy.Name, b.Policy.Name) })
 	return list, left
@@ -130,7 +130,8 @@ type kindOfPods struct {
 
 type suggester struct {
 	world *World
-	kinds map[string][]*kindOfPods // by namespace
+	kinds map[string][]*kindOfPods     // by namespace
+	of    map[*cluster.Pod]*kindOfPods // those that were looked for
 }
 
 func lasting(labels map[string]string) map[string]string {
@@ -143,9 +144,13 @@ func (s *suggester) kindOf(p *cluster.Pod) *kindOfPods {
 	if p == nil || p.HostNetwork {
 		return nil
 	}
+	if k := s.of[p]; k != nil {
+		return k
+	}
 	labels := lasting(p.Labels)
 	for _, k := range s.kinds[p.Namespace] {
 		if maps.Equal(k.labels, labels) {
+			s.of[p] = k
 			return k
 		}
 	}
@@ -289,17 +294,33 @@ type cell struct {
 }
 
 // A draft is what was observed of one kind of pods in one direction.
-type draft struct{ cells []*cell }
+type draft struct {
+	cells []*cell
+	at    map[cellKey]*cell
+}
+
+// A cellKey tells cells apart.
+type cellKey struct {
+	peer farKey
+	port cluster.PolicyPort
+}
+
+type farKey struct {
+	text     string
+	external netip.Addr
+}
+
+func (p *suggestedPeer) key() farKey { return farKey{p.text, p.external} }
 
 func (d *draft) add(o Observation, peer suggestedPeer, port cluster.PolicyPort) {
-	at := slices.IndexFunc(d.cells, func(c *cell) bool {
-		return c.port == port && c.peer.text == peer.text && c.peer.external == peer.external
-	})
-	if at < 0 {
-		at = len(d.cells)
-		d.cells = append(d.cells, &cell{peer: peer, port: port})
+	key := cellKey{peer.key(), port}
+	c := d.at[key]
+	if c == nil {
+		c = &cell{peer: peer, port: port}
+		d.at[key] = c
+		d.cells = append(d.cells, c)
 	}
-	e := &d.cells[at].evidence
+	e := &c.evidence
 	e.join(Evidence{Count: o.Count, First: o.First, Last: o.Last, Examples: []string{fmt.Sprintf("%s to %s %s/%d", o.From, o.To, protocolName(o.Protocol), o.Port)}})
 	if peer.warning != "" && !slices.Contains(e.Warnings, peer.warning) {
 		e.Warnings = append(e.Warnings, peer.warning)
@@ -340,14 +361,14 @@ func (p Party) String() string {
 	return p.Addr.String()
 }
 
-func (s *suggester) suggestion(k *kindOfPods, drafts *[2]draft, names map[string]bool) Suggestion {
+func (s *suggester) suggestion(k *kindOfPods, drafts *[2]draft, names map[string]bool, inside spans) Suggestion {
 	p := &cluster.Policy{
 		Namespace: k.namespace, Name: k.name(names), Tier: cluster.NetworkTier,
 		Subject: cluster.PolicySubject{Pods: *s.selectorOf(k)}, IsolatesIngress: true, IsolatesEgress: true,
 	}
 	made := Suggestion{Policy: p, Pods: k.alive}
-	p.Ingress, made.Evidence[Ingress] = drafts[Ingress].rules()
-	p.Egress, made.Evidence[Egress] = drafts[Egress].rules()
+	p.Ingress, made.Evidence[Ingress] = drafts[Ingress].rules(inside)
+	p.Egress, made.Evidence[Egress] = drafts[Egress].rules(inside)
 	return made
 }
 
@@ -366,7 +387,7 @@ func (k *kindOfPods) name(taken map[string]bool) string {
 
 // rules are the rules that allow what was observed: peers that talked at the
 // same ports share one.
-func (d *draft) rules() ([]cluster.PolicyRule, []Evidence) {
+func (d *draft) rules(inside spans) ([]cluster.PolicyRule, []Evidence) {
 	type line struct {
 		key      string
 		peers    []suggestedPeer
@@ -375,29 +396,30 @@ func (d *draft) rules() ([]cluster.PolicyRule, []Evidence) {
 	}
 	// The ports of each peer, then the peers of each list of ports.
 	var byPeer []*line
+	ofPeer := map[farKey]*line{}
 	for _, c := range d.cells {
-		at := slices.IndexFunc(byPeer, func(l *line) bool {
-			return l.peers[0].text == c.peer.text && l.peers[0].external == c.peer.external
-		})
-		if at < 0 {
-			at = len(byPeer)
-			byPeer = append(byPeer, &line{peers: []suggestedPeer{c.peer}})
+		l := ofPeer[c.peer.key()]
+		if l == nil {
+			l = &line{peers: []suggestedPeer{c.peer}}
+			ofPeer[c.peer.key()] = l
+			byPeer = append(byPeer, l)
 		}
-		l := byPeer[at]
 		l.ports = append(l.ports, c.port)
 		l.evidence.join(c.evidence)
 	}
 	var lines []*line
+	ofPorts := map[string]*line{}
 	for _, l := range byPeer {
 		slices.SortFunc(l.ports, comparePorts)
 		l.key = fmt.Sprint(l.peers[0].external.IsValid(), l.ports)
-		at := slices.IndexFunc(lines, func(o *line) bool { return o.key == l.key })
-		if at < 0 {
+		same := ofPorts[l.key]
+		if same == nil {
+			ofPorts[l.key] = l
 			lines = append(lines, l)
 			continue
 		}
-		lines[at].peers = append(lines[at].peers, l.peers...)
-		lines[at].evidence.join(l.evidence)
+		same.peers = append(same.peers, l.peers...)
+		same.evidence.join(l.evidence)
 	}
 	slices.SortFunc(lines, func(a, b *line) int { return cmp.Compare(a.key, b.key) })
 	var rules []cluster.PolicyRule
@@ -412,7 +434,7 @@ func (d *draft) rules() ([]cluster.PolicyRule, []Evidence) {
 				r.Peers = append(r.Peers, p.peer)
 			}
 		}
-		networks, wider := join(outside, MaxExternal)
+		networks, wider := join(outside, MaxExternal, inside)
 		if wider {
 			l.evidence.Warnings = append(l.evidence.Warnings, fmt.Sprintf("%d addresses outside of the cluster were seen: their networks have others too", len(outside)))
 		}
@@ -458,47 +480,4 @@ func selectorText(s *cluster.Selector) string {
 		}
 	}
 	return strings.Join(parts, ",")
-}
-
-// join returns networks that have all of some addresses, at most so many, as
-// narrow as that allows, and whether they have others too.
-func join(addrs []netip.Addr, most int) (networks []netip.Prefix, wider bool) {
-	for _, a := range addrs {
-		networks = append(networks, netip.PrefixFrom(a, a.BitLen()))
-	}
-	less := func(a, b netip.Prefix) int {
-		return cmp.Or(a.Addr().Compare(b.Addr()), cmp.Compare(a.Bits(), b.Bits()))
-	}
-	slices.SortFunc(networks, less)
-	networks = slices.Compact(networks)
-	for len(networks) > most {
-		// The two neighbours whose common network is the narrowest.
-		best, bits := -1, -1
-		for i := range len(networks) - 1 {
-			if n := common(networks[i], networks[i+1]); n > bits {
-				best, bits = i, n
-			}
-		}
-		if best < 0 {
-			break // one of each family
-		}
-		merged := netip.PrefixFrom(networks[best].Addr(), bits).Masked()
-		networks = slices.Replace(networks, best, best+2, merged)
-		networks = slices.DeleteFunc(networks, func(n netip.Prefix) bool { return n != merged && merged.Contains(n.Addr()) })
-		wider = true
-	}
-	return networks, wider
-}
-
-// common is how long the network of two is, -1 for two of different families.
-func common(a, b netip.Prefix) int {
-	if a.Addr().Is4() != b.Addr().Is4() {
-		return -1
-	}
-	for bits := min(a.Bits(), b.Bits()); bits >= 0; bits-- {
-		if netip.PrefixFrom(a.Addr(), bits).Masked() == netip.PrefixFrom(b.Addr(), bits).Masked() {
-			return bits
-		}
-	}
-	return -1
 }

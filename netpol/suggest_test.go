@@ -80,7 +80,7 @@ func TestSuggestProperty(t *testing.T) {
 			protocol uint8
 			port     uint16
 		}
-		s := &suggester{kinds: map[string][]*kindOfPods{}}
+		s := &suggester{kinds: map[string][]*kindOfPods{}, of: map[*cluster.Pod]*kindOfPods{}}
 		for _, p := range w.Pods {
 			s.learn(p)
 		}
@@ -275,23 +275,74 @@ func TestJoinNetworks(t *testing.T) {
 		return list
 	}
 	for _, test := range []struct {
-		name  string
-		addrs []netip.Addr
-		most  int
-		want  string
-		wider bool
+		name   string
+		addrs  []netip.Addr
+		most   int
+		inside spans
+		want   string
+		wider  bool
 	}{
-		{"none", nil, 2, "[]", false},
-		{"as they are, each once", addrs("192.0.2.1", "192.0.2.9", "192.0.2.1"), 2, "[192.0.2.1/32 192.0.2.9/32]", false},
-		{"the nearest first", addrs("192.0.2.1", "192.0.2.9", "192.0.2.8"), 2, "[192.0.2.1/32 192.0.2.8/31]", true},
-		{"what lies between is in it", addrs("192.0.2.1", "192.0.2.129", "192.0.2.200", "198.51.100.1"), 2, "[192.0.2.0/24 198.51.100.1/32]", true},
-		{"families are not joined", addrs("192.0.2.1", "2001:db8::1"), 1, "[192.0.2.1/32 2001:db8::1/128]", false},
+		{"none", nil, 2, nil, "[]", false},
+		{"as they are, each once", addrs("192.0.2.1", "192.0.2.9", "192.0.2.1"), 2, nil, "[192.0.2.1/32 192.0.2.9/32]", false},
+		{"the nearest first", addrs("192.0.2.1", "192.0.2.9", "192.0.2.8"), 2, nil, "[192.0.2.1/32 192.0.2.8/31]", true},
+		{"what lies between is in it", addrs("192.0.2.1", "192.0.2.129", "192.0.2.200", "198.51.100.1"), 2, nil, "[192.0.2.0/24 198.51.100.1/32]", true},
+		{"families are not joined", addrs("192.0.2.1", "2001:db8::1"), 1, nil, "[192.0.2.1/32 2001:db8::1/128]", false},
+		{
+			"not over who is inside", addrs("9.255.255.254", "9.255.255.255", "11.0.0.1"), 1, spans{netip.MustParsePrefix("10.0.0.0/8")},
+			"[9.255.255.254/31 11.0.0.1/32]", true,
+		},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			got, wider := join(test.addrs, test.most)
+			got, wider := join(test.addrs, test.most, test.inside)
 			if fmt.Sprint(got) != test.want || wider != test.wider {
 				t.Errorf("got %v %v, want %s %v", got, wider, test.want, test.wider)
 			}
 		})
+	}
+}
+
+// TestSuggestOutside holds that networks of many addresses outside allow no pod
+// that was not seen: neither one that there is, nor one that may come, in a
+// network of the nodes' pods.
+func TestSuggestOutside(t *testing.T) {
+	pod := func(name string, addr string) *cluster.Pod {
+		return &cluster.Pod{UID: name, Name: name, Namespace: "shop", Node: "n1", Labels: map[string]string{"app": name}, Addrs: []netip.Addr{netip.MustParseAddr(addr)}}
+	}
+	crawler, other := pod("crawler", "10.0.0.1"), pod("other", "172.20.0.9") // from another network of pods
+	w := &World{Pods: []*cluster.Pod{crawler, other}, Nodes: []*cluster.Node{
+		{UID: "n1", Name: "n1", Addrs: []netip.Addr{netip.MustParseAddr("192.0.2.1")}, PodCIDRs: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/24")}},
+	}}
+	var seen []Observation
+	talk := func(addr netip.Addr) {
+		seen = append(seen, Observation{From: Party{Addr: crawler.Addrs[0], Pod: crawler}, To: Party{Addr: addr}, Protocol: 6, Port: 443, Count: 1})
+	}
+	for i := range 20_000 {
+		for _, first := range []byte{9, 11, 172, 192} {
+			if second := byte(i >> 8); first < 172 || second < 20 {
+				talk(netip.AddrFrom4([4]byte{first, second, byte(i), 77}))
+			}
+		}
+	}
+	list, _ := Suggest("shop", w, seen)
+	after := *w
+	for _, s := range list {
+		after.Policies = append(after.Policies, s.Policy)
+		if n := len(s.Policy.Egress); s.Policy.Name == "crawler" && (n != 1 || len(s.Policy.Egress[0].Peers) > 4*MaxExternal) {
+			t.Errorf("%d rules", n)
+		}
+	}
+	allowed := func(addr string) bool {
+		egress, _ := Evaluate(Packet{Src: crawler.Addrs[0], Dst: netip.MustParseAddr(addr), Protocol: 6, Port: 443}, &after)
+		return egress.Verdict == Allow
+	}
+	for _, o := range seen[:100] {
+		if !allowed(o.To.Addr.String()) {
+			t.Fatalf("%s was seen, and is denied", o.To.Addr)
+		}
+	}
+	for _, addr := range []string{"172.20.0.9", "10.0.0.2", "10.0.0.200", "192.0.2.1"} {
+		if allowed(addr) {
+			t.Errorf("%s was not seen, and is allowed", addr)
+		}
 	}
 }
