@@ -21,13 +21,7 @@ import (
 // A config is what the runtime hands to one call: the plugin's part of the
 // network's configuration, and what concerns this one container.
 type config struct {
-	// CNIVersion is that of the call, Name the network's. The agent's instance
-	// has the network's name.
-	CNIVersion string `json:"cniVersion"`
-	Name       string `json:"name"`
-	// Socket is the agent's, StateDir the directory of what outlives a call.
-	Socket   string `json:"socket"`
-	StateDir string `json:"stateDir"`
+	place
 	// MTU is that of pods' interfaces; 0 stands for the one that the agent wrote.
 	MTU int `json:"mtu"`
 	// StatusGrace is for how many seconds the agent may be away before STATUS
@@ -39,10 +33,22 @@ type config struct {
 		PortMappings []portMapping `json:"portMappings"`
 	} `json:"runtimeConfig"`
 
+	prev *current.Result // of the ADD, or of the plugin before; nil for none
+}
+
+// A place is what of a configuration says where things are: all that DEL and GC
+// read of it, so that what ADD has refused can be taken away.
+type place struct {
+	// CNIVersion is that of the call, Name the network's. The agent's instance
+	// has the network's name.
+	CNIVersion string `json:"cniVersion"`
+	Name       string `json:"name"`
+	// Socket is the agent's, StateDir the directory of what outlives a call.
+	Socket   string `json:"socket"`
+	StateDir string `json:"stateDir"`
+
 	// Valid are the attachments that GC leaves. Nil: the runtime named no list.
 	Valid json.RawMessage `json:"cni.dev/valid-attachments"`
-
-	prev *current.Result // of the ADD, or of the plugin before; nil for none
 }
 
 // A portMapping makes a port of the node a pod's.
@@ -68,16 +74,8 @@ func parseConfig(b []byte) (*config, error) {
 	if err := json.Unmarshal(b, c); err != nil {
 		return nil, types.NewError(types.ErrDecodingFailure, "the network's configuration cannot be read", err.Error())
 	}
-	if e := validName(c.Name); e != nil {
-		return nil, e
-	}
-	if c.StateDir == "" {
-		c.StateDir = DefaultStateDir(c.Name)
-	}
-	for _, p := range []struct{ key, path string }{{"stateDir", c.StateDir}, {"socket", c.Socket}} {
-		if p.path != "" && (!filepath.IsAbs(p.path) || strings.ContainsRune(p.path, 0)) {
-			return nil, wrongConfig("%s %q is no absolute path", p.key, p.path)
-		}
+	if err := c.place.check(); err != nil {
+		return nil, err
 	}
 	if c.MTU != 0 && (c.MTU < minMTU || c.MTU > maxMTU) {
 		return nil, wrongConfig("mtu %d: want %d to %d, or 0 for the one that the agent knows", c.MTU, minMTU, maxMTU)
@@ -94,6 +92,32 @@ func parseConfig(b []byte) (*config, error) {
 		}
 	}
 	return c, c.parsePrevResult(b)
+}
+
+// parsePlace reads what DEL and GC need of what is on standard input. Its errors
+// are [*types.Error].
+func parsePlace(b []byte) (*place, error) {
+	p := &place{}
+	if err := json.Unmarshal(b, p); err != nil {
+		return nil, types.NewError(types.ErrDecodingFailure, "the network's configuration cannot be read", err.Error())
+	}
+	return p, p.check()
+}
+
+// check completes a place and says what is wrong with it.
+func (p *place) check() error {
+	if e := validName(p.Name); e != nil {
+		return e
+	}
+	if p.StateDir == "" {
+		p.StateDir = DefaultStateDir(p.Name)
+	}
+	for _, path := range []struct{ key, path string }{{"stateDir", p.StateDir}, {"socket", p.Socket}} {
+		if path.path != "" && (!filepath.IsAbs(path.path) || strings.ContainsRune(path.path, 0)) {
+			return wrongConfig("%s %q is no absolute path", path.key, path.path)
+		}
+	}
+	return nil
 }
 
 func (c *config) parsePrevResult(b []byte) error {
@@ -176,12 +200,12 @@ func (p portMapping) host(pod netip.Addr) (netip.Addr, bool) {
 }
 
 // valid returns the attachments that the runtime still has.
-func (c *config) valid() (map[api.Attachment]bool, error) {
-	if c.Valid == nil {
+func (p *place) valid() (map[api.Attachment]bool, error) {
+	if p.Valid == nil {
 		return nil, wrongConfig("GC without a list of valid attachments (cni.dev/valid-attachments)")
 	}
 	var list []types.GCAttachment
-	if err := json.Unmarshal(c.Valid, &list); err != nil {
+	if err := json.Unmarshal(p.Valid, &list); err != nil {
 		return nil, types.NewError(types.ErrDecodingFailure, "the list of valid attachments cannot be read", err.Error())
 	}
 	valid := make(map[api.Attachment]bool, len(list))
@@ -195,14 +219,14 @@ func (c *config) grace() time.Duration { return time.Duration(c.StatusGrace) * t
 
 // socketOf returns the agent's socket: the configuration's, the one that the
 // agent wrote, or where an agent of the network's name listens by default.
-func (c *config) socketOf(n Node) string {
+func (p *place) socketOf(n Node) string {
 	switch {
-	case c.Socket != "":
-		return c.Socket
+	case p.Socket != "":
+		return p.Socket
 	case n.Socket != "":
 		return n.Socket
 	}
-	return filepath.Join(defaultRunRoot, c.Name, "warren.sock")
+	return filepath.Join(defaultRunRoot, p.Name, "warren.sock")
 }
 
 // A pod is what the runtime says of the pod in CNI_ARGS; a runtime without

@@ -2,13 +2,18 @@ package cni
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io/fs"
 	"maps"
 	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
 	"time"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 
 	"warren/api"
 )
@@ -41,34 +46,34 @@ func joinPrefixes(list []netip.Prefix) string {
 
 // reserve writes the record of an attachment, with an address of each family of
 // the node's networks. What there is already of the attachment keeps its
-// addresses, as long as they are the node's. elsewhere are addresses that are in
-// use though no record has them.
-func (s *state) reserve(want record, n Node, elsewhere map[netip.Addr]bool) (_ *record, err error) {
+// addresses, as long as they are the node's: then again is true. elsewhere are
+// addresses that are in use though no record has them.
+func (s *state) reserve(want record, n Node, elsewhere map[netip.Addr]bool) (_ *record, again bool, err error) {
 	l, err := s.lock(addressLock)
 	if err != nil {
-		return nil, err
+		return nil, false, err
 	}
 	defer l.Close()
 	old, err := s.load(want.Attachment)
 	if err != nil {
-		return nil, err
+		return nil, false, err
 	}
-	if old != nil && old.Host == want.Host && fits(old.Addrs, n) {
+	if again = old != nil && old.Host == want.Host && fits(old.Addrs, n); again {
 		want.Addrs = old.Addrs
 	} else {
 		used, err := s.inUse(want.Attachment, elsewhere, n)
 		if err != nil {
-			return nil, err
+			return nil, false, err
 		}
 		if want.Addrs, err = s.choose(used, n); err != nil {
-			return nil, err
+			return nil, false, err
 		}
 	}
 	want.Boot, want.Made = bootID(), time.Now().UTC()
 	if err := s.store(&want); err != nil {
-		return nil, err
+		return nil, false, err
 	}
-	return &want, nil
+	return &want, again, nil
 }
 
 // fits reports whether addresses are one of each family of the node's networks.
@@ -252,7 +257,23 @@ func bounds(p netip.Prefix) (first, last netip.Addr) {
 }
 
 // free returns an error if a pod could not have an address now.
-func (s *state) free(n Node) error {
+func (s *state) free(n Node, network string) error {
+	err := s.look(n)
+	if !isFull(err) {
+		return err
+	}
+	h, e := netlink.NewHandle(unix.NETLINK_ROUTE)
+	if e != nil {
+		return fmt.Errorf("open netlink: %w", e)
+	}
+	defer h.Close()
+	if s.reclaim(h, network) {
+		return s.look(n)
+	}
+	return err
+}
+
+func (s *state) look(n Node) error {
 	l, err := s.lock(addressLock)
 	if err != nil {
 		return err
@@ -268,4 +289,42 @@ func (s *state) free(n Node) error {
 		}
 	}
 	return nil
+}
+
+// reclaim takes back the addresses of attachments that nobody will ever delete:
+// those whose container's namespace and interface are both gone, of a runtime
+// that has forgotten them and never collects. It reports whether there were any.
+// It is asked where no address is left, which is the only harm they do.
+func (s *state) reclaim(h *netlink.Handle, network string) (some bool) {
+	list, _, err := s.records()
+	if err != nil {
+		return false
+	}
+	for _, r := range list {
+		if _, err := os.Lstat(r.Netns); r.Netns == "" || !errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if l, err := byName(h, hostName(network, r.Attachment)); err != nil || l != nil {
+			continue
+		}
+		// Who is at it, for one its DEL, does this.
+		l, err := s.tryAttachment(r.Attachment)
+		if err != nil {
+			continue
+		}
+		if err = unmapPorts(s, network, key(r.Attachment), r); err == nil {
+			err = s.release(r.Attachment)
+		}
+		if err != nil {
+			fmt.Fprintf(os.Stderr, "%s: take back the addresses of %s: %v\n", Program, r.Attachment, err)
+		}
+		some = some || err == nil
+		_ = l.Close() // lets go of the lock in any case
+	}
+	return some
+}
+
+func isFull(err error) bool {
+	var full *exhaustedError
+	return errors.As(err, &full)
 }

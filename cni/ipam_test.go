@@ -108,7 +108,7 @@ func TestReserve(t *testing.T) {
 	n := testNode("10.0.0.0/24", "fd00::/64")
 	reserve := func(id string, n Node) []netip.Addr {
 		t.Helper()
-		r, err := s.reserve(want(id), n, map[netip.Addr]bool{netip.MustParseAddr("10.0.0.2"): true})
+		r, _, err := s.reserve(want(id), n, map[netip.Addr]bool{netip.MustParseAddr("10.0.0.2"): true})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -191,7 +191,7 @@ func TestReserveAtOnce(t *testing.T) {
 				return
 			}
 			defer l.Close()
-			r, err := s.reserve(want(id), n, nil)
+			r, _, err := s.reserve(want(id), n, nil)
 			mu.Lock()
 			defer mu.Unlock()
 			if e := (*exhaustedError)(nil); errors.As(err, &e) {
@@ -212,7 +212,7 @@ func TestReserveAtOnce(t *testing.T) {
 	if len(has) != 30 || full != 10 {
 		t.Errorf("%d have one, %d found none", len(has), full)
 	}
-	if err := s.free(n); err == nil {
+	if err := s.free(n, network); err == nil {
 		t.Error("one is free")
 	}
 }
@@ -246,12 +246,12 @@ func BenchmarkReserve(b *testing.B) {
 			}
 			n := testNode("10.0.0.0/16", "fd00::/64")
 			for i := range pods {
-				if _, err := s.reserve(want(fmt.Sprint(i)), n, nil); err != nil {
+				if _, _, err := s.reserve(want(fmt.Sprint(i)), n, nil); err != nil {
 					b.Fatal(err)
 				}
 			}
 			for b.Loop() {
-				if _, err := s.reserve(want("new"), n, nil); err != nil {
+				if _, _, err := s.reserve(want("new"), n, nil); err != nil {
 					b.Fatal(err)
 				}
 				if err := os.Remove(s.path(want("new").Attachment)); err != nil {

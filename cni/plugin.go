@@ -151,13 +151,18 @@ func add(args *skel.CmdArgs) (err error) {
 		Attachment: w.a, Netns: args.Netns, PodUID: who.uid, PodNamespace: who.namespace, PodName: who.name,
 		Host: hostName(c.Name, w.a), Ports: c.RuntimeConfig.PortMappings,
 	}
-	kept, err := s.reserve(r, node, elsewhere)
-	if full := (*exhaustedError)(nil); errors.As(err, &full) {
+	kept, again, err := s.reserve(r, node, elsewhere)
+	if isFull(err) && s.reclaim(w.host, c.Name) {
+		kept, again, err = s.reserve(r, node, elsewhere)
+	}
+	if isFull(err) {
 		return tryLater("no address for the pod: %v", err)
 	}
 	if err != nil {
 		return err
 	}
+	// What has other addresses than the record is of an attachment that was lost.
+	whole = whole && again
 	agent := api.NewClient(c.socketOf(node))
 	defer func() {
 		if err != nil {
@@ -273,7 +278,7 @@ func (w *wire) result(netns string) *current.Result {
 // del takes away what add has made, as much of it as there is, the record last.
 // It needs neither the namespace nor the agent.
 func del(args *skel.CmdArgs) error {
-	c, err := parseConfig(args.StdinData)
+	c, err := parsePlace(args.StdinData)
 	if err != nil {
 		return err
 	}
@@ -339,7 +344,7 @@ func removeOrphan(network string, a api.Attachment, path string) {
 
 // gc removes what belongs to no attachment that the runtime still has.
 func gc(args *skel.CmdArgs) error {
-	c, err := parseConfig(args.StdinData)
+	c, err := parsePlace(args.StdinData)
 	if err != nil {
 		return err
 	}
@@ -436,7 +441,7 @@ func status(args *skel.CmdArgs) error {
 	if err != nil {
 		return unavailable("Warren's state directory cannot be used", err)
 	}
-	if err := s.free(node); err != nil {
+	if err := s.free(node, c.Name); err != nil {
 		return unavailable("no pod can have an address", err)
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), askTime)

@@ -3,6 +3,7 @@ package cni
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"net/netip"
 	"os"
@@ -345,6 +346,124 @@ func TestRootCollect(t *testing.T) {
 	}
 	n.add(n.container("new"), nil)
 	n.must("GC", nil, map[string]any{"cni.dev/valid-attachments": nil})
+	n.nothingLeft()
+}
+
+// Containers whose runtime has forgotten them, and never collects, hold no
+// address for ever: theirs are given where no other is left. Who only lost their
+// interface, or has it and no namespace by that path, still has theirs.
+func TestRootReclaim(t *testing.T) {
+	n := newNode(t, "10.1.1.0/29")
+	n.extra = ports(portMapping{HostPort: 8080, ContainerPort: 80})
+	path := func(c *container) string { return filepath.Join(t.TempDir(), c.id) }
+	var all []*container
+	for i := range 6 {
+		c := n.container(fmt.Sprintf("c%d", i))
+		at := path(c)
+		if err := os.Symlink(c.netns, at); err != nil {
+			t.Fatal(err)
+		}
+		c.netns = at
+		all = append(all, c)
+		n.add(c, nil)
+	}
+	link := func(c *container) string {
+		return hostName(network, api.Attachment{ContainerID: c.id, Interface: c.ifname})
+	}
+	remove := func(c *container, netns, interf bool) {
+		if netns {
+			if err := os.Remove(c.netns); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if interf {
+			if err := n.ns.Do(testCommand(t, "ip", "link", "del", link(c)).Run); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	remove(all[0], true, false)
+	remove(all[1], false, true)
+	next := n.container("next")
+	n.fails(11, "ADD", next, nil, "in use")
+	n.fails(50, "STATUS", nil, nil, "in use")
+	remove(all[2], true, true)
+	n.must("STATUS", nil, nil)
+	if got := addrs(n.add(next, nil)); len(got) != 1 || got[0] != netip.MustParseAddr("10.1.1.3") {
+		t.Errorf("got %v, want that of the third", got)
+	}
+	if l := n.left(); len(l.Records) != 6 || len(l.Rules) != 6 {
+		t.Errorf("left: %+v", l)
+	}
+	n.fails(11, "ADD", n.container("more"), nil, "in use")
+}
+
+// What ADD refuses DEL takes away all the same, whatever the configuration says
+// beside where things are.
+func TestRootDeleteRefused(t *testing.T) {
+	n := newNode(t, dual...)
+	c := n.container("one")
+	n.add(c, nil)
+	for name, with := range map[string]map[string]any{
+		"ports":       {"runtimeConfig": map[string]any{"portMappings": []any{map[string]any{"hostPort": 80, "containerPort": 80, "hostIP": "224.0.0.1"}}}},
+		"prevResult":  {"prevResult": map[string]any{"cniVersion": "1.1.0", "ips": "x"}},
+		"another one": {"prevResult": map[string]any{"cniVersion": "7.0.0"}},
+		"mtu":         {"mtu": "x"},
+	} {
+		if _, e := n.call("ADD", c, with); e == nil {
+			t.Errorf("%s: ADD succeeds", name)
+		}
+		n.must("DEL", c, with)
+		n.nothingLeft()
+		n.add(c, nil)
+		with = maps.Clone(with)
+		with["cni.dev/valid-attachments"] = []any{}
+		n.must("GC", nil, with)
+		n.nothingLeft()
+		n.add(c, nil)
+	}
+	n.fails(7, "DEL", c, map[string]any{"name": "../x"})
+}
+
+// A pod whose record was lost, or whose node has got another network, has its
+// new addresses after another ADD, and no old ones.
+func TestRootAddedAnew(t *testing.T) {
+	n := newNode(t, "10.1.1.0/24")
+	c := n.container("one")
+	for name, change := range map[string]func(){
+		"the record is lost": func() {
+			if err := os.RemoveAll(filepath.Join(n.dir, attachmentsDir)); err != nil {
+				t.Fatal(err)
+			}
+		},
+		"another network": func() { n.write("10.2.2.0/24") },
+	} {
+		n.write("10.1.1.0/24")
+		before := addrs(n.add(c, nil))
+		if again := addrs(n.add(c, nil)); !slices.Equal(before, again) {
+			t.Errorf("%s: %v, and then %v", name, before, again)
+		}
+		change()
+		want := addrs(n.add(c, nil))
+		var has []netip.Addr
+		if err := c.ns.Do(func() error {
+			l, err := netlink.LinkByName("eth0")
+			if err != nil {
+				return err
+			}
+			list, err := netlink.AddrList(l, netlink.FAMILY_V4)
+			for _, a := range list {
+				has = append(has, addrOf(a.IP))
+			}
+			return err
+		}); err != nil {
+			t.Fatal(err)
+		}
+		if !slices.Equal(has, want) || slices.Equal(want, before) {
+			t.Errorf("%s: the pod has %v, was told %v, had %v", name, has, want, before)
+		}
+		n.must("DEL", c, nil)
+	}
 	n.nothingLeft()
 }
 

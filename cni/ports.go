@@ -328,7 +328,7 @@ func checkPorts(network string, r *record) error {
 // owner: who keeps sending would reach whom he reached before. That it cannot be
 // done is told to people, and no more: they end by themselves.
 func forgetUDP(r *record) {
-	f := udpFlows{ports: map[uint16]bool{}, pods: map[netip.Addr]bool{}}
+	f := udpFlows{ports: map[uint16]bool{}, pods: map[netip.Addr]bool{}, node: map[netip.Addr]bool{}}
 	for _, p := range r.Ports {
 		if p.Protocol == "udp" {
 			f.ports[uint16(p.HostPort)] = true
@@ -340,8 +340,13 @@ func forgetUDP(r *record) {
 	for _, a := range r.Addrs {
 		f.pods[a] = true
 	}
-	h, err := netlink.NewHandle(unix.NETLINK_NETFILTER)
+	h, err := netlink.NewHandle(unix.NETLINK_NETFILTER, unix.NETLINK_ROUTE)
 	if err == nil {
+		var own []netlink.Addr
+		own, err = h.AddrList(nil, netlink.FAMILY_ALL)
+		for _, a := range own {
+			f.node[addrOf(a.IP)] = true
+		}
 		defer h.Close()
 		for _, family := range []netlink.InetFamily{unix.AF_INET, unix.AF_INET6} {
 			if _, e := h.ConntrackDeleteFilters(netlink.ConntrackTable, family, f); e != nil && !errors.Is(e, unix.ENOENT) {
@@ -354,13 +359,19 @@ func forgetUDP(r *record) {
 	}
 }
 
-// udpFlows matches flows to ports of the node, and those that pods answer.
+// udpFlows matches flows to ports of the node, and those that pods answer. What
+// others are asked at a port of the same number goes on: the kernel would forget
+// who translated it.
 type udpFlows struct {
 	ports map[uint16]bool
 	pods  map[netip.Addr]bool
+	node  map[netip.Addr]bool // its addresses
 }
 
 // MatchConntrackFlow implements [netlink.CustomConntrackFilter].
 func (f udpFlows) MatchConntrackFlow(flow *netlink.ConntrackFlow) bool {
-	return flow.Forward.Protocol == unix.IPPROTO_UDP && (f.ports[flow.Forward.DstPort] || f.pods[addrOf(flow.Reverse.SrcIP)])
+	if flow.Forward.Protocol != unix.IPPROTO_UDP {
+		return false
+	}
+	return f.ports[flow.Forward.DstPort] && f.node[addrOf(flow.Forward.DstIP)] || f.pods[addrOf(flow.Reverse.SrcIP)]
 }

@@ -256,6 +256,35 @@ func TestRootHostPortMoves(t *testing.T) {
 	n.nothingLeft()
 }
 
+// Flows by UDP to the port of a pod that ends are forgotten where it was the
+// node's or the pod's, and nobody else's: DNS goes on where a pod has port 53.
+func TestForgottenFlows(t *testing.T) {
+	addr := netip.MustParseAddr
+	f := udpFlows{ports: map[uint16]bool{53: true}, pods: map[netip.Addr]bool{addr("10.0.0.1"): true}, node: map[netip.Addr]bool{addr("192.0.2.1"): true}}
+	for _, test := range []struct {
+		protocol    uint8
+		to, answers string
+		port        uint16
+		want        bool
+	}{
+		{17, "192.0.2.1", "10.0.0.1", 53, true},
+		{17, "192.0.2.1", "192.0.2.1", 53, true}, // nobody's yet
+		{17, "198.51.100.9", "10.0.0.1", 9999, true},
+		{17, "10.96.0.10", "10.0.7.7", 53, false},
+		{17, "8.8.8.8", "8.8.8.8", 53, false},
+		{17, "192.0.2.1", "192.0.2.1", 54, false},
+		{6, "192.0.2.1", "10.0.0.1", 53, false},
+	} {
+		flow := &netlink.ConntrackFlow{
+			Forward: netlink.IPTuple{Protocol: test.protocol, DstIP: addr(test.to).AsSlice(), DstPort: test.port},
+			Reverse: netlink.IPTuple{Protocol: test.protocol, SrcIP: addr(test.answers).AsSlice()},
+		}
+		if got := f.MatchConntrackFlow(flow); got != test.want {
+			t.Errorf("%+v: %t", test, got)
+		}
+	}
+}
+
 // A pod does not reach the node's loopback, though its interface routes that for
 // ports of the node.
 func TestRootLoopbackIsGuarded(t *testing.T) {

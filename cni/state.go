@@ -86,13 +86,15 @@ const (
 
 // lock takes a place of the lock file, and waits for who has it. The kernel lets
 // go of it when its holder ends, however it ends.
-func (s *state) lock(place int64) (io.Closer, error) {
+func (s *state) lock(place int64) (io.Closer, error) { return s.take(place, unix.F_OFD_SETLKW) }
+
+func (s *state) take(place int64, how int) (io.Closer, error) {
 	f, err := os.OpenFile(filepath.Join(s.dir, lockFile), os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, 0o600)
 	if err != nil {
 		return nil, err
 	}
 	for {
-		err = unix.FcntlFlock(f.Fd(), unix.F_OFD_SETLKW, &unix.Flock_t{Type: unix.F_WRLCK, Whence: io.SeekStart, Start: place, Len: 1})
+		err = unix.FcntlFlock(f.Fd(), how, &unix.Flock_t{Type: unix.F_WRLCK, Whence: io.SeekStart, Start: place, Len: 1})
 		if !errors.Is(err, unix.EINTR) {
 			break
 		}
@@ -105,9 +107,16 @@ func (s *state) lock(place int64) (io.Closer, error) {
 
 // lockAttachment keeps other calls off an attachment: a runtime that has given
 // up on a call may begin the next one while the first still runs.
-func (s *state) lockAttachment(a api.Attachment) (io.Closer, error) {
+func (s *state) lockAttachment(a api.Attachment) (io.Closer, error) { return s.lock(placeOf(a)) }
+
+// tryAttachment does that where nobody has it, and waits for nobody.
+func (s *state) tryAttachment(a api.Attachment) (io.Closer, error) {
+	return s.take(placeOf(a), unix.F_OFD_SETLK)
+}
+
+func placeOf(a api.Attachment) int64 {
 	sum := sha256.Sum256([]byte(a.ContainerID + "\x00" + a.Interface))
-	return s.lock(attachmentLock + int64(binary.BigEndian.Uint64(sum[:])>>2))
+	return attachmentLock + int64(binary.BigEndian.Uint64(sum[:])>>2)
 }
 
 // load returns an attachment's record, nil if there is none.
