@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
+	"reflect"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -54,6 +55,7 @@ type network struct {
 	wired    wired
 	missed   map[string]int // how often a pod was looked for, by uid
 	said     string         // the last error that was logged
+	ready    *cni.Node      // what the container runtime was told
 
 	mu        sync.Mutex
 	endpoints map[api.Attachment]*endpoint
@@ -99,8 +101,9 @@ type progress struct {
 	report   datapath.Report
 	problems map[string][]string // by uid of a policy
 	policies []*cluster.Policy
-	unfound  int    // pods of another plugin whose devices are not known
-	applied  uint64 // how often
+	enforced map[string]enforced // by uid of a policy
+	unfound  int                 // pods of another plugin whose devices are not known
+	applied  uint64              // how often
 	failed   uint64
 	last     time.Time // Apply
 	compile  time.Duration
@@ -222,11 +225,23 @@ func (n *network) pass(ctx context.Context, looking bool) error {
 		wiring = errors.Join(wiring, err)
 	}
 	if n.wired.done && n.cfg.Mode != datapath.Chained {
-		if err := n.runtime.Ready(n.cniNode(self)); err != nil {
-			return errors.Join(wiring, fmt.Errorf("tell the container runtime: %w", err))
-		}
+		wiring = errors.Join(wiring, n.tellRuntime(n.cniNode(self), looking))
 	}
 	return wiring
+}
+
+// tellRuntime tells who adds pods what it must know, where that is new, and
+// where its files are to be looked at.
+func (n *network) tellRuntime(node cni.Node, looking bool) error {
+	if !looking && n.ready != nil && reflect.DeepEqual(*n.ready, node) {
+		return nil
+	}
+	n.ready = nil
+	if err := n.runtime.Ready(node); err != nil {
+		return fmt.Errorf("tell the container runtime: %w", err)
+	}
+	n.ready = &node
+	return nil
 }
 
 // wire makes the node's own part of the network true.
@@ -323,8 +338,21 @@ func (n *network) settle(pods []*endpoint, program *netpol.Program, report datap
 	for _, r := range report.Endpoints {
 		failed[r.Ifindex], hooks[r.Ifindex] = r.Err, r.Hook
 	}
+	p.enforced = make(map[string]enforced)
 	for _, e := range pods {
 		e.finish(hooks[e.HostIndex], failed[e.HostIndex])
+		if e.pod == nil {
+			continue
+		}
+		for _, policy := range program.Selecting[e.pod.UID] {
+			p.enforced[policy.UID] = p.enforced[policy.UID].with(e, n.audits(e.pod.Namespace))
+		}
+	}
+	// Those that select nobody here have nothing to do, and do it.
+	for _, policy := range p.policies {
+		of := p.enforced[policy.UID]
+		of.generation = policy.Generation
+		p.enforced[policy.UID] = of
 	}
 }
 

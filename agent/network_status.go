@@ -7,6 +7,7 @@ import (
 	"slices"
 
 	"warren/api"
+	"warren/cluster"
 	"warren/datapath"
 )
 
@@ -65,20 +66,46 @@ func (n *network) describeProgress(out *api.Network) {
 		out.Endpoints = append(out.Endpoints, one)
 	}
 	for _, one := range p.policies {
-		report, here := p.report.Policies[one.UID]
+		is := p.enforced[one.UID]
 		problems := slices.Concat(one.Problems, p.problems[one.UID])
 		slices.Sort(problems)
-		if problems = slices.Compact(problems); !here && len(problems) == 0 {
+		problems = slices.Compact(problems)
+		if one.Tier == cluster.NetworkTier && is.pods+len(is.failed)+len(problems) == 0 && is.generation == one.Generation {
 			continue
 		}
 		out.Policies = append(out.Policies, api.NetworkPolicy{
-			Tier: one.Tier.String(), Namespace: one.Namespace, Name: one.Name, Generation: one.Generation,
-			Endpoints: report.Endpoints, Failed: report.Failed, Problems: problems,
+			Tier: one.Tier.String(), Namespace: one.Namespace, Name: one.Name, Generation: one.Generation, InForce: is.generation,
+			Endpoints: is.pods, Audited: is.audited, Failed: is.failed, Problems: problems,
 		})
 	}
 	slices.SortFunc(out.Policies, func(a, b api.NetworkPolicy) int {
 		return cmp.Or(cmp.Compare(a.Tier, b.Tier), cmp.Compare(a.Namespace, b.Namespace), cmp.Compare(a.Name, b.Name))
 	})
+}
+
+// enforced is for how many pods of this node a policy is in force.
+type enforced struct {
+	generation    int64 // of the policy
+	pods, audited int
+	failed        []string // pods for which it is not
+}
+
+// with counts a pod that a policy selects.
+func (p enforced) with(e *endpoint, audited bool) enforced {
+	switch {
+	case e.failed != nil:
+		p.failed = append(p.failed, e.pod.Namespace+"/"+e.pod.Name)
+	case audited:
+		p.pods, p.audited = p.pods+1, p.audited+1
+	default:
+		p.pods++
+	}
+	return p
+}
+
+// audits says whether what policy denies passes in a namespace.
+func (n *network) audits(namespace string) bool {
+	return n.built.world.Namespaces[namespace][auditLabel] == auditValue
 }
 
 func describeKernel(out *api.Network, s *datapath.Status) {

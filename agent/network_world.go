@@ -237,7 +237,7 @@ func (n *network) kernelState(program *netpol.Program, pods []*endpoint) *datapa
 		}
 		if p := e.pod; p != nil {
 			one.Name, one.PodUID = p.Namespace+"/"+p.Name, p.UID
-			one.Audit = n.built.world.Namespaces[p.Namespace][auditLabel] == auditValue
+			one.Audit = n.audits(p.Namespace)
 		}
 		s.Endpoints = append(s.Endpoints, one)
 	}

@@ -209,7 +209,7 @@ func sampleStatus() Status {
 		Network: &Network{
 			Mode: "vxlan", InForce: true, Waiting: "x", Error: "oops", Problems: []string{"x"}, Uplink: "eth0", MTU: 1450, Generation: 1, Applied: time.Unix(1e9, 0), ComputeTime: 2, ApplyTime: 3, Changes: 4, Failures: 5,
 			Endpoints: []NetworkEndpoint{{"shop/db", "wrn1", []string{"10.0.0.2"}, true, "tcx", true, "oops"}},
-			Policies:  []NetworkPolicy{{"Network", "shop", "db", 6, 7, []string{"x"}, []string{"x"}}},
+			Policies:  []NetworkPolicy{{"Network", "shop", "db", 6, 6, 7, 1, []string{"x"}, []string{"x"}}},
 			Hooks:     []NetworkHook{{"endpoint", "tcx", 8, []Refusal{{"xdp", "x"}}}},
 			Maps:      []NetworkMap{{"flows", 9, 10}},
 			Packets:   []NetworkPackets{{"egress", "denied", "denied by policy", 11, 12}}, EventsLost: 13, Evicted: 14, Unflowed: 15,

@@ -29,7 +29,8 @@ type Network struct {
 	Failures    uint64        `json:"failures"`
 
 	Endpoints []NetworkEndpoint `json:"endpoints"`
-	// Policies are those that are for pods of this node, and those with problems.
+	// Policies are those that are for pods of this node, those of the cluster, and
+	// those with problems.
 	Policies []NetworkPolicy `json:"policies"`
 	Hooks    []NetworkHook   `json:"hooks"`
 	Maps     []NetworkMap    `json:"maps"`
@@ -60,11 +61,15 @@ type NetworkPolicy struct {
 	Tier      string `json:"tier"` // Admin, Network or Baseline
 	Namespace string `json:"namespace,omitempty"`
 	Name      string `json:"name"`
-	// Generation is the API's: which version of the policy this is.
+	// Generation is the API's: which version of the policy the node knows, and
+	// InForce which one is in force, 0 for none yet.
 	Generation int64 `json:"generation"`
-	// Endpoints are the pods of this node that it is in force for, Failed those
-	// for which it is not though it should be.
+	InForce    int64 `json:"in_force"`
+	// Endpoints are the pods of this node that it is in force for, Audited those of
+	// them where what it denies is told and passes, Failed those for which it is not
+	// in force though it should be.
 	Endpoints int      `json:"endpoints"`
+	Audited   int      `json:"audited,omitempty"`
 	Failed    []string `json:"failed,omitempty"`
 	// Problems are what of it is not in force, or not understood.
 	Problems []string `json:"problems,omitempty"`

@@ -194,13 +194,13 @@ func (c *Compiler) setSets() {
 		sets[r.set.ID] = r.set
 	}
 	c.collectSets(sets)
-	of := make(map[string]SetID)
+	of, selecting := make(map[string]SetID), make(map[string][]*cluster.Policy)
 	for key, p := range c.pods {
 		if p.subject {
-			of[key] = p.class.recipe.set.ID
+			of[key], selecting[key] = p.class.recipe.set.ID, p.class.told
 		}
 	}
-	c.next.Sets, c.next.SetOf = sets, of
+	c.next.Sets, c.next.SetOf, c.next.Selecting = sets, of, selecting
 }
 
 // setProblems lists what is not in force.

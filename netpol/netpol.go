@@ -135,6 +135,9 @@ type Program struct {
 	Sets map[SetID]*Set
 	// SetOf is by uid of a pod, for the pods that were asked for.
 	SetOf map[string]SetID
+	// Selecting are, for the same pods by uid, the policies that select them, in the
+	// order in which they are asked: those without a rule too.
+	Selecting map[string][]*cluster.Policy
 	// Rules are those of the policies in force, and the last that were.
 	Rules map[RuleID]Ref
 	// Problems are by uid of a policy: what of it is not in force, and why.

@@ -30,6 +30,7 @@ type class struct {
 	// policies select the class, in the order in which they are asked; only for
 	// those with subjects.
 	policies []*policy
+	told     []*cluster.Policy // the same
 	// recipe is how its set is made, nil while it must be found out.
 	recipe *recipe
 	// groups in force that it is in, and how names of ports in force resolve;

@@ -172,7 +172,10 @@ func (c *Compiler) setPolicies(cl *class, of []*policy) {
 			c.released = append(c.released, p)
 		}
 	}
-	cl.policies = of
+	cl.policies, cl.told = of, make([]*cluster.Policy, len(of))
+	for i, p := range of {
+		cl.told[i] = p.told
+	}
 	c.setRecipe(cl, nil)
 }
 
