@@ -144,7 +144,7 @@ func (s *flowSource) Losses() ([]flow.Loss, error) {
 		flow.Loss{What: "any", Lane: "decode", Count: c.Malformed},
 		flow.Loss{What: "drop", Lane: "rate", Count: c.Quiet},
 		flow.Loss{What: "new", Lane: "table", Count: c.Unflowed},
-		flow.Loss{What: "close", Lane: "table", Count: c.Evicted + c.Unswept},
+		flow.Loss{What: "close", Lane: "table", Count: c.Evicted},
 	)
 	for kind, count := range c.Lost {
 		s.losses = append(s.losses, flow.Loss{What: flowKindName(kind), Lane: "ring", Count: count})
@@ -197,7 +197,7 @@ func (w *flowWatch) state() *api.FlowsState {
 	c := w.last
 	w.mu.Unlock()
 	m := w.memory.Stats()
-	st := &api.FlowsState{Flows: m.Flows, MaxFlows: m.MaxFlows, Bytes: m.Bytes, Seen: m.Seen, Oldest: m.Oldest, Events: []api.FlowEventCount{}, Unswept: c.Unswept, Quiet: c.Quiet}
+	st := &api.FlowsState{Flows: m.Flows, MaxFlows: m.MaxFlows, Bytes: m.Bytes, Seen: m.Seen, Oldest: m.Oldest, Events: []api.FlowEventCount{}, Begun: c.Begun, Ended: c.Ended, Quiet: c.Quiet}
 	for k := datapath.FlowNew; k <= datapath.FlowDrop; k++ {
 		st.Events = append(st.Events, api.FlowEventCount{Kind: flowKindName(k), Told: c.Told[k], Lost: c.Lost[k]})
 	}

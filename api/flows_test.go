@@ -157,7 +157,7 @@ func TestNoFlows(t *testing.T) {
 // TestFlowMetrics holds that packets are counted by a few words.
 func TestFlowMetrics(t *testing.T) {
 	f := newFake()
-	f.status.Flows = &FlowsState{Flows: 1, Events: []FlowEventCount{{"new", 9, 1}}, Unswept: 3, Quiet: 5}
+	f.status.Flows = &FlowsState{Flows: 1, Events: []FlowEventCount{{"new", 9, 1}}, Begun: 6, Ended: 3, Quiet: 5}
 	f.status.Network = &Network{Evicted: 2, Unflowed: 4, Packets: []NetworkPackets{{"egress", "denied", "denied by policy", 5, 6}, {"ingress", "allowed", "", 7, 8}}}
 	w := httptest.NewRecorder()
 	newServer(f, Config{}).ServeHTTP(w, httptest.NewRequest(http.MethodGet, "http://localhost/metrics", nil))
@@ -166,7 +166,7 @@ func TestFlowMetrics(t *testing.T) {
 		`warren_packet_bytes_total{direction="egress",reason="denied by policy",verdict="denied"} 6`,
 		`warren_packets_total{direction="ingress",reason="",verdict="allowed"} 7`,
 		`warren_flow_events_total{kind="new"} 9`, `warren_flow_events_lost_total{kind="new"} 1`, `warren_flows_remembered 1`, `warren_flows_evicted_total 2`,
-		`warren_flows_unswept_total 3`, `warren_packets_without_flow_total 4`, `warren_drops_untold_total 5`,
+		`warren_flows_begun_total 6`, `warren_flows_ended_total 3`, `warren_packets_without_flow_total 4`, `warren_drops_untold_total 5`,
 	} {
 		if !strings.Contains(w.Body.String(), "\n"+want+"\n") {
 			t.Errorf("no %s", want)

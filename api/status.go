@@ -129,10 +129,12 @@ type FlowsState struct {
 	Seen     uint64           `json:"seen"`            // since the start
 	Oldest   time.Time        `json:"oldest,omitzero"` // of those remembered
 	Events   []FlowEventCount `json:"events"`
-	// Unswept are flows whose end is not noticed, for want of room, and Quiet drops
-	// that were not told, for there were too many.
-	Unswept uint64 `json:"unswept"`
-	Quiet   uint64 `json:"quiet"`
+	// Begun are the flows that there were, Ended those that ended in time: what was
+	// evicted, or goes on, has not.
+	Begun uint64 `json:"begun"`
+	Ended uint64 `json:"ended"`
+	// Quiet are drops that were not told, for there were too many.
+	Quiet uint64 `json:"quiet"`
 }
 
 // FlowEventCount counts what the datapath told of flows, and what it had no room

@@ -331,9 +331,12 @@ type Counters struct {
 	Malformed uint64
 	// Quiet are drops without a flow that were not told, for there were too many.
 	Quiet uint64
-	// Evicted flows gave way to others before their time, Unswept ones end without
-	// being told, and Unflowed packets passed without a flow, for want of room.
-	Evicted, Unswept, Unflowed uint64
+	// Begun are all flows that there were: those that there are, Ended ones, and
+	// Evicted ones, that gave way to others before their time and are not told of.
+	// It takes a few seconds to notice that a flow was evicted.
+	Begun, Ended, Evicted uint64
+	// Unflowed packets passed without a flow, for want of room.
+	Unflowed uint64
 }
 
 // A PacketKind is what became of packets. Reason says why, see ReasonText.
@@ -398,8 +401,8 @@ func (d *Datapath) counters() (Counters, error) {
 		c.Told[kind], c.Lost[kind] = told.Packets, lost.Packets
 	}
 	for index, into := range map[stateCounterIndex]*uint64{
-		stateCounterIndexCOUNT_QUIET: &c.Quiet, stateCounterIndexCOUNT_EVICTED: &c.Evicted,
-		stateCounterIndexCOUNT_UNSWEPT: &c.Unswept, stateCounterIndexCOUNT_UNFLOWED: &c.Unflowed,
+		stateCounterIndexCOUNT_QUIET: &c.Quiet, stateCounterIndexCOUNT_UNFLOWED: &c.Unflowed,
+		stateCounterIndexCOUNT_BEGUN: &c.Begun, stateCounterIndexCOUNT_ENDED: &c.Ended, stateCounterIndexCOUNT_EVICTED: &c.Evicted,
 	} {
 		n, err := sum(index)
 		if err != nil {

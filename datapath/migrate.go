@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"unsafe"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/btf"
@@ -47,7 +48,15 @@ func moveMaps(k *kernel, log *slog.Logger) error {
 		if err == nil {
 			var value func([]byte) []byte
 			if value, err = converter(from, to, t.value); err == nil {
-				err = moveRows(from, to, key, value)
+				put := func(key, value []byte) error { return to.Update(key, value, ebpf.UpdateNoExist) }
+				if name == stateMapFlows {
+					put = putFlow(to, k.maps[stateMapSweeps])
+				}
+				err = moveRows(from, key, value, put)
+				if errors.Is(err, ErrFull) && name == stateMapFlows {
+					log.Warn("not all flows of an earlier agent have room: what was left begins anew", "room", to.MaxEntries())
+					err = nil
+				}
 			}
 		}
 		if errors.Is(err, btf.ErrNotFound) || errors.Is(err, btf.ErrNotSupported) {
@@ -116,11 +125,31 @@ func structOf(m *ebpf.Map, name string) (*btf.Struct, error) {
 	return s, nil
 }
 
-func moveRows(from, to *ebpf.Map, key, value func([]byte) []byte) error {
+// putFlow adds flows, each with its place in the queue of those that the kernel
+// looks at, which has more of them than flows.
+func putFlow(flows, sweeps *ebpf.Map) func(key, value []byte) error {
+	// No stamp of the kernel's has the first bit.
+	stamp := 1<<63 | bootTime()
+	return func(key, value []byte) error {
+		stamp++
+		binary.NativeEndian.PutUint64(value[unsafe.Offsetof(stateFlow{}.Stamp):], stamp)
+		if err := flows.Update(key, value, ebpf.UpdateNoExist); err != nil {
+			return err
+		}
+		s := stateSweep{Stamp: stamp} // due at once
+		copy(unsafe.Slice((*byte)(unsafe.Pointer(&s.Key)), unsafe.Sizeof(s.Key)), key)
+		if err := sweeps.Update(nil, &s, ebpf.UpdateAny); err != nil {
+			return errors.Join(explainFull(sweeps, err), flows.Delete(key))
+		}
+		return nil
+	}
+}
+
+func moveRows(from *ebpf.Map, key, value func([]byte) []byte, put func(key, value []byte) error) error {
 	var k, v []byte
 	it := from.Iterate()
 	for it.Next(&k, &v) {
-		err := to.Update(key(k), value(v), ebpf.UpdateNoExist)
+		err := put(key(k), value(v))
 		if err != nil && !errors.Is(err, ebpf.ErrKeyExist) {
 			return err
 		}

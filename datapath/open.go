@@ -50,7 +50,7 @@ func loadSpecs(cfg Config) (s specs, err error) {
 			return s, err
 		}
 		for name, size := range map[string]int{
-			stateMapFlows: cfg.Flows, stateMapSweeps: cfg.Flows, stateMapVerdicts: cfg.Verdicts,
+			stateMapFlows: cfg.Flows, stateMapSweeps: 2 * cfg.Flows, stateMapVerdicts: cfg.Verdicts,
 			stateMapAddresses: cfg.Addresses, stateMapEvents: cfg.EventBytes,
 		} {
 			if m := (*o.spec).Maps[name]; m != nil && size > 0 {

@@ -4,16 +4,19 @@ import (
 	"errors"
 	"io/fs"
 	"log/slog"
+	"maps"
 	"net/netip"
 	"os"
 	"path/filepath"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
 	"warren/bpf"
 	"warren/internal/testkit"
 	"warren/netpol"
+	"warren/reconcile"
 )
 
 // needBPF skips a test on a machine that lets us do no BPF at all.
@@ -114,7 +117,7 @@ func TestBPFOpenTakesOver(t *testing.T) {
 			t.Errorf("generation %d", status.Generation)
 		}
 		var have stateFlow
-		if err := second.kernel.maps[stateMapFlows].Lookup(key, &have); err != nil || have != value {
+		if err := second.kernel.maps[stateMapFlows].Lookup(key, &have); err != nil || have.Packets != value.Packets {
 			t.Errorf("flow %+v, %v", have, err)
 		}
 		if report, err = second.Apply(t.Context(), state); err != nil || report.Flipped {
@@ -131,7 +134,7 @@ func TestBPFOpenTakesOver(t *testing.T) {
 		if m := third.kernel.maps[stateMapFlows]; m.MaxEntries() != 8192 {
 			t.Errorf("%d flows", m.MaxEntries())
 		}
-		if err := third.kernel.maps[stateMapFlows].Lookup(key, &have); err != nil || have != value {
+		if err := third.kernel.maps[stateMapFlows].Lookup(key, &have); err != nil || have.Packets != value.Packets {
 			t.Errorf("flow %+v, %v", have, err)
 		}
 		if err := third.Close(); err != nil {
@@ -158,7 +161,7 @@ func TestBPFOpenTakesOver(t *testing.T) {
 		if report, err = fourth.Apply(t.Context(), state); err != nil || report.Generation != 2 {
 			t.Errorf("generation %d, %v", report.Generation, err)
 		}
-		if err := fourth.kernel.maps[stateMapFlows].Lookup(key, &have); err != nil || have != value {
+		if err := fourth.kernel.maps[stateMapFlows].Lookup(key, &have); err != nil || have.Packets != value.Packets {
 			t.Errorf("flow %+v, %v", have, err)
 		}
 		if err := fourth.Remove(); err != nil {
@@ -172,4 +175,48 @@ func TestBPFOpenTakesOver(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+}
+
+// A flow that is taken into maps of another size comes to its end like any other.
+func TestBPFMovedFlowEnds(t *testing.T) {
+	r := newRig(t, smallConfig(newBPFFS(t)), 1, 2)
+	r.apply()
+	n := r.nodes[0]
+	to := netip.AddrPortFrom(r.pods[1].Addrs[0], rigPorts[0])
+	if _, err := r.pods[0].askUDP(t.Context(), to); err != nil {
+		t.Fatal(err)
+	}
+	// It was long ago.
+	m := NewMap[stateFlowKey, stateFlow](n.dp.kernel.maps[stateMapFlows], false)
+	old, err := reconcile.Contents(m)
+	if err != nil || len(old) == 0 {
+		t.Fatal(len(old), err)
+	}
+	for key, f := range old {
+		f.Seen -= uint64(time.Hour)
+		if err := m.Put(key, f); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := n.dp.Close(); err != nil {
+		t.Fatal(err)
+	}
+	n.cfg.Flows *= 2
+	n.dp = r.openDatapath(n)
+	if err := n.dp.Tell(true); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := r.pods[0].askUDP(t.Context(), to); err != nil {
+		t.Fatal(err)
+	}
+	testkit.Wait(t, "its end is told", func() bool {
+		if err := n.dp.DrainFlows(func(e *FlowEvent) {
+			if e.Kind == FlowClose {
+				maps.DeleteFunc(old, func(_ stateFlowKey, f stateFlow) bool { return f.Packets == e.Packets })
+			}
+		}); err != nil {
+			t.Fatal(err)
+		}
+		return len(old) == 0
+	})
 }

@@ -236,7 +236,7 @@ func TestBPFQuota(t *testing.T) {
 // TestBPFRingFull: what the ring has no room for is counted.
 func TestBPFRingFull(t *testing.T) {
 	w := newPacketWorld(t)
-	record := uint64(176 + 8)
+	record := uint64(184 + 8)
 	fits := uint64(8<<20) / record
 	packets := manyFlows(podA4, podB4, 1, 80, 50_000, false)
 	w.median(w.pod.EndpointFrom, "a", toRedirect, packets, len(packets))
@@ -247,6 +247,120 @@ func TestBPFRingFull(t *testing.T) {
 	}
 	if n := len(w.events()); uint64(n) != told {
 		t.Errorf("%d read, %d told", n, told)
+	}
+}
+
+// TestBPFExpired: a packet that finds a flow whose time is over begins another one,
+// whoever sends it, and the former is told of as ended.
+func TestBPFExpired(t *testing.T) {
+	w := newPacketWorld(t)
+	w.isolate(setA)
+	w.rule(testRule{set: setA, peer: idB, proto: protoUDP, port: 53, bits: 16, tier: 1, order: order(1, allow), rule: 1})
+	key, _ := keyOf(podA4, podB4, 4000, 53, protoUDP)
+	question, answer := ether(ip(podA4, podB4, udp(4000, 53))), ether(ip(podB4, podA4, udp(53, 4000)))
+	age := func(by time.Duration) {
+		f := w.flow(podA4, podB4, 4000, 53, protoUDP)
+		f.Began -= uint64(by)
+		f.Seen -= uint64(by)
+		w.put(w.Flows, key, f)
+	}
+	w.want("question", w.from("a", question), toRedirect)
+	first := w.flow(podA4, podB4, 4000, 53, protoUDP)
+	age(29 * time.Second)
+	w.want("in time", w.from("a", question), toRedirect)
+	w.want("answer", w.from("b", answer), toRedirect)
+	age(119 * time.Second)
+	w.want("answer in time", w.from("b", answer), toRedirect)
+	w.events()
+	age(121 * time.Second)
+	w.want("question of another flow", w.from("a", question), toRedirect)
+	f := w.flow(podA4, podB4, 4000, 53, protoUDP)
+	if f.Packets != [2]uint64{1, 0} || f.Stamp != first.Stamp {
+		t.Errorf("the next flow has %d packets and stamp %x, want that of the first, %x", f.Packets, f.Stamp, first.Stamp)
+	}
+	age(31 * time.Second)
+	w.want("an answer too late", w.from("b", answer), toDrop)
+	if f := w.flow(podB4, podA4, 53, 4000, protoUDP); f.Packets != [2]uint64{0, 0} || f.Dropped != 1 {
+		t.Errorf("the late answer: %+v", f)
+	}
+	events := w.events()
+	var kinds []stateEventKind
+	for _, e := range events {
+		kinds = append(kinds, stateEventKind(e.Kind))
+	}
+	const isNew, closed, drop = stateEventKindEVENT_NEW, stateEventKindEVENT_CLOSE, stateEventKindEVENT_DROP
+	if diff := cmp.Diff([]stateEventKind{closed, isNew, closed, drop}, kinds); diff != "" {
+		t.Fatalf("events (-want +got):\n%s", diff)
+	}
+	if events[0].Flow.Packets != [2]uint64{2, 2} || events[2].Flow.Packets != [2]uint64{1, 0} {
+		t.Errorf("closed with %d and %d packets", events[0].Flow.Packets, events[2].Flow.Packets)
+	}
+	// What is about a flow that is over is about nothing.
+	w.want("an error too late", w.from("b", ether(ip(podB4, podA4, icmp(3, 3, 0, ip(podA4, podB4, udp(4000, 53))...)))), toDrop)
+}
+
+// TestBPFSweepFull: where flows come faster than ends are noticed, as many are told
+// and counted as there were, and a flow that cannot be followed is none.
+func TestBPFSweepFull(t *testing.T) {
+	for _, tt := range []struct {
+		name   string
+		queue  uint32
+		flows  int
+		enough bool // there is room for nearly all
+	}{
+		{"of their size", 1 << 11, 50_000, true},
+		{"too small", 1 << 7, 20_000, false},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			w := newPacketWorldOf(t, func(maps map[string]*ebpf.MapSpec) {
+				small(maps)
+				for name, n := range map[string]uint32{"flows": 1 << 10, "sweeps": tt.queue} {
+					if maps[name] != nil {
+						maps[name].MaxEntries = n
+					}
+				}
+			})
+			packets := manyFlows(podA4, podB4, 1, 80, tt.flows, false)
+			w.median(w.pod.EndpointFrom, "a", toRedirect, packets, len(packets))
+			count := func(index stateCounterIndex) uint64 { return w.counter(uint32(index)).Packets }
+			there := func() uint64 {
+				var n uint64
+				var key stateFlowKey
+				var f stateFlow
+				for it := w.Flows.Iterate(); it.Next(&key, &f); {
+					n++
+				}
+				return n
+			}
+			begun, refused := count(stateCounterIndexCOUNT_BEGUN), count(stateCounterIndexCOUNT_UNFLOWED)
+			if begun+refused != uint64(tt.flows) || refused < uint64(tt.flows/100) != tt.enough {
+				t.Errorf("%d flows have begun and %d not, of %d", begun, refused, tt.flows)
+			}
+			testkit.Wait(t, "all flows are there or accounted for", func() bool {
+				return begun == there()+count(stateCounterIndexCOUNT_EVICTED)+count(stateCounterIndexCOUNT_ENDED)
+			})
+			// All that are left come to their end.
+			var keys []stateFlowKey
+			var key stateFlowKey
+			var f stateFlow
+			for it := w.Flows.Iterate(); it.Next(&key, &f); {
+				keys = append(keys, key)
+			}
+			for _, key := range keys {
+				if w.Flows.Lookup(key, &f) != nil {
+					continue // to write one evicts another, sometimes
+				}
+				f.Seen -= uint64(time.Hour)
+				w.put(w.Flows, key, f)
+			}
+			testkit.Wait(t, "the rest ends", func() bool { return there() == 0 })
+			told, lost := count(stateCounterIndexCOUNT_EVENTS+stateCounterIndex(stateEventKindEVENT_CLOSE)), count(stateCounterIndexCOUNT_LOST+stateCounterIndex(stateEventKindEVENT_CLOSE))
+			evicted, ended := count(stateCounterIndexCOUNT_EVICTED), count(stateCounterIndexCOUNT_ENDED)
+			t.Logf("%d flows, %d begun, %d ended, %d evicted", tt.flows, begun, ended, evicted)
+			if told+lost != ended || ended+evicted != begun || ended == 0 {
+				t.Errorf("%d begun; %d ends told and %d lost of %d, %d evicted", begun, told, lost, ended, evicted)
+			}
+		})
 	}
 }
 

@@ -61,7 +61,7 @@ type packetWorld struct {
 // small makes maps no larger than tests want them.
 func small(maps map[string]*ebpf.MapSpec) {
 	for name, entries := range map[string]uint32{
-		"flows": 1 << 16, "sweeps": 1 << 16, "verdicts": 1 << 16, "addresses": 1 << 10, "endpoints": 1 << 8, "sets": 1 << 8,
+		"flows": 1 << 16, "sweeps": 1 << 17, "verdicts": 1 << 16, "addresses": 1 << 10, "endpoints": 1 << 8, "sets": 1 << 8,
 	} {
 		if maps[name] != nil {
 			maps[name].MaxEntries = entries
@@ -71,7 +71,13 @@ func small(maps map[string]*ebpf.MapSpec) {
 
 func newPacketWorld(t testing.TB) *packetWorld {
 	t.Helper()
-	w := &packetWorld{TB: t, kernelSide: loadKernelSide(t, small), devices: map[string]uint32{}}
+	return newPacketWorldOf(t, small)
+}
+
+// newPacketWorldOf is a world with maps of other sizes.
+func newPacketWorldOf(t testing.TB, resize func(maps map[string]*ebpf.MapSpec)) *packetWorld {
+	t.Helper()
+	w := &packetWorld{TB: t, kernelSide: loadKernelSide(t, resize), devices: map[string]uint32{}}
 	w.ns = testkit.NewNetns(t)
 	err := w.ns.Do(func() error {
 		for _, name := range []string{"a", "b", "d", "uplink", "tunnel"} {

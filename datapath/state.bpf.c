@@ -44,6 +44,7 @@ const enum counter_index *type_counter_index __attribute__((unused));
 const struct counter *type_counter __attribute__((unused));
 const struct sweep_timer *type_sweep_timer __attribute__((unused));
 const struct sweep *type_sweep __attribute__((unused));
+const struct flow_scratch *type_flow_scratch __attribute__((unused));
 const struct quota *type_quota __attribute__((unused));
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";

@@ -59,9 +59,10 @@ const (
 	stateCounterIndexCOUNT_EVENTS   stateCounterIndex = 32
 	stateCounterIndexCOUNT_LOST     stateCounterIndex = 40
 	stateCounterIndexCOUNT_QUIET    stateCounterIndex = 48
-	stateCounterIndexCOUNT_EVICTED  stateCounterIndex = 49
-	stateCounterIndexCOUNT_UNSWEPT  stateCounterIndex = 50
-	stateCounterIndexCOUNT_UNFLOWED stateCounterIndex = 51
+	stateCounterIndexCOUNT_BEGUN    stateCounterIndex = 49
+	stateCounterIndexCOUNT_ENDED    stateCounterIndex = 50
+	stateCounterIndexCOUNT_EVICTED  stateCounterIndex = 51
+	stateCounterIndexCOUNT_UNFLOWED stateCounterIndex = 52
 	stateCounterIndexCOUNT_MAX      stateCounterIndex = 64
 )
 
@@ -116,6 +117,7 @@ type stateFlow struct {
 	Began      uint64
 	Seen       uint64
 	Told       uint64
+	Stamp      uint64
 	Generation uint32
 	Rule       [2]uint32
 	Id         [2]uint32
@@ -168,6 +170,12 @@ type stateFlowKey struct {
 	PortB uint16
 	Proto uint8
 	Pad   [3]uint8
+}
+
+type stateFlowScratch struct {
+	_      structs.HostLayout
+	Flow   stateFlow
+	Stamps uint64
 }
 
 type stateFlowState uint32
@@ -297,7 +305,7 @@ type stateSet struct {
 type stateSweep struct {
 	_     structs.HostLayout
 	Key   stateFlowKey
-	Began uint64
+	Stamp uint64
 	Due   uint64
 }
 
@@ -367,6 +375,7 @@ const (
 	stateVarTypeFlowEvent     = "type_flow_event"
 	stateVarTypeFlowFlags     = "type_flow_flags"
 	stateVarTypeFlowKey       = "type_flow_key"
+	stateVarTypeFlowScratch   = "type_flow_scratch"
 	stateVarTypeFlowState     = "type_flow_state"
 	stateVarTypeFragment      = "type_fragment"
 	stateVarTypeFragmentKey   = "type_fragment_key"
@@ -471,6 +480,7 @@ type stateVariableSpecs struct {
 	TypeFlowEvent     *ebpf.VariableSpec `ebpf:"type_flow_event"`
 	TypeFlowFlags     *ebpf.VariableSpec `ebpf:"type_flow_flags"`
 	TypeFlowKey       *ebpf.VariableSpec `ebpf:"type_flow_key"`
+	TypeFlowScratch   *ebpf.VariableSpec `ebpf:"type_flow_scratch"`
 	TypeFlowState     *ebpf.VariableSpec `ebpf:"type_flow_state"`
 	TypeFragment      *ebpf.VariableSpec `ebpf:"type_fragment"`
 	TypeFragmentKey   *ebpf.VariableSpec `ebpf:"type_fragment_key"`
@@ -567,6 +577,7 @@ type stateVariables struct {
 	TypeFlowEvent     *ebpf.Variable `ebpf:"type_flow_event"`
 	TypeFlowFlags     *ebpf.Variable `ebpf:"type_flow_flags"`
 	TypeFlowKey       *ebpf.Variable `ebpf:"type_flow_key"`
+	TypeFlowScratch   *ebpf.Variable `ebpf:"type_flow_scratch"`
 	TypeFlowState     *ebpf.Variable `ebpf:"type_flow_state"`
 	TypeFragment      *ebpf.Variable `ebpf:"type_fragment"`
 	TypeFragmentKey   *ebpf.Variable `ebpf:"type_fragment_key"`

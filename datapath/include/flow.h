@@ -40,7 +40,8 @@ enum {
 	SWEEP_BATCH = 4096, /* flows at once: less than a millisecond */
 	SWEEP_TICKS = 5,    /* while a flow waits */
 	SWEEP_SOON = 10000000,
-	SWEEP_DEAD = 5, /* seconds without a tick */
+	SWEEP_DEAD = 5,	 /* seconds without a tick */
+	SWEEP_HELP = 16, /* entries that a new flow looks at for one of its own */
 };
 
 static __always_inline __u64 flow_timeout(const struct flow *f, __u8 proto)
@@ -65,52 +66,96 @@ static __always_inline __u64 flow_timeout(const struct flow *f, __u8 proto)
 	return (__u64)seconds * SECOND;
 }
 
-/* ---- the sweeper ---- */
+/* Whether a flow is over because nothing has come for so long. No timeout is shorter than that of closed ones. */
+static __always_inline bool flow_expired(const struct flow *f, __u8 proto, __u64 now)
+{
+	__u64 seen = f->seen;
+
+	if (now < seen + (__u64)TIMEOUT_TCP_CLOSED * SECOND)
+		return false;
+	return now >= seen + flow_timeout(f, proto);
+}
+
+/* ---- the end of flows ---- */
+
+/* Who gets a stamp, and nobody else, tells the flow's end. 0 if another does. */
+static __always_inline __u64 flow_claim(struct flow *f)
+{
+	__u64 stamp = f->stamp;
+
+	return stamp && __sync_val_compare_and_swap(&f->stamp, stamp, 0) == stamp ? stamp : 0;
+}
+
+static __always_inline void flow_end(const struct flow_key *k, struct flow *f, __u8 hook)
+{
+	count(COUNT_ENDED, 1, 0);
+	flow_report(k, f, hook, EVENT_CLOSE);
+}
 
 struct sweep_run {
 	__u64 now;
-	__u64 interval; /* ns between two events of a flow */
-	__u64 more;	/* there was no end to it */
+	__u64 interval;	    /* ns between two events of a flow */
+	__u64 until;	    /* entries are looked at that are due by then */
+	__u64 more;	    /* there was no end to it */
+	struct sweep entry; /* to make room for */
 };
 
-/* Looks at the flow that has been due longest. The queue is in the order of due, for all wait equally long. */
+/* Looks at the flow of an entry. Returns whether there is still one, so that the entry has to stay. */
+static __always_inline bool sweep_keep(const struct sweep *s, const struct sweep_run *run)
+{
+	struct flow *f = bpf_map_lookup_elem(&flows, &s->key);
+	__u64 stamp = f ? f->stamp : 0;
+
+	if (!f || (stamp && stamp != s->stamp)) {
+		count(COUNT_EVICTED, 1, 0);
+		return false;
+	}
+	if (flow_expired(f, s->key.proto, run->now)) {
+		/* Who has the stamp has a flow to follow this one, with the same entry. */
+		if (!flow_claim(f))
+			return true;
+		flow_end(&s->key, f, HOOK_TIMER);
+		bpf_map_delete_elem(&flows, &s->key);
+		return false;
+	}
+	/* What has fallen silent since it was told of. */
+	if (run->interval && f->seen > f->told && run->now - f->told >= run->interval)
+		flow_report(&s->key, f, HOOK_TIMER, EVENT_UPDATE);
+	return true;
+}
+
+/* Looks at the entry that has been due longest. The queue is in the order of due, for all wait equally long. */
 static long sweep_one(__u32 index, struct sweep_run *run)
 {
 	struct sweep s;
 	struct flow *f;
 
-	if (bpf_map_peek_elem(&sweeps, &s) || s.due > run->now) {
+	if (bpf_map_peek_elem(&sweeps, &s) || s.due > run->until || bpf_map_pop_elem(&sweeps, &s)) {
 		run->more = 0;
 		return 1;
 	}
-	bpf_map_pop_elem(&sweeps, &s);
+	if (!sweep_keep(&s, run))
+		return 0;
+	s.due = run->now + sweep_every;
+	if (!bpf_map_push_elem(&sweeps, &s, 0))
+		return 0;
+	/* Somebody was faster, and the queue is full again: nobody would see this flow's end. */
 	f = bpf_map_lookup_elem(&flows, &s.key);
-	if (!f) {
+	if (!f || flow_claim(f) != s.stamp) {
 		count(COUNT_EVICTED, 1, 0);
 		return 0;
 	}
-	if (f->began != s.began)
-		return 0; /* another flow, which is in the queue itself */
-	if (f->seen + flow_timeout(f, s.key.proto) <= run->now) {
-		/* What another CPU counts meanwhile is told if it is there by now. */
-		if (!bpf_map_delete_elem(&flows, &s.key) && f->began == s.began)
-			flow_report(&s.key, f, HOOK_TIMER, EVENT_CLOSE);
-		return 0;
-	}
-	/* What has fallen silent since it was told of. */
-	if (run->interval && f->seen > f->told && run->now - f->told >= run->interval)
-		flow_report(&s.key, f, HOOK_TIMER, EVENT_UPDATE);
-	s.due = run->now + sweep_every;
-	if (bpf_map_push_elem(&sweeps, &s, 0))
-		count(COUNT_UNSWEPT, 1, 0);
+	flow_end(&s.key, f, HOOK_TIMER);
+	bpf_map_delete_elem(&flows, &s.key);
 	return 0;
 }
 
 static int sweep_tick(void *map, __u32 *key, struct sweep_timer *s)
 {
 	struct config *cfg = config_get();
-	struct sweep_run run = { .now = coarse_now(), .more = 1 };
+	struct sweep_run run = { .more = 1 };
 
+	run.now = run.until = coarse_now();
 	if (cfg)
 		run.interval = (__u64)cfg->flow_interval * SECOND;
 	s->ticked = run.now;
@@ -138,20 +183,35 @@ static __always_inline void sweep_begin(__u64 now)
 	bpf_timer_start(&s->timer, sweep_every / SWEEP_TICKS, 0);
 }
 
-/* Global for its stack. */
-__noinline int sweep_later(const struct flow_key *k, __u64 now)
+/* Looks at an entry before it is due, which makes room unless its flow goes on. */
+static long sweep_room(__u32 index, struct sweep_run *run)
 {
-	struct sweep s = {};
+	sweep_one(index, run);
+	run->more = bpf_map_push_elem(&sweeps, &run->entry, 0) != 0;
+	return !run->more;
+}
+
+/*
+ * Has a new flow looked at. Returns 0 if there is no room for that. In a full queue
+ * at least half of the entries are of flows that are no more.
+ */
+__noinline int sweep_later(const struct flow_key *k, __u64 stamp, __u64 now)
+{
+	struct sweep_run run = {};
 
 	if (!k)
 		return 0;
-	s.key = *k;
-	s.began = now;
-	s.due = now + sweep_every;
-	if (bpf_map_push_elem(&sweeps, &s, 0))
-		count(COUNT_UNSWEPT, 1, 0);
+	run.entry.key = *k;
+	run.entry.stamp = stamp;
+	run.entry.due = now + sweep_every;
 	sweep_begin(now);
-	return 0;
+	if (!bpf_map_push_elem(&sweeps, &run.entry, 0))
+		return 1;
+	run.now = now;
+	run.until = ~0ULL;
+	run.more = 1;
+	bpf_loop(SWEEP_HELP, sweep_room, &run, 0);
+	return !run.more;
 }
 
 /* ---- packets of flows ---- */
@@ -199,8 +259,10 @@ static __always_inline __u32 flow_role(const struct flow *f, const struct packet
  * one is over, or never was more than denied packets of the other end. A flow that
  * was open before a policy denied it stays one, or its answers would be questions.
  */
-static __always_inline bool flow_over(const struct flow *f, const struct packet *p)
+static __always_inline bool flow_over(const struct flow *f, const struct packet *p, __u64 now)
 {
+	if (flow_expired(f, p->key.proto, now))
+		return true;
 	if (packet_begins(p) && f->state == STATE_CLOSED)
 		return true;
 	return f->flags & FLOW_DENIED && flow_role(f, p) == SERVER && (packet_begins(p) || !(f->flags & FLOW_OPENED));
@@ -227,23 +289,26 @@ static __always_inline int flow_dropped(struct __sk_buff *skb, struct packet *p,
  */
 __noinline int flow_open(struct __sk_buff *skb, struct packet *p)
 {
-	struct flow *fresh, *f;
 	bool new = false, tell = false, over;
+	struct flow_scratch *scratched;
+	struct flow *fresh, *f;
 	struct config *cfg = config_get();
 	__u64 now = coarse_now();
 	struct flow_key key;
 	__u32 role, zero = 0;
 	__u16 before, after;
+	__u64 stamp;
 
 	if (!p || !cfg)
 		return -REASON_NO_ENDPOINT;
 	key = p->key;
 	f = bpf_map_lookup_elem(&flows, &key);
-	over = f && flow_over(f, p);
+	over = f && flow_over(f, p, now);
 	if (!f || over) {
-		fresh = bpf_map_lookup_elem(&scratch, &zero);
-		if (!fresh)
+		scratched = bpf_map_lookup_elem(&scratch, &zero);
+		if (!scratched)
 			return -REASON_NO_ENDPOINT;
+		fresh = &scratched->flow;
 		__builtin_memset(fresh, 0, sizeof(*fresh));
 		fresh->began = fresh->seen = fresh->told = now;
 		fresh->reversed = p->swapped;
@@ -255,14 +320,29 @@ __noinline int flow_open(struct __sk_buff *skb, struct packet *p)
 		flow_judge(&key, fresh, true);
 		if (over) {
 			/* Two ends that are both denied do not take turns at it, which would be told each time. */
-			if (f->flags & FLOW_DENIED && fresh->flags & FLOW_DENIED)
+			if (f->flags & FLOW_DENIED && fresh->flags & FLOW_DENIED && !flow_expired(f, key.proto, now))
 				return flow_dropped(skb, p, f, false, now, cfg);
-			flow_report(&key, f, p->hook, EVENT_CLOSE);
-			bpf_map_delete_elem(&flows, &key);
+			/* Its place in the queue is the next one's. Where another CPU was faster there is that one. */
+			stamp = flow_claim(f);
+			if (stamp) {
+				flow_end(&key, f, p->hook);
+				fresh->stamp = stamp;
+				count(COUNT_BEGUN, 1, 0);
+				new = !bpf_map_update_elem(&flows, &key, fresh, BPF_ANY);
+				if (!new)
+					bpf_map_delete_elem(&flows, &key);
+			}
+		} else {
+			stamp = ++scratched->stamps << 16 | (bpf_get_smp_processor_id() & 0xffff);
+			fresh->stamp = stamp;
+			new = !bpf_map_update_elem(&flows, &key, fresh, BPF_NOEXIST);
+			if (new && !sweep_later(&key, stamp, now)) {
+				bpf_map_delete_elem(&flows, &key);
+				new = false;
+			}
+			if (new)
+				count(COUNT_BEGUN, 1, 0);
 		}
-		new = !bpf_map_update_elem(&flows, &key, fresh, BPF_NOEXIST);
-		if (new)
-			sweep_later(&key, now);
 		f = bpf_map_lookup_elem(&flows, &key);
 		if (!f) {
 			count(COUNT_UNFLOWED, p->packets, p->bytes);
@@ -288,17 +368,18 @@ __noinline int flow_open(struct __sk_buff *skb, struct packet *p)
 }
 
 /* Whether a flow's verdict still holds, so that this packet of it may go. */
-static __always_inline bool flow_good(const struct flow *f, const struct packet *p, const struct config *cfg)
+static __always_inline bool flow_good(const struct flow *f, struct packet *p, const struct config *cfg)
 {
+	p->now = coarse_now();
 	return f->generation == cfg->generation && !(f->flags & FLOW_DENIED) &&
-	       !(f->state == STATE_CLOSED && packet_begins(p));
+	       !(f->state == STATE_CLOSED && packet_begins(p)) && !flow_expired(f, p->key.proto, p->now);
 }
 
 /* Counts a packet of a flow that flow_good holds for, and tells what it changes. */
 static __always_inline int flow_next(struct __sk_buff *skb, struct packet *p, struct flow *f, const struct config *cfg)
 {
 	__u32 role = flow_role(f, p);
-	__u64 now = coarse_now();
+	__u64 now = p->now;
 	bool tell = false;
 
 	flow_count(f, p, role, now);
@@ -363,7 +444,7 @@ __noinline int error_flow(struct __sk_buff *skb, struct packet *p)
 	}
 	key_set(&key, &src, &dst, ports[0], ports[1], t.proto);
 	f = bpf_map_lookup_elem(&flows, &key);
-	if (!f || f->flags & FLOW_DENIED)
+	if (!f || f->flags & FLOW_DENIED || flow_expired(f, key.proto, coarse_now()))
 		return -1;
 	return f->flags;
 }

@@ -152,6 +152,7 @@ struct packet {
 	__u8 hook;	 /* enum hook */
 	__u8 flow_flags; /* FLOW_STACK, FLOW_DEFERRED, FLOW_SERVICE of the flow that it may begin */
 	__u32 from, to;	 /* interfaces of the pods here that sent it and get it, 0 if none */
+	__u64 now;	 /* from flow_good on: when that was */
 };
 
 /* Memory as numbers, whatever type it was written by. */

@@ -233,6 +233,7 @@ struct flow {
 	__u64 dropped; /* packets */
 	__u64 began, seen;
 	__u64 told;		   /* when the last event was */
+	__u64 stamp;		   /* of its entry in sweeps; 0 while its end is told, which who took the stamp does */
 	__u32 generation;	   /* of the verdicts */
 	__u32 rule[2];		   /* by enum direction, as verdict */
 	__u32 id[2];		   /* of client and server */
@@ -313,9 +314,11 @@ enum counter_index {
 	COUNT_EVENTS = 32, /* + enum event_kind */
 	COUNT_LOST = 40,   /* + enum event_kind: the ring was full */
 	COUNT_QUIET = 48,  /* drops without a flow that were not told, for there were too many */
-	COUNT_EVICTED,	   /* flows that gave way to others before their time: they have no EVENT_CLOSE */
-	COUNT_UNSWEPT,	   /* flows whose end will not be noticed: sweeps was full */
-	COUNT_UNFLOWED,	   /* packets that passed without a flow: there was no memory for one */
+	/* Every flow that began is there, or has ended, or was evicted, or will be noticed to have been. */
+	COUNT_BEGUN,
+	COUNT_ENDED,	/* with an EVENT_CLOSE, if somebody listens */
+	COUNT_EVICTED,	/* gave way to others before their time, without */
+	COUNT_UNFLOWED, /* packets that passed without a flow: there was no room for one */
 	COUNT_MAX = 64,
 };
 
@@ -332,10 +335,10 @@ struct sweep_timer {
 	__u64 ticked; /* when it last did, as a flow's times; user space writes 0 to have new programs take it over */
 };
 
-/* A flow that the sweeper looks at when it is due; they are queued in that order. */
+/* A flow that the sweeper looks at when it is due; they are queued in that order. Each flow has one. */
 struct sweep {
 	struct flow_key key;
-	__u64 began; /* of the flow: another one may have the key by now */
+	__u64 stamp; /* the flow's: another one may have the key by now */
 	__u64 due;
 };
 
@@ -403,7 +406,7 @@ struct {
 	__type(value, struct verdict);
 } verdicts SEC(".maps");
 
-/* User space may make flows larger or smaller; sweeps wants as many, at least. */
+/* User space may make flows larger or smaller; sweeps wants twice as many, for those of evicted flows are there too. */
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
 	__uint(max_entries, 1 << 17);
@@ -427,16 +430,21 @@ struct {
 
 struct {
 	__uint(type, BPF_MAP_TYPE_QUEUE);
-	__uint(max_entries, 1 << 17);
+	__uint(max_entries, 1 << 18);
 	__type(value, struct sweep);
 } sweeps SEC(".maps");
 
 /* Where a new flow is made: a stack is small. */
+struct flow_scratch {
+	struct flow flow;
+	__u64 stamps; /* how many this CPU has given */
+};
+
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
 	__uint(max_entries, 1);
 	__type(key, __u32);
-	__type(value, struct flow);
+	__type(value, struct flow_scratch);
 } scratch SEC(".maps");
 
 struct {
