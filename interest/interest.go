@@ -100,7 +100,7 @@ const (
 // An Inode is a file by its number.
 type Inode struct {
 	Dev uint64 // as fd.dev has it; 0: any
-	Ino uint64
+	Ino uint64 // 0: any
 }
 
 // A Path is a condition on a path.

@@ -99,6 +99,9 @@ func openMask(e *event.Event) OpenMask {
 
 func (t *Term) matchPath(e *event.Event) bool {
 	for _, field := range names {
+		if field == "fs.path.source" && rawSource(e) {
+			continue
+		}
 		name, ok := text(e, field)
 		if ok && slices.ContainsFunc(t.Paths, func(p Path) bool { return p.Match(name) }) {
 			return true
@@ -107,11 +110,18 @@ func (t *Term) matchPath(e *event.Event) bool {
 	return false
 }
 
+// rawSource reports whether fs.path.source of e is what the process gave, and no
+// path of the kernel's: what a symlink points at, what is mounted.
+func rawSource(e *event.Event) bool {
+	typ, _ := text(e, "evt.type")
+	return e.Data.Kind() == event.KindMount || typ == "symlink" || typ == "symlinkat"
+}
+
 func (t *Term) matchInode(e *event.Event) bool {
 	ino, ok := number(e, "fd.ino")
-	dev, _ := number(e, "fd.dev")
-	return ok && slices.ContainsFunc(t.Inodes, func(i Inode) bool {
-		return i.Ino == uint64(ino) && (i.Dev == 0 || i.Dev == uint64(dev))
+	dev, okDev := number(e, "fd.dev")
+	return slices.ContainsFunc(t.Inodes, func(i Inode) bool {
+		return (i.Ino == 0 || ok && i.Ino == uint64(ino)) && (i.Dev == 0 || okDev && i.Dev == uint64(dev))
 	})
 }
 

@@ -68,7 +68,7 @@ var dims = []dim{
 			return true
 		},
 	},
-	listDim("inodes", func(t *Term) *[]Inode { return &t.Inodes }, compareInode, pickShorter),
+	listDim("inodes", func(t *Term) *[]Inode { return &t.Inodes }, compareInode, commonInodes),
 	{
 		name:      "paths",
 		restricts: func(t *Term) bool { return t.Paths != nil },
@@ -102,6 +102,23 @@ func pickShorter[T any](a, b []T, _ func(T, T) int) []T {
 		return b
 	}
 	return a
+}
+
+// commonInodes has what one list says of the number and the other of the device
+// in one.
+func commonInodes(a, b []Inode, order func(a, b Inode) int) []Inode {
+	if len(a)*len(b) > maxCompared {
+		return pickShorter(a, b, order)
+	}
+	var out []Inode
+	for _, x := range a {
+		for _, y := range b {
+			if (x.Ino == y.Ino || x.Ino == 0 || y.Ino == 0) && (x.Dev == y.Dev || x.Dev == 0 || y.Dev == 0) {
+				out = append(out, Inode{Dev: max(x.Dev, y.Dev), Ino: max(x.Ino, y.Ino)})
+			}
+		}
+	}
+	return sorted(out, order)
 }
 
 func intersect[T any](a, b []T, order func(T, T) int) []T {
@@ -232,6 +249,9 @@ func (t Term) normal() Term {
 	}
 	if t.Inodes != nil {
 		t.Inodes = sorted(t.Inodes, compareInode)
+		if slices.Contains(t.Inodes, Inode{}) {
+			t.Inodes = nil
+		}
 		t.Kinds &= PathKinds
 	}
 	if t.Open != 0 {
