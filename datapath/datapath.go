@@ -269,8 +269,7 @@ func (d *Datapath) setPart(index uint32, part HostPart) error {
 		d.devices.Unwant(before)
 	}
 	d.parts[part] = index
-	err := d.change(func(c *stateConfig) { c.Uplink, c.Tunnel = d.parts[Uplink], d.parts[Tunnel] })
-	if err != nil {
+	if err := d.setParts(); err != nil {
 		return err
 	}
 	if index == 0 {
@@ -285,6 +284,11 @@ func (d *Datapath) setPart(index uint32, part HostPart) error {
 		return fmt.Errorf("attach %v: %w", part, st.Err)
 	}
 	return nil
+}
+
+// setParts says which are the devices of the node.
+func (d *Datapath) setParts() error {
+	return d.change(func(c *stateConfig) { c.Uplink, c.Tunnel = d.parts[Uplink], d.parts[Tunnel] })
 }
 
 func (k HostPart) device() device {

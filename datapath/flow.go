@@ -9,11 +9,11 @@ import (
 	"time"
 	"unsafe"
 
+	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/ringbuf"
 
 	"warren/bpf"
 	"warren/netpol"
-	"warren/reconcile"
 )
 
 // A Flow is what the kernel counts of one connection, both directions of it.
@@ -279,10 +279,12 @@ var errEnough = errors.New("enough")
 // EachFlow hands at most limit flows that the kernel remembers to see, in no
 // order, until it says no; limit 0 is all of them. The flow is reused.
 func (d *Datapath) EachFlow(ctx context.Context, limit int, see func(*Flow) bool) error {
-	m, err := d.flowMap()
+	flows, err := d.flowMap()
 	if err != nil {
 		return fmt.Errorf("read flows: %w", err)
 	}
+	defer flows.Close()
+	m := NewMap[stateFlowKey, stateFlow](flows, false)
 	behind := coarseToBoot()
 	var f Flow
 	n := 0
@@ -302,13 +304,14 @@ func (d *Datapath) EachFlow(ctx context.Context, limit int, see func(*Flow) bool
 	return ctx.Err()
 }
 
-func (d *Datapath) flowMap() (reconcile.Map[stateFlowKey, stateFlow], error) {
+// flowMap is the map of flows for who reads it, also while d is closed meanwhile.
+func (d *Datapath) flowMap() (*ebpf.Map, error) {
 	d.eventsMu.Lock()
 	defer d.eventsMu.Unlock()
 	if d.events == nil {
 		return nil, ErrClosed
 	}
-	return NewMap[stateFlowKey, stateFlow](d.kernel.maps[stateMapFlows], false), nil
+	return d.kernel.maps[stateMapFlows].Clone()
 }
 
 func (d *Datapath) flowsUsed() (n int) {

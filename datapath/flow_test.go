@@ -3,6 +3,7 @@ package datapath
 import (
 	"bytes"
 	"context"
+	"encoding/binary"
 	"net/netip"
 	"slices"
 	"testing"
@@ -171,6 +172,34 @@ func (r *rig) mustAsk(from *rigPod, to netip.AddrPort) {
 	defer cancel()
 	if _, err := from.ask(ctx, to); err != nil {
 		r.t.Fatal(err)
+	}
+}
+
+// Who reads flows reads them to the end, even if the datapath is closed meanwhile.
+func TestBPFFlowsWhileClosing(t *testing.T) {
+	cfg := smallConfig(newBPFFS(t))
+	cfg.Flows = 1 << 15
+	d := openTest(t, cfg)
+	const all = 10_000 // more than are read at once
+	for i := range uint32(all) {
+		key := stateFlowKey{Proto: 17}
+		binary.NativeEndian.PutUint32(key.A.Bytes[:], i)
+		if err := d.kernel.maps[stateMapFlows].Put(key, stateFlow{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	n := 0
+	err := d.EachFlow(t.Context(), 0, func(*Flow) bool {
+		if n == 0 {
+			if err := d.Close(); err != nil {
+				t.Error(err)
+			}
+		}
+		n++
+		return true
+	})
+	if err != nil || n != all {
+		t.Errorf("%d of %d flows, %v", n, all, err)
 	}
 }
 

@@ -306,6 +306,53 @@ func TestBPFTwoAgents(t *testing.T) {
 	}
 }
 
+// Nothing is sent to devices of the node that are no more.
+func TestBPFNodeDeviceGoes(t *testing.T) {
+	r := newRig(t, smallConfig(newBPFFS(t)), 1, 1)
+	n := r.nodes[0]
+	r.apply()
+	var links [2]netlink.Link
+	for part, name := range map[HostPart]string{Uplink: "up0", Tunnel: "up1"} {
+		r.in(n.ns, func() (err error) {
+			if err = netlink.LinkAdd(&netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: name}, PeerName: name + "p"}); err != nil {
+				return err
+			}
+			links[part], err = netlink.LinkByName(name)
+			return err
+		})
+		if err := n.dp.AttachHost(links[part].Attrs().Index, part); err != nil {
+			t.Fatal(err)
+		}
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- n.dp.Run(ctx) }()
+	defer func() {
+		cancel()
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+	}()
+	settings := func() stateConfig {
+		c, err := n.dp.settings.Get(0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return c
+	}
+	if c := settings(); c.Uplink != uint32(links[Uplink].Attrs().Index) || c.Tunnel != uint32(links[Tunnel].Attrs().Index) {
+		t.Fatalf("settings %+v", c)
+	}
+	for part, left := range map[HostPart]func() bool{
+		Uplink: func() bool { return settings().Uplink != 0 },
+		Tunnel: func() bool { return settings().Tunnel != 0 },
+	} {
+		r.in(n.ns, func() error { return netlink.LinkDel(links[part]) })
+		n.dp.check(ctx) // what Run does every ten seconds, if it begins too late to hear of it
+		testkit.Wait(t, part.String()+" is forgotten", func() bool { return !left() })
+	}
+}
+
 // Who detaches our programs is not obeyed, and a device that goes takes its rows
 // along.
 func TestBPFRunHeals(t *testing.T) {

@@ -84,6 +84,9 @@ func (d *Datapath) deviceGone(ctx context.Context, index int) {
 			d.parts[part] = 0
 		}
 	}
+	if err := d.setParts(); err != nil {
+		d.log.Warn("packets are still sent to a device that is gone", "ifindex", index, "err", err)
+	}
 	d.missing[index] = true
 	if d.last == nil {
 		return
