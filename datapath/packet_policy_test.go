@@ -214,6 +214,42 @@ func TestBPFFromHost(t *testing.T) {
 	}
 }
 
+// TestBPFLinkLocal: who has an address of a pod's link and is not the pod is its
+// node, unless another plugin made the link.
+func TestBPFLinkLocal(t *testing.T) {
+	const hostLink, podLink, node6 = "fe80::1", "fe80::a", "fd68::1"
+	for _, v := range []struct{ name, host string }{{"a node with IPv6", node6}, {"with IPv4 alone", hostAddr}} {
+		t.Run(v.name, func(t *testing.T) {
+			w := newPacketWorld(t)
+			if v.host == node6 {
+				w.place(node6, statePlace{Id: idHost, Flags: uint32(statePlaceFlagsPLACE_HOST)})
+				w.config.Node6 = addrOf(node6)
+			} else {
+				w.config.Node4 = addrOf(hostAddr)
+			}
+			w.configure()
+			w.isolate(setA)
+			w.isolate(setB)
+			w.rule(testRule{set: setA, peer: idHost, proto: protoUDP, port: 53, bits: 16, tier: 1, order: order(1, allow), rule: 1})
+			w.want("to the node", w.from("a", ether(ip(podA6, hostLink, udp(4000, 53)))), toStack)
+			w.want("its answer", w.to("a", ether(ip(hostLink, podA6, udp(53, 4000)))), toStack)
+			w.want("from an address of the link", w.from("a", ether(ip(podLink, hostLink, udp(4000, 53)))), toStack)
+			w.want("to another port", w.from("a", ether(ip(podA6, hostLink, udp(4000, 54)))), toDrop)
+			w.want("a probe", w.to("b", ether(ip(hostLink, podB6, tcp(50000, 8080, syn)))), toStack)
+			if f := w.flow(podA6, hostLink, 4000, 53, protoUDP); f.Id != [2]uint32{idA, idHost} || f.Packets != [2]uint64{1, 1} {
+				t.Errorf("flow to the node: %+v", f)
+			}
+			if f := w.flow(podLink, hostLink, 4000, 53, protoUDP); f.Id != [2]uint32{idA, idHost} {
+				t.Errorf("flow from an address of the link: %+v", f)
+			}
+			w.config.Mode = uint32(stateModeMODE_CHAINED)
+			w.configure()
+			w.want("to somebody on another plugin's link", w.from("a", ether(ip(podA6, "fe80::2", udp(4000, 53)))), toDrop)
+			w.want("from somebody there", w.to("b", ether(ip("fe80::2", podB6, tcp(50000, 8080, syn)))), toDrop)
+		})
+	}
+}
+
 // TestBPFMissingSet: an endpoint whose set is not there is denied everything.
 func TestBPFMissingSet(t *testing.T) {
 	w := newPacketWorld(t)

@@ -24,14 +24,29 @@ static __always_inline struct place *place_known(const struct addr *a, __u32 slo
 	return &e->slot[slot & 1];
 }
 
+/*
+ * Pods' links have two ends: an address of the link, fe80::/10, that is not the
+ * pod's is this node's own. On another plugin's link there may be other pods.
+ */
+static __always_inline void place_link(struct addr *a)
+{
+	struct config *cfg = config_get();
+
+	if (a->bytes[0] != 0xfe || (a->bytes[1] & 0xc0) != 0x80 || !cfg || cfg->mode == MODE_CHAINED)
+		return;
+	*a = addr_half(&cfg->node6, 1) ? cfg->node6 : cfg->node4;
+}
+
 /* Keys of maps are copied to the stack in global functions: 6.1 takes none from elsewhere. */
 static __noinline struct place *place_find(const struct addr *a, __u32 slot)
 {
 	struct addr key = *a;
-	struct place *p = place_known(&key, slot);
 	struct network_entry *e;
 	struct network n;
+	struct place *p;
 
+	place_link(&key);
+	p = place_known(&key, slot);
 	if (p)
 		return p;
 	n.prefix = 128;
