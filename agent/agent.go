@@ -20,6 +20,7 @@ import (
 	"warren/identity"
 	"warren/pipeline"
 	"warren/sensor/all"
+	"warren/sensor/process"
 )
 
 // Run runs an agent until ctx ends or a signal asks it to (SIGINT, SIGTERM,
@@ -101,6 +102,7 @@ func Run(ctx context.Context, cfg Config, stdout io.Writer, log *slog.Logger) (e
 	if me.seen = newFlowWatch(me.net); me.seen != nil {
 		cfg.API.Flows = me.seen.memory
 	}
+	cfg.API.Files = openFiles(process.NewFiles(me.road))
 	server := api.New(cfg.API, events{me.spine}, me.who, me, log)
 	doors, err := me.open(ctx, server, log)
 	if err != nil {

@@ -18,35 +18,32 @@ import (
 // procfs reads what /proc adds to what is known of a living process.
 type procfs struct {
 	root string
+	// open tells what a process has open, and how much; nil: /proc does.
+	open func(k event.Key, most int) ([]OpenFile, int, error)
 }
 
 // procInfo is what /proc says of a process at this moment. A value that could
 // not be read is absent.
 type procInfo struct {
-	State      string   `json:"state,omitempty"`
-	Threads    uint64   `json:"threads,omitempty"`
-	RSS        uint64   `json:"rss_bytes,omitempty"`
-	RSSAnon    uint64   `json:"rss_anon_bytes,omitempty"`
-	Swap       uint64   `json:"swap_bytes,omitempty"`
-	Exe        string   `json:"exe,omitempty"`
-	Cwd        string   `json:"cwd,omitempty"`
-	Root       string   `json:"root,omitempty"`
-	Cgroups    []string `json:"cgroups,omitempty"`
-	Seccomp    string   `json:"seccomp,omitempty"`
-	NoNewPrivs bool     `json:"no_new_privs,omitempty"`
-	OOMScore   *int     `json:"oom_score,omitempty"`
-	Files      []procFD `json:"files,omitempty"`
-	FilesOpen  int      `json:"files_open,omitempty"`
-	Unreadable []string `json:"unreadable,omitempty"`
-}
-
-type procFD struct {
-	FD     int    `json:"fd"`
-	Target string `json:"target"`
+	State      string     `json:"state,omitempty"`
+	Threads    uint64     `json:"threads,omitempty"`
+	RSS        uint64     `json:"rss_bytes,omitempty"`
+	RSSAnon    uint64     `json:"rss_anon_bytes,omitempty"`
+	Swap       uint64     `json:"swap_bytes,omitempty"`
+	Exe        string     `json:"exe,omitempty"`
+	Cwd        string     `json:"cwd,omitempty"`
+	Root       string     `json:"root,omitempty"`
+	Cgroups    []string   `json:"cgroups,omitempty"`
+	Seccomp    string     `json:"seccomp,omitempty"`
+	NoNewPrivs bool       `json:"no_new_privs,omitempty"`
+	OOMScore   *int       `json:"oom_score,omitempty"`
+	Files      []OpenFile `json:"files,omitempty"`
+	FilesOpen  int        `json:"files_open,omitempty"`
+	Unreadable []string   `json:"unreadable,omitempty"`
 }
 
 // maxFiles is how many open files are listed; FilesOpen counts all.
-const maxFiles = 256
+const maxFiles = 1024
 
 // clockTick is the unit of times in /proc/PID/stat: USER_HZ, 100 on every
 // architecture that Linux still has.
@@ -67,7 +64,9 @@ func (p procfs) read(k event.Key) *procInfo {
 	if n, err := strconv.Atoi(strings.TrimSpace(string(i.file(dir, "oom_score")))); err == nil {
 		i.OOMScore = &n
 	}
-	i.files(dir)
+	if !i.opened(p.open, k) {
+		i.files(dir)
+	}
 	// The pid may have passed to another while we read.
 	if !p.is(dir, k) {
 		return nil
@@ -161,6 +160,21 @@ func kib(s string) uint64 {
 	return v * 1024
 }
 
+// opened asks the kernel for the open files; false: it does not say.
+func (i *procInfo) opened(open func(event.Key, int) ([]OpenFile, int, error), k event.Key) bool {
+	if open == nil {
+		return false
+	}
+	list, total, err := open(k, maxFiles)
+	if err != nil {
+		i.Unreadable = append(i.Unreadable, "open files: "+err.Error())
+		return false
+	}
+	i.Files, i.FilesOpen = list, total
+	return total > 0 // some machines hide processes from iterators
+}
+
+// files reads the names of open files from /proc.
 func (i *procInfo) files(dir string) {
 	names, err := os.ReadDir(filepath.Join(dir, "fd"))
 	i.note("fd", err)
@@ -175,7 +189,7 @@ func (i *procInfo) files(dir string) {
 	for _, n := range fds[:min(len(fds), maxFiles)] {
 		// It may have been closed since.
 		if target, err := os.Readlink(filepath.Join(dir, "fd", strconv.Itoa(n))); err == nil {
-			i.Files = append(i.Files, procFD{n, target})
+			i.Files = append(i.Files, OpenFile{FD: uint32(n), Target: target})
 		}
 	}
 }

@@ -42,7 +42,7 @@ func cancelled(ctx context.Context) (context.Context, context.CancelFunc) {
 }
 
 func TestProcfsOfThisProcess(t *testing.T) {
-	i := procfs{"/proc"}.read(thisProcess(t))
+	i := procfs{root: "/proc"}.read(thisProcess(t))
 	if i == nil {
 		t.Fatal("nothing")
 	}
@@ -59,7 +59,7 @@ func TestProcfsOfThisProcess(t *testing.T) {
 	}
 	later := thisProcess(t)
 	later.Start += 5 * clockTick
-	if i := (procfs{"/proc"}).read(later); i != nil {
+	if i := (procfs{root: "/proc"}).read(later); i != nil {
 		t.Errorf("another process of the same pid: %+v", i)
 	}
 }
@@ -84,17 +84,17 @@ func TestProcfs(t *testing.T) {
 	write(7, "exe", "is no link")
 	write(7, "fd/x", "")
 	score := 66
-	got := procfs{root}.read(event.Key{PID: 7, Start: 500*clockTick + 3})
+	got := procfs{root: root}.read(event.Key{PID: 7, Start: 500*clockTick + 3})
 	want := &procInfo{State: "S (sleeping)", Threads: 2, RSS: 12288, Seccomp: "filter", NoNewPrivs: true, OOMScore: &score, Cgroups: []string{"1:cpu:/a", "0::/b"}, Unreadable: []string{"exe: invalid argument"}}
 	if d := cmp.Diff(want, got); d != "" {
 		t.Errorf("(-want +got)\n%s", d)
 	}
 	// Most of it vanishes while it is read.
 	write(8, "stat", stat)
-	if got := (procfs{root}).read(event.Key{PID: 8, Start: 500 * clockTick}); got == nil || cmp.Diff(&procInfo{}, got) != "" {
+	if got := (procfs{root: root}).read(event.Key{PID: 8, Start: 500 * clockTick}); got == nil || cmp.Diff(&procInfo{}, got) != "" {
 		t.Errorf("a process that ends: %+v", got)
 	}
-	if got := (procfs{root}).read(event.Key{PID: 9, Start: 500 * clockTick}); got != nil {
+	if got := (procfs{root: root}).read(event.Key{PID: 9, Start: 500 * clockTick}); got != nil {
 		t.Errorf("no process: %+v", got)
 	}
 }

@@ -47,6 +47,9 @@ type Config struct {
 	Flows *FlowMemory
 	// Policy answers what network policies are about; nil where none are known.
 	Policy func(ctx context.Context, namespaces []string) (PolicyReport, error)
+	// Files answers what a process has open: at most so many, and how many there
+	// are. It may be called by several goroutines; nil: /proc is read instead.
+	Files func(p event.Key, most int) ([]OpenFile, int, error)
 	// Endpoints are the pods that the agent connects; nil where it connects none.
 	Endpoints Endpoints
 }
@@ -117,7 +120,7 @@ type Server struct {
 
 // New returns a server. It does not listen yet.
 func New(cfg Config, events Events, tables Tables, self Self, log *slog.Logger) *Server {
-	s := &Server{cfg: cfg.withDefaults(), events: events, tables: tables, self: self, proc: procfs{"/proc"}, log: log}
+	s := &Server{cfg: cfg.withDefaults(), events: events, tables: tables, self: self, proc: procfs{"/proc", cfg.Files}, log: log}
 	s.metrics = NewMetrics(metrics, self.Status)
 	s.streams = make(chan struct{}, s.cfg.Streams)
 	s.Mux = NewMux(s.routes(), log)

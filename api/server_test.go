@@ -239,6 +239,9 @@ func newServer(f *fake, cfg Config) *Server {
 	if cfg.Flows == nil {
 		cfg.Flows = sampleFlows(f)
 	}
+	if cfg.Files == nil {
+		cfg.Files = func(event.Key, int) ([]OpenFile, int, error) { return sampleFiles(), 7, nil }
+	}
 	return New(cfg, f, f, f, slog.New(slog.DiscardHandler))
 }
 

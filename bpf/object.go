@@ -201,6 +201,26 @@ func (o *Object) Iterate(ctx context.Context, program string) error {
 	}
 }
 
+// Output runs an iterator program (section iter/...) over all that exists and
+// returns what it writes by bpf_seq_write: reading makes it go on. The caller
+// closes it.
+func (o *Object) Output(program string) (io.ReadCloser, error) {
+	p, err := o.Program(program)
+	if err != nil {
+		return nil, err
+	}
+	it, err := link.AttachIter(link.IterOptions{Program: p})
+	if err != nil {
+		return nil, explainAttach(Iter(program), o.spec.Programs[program], err)
+	}
+	defer it.Close() // what is open goes on
+	rd, err := it.Open()
+	if err != nil {
+		return nil, fmt.Errorf("open iterator %s: %w", program, err)
+	}
+	return rd, nil
+}
+
 // PinHook pins the links of an attached hook into a set, as NAME-0, NAME-1 and
 // so on, with dashes for the dots of its name: it then stays attached when the
 // object is closed.

@@ -94,7 +94,7 @@ func (h hostile) Process(context.Context, string, ...string) ([]byte, error) {
 	row := `[` + string(p) + `]`
 	s := string(text)
 	return []byte(string(p[:len(p)-1]) + `,"ancestors":` + row + `,"children":` + row + `,"connections":[` + string(h.record(event.KindConnection, "close")) + `],"others":[` + s +
-		`],"proc":{"state":` + s + `,"threads":3,"rss_bytes":1,"cwd":` + s + `,"root":` + s + `,"seccomp":` + s + `,"files":[{"fd":1,"target":` + s + `}],"files_open":9,"unreadable":[` + s + `]}}`), nil
+		`],"proc":{"state":` + s + `,"threads":3,"rss_bytes":1,"cwd":` + s + `,"root":` + s + `,"seccomp":` + s + `,"files":[{"fd":1,"target":` + s + `,"type":` + s + `,"flags":` + s + `,"pos":7,"path_error":` + s + `},{"fd":2,"target":` + s + `,"socket":{"state":` + s + `}}],"files_open":9,"unreadable":[` + s + `]}}`), nil
 }
 
 func (h hostile) Map(context.Context, api.MapQuestion) (api.Map, error) {

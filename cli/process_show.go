@@ -18,7 +18,7 @@ func processShowCommand(g *globals) *command {
 		name:    "process show",
 		args:    "PID|EXEC-ID",
 		summary: "Tell everything that is known of one process",
-		about: "Who it is, who started it, what it executes, which rights it has, where it runs, whom it talks to, what it started, and how it ended. " +
+		about: "Who it is, who started it, what it executes, which rights it has, where it runs, whom it talks to, what it started, what it has open, and how it ended. Paths of open files are those that the process sees, from the kernel's own objects. " +
 			"A pid that several processes have had means the latest; an exec id means one process for all time.",
 		examples: []example{
 			{"warren process show 1", "Init"},
@@ -156,12 +156,54 @@ func (v *processView) files() {
 		return
 	}
 	v.heading("Open files")
-	for _, f := range list {
-		v.line(v.safe(f.str("fd")), v.safe(f.str("target")))
+	rows := make([][]cell, len(list))
+	for i, f := range list {
+		rows[i] = v.file(f)
 	}
+	v.rows([]column{{head: "FD", right: true}, {head: "TYPE"}, {head: "OPENED FOR"}, {head: "AT", right: true}, {head: "WHAT"}}, rows)
 	if open := now.num("files_open"); open > int64(len(list)) {
 		v.line("", fmt.Sprintf("and %d more", open-int64(len(list))))
 	}
+}
+
+func (v *processView) file(f *record) []cell {
+	what := cell{text: v.safe(f.str("target"))}
+	switch {
+	case f.yes("deleted"):
+		what.tail, what.tailColor = " (deleted)", yellow
+	case f.yes("outside_root"):
+		what.tail = " (not below its root)"
+	case f.has("path_error"):
+		what.tail, what.tailColor = " (no path: "+v.safe(f.str("path_error"))+")", yellow
+	case f.has("socket"):
+		if state := f.object("socket").str("state"); state != "" {
+			what.tail = " " + v.safe(state)
+		}
+	}
+	at := ""
+	if f.num("pos") > 0 {
+		at = v.safe(f.str("pos"))
+	}
+	return []cell{{text: v.safe(f.str("fd"))}, {text: v.safe(f.str("type"))}, {text: v.safe(openedFor(f.str("flags")))}, {text: at}, what}
+}
+
+// openedFor says by which flags of open(2) a file is open.
+func openedFor(flags string) string {
+	var words []string
+	for name := range strings.SplitSeq(flags, "|") {
+		switch name {
+		case "":
+		case "O_RDONLY":
+			words = append(words, "read")
+		case "O_WRONLY":
+			words = append(words, "write")
+		case "O_RDWR":
+			words = append(words, "read, write")
+		default:
+			words = append(words, strings.ToLower(strings.TrimPrefix(name, "O_")))
+		}
+	}
+	return strings.Join(words, ", ")
 }
 
 func (v *processView) identity() {

@@ -291,6 +291,8 @@ struct path {
 struct file {
 	struct path f_path;
 	struct inode *f_inode;
+	unsigned int f_flags;
+	__s64 f_pos;
 	void *private_data; /* of a socket's: struct socket */
 };
 
@@ -512,8 +514,22 @@ struct sock_cgroup_data {
 struct sock {
 	struct sock_common __sk_common;
 	struct sock_cgroup_data sk_cgrp_data;
+	__u16 sk_type;
 	__u16 sk_protocol;
 	int sk_err;
+};
+
+struct unix_address {
+	int len; /* of what follows: the family, and the path or name */
+	struct {
+		unsigned short sun_family;
+		char sun_path[108];
+	} name[1];
+};
+
+struct unix_sock {
+	struct unix_address *addr; /* NULL: it has no name */
+	struct sock *peer;
 };
 
 struct inet_sock {

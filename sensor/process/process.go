@@ -24,6 +24,7 @@ import (
 	"warren/sensor"
 )
 
+//go:generate go tool bpf2go -cc clang-19 -no-strip -target bpfel -type file_record -type path_end files files.bpf.c -- -O2 -mcpu=v3 -Wall -Werror -I../../bpf/include
 //go:generate go tool bpf2go -cc clang-19 -no-strip -target bpfel -type task_key -type creds -type namespaces -type cgroup_key -type task_info -type fork_record -type exec_record -type exit_record -type cred_record -type ns_record -type cgroup_record -type image_flags -type task_flags process process.bpf.c -- -O2 -mcpu=v3 -Wall -Werror -I../../bpf/include
 
 // maxArgs is the most bytes of arguments that the kernel side keeps: ARGS_MAX
