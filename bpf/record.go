@@ -21,6 +21,10 @@ const (
 	RecUDP    = uint8(roadRecordTypeREC_UDP)
 	RecUDPEnd = uint8(roadRecordTypeREC_UDP_END)
 	RecDNS    = uint8(roadRecordTypeREC_DNS)
+	RecOpen   = uint8(roadRecordTypeREC_OPEN)
+	RecFile   = uint8(roadRecordTypeREC_FILE)
+	RecMount  = uint8(roadRecordTypeREC_MOUNT)
+	RecClose  = uint8(roadRecordTypeREC_FILE_CLOSE)
 )
 
 // HeaderLen is the size of struct record, the beginning of every record.

@@ -31,19 +31,23 @@ type roadRecord struct {
 type roadRecordType uint32
 
 const (
-	roadRecordTypeREC_FORK    roadRecordType = 1
-	roadRecordTypeREC_EXEC    roadRecordType = 2
-	roadRecordTypeREC_EXIT    roadRecordType = 3
-	roadRecordTypeREC_CRED    roadRecordType = 4
-	roadRecordTypeREC_NS      roadRecordType = 5
-	roadRecordTypeREC_TASK    roadRecordType = 6
-	roadRecordTypeREC_CGROUP  roadRecordType = 7
-	roadRecordTypeREC_TCP     roadRecordType = 16
-	roadRecordTypeREC_SOCK    roadRecordType = 17
-	roadRecordTypeREC_UDP     roadRecordType = 18
-	roadRecordTypeREC_UDP_END roadRecordType = 19
-	roadRecordTypeREC_DNS     roadRecordType = 20
-	roadRecordTypeREC_MAX     roadRecordType = 64
+	roadRecordTypeREC_FORK       roadRecordType = 1
+	roadRecordTypeREC_EXEC       roadRecordType = 2
+	roadRecordTypeREC_EXIT       roadRecordType = 3
+	roadRecordTypeREC_CRED       roadRecordType = 4
+	roadRecordTypeREC_NS         roadRecordType = 5
+	roadRecordTypeREC_TASK       roadRecordType = 6
+	roadRecordTypeREC_CGROUP     roadRecordType = 7
+	roadRecordTypeREC_TCP        roadRecordType = 16
+	roadRecordTypeREC_SOCK       roadRecordType = 17
+	roadRecordTypeREC_UDP        roadRecordType = 18
+	roadRecordTypeREC_UDP_END    roadRecordType = 19
+	roadRecordTypeREC_DNS        roadRecordType = 20
+	roadRecordTypeREC_OPEN       roadRecordType = 32
+	roadRecordTypeREC_FILE       roadRecordType = 33
+	roadRecordTypeREC_MOUNT      roadRecordType = 34
+	roadRecordTypeREC_FILE_CLOSE roadRecordType = 35
+	roadRecordTypeREC_MAX        roadRecordType = 64
 )
 
 // Names of all BPF objects in the ELF.

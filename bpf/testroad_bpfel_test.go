@@ -31,19 +31,23 @@ type testroadRecord struct {
 type testroadRecordType uint32
 
 const (
-	testroadRecordTypeREC_FORK    testroadRecordType = 1
-	testroadRecordTypeREC_EXEC    testroadRecordType = 2
-	testroadRecordTypeREC_EXIT    testroadRecordType = 3
-	testroadRecordTypeREC_CRED    testroadRecordType = 4
-	testroadRecordTypeREC_NS      testroadRecordType = 5
-	testroadRecordTypeREC_TASK    testroadRecordType = 6
-	testroadRecordTypeREC_CGROUP  testroadRecordType = 7
-	testroadRecordTypeREC_TCP     testroadRecordType = 16
-	testroadRecordTypeREC_SOCK    testroadRecordType = 17
-	testroadRecordTypeREC_UDP     testroadRecordType = 18
-	testroadRecordTypeREC_UDP_END testroadRecordType = 19
-	testroadRecordTypeREC_DNS     testroadRecordType = 20
-	testroadRecordTypeREC_MAX     testroadRecordType = 64
+	testroadRecordTypeREC_FORK       testroadRecordType = 1
+	testroadRecordTypeREC_EXEC       testroadRecordType = 2
+	testroadRecordTypeREC_EXIT       testroadRecordType = 3
+	testroadRecordTypeREC_CRED       testroadRecordType = 4
+	testroadRecordTypeREC_NS         testroadRecordType = 5
+	testroadRecordTypeREC_TASK       testroadRecordType = 6
+	testroadRecordTypeREC_CGROUP     testroadRecordType = 7
+	testroadRecordTypeREC_TCP        testroadRecordType = 16
+	testroadRecordTypeREC_SOCK       testroadRecordType = 17
+	testroadRecordTypeREC_UDP        testroadRecordType = 18
+	testroadRecordTypeREC_UDP_END    testroadRecordType = 19
+	testroadRecordTypeREC_DNS        testroadRecordType = 20
+	testroadRecordTypeREC_OPEN       testroadRecordType = 32
+	testroadRecordTypeREC_FILE       testroadRecordType = 33
+	testroadRecordTypeREC_MOUNT      testroadRecordType = 34
+	testroadRecordTypeREC_FILE_CLOSE testroadRecordType = 35
+	testroadRecordTypeREC_MAX        testroadRecordType = 64
 )
 
 type testroadTestMode uint32

@@ -239,6 +239,14 @@ struct hlist_bl_node {
 	struct hlist_bl_node *next, **pprev;
 };
 
+typedef struct {
+	unsigned int sequence;
+} seqcount_t;
+
+typedef struct {
+	seqcount_t seqcount;
+} seqcount_spinlock_t;
+
 struct super_block {
 	__u32 s_dev;
 	unsigned long s_magic;
@@ -256,6 +264,7 @@ struct inode {
 	struct super_block *i_sb;
 	unsigned long i_ino;
 	unsigned int i_nlink;
+	__s64 i_size;
 	__s64 i_mtime_sec, i_ctime_sec; /* since 6.11 */
 	__u32 i_mtime_nsec, i_ctime_nsec;
 };
@@ -266,6 +275,7 @@ struct inode___old { /* until 6.5, i_mtime alone; 6.6 to 6.10 have the underscor
 };
 
 struct dentry {
+	seqcount_spinlock_t d_seq; /* odd while the name or the parent is being changed */
 	struct hlist_bl_node d_hash;
 	struct dentry *d_parent;
 	struct qstr d_name;
@@ -291,7 +301,7 @@ struct path {
 struct file {
 	struct path f_path;
 	struct inode *f_inode;
-	unsigned int f_flags;
+	unsigned int f_mode, f_flags;
 	__s64 f_pos;
 	void *private_data; /* of a socket's: struct socket */
 };
@@ -366,14 +376,6 @@ struct thread_info {
 };
 
 typedef struct {
-	unsigned int sequence;
-} seqcount_t;
-
-typedef struct {
-	seqcount_t seqcount;
-} seqcount_spinlock_t;
-
-typedef struct {
 	seqcount_spinlock_t seqcount;
 } seqlock_t;
 
@@ -420,6 +422,12 @@ struct task_struct {
 };
 
 enum {
+	FMODE_READ = 1 << 0,
+	FMODE_WRITE = 1 << 1,
+	FMODE_CREATED = 1 << 20,
+};
+
+enum {
 	PF_EXITING = 0x4,
 	PF_KTHREAD = 0x200000,
 	SIGNAL_GROUP_EXIT = 0x4,
@@ -427,7 +435,7 @@ enum {
 };
 
 struct pt_regs { /* x86 */
-	unsigned long bx, di, si, ax;
+	unsigned long bx, di, si, dx, r10, r8, ax;
 	unsigned long orig_ax;
 };
 

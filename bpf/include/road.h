@@ -42,6 +42,10 @@ enum record_type {
 	REC_UDP,
 	REC_UDP_END,
 	REC_DNS,
+	REC_OPEN = 32,
+	REC_FILE,
+	REC_MOUNT,
+	REC_FILE_CLOSE,
 	REC_MAX = 64,
 };
 

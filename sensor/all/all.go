@@ -3,9 +3,11 @@ package all
 
 import (
 	"log/slog"
+	"slices"
 
 	"warren/bpf"
 	"warren/sensor"
+	"warren/sensor/file"
 	"warren/sensor/flow"
 	"warren/sensor/process"
 	"warren/sensor/socket"
@@ -15,12 +17,13 @@ import (
 type Config struct {
 	Process process.Config
 	Socket  socket.Config
+	File    file.Config
 	Flow    flow.Config
 }
 
 // Hooks returns every hook that some sensor may attach, with its rungs.
 func Hooks() []bpf.Hook {
-	return append(process.Hooks(), socket.Hooks()...)
+	return slices.Concat(process.Hooks(), socket.Hooks(), file.Hooks())
 }
 
 // Sensors returns every sensor, those that others build on first. A new one
@@ -31,6 +34,7 @@ func Sensors(road *bpf.Road, cfg Config, log *slog.Logger) []sensor.Sensor {
 	list := []sensor.Sensor{
 		process.New(road, cfg.Process, log),
 		socket.New(road, cfg.Socket, log),
+		file.New(road, cfg.File, log),
 	}
 	// Without a datapath there is nothing that it could ever do, and nobody is to
 	// wait for it.

@@ -1,0 +1,25 @@
+//go:build ignore
+
+// SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause)
+/*
+ * Observes what processes do to files. The programs are in the headers:
+ *
+ *   record.h  what is written, and from which objects of the kernel
+ *   open.h    open(2) and its relatives, by the tracepoints of their exits
+ *
+ * Out:   struct open_record (REC_OPEN) in the ring `bulk`.
+ * State: none; `file_scratches` is where records are built.
+ */
+#include "kernel.h"
+#include "record.h"
+#include "open.h"
+
+/* For the types' sake: only what is referred to gets a Go type. */
+union {
+	struct open_record open;
+	enum file_what what;
+	enum file_error error;
+	enum file_marks marks;
+} *types __attribute__((unused));
+
+char LICENSE[] SEC("license") = "Dual BSD/GPL";

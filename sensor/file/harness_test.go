@@ -1,0 +1,109 @@
+package file
+
+import (
+	"context"
+	"log/slog"
+	"os"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+
+	"warren/bpf"
+	"warren/event"
+	"warren/interest"
+	"warren/internal/testkit"
+)
+
+// A watch is a sensor that runs, and what it has seen of this process.
+type watch struct {
+	t      testing.TB
+	road   *bpf.Road
+	sensor *Sensor
+
+	mu     sync.Mutex
+	events []*event.Event
+}
+
+// start runs a sensor on a road of its own until the test ends.
+func start(t testing.TB, cfg bpf.Config, want event.KindSet) *watch {
+	t.Helper()
+	testkit.NeedRoot(t)
+	road, err := bpf.NewRoad(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := &watch{t: t, road: road}
+	w.sensor = New(road, Config{}, slog.New(slog.NewTextHandler(t.Output(), nil)))
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- road.Run(ctx) }()
+	t.Cleanup(func() {
+		if err := w.sensor.Stop(); err != nil {
+			t.Error(err)
+		}
+		cancel()
+		<-done
+		if err := road.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	if err := w.sensor.Start(interest.All(want), w.add); err != nil {
+		t.Fatal(err)
+	}
+	for _, st := range w.sensor.Hooks() {
+		if st.Err != "" {
+			t.Fatalf("hook %s: %s", st.Hook, st.Err)
+		}
+	}
+	return w
+}
+
+func (w *watch) add(e *event.Event) {
+	if e.Actor.PID != uint32(os.Getpid()) {
+		return
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.events = append(w.events, e)
+}
+
+// all returns what this process has done so far.
+func (w *watch) all() []*event.Event {
+	w.t.Helper()
+	if err := w.road.Sync(w.t.Context()); err != nil {
+		w.t.Fatal(err)
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return slices.Clone(w.events)
+}
+
+// opens returns the opens so far that asked for a path.
+func (w *watch) opens(raw string) []*event.Open {
+	w.t.Helper()
+	var out []*event.Open
+	for _, e := range w.all() {
+		if o, ok := e.Data.(*event.Open); ok && o.NameRaw == raw {
+			out = append(out, o)
+		}
+	}
+	return out
+}
+
+// open returns the only open so far that asked for a path.
+func (w *watch) open(raw string) *event.Open {
+	w.t.Helper()
+	l := w.opens(raw)
+	if len(l) != 1 {
+		var seen []string
+		for _, e := range w.all() {
+			seen = append(seen, string(event.AppendJSON(nil, e)))
+		}
+		if len(seen) > 40 {
+			seen = seen[len(seen)-40:]
+		}
+		w.t.Fatalf("%d opens of %q, want 1; the latest:\n%s", len(l), raw, strings.Join(seen, "\n"))
+	}
+	return l[0]
+}

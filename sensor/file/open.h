@@ -1,0 +1,195 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
+/*
+ * Files that are opened: the exits of the system calls. By then the descriptor
+ * is there, and leads to the file; what the process asked for is still where it
+ * was, or somebody has changed it meanwhile, and it is told as what it is.
+ */
+#ifndef FILE_OPEN_H
+#define FILE_OPEN_H
+
+#include "record.h"
+
+enum {
+	O_ACCMODE = 3,
+	O_RDWR = 2,
+	O_WRONLY = 1,
+	O_CREAT = 0100,
+	O_TRUNC = 01000,
+};
+
+struct open_how {
+	__u64 flags, mode, resolve;
+};
+
+/* The arguments of a call. */
+struct open_args {
+	__u64 flags;
+	const void *path;
+	__s32 dir;
+	__u32 mode;
+};
+
+static __always_inline void open_args(struct open_args *a, struct task_struct *p, const enum file_what what)
+{
+	struct open_how how = {};
+
+	a->dir = -100; /* AT_FDCWD */
+	a->mode = 0;
+	switch (what) {
+	case FILE_OPEN:
+		a->path = (void *)call_arg(p, 0);
+		a->flags = (__u32)call_arg(p, 1);
+		a->mode = call_arg(p, 2);
+		break;
+	case FILE_CREAT:
+		a->path = (void *)call_arg(p, 0);
+		a->flags = O_CREAT | O_WRONLY | O_TRUNC;
+		a->mode = call_arg(p, 1);
+		break;
+	case FILE_OPENAT:
+		a->dir = call_arg(p, 0);
+		a->path = (void *)call_arg(p, 1);
+		a->flags = (__u32)call_arg(p, 2);
+		a->mode = call_arg(p, 3);
+		break;
+	case FILE_OPENAT2:
+		a->dir = call_arg(p, 0);
+		a->path = (void *)call_arg(p, 1);
+		bpf_probe_read_user(&how, sizeof(how), (void *)call_arg(p, 2));
+		a->flags = how.flags & 0xffffffff;
+		a->mode = how.mode;
+		break;
+	case FILE_OPEN_BY_HANDLE:
+		a->dir = call_arg(p, 0);
+		a->path = NULL;
+		a->flags = (__u32)call_arg(p, 2);
+		break;
+	}
+}
+
+/* Reading and writing as flags have it. */
+static __always_inline __u32 open_intent(__u64 flags)
+{
+	switch (flags & O_ACCMODE) {
+	case 0:
+		return FILE_READ;
+	case O_WRONLY:
+		return FILE_WRITE;
+	}
+	return FILE_READ | FILE_WRITE;
+}
+
+/* Puts the head before the text in w, at an address that is a multiple of eight. Returns it. */
+static __always_inline struct open_record *open_head(struct walk *w, __u64 *at, __u8 *pad)
+{
+	__u64 off = w->off, odd = off & 7;
+
+	barrier_var(odd); /* or clang masks off, and the verifier forgets its bounds */
+	barrier_var(off);
+	if (off < WALK_ROOM - 8 || off > WALK_END)
+		return NULL; /* never */
+	*pad = odd;
+	*at = off - odd - sizeof(struct open_record);
+	return (void *)&w->bytes[*at];
+}
+
+static __always_inline int open_tell(const enum file_what what, long res)
+{
+	struct task_struct *p = bpf_get_current_task_btf();
+	struct file_object object = {};
+	struct file_scratch *s;
+	struct open_record *r;
+	struct open_args args;
+	__u32 marks, error = FILE_FAILED, raw = 0;
+	struct walk *w;
+	__u64 at, len;
+	__u8 pad;
+
+	if (!task_in_scope(p))
+		return 0;
+	s = file_scratch();
+	if (!s)
+		return 0; /* never */
+	w = &s->walk;
+	w->off = WALK_END;
+	open_args(&args, p, what);
+	marks = open_intent(args.flags);
+	if (res >= 0) {
+		struct file *file = file_of(p, res);
+
+		error = FILE_CLOSED;
+		if (file) {
+			struct dentry *dentry = READ(file, f_path.dentry);
+			__u32 mode = READ(file, f_mode), end;
+
+			marks = object_fill(&object, READ(file, f_inode), dentry);
+			if (mode & FMODE_READ)
+				marks |= FILE_READ;
+			if (mode & FMODE_WRITE)
+				marks |= FILE_WRITE;
+			if (mode & FMODE_CREATED)
+				marks |= FILE_CREATED;
+			end = walk_resolve(w, READ(file, f_path.mnt), dentry, p->fs);
+			error = walk_error(end);
+			if (end == PATH_NAMELESS && walk_memfd(w))
+				marks |= FILE_MEMFD;
+		}
+	}
+	if (args.path)
+		raw = raw_copy(w, args.path);
+	r = open_head(w, &at, &pad);
+	if (!r)
+		return 0; /* never */
+	actor_fill(&r->actor, p);
+	r->file = object;
+	r->flags = args.flags;
+	r->res = res;
+	r->dir = args.dir;
+	r->mode = args.mode;
+	r->name_len = WALK_END - w->off;
+	r->raw_len = raw;
+	r->marks = marks;
+	r->what = what;
+	r->error = error;
+	r->pad = pad;
+	__builtin_memset(r->zero, 0, sizeof(r->zero));
+	r->h.flags = 0;
+	len = WALK_END - at + raw;
+	barrier_var(len);
+	if (len > sizeof(*r) + 2 * PATH_MAX)
+		return 0; /* never */
+	record_output(&bulk, r, REC_OPEN, len);
+	return 0;
+}
+
+SEC("tracepoint/syscalls/sys_exit_open")
+int file_open(struct trace_event_raw_sys_exit *ctx)
+{
+	return open_tell(FILE_OPEN, ctx->ret);
+}
+
+SEC("tracepoint/syscalls/sys_exit_openat")
+int file_openat(struct trace_event_raw_sys_exit *ctx)
+{
+	return open_tell(FILE_OPENAT, ctx->ret);
+}
+
+SEC("tracepoint/syscalls/sys_exit_openat2")
+int file_openat2(struct trace_event_raw_sys_exit *ctx)
+{
+	return open_tell(FILE_OPENAT2, ctx->ret);
+}
+
+SEC("tracepoint/syscalls/sys_exit_creat")
+int file_creat(struct trace_event_raw_sys_exit *ctx)
+{
+	return open_tell(FILE_CREAT, ctx->ret);
+}
+
+SEC("tracepoint/syscalls/sys_exit_open_by_handle_at")
+int file_open_hdl(struct trace_event_raw_sys_exit *ctx)
+{
+	return open_tell(FILE_OPEN_BY_HANDLE, ctx->ret);
+}
+
+#endif /* FILE_OPEN_H */

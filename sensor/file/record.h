@@ -1,0 +1,193 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
+/* What the programs write, and where they build it. */
+#ifndef FILE_RECORD_H
+#define FILE_RECORD_H
+
+#include "kernel.h"
+#include "road.h"
+#include "scope.h"
+#include "walk.h"
+
+/* What happened: the evt.type. Go has the same list. */
+enum file_what {
+	FILE_OPEN = 1,
+	FILE_OPENAT,
+	FILE_OPENAT2,
+	FILE_CREAT,
+	FILE_OPEN_BY_HANDLE,
+};
+
+/* Why there is no name; in Go event.PathError. */
+enum file_error {
+	FILE_KNOWN,
+	FILE_FAILED,
+	FILE_CLOSED,
+	FILE_DETACHED,
+	FILE_ESCAPED,
+	FILE_TOO_LONG,
+	FILE_UNPROVEN,
+};
+
+enum file_marks {
+	FILE_READ = 1 << 0,
+	FILE_WRITE = 1 << 1,
+	FILE_CREATED = 1 << 2,
+	FILE_DELETED = 1 << 3,
+	FILE_MEMFD = 1 << 4,
+	FILE_UPPER = 1 << 5,
+	FILE_LOWER = 1 << 6,
+	FILE_IO_URING = 1 << 7,
+};
+
+/* Who acted; pid and start are in Go event.Key. */
+struct file_actor {
+	__u64 start;
+	__u32 pid, tid;
+};
+
+/* The file itself; all zero where there is none. */
+struct file_object {
+	__u64 ino;
+	__u32 dev, mode, uid, links;
+};
+
+/*
+ * A file that was opened, or was to be. Behind it pad bytes, then name_len bytes
+ * of the path, then raw_len bytes of what was asked for.
+ */
+struct open_record {
+	struct record h;
+	struct file_actor actor;
+	struct file_object file;
+	__u64 flags;
+	__s32 res, dir;
+	__u32 mode;
+	__u16 name_len, raw_len;
+	__u16 marks; /* enum file_marks */
+	__u8 what;   /* enum file_what */
+	__u8 error;  /* enum file_error */
+	__u8 pad;
+	__u8 zero[3];
+};
+
+/*
+ * Where records are built; programs that are not preempted have one for each
+ * CPU. The head of a record is written just before the text that is there.
+ */
+struct file_scratch {
+	struct walk walk;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__uint(key_size, sizeof(__u32));
+	__uint(value_size, sizeof(struct file_scratch));
+} file_scratches SEC(".maps");
+
+static __always_inline struct file_scratch *file_scratch(void)
+{
+	__u32 zero = 0;
+
+	return bpf_map_lookup_elem(&file_scratches, &zero);
+}
+
+static __always_inline void actor_fill(struct file_actor *a, struct task_struct *p)
+{
+	a->start = p->group_leader->start_boottime;
+	a->pid = p->tgid;
+	a->tid = p->pid;
+}
+
+/* The argument of the system call that p is in, counted from 0, also when it returns. */
+static __always_inline __u64 call_arg(struct task_struct *p, int n)
+{
+	struct pt_regs *regs = (struct pt_regs *)bpf_task_pt_regs(p);
+	struct pt_regs___arm64 *arm = (void *)regs;
+
+	if (bpf_core_field_exists(regs->orig_ax)) {
+		switch (n) {
+		case 0:
+			return regs->di;
+		case 1:
+			return regs->si;
+		case 2:
+			return regs->dx;
+		case 3:
+			return regs->r10;
+		}
+		return regs->r8;
+	}
+	if (!n)
+		return BPF_CORE_READ(arm, orig_x0);
+	return BPF_CORE_READ(arm, regs[n]);
+}
+
+/* The file behind a descriptor of p, NULL if there is none. */
+static __always_inline struct file *file_of(struct task_struct *p, __u32 fd)
+{
+	struct files_struct *files = p->files;
+	struct fdtable *fdt = READ(files, fdt);
+
+	if (fd >= READ(fdt, max_fds))
+		return NULL;
+	return (struct file *)read_word((void *)READ(fdt, fd) + (__u64)fd * sizeof(struct file *));
+}
+
+#define OVERLAYFS_SUPER_MAGIC 0x794c7630
+
+/* Fills in what a file is. Returns marks. */
+static __always_inline __u32 object_fill(struct file_object *o, struct inode *inode, struct dentry *dentry)
+{
+	struct super_block *sb = READ(inode, i_sb);
+	__u32 marks = 0;
+
+	o->ino = READ(inode, i_ino);
+	o->dev = READ(sb, s_dev);
+	o->mode = READ(inode, i_mode);
+	o->uid = READ(inode, i_uid.val);
+	o->links = READ(inode, i_nlink);
+	if (!o->links || (!READ(dentry, d_hash.pprev) && READ(dentry, d_parent) != dentry))
+		marks |= FILE_DELETED;
+	if (READ(sb, s_magic) == OVERLAYFS_SUPER_MAGIC) /* struct ovl_inode: __upperdentry follows vfs_inode */
+		marks |= read_word((void *)inode + bpf_core_type_size(struct inode)) ? FILE_UPPER : FILE_LOWER;
+	return marks;
+}
+
+/* True if the text in w is the name that memfd_create(2) gives. */
+static __always_inline bool walk_memfd(struct walk *w)
+{
+	__u64 off = w->off;
+	char *name;
+
+	barrier_var(off);
+	if (off < WALK_ROOM || off > WALK_END - 6)
+		return false;
+	name = &w->bytes[off];
+	return name[0] == 'm' && name[1] == 'e' && name[2] == 'm' && name[3] == 'f' && name[4] == 'd' && name[5] == ':';
+}
+
+static __always_inline __u8 walk_error(__u32 end)
+{
+	switch (end) {
+	case PATH_DETACHED:
+		return FILE_DETACHED;
+	case PATH_ESCAPED:
+		return FILE_ESCAPED;
+	case PATH_TOO_LONG:
+		return FILE_TOO_LONG;
+	case PATH_CHANGING:
+		return FILE_UNPROVEN;
+	}
+	return FILE_KNOWN;
+}
+
+/* Copies what the process asked for behind the text of w. Returns its length; 0 if it cannot be read. */
+static __always_inline __u32 raw_copy(struct walk *w, const void *user)
+{
+	long n = bpf_probe_read_user_str(&w->bytes[WALK_END], PATH_MAX, user);
+
+	return n > 0 && n <= PATH_MAX ? n - 1 : 0;
+}
+
+#endif /* FILE_RECORD_H */
