@@ -20,17 +20,17 @@
 /* Read-only pointers to any type, at any address; what cannot be read is 0. */
 extern void *bpf_rdonly_cast(const void *obj, __u32 btf_id) __ksym __weak;
 
-#define READ(p, member)                                                                                    \
-	({                                                                                                 \
-		typeof(&*(p)) __p = (p);                                                                   \
-		typeof(__p->member) __v;                                                                   \
-		if (bpf_rdonly_cast) {                                                                     \
-			typeof(__p) __t = bpf_rdonly_cast(__p, bpf_core_type_id_kernel(typeof(*__p)));     \
-			__v = __t->member;                                                                 \
-		} else {                                                                                   \
-			__v = BPF_CORE_READ(__p, member);                                                  \
-		}                                                                                          \
-		__v;                                                                                       \
+#define READ(p, member)                                                                                \
+	({                                                                                             \
+		typeof(&*(p)) __p = (p);                                                               \
+		typeof(__p->member) __v;                                                               \
+		if (bpf_rdonly_cast) {                                                                 \
+			typeof(__p) __t = bpf_rdonly_cast(__p, bpf_core_type_id_kernel(typeof(*__p))); \
+			__v = __t->member;                                                             \
+		} else {                                                                               \
+			__v = BPF_CORE_READ(__p, member);                                              \
+		}                                                                                      \
+		__v;                                                                                   \
 	})
 
 /* Eight bytes at any address of the kernel; 0 if they cannot be read. */
@@ -191,7 +191,8 @@ static __always_inline void walk_begin(struct walk *w, struct vfsmount *mnt, str
  * Writes the path of dentry on mnt, as seen from the root of fs, into w. Returns
  * how it ended; where there is no path, w->off is WALK_END.
  */
-static __always_inline __u32 walk_resolve(struct walk *w, struct vfsmount *mnt, struct dentry *dentry, struct fs_struct *fs)
+static __always_inline __u32 walk_resolve(struct walk *w, struct vfsmount *mnt, struct dentry *dentry,
+					  struct fs_struct *fs)
 {
 	struct walk_state st = { .w = w };
 	__u64 sum;

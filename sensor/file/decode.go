@@ -66,10 +66,14 @@ func (s *Sensor) decodeOpen(rec []byte) error {
 	o.Read, o.Write, o.Create = has(fileFileMarksFILE_READ), has(fileFileMarksFILE_WRITE), has(fileFileMarksFILE_CREATED)
 	o.IOUring = has(fileFileMarksFILE_IO_URING)
 	o.Exec = o.Flags&(unix.O_CREAT|unix.O_TMPFILE&^unix.O_DIRECTORY) != 0 && o.Mode&0o111 != 0
-	for m, flag := range map[fileFileMarks]uint64{fileFileMarksFILE_CREATED: event.OpenCreated, fileFileMarksFILE_UPPER: event.OpenUpper, fileFileMarksFILE_LOWER: event.OpenLower} {
-		if has(m) {
-			o.Flags |= flag
-		}
+	if has(fileFileMarksFILE_CREATED) {
+		o.Flags |= event.OpenCreated
+	}
+	if has(fileFileMarksFILE_UPPER) {
+		o.Flags |= event.OpenUpper
+	}
+	if has(fileFileMarksFILE_LOWER) {
+		o.Flags |= event.OpenLower
 	}
 	o.Mismatch = mismatch(o)
 	e.event = event.Event{

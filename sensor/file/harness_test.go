@@ -4,10 +4,13 @@ import (
 	"context"
 	"log/slog"
 	"os"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
 	"testing"
+
+	"golang.org/x/sys/unix"
 
 	"warren/bpf"
 	"warren/event"
@@ -106,4 +109,53 @@ func (w *watch) open(raw string) *event.Open {
 		w.t.Fatalf("%d opens of %q, want 1; the latest:\n%s", len(l), raw, strings.Join(seen, "\n"))
 	}
 	return l[0]
+}
+
+// logRungs prints which implementation each hook has; the VM level reads it.
+func logRungs(t testing.TB, s *Sensor) {
+	t.Helper()
+	best := map[string]string{}
+	for _, h := range Hooks() {
+		var kinds []string
+		for _, r := range h.Rungs {
+			kinds = append(kinds, r.Kind)
+		}
+		best[h.Name] = strings.Join(kinds, ",")
+	}
+	for _, st := range s.Hooks() {
+		t.Logf("RUNG %s %s %s", st.Hook, st.Rung, best[st.Hook])
+	}
+}
+
+// apart runs f in a thread of its own, with working directory, root and mounts
+// of its own, and waits for it.
+func apart(t testing.TB, f func()) {
+	t.Helper()
+	done := make(chan error, 1)
+	go func() {
+		runtime.LockOSThread() // and never unlocks: the thread ends with the goroutine
+		err := unix.Unshare(unix.CLONE_FS | unix.CLONE_NEWNS)
+		if err == nil {
+			err = unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, "")
+		}
+		if err == nil {
+			f()
+		}
+		done <- err
+	}()
+	if err := <-done; err != nil {
+		t.Fatal(err)
+	}
+}
+
+// openFile opens a file for the time of the test.
+func openFile(t testing.TB, dir int, path string, flags int, mode uint32) int {
+	t.Helper()
+	fd, err := unix.Openat(dir, path, flags|unix.O_CLOEXEC, mode)
+	if err != nil {
+		t.Errorf("open %.100q: %v", path, err)
+		return -1
+	}
+	t.Cleanup(func() { _ = unix.Close(fd) })
+	return fd
 }
