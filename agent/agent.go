@@ -99,6 +99,9 @@ func Run(ctx context.Context, cfg Config, stdout io.Writer, log *slog.Logger) (e
 	if talked != nil {
 		cfg.API.Policy = talked.Answer
 	}
+	if me.member != nil {
+		cfg.API.PolicyStatus = me.net.policyStatus
+	}
 	if me.seen = newFlowWatch(me.net); me.seen != nil {
 		cfg.API.Flows = me.seen.memory
 	}

@@ -65,22 +65,47 @@ func (n *network) describeProgress(out *api.Network) {
 		}
 		out.Endpoints = append(out.Endpoints, one)
 	}
+	out.Policies = n.policies(func(*cluster.Policy) bool { return false })
+}
+
+// policies says which policies are in force: those that are for pods of this
+// node, or that something is wrong with, those of the cluster, and those that
+// are asked for. The lock is held.
+func (n *network) policies(asked func(*cluster.Policy) bool) []api.NetworkPolicy {
+	list, p := []api.NetworkPolicy{}, &n.progress
 	for _, one := range p.policies {
 		is := p.enforced[one.UID]
 		problems := slices.Concat(one.Problems, p.problems[one.UID])
 		slices.Sort(problems)
 		problems = slices.Compact(problems)
-		if one.Tier == cluster.NetworkTier && is.pods+len(is.failed)+len(problems) == 0 && is.generation == one.Generation {
+		quiet := one.Tier == cluster.NetworkTier && is.pods+len(is.failed)+len(problems) == 0 && is.generation == one.Generation
+		if quiet && !asked(one) {
 			continue
 		}
-		out.Policies = append(out.Policies, api.NetworkPolicy{
-			Tier: one.Tier.String(), Namespace: one.Namespace, Name: one.Name, Generation: one.Generation, InForce: is.generation,
+		list = append(list, api.NetworkPolicy{
+			UID: one.UID, Tier: one.Tier.String(), Namespace: one.Namespace, Name: one.Name, Generation: one.Generation, InForce: is.generation,
 			Endpoints: is.pods, Audited: is.audited, Failed: is.failed, Problems: problems,
 		})
 	}
-	slices.SortFunc(out.Policies, func(a, b api.NetworkPolicy) int {
-		return cmp.Or(cmp.Compare(a.Tier, b.Tier), cmp.Compare(a.Namespace, b.Namespace), cmp.Compare(a.Name, b.Name))
+	slices.SortFunc(list, api.ComparePolicies)
+	return list
+}
+
+// policyStatus answers where policies are in force, as far as this node is asked.
+func (n *network) policyStatus(q api.PolicyStatusQuestion) api.NodePolicies {
+	if n == nil {
+		return api.NodePolicies{Mode: api.ModeOff, Policies: []api.NetworkPolicy{}}
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	out := api.NodePolicies{Mode: n.cfg.Mode.String(), Waiting: n.progress.waiting, Applied: n.progress.last}
+	if err := n.progress.err; err != nil {
+		out.Error = err.Error()
+	}
+	out.Policies = slices.DeleteFunc(n.policies(func(p *cluster.Policy) bool { return slices.Contains(q.Namespaces, p.Namespace) }), func(p api.NetworkPolicy) bool {
+		return p.Namespace != "" && (q.Cluster || len(q.Namespaces) > 0 && !slices.Contains(q.Namespaces, p.Namespace))
 	})
+	return out
 }
 
 // enforced is for how many pods of this node a policy is in force.

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"net/netip"
 	"slices"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -54,12 +55,33 @@ func TestNetworkPolicyStatus(t *testing.T) {
 		synctest.Wait()
 		time.Sleep(time.Second)
 		want := []api.NetworkPolicy{
-			{Tier: "Admin", Name: "tier", Generation: 2, InForce: 2},
-			{Tier: "Network", Namespace: "lab", Name: "audited", Generation: 4, InForce: 4, Endpoints: 1, Audited: 1},
-			{Tier: "Network", Namespace: "shop", Name: "default-deny", Generation: 1, InForce: 1, Endpoints: 1, Failed: []string{"shop/bad"}},
+			{UID: "uid-tier", Tier: "Admin", Name: "tier", Generation: 2, InForce: 2},
+			{UID: "uid-audited", Tier: "Network", Namespace: "lab", Name: "audited", Generation: 4, InForce: 4, Endpoints: 1, Audited: 1},
+			{UID: "uid-default-deny", Tier: "Network", Namespace: "shop", Name: "default-deny", Generation: 1, InForce: 1, Endpoints: 1, Failed: []string{"shop/bad"}},
 		}
 		if d := cmp.Diff(want, l.net.describe().Policies); d != "" {
 			t.Error(d)
+		}
+		names := func(q api.PolicyStatusQuestion) (list []string) {
+			for _, p := range l.net.policyStatus(q).Policies {
+				list = append(list, p.Name)
+			}
+			return list
+		}
+		for _, test := range []struct {
+			q    api.PolicyStatusQuestion
+			want []string
+		}{
+			{api.PolicyStatusQuestion{}, []string{"tier", "audited", "default-deny"}},
+			{api.PolicyStatusQuestion{Namespaces: []string{"shop"}}, []string{"tier", "default-deny", "elsewhere"}},
+			{api.PolicyStatusQuestion{Cluster: true}, []string{"tier"}},
+		} {
+			if got := names(test.q); !slices.Equal(got, test.want) {
+				t.Errorf("%+v: %q, want %q", test.q, got, test.want)
+			}
+		}
+		if off := (*network)(nil).policyStatus(api.PolicyStatusQuestion{}); off.Mode != api.ModeOff {
+			t.Errorf("without a network: %+v", off)
 		}
 
 		// What cannot be put in force is not said to be.
@@ -68,9 +90,12 @@ func TestNetworkPolicyStatus(t *testing.T) {
 		policy("shop", "another", cluster.NetworkTier, 1, nil)
 		time.Sleep(time.Second)
 		want[2].Generation = 2
-		want = slices.Insert(want, 2, api.NetworkPolicy{Tier: "Network", Namespace: "shop", Name: "another", Generation: 1})
+		want = slices.Insert(want, 2, api.NetworkPolicy{UID: "uid-another", Tier: "Network", Namespace: "shop", Name: "another", Generation: 1})
 		if d := cmp.Diff(want, l.net.describe().Policies); d != "" {
 			t.Error(d)
+		}
+		if st := l.net.policyStatus(api.PolicyStatusQuestion{Cluster: true}); !strings.Contains(st.Error, "the kernel says no") {
+			t.Errorf("error %q", st.Error)
 		}
 	})
 }

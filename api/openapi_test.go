@@ -133,7 +133,7 @@ func TestDocumentAndAnswers(t *testing.T) {
 	pods := newTalkers()
 	talk := pods.collector(true)
 	talk.Add(flowEvent("flow_drop", flowTime, pods.front, pods.redis, 40000, 6379, false, event.Dropped))
-	cfg.Policy = talk.Answer
+	cfg.Policy, cfg.PolicyStatus = talk.Answer, statusOfPolicies
 	for _, r := range newServer(newFake(), Config{}).routes() {
 		path := strings.Replace(r.Pattern, "{id}", "1", 1)
 		ask(whole, path+"?bogus=1", 400, here)
@@ -169,8 +169,9 @@ func TestDocumentAndAnswers(t *testing.T) {
 	ask(whole, "/v1/connections?watch=yes", 400, here)
 	cfg.Map = func(context.Context, MapQuestion) (Map, error) { return Map{}, Unavailable("there is none") }
 	ask(whole, "/v1/map", 503, here)
-	cfg.Policy = nil
+	cfg.Policy, cfg.PolicyStatus = nil, nil
 	ask(whole, "/v1/policy", 503, here)
+	ask(whole, "/v1/policy/status", 503, here)
 	impatient := func(f *fake, target string) {
 		t.Helper()
 		// The server waits for what is not ready as long as the client does.

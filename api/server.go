@@ -50,6 +50,8 @@ type Config struct {
 	// Files answers what a process has open: at most so many, and how many there
 	// are. It may be called by several goroutines; nil: /proc is read instead.
 	Files func(p event.Key, most int) ([]OpenFile, int, error)
+	// PolicyStatus says which policies are in force here; nil where none is known.
+	PolicyStatus func(PolicyStatusQuestion) NodePolicies
 	// Endpoints are the pods that the agent connects; nil where it connects none.
 	Endpoints Endpoints
 }
@@ -137,6 +139,7 @@ func (s *Server) routes() []Route {
 		{"/v1" + PathFlows, Params(PathFlows), s.serveFlows},
 		MapRoute(s.answerMap),
 		PolicyRoute(s.answerPolicy),
+		PolicyStatusRoute(s.answerPolicyStatus),
 		{"/v1/fields", []string{"kind"}, ServeFields},
 		{"/v1/status", []string{"node"}, s.serveStatus},
 		{"/openapi.json", nil, s.serveOpenAPI},
@@ -211,6 +214,18 @@ func (s *Server) answerPolicy(ctx context.Context, namespaces, nodes []string) (
 		return PolicyReport{}, Unavailable("this agent knows no network policies: it is on no cluster's node, or watches neither flows nor connections")
 	}
 	return s.cfg.Policy(ctx, namespaces)
+}
+
+func (s *Server) answerPolicyStatus(_ context.Context, q PolicyStatusQuestion) (PolicyStatus, error) {
+	if err := s.isHere(q.Nodes); err != nil {
+		return PolicyStatus{}, err
+	}
+	if s.cfg.PolicyStatus == nil {
+		return PolicyStatus{}, Unavailable("this agent knows no network policies: it is on no cluster's node")
+	}
+	here := s.cfg.PolicyStatus(q)
+	here.Node = s.cfg.Node
+	return PolicyStatus{Nodes: []NodePolicies{here}}, nil
 }
 
 // here refuses questions about other nodes than this one.

@@ -209,7 +209,7 @@ func sampleStatus() Status {
 		Network: &Network{
 			Mode: "vxlan", InForce: true, Waiting: "x", Error: "oops", Problems: []string{"x"}, Uplink: "eth0", MTU: 1450, Generation: 1, Applied: time.Unix(1e9, 0), ComputeTime: 2, ApplyTime: 3, Changes: 4, Failures: 5,
 			Endpoints: []NetworkEndpoint{{"shop/db", "wrn1", []string{"10.0.0.2"}, true, "tcx", true, "oops"}},
-			Policies:  []NetworkPolicy{{"Network", "shop", "db", 6, 6, 7, 1, []string{"x"}, []string{"x"}}},
+			Policies:  []NetworkPolicy{{"u", "Network", "shop", "db", 6, 6, 7, 1, []string{"x"}, true, []string{"x"}}},
 			Hooks:     []NetworkHook{{"endpoint", "tcx", 8, []Refusal{{"xdp", "x"}}}},
 			Maps:      []NetworkMap{{"flows", 9, 10}},
 			Packets:   []NetworkPackets{{"egress", "denied", "denied by policy", 11, 12}}, EventsLost: 13, Evicted: 14, Unflowed: 15,
@@ -663,7 +663,7 @@ func FuzzQuery(f *testing.F) {
 	for _, s := range []string{"", "filter=proc.name%3Dx", "follow=false&limit=3", "kind=exec", "filter=%", "exited", "a=b&a=c", "filter=(", "limit=999999999999999999999"} {
 		f.Add(s)
 	}
-	h := newServer(newFake(), Config{Policy: newTalkers().collector(true).Answer})
+	h := newServer(newFake(), Config{Policy: newTalkers().collector(true).Answer, PolicyStatus: statusOfPolicies})
 	f.Fuzz(func(t *testing.T, raw string) {
 		for _, r := range h.routes() {
 			path := strings.Replace(r.Pattern, "{id}", "200", 1)

@@ -58,6 +58,7 @@ type NetworkEndpoint struct {
 
 // NetworkPolicy is a network policy, as it is in force on this node.
 type NetworkPolicy struct {
+	UID       string `json:"uid,omitempty"`
 	Tier      string `json:"tier"` // Admin, Network or Baseline
 	Namespace string `json:"namespace,omitempty"`
 	Name      string `json:"name"`
@@ -71,6 +72,9 @@ type NetworkPolicy struct {
 	Endpoints int      `json:"endpoints"`
 	Audited   int      `json:"audited,omitempty"`
 	Failed    []string `json:"failed,omitempty"`
+	// Uncounted says that pods are not counted, because the caller may not see all
+	// of them.
+	Uncounted bool `json:"uncounted,omitempty"`
 	// Problems are what of it is not in force, or not understood.
 	Problems []string `json:"problems,omitempty"`
 }

@@ -112,6 +112,8 @@ func (h *fakeHub) RoundTrip(req *http.Request) (*http.Response, error) {
 		api.NewMux([]api.Route{api.MapRoute(h.clusterMap)}, slog.New(slog.DiscardHandler)).ServeHTTP(rec, req)
 	case "/v1/policy":
 		api.NewMux([]api.Route{api.PolicyRoute(h.policy)}, slog.New(slog.DiscardHandler)).ServeHTTP(rec, req)
+	case "/v1/policy/status":
+		api.NewMux([]api.Route{api.PolicyStatusRoute(h.policyStatus)}, slog.New(slog.DiscardHandler)).ServeHTTP(rec, req)
 	case "/v1/status":
 		h.status(rec, req)
 	default:
@@ -229,6 +231,31 @@ func (h *fakeHub) policy(context.Context, []string, []string) (api.PolicyReport,
 	r.Policies = []*cluster.Policy{{UID: "1", Namespace: "shop", Name: "db", Tier: cluster.NetworkTier, Subject: cluster.PolicySubject{Pods: app("db")}, IsolatesIngress: true,
 		Ingress: []cluster.PolicyRule{{Action: cluster.AllowAction, Peers: []cluster.PolicyPeer{{Pods: &from, SameNamespace: true}}, Ports: []cluster.PolicyPort{{Protocol: "tcp", First: 5432, Last: 5432}}}}}}
 	return r, nil
+}
+
+// policyStatus is that of two nodes, of which one has not come as far.
+func (h *fakeHub) policyStatus(_ context.Context, q api.PolicyStatusQuestion) (api.PolicyStatus, error) {
+	tier := api.NetworkPolicy{UID: "t", Tier: "Admin", Name: "tier", Generation: 1, InForce: 1, Uncounted: true}
+	db := api.NetworkPolicy{UID: "d", Tier: "Network", Namespace: "shop", Name: "db", Generation: 3, InForce: 3, Endpoints: 1}
+	old := db
+	old.Generation, old.InForce, old.Failed = 2, 2, []string{"shop/db-1", "shop/db-2"}
+	odd := api.NetworkPolicy{UID: "o", Tier: "Network", Namespace: "shop", Name: "odd", Generation: 1, InForce: 1, Endpoints: 1, Problems: []string{"spec.egress[0]: \x1b[31mno", "more"}}
+	lab := api.NetworkPolicy{UID: "l", Tier: "Network", Namespace: "shop", Name: "lab", Generation: 1, InForce: 1, Endpoints: 2, Audited: 2}
+	unused := api.NetworkPolicy{UID: "u", Tier: "Network", Namespace: "shop", Name: "unused", Generation: 1, InForce: 1}
+	s := api.PolicyStatus{Total: 2, Nodes: []api.NodePolicies{
+		{Node: "node-1", Mode: "routed", Applied: at(1000), Policies: []api.NetworkPolicy{tier, db, odd, lab}},
+		{Node: "node-2", Mode: "routed", Error: "apply policy: no", Policies: []api.NetworkPolicy{tier, old}},
+	}}
+	switch {
+	case h.how == "missing":
+		s.Nodes, s.Missing = s.Nodes[:1], []string{connectionRefused}
+		s.Nodes[0].Waiting = "all of the cluster to be known"
+	case slices.Equal(q.Namespaces, []string{"shop"}):
+		s.Nodes[0].Policies = append(s.Nodes[0].Policies, unused)
+	case slices.Equal(q.Namespaces, []string{"empty"}):
+		s.Nodes = []api.NodePolicies{{Node: "node-1", Mode: api.ModeOff}}
+	}
+	return s, nil
 }
 
 // cmdKubectl runs kubectl's plugin.

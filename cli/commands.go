@@ -20,6 +20,7 @@ func commandTable(g *globals) ([]*command, []*option) {
 		connectionListCommand(g),
 		flowsCommand(g),
 		mapCommand(g),
+		policyStatusCommand(g),
 		policySuggestCommand(g),
 		policyTestCommand(g),
 		policyExplainCommand(g),

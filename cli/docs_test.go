@@ -55,6 +55,9 @@ func (judge) Map(context.Context, api.MapQuestion) (api.Map, error)     { return
 func (judge) Policy(context.Context, []string, []string) (api.PolicyReport, error) {
 	return api.PolicyReport{}, errStop
 }
+func (judge) PolicyStatus(context.Context, api.PolicyStatusQuestion) (api.PolicyStatus, error) {
+	return api.PolicyStatus{}, errStop
+}
 func (judge) Process(context.Context, string, ...string) ([]byte, error) { return nil, errStop }
 func (judge) Status(context.Context, ...string) ([]byte, error)          { return nil, errStop }
 

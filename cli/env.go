@@ -111,6 +111,7 @@ type Agent interface {
 	Status(ctx context.Context, nodes ...string) ([]byte, error)
 	Map(ctx context.Context, q api.MapQuestion) (api.Map, error)
 	Policy(ctx context.Context, namespaces, nodes []string) (api.PolicyReport, error)
+	PolicyStatus(ctx context.Context, q api.PolicyStatusQuestion) (api.PolicyStatus, error)
 }
 
 var _ Agent = (*api.Client)(nil)

@@ -109,6 +109,13 @@ func (h hostile) Map(context.Context, api.MapQuestion) (api.Map, error) {
 	return m, nil
 }
 
+func (h hostile) PolicyStatus(context.Context, api.PolicyStatusQuestion) (api.PolicyStatus, error) {
+	x := h.text
+	p := api.NetworkPolicy{UID: x, Tier: x, Namespace: x, Name: x, Generation: -1, Endpoints: -2, Audited: -3, Failed: []string{x, x}, Problems: []string{x, x}}
+	node := api.NodePolicies{Node: x, Mode: x, Waiting: x, Error: x, Policies: []api.NetworkPolicy{p, {}}}
+	return api.PolicyStatus{Total: -1, Missing: []string{x}, Nodes: []api.NodePolicies{node, {Mode: api.ModeOff}, {Node: x, Error: x}}}, nil
+}
+
 func (h hostile) Policy(context.Context, []string, []string) (api.PolicyReport, error) {
 	x := h.text
 	addrs := []netip.Addr{netip.MustParseAddr("10.0.0.1")}
@@ -166,7 +173,7 @@ func FuzzTerminal(f *testing.F) {
 	commands := []string{"events", "events -o wide", "events -o json", "events -c evt.time,proc.name,proc.argv,proc.aname[1],fd.rip,lost.kind", "process list --exited --kernel", "process list -o wide", "process tree --kernel",
 		"process show 1", "process show 1 -o json", "connection list", "connection list -f", "connection list -o wide", "flows", "flows -o wide", "flows -f", "status", "status -o wide", "status -o json",
 		"events -A", "process list -A", "events -c k8s.pod.labels", "map", "map -o wide", "map -o dot", "map -o json",
-		"policy suggest -n shop", "policy test -n shop --from victim --to 10.0.0.2:80", "policy test -n shop --from victim --to 10.0.0.2:80 -o json", "policy explain -n shop victim",
+		"policy status", "policy status -o wide", "policy status -o json", "policy suggest -n shop", "policy test -n shop --from victim --to 10.0.0.2:80", "policy test -n shop --from victim --to 10.0.0.2:80 -o json", "policy explain -n shop victim",
 		"policy explain -n shop victim -o dot", "policy explain -n shop victim -o json", "policy diff -n shop -", "policy diff -n shop - -o json"}
 	f.Fuzz(func(t *testing.T, text string, columns uint8) {
 		for _, command := range commands {

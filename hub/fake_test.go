@@ -165,6 +165,7 @@ type fakeAgent struct {
 	process map[string]string    // by id
 	talk    api.Map
 	policy  api.PolicyReport
+	inForce func(api.PolicyStatusQuestion) api.NodePolicies
 	streams map[chan api.Row]bool
 	asked   []api.Query
 	stop    context.CancelFunc
@@ -204,6 +205,7 @@ func (a *fakeAgent) listen(t testing.TB, ca *authority) *fakeAgent {
 		{Pattern: "/v1/status", Handle: a.serveStatus},
 		api.MapRoute(a.serveMap),
 		api.PolicyRoute(a.servePolicy),
+		api.PolicyStatusRoute(a.servePolicyStatus),
 	}, log)
 	ctx, stop := context.WithCancel(context.Background())
 	a.stop, a.stopped = stop, make(chan struct{})
@@ -252,6 +254,15 @@ func (a *fakeAgent) servePolicy(context.Context, []string, []string) (api.Policy
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	return a.policy, nil
+}
+
+func (a *fakeAgent) servePolicyStatus(_ context.Context, q api.PolicyStatusQuestion) (api.PolicyStatus, error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.inForce == nil {
+		return api.PolicyStatus{}, api.Unavailable("no policies")
+	}
+	return api.PolicyStatus{Nodes: []api.NodePolicies{a.inForce(q)}}, nil
 }
 
 // rows answers a list or a stream in the way of api.Writer, but with a clock of

@@ -7,6 +7,8 @@ import (
 	"slices"
 	"testing"
 
+	"github.com/google/go-cmp/cmp"
+
 	"warren/api"
 	"warren/cluster"
 )
@@ -62,6 +64,43 @@ func TestPolicy(t *testing.T) {
 		}
 	}
 	if code, body := f.get(bearer("nobody-token"), "/v1/policy"); code != http.StatusForbidden {
+		t.Errorf("who may see nothing is told %d %s", code, body)
+	}
+}
+
+// TestPolicyStatus holds that who sees one namespace is told where its policies
+// are in force, and nothing of another's; and that a node that does not answer is
+// named.
+func TestPolicyStatus(t *testing.T) {
+	ca := newAuthority(t, "warren")
+	one, two := newAgent("node-1").listen(t, ca), newAgent("node-2").listen(t, ca)
+	one.inForce = func(api.PolicyStatusQuestion) api.NodePolicies {
+		return api.NodePolicies{Node: "node-7", Mode: "routed", Policies: []api.NetworkPolicy{
+			{UID: "1", Tier: "Admin", Name: "all", Endpoints: 5, Failed: []string{"bank/vault"}},
+			{UID: "2", Tier: "Network", Namespace: "bank", Name: "vault"}, {UID: "3", Tier: "Network", Namespace: "shop", Name: "cart", Endpoints: 2},
+		}}
+	}
+	f := newFixture(t, ca, Config{}, one, two)
+	for _, test := range []struct {
+		who  shows
+		want []api.NetworkPolicy
+	}{
+		{admin, one.inForce(api.PolicyStatusQuestion{}).Policies},
+		{bearer("shop-token"), []api.NetworkPolicy{{UID: "1", Tier: "Admin", Name: "all", Uncounted: true}, {UID: "3", Tier: "Network", Namespace: "shop", Name: "cart", Endpoints: 2}}},
+	} {
+		code, body := f.get(test.who, "/v1/policy/status?namespace=shop,bank")
+		var s api.PolicyStatus
+		if err := json.Unmarshal([]byte(body), &s); err != nil || code != http.StatusOK {
+			t.Fatal(code, body, err)
+		}
+		if s.Total != 2 || len(s.Missing) != 1 || len(s.Nodes) != 1 || s.Nodes[0].Node != "node-1" {
+			t.Fatalf("told %s", body)
+		}
+		if d := cmp.Diff(test.want, s.Nodes[0].Policies); d != "" {
+			t.Error(d)
+		}
+	}
+	if code, body := f.get(bearer("nobody-token"), "/v1/policy/status"); code != http.StatusForbidden {
 		t.Errorf("who may see nothing is told %d %s", code, body)
 	}
 }

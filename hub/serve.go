@@ -30,6 +30,7 @@ func (h *hub) routes() ([]api.Route, error) {
 		h.rowsRoute(api.PathFlows),
 		api.MapRoute(h.drawMap),
 		api.PolicyRoute(h.reportPolicy),
+		api.PolicyStatusRoute(h.reportPolicyStatus),
 		{Pattern: "/v1/fields", Params: []string{"kind"}, Handle: api.ServeFields},
 		{Pattern: "/v1/status", Params: []string{"node"}, Handle: h.serveStatus},
 	}
