@@ -102,6 +102,9 @@ type NetworkConfig struct {
 	// VNI and Port are those of the tunnel, 0 for the defaults.
 	VNI  uint32
 	Port uint16
+	// Verdicts is how many of them there is room for in the kernel, 0 for the
+	// default.
+	Verdicts int
 	// Sysctl, BPFFS, CNIState, CNIConf and CNIBin are directories, "" for the
 	// usual ones: where the kernel's switches are, where programs and maps are
 	// pinned, and what the container runtime and its plugin read.

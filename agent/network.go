@@ -100,6 +100,7 @@ type progress struct {
 	wired    wired
 	report   datapath.Report
 	problems map[string][]string // by uid of a policy
+	full     map[string]string   // by uid, those that the kernel has no room for
 	policies []*cluster.Policy
 	enforced map[string]enforced // by uid of a policy
 	unfound  int                 // pods of another plugin whose devices are not known
@@ -324,6 +325,7 @@ func (n *network) settle(pods []*endpoint, program *netpol.Program, report datap
 	p := &n.progress
 	p.compile, p.apply, p.last, p.wired = compile, apply, time.Now(), n.wired
 	p.problems, p.policies, p.unfound = program.Problems, n.seen.Policies, n.unfound()
+	p.full = n.fullOf(program, err)
 	if err != nil {
 		p.failed++
 		for _, e := range pods {

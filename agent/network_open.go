@@ -73,7 +73,7 @@ func newNetwork(c NetworkConfig, m *membership, store *networkStore, left []*end
 }
 
 func kernelConfig(cfg Config) datapath.Config {
-	return datapath.Config{BPFFS: cfg.Network.BPFFS, Instance: cfg.Instance, Mode: cfg.Network.Mode}
+	return datapath.Config{BPFFS: cfg.Network.BPFFS, Instance: cfg.Instance, Mode: cfg.Network.Mode, Verdicts: cfg.Network.Verdicts}
 }
 
 func hostConfig(cfg Config) datapath.HostConfig {

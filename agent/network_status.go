@@ -76,6 +76,9 @@ func (n *network) policies(asked func(*cluster.Policy) bool) []api.NetworkPolicy
 	for _, one := range p.policies {
 		is := p.enforced[one.UID]
 		problems := slices.Concat(one.Problems, p.problems[one.UID])
+		if full := p.full[one.UID]; full != "" {
+			problems = append(problems, full)
+		}
 		slices.Sort(problems)
 		problems = slices.Compact(problems)
 		quiet := one.Tier == cluster.NetworkTier && is.pods+len(is.failed)+len(problems) == 0 && is.generation == one.Generation

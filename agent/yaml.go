@@ -57,6 +57,7 @@ func options() []option {
 			{Key: "uplink", Doc: "device to other nodes; without it the one that has the node's address", Set: setUplink},
 			{Key: "vni", Doc: "number of the tunnels' network, the same on all nodes (87)", Set: setVNI},
 			{Key: "port", Doc: "UDP port of the tunnels, the same on all nodes (8472)", Set: setTunnelPort},
+			{Key: "verdicts", Doc: "how many verdicts of network policy the kernel has room for: 16 bytes each, and 100 more for those there are (1048576)", Set: settings.Number(1<<14, 1<<26, func(c *Config) *int { return &c.Network.Verdicts })},
 			{Key: "sysctl", Doc: "where the kernel's switches are (/proc/sys)", Set: file(func(c *Config) *string { return &c.Network.Sysctl })},
 			{Key: "bpffs", Doc: "BPF file system for what outlives the agent (/sys/fs/bpf)", Set: file(func(c *Config) *string { return &c.Network.BPFFS })},
 			{Key: "cni-state", Doc: "directory of what the CNI plugin knows, the host's; without it /var/lib/cni/INSTANCE", Set: file(func(c *Config) *string { return &c.Network.CNIState })},

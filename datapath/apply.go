@@ -379,17 +379,45 @@ func (t *tables) installSets(ctx context.Context, rows *rows) error {
 	if len(fresh) == 0 {
 		return nil
 	}
+	if err := t.dropHalf(fresh); err != nil {
+		return err
+	}
 	err := w.write(ctx, t.verdicts)
 	if err == nil {
 		_, err = t.sets.Put(maps.All(fresh))
 	}
 	if err != nil {
 		t.forget(func(number uint32) bool { _, ok := fresh[number]; return ok })
+		err = errors.Join(err, t.dropHalf(nil)) // or what there was no room for takes it from others
 		return fmt.Errorf("write sets of verdicts: %w", err)
 	}
 	for number := range fresh {
 		t.inKernel[number] = t.half[number]
 		delete(t.half, number)
+	}
+	return nil
+}
+
+// dropHalf deletes the verdicts of sets that were never finished, but for those
+// that are being written.
+func (t *tables) dropHalf(but map[uint32]stateSet) error {
+	for number, set := range t.half {
+		if _, ok := but[number]; ok {
+			continue
+		}
+		if err := t.deleteVerdicts(number, set); err != nil {
+			return err
+		}
+		delete(t.half, number)
+	}
+	return nil
+}
+
+func (t *tables) deleteVerdicts(number uint32, set *netpol.Set) error {
+	var keys []stateVerdictKey
+	verdictsOf(number, set, func(key stateVerdictKey, _ stateVerdict) { keys = append(keys, key) })
+	if err := t.verdicts.Delete(keys...); err != nil {
+		return fmt.Errorf("delete of verdicts: %w", err)
 	}
 	return nil
 }
@@ -470,10 +498,8 @@ func (t *tables) pruneSets(rows *rows) error {
 			if used[number] {
 				continue
 			}
-			var keys []stateVerdictKey
-			verdictsOf(number, set, func(key stateVerdictKey, _ stateVerdict) { keys = append(keys, key) })
-			if err := t.verdicts.Delete(keys...); err != nil {
-				return fmt.Errorf("delete of verdicts: %w", err)
+			if err := t.deleteVerdicts(number, set); err != nil {
+				return err
 			}
 			delete(gone, number)
 			delete(t.policies, set)

@@ -129,10 +129,26 @@ func unsupported(err error) bool {
 // explainFull says which map is full.
 func explainFull(m *ebpf.Map, err error) error {
 	if errors.Is(err, syscall.E2BIG) || errors.Is(err, syscall.ENOSPC) {
-		return fmt.Errorf("%w: its %d entries: %w", ErrFull, m.MaxEntries(), err)
+		full := &FullError{Room: int(m.MaxEntries()), err: err}
+		if info, look := m.Info(); look == nil {
+			full.Map = info.Name
+		}
+		return full
 	}
 	return err
 }
 
-// ErrFull means that the kernel has no room for what the state wants.
-var ErrFull = errors.New("a map is full")
+// A FullError means that the kernel has no room for what the state wants.
+type FullError struct {
+	Map  string // as in the Status, "" where the kernel does not say
+	Room int    // entries
+	err  error
+}
+
+// Error implements error.
+func (e *FullError) Error() string {
+	return fmt.Sprintf("map %s is full: it has room for %d entries: %v", e.Map, e.Room, e.err)
+}
+
+// Unwrap returns what the kernel said.
+func (e *FullError) Unwrap() error { return e.err }

@@ -53,7 +53,8 @@ func moveMaps(k *kernel, log *slog.Logger) error {
 					put = putFlow(to, k.maps[stateMapSweeps])
 				}
 				err = moveRows(from, key, value, put)
-				if errors.Is(err, ErrFull) && name == stateMapFlows {
+				var full *FullError
+				if errors.As(err, &full) && name == stateMapFlows {
 					log.Warn("not all flows of an earlier agent have room: what was left begins anew", "room", to.MaxEntries())
 					err = nil
 				}

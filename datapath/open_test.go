@@ -220,3 +220,45 @@ func TestBPFMovedFlowEnds(t *testing.T) {
 		return len(old) == 0
 	})
 }
+
+// What the kernel has no room for changes nothing, and says so.
+func TestBPFFull(t *testing.T) {
+	cfg := smallConfig(newBPFFS(t))
+	cfg.Verdicts = 1 << 10
+	d := openTest(t, cfg)
+	state := func(verdicts int) *State {
+		set := &netpol.Set{ID: 1, Isolated: [2]bool{true, true}, Verdicts: make(map[netpol.Key]netpol.Value)}
+		for i := range verdicts {
+			set.Verdicts[netpol.Key{Peer: netpol.ID(i + 1)}] = netpol.Value{Order: [2]netpol.Order{5, 0}}
+		}
+		return &State{
+			Policy:    oneSet(set, nil, "a"),
+			Endpoints: []Endpoint{{Name: "shop/a", PodUID: "a", Ifindex: 1 << 20, Addrs: []netip.Addr{netip.MustParseAddr("10.0.0.1")}}},
+		}
+	}
+	// The endpoint has no device, so its rows go as soon as that is known.
+	if _, err := d.tables.begin(t.Context(), state(1000), nil); err != nil {
+		t.Fatal(err)
+	}
+	before, err := d.Status()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var full *FullError
+	if _, err := d.tables.begin(t.Context(), state(5000), nil); !errors.As(err, &full) || full.Map != stateMapVerdicts || full.Room != 1<<10 {
+		t.Errorf("error is %v", err)
+	}
+	if after, err := d.Status(); err != nil || after.Generation != before.Generation {
+		t.Errorf("generation %d, was %d; %v", after.Generation, before.Generation, err)
+	}
+	c, err := d.tables.begin(t.Context(), state(1), nil)
+	if err == nil {
+		err = d.tables.finish(c)
+	}
+	if err != nil {
+		t.Errorf("when there is room again: %v", err)
+	}
+	if after, err := d.Status(); err != nil || after.Generation != before.Generation+1 {
+		t.Errorf("generation %d, was %d; %v", after.Generation, before.Generation, err)
+	}
+}

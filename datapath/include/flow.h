@@ -69,11 +69,9 @@ static __always_inline __u64 flow_timeout(const struct flow *f, __u8 proto)
 /* Whether a flow is over because nothing has come for so long. No timeout is shorter than that of closed ones. */
 static __always_inline bool flow_expired(const struct flow *f, __u8 proto, __u64 now)
 {
-	__u64 seen = f->seen;
+	__s64 idle = now - f->seen; /* another CPU may be ahead */
 
-	if (now < seen + (__u64)TIMEOUT_TCP_CLOSED * SECOND)
-		return false;
-	return now >= seen + flow_timeout(f, proto);
+	return idle >= (__s64)TIMEOUT_TCP_CLOSED * SECOND && idle >= (__s64)flow_timeout(f, proto);
 }
 
 /* ---- the end of flows ---- */

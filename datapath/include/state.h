@@ -398,10 +398,11 @@ struct {
 	__type(value, struct set);
 } sets SEC(".maps");
 
+/* User space may make it larger or smaller: 16 bytes for each that there is room for, 100 more for each there is. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
-	__uint(max_entries, 1 << 22);
+	__uint(max_entries, 1 << 20);
 	__type(key, struct verdict_key);
 	__type(value, struct verdict);
 } verdicts SEC(".maps");

@@ -99,6 +99,7 @@ former is still trusted, the former is forgotten.
 {{- $network := dict "mode" $mode "masquerade" $n.masquerade "vni" (int $n.vni) "port" (int $n.port) "sysctl" "/host/proc/sys" "cni-state" (printf "%s/cni" .Values.agent.stateDir) "cni-conf" $n.confDir "cni-bin" $n.binDir -}}
 {{- with $n.keepSource -}}{{- $_ := set $network "keep-source" (join "," .) -}}{{- end -}}
 {{- with $n.mtu -}}{{- $_ := set $network "mtu" (int .) -}}{{- end -}}
+{{- with $n.verdicts -}}{{- $_ := set $network "verdicts" (int .) -}}{{- end -}}
 {{- with $n.uplink -}}{{- $_ := set $network "uplink" . -}}{{- end -}}
 {{- $_ := set $config "network" $network -}}
 {{- end }}
