@@ -34,6 +34,7 @@ var layers = []struct {
 	{1, []string{"event"}, "an event is a plain value that everything else talks about"},
 	{2, []string{"interest"}, "what a consumer wants, in words that the kernel can decide"},
 	{3, []string{"filter", "bpf", "l7", "netpol", "reconcile"}, "pure meaning of events and policies, the way into the kernel, protocols: none needs another"},
+	{4, []string{"prefilter"}, "what is wanted, in the kernel: sensors ask it"},
 	{4, []string{"sensor", "identity", "kube"}, "what a sensor is, who is who, and the cluster's API server"},
 	{4, []string{"settings"}, "what people write about agents and hubs"},
 	{5, []string{"pipeline", "api"}, "the spine and the answers know interfaces of sensors, not sensors"},
@@ -90,7 +91,7 @@ var thirdParties = []struct {
 	packages []string
 	reason   string
 }{
-	{"github.com/cilium/ebpf", []string{"bpf", "sensor/*", "datapath"}, "only these load programs"},
+	{"github.com/cilium/ebpf", []string{"bpf", "prefilter", "sensor/*", "datapath"}, "only these load programs"},
 	{"github.com/vishvananda/netlink", []string{"datapath", "cni"}, "devices, routes and neighbours"},
 	{"github.com/vishvananda/netns", []string{"datapath", "cni"}, "whose devices"},
 	{"github.com/google/nftables", []string{"datapath", "cni"}, "masquerade and host ports"},

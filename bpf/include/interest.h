@@ -1,0 +1,323 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
+/*
+ * Who may want an event: what consumers asked for, decided before anything is
+ * recorded. Go's package prefilter fills the maps, package interest says what it
+ * means. The answer is conservative: what a consumer wants is never left out.
+ *
+ * A consumer's interest is terms, each with conditions on several dimensions of
+ * an event. Every term is a bit. A dimension is one look-up, which gives the bits
+ * of the terms whose condition on it holds; those that have none are always
+ * among them. What is left after all dimensions is who may want the event.
+ *
+ *	struct interest m;
+ *
+ *	if (!interest_begin(&m, type, open, failed))
+ *		return 0;                              nobody, whatever its name
+ *	if (!interest_inode(&m, ino, dev))
+ *		return 0;
+ *	if (interest_needs_name(&m)) {
+ *		... resolve the path ...
+ *		interest_name(&m, head, tail, len);    for each name that is reported
+ *		if (!interest_wanted(&m))
+ *			return 0;
+ *	}
+ *	... record ...
+ *
+ * Everything is there twice; interest_slot says which is in force, and is read
+ * once for an event. The other is written while nobody looks.
+ *
+ * Programs that are preempted cannot use interest_name: its keys are this CPU's.
+ *
+ * Include after kernel.h.
+ */
+#ifndef INTEREST_H
+#define INTEREST_H
+
+#include <bpf/bpf_helpers.h>
+#include <bpf/bpf_core_read.h>
+#include <bpf/bpf_endian.h>
+
+#define INTEREST_TYPES 128 /* values of evt.type that a sensor can have, by its own numbers */
+#define INTEREST_TEXT  64  /* bytes at either end of a name that are looked at */
+#define INTEREST_PATHS 8192
+#define INTEREST_KEYS  4096
+
+#define INTEREST_FAILED 16 /* beside the purposes: 1 read, 2 write, 4 execute, 8 create */
+
+struct interest_mask {
+	__u64 bits[4];
+};
+
+/* What is looked up by number. */
+struct interest_table {
+	struct interest_mask types[INTEREST_TYPES];
+	struct interest_mask calls[32]; /* by purposes and INTEREST_FAILED */
+	/* Of terms with a path that a name of these letters may satisfy: behind the first one, and the last. */
+	struct interest_mask heads[256], tails[256];
+	struct interest_mask no_uid, no_inode, no_path; /* terms without such a condition */
+	__u32 uids, inodes, paths;			/* whether there are terms with one */
+	__u32 pad;
+};
+
+struct interest_table interest_tables[2] SEC(".data.interest");
+
+/* The table in force: 0 or 1. */
+volatile __u32 interest_slot SEC(".data.interest");
+
+struct interest_uid {
+	__u32 uid, slot;
+};
+
+struct interest_inode {
+	__u64 ino, dev; /* dev 0: any */
+	__u64 slot;
+};
+
+/* The beginning of a name, or its end read backwards, to be found by its longest prefix. */
+struct interest_text {
+	__u32 prefixlen; /* bits, slot included */
+	__u32 slot;
+	union {
+		__u8 bytes[INTEREST_TEXT];
+		__u64 words[INTEREST_TEXT / 8];
+	};
+};
+
+struct interest_keys {
+	struct interest_text head, tail;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, INTEREST_KEYS);
+	__type(key, struct interest_uid);
+	__type(value, struct interest_mask);
+} interest_uids SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, INTEREST_KEYS);
+	__type(key, struct interest_inode);
+	__type(value, struct interest_mask);
+} interest_inodes SEC(".maps");
+
+/* Each entry has the bits of all that are a prefix of it: one look-up finds all. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LPM_TRIE);
+	__uint(max_entries, INTEREST_PATHS);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct interest_text);
+	__type(value, struct interest_mask);
+} interest_heads SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_LPM_TRIE);
+	__uint(max_entries, INTEREST_PATHS);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct interest_text);
+	__type(value, struct interest_mask);
+} interest_tails SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct interest_keys);
+} interest_scratches SEC(".maps");
+
+/* Of one event: the terms that may hold, and those of them that a name satisfies. */
+struct interest {
+	struct interest_mask may, named;
+	__u32 slot;
+};
+
+static __always_inline bool interest_none(const struct interest_mask *m)
+{
+	return !(m->bits[0] | m->bits[1] | m->bits[2] | m->bits[3]);
+}
+
+static __always_inline void interest_and(struct interest_mask *m, const struct interest_mask *o)
+{
+	m->bits[0] &= o->bits[0];
+	m->bits[1] &= o->bits[1];
+	m->bits[2] &= o->bits[2];
+	m->bits[3] &= o->bits[3];
+}
+
+static __always_inline void interest_or(struct interest_mask *m, const struct interest_mask *o)
+{
+	m->bits[0] |= o->bits[0];
+	m->bits[1] |= o->bits[1];
+	m->bits[2] |= o->bits[2];
+	m->bits[3] |= o->bits[3];
+}
+
+/* Whether a and b have a bit in common that c has not. */
+static __always_inline bool interest_more(const struct interest_mask *a, const struct interest_mask *b,
+					  const struct interest_mask *c)
+{
+	return ((a->bits[0] & b->bits[0] & ~c->bits[0]) | (a->bits[1] & b->bits[1] & ~c->bits[1]) |
+		(a->bits[2] & b->bits[2] & ~c->bits[2]) | (a->bits[3] & b->bits[3] & ~c->bits[3])) != 0;
+}
+
+static __always_inline struct interest_table *interest_table(const struct interest *m)
+{
+	return &interest_tables[m->slot & 1];
+}
+
+static __always_inline void interest_add_uid(struct interest_mask *m, __u32 slot, __u32 uid)
+{
+	struct interest_uid key = { .uid = uid, .slot = slot };
+	struct interest_mask *found = bpf_map_lookup_elem(&interest_uids, &key);
+
+	if (found)
+		interest_or(m, found);
+}
+
+/*
+ * Begins an event of the current task. type is the sensor's number of it; open is
+ * what a file was opened for, 0 for other events. Returns whether anybody may
+ * want it.
+ */
+static __always_inline bool interest_begin(struct interest *m, __u32 type, __u32 open, bool failed)
+{
+	struct interest_table *t;
+
+	m->slot = interest_slot & 1;
+	t = interest_table(m);
+	if (type >= INTEREST_TYPES)
+		return false; /* never */
+	m->may = t->types[type];
+	interest_and(&m->may, &t->calls[(open & 15) | (failed ? INTEREST_FAILED : 0)]);
+	__builtin_memset(&m->named, 0, sizeof(m->named));
+	if (interest_none(&m->may))
+		return false;
+	if (t->uids) {
+		/*
+		 * The thread's own, and that of the process: what is known of a process is
+		 * what its first thread is.
+		 */
+		struct task_struct *p = bpf_get_current_task_btf();
+		struct interest_mask of = t->no_uid;
+
+		interest_add_uid(&of, m->slot, p->cred->euid.val);
+		interest_add_uid(&of, m->slot, p->group_leader->cred->euid.val);
+		interest_and(&m->may, &of);
+	}
+	return !interest_none(&m->may);
+}
+
+static __always_inline void interest_add_inode(struct interest_mask *m, const struct interest_inode *key)
+{
+	struct interest_mask *found = bpf_map_lookup_elem(&interest_inodes, key);
+
+	if (found)
+		interest_or(m, found);
+}
+
+/* The file that the event is about; 0, 0 for none. Returns whether anybody may want it. */
+static __always_inline bool interest_inode(struct interest *m, __u64 ino, __u64 dev)
+{
+	struct interest_table *t = interest_table(m);
+
+	if (t->inodes) {
+		struct interest_inode key = { .ino = ino, .slot = m->slot };
+		struct interest_mask of = t->no_inode;
+
+		if (ino) {
+			interest_add_inode(&of, &key);
+			key.dev = dev;
+			interest_add_inode(&of, &key);
+		}
+		interest_and(&m->may, &of);
+	}
+	return !interest_none(&m->may);
+}
+
+/* Whether the answer depends on names: if not, somebody wants the event, whatever it is called. */
+static __always_inline bool interest_needs_name(const struct interest *m)
+{
+	struct interest_table *t = interest_table(m);
+
+	return t->paths && !interest_more(&m->may, &t->no_path, &m->named);
+}
+
+static __always_inline __u32 interest_letters(__u8 a, __u8 b)
+{
+	return (a * 31 + b) & 255;
+}
+
+/*
+ * A name of the event, of len bytes. At head are INTEREST_TEXT bytes that can be
+ * read, of which the first are the beginning of the name; those that end before
+ * tail are its end.
+ */
+static __always_inline void interest_name(struct interest *m, const char *head, const char *tail, __u32 len)
+{
+	struct interest_table *t = interest_table(m);
+	struct interest_mask *first, *last, *found;
+	struct interest_keys *k;
+	__u32 zero = 0, n;
+	__u64 word;
+	__u8 a = 0, b = 0;
+	int i;
+
+	if (!len)
+		return;
+	/* Two letters at either end tell most names from most paths. */
+	if (len > 1)
+		a = head[1];
+	if (len > 2)
+		b = head[2];
+	first = &t->heads[interest_letters(a, b)];
+	last = &t->tails[interest_letters(len > 1 ? tail[-2] : 0, tail[-1])];
+	if (!interest_more(&m->may, first, &m->named) && !interest_more(&m->may, last, &m->named))
+		return;
+	k = bpf_map_lookup_elem(&interest_scratches, &zero);
+	if (!k)
+		return; /* never */
+	if (interest_more(&m->may, first, &m->named)) {
+#pragma unroll
+		for (i = 0; i < INTEREST_TEXT / 8; i++) {
+			__builtin_memcpy(&word, head + i * 8, 8);
+			k->head.words[i] = word;
+		}
+		/* What is a whole name ends with a zero byte, so that it is no prefix. */
+		n = INTEREST_TEXT;
+		if (len < INTEREST_TEXT) {
+			k->head.bytes[len & (INTEREST_TEXT - 1)] = 0;
+			n = len + 1;
+		}
+		k->head.slot = m->slot;
+		k->head.prefixlen = 32 + n * 8;
+		found = bpf_map_lookup_elem(&interest_heads, &k->head);
+		if (found)
+			interest_or(&m->named, found);
+	}
+	if (interest_more(&m->may, last, &m->named)) {
+#pragma unroll
+		for (i = 0; i < INTEREST_TEXT / 8; i++) {
+			__builtin_memcpy(&word, tail - (i + 1) * 8, 8);
+			k->tail.words[i] = __builtin_bswap64(word);
+		}
+		n = len < INTEREST_TEXT ? len : INTEREST_TEXT;
+		k->tail.slot = m->slot;
+		k->tail.prefixlen = 32 + n * 8;
+		found = bpf_map_lookup_elem(&interest_tails, &k->tail);
+		if (found)
+			interest_or(&m->named, found);
+	}
+}
+
+/* Whether anybody may want the event, after all that is known of it was said. */
+static __always_inline bool interest_wanted(const struct interest *m)
+{
+	struct interest_table *t = interest_table(m);
+	struct interest_mask by_name = t->no_path;
+
+	interest_or(&by_name, &m->named);
+	interest_and(&by_name, &m->may);
+	return !interest_none(&by_name);
+}
+
+#endif /* INTEREST_H */

@@ -1,0 +1,270 @@
+package prefilter
+
+import (
+	"cmp"
+	"encoding/binary"
+	"slices"
+	"strings"
+
+	"warren/event"
+	"warren/interest"
+)
+
+// The sizes of interest.h.
+const (
+	maxTerms = 256
+	maxTypes = 128
+	maxText  = 64
+	// maxPaths and maxKeys are half of a map: one slot's share.
+	maxPaths = 8192 / 2
+	maxKeys  = 4096 / 2
+)
+
+// Judged are the dimensions of terms that the kernel judges, for the kinds of
+// events that an engine is asked about. The rest is left to filters.
+var Judged = []string{"outcome", "open", "uids", "inodes", "paths"}
+
+// A mask is a set of terms.
+type mask [maxTerms / 64]uint64
+
+func (m *mask) set(term int) { m[term/64] |= 1 << (term % 64) }
+
+func (m *mask) or(o mask) {
+	for i := range m {
+		m[i] |= o[i]
+	}
+}
+
+func (m mask) bytes() []byte {
+	var b []byte
+	for _, w := range m {
+		b = binary.LittleEndian.AppendUint64(b, w)
+	}
+	return b
+}
+
+// An entry is a key of a map, without the slot, and its terms.
+type entry struct {
+	key  func(slot uint32) []byte
+	mask mask
+}
+
+// table is struct interest_table.
+type table struct {
+	Types                  [maxTypes]mask
+	Calls                  [32]mask
+	Heads, Tails           [256]mask
+	NoUID, NoInode, NoPath mask
+	UIDs, Inodes, Paths    uint32
+	_                      uint32
+}
+
+// tables is what a slot holds.
+type tables struct {
+	table   table
+	entries [numMaps][]entry
+}
+
+// compile makes tables of terms.
+func compile(terms []interest.Term, types []Type) (tables, Status) {
+	terms = slices.Clone(terms)
+	for i := range terms { // what the kernel does not judge
+		terms[i].Exes, terms[i].Workload, terms[i].Ports, terms[i].Nets = nil, nil, nil, nil
+	}
+	terms, widened := interest.Limit(terms, maxTerms)
+	status := Status{Widened: widened}
+	over := func(name string, n, most int, widen func(*interest.Term)) {
+		if n <= most {
+			return
+		}
+		status.Widened = append(status.Widened, name)
+		for i := range terms {
+			widen(&terms[i])
+		}
+	}
+	var uids, inodes, paths int
+	for i := range terms {
+		uids += len(terms[i].UIDs)
+		inodes += len(terms[i].Inodes)
+		paths += 2 * len(terms[i].Paths) // a directory has two entries
+	}
+	over("uids", uids, maxKeys, func(t *interest.Term) { t.UIDs = nil })
+	over("inodes", inodes, maxKeys, func(t *interest.Term) { t.Inodes = nil })
+	over("paths", paths, maxPaths, func(t *interest.Term) { t.Paths = nil })
+	for i := range terms { // a device alone cannot be looked up
+		if slices.ContainsFunc(terms[i].Inodes, func(n interest.Inode) bool { return n.Ino == 0 }) {
+			terms[i].Inodes = nil
+		}
+	}
+	status.Terms = terms
+	return assemble(terms, types), status
+}
+
+func assemble(terms []interest.Term, types []Type) tables {
+	var (
+		t                      tables
+		byType                 [maxTypes]mask
+		calls                  [32]mask
+		noUID, noInode, noPath mask
+		uids                   = map[uint32]mask{}
+		inodes                 = map[interest.Inode]mask{}
+		texts                  [2]map[string]mask // heads, tails
+		letters                [2][256]mask
+	)
+	texts[0], texts[1] = map[string]mask{}, map[string]mask{}
+	for n := range terms {
+		term := &terms[n]
+		for i, typ := range types {
+			if typ.Kind != 0 && wants(term, typ) {
+				byType[i].set(n)
+			}
+		}
+		for i := range calls {
+			failed := i&16 != 0
+			if term.Open != 0 && term.Open&interest.OpenMask(i&15) == 0 {
+				continue
+			}
+			if term.Outcome == interest.Failed && !failed || term.Outcome == interest.Succeeded && failed {
+				continue
+			}
+			calls[i].set(n)
+		}
+		if term.UIDs == nil {
+			noUID.set(n)
+		}
+		for _, uid := range term.UIDs {
+			add(uids, uid, n)
+		}
+		if term.Inodes == nil {
+			noInode.set(n)
+		}
+		for _, i := range term.Inodes {
+			add(inodes, i, n)
+		}
+		if term.Paths == nil {
+			noPath.set(n)
+		}
+		for _, p := range term.Paths {
+			addPath(p, n, &texts, &letters)
+		}
+	}
+	t.table.Types, t.table.Calls = byType, calls
+	t.table.Heads, t.table.Tails = letters[0], letters[1]
+	t.table.NoUID, t.table.NoInode, t.table.NoPath = noUID, noInode, noPath
+	t.table.UIDs, t.table.Inodes, t.table.Paths = flag(len(uids)), flag(len(inodes)), flag(len(texts[0])+len(texts[1]))
+
+	for uid, m := range uids {
+		t.entries[mapUIDs] = append(t.entries[mapUIDs], entry{func(slot uint32) []byte {
+			return binary.LittleEndian.AppendUint32(binary.LittleEndian.AppendUint32(nil, uid), slot)
+		}, m})
+	}
+	for i, m := range inodes {
+		t.entries[mapInodes] = append(t.entries[mapInodes], entry{func(slot uint32) []byte {
+			b := binary.LittleEndian.AppendUint64(nil, i.Ino)
+			b = binary.LittleEndian.AppendUint64(b, i.Dev)
+			return binary.LittleEndian.AppendUint64(b, uint64(slot))
+		}, m})
+	}
+	t.entries[mapHeads], t.entries[mapTails] = prefixes(texts[0]), prefixes(texts[1])
+	return t
+}
+
+func flag(n int) uint32 { return uint32(min(n, 1)) }
+
+func add[K comparable](to map[K]mask, key K, term int) {
+	m := to[key]
+	m.set(term)
+	to[key] = m
+}
+
+// wants reports whether a term may hold for events of a type.
+func wants(t *interest.Term, typ Type) bool {
+	return t.Kinds.Has(typ.Kind) && (t.Types == nil || slices.Contains(t.Types, typ.Name))
+}
+
+// addPath adds a path to the texts that begin or end a name, and to the letters
+// that it can have there. A whole name has a zero byte behind it.
+func addPath(p interest.Path, term int, texts *[2]map[string]mask, letters *[2][256]mask) {
+	head := func(text string) {
+		add(texts[0], text[:min(len(text), maxText)], term)
+		// The letters are the second and the third.
+		addLetters(&letters[0], text, 1, 2, term)
+	}
+	switch p.Op {
+	case interest.Exact:
+		head(p.Text + "\x00")
+	case interest.Under:
+		head(p.Text + "\x00")
+		head(p.Text + "/")
+	case interest.Prefix:
+		head(p.Text)
+	case interest.Suffix:
+		b := []byte(p.Text)
+		slices.Reverse(b)
+		add(texts[1], string(b[:min(len(b), maxText)]), term)
+		addLetters(&letters[1], string(b), 1, 0, term)
+	}
+}
+
+// addLetters adds a term for all letters that the bytes at two places of a text
+// can be: what lies behind its end can be any.
+func addLetters(to *[256]mask, text string, first, second, term int) {
+	// Behind the zero byte that ends a name, the kernel sees zeros.
+	at := func(i int) (least, most int) {
+		switch {
+		case i < len(text):
+			return int(text[i]), int(text[i])
+		case strings.HasSuffix(text, "\x00"):
+			return 0, 0
+		}
+		return 0, 255
+	}
+	a0, a1 := at(first)
+	b0, b1 := at(second)
+	for a := a0; a <= a1; a++ {
+		for b := b0; b <= b1; b++ {
+			to[(a*31+b)&255].set(term)
+		}
+	}
+}
+
+// prefixes returns the entries of a trie in which every text has the terms of
+// all its prefixes.
+func prefixes(texts map[string]mask) []entry {
+	sorted := make([]string, 0, len(texts))
+	for s := range texts {
+		sorted = append(sorted, s)
+	}
+	slices.SortFunc(sorted, cmp.Compare[string])
+	var out []entry
+	var above []string // prefixes of the text at hand, the shortest first
+	for _, s := range sorted {
+		for len(above) > 0 && !strings.HasPrefix(s, above[len(above)-1]) {
+			above = above[:len(above)-1]
+		}
+		m := texts[s]
+		if len(above) > 0 {
+			m.or(texts[above[len(above)-1]])
+			texts[s] = m
+		}
+		above = append(above, s)
+		out = append(out, entry{func(slot uint32) []byte {
+			b := binary.LittleEndian.AppendUint32(nil, uint32(32+8*len(s)))
+			b = binary.LittleEndian.AppendUint32(b, slot)
+			b = append(b, s...)
+			return append(b, make([]byte, maxText-len(s))...)
+		}, m})
+	}
+	return out
+}
+
+// Kinds returns the kinds of the types.
+func Kinds(types []Type) event.KindSet {
+	var ks event.KindSet
+	for _, t := range types {
+		if t.Kind != 0 {
+			ks |= event.Kinds(t.Kind)
+		}
+	}
+	return ks
+}

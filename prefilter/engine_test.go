@@ -1,0 +1,329 @@
+package prefilter
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"reflect"
+	"strings"
+	"testing"
+
+	"github.com/cilium/ebpf"
+
+	"warren/bpf"
+	"warren/event"
+	"warren/interest"
+	"warren/internal/testkit"
+)
+
+func TestMain(m *testing.M) { testkit.Main(m, nil) }
+
+// A rig is the test's programs in the kernel, with an engine.
+type rig struct {
+	obj    *bpf.Object
+	engine *Engine
+	ask    *ebpf.Program
+}
+
+// testTypes are types by number, with numbers that stand for none.
+var testTypes = []Type{
+	{}, {event.KindOpen, "open"}, {event.KindOpen, "openat"}, {event.KindOpen, "creat"}, {},
+	{event.KindFile, "unlink"}, {event.KindFile, "rename"}, {event.KindFileClose, "close"}, {event.KindExec, "execve"},
+}
+
+func newRig(t testing.TB) *rig {
+	t.Helper()
+	road, err := bpf.NewRoad(bpf.Config{Unmeasured: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = road.Close() })
+	spec, err := loadPrefilter()
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := &rig{}
+	if r.obj, err = road.Open("prefilter", spec); err != nil {
+		t.Fatal(err)
+	}
+	if r.engine, err = New(r.obj, testTypes); err != nil {
+		t.Fatal(err)
+	}
+	if r.ask, err = r.obj.Program("prefilter_ask"); err != nil {
+		t.Fatal(err)
+	}
+	return r
+}
+
+func (r *rig) apply(t testing.TB, terms ...interest.Term) {
+	t.Helper()
+	if err := r.engine.Apply(interest.Union(interest.Holder{Name: "test", Interest: interest.Interest{Terms: terms}})); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// put describes an event to the programs.
+func (r *rig) put(t testing.TB, typ uint32, open interest.OpenMask, failed bool, ino, dev uint64, names ...string) {
+	t.Helper()
+	q := prefilterQuestion{Type: typ, Open: uint32(open), Ino: ino, Dev: dev, Count: uint32(len(names))}
+	if failed {
+		q.Failed = 1
+	}
+	// What stands beside a name in memory is nobody's business.
+	for i := range q.Text {
+		for j := range q.Text[i] {
+			q.Text[i][j], q.Back[i][j] = '/', 'x'
+		}
+	}
+	for i, name := range names {
+		q.Len[i] = uint32(len(name))
+		for j := range min(len(name), len(q.Text[i])) {
+			q.Text[i][j] = int8(name[j])
+			q.Back[i][len(q.Back[i])-1-j] = int8(name[len(name)-1-j])
+		}
+	}
+	if err := r.obj.Variable("question_now").Set(q); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func (r *rig) wanted(t testing.TB) bool {
+	t.Helper()
+	if _, err := r.ask.Run(&ebpf.RunOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	var got uint32
+	if err := r.obj.Variable("wanted").Get(&got); err != nil {
+		t.Fatal(err)
+	}
+	return got != 0
+}
+
+// TestLayout: what Go writes is what the programs read.
+func TestLayout(t *testing.T) {
+	ours, theirs := reflect.TypeFor[table](), reflect.TypeFor[prefilterInterestTable]()
+	if ours.Size() != theirs.Size() {
+		t.Fatalf("%d bytes, want %d", ours.Size(), theirs.Size())
+	}
+	for i := range ours.NumField() {
+		f := ours.Field(i)
+		g, ok := theirs.FieldByNameFunc(func(s string) bool { return strings.EqualFold(s, f.Name) })
+		if f.Name != "_" && (!ok || f.Offset != g.Offset || f.Type.Size() != g.Type.Size()) {
+			t.Errorf("%s at %d", f.Name, f.Offset)
+		}
+	}
+	for name, size := range map[string]uintptr{
+		"uids": reflect.TypeFor[prefilterInterestUid]().Size(), "inodes": reflect.TypeFor[prefilterInterestInode]().Size(), "texts": reflect.TypeFor[prefilterInterestText]().Size(),
+	} {
+		got := map[string]int{"uids": 8, "inodes": 24, "texts": 8 + maxText}
+		if uintptr(got[name]) != size {
+			t.Errorf("key of %s: %d bytes, want %d", name, got[name], size)
+		}
+	}
+}
+
+// TestBPFEngine asks the kernel of random events for random interests, and
+// compares with what interests mean.
+func TestBPFEngine(t *testing.T) {
+	r := newRig(t)
+	rnd := rand.New(rand.NewPCG(7, 8))
+	yes, all, loose := 0, 0, 0
+	for set := range 150 {
+		terms := make([]interest.Term, 1+rnd.IntN(12))
+		if set%10 == 0 {
+			terms = make([]interest.Term, 300) // more than there are bits
+		}
+		for i := range terms {
+			terms[i] = someTerm(rnd)
+		}
+		r.apply(t, terms...)
+		exact := len(r.engine.Status().Widened) == 0
+		want := interest.Interest{Terms: terms}
+		for range 60 {
+			e, typ := someEvent(rnd)
+			open, failed, ino, dev, names := describe(e)
+			r.put(t, typ, open, failed, ino, dev, names...)
+			got, may := r.wanted(t), want.Match(e)
+			all++
+			if may {
+				yes++
+			}
+			switch {
+			case may && !got:
+				t.Fatalf("%+v wants %s, the kernel does not", r.engine.Status().Terms, event.AppendJSON(nil, e))
+			case got && !may && exact && short(names):
+				t.Fatalf("%+v does not want %s, the kernel does", r.engine.Status().Terms, event.AppendJSON(nil, e))
+			case got && !may:
+				loose++
+			}
+		}
+	}
+	t.Logf("%d of %d events wanted, %d let through beyond that", yes, all, loose)
+	if yes < all/20 || yes > all*19/20 {
+		t.Error("interests and events are too alike")
+	}
+}
+
+func short(names []string) bool {
+	for _, n := range names {
+		if len(n) >= maxText {
+			return false
+		}
+	}
+	return true
+}
+
+var someParts = []string{"etc", "usr", "lib", "e", "passwd", "a.conf", "x", "ssh", strings.Repeat("long", 10)}
+
+func someName(rnd *rand.Rand) string {
+	if rnd.IntN(12) == 0 {
+		return "memfd:" + someParts[rnd.IntN(len(someParts))]
+	}
+	var b strings.Builder
+	for range 1 + rnd.IntN(4) {
+		b.WriteString("/" + someParts[rnd.IntN(len(someParts))])
+	}
+	return b.String()
+}
+
+func somePath(rnd *rand.Rand) interest.Path {
+	name := someName(rnd)
+	switch op := interest.PathOp(1 + rnd.IntN(4)); op {
+	case interest.Prefix:
+		return interest.Path{Op: op, Text: name[:1+rnd.IntN(len(name))]}
+	case interest.Suffix:
+		return interest.Path{Op: op, Text: name[rnd.IntN(len(name)):]}
+	default:
+		return interest.Path{Op: op, Text: name}
+	}
+}
+
+func someTerm(rnd *rand.Rand) interest.Term {
+	t := interest.Term{Kinds: event.Kinds(event.KindOpen, event.KindFile)}
+	if rnd.IntN(3) == 0 {
+		t.Types = []string{testTypes[1+rnd.IntN(3)].Name, "rename"}
+	}
+	if rnd.IntN(4) == 0 {
+		t.Outcome = interest.Outcome(1 + rnd.IntN(2))
+	}
+	if rnd.IntN(4) == 0 {
+		t.Kinds, t.Open = event.Kinds(event.KindOpen), interest.OpenMask(1+rnd.IntN(15))
+	}
+	if rnd.IntN(4) == 0 {
+		t.UIDs = []uint32{uint32(rnd.IntN(3)), 1000}
+	}
+	if rnd.IntN(6) == 0 {
+		t.Inodes = []interest.Inode{{Dev: uint64(rnd.IntN(3)), Ino: uint64(1 + rnd.IntN(3))}}
+	}
+	if rnd.IntN(8) == 0 {
+		t.Exes = []string{"/nowhere"} // which the kernel does not judge
+	}
+	if rnd.IntN(5) != 0 {
+		for range 1 + rnd.IntN(3) {
+			t.Paths = append(t.Paths, somePath(rnd))
+		}
+	}
+	return t
+}
+
+func someEvent(rnd *rand.Rand) (*event.Event, uint32) {
+	e := &event.Event{Process: &event.Process{ExePath: "/nowhere"}}
+	res := int64(rnd.IntN(3) - 1)
+	obj := event.FileObject{Inode: uint64(rnd.IntN(4)), Dev: uint64(1 + rnd.IntN(2))}
+	typ := uint32(1 + rnd.IntN(7))
+	if typ == 4 {
+		typ = 1
+	}
+	name := testTypes[typ].Name
+	if typ < 4 {
+		m := interest.OpenMask(rnd.IntN(16))
+		e.Data = &event.Open{Type: name, RawRes: res, Res: event.Errno(max(0, -res)), FileObject: obj,
+			Read: m&1 != 0, Write: m&2 != 0, Exec: m&4 != 0, Create: m&8 != 0}
+		if rnd.IntN(10) != 0 {
+			e.Data.(*event.Open).Name = someName(rnd)
+		}
+		return e, typ
+	}
+	if typ == 7 {
+		e.Data = &event.FileClose{Type: name, RawRes: res, Res: event.Errno(max(0, -res)), FileObject: obj, Name: someName(rnd)}
+		return e, typ
+	}
+	f := &event.File{Type: name, RawRes: res, Res: event.Errno(max(0, -res)), FileObject: obj}
+	e.Data = f
+	if name == "rename" {
+		f.Source, f.Target = someName(rnd), someName(rnd)
+	} else {
+		f.Name = someName(rnd)
+	}
+	return e, typ
+}
+
+// describe is what a sensor would tell the engine of an event.
+func describe(e *event.Event) (open interest.OpenMask, failed bool, ino, dev uint64, names []string) {
+	add := func(ss ...string) {
+		for _, s := range ss {
+			if s != "" {
+				names = append(names, s)
+			}
+		}
+	}
+	switch x := e.Data.(type) {
+	case *event.Open:
+		for i, on := range []bool{x.Read, x.Write, x.Exec, x.Create} {
+			if on {
+				open |= 1 << i
+			}
+		}
+		add(x.Name)
+		return open, x.RawRes < 0, x.Inode, x.Dev, names
+	case *event.File:
+		add(x.Name, x.Source, x.Target)
+		return 0, x.RawRes < 0, x.Inode, x.Dev, names
+	case *event.FileClose:
+		add(x.Name)
+		return 0, x.RawRes < 0, x.Inode, x.Dev, names
+	}
+	panic(fmt.Sprintf("an event of kind %v", e.Data.Kind()))
+}
+
+// TestBPFEngineLimits: what is too much for the kernel is let through.
+func TestBPFEngineLimits(t *testing.T) {
+	r := newRig(t)
+	r.put(t, 1, 0, false, 5, 1, "/var/log/x")
+	if r.wanted(t) {
+		t.Error("nothing was asked for")
+	}
+	var paths []interest.Path
+	for i := range maxPaths + 1 {
+		paths = append(paths, interest.Path{Op: interest.Exact, Text: fmt.Sprintf("/a/%d", i)})
+	}
+	open := event.Kinds(event.KindOpen)
+	r.apply(t, interest.Term{Kinds: open, Paths: paths[:maxPaths/2]})
+	if st := r.engine.Status(); len(st.Widened) != 0 || r.wanted(t) {
+		t.Errorf("widened %v, or all is wanted", st.Widened)
+	}
+	r.put(t, 1, 0, false, 5, 1, "/a/77")
+	if !r.wanted(t) {
+		t.Error("one of many is not wanted")
+	}
+	r.apply(t, interest.Term{Kinds: open, Paths: paths})
+	r.put(t, 1, 0, false, 5, 1, "/var/log/x")
+	if st := r.engine.Status(); len(st.Widened) != 1 || !r.wanted(t) {
+		t.Errorf("widened %v, or what cannot be judged is kept out", st.Widened)
+	}
+	// A name longer than what is looked at, and one that differs behind that.
+	long := "/" + strings.Repeat("a", 100)
+	r.apply(t, interest.Term{Kinds: open, Paths: []interest.Path{{Op: interest.Exact, Text: long}, {Op: interest.Suffix, Text: strings.Repeat("b", 80)}}})
+	for name, want := range map[string]bool{long: true, long + "b": true, "/" + strings.Repeat("a", 50): false, "/x" + strings.Repeat("b", 80): true, "/x" + strings.Repeat("b", 60): false} {
+		r.put(t, 1, 0, false, 5, 1, name)
+		if got := r.wanted(t); got != want {
+			t.Errorf("%s: %v", name, got)
+		}
+	}
+	r.apply(t)
+	if r.wanted(t) {
+		t.Error("nothing is asked for any more")
+	}
+	if _, err := New(r.obj, make([]Type, maxTypes+1)); err == nil {
+		t.Error("more types than there is room for")
+	}
+}

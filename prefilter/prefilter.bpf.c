@@ -1,0 +1,71 @@
+//go:build ignore
+
+// SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause)
+/*
+ * Observes nothing: it asks the engine of interest.h, for its tests.
+ *
+ * Hooks: a program that the tests run; getpgid, by a tracepoint.
+ * Out:   none.
+ * State: the engine's maps; what a test asks, and is answered.
+ */
+#include "kernel.h"
+#include "interest.h"
+
+char LICENSE[] SEC("license") = "Dual BSD/GPL";
+
+#define QUESTION_TEXT 256
+
+/* An event, as a sensor would describe it. */
+struct question {
+	__u32 type, open, failed, count; /* count: how many names it has, 0 to 2 */
+	__u64 ino, dev;
+	__u32 len[2];
+	__u32 unknown, pad;
+	char text[2][QUESTION_TEXT]; /* from the beginning */
+	char back[2][QUESTION_TEXT]; /* up to the end */
+};
+
+struct question question_now;
+__u32 wanted;
+__u64 asked, passed; /* of repeated ones */
+
+static __always_inline bool judge(void)
+{
+	struct question *q = &question_now;
+	struct interest m;
+	int i;
+
+	if (!interest_begin(&m, q->type, q->open, q->failed))
+		return false;
+	if (!interest_inode(&m, q->ino, q->dev))
+		return false;
+	if (!interest_needs_name(&m))
+		return true;
+	for (i = 0; i < 2; i++) {
+		if (i < q->count)
+			interest_name(&m, q->text[i], q->back[i] + QUESTION_TEXT, q->len[i]);
+	}
+	return interest_wanted(&m);
+}
+
+SEC("raw_tracepoint/sys_enter")
+int prefilter_ask(void *ctx)
+{
+	wanted = judge();
+	return 0;
+}
+
+/* For what an answer costs: once for each getpgid. */
+SEC("tracepoint/syscalls/sys_exit_getpgid")
+int prefilter_pair(void *ctx)
+{
+	if (judge())
+		__sync_fetch_and_add(&passed, 1);
+	return 0;
+}
+
+SEC("tracepoint/syscalls/sys_exit_getpgid")
+int prefilter_empty(void *ctx)
+{
+	return 0;
+}
