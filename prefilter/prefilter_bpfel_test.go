@@ -99,20 +99,20 @@ type prefilterQuestion struct {
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
-	prefilterMapInterestHeads     = "interest_heads"
-	prefilterMapInterestInodes    = "interest_inodes"
-	prefilterMapInterestScratches = "interest_scratches"
-	prefilterMapInterestTails     = "interest_tails"
-	prefilterMapInterestUids      = "interest_uids"
-	prefilterProgPrefilterAsk     = "prefilter_ask"
-	prefilterProgPrefilterEmpty   = "prefilter_empty"
-	prefilterProgPrefilterPair    = "prefilter_pair"
-	prefilterVarAsked             = "asked"
-	prefilterVarInterestSlot      = "interest_slot"
-	prefilterVarInterestTables    = "interest_tables"
-	prefilterVarPassed            = "passed"
-	prefilterVarQuestionNow       = "question_now"
-	prefilterVarWanted            = "wanted"
+	prefilterMapInterestHeads   = "interest_heads"
+	prefilterMapInterestInodes  = "interest_inodes"
+	prefilterMapInterestNames   = "interest_names"
+	prefilterMapInterestTails   = "interest_tails"
+	prefilterMapInterestUids    = "interest_uids"
+	prefilterProgPrefilterAsk   = "prefilter_ask"
+	prefilterProgPrefilterEmpty = "prefilter_empty"
+	prefilterProgPrefilterPair  = "prefilter_pair"
+	prefilterVarAsked           = "asked"
+	prefilterVarInterestSlot    = "interest_slot"
+	prefilterVarInterestTables  = "interest_tables"
+	prefilterVarPassed          = "passed"
+	prefilterVarQuestionNow     = "question_now"
+	prefilterVarWanted          = "wanted"
 )
 
 // loadPrefilter returns the embedded CollectionSpec for prefilter.
@@ -166,11 +166,11 @@ type prefilterProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type prefilterMapSpecs struct {
-	InterestHeads     *ebpf.MapSpec `ebpf:"interest_heads"`
-	InterestInodes    *ebpf.MapSpec `ebpf:"interest_inodes"`
-	InterestScratches *ebpf.MapSpec `ebpf:"interest_scratches"`
-	InterestTails     *ebpf.MapSpec `ebpf:"interest_tails"`
-	InterestUids      *ebpf.MapSpec `ebpf:"interest_uids"`
+	InterestHeads  *ebpf.MapSpec `ebpf:"interest_heads"`
+	InterestInodes *ebpf.MapSpec `ebpf:"interest_inodes"`
+	InterestNames  *ebpf.MapSpec `ebpf:"interest_names"`
+	InterestTails  *ebpf.MapSpec `ebpf:"interest_tails"`
+	InterestUids   *ebpf.MapSpec `ebpf:"interest_uids"`
 }
 
 // prefilterVariableSpecs contains global variables before they are loaded into the kernel.
@@ -205,18 +205,18 @@ func (o *prefilterObjects) Close() error {
 //
 // It can be passed to loadPrefilterObjects or ebpf.CollectionSpec.LoadAndAssign.
 type prefilterMaps struct {
-	InterestHeads     *ebpf.Map `ebpf:"interest_heads"`
-	InterestInodes    *ebpf.Map `ebpf:"interest_inodes"`
-	InterestScratches *ebpf.Map `ebpf:"interest_scratches"`
-	InterestTails     *ebpf.Map `ebpf:"interest_tails"`
-	InterestUids      *ebpf.Map `ebpf:"interest_uids"`
+	InterestHeads  *ebpf.Map `ebpf:"interest_heads"`
+	InterestInodes *ebpf.Map `ebpf:"interest_inodes"`
+	InterestNames  *ebpf.Map `ebpf:"interest_names"`
+	InterestTails  *ebpf.Map `ebpf:"interest_tails"`
+	InterestUids   *ebpf.Map `ebpf:"interest_uids"`
 }
 
 func (m *prefilterMaps) Close() error {
 	return _PrefilterClose(
 		m.InterestHeads,
 		m.InterestInodes,
-		m.InterestScratches,
+		m.InterestNames,
 		m.InterestTails,
 		m.InterestUids,
 	)

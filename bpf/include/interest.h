@@ -123,7 +123,7 @@ struct {
 	__uint(max_entries, 1);
 	__type(key, __u32);
 	__type(value, struct interest_keys);
-} interest_scratches SEC(".maps");
+} interest_names SEC(".maps");
 
 /* Of one event: the terms that may hold, and those of them that a name satisfies. */
 struct interest {
@@ -273,7 +273,7 @@ static __always_inline void interest_name(struct interest *m, const char *head, 
 	last = &t->tails[interest_letters(len > 1 ? tail[-2] : 0, tail[-1])];
 	if (!interest_more(&m->may, first, &m->named) && !interest_more(&m->may, last, &m->named))
 		return;
-	k = bpf_map_lookup_elem(&interest_scratches, &zero);
+	k = bpf_map_lookup_elem(&interest_names, &zero);
 	if (!k)
 		return; /* never */
 	if (interest_more(&m->may, first, &m->named)) {
