@@ -166,19 +166,23 @@ type processRecord struct {
 type processRecordType uint32
 
 const (
-	processRecordTypeREC_FORK    processRecordType = 1
-	processRecordTypeREC_EXEC    processRecordType = 2
-	processRecordTypeREC_EXIT    processRecordType = 3
-	processRecordTypeREC_CRED    processRecordType = 4
-	processRecordTypeREC_NS      processRecordType = 5
-	processRecordTypeREC_TASK    processRecordType = 6
-	processRecordTypeREC_CGROUP  processRecordType = 7
-	processRecordTypeREC_TCP     processRecordType = 16
-	processRecordTypeREC_SOCK    processRecordType = 17
-	processRecordTypeREC_UDP     processRecordType = 18
-	processRecordTypeREC_UDP_END processRecordType = 19
-	processRecordTypeREC_DNS     processRecordType = 20
-	processRecordTypeREC_MAX     processRecordType = 64
+	processRecordTypeREC_FORK       processRecordType = 1
+	processRecordTypeREC_EXEC       processRecordType = 2
+	processRecordTypeREC_EXIT       processRecordType = 3
+	processRecordTypeREC_CRED       processRecordType = 4
+	processRecordTypeREC_NS         processRecordType = 5
+	processRecordTypeREC_TASK       processRecordType = 6
+	processRecordTypeREC_CGROUP     processRecordType = 7
+	processRecordTypeREC_TCP        processRecordType = 16
+	processRecordTypeREC_SOCK       processRecordType = 17
+	processRecordTypeREC_UDP        processRecordType = 18
+	processRecordTypeREC_UDP_END    processRecordType = 19
+	processRecordTypeREC_DNS        processRecordType = 20
+	processRecordTypeREC_OPEN       processRecordType = 32
+	processRecordTypeREC_FILE       processRecordType = 33
+	processRecordTypeREC_MOUNT      processRecordType = 34
+	processRecordTypeREC_FILE_CLOSE processRecordType = 35
+	processRecordTypeREC_MAX        processRecordType = 64
 )
 
 type processTaskFlags uint32

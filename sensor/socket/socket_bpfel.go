@@ -119,19 +119,23 @@ type socketRecord struct {
 type socketRecordType uint32
 
 const (
-	socketRecordTypeREC_FORK    socketRecordType = 1
-	socketRecordTypeREC_EXEC    socketRecordType = 2
-	socketRecordTypeREC_EXIT    socketRecordType = 3
-	socketRecordTypeREC_CRED    socketRecordType = 4
-	socketRecordTypeREC_NS      socketRecordType = 5
-	socketRecordTypeREC_TASK    socketRecordType = 6
-	socketRecordTypeREC_CGROUP  socketRecordType = 7
-	socketRecordTypeREC_TCP     socketRecordType = 16
-	socketRecordTypeREC_SOCK    socketRecordType = 17
-	socketRecordTypeREC_UDP     socketRecordType = 18
-	socketRecordTypeREC_UDP_END socketRecordType = 19
-	socketRecordTypeREC_DNS     socketRecordType = 20
-	socketRecordTypeREC_MAX     socketRecordType = 64
+	socketRecordTypeREC_FORK       socketRecordType = 1
+	socketRecordTypeREC_EXEC       socketRecordType = 2
+	socketRecordTypeREC_EXIT       socketRecordType = 3
+	socketRecordTypeREC_CRED       socketRecordType = 4
+	socketRecordTypeREC_NS         socketRecordType = 5
+	socketRecordTypeREC_TASK       socketRecordType = 6
+	socketRecordTypeREC_CGROUP     socketRecordType = 7
+	socketRecordTypeREC_TCP        socketRecordType = 16
+	socketRecordTypeREC_SOCK       socketRecordType = 17
+	socketRecordTypeREC_UDP        socketRecordType = 18
+	socketRecordTypeREC_UDP_END    socketRecordType = 19
+	socketRecordTypeREC_DNS        socketRecordType = 20
+	socketRecordTypeREC_OPEN       socketRecordType = 32
+	socketRecordTypeREC_FILE       socketRecordType = 33
+	socketRecordTypeREC_MOUNT      socketRecordType = 34
+	socketRecordTypeREC_FILE_CLOSE socketRecordType = 35
+	socketRecordTypeREC_MAX        socketRecordType = 64
 )
 
 type socketSockRecord struct {
