@@ -13,6 +13,7 @@ import (
 	"warren/event"
 	"warren/filter"
 	"warren/identity"
+	"warren/interest"
 	"warren/pipeline"
 )
 
@@ -153,14 +154,21 @@ func (s *self) kubernetes() *api.Kubernetes {
 }
 
 func describeSensor(s pipeline.SensorStatus) api.Sensor {
-	out := api.Sensor{Name: s.Name, Running: s.Running, Kinds: api.KindNames(s.Kinds &^ event.StateKinds), Hooks: []api.Hook{}}
+	out := api.Sensor{Name: s.Name, Running: s.Running, Kinds: api.KindNames(s.Kinds &^ event.StateKinds), Prefilter: []api.Want{}, Hooks: []api.Hook{}}
+	for _, t := range s.Want.Terms() {
+		if t.Kinds &^= event.StateKinds; t.Kinds == 0 {
+			continue
+		}
+		whole := interest.Of(t.Kinds).Terms[0]
+		out.Prefilter = append(out.Prefilter, api.Want{Events: t.String(), Whole: t.String() == whole.String(), For: append([]string{}, s.Want.HoldersOfTerm(t)...)})
+	}
 	if u := (*bpf.UnavailableError)(nil); errors.As(s.Err, &u) {
 		out.Error = u.Error() // which hook it is, and why: the sensor is known
 	} else if s.Err != nil {
 		out.Error = s.Err.Error()
 	}
 	for _, h := range s.Hooks {
-		hook := api.Hook{Name: h.Hook, Purpose: h.Purpose, Rung: h.Rung, Target: h.Target, Error: h.Err}
+		hook := api.Hook{Name: h.Hook, Purpose: h.Purpose, Rung: h.Rung, Target: h.Target, Error: h.Err, For: append([]string{}, h.For...)}
 		if c := h.Cost; c != (bpf.Cost{}) {
 			hook.Cost = &api.HookCost{Runs: c.Runs, Sampled: c.Sampled, Time: c.Time, Mean: c.Mean(), Core: h.Core}
 		}

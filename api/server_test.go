@@ -215,9 +215,9 @@ func sampleStatus() Status {
 			Packets:   []NetworkPackets{{"egress", "denied", "denied by policy", 11, 12}}, EventsLost: 13, Evicted: 14, Unflowed: 15,
 		},
 		Capabilities: []Cap{{"CAP_BPF", "x", true, true, true}},
-		Sensors: []Sensor{{"process", true, []string{"exec"}, "late", []Hook{
-			{"process.exec", "programs started", "tp_btf", "sched_process_exec", "", []Refusal{{"fentry", "lockdown refuses it"}}, &HookCost{4096, 4, 2000, 500, 0.01}},
-			{Name: "process.exit", Purpose: "ends", Error: "refused"},
+		Sensors: []Sensor{{"process", true, []string{"exec"}, "late", []Want{{"evt.kind = exec", true, []string{"tables"}}}, []Hook{
+			{"process.exec", "programs started", "tp_btf", "sched_process_exec", "", []Refusal{{"fentry", "lockdown refuses it"}}, []string{"tables"}, &HookCost{4096, 4, 2000, 500, 0.01}},
+			{Name: "process.exit", Purpose: "ends", Error: "refused", For: []string{}},
 		}}},
 		Kinds:         []Kind{{"exec", 7, 1.5}, {"exit", 3, 0}},
 		Records:       []Record{{"process.exec", "critical", 5, 4, 3, 2}, {"process.exit", "critical", 5, 4, 3, 2}},

@@ -160,7 +160,20 @@ type Sensor struct {
 	Running bool     `json:"running"`
 	Kinds   []string `json:"kinds"` // that it watches at present
 	Error   string   `json:"error,omitempty"`
-	Hooks   []Hook   `json:"hooks"`
+	// Prefilter is what the kernel lets through: events for which one of these
+	// holds, and as many others as it cannot tell from them.
+	Prefilter []Want `json:"prefilter"`
+	Hooks     []Hook `json:"hooks"`
+}
+
+// Want is something that consumers want.
+type Want struct {
+	// Events is a condition in the words of filters; path stands for each of the
+	// names that an event has.
+	Events string `json:"events"`
+	// Whole says that it asks for all events of some kinds.
+	Whole bool     `json:"whole,omitempty"`
+	For   []string `json:"for"` // names of consumers; none: they have gone, and so will this
 }
 
 // Hook says how one hook of a sensor is attached, and why not better.
@@ -171,6 +184,9 @@ type Hook struct {
 	Target  string    `json:"target,omitempty"`
 	Error   string    `json:"error,omitempty"`
 	Refused []Refusal `json:"refused,omitempty"`
+	// For are the names of the consumers that need it; none: they have gone, and so
+	// will it.
+	For []string `json:"for"`
 	// Cost is absent while no program of the hook is measured.
 	Cost *HookCost `json:"cost,omitempty"`
 }

@@ -284,8 +284,12 @@ func (r recorded) Status() api.Status {
 			{Name: "CAP_SYS_ADMIN", For: "open tracefs; given back once the sensors run", Returned: true},
 		},
 		Sensors: []api.Sensor{
-			{Name: "process", Running: true, Kinds: []string{"exec", "fork", "exit"}, Hooks: []api.Hook{
-				{Name: "process.exec", Purpose: "programs that are started", Rung: "tp_btf", Target: "sched_process_exec",
+			{Name: "process", Running: true, Kinds: []string{"exec", "fork", "exit"}, Prefilter: []api.Want{
+				{Events: "evt.kind in (exec, fork, exit)", Whole: true, For: []string{"tables"}},
+				{Events: "evt.type = setuid and user.uid = 1000", For: []string{"events", "x\x1b[31m"}},
+				{Events: "evt.type = open and path in (" + strings.Repeat("/some/where, ", 20) + "/etc)", For: []string{}},
+			}, Hooks: []api.Hook{
+				{Name: "process.exec", Purpose: "programs that are started", Rung: "tp_btf", Target: "sched_process_exec", For: []string{"tables", "x\x1b[31m"},
 					Cost: &api.HookCost{Runs: 1 << 20, Sampled: 1024, Time: 5_376_000, Mean: 5250, Core: 0.0034}},
 				{Name: "process.cred", Purpose: "changes of user and capabilities", Rung: "tracepoint", Target: "syscalls/sys_exit_setuid syscalls/sys_exit_setgid syscalls/sys_exit_capset", Refused: []api.Refusal{{Rung: "fentry", Reason: "lockdown refuses fentry"}}},
 			}},

@@ -148,7 +148,8 @@ func (v *statusView) sensors() {
 		for i, h := range s.Hooks {
 			rows[i] = v.hook(h, &why)
 		}
-		v.rows([]column{{head: "HOOK"}, {head: "ATTACHED BY"}, {head: "REFUSED"}, {head: "A RUN", right: true}, {head: "CORE", right: true}, {head: "WHAT FOR"}, {head: "WHERE", spare: 1}}, rows)
+		v.prefilter(s.Prefilter)
+		v.rows([]column{{head: "HOOK"}, {head: "ATTACHED BY"}, {head: "REFUSED"}, {head: "A RUN", right: true}, {head: "CORE", right: true}, {head: "FOR WHOM", max: 24}, {head: "WHAT FOR"}, {head: "WHERE", spare: 1}}, rows)
 	}
 	if len(why) > 0 {
 		v.heading("Why not better")
@@ -192,7 +193,37 @@ func (v *statusView) hook(h api.Hook, why *notes) []cell {
 		rung.color = yellow
 	}
 	run, core := v.cost(h.Cost)
-	return []cell{{text: v.safe(h.Name)}, rung, {text: strings.Join(refused, ", ")}, run, core, {text: v.safe(h.Purpose)}, {text: v.where(h.Target), color: dim}}
+	return []cell{{text: v.safe(h.Name)}, rung, {text: strings.Join(refused, ", ")}, run, core, v.whom(h), {text: v.safe(h.Purpose)}, {text: v.where(h.Target), color: dim}}
+}
+
+// prefilter writes what the kernel lets through, where that is less than all.
+func (v *statusView) prefilter(wants []api.Want) {
+	const most = 160 // characters of a condition that can name a hundred paths
+	for _, w := range wants {
+		if w.Whole {
+			continue
+		}
+		text := v.safe(w.Events)
+		if r := []rune(text); len(r) > most && !v.wide {
+			text = fmt.Sprintf("%s... (%d characters, all with -o wide)", string(r[:most]), len(r))
+		}
+		who := "nobody any more"
+		if len(w.For) > 0 {
+			who = v.safe(strings.Join(w.For, ", "))
+		}
+		v.line("lets through", text+v.paint(dim, ", for "+who))
+	}
+}
+
+// whom returns for whom a hook is attached.
+func (v *statusView) whom(h api.Hook) cell {
+	switch {
+	case h.Rung == "":
+		return cell{}
+	case len(h.For) == 0:
+		return cell{text: "nobody any more", color: dim}
+	}
+	return cell{text: v.safe(strings.Join(h.For, ", "))}
 }
 
 // cost returns what a run of a hook's programs takes, and which share of a CPU

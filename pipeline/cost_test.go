@@ -5,7 +5,10 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
+
 	"warren/bpf"
+	"warren/event"
 )
 
 // A hook's share of a core is what it ran lately, times what a run takes.
@@ -40,6 +43,36 @@ func TestHookCost(t *testing.T) {
 		time.Sleep(10 * time.Second)
 		if h := hook(); h.Core != 0 {
 			t.Errorf("nothing happens: %+v", h)
+		}
+		r.stop()
+		<-r.done
+	})
+}
+
+// Status says for whom a hook is attached.
+func TestHookForWhom(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		none := event.KindSet(0)
+		r := newRig(t, Config{Tables: &none}, newFakeTables(), &fakeSensor{name: "socket", kinds: event.Kinds(event.KindDNS)})
+		<-r.Ready()
+		names := func() []string {
+			t.Helper()
+			synctest.Wait()
+			return r.Status().Sensors[0].Hooks[0].For
+		}
+		a := r.subscribe(t, Options{Name: "a", Kinds: event.AllKinds})
+		b := r.subscribe(t, Options{Name: "b", Kinds: event.Kinds(event.KindDNS)})
+		r.subscribe(t, Options{Name: "c", Kinds: event.Kinds(event.KindExec)})
+		if d := cmp.Diff([]string{"a", "b"}, names()); d != "" {
+			t.Errorf("(-want +got)\n%s", d)
+		}
+		a.Close()
+		if d := cmp.Diff([]string{"b"}, names()); d != "" {
+			t.Errorf("one has gone (-want +got)\n%s", d)
+		}
+		b.Close()
+		if d := cmp.Diff([]string(nil), names()); d != "" {
+			t.Errorf("both have gone (-want +got)\n%s", d)
 		}
 		r.stop()
 		<-r.done

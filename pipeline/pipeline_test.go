@@ -131,8 +131,8 @@ func (s *fakeSensor) Stop() error {
 	return nil
 }
 
-func (s *fakeSensor) Hooks() []bpf.HookStatus {
-	return []bpf.HookStatus{{Hook: s.name + ".hook", Rung: "tp_btf"}}
+func (s *fakeSensor) Hooks() []sensor.HookStatus {
+	return []sensor.HookStatus{{HookStatus: bpf.HookStatus{Hook: s.name + ".hook", Rung: "tp_btf"}, Kinds: s.kinds}}
 }
 
 // fakeTables takes the container from the event's process and holds those in

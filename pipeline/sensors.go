@@ -30,7 +30,7 @@ type runner struct {
 	want    interest.Set  // what it was started with
 	kinds   event.KindSet // of these, what it has hooks for
 	refused event.KindSet // what this kernel, or our rights, do not allow
-	hooks   []bpf.HookStatus
+	hooks   []sensor.HookStatus
 	err     error
 	spareAt time.Time // since when it has more than is wanted; zero: it has not
 }

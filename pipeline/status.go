@@ -13,6 +13,7 @@ import (
 	"warren/bpf"
 	"warren/event"
 	"warren/interest"
+	"warren/sensor"
 )
 
 // Status is what the pipeline knows of itself at one moment.
@@ -47,6 +48,8 @@ type SensorStatus struct {
 // HookStatus describes a hook of a sensor.
 type HookStatus struct {
 	bpf.HookStatus
+	// For are the names of those who need it now; none: it is about to go.
+	For  []string
 	Cost bpf.Cost // since it was attached
 	// Core is what share of one CPU its programs take, over the last five seconds:
 	// how often they ran times what a run takes on average.
@@ -108,7 +111,7 @@ func (p *Pipeline) Status() Status {
 	var running event.KindSet
 	p.sensors.mu.Lock()
 	for _, r := range p.sensors.list {
-		st.Sensors = append(st.Sensors, SensorStatus{Name: r.sensor.Name(), Running: r.running, Started: r.started, Kinds: r.kinds, Want: r.want, Hooks: hookStatus(r.hooks), Err: r.err})
+		st.Sensors = append(st.Sensors, SensorStatus{Name: r.sensor.Name(), Running: r.running, Started: r.started, Kinds: r.kinds, Want: r.want, Hooks: hookStatus(r.hooks, r.want), Err: r.err})
 		running |= r.kinds
 	}
 	p.sensors.mu.Unlock()
@@ -137,10 +140,10 @@ func (p *Pipeline) Status() Status {
 	return st
 }
 
-func hookStatus(hooks []bpf.HookStatus) []HookStatus {
+func hookStatus(hooks []sensor.HookStatus, want interest.Set) []HookStatus {
 	out := make([]HookStatus, len(hooks))
 	for i, h := range hooks {
-		out[i].HookStatus = h
+		out[i] = HookStatus{HookStatus: h.HookStatus, For: h.Serves(want)}
 	}
 	return out
 }

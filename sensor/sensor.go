@@ -6,6 +6,7 @@ package sensor
 
 import (
 	"context"
+	"slices"
 
 	"warren/bpf"
 	"warren/event"
@@ -35,5 +36,36 @@ type Sensor interface {
 	// Stop detaches every hook. The sensor can be started again.
 	Stop() error
 	// Hooks reports how each hook is attached, and why not better.
-	Hooks() []bpf.HookStatus
+	Hooks() []HookStatus
+}
+
+// A HookStatus says how a hook is attached, and for the sake of which events.
+type HookStatus struct {
+	bpf.HookStatus
+	// Kinds are the events that are not told without it: those of Types, or all
+	// where there are none.
+	Kinds event.KindSet
+	Types []string
+}
+
+// Serves returns the names of those who hold an interest in want that needs the
+// hook.
+func (h HookStatus) Serves(want interest.Set) []string {
+	var names []string
+	for _, holder := range want.Holders() {
+		if holder.Name == "" {
+			continue // nobody's any more
+		}
+		one := interest.Union(holder)
+		for _, k := range (one.Kinds() & h.Kinds).List() {
+			needs := len(h.Types) == 0
+			for _, typ := range h.Types {
+				needs = needs || one.Wants(k, typ)
+			}
+			if needs && !slices.Contains(names, holder.Name) {
+				names = append(names, holder.Name)
+			}
+		}
+	}
+	return names
 }

@@ -158,7 +158,7 @@ func (s *Sensor) Stop() error {
 }
 
 // Hooks implements [sensor.Sensor]. Programs and hooks are the datapath's.
-func (*Sensor) Hooks() []bpf.HookStatus { return nil }
+func (*Sensor) Hooks() []sensor.HookStatus { return nil }
 
 // How full the ring was found decides when it is looked at next, as for the
 // road's own.

@@ -338,12 +338,18 @@ func (s *Sensor) Stop() error {
 }
 
 // Hooks implements [sensor.Sensor].
-func (s *Sensor) Hooks() []bpf.HookStatus {
+func (s *Sensor) Hooks() []sensor.HookStatus {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	out := make([]bpf.HookStatus, 0, len(s.order))
+	out := make([]sensor.HookStatus, 0, len(s.order))
 	for _, n := range s.order {
-		out = append(out, s.hooks[n])
+		h := sensor.HookStatus{HookStatus: s.hooks[n], Kinds: kinds}
+		for k, change := range changes {
+			if change.Name == n {
+				h.Kinds = event.Kinds(k)
+			}
+		}
+		out = append(out, h)
 	}
 	return out
 }

@@ -298,11 +298,11 @@ func (s *Sensor) Stop() error {
 }
 
 // Hooks implements [sensor.Sensor].
-func (s *Sensor) Hooks() []bpf.HookStatus {
-	var out []bpf.HookStatus
+func (s *Sensor) Hooks() []sensor.HookStatus {
+	var out []sensor.HookStatus
 	for _, h := range hooks() {
 		if st, ok := s.status[h.Name]; ok {
-			out = append(out, st)
+			out = append(out, sensor.HookStatus{HookStatus: st, Kinds: h.kinds})
 		}
 	}
 	return out
