@@ -22,6 +22,7 @@ int endpoint_from(struct __sk_buff *skb)
 	struct endpoint *ep = endpoint_at(skb->ifindex);
 	struct config *cfg = config_get();
 	struct packet p;
+	__u32 role;
 	struct place *to;
 	struct flow *f;
 	int r;
@@ -37,33 +38,41 @@ int endpoint_from(struct __sk_buff *skb)
 	if (!endpoint_has(ep, &p.src) && !(ep->flags & EP_ANY_SOURCE) &&
 	    !(p.src.bytes[0] == 0xfe && addr_local(&p.src) && addr_local(&p.dst)))
 		return packet_drop(skb, &p, REASON_SPOOFED);
+	packet_true(skb, &p);
 	to = place_known(&p.dst, config_generation(cfg));
+	p.to = to ? to->ifindex : 0;
 	f = bpf_map_lookup_elem(&flows, &p.key);
-	/* Of a flow past the stack both ends are pods; the other one may be another by now. */
-	if (f && to && !(f->flags & FLOW_STACK))
-		p.stale = to->id != f->id[!flow_role(f, &p)];
+	if (f) {
+		role = flow_role(f, &p);
+		/* Addresses are others' some day: the flow is that of the pods that it was judged for. */
+		p.stale = f->ifindex[role] != skb->ifindex ||
+			  (f->ifindex[!role] != p.to && !(f->flags & FLOW_DEFERRED && role == SERVER));
+		/* Of a flow past the stack both ends are pods; the other one may be another by now. */
+		if (to && !(f->flags & FLOW_STACK))
+			p.stale |= to->id != f->id[!role];
+	}
 	if (f && !p.stale && flow_good(f, &p, cfg)) {
 		r = flow_next(skb, &p, f, cfg);
 	} else {
 		p.from = skb->ifindex;
-		if (to) {
-			p.to = to->ifindex;
-			p.flow_flags = to->flags & PLACE_SERVICE ? FLOW_SERVICE : 0;
-		}
+		p.flow_flags = to && to->flags & PLACE_SERVICE ? FLOW_SERVICE : 0;
+		p.flow_mask = FLOW_SERVICE;
 		r = flow_other(skb, &p);
 		if (r < 0)
 			return TC_ACT_SHOT;
 	}
 	count_passed(&p, false, r);
-	if (!to)
-		return TC_ACT_UNSPEC;
-	if (r & FLOW_STACK) {
-		/* It may come out of the stack as another, to a backend: then the mark says whose it is. */
-		if (to->flags & (PLACE_SERVICE | PLACE_HOST) && cfg->mode != MODE_CHAINED)
+	if (!to || r & FLOW_STACK) {
+		/*
+		 * It may come out of the stack as another, to a backend: then the mark says whose it is. An answer
+		 * was judged with its question, whatever it is translated to.
+		 */
+		if (cfg->mode != MODE_CHAINED && !(r & FLOW_ANSWER) &&
+		    (to ? to->flags & (PLACE_SERVICE | PLACE_HOST) : addr_near(&p.dst)))
 			mark_set(skb, ep->number);
 		return TC_ACT_UNSPEC;
 	}
-	if (!to->ifindex)
+	if (!p.to)
 		return forward_node(skb, &p, to, ep, cfg);
 	count_passed(&p, true, r);
 	return forward_pod(skb, &p, to);
@@ -78,15 +87,14 @@ int endpoint_from(struct __sk_buff *skb)
 __noinline int answer_judge(struct __sk_buff *skb, struct packet *p)
 {
 	struct bpf_sock *sk = skb->sk;
-	struct question q = {};
 	struct config *cfg;
-	struct endpoint *ep;
 	struct flow_key key;
 	struct place *host;
 	struct addr server;
-	__u32 generation, slot, ip4, ip6[4];
+	__u32 generation, ip4, ip6[4];
 	struct flow *f;
-	__u8 verdict;
+	__u8 before;
+	int flags;
 
 	if (!p || !sk || (sk->family != AF_INET && sk->family != AF_INET6))
 		return 0;
@@ -95,11 +103,6 @@ __noinline int answer_judge(struct __sk_buff *skb, struct packet *p)
 	f = bpf_map_lookup_elem(&flows, &key);
 	if (!cfg || !f)
 		return 0;
-	ep = endpoint_at(f->ifindex[CLIENT]);
-	if (!ep)
-		return 0;
-	generation = config_generation(cfg);
-	slot = generation & 1;
 	/* A socket that is bound to no address answers from the node's. */
 	if (!p->v6) {
 		ip4 = sk->src_ip4;
@@ -115,38 +118,47 @@ __noinline int answer_judge(struct __sk_buff *skb, struct packet *p)
 		if (ip6[0] || ip6[3])
 			addr_set6(&server, (const __u8 *)ip6);
 	}
-	host = place_find(&server, slot);
+	generation = config_generation(cfg);
+	host = place_find(&server, generation);
 	if (!host || !(host->flags & PLACE_HOST))
 		return 0;
-	q.peer = host->id;
-	q.port = bpf_htons(sk->src_port);
-	q.proto = key.proto;
-	verdict = verdict_at(ep, &q, slot, EGRESS);
-	f->id[SERVER] = q.peer;
-	f->rule[EGRESS] = q.rule;
-	f->verdict[EGRESS] = verdict;
-	if (verdict == VERDICT_AUDIT)
-		f->flags |= FLOW_AUDITED;
-	if (verdict == VERDICT_DENY) {
-		f->flags |= FLOW_DENIED;
+	before = flow_now(f) >> WORD_FLAGS;
+	flags = service_judge(f, generation, host->id, bpf_htons(sk->src_port), key.proto);
+	if (flags & FLOW_DENIED && !(before & FLOW_DENIED)) {
 		f->reason = REASON_POLICY_DENIED;
-	}
-	/* Last, as flow_judge does. */
-	barrier();
-	f->generation = generation;
-	if (verdict == VERDICT_DENY)
 		flow_tell(skb, p, f, EVENT_DROP);
+	}
 	return 0;
+}
+
+/*
+ * Whether the packet of a flow's client was sent by another one than the flow was judged
+ * for: a pod whose address was translated is known by its mark, and one whose address was
+ * not by that.
+ */
+static __always_inline bool sender_changed(const struct flow *f, const struct packet *p, __u32 number,
+					   const struct config *cfg)
+{
+	struct place *from;
+
+	if (!!(f->flags & FLOW_OUTSIDE) != (number == NUMBER_OUTSIDE))
+		return true;
+	if (number && number != NUMBER_OUTSIDE)
+		return number_sender(number) != f->ifindex[CLIENT] || !(f->flags & (FLOW_DEFERRED | FLOW_STACK));
+	if (!(f->flags & FLOW_DEFERRED))
+		return false;
+	from = place_known(&p->src, config_generation(cfg));
+	return (from && from->flags & PLACE_POD ? from->ifindex : 0) != f->ifindex[CLIENT];
 }
 
 SEC("tc")
 int endpoint_to(struct __sk_buff *skb)
 {
 	struct config *cfg = config_get();
+	__u32 role, number;
 	struct packet p;
 	struct place *from;
 	struct flow *f;
-	__u32 role;
 	int r;
 
 	r = packet_read(skb, &p, HOOK_ENDPOINT_TO);
@@ -156,31 +168,45 @@ int endpoint_to(struct __sk_buff *skb)
 		return packet_drop(skb, &p, REASON_NO_ENDPOINT);
 	if (r)
 		return packet_drop(skb, &p, r);
+	packet_true(skb, &p);
+	number = mark_number(skb, cfg);
 	f = bpf_map_lookup_elem(&flows, &p.key);
 	if (f) {
 		role = flow_role(f, &p);
-		/* A pod here sent it, so endpoint_from has judged and counted it, unless the stack has made it another.
-		 */
-		if (f->ifindex[role] && !(f->flags & FLOW_DEFERRED && role == CLIENT) && !(f->flags & FLOW_DENIED)) {
-			count_passed(&p, true, f->flags);
-			return TC_ACT_UNSPEC;
-		}
 		if (f->flags & FLOW_SERVICE && role == SERVER && skb->sk &&
 		    (!f->verdict[EGRESS] || f->generation != cfg->generation))
 			answer_judge(skb, &p);
+		p.stale = f->ifindex[!role] != skb->ifindex || (role == CLIENT && sender_changed(f, &p, number, cfg));
+		/*
+		 * A pod here sent it, so endpoint_from has judged and counted it, unless the stack has made it
+		 * another.
+		 */
+		if (!p.stale && f->ifindex[role] && !(f->flags & FLOW_DEFERRED && role == CLIENT)) {
+			p.flags |= PACKET_COUNTED;
+			if (flow_good(f, &p, cfg)) {
+				count_passed(&p, true, f->flags);
+				return TC_ACT_UNSPEC;
+			}
+		}
 	}
-	if (f && flow_good(f, &p, cfg)) {
+	if (f && !p.stale && flow_good(f, &p, cfg)) {
 		r = flow_next(skb, &p, f, cfg);
 	} else {
-		p.flow_flags = FLOW_STACK;
 		p.to = skb->ifindex;
 		from = place_known(&p.src, config_generation(cfg));
 		if (from && from->flags & PLACE_POD)
 			p.from = from->ifindex;
-		else if (cfg->mode != MODE_CHAINED)
-			p.from = mark_sender(skb); /* translated to the node's address */
+		else if (number != NUMBER_OUTSIDE)
+			p.from = number_sender(number); /* translated to the node's address */
+		if (p.from && number == NUMBER_OUTSIDE)
+			return packet_drop(skb, &p, REASON_SPOOFED);
+		p.flow_flags = FLOW_STACK;
+		if (number == NUMBER_OUTSIDE)
+			p.flow_flags |= FLOW_OUTSIDE;
 		if (p.from)
 			p.flow_flags |= FLOW_DEFERRED;
+		if (!(p.flags & PACKET_COUNTED))
+			p.flow_mask = FLOW_STACK | FLOW_DEFERRED | FLOW_OUTSIDE;
 		r = flow_other(skb, &p);
 		if (r < 0)
 			return TC_ACT_SHOT;

@@ -16,24 +16,26 @@ import (
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
-	hostMapAddresses  = "addresses"
-	hostMapCounters   = "counters"
-	hostMapEndpoints  = "endpoints"
-	hostMapEvents     = "events"
-	hostMapFlows      = "flows"
-	hostMapFragments  = "fragments"
-	hostMapNetworks   = "networks"
-	hostMapNumbers    = "numbers"
-	hostMapQuotas     = "quotas"
-	hostMapScratch    = "scratch"
-	hostMapSets       = "sets"
-	hostMapSettings   = "settings"
-	hostMapSweeper    = "sweeper"
-	hostMapSweeps     = "sweeps"
-	hostMapVerdicts   = "verdicts"
-	hostProgHostFrom  = "host_from"
-	hostProgHostTo    = "host_to"
-	hostVarSweepEvery = "sweep_every"
+	hostMapAddresses     = "addresses"
+	hostMapCounters      = "counters"
+	hostMapEndpoints     = "endpoints"
+	hostMapEvents        = "events"
+	hostMapFlows         = "flows"
+	hostMapFragments     = "fragments"
+	hostMapNetworks      = "networks"
+	hostMapNumbers       = "numbers"
+	hostMapQuotas        = "quotas"
+	hostMapScratch       = "scratch"
+	hostMapSets          = "sets"
+	hostMapSettings      = "settings"
+	hostMapSweeper       = "sweeper"
+	hostMapSweeps        = "sweeps"
+	hostMapVerdicts      = "verdicts"
+	hostProgHostFrom     = "host_from"
+	hostProgHostFromBare = "host_from_bare"
+	hostProgHostTo       = "host_to"
+	hostProgHostToBare   = "host_to_bare"
+	hostVarSweepEvery    = "sweep_every"
 )
 
 // loadHost returns the embedded CollectionSpec for host.
@@ -78,8 +80,10 @@ type hostSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type hostProgramSpecs struct {
-	HostFrom *ebpf.ProgramSpec `ebpf:"host_from"`
-	HostTo   *ebpf.ProgramSpec `ebpf:"host_to"`
+	HostFrom     *ebpf.ProgramSpec `ebpf:"host_from"`
+	HostFromBare *ebpf.ProgramSpec `ebpf:"host_from_bare"`
+	HostTo       *ebpf.ProgramSpec `ebpf:"host_to"`
+	HostToBare   *ebpf.ProgramSpec `ebpf:"host_to_bare"`
 }
 
 // hostMapSpecs contains maps before they are loaded into the kernel.
@@ -178,14 +182,18 @@ type hostVariables struct {
 //
 // It can be passed to loadHostObjects or ebpf.CollectionSpec.LoadAndAssign.
 type hostPrograms struct {
-	HostFrom *ebpf.Program `ebpf:"host_from"`
-	HostTo   *ebpf.Program `ebpf:"host_to"`
+	HostFrom     *ebpf.Program `ebpf:"host_from"`
+	HostFromBare *ebpf.Program `ebpf:"host_from_bare"`
+	HostTo       *ebpf.Program `ebpf:"host_to"`
+	HostToBare   *ebpf.Program `ebpf:"host_to_bare"`
 }
 
 func (p *hostPrograms) Close() error {
 	return _HostClose(
 		p.HostFrom,
+		p.HostFromBare,
 		p.HostTo,
+		p.HostToBare,
 	)
 }
 

@@ -6,6 +6,7 @@ import (
 	"maps"
 	"math/rand/v2"
 	"net/netip"
+	"slices"
 	"testing"
 	"unsafe"
 
@@ -227,12 +228,17 @@ func (w *enforcer) enforce(world *netpol.World, p *netpol.Program) {
 		}
 		w.put(w.Sets, uint32(id), s)
 	}
-	for pod, device := range local {
+	for _, pod := range world.Pods {
+		device, here := local[pod.UID]
+		if !here {
+			continue
+		}
 		var ep stateEndpoint
 		if err := w.Endpoints.Lookup(w.devices[device], &ep); err != nil {
 			w.Fatal(err)
 		}
-		ep.Set[slot] = uint32(p.SetOf[pod])
+		ep.Ip4, ep.Ip6 = stateAddr{Bytes: pod.Addrs[0].As16()}, stateAddr{Bytes: pod.Addrs[1].As16()}
+		ep.Set[slot] = uint32(p.SetOf[pod.UID])
 		w.put(w.Endpoints, w.devices[device], ep)
 	}
 	w.flip()
@@ -267,11 +273,46 @@ func (q question) bytes() transport {
 	return sctp(q.sport, q.packet.Port)
 }
 
-// TestBPFNetpol holds the kernel against the specification: policies, packets and
-// changes of policy at random, as netpol compiles them and as it evaluates them.
+// move has some pods give their addresses to each other, here and elsewhere, while
+// others go on sending to these.
+func (r policyChance) move(world *netpol.World) *netpol.World {
+	next := *world
+	next.Pods = slices.Clone(world.Pods)
+	for range r.IntN(4) {
+		// Pods here are the first three.
+		i, j := r.IntN(3), r.IntN(len(next.Pods))
+		one, other := *next.Pods[i], *next.Pods[j]
+		one.Addrs, other.Addrs = other.Addrs, one.Addrs
+		if i != j {
+			next.Pods[i], next.Pods[j] = &one, &other
+		}
+	}
+	return &next
+}
+
+// devicesOf says behind which devices addresses are.
+func devicesOf(world *netpol.World) map[string]string {
+	devices := make(map[string]string)
+	for _, pod := range world.Pods {
+		if pod.Node == "here" {
+			for _, a := range pod.Addrs {
+				devices[a.String()] = pod.UID
+			}
+		}
+	}
+	return devices
+}
+
+// isPodAt says whether an address is that of a pod.
+func isPodAt(world *netpol.World, addr string) bool {
+	return slices.ContainsFunc(world.Pods, func(p *cluster.Pod) bool { return slices.Contains(p.Addrs, netip.MustParseAddr(addr)) })
+}
+
+// TestBPFNetpol holds the kernel against the specification: policies, packets,
+// changes of policy and of who has which address at random, as netpol compiles
+// them and as it evaluates them.
 func TestBPFNetpol(t *testing.T) {
 	all := newPacketWorld(t)
-	devices := map[string]string{podA4: "a", podA6: "a", podB4: "b", podB6: "b", podD4: "d", podD6: "d"}
 	for seed := range uint64(24) {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
 			w := &enforcer{packetWorld: all.again(t), networks: map[netip.Prefix][2]uint32{}}
@@ -280,12 +321,9 @@ func TestBPFNetpol(t *testing.T) {
 			r := policyChance{rand.New(rand.NewPCG(seed, 1))}
 			c := netpol.NewCompiler()
 			var questions []question
-			for len(questions) < 250 {
+			for len(questions) < 350 {
 				six := r.one(3)
 				src, dst := r.addr(six), r.addr(six)
-				if devices[src] == "" && devices[dst] == "" {
-					continue
-				}
 				questions = append(questions, question{
 					packet: netpol.Packet{Src: netip.MustParseAddr(src), Dst: netip.MustParseAddr(dst),
 						Protocol: choose[uint8](r, protoTCP, protoUDP, protoSCTP), Port: choose(r, 53, 80, 443, uint16(1+r.IntN(65535)))},
@@ -299,17 +337,24 @@ func TestBPFNetpol(t *testing.T) {
 					t.Fatal(err)
 				}
 				w.enforce(world, p)
-				indexed := world.Index()
+				indexed, devices := world.Index(), devicesOf(world)
 				err = w.ns.Do(func() error {
 					for _, q := range questions {
-						program, device := w.pod.EndpointFrom, devices[q.src]
-						if device == "" {
-							program, device = w.pod.EndpointTo, devices[q.dst]
-							if addr := addrOf(q.src).Bytes; addr[14] == 9 || addr[3] == 9 { // a pod elsewhere
-								program, device = w.node.HostFrom, "uplink"
-							}
+						if devices[q.src] == "" && devices[q.dst] == "" {
+							continue
 						}
-						verdict, _, err := newMeter(program, w.devices[device]).run(ether(ip(q.src, q.dst, q.bytes())))
+						program, device := w.pod.EndpointFrom, devices[q.src]
+						elsewhere := device == "" && isPodAt(world, q.src)
+						if elsewhere {
+							program, device = w.node.HostFrom, "uplink"
+						} else if device == "" {
+							program, device = w.pod.EndpointTo, devices[q.dst]
+						}
+						packet := ether(ip(q.src, q.dst, q.bytes()))
+						verdict, _, err := newMeter(program, w.devices[device]).run(packet)
+						if err == nil && elsewhere && verdict == toStack {
+							verdict, _, err = newMeter(w.pod.EndpointTo, w.devices[devices[q.dst]]).run(packet)
+						}
 						if err != nil {
 							return err
 						}
@@ -323,9 +368,8 @@ func TestBPFNetpol(t *testing.T) {
 				if t.Failed() {
 					return
 				}
-				next := *world
-				next.Policies = r.policies()
-				world = &next
+				world = r.move(world)
+				world.Policies = r.policies()
 			}
 		})
 	}

@@ -194,18 +194,24 @@ func TestBPFTagged(t *testing.T) {
 	}
 }
 
-// TestBPFEchoKey: an echo and its answer are one flow, by their identifier.
+// TestBPFEchoKey: an echo and its answer are one flow, by the identifier of who asks;
+// a question of the other end is another, and wants a policy of its own.
 func TestBPFEchoKey(t *testing.T) {
 	w := newPacketWorld(t)
+	w.isolate(setA)
+	w.rule(testRule{set: setA, peer: idB, tier: 1, order: order(1, allow), rule: 7})
 	w.want("echo", w.from("a", ether(ip(podA4, podB4, icmp(8, 0, 77)))), toRedirect)
 	w.want("answer", w.from("b", ether(ip(podB4, podA4, icmp(0, 0, 77)))), toRedirect)
 	w.want("echo, IPv6", w.from("a", ether(ip(podA6, podB6, icmp6(128, 0, 77)))), toRedirect)
 	w.want("answer, IPv6", w.from("b", ether(ip(podB6, podA6, icmp6(129, 0, 77)))), toRedirect)
-	for _, f := range []stateFlow{w.flow(podA4, podB4, 77, 77, protoICMP), w.flow(podA6, podB6, 77, 77, protoICMPv6)} {
+	for _, f := range []stateFlow{w.flow(podA4, podB4, 77, 0, protoICMP), w.flow(podA6, podB6, 77, 0, protoICMPv6)} {
 		if f.Packets != [2]uint64{1, 1} || f.IcmpType != 8 && f.IcmpType != 128 {
 			t.Errorf("flow of an echo: %+v", f)
 		}
 	}
+	w.want("question of the other end", w.from("b", ether(ip(podB4, podA4, icmp(8, 0, 77)))), toDrop)
+	w.want("question of the other end, IPv6", w.from("b", ether(ip(podB6, podA6, icmp6(128, 0, 77)))), toDrop)
+	w.want("timestamp of the other end", w.from("b", ether(ip(podB4, podA4, icmp(13, 0, 77)))), toDrop)
 	var e [2]byte
 	binary.BigEndian.PutUint16(e[:], 77)
 	if binary.NativeEndian.Uint16(e[:]) != networkOrder(77) {

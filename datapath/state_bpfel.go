@@ -119,14 +119,14 @@ type stateFlow struct {
 	Told       uint64
 	Stamp      uint64
 	Generation uint32
+	Verdict    [2]uint8
+	Flags      uint8
+	Reversed   uint8
 	Rule       [2]uint32
 	Id         [2]uint32
 	Ifindex    [2]uint32
-	Verdict    [2]uint8
 	TcpFlags   [2]uint8
-	Reversed   uint8
 	State      uint8
-	Flags      uint8
 	Reason     uint8
 	IcmpType   uint8
 	IcmpCode   uint8
@@ -160,6 +160,7 @@ const (
 	stateFlowFlagsFLOW_OPENED   stateFlowFlags = 8
 	stateFlowFlagsFLOW_DENIED   stateFlowFlags = 16
 	stateFlowFlagsFLOW_AUDITED  stateFlowFlags = 32
+	stateFlowFlagsFLOW_OUTSIDE  stateFlowFlags = 64
 )
 
 type stateFlowKey struct {

@@ -36,6 +36,11 @@ enum {
 /* How long a flow waits for the next look at it, ns. Tests make it shorter. */
 const volatile __u64 sweep_every = 5ULL * SECOND;
 
+/* What flow_open and flow_next return besides flags: the server sent the packet. */
+enum {
+	FLOW_ANSWER = 1 << 8,
+};
+
 enum {
 	SWEEP_BATCH = 4096, /* flows at once: less than a millisecond */
 	SWEEP_TICKS = 5,    /* while a flow waits */
@@ -66,12 +71,18 @@ static __always_inline __u64 flow_timeout(const struct flow *f, __u8 proto)
 	return (__u64)seconds * SECOND;
 }
 
+/* Global for who asks: it wants registers, and is called for few packets. */
+__noinline int flow_silent(const struct flow *f, __u32 proto, __u64 idle)
+{
+	return f && idle >= flow_timeout(f, proto);
+}
+
 /* Whether a flow is over because nothing has come for so long. No timeout is shorter than that of closed ones. */
 static __always_inline bool flow_expired(const struct flow *f, __u8 proto, __u64 now)
 {
 	__s64 idle = now - f->seen; /* another CPU may be ahead */
 
-	return idle >= (__s64)TIMEOUT_TCP_CLOSED * SECOND && idle >= (__s64)flow_timeout(f, proto);
+	return idle >= (__s64)TIMEOUT_TCP_CLOSED * SECOND && flow_silent(f, proto, idle);
 }
 
 /* ---- the end of flows ---- */
@@ -281,45 +292,108 @@ static __always_inline int flow_dropped(struct __sk_buff *skb, struct packet *p,
 	return -REASON_POLICY_DENIED;
 }
 
+/* What every new flow begins with; it is judged next. */
+static __always_inline void flow_begin(struct flow *f, const struct packet *p, __u64 now)
+{
+	__builtin_memset(f, 0, sizeof(*f));
+	f->began = f->seen = f->told = now;
+	f->reversed = p->swapped;
+	f->ifindex[CLIENT] = p->from;
+	f->ifindex[SERVER] = p->to;
+	f->flags = p->flow_flags;
+	f->icmp_type = p->icmp_type;
+	f->icmp_code = p->icmp_code;
+}
+
 /*
- * Begins a flow, or judges one again. Returns its flags, or minus the reason for
- * which the packet was dropped; it is counted and told either way.
+ * What a packet tells of a flow that is older than it: which pods here are its ends by
+ * now, and which way it comes.
+ */
+static __always_inline void flow_ends(struct flow *f, const struct packet *p, __u32 role, const struct config *cfg)
+{
+	__u32 client = role == CLIENT ? p->from : p->to, server = role == CLIENT ? p->to : p->from;
+	__u8 flags = f->flags, mask = role == CLIENT ? p->flow_mask : 0;
+	__u64 was;
+
+	flags = (flags & ~mask) | (p->flow_flags & mask);
+	/* An answer is for the address that the client was given by the stack: that does not tell whose it is. */
+	if (role == SERVER && flags & FLOW_DEFERRED && !client)
+		client = f->ifindex[CLIENT];
+	if (flags & FLOW_SERVICE)
+		server = 0;
+	if (client == f->ifindex[CLIENT] && server == f->ifindex[SERVER] && flags == f->flags)
+		return;
+	flow_unjudge(f, cfg);
+	f->ifindex[CLIENT] = client;
+	f->ifindex[SERVER] = server;
+	was = flow_now(f);
+	__sync_val_compare_and_swap(flow_word(f), was,
+				    (was & ~((__u64)mask << WORD_FLAGS)) | (__u64)(p->flow_flags & mask) << WORD_FLAGS);
+}
+
+/* What is to be told of a flow, besides its flags. */
+enum {
+	ACCOUNT_NEW = 1 << 9,
+	ACCOUNT_CHANGED = 1 << 10,
+};
+
+/* Counts and tells a packet of a flow with flags. Returns what flow_open does. Global for its stack. */
+__noinline int flow_account(struct __sk_buff *skb, struct packet *p, struct flow *f, __u32 flags)
+{
+	struct config *cfg = config_get();
+	__u64 now = coarse_now();
+	bool tell;
+	__u32 role;
+
+	if (!p || !f || !cfg)
+		return -REASON_NO_ENDPOINT;
+	tell = flags & ACCOUNT_CHANGED;
+	role = flow_role(f, p);
+	if (flags & FLOW_DENIED)
+		return flow_dropped(skb, p, f, flags & (ACCOUNT_NEW | ACCOUNT_CHANGED), now, cfg);
+	if (!(flags & FLOW_OPENED))
+		__sync_fetch_and_or(flow_word(f), (__u64)FLOW_OPENED << WORD_FLAGS);
+	tell |= flow_track(f, p, role);
+	if (!(p->flags & PACKET_COUNTED))
+		flow_count(f, p, role, now);
+	if (flags & ACCOUNT_NEW)
+		flow_tell(skb, p, f, EVENT_NEW);
+	else if (tell)
+		flow_tell(skb, p, f, EVENT_UPDATE);
+	return (flags & 0xff) | (role == SERVER ? FLOW_ANSWER : 0);
+}
+
+/*
+ * Begins a flow, or judges one again. Returns its flags, with FLOW_ANSWER, or minus the
+ * reason for which the packet was dropped; it is counted and told either way.
  */
 __noinline int flow_open(struct __sk_buff *skb, struct packet *p)
 {
-	bool new = false, tell = false, over;
 	struct flow_scratch *scratched;
 	struct flow *fresh, *f;
 	struct config *cfg = config_get();
-	__u64 now = coarse_now();
+	bool new = false, over;
 	struct flow_key key;
-	__u32 role, zero = 0;
-	__u16 before, after;
-	__u64 stamp;
+	__u64 stamp, was;
+	__u32 zero = 0;
+	int flags;
 
 	if (!p || !cfg)
 		return -REASON_NO_ENDPOINT;
 	key = p->key;
 	f = bpf_map_lookup_elem(&flows, &key);
-	over = f && flow_over(f, p, now);
+	over = f && flow_over(f, p, coarse_now());
 	if (!f || over) {
 		scratched = bpf_map_lookup_elem(&scratch, &zero);
 		if (!scratched)
 			return -REASON_NO_ENDPOINT;
 		fresh = &scratched->flow;
-		__builtin_memset(fresh, 0, sizeof(*fresh));
-		fresh->began = fresh->seen = fresh->told = now;
-		fresh->reversed = p->swapped;
-		fresh->ifindex[CLIENT] = p->from;
-		fresh->ifindex[SERVER] = p->to;
-		fresh->flags = p->flow_flags;
-		fresh->icmp_type = p->icmp_type;
-		fresh->icmp_code = p->icmp_code;
-		flow_judge(&key, fresh, true);
+		flow_begin(fresh, p, coarse_now());
+		flags = flow_judge(&key, fresh);
 		if (over) {
 			/* Two ends that are both denied do not take turns at it, which would be told each time. */
-			if (f->flags & FLOW_DENIED && fresh->flags & FLOW_DENIED && !flow_expired(f, key.proto, now))
-				return flow_dropped(skb, p, f, false, now, cfg);
+			if (f->flags & FLOW_DENIED && flags & FLOW_DENIED && !flow_expired(f, key.proto, fresh->began))
+				return flow_dropped(skb, p, f, false, fresh->began, cfg);
 			/* Its place in the queue is the next one's. Where another CPU was faster there is that one. */
 			stamp = flow_claim(f);
 			if (stamp) {
@@ -334,7 +408,7 @@ __noinline int flow_open(struct __sk_buff *skb, struct packet *p)
 			stamp = ++scratched->stamps << 16 | (bpf_get_smp_processor_id() & 0xffff);
 			fresh->stamp = stamp;
 			new = !bpf_map_update_elem(&flows, &key, fresh, BPF_NOEXIST);
-			if (new && !sweep_later(&key, stamp, now)) {
+			if (new && !sweep_later(&key, stamp, fresh->began)) {
 				bpf_map_delete_elem(&flows, &key);
 				new = false;
 			}
@@ -344,40 +418,36 @@ __noinline int flow_open(struct __sk_buff *skb, struct packet *p)
 		f = bpf_map_lookup_elem(&flows, &key);
 		if (!f) {
 			count(COUNT_UNFLOWED, p->packets, p->bytes);
-			return fresh->flags & FLOW_DENIED ? -REASON_POLICY_DENIED : fresh->flags;
+			return flags & FLOW_DENIED ? -REASON_POLICY_DENIED : flags;
 		}
-	} else if (p->stale || f->generation != cfg->generation) {
-		before = (__u16)f->verdict[EGRESS] << 8 | f->verdict[INGRESS];
-		flow_judge(&key, f, false);
-		after = (__u16)f->verdict[EGRESS] << 8 | f->verdict[INGRESS];
-		tell = before != after;
+		if (new)
+			return flow_account(skb, p, f, flags | ACCOUNT_NEW);
 	}
-	role = flow_role(f, p);
-	if (f->flags & FLOW_DENIED)
-		return flow_dropped(skb, p, f, new || tell, now, cfg);
-	f->flags |= FLOW_OPENED;
-	tell |= flow_track(f, p, role);
-	flow_count(f, p, role, now);
-	if (new)
-		flow_tell(skb, p, f, EVENT_NEW);
-	else if (tell)
-		flow_tell(skb, p, f, EVENT_UPDATE);
-	return f->flags;
+	was = flow_now(f);
+	flags = was >> WORD_FLAGS & 0xff;
+	if (p->stale || (__u32)was != cfg->generation) {
+		flow_ends(f, p, flow_role(f, p), cfg);
+		flags = flow_judge(&key, f);
+		if ((__u16)(was >> WORD_VERDICT) != (__u16)(flow_now(f) >> WORD_VERDICT))
+			flags |= ACCOUNT_CHANGED;
+	}
+	return flow_account(skb, p, f, flags);
 }
 
 /* Whether a flow's verdict still holds, so that this packet of it may go. */
-static __always_inline bool flow_good(const struct flow *f, struct packet *p, const struct config *cfg)
+static __always_inline bool flow_good(const struct flow *f, const struct packet *p, const struct config *cfg)
 {
-	p->now = coarse_now();
-	return f->generation == cfg->generation && !(f->flags & FLOW_DENIED) &&
-	       !(f->state == STATE_CLOSED && packet_begins(p)) && !flow_expired(f, p->key.proto, p->now);
+	__u64 now = flow_now(f);
+
+	return (__u32)now == cfg->generation && !(now >> WORD_FLAGS & FLOW_DENIED) &&
+	       !(f->state == STATE_CLOSED && packet_begins(p)) && !flow_expired(f, p->key.proto, coarse_now());
 }
 
-/* Counts a packet of a flow that flow_good holds for, and tells what it changes. */
+/* Counts a packet of a flow that flow_good holds for, and tells what it changes. Returns what flow_open does. */
 static __always_inline int flow_next(struct __sk_buff *skb, struct packet *p, struct flow *f, const struct config *cfg)
 {
 	__u32 role = flow_role(f, p);
-	__u64 now = p->now;
+	__u64 now = coarse_now();
 	bool tell = false;
 
 	flow_count(f, p, role, now);
@@ -385,7 +455,7 @@ static __always_inline int flow_next(struct __sk_buff *skb, struct packet *p, st
 		tell = flow_track(f, p, role);
 	if (tell || (cfg->flow_interval && now - f->told >= (__u64)cfg->flow_interval * SECOND))
 		flow_tell(skb, p, f, EVENT_UPDATE);
-	return f->flags;
+	return f->flags | (role == SERVER ? FLOW_ANSWER : 0);
 }
 
 /*
@@ -402,10 +472,13 @@ __noinline int error_flow(struct __sk_buff *skb, struct packet *p)
 	struct flow_key key;
 	struct chain c = {};
 	__be16 ports[2] = {};
+	struct config *cfg = config_get();
 	struct flow *f;
 	struct icmp_header icmp;
+	__u32 role;
+	bool swapped;
 
-	if (!p)
+	if (!p || !cfg)
 		return -1;
 	if (p->v6) {
 		if (bpf_skb_load_bytes(skb, p->quote, &ip6, sizeof(ip6)) || ip6.version_class >> 4 != 6)
@@ -433,16 +506,23 @@ __noinline int error_flow(struct __sk_buff *skb, struct packet *p)
 	if (t.proto == IPPROTO_ICMP || t.proto == IPPROTO_ICMPV6) {
 		if (bpf_skb_load_bytes(skb, t.off, &icmp, sizeof(icmp)))
 			return -1;
-		if (icmp.type == (t.proto == IPPROTO_ICMP ? ICMP4_ECHO : ICMP6_ECHO) ||
-		    icmp.type == (t.proto == IPPROTO_ICMP ? ICMP4_ECHO_REPLY : ICMP6_ECHO_REPLY))
-			ports[0] = ports[1] = icmp.id;
+		echo_ports(t.proto, &icmp, &ports[0], &ports[1]);
 	} else if (t.proto == IPPROTO_TCP || t.proto == IPPROTO_UDP || t.proto == IPPROTO_SCTP) {
 		if (bpf_skb_load_bytes(skb, t.off, ports, sizeof(ports)))
 			return -1;
 	}
-	key_set(&key, &src, &dst, ports[0], ports[1], t.proto);
+	swapped = key_set(&key, &src, &dst, ports[0], ports[1], t.proto);
 	f = bpf_map_lookup_elem(&flows, &key);
-	if (!f || f->flags & FLOW_DENIED || flow_expired(f, key.proto, coarse_now()))
+	if (!f || flow_expired(f, key.proto, coarse_now()))
+		return -1;
+	/* Both ends must be whom the flow was judged for, as far as this packet tells. */
+	role = swapped == f->reversed ? CLIENT : SERVER; /* of who gets the error */
+	if (p->hook == HOOK_ENDPOINT_FROM && f->ifindex[!role] != p->from)
+		return -1;
+	if (f->ifindex[role] != p->to && !(f->flags & FLOW_DEFERRED && role == CLIENT))
+		return -1;
+	/* Who has sent what it is about has had it judged by what is in force, or will at once. */
+	if (f->generation != cfg->generation || f->flags & FLOW_DENIED)
 		return -1;
 	return f->flags;
 }

@@ -26,10 +26,15 @@ static __always_inline void mark_set(struct __sk_buff *skb, __u32 number)
 	skb->mark = mark;
 }
 
-/* The pod that the mark names: its interface, or 0. */
-static __always_inline __u32 mark_sender(struct __sk_buff *skb)
+/* What the mark says of where a packet has come into the stack: a pod's number, NUMBER_OUTSIDE, or 0. */
+static __always_inline __u32 mark_number(struct __sk_buff *skb, const struct config *cfg)
 {
-	__u32 number = skb->mark >> MARK_SHIFT;
+	return cfg->mode == MODE_CHAINED ? 0 : skb->mark >> MARK_SHIFT;
+}
+
+/* The pod that has a number: its interface, or 0. */
+static __always_inline __u32 number_sender(__u32 number)
+{
 	__u32 *ifindex = number ? bpf_map_lookup_elem(&numbers, &number) : NULL;
 
 	return ifindex ? *ifindex : 0;
@@ -89,12 +94,21 @@ static __always_inline bool too_big(struct __sk_buff *skb, const struct packet *
 	return cfg->mtu && size > cfg->mtu;
 }
 
+/* Says to which node a packet goes in the tunnel. Global for its stack. */
+__noinline int tunnel_set(struct __sk_buff *skb, __u32 vni, __u32 node)
+{
+	struct bpf_tunnel_key key = {};
+
+	key.tunnel_id = vni;
+	key.remote_ipv4 = node;
+	key.tunnel_ttl = 64;
+	return bpf_skb_set_tunnel_key(skb, &key, sizeof(key), BPF_F_ZERO_CSUM_TX);
+}
+
 /* To a pod on another node. */
 static __always_inline int forward_node(struct __sk_buff *skb, const struct packet *p, const struct place *to,
 					const struct endpoint *ep, const struct config *cfg)
 {
-	struct bpf_tunnel_key key = {};
-
 	if (stack_only(skb, p))
 		return TC_ACT_UNSPEC;
 	if (too_big(skb, p, cfg)) {
@@ -110,10 +124,7 @@ static __always_inline int forward_node(struct __sk_buff *skb, const struct pack
 	if (cfg->mode != MODE_VXLAN || !cfg->tunnel || !to->node4 ||
 	    !route_packet(skb, p, ep->host_mac, tunnel_mac, (const __u8 *)&to->node4))
 		return TC_ACT_UNSPEC;
-	key.tunnel_id = cfg->vni;
-	key.remote_ipv4 = bpf_ntohl(to->node4);
-	key.tunnel_ttl = 64;
-	if (bpf_skb_set_tunnel_key(skb, &key, sizeof(key), BPF_F_ZERO_CSUM_TX)) {
+	if (tunnel_set(skb, cfg->vni, bpf_ntohl(to->node4))) {
 		count_packet(p, false, REASON_NO_ROUTE);
 		return TC_ACT_SHOT;
 	}

@@ -85,6 +85,7 @@ enum {
 	IP6_MORE = 1,
 	IP6_OFFSET = 0xfff8,
 	VLAN_MAX = 2,
+	VLAN_NUMBER = 0xfff, /* in its tag */
 	SCTP_HEADER = 12,
 	/* A later fragment lasts as long as the kernel waits for all of them: net.ipv4.ipfrag_time. */
 	FRAGMENT_SECONDS = 30,
@@ -127,8 +128,11 @@ enum {
 };
 
 enum packet_flags {
-	PACKET_ERROR = 1 << 0, /* ICMP about another packet, which is quoted at quote */
-	PACKET_LATER = 1 << 1, /* a fragment without the transport's header */
+	PACKET_ERROR = 1 << 0,	 /* ICMP about another packet, which is quoted at quote */
+	PACKET_LATER = 1 << 1,	 /* a fragment without the transport's header */
+	PACKET_FIRST = 1 << 2,	 /* a fragment with it: see part_first */
+	PACKET_COUNTED = 1 << 3, /* another program has counted it in its flow */
+	PACKET_BARE = 1 << 4,	 /* begins with the IP header: of a device without another */
 };
 
 /* One packet. The first part is what was read, the second what programs make of it. */
@@ -150,9 +154,10 @@ struct packet {
 	__u8 stale; /* an end of the flow is somebody else by now */
 
 	__u8 hook;	 /* enum hook */
-	__u8 flow_flags; /* FLOW_STACK, FLOW_DEFERRED, FLOW_SERVICE of the flow that it may begin */
-	__u32 from, to;	 /* interfaces of the pods here that sent it and get it, 0 if none */
-	__u64 now;	 /* from flow_good on: when that was */
+	__u8 flow_flags; /* FLOW_STACK, _DEFERRED, _SERVICE, _OUTSIDE of the flow that it may begin */
+	__u8 flow_mask;	 /* those of them that it tells of a flow that there is, if the client sent it */
+	__u8 pad;
+	__u32 from, to; /* interfaces of the pods here that sent it and get it, 0 if none */
 };
 
 /* Memory as numbers, whatever type it was written by. */
@@ -190,6 +195,12 @@ static __always_inline bool addr_mapped(const struct addr *a)
 static __always_inline bool addr_local(const struct addr *a)
 {
 	return a->bytes[0] == 0xff || (a->bytes[0] == 0xfe && (a->bytes[1] & 0xc0) == 0x80);
+}
+
+/* Addresses that this node may have on a link and that nobody tells us of: addr_local, and 169.254.0.0/16. */
+static __always_inline bool addr_near(const struct addr *a)
+{
+	return addr_local(a) || (addr_mapped(a) && a->bytes[12] == 169 && a->bytes[13] == 254);
 }
 
 /* Makes the key of what is between two ends. Returns whether the first is key.b. */
@@ -255,6 +266,16 @@ struct transport {
 	__u8 pad[7];
 };
 
+/* The identifier of an ICMP echo is the port of who asks. */
+static __always_inline void echo_ports(__u8 proto, const struct icmp_header *h, __be16 *sport, __be16 *dport)
+{
+	if (proto == IPPROTO_ICMP ? h->type == ICMP4_ECHO || h->type == ICMP4_TIMESTAMP : h->type == ICMP6_ECHO)
+		*sport = h->id;
+	else if (proto == IPPROTO_ICMP ? h->type == ICMP4_ECHO_REPLY || h->type == ICMP4_TIMESTAMP_REPLY
+				       : h->type == ICMP6_ECHO_REPLY)
+		*dport = h->id;
+}
+
 /* Reads the transport's header. Returns PACKET_OK or a reason. */
 __noinline int ports_read(struct __sk_buff *skb, struct transport *t)
 {
@@ -302,11 +323,7 @@ __noinline int ports_read(struct __sk_buff *skb, struct transport *t)
 			return REASON_INVALID_PACKET;
 		t->icmp_type = h.icmp.type;
 		t->icmp_code = h.icmp.code;
-		if (t->proto == IPPROTO_ICMP
-			    ? h.icmp.type == ICMP4_ECHO || h.icmp.type == ICMP4_ECHO_REPLY ||
-				      h.icmp.type == ICMP4_TIMESTAMP || h.icmp.type == ICMP4_TIMESTAMP_REPLY
-			    : h.icmp.type == ICMP6_ECHO || h.icmp.type == ICMP6_ECHO_REPLY)
-			t->sport = t->dport = h.icmp.id;
+		echo_ports(t->proto, &h.icmp, &t->sport, &t->dport);
 		return PACKET_OK;
 	}
 	return PACKET_OK;
@@ -477,16 +494,46 @@ static __always_inline int part_later(struct packet *p, __u8 proto, const struct
 	return PACKET_OK;
 }
 
-static __always_inline void part_first(const struct packet *p, __u8 proto, const struct part *part)
+/* Remembers a first fragment. Whoever has read the packet calls it, but not before its source is known for true. */
+__noinline int part_first(struct __sk_buff *skb, const struct packet *p)
 {
-	struct fragment_key k = { .src = p->src, .dst = p->dst, .id = part->id, .proto = proto };
-	struct fragment f = { .sport = p->sport,
-			      .dport = p->dport,
-			      .icmp_type = p->icmp_type,
-			      .icmp_code = p->icmp_code,
-			      .seen = coarse_now() };
+	struct fragment_key k = {};
+	struct fragment f = {};
+	struct chain c = {};
+	__be16 id = 0;
 
+	if (!p)
+		return 0;
+	if (!p->v6) {
+		if (bpf_skb_load_bytes(skb, p->l3 + offsetof(struct ip4_header, id), &id, sizeof(id)))
+			return 0;
+		k.id = id;
+	} else {
+		c.off = p->l3 + offsetof(struct ip6_header, next);
+		if (bpf_skb_load_bytes(skb, c.off, &c.next, sizeof(c.next)))
+			return 0;
+		c.off = p->l3 + sizeof(struct ip6_header);
+		if (chain_read(skb, &c))
+			return 0;
+		k.id = c.id;
+	}
+	k.src = p->src;
+	k.dst = p->dst;
+	k.proto = p->key.proto;
+	f.sport = p->sport;
+	f.dport = p->dport;
+	f.icmp_type = p->icmp_type;
+	f.icmp_code = p->icmp_code;
+	f.seen = coarse_now();
 	bpf_map_update_elem(&fragments, &k, &f, BPF_ANY);
+	return 0;
+}
+
+/* The packet's source is its sender's. */
+static __always_inline void packet_true(struct __sk_buff *skb, const struct packet *p)
+{
+	if (p->flags & PACKET_FIRST)
+		part_first(skb, p);
 }
 
 static __always_inline bool icmp_is_error(const struct packet *p, __u8 proto)
@@ -579,20 +626,25 @@ __noinline int packet_slow(struct __sk_buff *skb, struct packet *p)
 	struct part part = {};
 	struct eth_header eth;
 	__be16 proto;
-	__u8 hook;
+	__u8 hook, bare;
 	int i, r;
 
 	if (!p)
 		return REASON_INVALID_PACKET;
 	hook = p->hook;
+	bare = p->flags & PACKET_BARE;
 	__builtin_memset(p, 0, sizeof(*p));
 	p->hook = hook;
 	p->bytes = skb->len;
 	p->packets = 1;
-	if (bpf_skb_load_bytes(skb, 0, &eth, sizeof(eth)))
-		return REASON_INVALID_PACKET;
-	p->l3 = sizeof(eth);
-	proto = eth.proto;
+	if (bare) {
+		proto = skb->protocol;
+	} else {
+		if (bpf_skb_load_bytes(skb, 0, &eth, sizeof(eth)))
+			return REASON_INVALID_PACKET;
+		p->l3 = sizeof(eth);
+		proto = eth.proto;
+	}
 	for (i = 0; i < VLAN_MAX; i++) {
 		if (proto != bpf_htons(ETH_P_8021Q) && proto != bpf_htons(ETH_P_8021AD))
 			break;
@@ -626,7 +678,7 @@ __noinline int packet_slow(struct __sk_buff *skb, struct packet *p)
 		p->icmp_type = t.icmp_type;
 		p->icmp_code = t.icmp_code;
 		if (!r && part.is)
-			part_first(p, t.proto, &part);
+			p->flags |= PACKET_FIRST;
 	}
 	p->swapped = key_set(&p->key, &p->src, &p->dst, p->sport, p->dport, t.proto);
 	if (r)
@@ -729,11 +781,20 @@ static __always_inline bool packet_fast(struct __sk_buff *skb, struct packet *p)
 static __always_inline int packet_read(struct __sk_buff *skb, struct packet *p, const enum hook hook)
 {
 	p->hook = hook;
-	p->flow_flags = 0;
+	p->flow_flags = p->flow_mask = 0;
 	p->stale = 0;
 	p->from = p->to = 0;
 	if (packet_fast(skb, p))
 		return PACKET_OK;
+	p->flags = 0;
+	return packet_slow(skb, p);
+}
+
+/* The same of a device whose packets begin with the IP header. */
+static __always_inline int packet_read_bare(struct __sk_buff *skb, struct packet *p, const enum hook hook)
+{
+	p->hook = hook;
+	p->flags = PACKET_BARE;
 	return packet_slow(skb, p);
 }
 

@@ -206,23 +206,100 @@ static __always_inline bool path_direct(const struct config *cfg, const struct p
 }
 
 /*
- * Judges a flow by what is in force now: its ends' identities, verdicts and rules,
- * and the flags that follow from them. A new flow also gets its path.
+ * A flow's generation, verdicts and flags are one word, so that nobody ever finds the verdict of the one judgement with
+ * the generation of another. Whoever judges replaces the word that there was when it began, or nothing: then another
+ * program has judged meanwhile, and the flow is judged again if that was by something else than what is in force.
  */
-__noinline int flow_judge(const struct flow_key *key, struct flow *f, bool new)
+static __always_inline half_t *flow_word(const struct flow *f)
+{
+	return (half_t *)&f->generation;
+}
+
+static __always_inline __u64 flow_now(const struct flow *f)
+{
+	return *(volatile half_t *)flow_word(f);
+}
+
+/* Has a flow judged again by whoever comes next: before its ends are written. */
+static __always_inline void flow_unjudge(struct flow *f, const struct config *cfg)
+{
+	*(volatile __u32 *)&f->generation = ~cfg->generation;
+}
+
+/* Writes what was judged in place of the word was. Returns the flags. */
+static __always_inline __u8 flow_settle(struct flow *f, __u64 was, __u32 generation, const __u8 *verdict, __u8 flags)
+{
+	const __u8 judged = FLOW_DENIED | FLOW_AUDITED;
+	__u64 next, seen;
+	int i;
+
+	if (verdict[EGRESS] == VERDICT_DENY || verdict[INGRESS] == VERDICT_DENY)
+		flags |= FLOW_DENIED;
+	if (verdict[EGRESS] == VERDICT_AUDIT || verdict[INGRESS] == VERDICT_AUDIT)
+		flags |= FLOW_AUDITED;
+	for (i = 0; i < 2; i++) {
+		next = (was & ~((__u64)judged << WORD_FLAGS | 0xffffULL << WORD_VERDICT | 0xffffffff)) |
+		       (__u64)flags << WORD_FLAGS | (__u64)verdict[INGRESS] << (WORD_VERDICT + 8) |
+		       (__u64)verdict[EGRESS] << WORD_VERDICT | generation;
+		seen = __sync_val_compare_and_swap(flow_word(f), was, next);
+		/* Only FLOW_OPENED changes without a judgement. */
+		if (seen == was || (__u32)seen != (__u32)was)
+			break;
+		was = seen;
+	}
+	return next >> WORD_FLAGS;
+}
+
+/* Who is unknown: it is as everybody is that no rule names. */
+static __always_inline struct place *place_nobody(const struct addr *a, __u32 slot)
+{
+	struct network_entry *e;
+	struct network n = {};
+
+	if (addr_mapped(a)) {
+		n.prefix = 96;
+		n.addr[10] = n.addr[11] = 0xff;
+	}
+	e = bpf_map_lookup_elem(&networks, &n);
+	if (!e)
+		return NULL;
+	barrier_var(e);
+	return &e->slot[slot & 1];
+}
+
+/*
+ * Whether the source of what came by a node port says nothing of who sent it: it is this node's own after
+ * masquerading, or that of a pod elsewhere, which only the tunnel's word would be good for.
+ */
+static __always_inline bool place_doubtful(const struct config *cfg, const struct place *p)
+{
+	return p && (p->flags & PLACE_HOST || (p->flags & PLACE_POD && (p->ifindex || cfg->mode == MODE_VXLAN)));
+}
+
+/*
+ * Judges a flow by what is in force now: its ends' identities, verdicts and rules,
+ * and the flags that follow from them. A flow that has been past the host's stack
+ * goes through it when an end is no pod any more, and never the other way: the
+ * stack may translate it. Returns the flow's flags.
+ */
+__noinline int flow_judge(const struct flow_key *key, struct flow *f)
 {
 	struct endpoint *ce, *se;
 	const struct addr *ca, *sa;
 	struct place *cp, *sp;
 	struct question q = {};
 	struct config *cfg;
-	__u32 zero = 0, generation, slot, rule[2] = {}, client, server;
+	__u32 zero = 0, generation, slot, rule[2] = {};
 	__u8 verdict[2] = {}, flags;
-	bool self;
+	bool self, host;
+	__u64 was;
 
 	cfg = bpf_map_lookup_elem(&settings, &zero);
 	if (!cfg || !key || !f)
-		return 0;
+		return FLOW_DENIED;
+	was = flow_now(f); /* before the ends are read */
+	barrier();
+	flags = was >> WORD_FLAGS;
 	generation = config_generation(cfg);
 	slot = generation & 1;
 	ca = &key->a;
@@ -240,17 +317,26 @@ __noinline int flow_judge(const struct flow_key *key, struct flow *f, bool new)
 	se = endpoint_at(f->ifindex[SERVER]);
 	cp = place_find(ca, slot);
 	sp = place_find(sa, slot);
-	client = identity_of(cp, ce, ca, slot);
-	server = identity_of(sp, NULL, sa, slot);
+	host = cp && cp->flags & PLACE_HOST;
+	if (flags & FLOW_OUTSIDE && place_doubtful(cfg, cp)) {
+		cp = place_nobody(ca, slot);
+		host = false;
+	}
+	f->id[CLIENT] = identity_of(cp, ce, ca, slot);
+	f->id[SERVER] = identity_of(sp, NULL, sa, slot);
 	/* Nobody can keep a pod from talking to itself. */
 	self = ce && (ce == se || endpoint_has(ce, sa));
-	if (f->flags & FLOW_SERVICE) {
+	if (flags & FLOW_SERVICE) {
 		ce = NULL;
 		se = NULL;
 	}
+	flags = 0;
+	if (cfg->mode == MODE_CHAINED || !path_direct(cfg, cp) || !path_direct(cfg, sp) ||
+	    (ce && ce->flags & EP_CHAINED) || (se && se->flags & EP_CHAINED))
+		flags = FLOW_STACK;
 	if (ce) {
 		verdict[EGRESS] = VERDICT_ALLOW;
-		q.peer = server;
+		q.peer = f->id[SERVER];
 		if (!self) {
 			verdict[EGRESS] = verdict_at(ce, &q, slot, EGRESS);
 			rule[EGRESS] = q.rule;
@@ -259,31 +345,45 @@ __noinline int flow_judge(const struct flow_key *key, struct flow *f, bool new)
 	/* What was denied at the one end has never come to the other. */
 	if (se && verdict[EGRESS] != VERDICT_DENY) {
 		verdict[INGRESS] = VERDICT_ALLOW;
-		q.peer = client;
-		if (!self && (ce || !cp || !(cp->flags & PLACE_HOST))) {
+		q.peer = f->id[CLIENT];
+		if (!self && (ce || !host)) {
 			verdict[INGRESS] = verdict_at(se, &q, slot, INGRESS);
 			rule[INGRESS] = q.rule;
 		}
 	}
-	f->id[CLIENT] = client;
-	f->id[SERVER] = server;
 	f->rule[EGRESS] = rule[EGRESS];
 	f->rule[INGRESS] = rule[INGRESS];
-	f->verdict[EGRESS] = verdict[EGRESS];
-	f->verdict[INGRESS] = verdict[INGRESS];
-	flags = f->flags & ~(FLOW_DENIED | FLOW_AUDITED);
-	if (verdict[EGRESS] == VERDICT_DENY || verdict[INGRESS] == VERDICT_DENY)
-		flags |= FLOW_DENIED;
-	if (verdict[EGRESS] == VERDICT_AUDIT || verdict[INGRESS] == VERDICT_AUDIT)
-		flags |= FLOW_AUDITED;
-	if (new && (cfg->mode == MODE_CHAINED || !path_direct(cfg, cp) || !path_direct(cfg, sp) ||
-		    (ce && ce->flags & EP_CHAINED) || (se && se->flags & EP_CHAINED)))
-		flags |= FLOW_STACK;
-	f->flags = flags;
 	/* Last: who finds it in force takes the rest for judged. */
 	barrier();
-	f->generation = generation;
-	return 0;
+	return flow_settle(f, was, generation, verdict, flags);
+}
+
+/*
+ * Judges a flow to a service's own address by who is behind it, as it turned out: a process of this node, or nobody,
+ * for the stack has not translated it. peer is an identity of that generation. Returns the flow's flags.
+ */
+__noinline int service_judge(struct flow *f, __u32 generation, __u32 peer, __u32 port, __u32 proto)
+{
+	struct question q = {};
+	__u8 verdict[2] = {};
+	struct endpoint *ep;
+	__u64 was;
+
+	if (!f)
+		return FLOW_DENIED;
+	was = flow_now(f);
+	barrier();
+	ep = endpoint_at(f->ifindex[CLIENT]);
+	if (!ep)
+		return was >> WORD_FLAGS;
+	q.peer = peer;
+	q.port = port;
+	q.proto = proto;
+	verdict[EGRESS] = verdict_at(ep, &q, generation & 1, EGRESS);
+	f->id[SERVER] = peer;
+	f->rule[EGRESS] = q.rule;
+	barrier();
+	return flow_settle(f, was, generation, verdict, 0);
 }
 
 #endif /* POLICY_H */

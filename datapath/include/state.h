@@ -105,9 +105,11 @@ enum {
 enum {
 	/* Of skb->mark, which the host's stack keeps: bits 16 to 31. */
 	MARK_SHIFT = 16,
+	/* In the place of a pod's number: it came from beyond this node, for the node itself. */
+	NUMBER_OUTSIDE = 0xffff,
 };
 
-/* A pod here. Its number, 1 to 65535, is what marks its packets in the stack. */
+/* A pod here. Its number, 1 to 65534, is what marks its packets in the stack. */
 struct endpoint {
 	struct addr ip4, ip6; /* all 0 without */
 	__u32 set[2];	      /* by slot, with SET_AUDIT */
@@ -165,8 +167,8 @@ struct verdict {
 
 /* ---- flows ---- */
 
-/* Both directions of a flow have the same key: a:port_a < b:port_b as bytes. Ports are 0 for protocols without, and
- * both the identifier for ICMP echo. */
+/* Both directions of a flow have the same key: a:port_a < b:port_b as bytes. Ports are 0 for protocols without. Of ICMP
+ * echo who asks has the identifier, so that a question of the other end is another flow. */
 struct flow_key {
 	struct addr a, b;
 	__be16 port_a, port_b;
@@ -194,6 +196,14 @@ enum flow_flags {
 	FLOW_OPENED = 1 << 3,  /* a packet has passed */
 	FLOW_DENIED = 1 << 4,  /* by one of its verdicts */
 	FLOW_AUDITED = 1 << 5, /* one of its verdicts would be denied */
+	/* Its client is beyond this node, whose address it may have: by a node port. */
+	FLOW_OUTSIDE = 1 << 6,
+};
+
+/* Where parts of a flow are in its word, which is written at once: see flow_word. */
+enum {
+	WORD_VERDICT = 32,
+	WORD_FLAGS = 48,
 };
 
 enum flow_state {
@@ -234,15 +244,15 @@ struct flow {
 	__u64 began, seen;
 	__u64 told;		   /* when the last event was */
 	__u64 stamp;		   /* of its entry in sweeps; 0 while its end is told, which who took the stamp does */
-	__u32 generation;	   /* of the verdicts */
+	__u32 generation;	   /* of the verdicts; the first part of the flow's word */
+	__u8 verdict[2];	   /* enum verdict_kind; EGRESS is of the client, INGRESS of the server */
+	__u8 flags;		   /* enum flow_flags */
+	__u8 reversed;		   /* the client is b; the last part of the word */
 	__u32 rule[2];		   /* by enum direction, as verdict */
 	__u32 id[2];		   /* of client and server */
 	__u32 ifindex[2];	   /* of client and server, 0 if not here */
-	__u8 verdict[2];	   /* enum verdict_kind; EGRESS is of the client, INGRESS of the server */
 	__u8 tcp_flags[2];	   /* all that were seen */
-	__u8 reversed;		   /* the client is b */
 	__u8 state;		   /* enum flow_state */
-	__u8 flags;		   /* enum flow_flags */
 	__u8 reason;		   /* enum reason, of the last drop */
 	__u8 icmp_type, icmp_code; /* of the first packet */
 	__u8 pad[2];
