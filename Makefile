@@ -31,7 +31,7 @@ RUN ?=
 V ?=
 
 ROOT_PACKAGES := busybox-static gcc libc6-dev podman runc crun conmon containerd iproute2
-VM_PACKAGES := qemu-system-x86 busybox-static xz-utils
+VM_PACKAGES := qemu-system-x86 busybox-static xz-utils iproute2 nftables
 BENCH_PACKAGES := gcc libc6-dev libbpf-tools nftables iptables
 CLUSTER_PACKAGES := busybox-static gcc libc6-dev libseccomp-dev iproute2 iptables nftables
 
@@ -68,7 +68,7 @@ e2e: build $(CACHE)/bin/promtool $(CACHE)/bin/hubble $(CACHE)/bin/hubble-relay #
 
 vm: ## the root tests on Debian's 6.1 and 6.12 kernels under qemu
 	build/need $(VM_PACKAGES)
-	$(GO) run ./test/vm -kernels $(KERNELS) -run '$(or $(RUN),^TestBPF)' $(if $(V),-v) $(PKGS)
+	$(GO) run ./test/vm -kernels $(KERNELS) -run '$(or $(RUN),^Test(BPF|Root))' $(if $(V),-v) $(PKGS)
 
 cluster: bin/cluster ## a Kubernetes with Warren and a demo shop on this machine (first time: ten minutes more)
 	build/need $(CLUSTER_PACKAGES)

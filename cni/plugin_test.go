@@ -289,7 +289,11 @@ func TestRootCheck(t *testing.T) {
 		"neighbour": ip(c.ns, "neigh", "del", "169.254.1.1", "dev", "eth0"),
 		"host down": ip(n.ns, "link", "set", host, "down"),
 		"no link":   ip(n.ns, "link", "del", host),
-		"renamed":   ip(c.ns, "link", "set", "eth0", "name", "eth7"),
+		"renamed": func() {
+			ip(c.ns, "link", "set", "eth0", "down")() // Linux 6.1 renames none that is up
+			ip(c.ns, "link", "set", "eth0", "name", "eth7")()
+			ip(c.ns, "link", "set", "eth7", "up")()
+		},
 		"rules": func() {
 			if err := n.ns.Do(func() error { return dropRules(&state{n.dir}, network, func(string) bool { return true }) }); err != nil {
 				t.Fatal(err)

@@ -42,9 +42,9 @@ type ownership struct {
 	Node4, Node6 netip.Addr
 }
 
-// TestRootOwner is the process that BenchmarkOwner starts, kills, and starts
+// TestProcessOwner is the process that BenchmarkOwner starts, kills, and starts
 // again.
-func TestRootOwner(t *testing.T) {
+func TestProcessOwner(t *testing.T) {
 	task := os.Getenv(ownerTask)
 	if task == "" {
 		t.Skip("a process of BenchmarkOwner")
@@ -102,7 +102,7 @@ func own(t *testing.T, task string) (err error) {
 
 // startOwner starts an owner and returns when what it was told is in force.
 func (r *rig) startOwner(task string) (*exec.Cmd, error) {
-	cmd := exec.Command("/proc/self/exe", "-test.run=^TestRootOwner$")
+	cmd := exec.Command("/proc/self/exe", "-test.run=^TestProcessOwner$")
 	fd, err := unix.FcntlInt(uintptr(r.nodes[0].ns.FD()), unix.F_DUPFD_CLOEXEC, 3)
 	if err != nil {
 		return nil, err

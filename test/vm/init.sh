@@ -2,7 +2,7 @@
 # The first process of the machine that runs the tests. Kernel messages go to
 # the first serial line, results to the second.
 /bin/busybox --install -s /bin
-export PATH=/bin HOME=/root TMPDIR=/tmp
+export PATH=/usr/sbin:/bin HOME=/root TMPDIR=/tmp
 
 mount -t proc proc /proc
 mount -t sysfs sysfs /sys
@@ -34,7 +34,7 @@ echo "VM-KERNEL $(uname -r)"
 for dir in $(cat /tests/list); do
 	cd "/tests/$dir"
 	echo "VM-BEGIN $dir"
-	GOTRACEBACK=all ./test -test.v -test.run "$(cat /tests/run)" -test.timeout "$(cat /tests/timeout)" </dev/null
+	GOTRACEBACK=all ./test -test.v -test.short -test.run "$(cat /tests/run)" -test.timeout "$(cat /tests/timeout)" </dev/null
 	echo "VM-END $dir $?"
 done
 echo VM-DONE

@@ -2,14 +2,17 @@ package main
 
 import (
 	"bufio"
+	"context"
 	_ "embed" // init.sh
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
 	"os"
+	"os/exec"
 	"path"
 	"path/filepath"
+	"strings"
 )
 
 //go:embed init.sh
@@ -22,10 +25,11 @@ type archive struct {
 	w     *bufio.Writer
 	inode int
 	dirs  map[string]bool
+	files map[string]bool // libraries
 }
 
 func newArchive(w io.Writer) *archive {
-	return &archive{w: bufio.NewWriterSize(w, 1<<20), dirs: map[string]bool{".": true, "/": true}}
+	return &archive{w: bufio.NewWriterSize(w, 1<<20), dirs: map[string]bool{".": true, "/": true}, files: make(map[string]bool)}
 }
 
 // The modes of what an archive can hold, as in stat(2).
@@ -55,6 +59,45 @@ func (a *archive) addFile(name string, mode int, file string) error {
 		return err
 	}
 	return a.add(name, mode, data)
+}
+
+// addProgram adds a program of this machine to usr/sbin, and the libraries that it
+// is linked with where they are here.
+func (a *archive) addProgram(ctx context.Context, name string) error {
+	file, err := exec.LookPath(name)
+	if err != nil {
+		return err
+	}
+	if err := a.addFile("usr/sbin/"+name, modeExec, file); err != nil {
+		return err
+	}
+	out, err := exec.CommandContext(ctx, "ldd", file).Output()
+	if err != nil {
+		return fmt.Errorf("libraries of %s: %w", file, err)
+	}
+	for _, library := range libraries(string(out)) {
+		if a.files[library] {
+			continue
+		}
+		a.files[library] = true
+		if err := a.addFile(strings.TrimPrefix(library, "/"), modeExec, library); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// libraries reads what ldd prints: a name and where it was found, or a path alone
+// for the loader. What has no path is the kernel's.
+func libraries(ldd string) (all []string) {
+	for line := range strings.Lines(ldd) {
+		for _, word := range strings.Fields(line) {
+			if strings.HasPrefix(word, "/") {
+				all = append(all, word)
+			}
+		}
+	}
+	return all
 }
 
 // addTree adds the files below a folder of this machine, which need not exist.

@@ -1,6 +1,6 @@
-// Command vm runs the tests that need a kernel of their choice on Debian's
-// kernels 6.1 and 6.12 under qemu's emulation: every test named TestBPF of every
-// package that has one, as a static binary in an initramfs.
+// Command vm runs the tests that need root, and a kernel of their choice, on
+// Debian's kernels 6.1 and 6.12 under qemu's emulation: every test named TestBPF
+// or TestRoot of every package that has one, as a static binary in an initramfs.
 //
 //	go run ./test/vm [-kernels 6.1,6.12] [-run REGEXP] [-v] [PACKAGE...]
 //
@@ -39,7 +39,7 @@ type options struct {
 }
 
 // defaultRun are the tests that are made for the machines.
-const defaultRun = "^TestBPF"
+const defaultRun = "^Test(BPF|Root)"
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
@@ -116,10 +116,11 @@ type testPackage struct {
 	binary string
 }
 
-var testName = regexp.MustCompile(`(?m)^func TestBPF`)
+var testName = regexp.MustCompile(`(?m)^func Test(BPF|Root)`)
 
 // packagesWithTests finds the packages that have tests for the machines: all of
-// them or, of the patterns, those that have.
+// them or, of the patterns, those that have. Those below test have programs of
+// their own, which want a compiler.
 func packagesWithTests(ctx context.Context, patterns []string) ([]testPackage, error) {
 	if len(patterns) == 0 {
 		patterns = []string{"./..."}
@@ -138,6 +139,13 @@ func packagesWithTests(ctx context.Context, patterns []string) ([]testPackage, e
 	var found []testPackage
 	for line := range strings.Lines(string(out)) {
 		dir := strings.TrimSpace(line)
+		rel, err := filepath.Rel(root, dir)
+		if err != nil {
+			return nil, err
+		}
+		if strings.HasPrefix(rel, "test/") {
+			continue
+		}
 		files, err := filepath.Glob(filepath.Join(dir, "*_test.go"))
 		if err != nil {
 			return nil, err
@@ -148,17 +156,13 @@ func packagesWithTests(ctx context.Context, patterns []string) ([]testPackage, e
 				return nil, err
 			}
 			if testName.Match(source) {
-				rel, err := filepath.Rel(root, dir)
-				if err != nil {
-					return nil, err
-				}
 				found = append(found, testPackage{dir: rel})
 				break
 			}
 		}
 	}
 	if len(found) == 0 {
-		return nil, fmt.Errorf("no package of %s has a test named TestBPF", strings.Join(patterns, " "))
+		return nil, fmt.Errorf("no package of %s has a test named TestBPF or TestRoot", strings.Join(patterns, " "))
 	}
 	return found, nil
 }
@@ -190,7 +194,13 @@ type machine struct {
 }
 
 // modules are what the tests may use and Debian does not build in.
-var modules = []string{"veth", "overlay", "vxlan", "sch_ingress", "cls_bpf", "nf_tables", "nft_chain_nat", "nft_nat", "nft_masq", "nft_ct"}
+var modules = []string{
+	"veth", "bridge", "overlay", "vxlan", "sch_ingress", "cls_bpf",
+	"nf_tables", "nft_chain_nat", "nft_nat", "nft_masq", "nft_ct", "nft_fib_inet", "nf_conntrack_netlink",
+}
+
+// programs of this machine are what the tests look at the network with.
+var programs = []string{"ip", "nft"}
 
 // boot packs the initramfs, runs the machine to its end and reads its results.
 func (m *machine) boot(ctx context.Context) error {
@@ -271,6 +281,11 @@ func (m *machine) pack(ctx context.Context, file string) (err error) {
 	}
 	if err := a.addFile("bin/busybox", modeExec, "/bin/busybox"); err != nil {
 		return err
+	}
+	for _, name := range programs {
+		if err := a.addProgram(ctx, name); err != nil {
+			return err
+		}
 	}
 	for _, dir := range []string{"proc", "sys", "dev", "tmp", "run", "root", "etc"} {
 		if err := a.add(dir, modeDir, nil); err != nil {

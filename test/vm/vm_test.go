@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -61,6 +62,13 @@ func readArchive(b []byte) ([]string, error) {
 		}
 		entries = append(entries, fmt.Sprintf("%s %o %s", name, mode, b[dataAt:dataAt+size]))
 		b = b[end:]
+	}
+}
+
+func TestLibraries(t *testing.T) {
+	const ldd = "\tlinux-vdso.so.1 (0x00007ffaf0bf3000)\n\tlibc.so.6 => /lib/x86_64-linux-gnu/libc.so.6 (0x00007ffaf08e3000)\n\t/lib64/ld-linux-x86-64.so.2 (0x00007ffaf0bf5000)\n"
+	if want := []string{"/lib/x86_64-linux-gnu/libc.so.6", "/lib64/ld-linux-x86-64.so.2"}; !slices.Equal(libraries(ldd), want) {
+		t.Errorf("libraries are %q, want %q", libraries(ldd), want)
 	}
 }
 
