@@ -10,6 +10,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -373,5 +374,36 @@ func TestBPFNetwork(t *testing.T) {
 				t.Errorf("left in %s: %s", filepath.Base(dir), f.Name())
 			}
 		}
+	}
+}
+
+// TestRootAddresses holds which addresses are the node's: not those of services,
+// that kube-proxy keeps on a device of its own in its mode IPVS, and none that
+// others cannot send to.
+func TestRootAddresses(t *testing.T) {
+	testkit.NeedRoot(t)
+	err := testkit.NewNetns(t).Do(func() error {
+		for name, addrs := range map[string][]string{
+			"eth0":       {"172.30.0.1/24", "fd00:30::1/64", "169.254.7.7/16"},
+			"kube-ipvs0": {"10.96.0.1/32", "172.30.0.77/32", "fd00:96::1/128"},
+		} {
+			dev := &netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: name}, PeerName: "peer-" + name}
+			if err := netlink.LinkAdd(dev); err != nil {
+				return err
+			}
+			for _, a := range addrs {
+				if err := addAddr(dev, a); err != nil {
+					return err
+				}
+			}
+		}
+		got, err := netAddresses()
+		if want := []netip.Addr{netip.MustParseAddr("172.30.0.1"), netip.MustParseAddr("fd00:30::1")}; err == nil && !slices.Equal(got, want) {
+			t.Errorf("addresses %v, want %v", got, want)
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
 	}
 }

@@ -17,45 +17,68 @@ import (
 
 // translate has a node send connections to a service to a backend, as kube-proxy
 // does; masquerade as it does where the backend must not see who asks.
-func (n *rigNode) translate(service, backend netip.AddrPort, masquerade bool) error {
+func translate(n *rigNode, service, backend netip.AddrPort, masquerade bool) error {
+	return n.rules(backend.Addr(), masquerade, func(c *nftables.Conn, t *nftables.Table) {
+		pre := c.AddChain(&nftables.Chain{Name: "pre", Table: t, Type: nftables.ChainTypeNAT, Hooknum: nftables.ChainHookPrerouting, Priority: nftables.ChainPriorityNATDest})
+		c.AddRule(&nftables.Rule{Table: t, Chain: pre, Exprs: append(tcpTo(service.Addr()),
+			&expr.Immediate{Register: 1, Data: backend.Addr().AsSlice()},
+			&expr.Immediate{Register: 2, Data: []byte{byte(backend.Port() >> 8), byte(backend.Port())}},
+			&expr.NAT{Type: expr.NATTypeDestNAT, Family: uint32(t.Family), RegAddrMin: 1, RegProtoMin: 2},
+		)})
+	})
+}
+
+// rules puts rules in the place of a node's former ones: those that more adds, and
+// where wanted one that hides from a backend who asks.
+func (n *rigNode) rules(backend netip.Addr, masquerade bool, more func(*nftables.Conn, *nftables.Table)) error {
 	c, err := nftables.New(nftables.WithNetNSFd(n.ns.FD()))
 	if err != nil {
 		return err
 	}
-	family, offset := nftables.TableFamilyIPv4, uint32(16)
-	if service.Addr().Is6() {
-		family, offset = nftables.TableFamilyIPv6, 24
+	family := nftables.TableFamilyIPv4
+	if backend.Is6() {
+		family = nftables.TableFamilyIPv6
 	}
 	t := c.AddTable(&nftables.Table{Family: family, Name: "services"})
 	c.DelTable(t)
 	t = c.AddTable(&nftables.Table{Family: family, Name: "services"})
-	pre := c.AddChain(&nftables.Chain{Name: "pre", Table: t, Type: nftables.ChainTypeNAT, Hooknum: nftables.ChainHookPrerouting, Priority: nftables.ChainPriorityNATDest})
-	is := func(addr netip.Addr) []expr.Any {
-		return []expr.Any{
-			&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: 1},
-			&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte{unix.IPPROTO_TCP}},
-			&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseNetworkHeader, Offset: offset, Len: uint32(addr.BitLen() / 8)},
-			&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: addr.AsSlice()},
-		}
-	}
-	c.AddRule(&nftables.Rule{Table: t, Chain: pre, Exprs: append(is(service.Addr()),
-		&expr.Immediate{Register: 1, Data: backend.Addr().AsSlice()},
-		&expr.Immediate{Register: 2, Data: []byte{byte(backend.Port() >> 8), byte(backend.Port())}},
-		&expr.NAT{Type: expr.NATTypeDestNAT, Family: uint32(family), RegAddrMin: 1, RegProtoMin: 2},
-	)})
+	more(c, t)
 	if masquerade {
 		post := c.AddChain(&nftables.Chain{Name: "post", Table: t, Type: nftables.ChainTypeNAT, Hooknum: nftables.ChainHookPostrouting, Priority: nftables.ChainPriorityNATSource})
-		c.AddRule(&nftables.Rule{Table: t, Chain: post, Exprs: append(is(backend.Addr()), &expr.Masq{})})
+		c.AddRule(&nftables.Rule{Table: t, Chain: post, Exprs: append(tcpTo(backend), &expr.Masq{})})
 	}
 	return c.Flush()
+}
+
+// tcpTo matches what goes to an address by TCP.
+func tcpTo(addr netip.Addr) []expr.Any {
+	offset := uint32(16)
+	if addr.Is6() {
+		offset = 24
+	}
+	return []expr.Any{
+		&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: 1},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte{unix.IPPROTO_TCP}},
+		&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseNetworkHeader, Offset: offset, Len: uint32(addr.BitLen() / 8)},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: addr.AsSlice()},
+	}
 }
 
 // TestRootServices connects a pod with services that the node translates: their
 // backends are a pod here, a pod elsewhere, this node and another one. Policy is
 // about the backend and its port, whatever address and source it has on the way.
 func TestRootServices(t *testing.T) {
-	cfg := smallConfig(newBPFFS(t))
-	r := newRig(t, cfg, 2, 2)
+	testServices(newRig(t, smallConfig(newBPFFS(t)), 2, 2), translate)
+}
+
+// serviceAddrs are where the service is asked for.
+func serviceAddrs() []netip.AddrPort {
+	return []netip.AddrPort{netip.MustParseAddrPort("10.96.0.9:443"), netip.MustParseAddrPort("[fd96::9]:443")}
+}
+
+// testServices holds it for whoever translates.
+func testServices(r *rig, translate func(n *rigNode, service, backend netip.AddrPort, masquerade bool) error) {
+	t := r.t.(*testing.T)
 	here, there, client := r.nodes[0], r.nodes[1], r.pods[0]
 	for _, n := range r.nodes {
 		r.in(n.ns, func() error {
@@ -70,7 +93,7 @@ func TestRootServices(t *testing.T) {
 			return nil
 		})
 	}
-	services := []netip.AddrPort{netip.MustParseAddrPort("10.96.0.9:443"), netip.MustParseAddrPort("[fd96::9]:443")}
+	services := serviceAddrs()
 	// put has a policy in force with the services' addresses known.
 	put := func(policies ...*cluster.Policy) {
 		t.Helper()
@@ -121,7 +144,7 @@ func TestRootServices(t *testing.T) {
 		for i, service := range services {
 			t.Run(fmt.Sprintf("%s/%v", backend.name, service), func(t *testing.T) {
 				r.t = t
-				if err := here.translate(service, netip.AddrPortFrom(backend.addrs[i], backend.port), backend.masquerade); err != nil {
+				if err := translate(here, service, netip.AddrPortFrom(backend.addrs[i], backend.port), backend.masquerade); err != nil {
 					t.Fatal(err)
 				}
 				for _, c := range []struct {

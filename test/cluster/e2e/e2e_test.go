@@ -8,6 +8,7 @@ package e2e
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"strconv"
@@ -54,7 +55,12 @@ func (s *common) up() {
 		}
 		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
 		defer cancel()
-		if s.c, s.err = bed.New(bed.Config{Name: name}, tools, func(line string) { fmt.Fprintln(os.Stderr, line) }); s.err == nil {
+		say := func(line string) { fmt.Fprintln(os.Stderr, line) }
+		// One that runs is used as it is: with iptables, or whatever it was given.
+		if s.c, s.err = bed.Open(name, tools, say); errors.Is(s.err, bed.ErrDown) {
+			s.c, s.err = bed.New(bed.Config{Name: name}, tools, say)
+		}
+		if s.err == nil {
 			s.err = s.c.Up(ctx, false)
 		}
 	})

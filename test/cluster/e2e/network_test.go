@@ -33,15 +33,14 @@ func ownNetwork(t *testing.T, cni string) *testCluster {
 	}
 	say := func(line string) { fmt.Fprintln(os.Stderr, line) }
 	name := "e2e-" + cni
+	c, err := bed.New(bed.Config{Name: name, CNI: cni}, tools, say)
 	if given := os.Getenv("WARREN_CLUSTER"); given != "" {
-		running, err := bed.Open(given, tools, say)
-		if err != nil || running.CNI != cni {
+		// As it runs: with iptables, or whatever it was given.
+		if c, err = bed.Open(given, tools, say); err != nil || c.CNI != cni {
 			t.Skipf("cluster %s is not one of %s: %v", given, cni, err)
 		}
 		name = given
 	}
-	config := bed.Config{Name: name, CNI: cni}
-	c, err := bed.New(config, tools, say)
 	if err != nil {
 		t.Fatal(err)
 	}
