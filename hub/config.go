@@ -56,6 +56,7 @@ type Config struct {
 	Stall time.Duration
 
 	begin time.Duration // beginTime; more in tests
+	look  time.Duration // lookTime; less in tests
 }
 
 // Options are what was given on the command line; "" was not given.
@@ -94,7 +95,7 @@ func (c Config) withDefaults() Config {
 	c.StreamBytes = cmp.Or(c.StreamBytes, 64<<20)
 	c.Memory = cmp.Or(c.Memory, 128<<20)
 	c.Stall = cmp.Or(c.Stall, 30*time.Second)
-	c.begin = cmp.Or(c.begin, beginTime)
+	c.begin, c.look = cmp.Or(c.begin, beginTime), cmp.Or(c.look, lookTime)
 	return c
 }
 

@@ -41,6 +41,10 @@ type fakeCluster struct {
 	may     map[string][]string // namespaces by user; "" is all of them
 	away    bool
 	reviews []string // what was asked: "token", "rights USER NAMESPACE"
+
+	policies        []kube.ClusterPolicy
+	policiesChanged chan struct{} // closed when they have
+	written         int
 }
 
 var errAway = errors.New("connection refused")
@@ -50,6 +54,8 @@ func newFakeCluster(t testing.TB) *fakeCluster {
 		front:  newAuthority(t, "request header"),
 		tokens: map[string]cluster.User{"admin-token": {Name: "admin"}, "shop-token": {Name: "sue"}, "nobody-token": {Name: "ned"}},
 		may:    map[string][]string{"admin": {""}, "sue": {"shop"}},
+
+		policiesChanged: make(chan struct{}),
 	}
 }
 
@@ -87,6 +93,34 @@ func (c *fakeCluster) WatchRequestHeader(ctx context.Context, set func(kube.Requ
 		UsernameHeaders: []string{"X-Remote-User"}, UIDHeaders: []string{"X-Remote-Uid"}, GroupHeaders: []string{"X-Remote-Group"}, ExtraPrefixes: []string{"X-Remote-Extra-"},
 	})
 	<-ctx.Done()
+	return nil
+}
+
+func (c *fakeCluster) WatchClusterPolicies(ctx context.Context, set func([]kube.ClusterPolicy)) error {
+	for {
+		c.mu.Lock()
+		list, changed := slices.Clone(c.policies), c.policiesChanged
+		c.mu.Unlock()
+		set(list)
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+func (c *fakeCluster) TellProgrammed(_ context.Context, p kube.ClusterPolicy, is kube.Programmed) error {
+	c.change(func(c *fakeCluster) {
+		for i := range c.policies {
+			if c.policies[i].UID == p.UID {
+				c.policies[i].Programmed = is
+				c.written++
+			}
+		}
+		close(c.policiesChanged)
+		c.policiesChanged = make(chan struct{})
+	})
 	return nil
 }
 

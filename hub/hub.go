@@ -36,6 +36,8 @@ type apiServer interface {
 	Watch(ctx context.Context, st *cluster.State, o kube.Options, log *slog.Logger) error
 	WatchAgents(ctx context.Context, namespace, service string, set func([]kube.Agent)) error
 	WatchRequestHeader(ctx context.Context, set func(kube.RequestHeader)) error
+	WatchClusterPolicies(ctx context.Context, set func([]kube.ClusterPolicy)) error
+	TellProgrammed(ctx context.Context, p kube.ClusterPolicy, is kube.Programmed) error
 	Stats() kube.Stats
 }
 
@@ -193,6 +195,7 @@ func (h *hub) run(ctx context.Context, l listeners) error {
 		})
 	})
 	part("nodes", h.watchNodes)
+	part("policies", h.tellProgrammed)
 	part("front proxy", func(ctx context.Context) error {
 		return h.cluster.WatchRequestHeader(ctx, h.door.setProxy)
 	})

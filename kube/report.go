@@ -76,7 +76,7 @@ func (r *reporter) told(o *policyv1alpha2.ClusterNetworkPolicy, p *cluster.Polic
 	}
 	want := metav1.Condition{
 		Type: conditionAccepted, Status: metav1.ConditionTrue, ObservedGeneration: o.Generation, Reason: "Accepted",
-		Message: "All of it is understood. For which pods of a node it is in force, warren status says there.", LastTransitionTime: metav1.NewTime(r.now().Truncate(time.Second)),
+		Message: "All of it is understood. Condition warren.dev/Programmed says where it is in force.", LastTransitionTime: metav1.NewTime(r.now().Truncate(time.Second)),
 	}
 	if len(p.Problems) > 0 {
 		want.Status, want.Reason = metav1.ConditionFalse, "NotUnderstood"

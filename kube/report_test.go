@@ -27,6 +27,8 @@ type patches struct {
 	known  map[string]*policyv1alpha2.ClusterNetworkPolicy
 	count  int
 	refuse bool
+	// managers are by which names it was written.
+	managers []string
 }
 
 func (p *patches) put(o *policyv1alpha2.ClusterNetworkPolicy) {
@@ -51,6 +53,7 @@ func (p *patches) answer(w http.ResponseWriter, r *http.Request) bool {
 	name := strings.TrimSuffix(strings.TrimPrefix(r.URL.Path, cnpPath+"/"), "/status")
 	p.mu.Lock()
 	p.count++
+	p.managers = append(p.managers, r.URL.Query().Get("fieldManager"))
 	o, refuse := p.known[name], p.refuse
 	p.mu.Unlock()
 	var patch policyv1alpha2.ClusterNetworkPolicy

@@ -122,7 +122,7 @@ func policies(st *cluster.State, optional bool) []*resource {
 			set:     set(st.SetPolicy), gone: gone,
 		},
 		{
-			name: "clusternetworkpolicies", path: "/apis/policy.networking.k8s.io/v1alpha2/clusternetworkpolicies", optional: optional, quiet: optional, extension: true,
+			name: "clusternetworkpolicies", path: clusterPolicies, optional: optional, quiet: optional, extension: true,
 			convert: of(func(p *policyv1alpha2.ClusterNetworkPolicy) (string, any) { return string(p.UID), clusterPolicyOf(p) }),
 			set:     set(st.SetPolicy), gone: gone,
 		},
