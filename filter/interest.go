@@ -237,6 +237,7 @@ func (q *question) ask() {
 			}
 			t.Inodes = append(t.Inodes, i)
 		}, math.MaxUint64)
+		q.hold = append(q.hold, termOf(q.kinds&^interest.PathKinds)...)
 	case "user.uid":
 		q.askEqual(func(t *interest.Term, n uint64) { t.UIDs = append(t.UIDs, uint32(n)) }, math.MaxUint32)
 	case "fd.port", "fd.lport", "fd.rport", "fd.cport", "fd.sport":

@@ -14,7 +14,7 @@ var names = []string{"fd.name", "fs.path.name", "fs.path.source", "fs.path.targe
 // with addresses, names of files, and purposes a file is opened for.
 var (
 	SocketKinds = having("fd.lport")
-	PathKinds   = having(names...) &^ SocketKinds
+	PathKinds   = event.Kinds(event.KindOpen, event.KindFile, event.KindMount, event.KindFileClose)
 	OpenKinds   = having("evt.is_open_read", "evt.is_open_write")
 )
 

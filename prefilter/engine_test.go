@@ -1,6 +1,7 @@
 package prefilter
 
 import (
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"reflect"
@@ -49,6 +50,9 @@ func newRig(t testing.TB) *rig {
 		t.Fatal(err)
 	}
 	if r.ask, err = r.obj.Program("prefilter_ask"); err != nil {
+		if v := (*ebpf.VerifierError)(nil); errors.As(err, &v) {
+			t.Logf("%+v", v)
+		}
 		t.Fatal(err)
 	}
 	return r

@@ -162,7 +162,10 @@ static __always_inline bool interest_more(const struct interest_mask *a, const s
 
 static __always_inline struct interest_table *interest_table(const struct interest *m)
 {
-	return &interest_tables[m->slot & 1];
+	__u32 slot = m->slot;
+
+	barrier_var(slot); /* or clang takes the bounds for known, which 6.1's verifier has forgotten */
+	return &interest_tables[slot & 1];
 }
 
 static __always_inline void interest_add_uid(struct interest_mask *m, __u32 slot, __u32 uid)
@@ -182,13 +185,15 @@ static __always_inline void interest_add_uid(struct interest_mask *m, __u32 slot
 static __always_inline bool interest_begin(struct interest *m, __u32 type, __u32 open, bool failed)
 {
 	struct interest_table *t;
+	__u32 call = (open & 15) | (failed ? INTEREST_FAILED : 0);
 
+	barrier_var(call); /* as in interest_table */
 	m->slot = interest_slot & 1;
 	t = interest_table(m);
 	if (type >= INTEREST_TYPES)
 		return false; /* never */
 	m->may = t->types[type];
-	interest_and(&m->may, &t->calls[(open & 15) | (failed ? INTEREST_FAILED : 0)]);
+	interest_and(&m->may, &t->calls[call & 31]);
 	__builtin_memset(&m->named, 0, sizeof(m->named));
 	if (interest_none(&m->may))
 		return false;
@@ -244,7 +249,10 @@ static __always_inline bool interest_needs_name(const struct interest *m)
 
 static __always_inline __u32 interest_letters(__u8 a, __u8 b)
 {
-	return (a * 31 + b) & 255;
+	__u32 letters = a * 31 + b;
+
+	barrier_var(letters);
+	return letters & 255;
 }
 
 /*

@@ -1,0 +1,219 @@
+package filter
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	"warren/event"
+	"warren/interest"
+)
+
+// An Explanation says what becomes of an expression before it is evaluated.
+type Explanation struct {
+	// Kinds and Types are those of the events that can match: for them, and no
+	// others, hooks are attached.
+	Kinds event.KindSet
+	Types []string
+	// Terms are what the kernel is asked to let through, of kinds that it judges:
+	// an event for which none holds is not recorded.
+	Terms []interest.Term
+	// Parts are the comparisons of the expression, in order, with who judges each.
+	// All of them are judged again for every event that was recorded.
+	Parts []Part
+	// Warnings say what costs more than its author may think.
+	Warnings []string
+}
+
+// A Part is one comparison of an expression.
+type Part struct {
+	Text  string // with the not before it
+	Judge Judge
+	Note  string // "" where there is nothing to add
+}
+
+// A Judge is who decides a comparison first.
+type Judge uint8
+
+// The judges.
+const (
+	UserSpace    Judge = iota // the kernel records the event whatever it is
+	Hooks                     // decides which hooks are attached
+	Kernel                    // before the event is recorded
+	KernelInPart              // the kernel decides less than the comparison asks
+)
+
+var judges = [...]string{"user space", "hooks", "kernel", "kernel, in part"}
+
+// String returns the judge as it is shown.
+func (j Judge) String() string { return judges[j] }
+
+// kernelKinds are the kinds of events of which the kernel records only what somebody
+// may want; of others it records all while anybody wants one.
+var kernelKinds = interest.PathKinds | syscallKinds()
+
+// Explain says what of the expression the kernel decides.
+func (p *Program) Explain() Explanation {
+	want := p.Interest()
+	e := Explanation{Kinds: want.Kinds()}
+	all := interest.Union(interest.Holder{Interest: want})
+	for _, k := range e.Kinds.List() {
+		for _, typ := range all.Types(k) {
+			if !slices.Contains(e.Types, typ) {
+				e.Types = append(e.Types, typ)
+			}
+		}
+	}
+	e.Terms = all.Among(kernelKinds).Terms()
+	if p.expr != nil {
+		e.parts(p.expr, false)
+	}
+	e.warn(p.expr)
+	return e
+}
+
+// parts adds the comparisons of x; not says that x stands behind an odd number
+// of nots.
+func (e *Explanation) parts(x Expr, not bool) {
+	switch x := x.(type) {
+	case *And:
+		for _, y := range x.X {
+			e.parts(y, not)
+		}
+	case *Or:
+		for _, y := range x.X {
+			e.parts(y, not)
+		}
+	case *Not:
+		e.parts(x.X, !not)
+	case *Check:
+		e.Parts = append(e.Parts, explainCheck(x, not))
+	}
+}
+
+func explainCheck(x *Check, not bool) Part {
+	p := Part{Text: x.String()}
+	o := checkOutline(x)
+	terms := o.hold
+	if not {
+		p.Text = "not " + p.Text
+		terms = o.fail
+	}
+	f, _ := x.Left.(*Field)
+	switch {
+	case ofWorkload(x):
+		p.Note = "containers are known to user space"
+		return p
+	case f != nil && (f.Name == "evt.type" || f.Name == "evt.kind"):
+		if kindsOf(terms) != event.AllKinds || slices.ContainsFunc(terms, func(t interest.Term) bool { return t.Types != nil }) {
+			p.Judge = Hooks
+		}
+		return p
+	}
+	restricted := false
+	for _, t := range terms {
+		if t.Kinds&kernelKinds == 0 {
+			continue
+		}
+		t.Exes, t.Workload, t.Ports, t.Nets = nil, nil, nil, nil
+		if plain := (interest.Term{Kinds: t.Kinds, Types: t.Types}); !equalTerms(plain, t) {
+			restricted = true
+		}
+	}
+	switch {
+	case restricted:
+		p.Judge, p.Note = Kernel, widerNote(x, f)
+		if p.Note != "" {
+			p.Judge = KernelInPart
+		}
+	case kindsOf(terms) != event.AllKinds && kindsOf(terms)&kernelKinds != kindsOf(o.hold)&kindsOf(o.fail)&kernelKinds:
+		p.Note = "only of events that have the field"
+	}
+	return p
+}
+
+func kindsOf(ts []interest.Term) event.KindSet { return interest.Interest{Terms: ts}.Kinds() }
+
+func equalTerms(a, b interest.Term) bool {
+	as := interest.Union(interest.Holder{Interest: interest.Interest{Terms: []interest.Term{a}}})
+	bs := interest.Union(interest.Holder{Interest: interest.Interest{Terms: []interest.Term{b}}})
+	return as.Equal(bs)
+}
+
+// widerNote says what the kernel lets through beyond a comparison that it
+// judges.
+func widerNote(x *Check, f *Field) string {
+	if f == nil {
+		return ""
+	}
+	switch f.Name {
+	case "fd.directory", "fd.containerdirectory":
+		if x.Op != StartsWith && x.Op != Pmatch {
+			return "all below the directory"
+		}
+	case "user.uid":
+		return ""
+	}
+	switch x.Op {
+	case Glob:
+		return "the text before the first star, or behind the last"
+	case Pmatch:
+		if l, ok := x.Right.(*List); ok && slices.ContainsFunc(l.Items, func(o Operand) bool {
+			v, ok := o.(*Value)
+			return ok && strings.ContainsAny(v.Text, "?*[")
+		}) {
+			return "the directories before the first pattern"
+		}
+	}
+	if f.Name == "evt.res" || f.Name == "evt.rawres" {
+		if v, ok := x.Right.(*Value); !ok || v.Text != success && v.Text != "0" {
+			return "whether the call failed"
+		}
+	}
+	return ""
+}
+
+// warn tells of kinds of which all is recorded.
+func (e *Explanation) warn(x Expr) {
+	if x == nil {
+		e.Warnings = append(e.Warnings, "an empty filter records everything that there is a hook for")
+	}
+	for _, k := range (e.Kinds & kernelKinds).List() {
+		var all []string
+		for _, t := range e.Terms {
+			if !t.Kinds.Has(k) {
+				continue
+			}
+			if bare := (interest.Term{Kinds: t.Kinds, Types: t.Types}); !equalTerms(bare, kernelPart(t)) {
+				continue
+			}
+			if t.Types == nil {
+				all = k.Types()
+				break
+			}
+			for _, typ := range t.Types {
+				if slices.Contains(k.Types(), typ) {
+					all = append(all, typ)
+				}
+			}
+		}
+		if len(all) > 0 && interest.PathKinds.Has(k) {
+			e.Warnings = append(e.Warnings, fmt.Sprintf("nothing that the kernel can decide keeps out any event of kind %s: every %s of the machine is recorded, and judged in user space", k, strings.Join(all, ", ")))
+		}
+	}
+}
+
+// kernelPart is t without what the kernel does not judge.
+func kernelPart(t interest.Term) interest.Term {
+	t.Exes, t.Workload, t.Ports, t.Nets = nil, nil, nil, nil
+	return t
+}
+
+// syscallKinds is the kind of the system calls that are nothing else.
+func syscallKinds() event.KindSet {
+	k, ok := event.LookupKind("syscall")
+	if !ok {
+		return 0
+	}
+	return event.Kinds(k)
+}

@@ -1,0 +1,58 @@
+package filter
+
+import (
+	"slices"
+	"strings"
+	"testing"
+
+	"warren/event"
+)
+
+func TestExplain(t *testing.T) {
+	for _, tt := range []struct {
+		expr     string
+		parts    []Judge
+		notes    string // of all parts, joined
+		warnings int
+	}{
+		{"evt.type in (open, openat, creat) and fd.name startswith /etc and evt.is_open_write = true", []Judge{Hooks, Kernel, Kernel}, "", 0},
+		{"evt.type = openat and fd.name contains secret", []Judge{Hooks, UserSpace}, "", 1},
+		{"evt.type = openat and proc.name = cat and not fd.name startswith /etc", []Judge{Hooks, UserSpace, UserSpace}, "", 1},
+		{"evt.type = openat and fd.directory in (/bin, /sbin) and user.uid = 0", []Judge{Hooks, KernelInPart, Kernel}, "all below the directory", 0},
+		{"evt.kind = open and fd.name glob /home/*/.ssh/id_rsa", []Judge{Hooks, KernelInPart}, "the text before the first star, or behind the last", 0},
+		{"evt.kind = open and fd.name pmatch (/etc, /u*r)", []Judge{Hooks, UserSpace}, "", 1},
+		{"evt.kind = open and not evt.res = SUCCESS", []Judge{Hooks, Kernel}, "", 0},
+		{"evt.kind = open and evt.res = ENOENT", []Judge{Hooks, KernelInPart}, "whether the call failed", 0},
+		{"evt.kind = open and k8s.ns.name = shop", []Judge{Hooks, UserSpace}, "containers are known to user space", 1},
+		{"evt.type = execve and proc.name = cat", []Judge{Hooks, UserSpace}, "", 0},
+		{"fd.name = /etc/shadow or proc.name = cat", []Judge{Kernel, UserSpace}, "", 4},
+		{"", nil, "", 5},
+	} {
+		p, err := Compile(tt.expr)
+		if err != nil {
+			t.Fatal(err)
+		}
+		e := p.Explain()
+		var judges []Judge
+		var notes []string
+		for _, part := range e.Parts {
+			judges = append(judges, part.Judge)
+			if part.Note != "" {
+				notes = append(notes, part.Note)
+			}
+		}
+		if !slices.Equal(judges, tt.parts) || strings.Join(notes, "; ") != tt.notes {
+			t.Errorf("%s: %+v", tt.expr, e.Parts)
+		}
+		if len(e.Warnings) != tt.warnings {
+			t.Errorf("%s: warnings %q", tt.expr, e.Warnings)
+		}
+	}
+	p, err := Compile("evt.type in (rename, openat) and fs.path.target startswith /etc")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if e := p.Explain(); e.Kinds != event.Kinds(event.KindFile) || !slices.Equal(e.Types, []string{"rename"}) || len(e.Terms) != 1 {
+		t.Errorf("%+v", e)
+	}
+}
