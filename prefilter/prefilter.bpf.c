@@ -37,7 +37,7 @@ static __always_inline bool judge(void)
 
 	if (!interest_begin(&m, q->type, q->open, q->failed))
 		return false;
-	if (!interest_inode(&m, q->ino, q->dev))
+	if (interest_needs_inode(&m) && !interest_inode(&m, q->ino, q->dev))
 		return false;
 	if (!interest_needs_name(&m))
 		return true;

@@ -13,7 +13,7 @@
  *
  *	if (!interest_begin(&m, type, open, failed))
  *		return 0;                              nobody, whatever its name
- *	if (!interest_inode(&m, ino, dev))
+ *	if (interest_needs_inode(&m) && !interest_inode(&m, ino, dev))
  *		return 0;
  *	if (interest_needs_name(&m)) {
  *		... resolve the path ...
@@ -220,6 +220,12 @@ static __always_inline void interest_add_inode(struct interest_mask *m, const st
 		interest_or(m, found);
 }
 
+/* Whether the answer depends on which file it is. */
+static __always_inline bool interest_needs_inode(const struct interest *m)
+{
+	return interest_table(m)->inodes;
+}
+
 /* The file that the event is about; 0, 0 for none. Returns whether anybody may want it. */
 static __always_inline bool interest_inode(struct interest *m, __u64 ino, __u64 dev)
 {
@@ -266,7 +272,6 @@ static __always_inline void interest_name(struct interest *m, const char *head, 
 	struct interest_mask *first, *last, *found;
 	struct interest_keys *k;
 	__u32 zero = 0, n;
-	__u64 word;
 	__u8 a = 0, b = 0;
 	int i;
 
@@ -287,14 +292,15 @@ static __always_inline void interest_name(struct interest *m, const char *head, 
 	if (interest_more(&m->may, first, &m->named)) {
 #pragma unroll
 		for (i = 0; i < INTEREST_TEXT / 8; i++) {
-			__builtin_memcpy(&word, head + i * 8, 8);
-			k->head.words[i] = word;
+			k->head.words[i] = *(const __u64 *)(head + i * 8);
 		}
 		/* What is a whole name ends with a zero byte, so that it is no prefix. */
 		n = INTEREST_TEXT;
 		if (len < INTEREST_TEXT) {
-			k->head.bytes[len & (INTEREST_TEXT - 1)] = 0;
-			n = len + 1;
+			n = len;
+			barrier_var(n); /* as in interest_table */
+			k->head.bytes[n & (INTEREST_TEXT - 1)] = 0;
+			n++;
 		}
 		k->head.slot = m->slot;
 		k->head.prefixlen = 32 + n * 8;
@@ -305,8 +311,7 @@ static __always_inline void interest_name(struct interest *m, const char *head, 
 	if (interest_more(&m->may, last, &m->named)) {
 #pragma unroll
 		for (i = 0; i < INTEREST_TEXT / 8; i++) {
-			__builtin_memcpy(&word, tail - (i + 1) * 8, 8);
-			k->tail.words[i] = __builtin_bswap64(word);
+			k->tail.words[i] = __builtin_bswap64(*(const __u64 *)(tail - (i + 1) * 8));
 		}
 		n = len < INTEREST_TEXT ? len : INTEREST_TEXT;
 		k->tail.slot = m->slot;

@@ -2,6 +2,7 @@ package file
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
 	"strconv"
 	"strings"
@@ -118,9 +119,29 @@ func live(b *testing.B, want interest.Set) func() {
 	}
 }
 
+// hundred are paths of all sorts that begin alike, and none of them is the file
+// that the benchmark opens.
+func hundred(root string) []interest.Path {
+	var paths []interest.Path
+	for i := range 100 {
+		p := interest.Path{Op: interest.Under, Text: fmt.Sprintf("%s/data/%d/private", root, i)}
+		switch i % 4 {
+		case 1:
+			p = interest.Path{Op: interest.Exact, Text: fmt.Sprintf("%s/lib/secret/key%d", root, i)}
+		case 2:
+			p = interest.Path{Op: interest.Prefix, Text: fmt.Sprintf("%s/lib/app%d", root, i)}
+		case 3:
+			p = interest.Path{Op: interest.Suffix, Text: fmt.Sprintf("/.ssh/id_%d", i)}
+		}
+		paths = append(paths, p)
+	}
+	return paths
+}
+
 // BenchmarkOpenClose is what opening and closing a file costs, at the least of
 // many batches, in rounds that take turns: without anybody, with an empty
-// program at both ends of the call, and with the sensor.
+// program at both ends of the call, with the sensor where all is wanted, and with
+// a hundred paths that the file is none of: of other directories, and of its own.
 func BenchmarkOpenClose(b *testing.B) {
 	modes := []struct {
 		name string
@@ -129,6 +150,12 @@ func BenchmarkOpenClose(b *testing.B) {
 		{"off", func(*testing.B) func() { return func() {} }},
 		{"pair", empty},
 		{"all", func(b *testing.B) func() { return live(b, interest.All(opens)) }},
+		{"others", func(b *testing.B) func() {
+			return live(b, interest.Union(interest.Holder{Interest: interest.Interest{Terms: []interest.Term{{Kinds: opens, Paths: hundred("/srv")}}}}))
+		}},
+		{"neighbours", func(b *testing.B) func() {
+			return live(b, interest.Union(interest.Holder{Interest: interest.Interest{Terms: []interest.Term{{Kinds: opens, Paths: hundred("/usr")}}}}))
+		}},
 	}
 	least := map[string]float64{}
 	for b.Loop() {

@@ -13,6 +13,7 @@ package file
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"runtime"
@@ -22,6 +23,7 @@ import (
 	"warren/bpf"
 	"warren/event"
 	"warren/interest"
+	"warren/prefilter"
 	"warren/sensor"
 )
 
@@ -40,6 +42,7 @@ type Sensor struct {
 
 	// Of the goroutine that calls Start, Snapshot and Stop.
 	obj    *bpf.Object
+	filter *prefilter.Engine
 	status map[string]bpf.HookStatus
 }
 
@@ -113,6 +116,10 @@ func (s *Sensor) Start(want interest.Set, emit func(*event.Event)) (err error) {
 		}()
 	}
 	s.emit.Store(&emit)
+	// Before a hook is attached, so that none records what nobody wants.
+	if err := s.filter.Apply(want); err != nil {
+		return err
+	}
 	for _, h := range hooks() {
 		if err := s.arrange(h, want); err != nil {
 			return err
@@ -131,8 +138,28 @@ func (s *Sensor) open() error {
 	if err != nil {
 		return err
 	}
+	if s.filter, err = prefilter.New(s.obj, types); err != nil {
+		return errors.Join(err, s.Stop())
+	}
 	s.road.Handle(bpf.RecOpen, "file.open", bpf.Bulk, s.decodeOpen)
 	return nil
+}
+
+// types are the types of events by the programs' numbers.
+var types = []prefilter.Type{
+	fileFileWhatFILE_OPEN:           {Kind: event.KindOpen, Name: "open"},
+	fileFileWhatFILE_OPENAT:         {Kind: event.KindOpen, Name: "openat"},
+	fileFileWhatFILE_OPENAT2:        {Kind: event.KindOpen, Name: "openat2"},
+	fileFileWhatFILE_CREAT:          {Kind: event.KindOpen, Name: "creat"},
+	fileFileWhatFILE_OPEN_BY_HANDLE: {Kind: event.KindOpen, Name: "open_by_handle_at"},
+}
+
+// Prefilter returns what of the wanted events the kernel is asked to tell.
+func (s *Sensor) Prefilter() prefilter.Status {
+	if s.obj == nil {
+		return prefilter.Status{}
+	}
+	return s.filter.Status()
 }
 
 // arrange attaches or detaches one hook.

@@ -54,6 +54,73 @@ const (
 	fileFileWhatFILE_OPEN_BY_HANDLE fileFileWhat = 5
 )
 
+type fileInterestInode struct {
+	_    structs.HostLayout
+	Ino  uint64
+	Dev  uint64
+	Slot uint64
+}
+
+type fileInterestKeys struct {
+	_    structs.HostLayout
+	Head fileInterestText
+	Tail fileInterestText
+}
+
+type fileInterestMask struct {
+	_    structs.HostLayout
+	Bits [4]uint64
+}
+
+type fileInterestTable struct {
+	_     structs.HostLayout
+	Types [128]struct {
+		_    structs.HostLayout
+		Bits [4]uint64
+	}
+	Calls [32]struct {
+		_    structs.HostLayout
+		Bits [4]uint64
+	}
+	Heads [256]struct {
+		_    structs.HostLayout
+		Bits [4]uint64
+	}
+	Tails [256]struct {
+		_    structs.HostLayout
+		Bits [4]uint64
+	}
+	NoUid struct {
+		_    structs.HostLayout
+		Bits [4]uint64
+	}
+	NoInode struct {
+		_    structs.HostLayout
+		Bits [4]uint64
+	}
+	NoPath struct {
+		_    structs.HostLayout
+		Bits [4]uint64
+	}
+	Uids   uint32
+	Inodes uint32
+	Paths  uint32
+	Pad    uint32
+}
+
+type fileInterestText struct {
+	_         structs.HostLayout
+	Prefixlen uint32
+	Slot      uint32
+	Bytes     [64]uint8
+}
+
+type fileInterestUid struct {
+	_    structs.HostLayout
+	Uid  uint32
+	Slot uint32
+}
+
 type fileOpenRecord struct {
 	_     structs.HostLayout
 	H     fileRecord
@@ -119,20 +186,27 @@ const (
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
-	fileMapBulk          = "bulk"
-	fileMapCounters      = "counters"
-	fileMapCritical      = "critical"
-	fileMapFileScratches = "file_scratches"
-	fileProgFileCreat    = "file_creat"
-	fileProgFileOpen     = "file_open"
-	fileProgFileOpenHdl  = "file_open_hdl"
-	fileProgFileOpenat   = "file_openat"
-	fileProgFileOpenat2  = "file_openat2"
-	fileVarBulkSize      = "bulk_size"
-	fileVarCriticalSize  = "critical_size"
-	fileVarScopeId       = "scope_id"
-	fileVarScopeLevel    = "scope_level"
-	fileVarTypes         = "types"
+	fileMapBulk           = "bulk"
+	fileMapCounters       = "counters"
+	fileMapCritical       = "critical"
+	fileMapFileScratches  = "file_scratches"
+	fileMapInterestHeads  = "interest_heads"
+	fileMapInterestInodes = "interest_inodes"
+	fileMapInterestNames  = "interest_names"
+	fileMapInterestTails  = "interest_tails"
+	fileMapInterestUids   = "interest_uids"
+	fileProgFileCreat     = "file_creat"
+	fileProgFileOpen      = "file_open"
+	fileProgFileOpenHdl   = "file_open_hdl"
+	fileProgFileOpenat    = "file_openat"
+	fileProgFileOpenat2   = "file_openat2"
+	fileVarBulkSize       = "bulk_size"
+	fileVarCriticalSize   = "critical_size"
+	fileVarInterestSlot   = "interest_slot"
+	fileVarInterestTables = "interest_tables"
+	fileVarScopeId        = "scope_id"
+	fileVarScopeLevel     = "scope_level"
+	fileVarTypes          = "types"
 )
 
 // loadFile returns the embedded CollectionSpec for file.
@@ -188,21 +262,28 @@ type fileProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type fileMapSpecs struct {
-	Bulk          *ebpf.MapSpec `ebpf:"bulk"`
-	Counters      *ebpf.MapSpec `ebpf:"counters"`
-	Critical      *ebpf.MapSpec `ebpf:"critical"`
-	FileScratches *ebpf.MapSpec `ebpf:"file_scratches"`
+	Bulk           *ebpf.MapSpec `ebpf:"bulk"`
+	Counters       *ebpf.MapSpec `ebpf:"counters"`
+	Critical       *ebpf.MapSpec `ebpf:"critical"`
+	FileScratches  *ebpf.MapSpec `ebpf:"file_scratches"`
+	InterestHeads  *ebpf.MapSpec `ebpf:"interest_heads"`
+	InterestInodes *ebpf.MapSpec `ebpf:"interest_inodes"`
+	InterestNames  *ebpf.MapSpec `ebpf:"interest_names"`
+	InterestTails  *ebpf.MapSpec `ebpf:"interest_tails"`
+	InterestUids   *ebpf.MapSpec `ebpf:"interest_uids"`
 }
 
 // fileVariableSpecs contains global variables before they are loaded into the kernel.
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type fileVariableSpecs struct {
-	BulkSize     *ebpf.VariableSpec `ebpf:"bulk_size"`
-	CriticalSize *ebpf.VariableSpec `ebpf:"critical_size"`
-	ScopeId      *ebpf.VariableSpec `ebpf:"scope_id"`
-	ScopeLevel   *ebpf.VariableSpec `ebpf:"scope_level"`
-	Types        *ebpf.VariableSpec `ebpf:"types"`
+	BulkSize       *ebpf.VariableSpec `ebpf:"bulk_size"`
+	CriticalSize   *ebpf.VariableSpec `ebpf:"critical_size"`
+	InterestSlot   *ebpf.VariableSpec `ebpf:"interest_slot"`
+	InterestTables *ebpf.VariableSpec `ebpf:"interest_tables"`
+	ScopeId        *ebpf.VariableSpec `ebpf:"scope_id"`
+	ScopeLevel     *ebpf.VariableSpec `ebpf:"scope_level"`
+	Types          *ebpf.VariableSpec `ebpf:"types"`
 }
 
 // fileObjects contains all objects after they have been loaded into the kernel.
@@ -225,10 +306,15 @@ func (o *fileObjects) Close() error {
 //
 // It can be passed to loadFileObjects or ebpf.CollectionSpec.LoadAndAssign.
 type fileMaps struct {
-	Bulk          *ebpf.Map `ebpf:"bulk"`
-	Counters      *ebpf.Map `ebpf:"counters"`
-	Critical      *ebpf.Map `ebpf:"critical"`
-	FileScratches *ebpf.Map `ebpf:"file_scratches"`
+	Bulk           *ebpf.Map `ebpf:"bulk"`
+	Counters       *ebpf.Map `ebpf:"counters"`
+	Critical       *ebpf.Map `ebpf:"critical"`
+	FileScratches  *ebpf.Map `ebpf:"file_scratches"`
+	InterestHeads  *ebpf.Map `ebpf:"interest_heads"`
+	InterestInodes *ebpf.Map `ebpf:"interest_inodes"`
+	InterestNames  *ebpf.Map `ebpf:"interest_names"`
+	InterestTails  *ebpf.Map `ebpf:"interest_tails"`
+	InterestUids   *ebpf.Map `ebpf:"interest_uids"`
 }
 
 func (m *fileMaps) Close() error {
@@ -237,6 +323,11 @@ func (m *fileMaps) Close() error {
 		m.Counters,
 		m.Critical,
 		m.FileScratches,
+		m.InterestHeads,
+		m.InterestInodes,
+		m.InterestNames,
+		m.InterestTails,
+		m.InterestUids,
 	)
 }
 
@@ -244,11 +335,13 @@ func (m *fileMaps) Close() error {
 //
 // It can be passed to loadFileObjects or ebpf.CollectionSpec.LoadAndAssign.
 type fileVariables struct {
-	BulkSize     *ebpf.Variable `ebpf:"bulk_size"`
-	CriticalSize *ebpf.Variable `ebpf:"critical_size"`
-	ScopeId      *ebpf.Variable `ebpf:"scope_id"`
-	ScopeLevel   *ebpf.Variable `ebpf:"scope_level"`
-	Types        *ebpf.Variable `ebpf:"types"`
+	BulkSize       *ebpf.Variable `ebpf:"bulk_size"`
+	CriticalSize   *ebpf.Variable `ebpf:"critical_size"`
+	InterestSlot   *ebpf.Variable `ebpf:"interest_slot"`
+	InterestTables *ebpf.Variable `ebpf:"interest_tables"`
+	ScopeId        *ebpf.Variable `ebpf:"scope_id"`
+	ScopeLevel     *ebpf.Variable `ebpf:"scope_level"`
+	Types          *ebpf.Variable `ebpf:"types"`
 }
 
 // filePrograms contains all programs after they have been loaded into the kernel.

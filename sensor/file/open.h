@@ -79,6 +79,22 @@ static __always_inline __u32 open_intent(__u64 flags)
 	return FILE_READ | FILE_WRITE;
 }
 
+/* What a file was opened for, as interest_begin takes it; more than that does no harm. */
+static __always_inline __u32 open_purposes(__u32 marks, __u32 mode)
+{
+	__u32 purposes = 0;
+
+	if (marks & FILE_READ)
+		purposes |= 1;
+	if (marks & FILE_WRITE)
+		purposes |= 2;
+	if (mode & 0111)
+		purposes |= 4;
+	if (marks & FILE_CREATED)
+		purposes |= 8;
+	return purposes;
+}
+
 /* Puts the head before the text in w, at an address that is a multiple of eight. Returns it. */
 static __always_inline struct open_record *open_head(struct walk *w, __u64 *at, __u8 *pad)
 {
@@ -100,6 +116,8 @@ static __always_inline int open_tell(const enum file_what what, long res)
 	struct file_scratch *s;
 	struct open_record *r;
 	struct open_args args;
+	struct file *file = NULL;
+	struct interest m;
 	__u32 marks, error = FILE_FAILED, raw = 0;
 	struct walk *w;
 	__u64 at, len;
@@ -115,25 +133,40 @@ static __always_inline int open_tell(const enum file_what what, long res)
 	open_args(&args, p, what);
 	marks = open_intent(args.flags);
 	if (res >= 0) {
-		struct file *file = file_of(p, res);
-
+		file = file_of(p, res);
 		error = FILE_CLOSED;
-		if (file) {
-			struct dentry *dentry = READ(file, f_path.dentry);
-			__u32 mode = READ(file, f_mode), end;
+	}
+	if (file) {
+		__u32 mode = READ(file, f_mode);
 
-			marks = object_fill(&object, READ(file, f_inode), dentry);
-			if (mode & FMODE_READ)
-				marks |= FILE_READ;
-			if (mode & FMODE_WRITE)
-				marks |= FILE_WRITE;
-			if (mode & FMODE_CREATED)
-				marks |= FILE_CREATED;
-			end = walk_resolve(w, READ(file, f_path.mnt), dentry, p->fs);
-			error = walk_error(end);
-			if (end == PATH_NAMELESS && walk_memfd(w))
-				marks |= FILE_MEMFD;
-		}
+		marks = 0;
+		if (mode & FMODE_READ)
+			marks |= FILE_READ;
+		if (mode & FMODE_WRITE)
+			marks |= FILE_WRITE;
+		if (mode & FMODE_CREATED)
+			marks |= FILE_CREATED;
+	}
+	if (!interest_begin(&m, what, open_purposes(marks, args.mode), res < 0))
+		return 0;
+	if (file) {
+		struct dentry *dentry = READ(file, f_path.dentry);
+		struct inode *inode = READ(file, f_inode);
+		__u32 end;
+
+		if (interest_needs_inode(&m) && !interest_inode(&m, READ(inode, i_ino), READ(READ(inode, i_sb), s_dev)))
+			return 0;
+		end = walk_resolve(w, READ(file, f_path.mnt), dentry, p->fs);
+		error = walk_error(end);
+		if (!error && interest_needs_name(&m))
+			walk_judge(&m, w);
+		if (!interest_wanted(&m))
+			return 0;
+		marks |= object_fill(&object, inode, dentry);
+		if (end == PATH_NAMELESS && walk_memfd(w))
+			marks |= FILE_MEMFD;
+	} else if ((interest_needs_inode(&m) && !interest_inode(&m, 0, 0)) || !interest_wanted(&m)) {
+		return 0;
 	}
 	if (args.path)
 		raw = raw_copy(w, args.path);

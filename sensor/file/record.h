@@ -7,6 +7,7 @@
 #include "road.h"
 #include "scope.h"
 #include "walk.h"
+#include "interest.h"
 
 /* What happened: the evt.type. Go has the same list. */
 enum file_what {
@@ -180,6 +181,17 @@ static __always_inline __u8 walk_error(__u32 end)
 		return FILE_UNPROVEN;
 	}
 	return FILE_KNOWN;
+}
+
+/* Adds the text of w to the names of an event that somebody may want. */
+static __always_inline void walk_judge(struct interest *m, struct walk *w)
+{
+	__u64 off = w->off;
+
+	barrier_var(off);
+	if (off < WALK_ROOM || off > WALK_END)
+		return; /* never */
+	interest_name(m, &w->bytes[off], &w->bytes[WALK_END], WALK_END - off);
 }
 
 /* Copies what the process asked for behind the text of w. Returns its length; 0 if it cannot be read. */
