@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"maps"
 	"net/http"
@@ -98,19 +99,41 @@ type PolicyParty struct {
 	Node string     `json:"node,omitempty"` // name
 }
 
-// PolicyRoute returns the route of reports, which answer answers. No namespaces
-// are all of them.
-func PolicyRoute(answer func(ctx context.Context, namespaces, nodes []string) (PolicyReport, error)) Route {
-	return Route{Pattern: "/v1/policy", Params: []string{"namespace", "node"}, Handle: func(w http.ResponseWriter, req *http.Request, q Query) error {
-		namespaces, err := q.List("namespace")
-		if err != nil {
+// A PolicyQuestion says which report is asked for.
+type PolicyQuestion struct {
+	// Namespaces are those that it is about; none is all of them.
+	Namespaces []string
+	Nodes      []string // none is all
+	Part       PolicyPart
+}
+
+// A PolicyPart is a part of a report. All agents of a cluster know the same world,
+// and each its own talk.
+type PolicyPart string
+
+// The parts: WholePolicy has both of the others. PolicyWorld is what policies are
+// about without who talked, PolicyTalks who talked, with nothing but the pods that
+// did.
+const (
+	WholePolicy PolicyPart = ""
+	PolicyWorld PolicyPart = "world"
+	PolicyTalks PolicyPart = "talk"
+)
+
+// PolicyRoute returns the route of reports, which answer answers.
+func PolicyRoute(answer func(context.Context, PolicyQuestion) (PolicyReport, error)) Route {
+	return Route{Pattern: "/v1/policy", Params: []string{"namespace", "node", "part"}, Handle: func(w http.ResponseWriter, req *http.Request, q Query) (err error) {
+		asked := PolicyQuestion{Part: PolicyPart(q["part"])}
+		if asked.Namespaces, err = q.List("namespace"); err != nil {
 			return err
 		}
-		nodes, err := q.List("node")
-		if err != nil {
+		if asked.Nodes, err = q.List("node"); err != nil {
 			return err
 		}
-		r, err := answer(req.Context(), namespaces, nodes)
+		if !slices.Contains([]PolicyPart{WholePolicy, PolicyWorld, PolicyTalks}, asked.Part) {
+			return BadRequest("part is world or talk, or is not there; not %s", printable(string(asked.Part)))
+		}
+		r, err := answer(req.Context(), asked)
 		if err != nil {
 			return err
 		}
@@ -118,18 +141,24 @@ func PolicyRoute(answer func(ctx context.Context, namespaces, nodes []string) (P
 	}}
 }
 
-// Policy returns what network policies of some namespaces are about, of all for
-// none, and who was seen to talk there. An agent's report is its node's; a hub
-// has put those of all nodes together.
-func (c *Client) Policy(ctx context.Context, namespaces, nodes []string) (PolicyReport, error) {
+// Policy returns what network policies are about, and who was seen to talk. An
+// agent's report is its node's; a hub has put those of all nodes together.
+func (c *Client) Policy(ctx context.Context, q PolicyQuestion) (PolicyReport, error) {
 	v := url.Values{}
-	if len(namespaces) > 0 {
-		v.Set("namespace", strings.Join(namespaces, ","))
+	if len(q.Namespaces) > 0 {
+		v.Set("namespace", strings.Join(q.Namespaces, ","))
 	}
-	if len(nodes) > 0 {
-		v.Set("node", strings.Join(nodes, ","))
+	if len(q.Nodes) > 0 {
+		v.Set("node", strings.Join(q.Nodes, ","))
+	}
+	if q.Part != WholePolicy {
+		v.Set("part", string(q.Part))
 	}
 	b, err := c.object(ctx, "/policy", v)
+	if e := (*Error)(nil); errors.As(err, &e) && e.Status == http.StatusBadRequest && v.Has("part") {
+		v.Del("part") // who is of an older release tells all
+		b, err = c.object(ctx, "/policy", v)
+	}
 	if err != nil {
 		return PolicyReport{}, err
 	}
@@ -143,66 +172,100 @@ func (c *Client) Policy(ctx context.Context, namespaces, nodes []string) (Policy
 // MergePolicyReports puts the reports of agents together. All of them know all
 // pods; each has seen what its node did.
 func MergePolicyReports(reports []PolicyReport) PolicyReport {
-	var m PolicyReport
-	pods, nodes, policies := map[string]PolicyPod{}, map[string]PolicyNode{}, map[string]*cluster.Policy{}
-	talk := map[talkKey]*PolicyTalk{}
-	m.Namespaces = map[string]map[string]string{}
-	for _, r := range reports {
-		m.Reporters = append(m.Reporters, r.Reporters...)
-		m.Lost += r.Lost
-		m.Forgotten += r.Forgotten
-		if r.Since.After(m.Since) {
-			m.Since = r.Since
-		}
-		if r.Until.After(m.Until) {
-			m.Until = r.Until
-		}
-		switch m.Source {
-		case "", r.Source:
-			m.Source = r.Source
-		default:
-			m.Source = TalkOfConnections // of some: what all have is less
-		}
-		for _, p := range r.Pods {
-			// Who knows that it is gone has heard of more than who does not.
-			if known, ok := pods[p.UID]; !ok || !known.Gone {
-				pods[p.UID] = p
-			}
-		}
-		for _, n := range r.Nodes {
-			nodes[n.Name] = n
-		}
-		for _, p := range r.Policies {
-			if p == nil {
-				continue
-			}
-			if known := policies[p.UID]; known == nil || known.Generation < p.Generation {
-				policies[p.UID] = p
-			}
-		}
-		maps.Copy(m.Namespaces, r.Namespaces)
-		for _, t := range r.Talk {
-			k := keyOfTalk(&t)
-			if known := talk[k]; known != nil {
-				known.join(&t)
-				continue
-			}
-			talk[k] = &t
+	var m PolicyMerge
+	for i := range reports {
+		m.Add(&reports[i])
+	}
+	return m.Report()
+}
+
+// A PolicyMerge puts reports together one by one. The zero value has none.
+type PolicyMerge struct {
+	sum      PolicyReport
+	pods     map[string]PolicyPod
+	nodes    map[string]PolicyNode
+	policies map[string]*cluster.Policy
+	talk     map[talkKey]*PolicyTalk
+}
+
+// Add takes in a report, which must not change afterwards.
+func (m *PolicyMerge) Add(r *PolicyReport) {
+	if m.pods == nil {
+		m.pods, m.nodes, m.policies, m.talk = map[string]PolicyPod{}, map[string]PolicyNode{}, map[string]*cluster.Policy{}, map[talkKey]*PolicyTalk{}
+		m.sum.Namespaces = map[string]map[string]string{}
+	}
+	sum := &m.sum
+	sum.Reporters = append(sum.Reporters, r.Reporters...)
+	sum.Lost += r.Lost
+	sum.Forgotten += r.Forgotten
+	if r.Since.After(sum.Since) {
+		sum.Since = r.Since
+	}
+	if r.Until.After(sum.Until) {
+		sum.Until = r.Until
+	}
+	switch sum.Source {
+	case "", r.Source:
+		sum.Source = r.Source
+	default:
+		sum.Source = TalkOfConnections // of some: what all have is less
+	}
+	for _, p := range r.Pods {
+		// Who knows that it is gone has heard of more than who does not.
+		if known, ok := m.pods[p.UID]; !ok || !known.Gone {
+			m.pods[p.UID] = p
 		}
 	}
-	slices.Sort(m.Reporters)
-	m.Pods = slices.SortedFunc(maps.Values(pods), func(a, b PolicyPod) int {
-		return cmp.Or(cmp.Compare(a.Namespace, b.Namespace), cmp.Compare(a.Name, b.Name), cmp.Compare(a.UID, b.UID))
-	})
-	m.Nodes = slices.SortedFunc(maps.Values(nodes), func(a, b PolicyNode) int { return cmp.Compare(a.Name, b.Name) })
-	m.Policies = slices.SortedFunc(maps.Values(policies), func(a, b *cluster.Policy) int {
-		return cmp.Or(cmp.Compare(a.Namespace, b.Namespace), cmp.Compare(a.Name, b.Name), cmp.Compare(a.UID, b.UID))
-	})
-	for _, t := range talk {
-		m.Talk = append(m.Talk, *t)
+	for _, n := range r.Nodes {
+		m.nodes[n.Name] = n
 	}
-	m.sort()
-	return m
+	for _, p := range r.Policies {
+		if p == nil {
+			continue
+		}
+		if known := m.policies[p.UID]; known == nil || known.Generation < p.Generation {
+			m.policies[p.UID] = p
+		}
+	}
+	maps.Copy(sum.Namespaces, r.Namespaces)
+	for i := range r.Talk {
+		t := r.Talk[i]
+		if known := m.talk[keyOfTalk(&t)]; known != nil {
+			known.join(&t)
+			continue
+		}
+		m.talk[keyOfTalk(&t)] = &t
+	}
+}
+
+// Namespaces are those of the pods that reports have told of, sorted.
+func (m *PolicyMerge) Namespaces() []string {
+	set := map[string]bool{}
+	for _, p := range m.pods {
+		set[p.Namespace] = true
+	}
+	return slices.Sorted(maps.Keys(set))
+}
+
+// Report is the sum.
+func (m *PolicyMerge) Report() PolicyReport {
+	r := m.sum
+	if r.Namespaces == nil {
+		r.Namespaces = map[string]map[string]string{}
+	}
+	slices.Sort(r.Reporters)
+	r.Pods = slices.SortedFunc(maps.Values(m.pods), func(a, b PolicyPod) int {
+		return cmp.Or(cmp.Compare(a.Namespace, b.Namespace), cmp.Compare(a.Name, b.Name), cmp.Compare(a.UID, b.UID))
+	})
+	r.Nodes = slices.SortedFunc(maps.Values(m.nodes), func(a, b PolicyNode) int { return cmp.Compare(a.Name, b.Name) })
+	r.Policies = slices.SortedFunc(maps.Values(m.policies), func(a, b *cluster.Policy) int {
+		return cmp.Or(cmp.Compare(a.Namespace, b.Namespace), cmp.Compare(a.Name, b.Name), cmp.Compare(a.UID, b.UID))
+	})
+	for _, t := range m.talk {
+		r.Talk = append(r.Talk, *t)
+	}
+	r.sort()
+	return r
 }
 
 func (r *PolicyReport) sort() {

@@ -225,13 +225,13 @@ func (c *PolicyCollector) forget() {
 	}
 }
 
-// Answer returns a report on some namespaces, on all for none.
-func (c *PolicyCollector) Answer(_ context.Context, namespaces []string) (PolicyReport, error) {
+// Answer returns a report.
+func (c *PolicyCollector) Answer(_ context.Context, q PolicyQuestion) (PolicyReport, error) {
 	w, err := c.cfg.World()
 	if err != nil {
 		return PolicyReport{}, err
 	}
-	asked := func(ns string) bool { return len(namespaces) == 0 || slices.Contains(namespaces, ns) }
+	asked := func(ns string) bool { return len(q.Namespaces) == 0 || slices.Contains(q.Namespaces, ns) }
 	r := PolicyReport{Since: c.started, Until: c.cfg.Now(), Source: TalkOfConnections, Namespaces: map[string]map[string]string{}}
 	if c.cfg.Flows {
 		r.Source = TalkOfFlows
@@ -250,6 +250,9 @@ func (c *PolicyCollector) Answer(_ context.Context, namespaces []string) (Policy
 	c.mu.Lock()
 	r.Lost, r.Forgotten = c.lost, c.forgot
 	for _, t := range c.talk {
+		if q.Part == PolicyWorld {
+			break
+		}
 		if t.from != nil && asked(t.from.Namespace) || t.to != nil && asked(t.to.Namespace) {
 			r.Talk = append(r.Talk, t.PolicyTalk)
 			seen(t.from, true)
@@ -264,13 +267,17 @@ func (c *PolicyCollector) Answer(_ context.Context, namespaces []string) (Policy
 		near[p.Namespace] = true
 	}
 	for _, p := range w.Pods {
-		if asked(p.Namespace) || near[p.Namespace] {
+		_, talked := pods[p.UID]
+		if talked || q.Part != PolicyTalks && (asked(p.Namespace) || near[p.Namespace]) {
 			seen(p, false)
 		}
 	}
 	r.Pods = slices.SortedFunc(maps.Values(pods), func(a, b PolicyPod) int {
 		return cmp.Or(cmp.Compare(a.Namespace, b.Namespace), cmp.Compare(a.Name, b.Name), cmp.Compare(a.UID, b.UID))
 	})
+	if q.Part == PolicyTalks {
+		return r, nil
+	}
 	for _, n := range w.Nodes {
 		r.Nodes = append(r.Nodes, PolicyNode{Name: n.Name, Labels: n.Labels, Addrs: n.Addrs, PodCIDRs: n.PodCIDRs})
 	}

@@ -8,7 +8,6 @@ import (
 	"net/netip"
 	"net/url"
 	"slices"
-	"strings"
 	"testing"
 	"time"
 
@@ -103,7 +102,7 @@ func TestPolicyFlows(t *testing.T) {
 	} {
 		c.Add(e)
 	}
-	r, err := c.Answer(t.Context(), nil)
+	r, err := c.Answer(t.Context(), PolicyQuestion{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -156,7 +155,7 @@ func TestPolicyConnections(t *testing.T) {
 		c.Add(e)
 	}
 	c.Add(&event.Event{Time: flowTime, Data: &event.Lost{Count: 3}})
-	r, err := c.Answer(t.Context(), []string{"shop"})
+	r, err := c.Answer(t.Context(), PolicyQuestion{Namespaces: []string{"shop"}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -186,7 +185,7 @@ func TestPolicyGone(t *testing.T) {
 	c := w.collector(true)
 	c.Add(flowEvent("flow_new", flowTime, w.front, w.redis, 40000, 6379, false, event.Forwarded))
 	w.world.Pods = []*cluster.Pod{w.redis, w.bank}
-	r, err := c.Answer(t.Context(), []string{"shop"})
+	r, err := c.Answer(t.Context(), PolicyQuestion{Namespaces: []string{"shop"}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -205,7 +204,7 @@ func TestPolicyForgets(t *testing.T) {
 	for n := range 1000 {
 		c.Add(flowEvent("flow_new", flowTime.Add(time.Duration(n)*time.Second), w.front, w.redis, 40000, uint16(n+1), false, event.Forwarded))
 	}
-	r, err := c.Answer(t.Context(), nil)
+	r, err := c.Answer(t.Context(), PolicyQuestion{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -228,7 +227,7 @@ func TestPolicyScan(t *testing.T) {
 	for n := range 1000 {
 		c.Add(flowEvent("flow_drop", flowTime.Add(time.Duration(n)*time.Second), w.redis, w.bank, uint16(n+1), 40000, true, event.Dropped))
 	}
-	r, err := c.Answer(t.Context(), nil)
+	r, err := c.Answer(t.Context(), PolicyQuestion{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -252,7 +251,7 @@ func TestPolicyDeniedAtServer(t *testing.T) {
 	}
 	var reports []PolicyReport
 	for _, c := range []*PolicyCollector{client, server} {
-		r, err := c.Answer(t.Context(), []string{"shop"})
+		r, err := c.Answer(t.Context(), PolicyQuestion{Namespaces: []string{"shop"}})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -287,7 +286,7 @@ func TestPolicyMerge(t *testing.T) {
 	two.Add(flowEvent("flow_new", flowTime, w.bank, w.front, 40000, 80, false, event.Forwarded))
 	var reports []PolicyReport
 	for i, c := range []*PolicyCollector{one, two} {
-		r, err := c.Answer(t.Context(), nil)
+		r, err := c.Answer(t.Context(), PolicyQuestion{})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -318,18 +317,59 @@ func TestPolicyMerge(t *testing.T) {
 	}
 }
 
+// TestPolicyParts holds that world and talk are the whole.
+func TestPolicyParts(t *testing.T) {
+	w := newTalkers()
+	c := w.collector(true)
+	c.Add(flowEvent("flow_new", flowTime, w.front, w.bank, 40000, 80, false, event.Forwarded))
+	part := func(namespaces []string, p PolicyPart) *PolicyReport {
+		r, err := c.Answer(t.Context(), PolicyQuestion{Namespaces: namespaces, Part: p})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return &r
+	}
+	talk := part([]string{"shop"}, PolicyTalks)
+	if len(talk.Talk) != 1 || len(talk.Pods) != 2 || talk.Pods[0].Gone || len(talk.Nodes)+len(talk.Policies)+len(talk.Namespaces) > 0 {
+		t.Errorf("who talked: %+v", talk)
+	}
+	var m PolicyMerge
+	m.Add(talk)
+	if got := m.Namespaces(); !slices.Equal(got, []string{"bank", "shop"}) {
+		t.Errorf("of namespaces %q", got)
+	}
+	world := part(m.Namespaces(), PolicyWorld)
+	if len(world.Talk) > 0 || len(world.Pods) != 3 {
+		t.Errorf("the world: %+v", world)
+	}
+	m.Add(world)
+	text := func(r PolicyReport) string {
+		b, err := json.Marshal(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(b)
+	}
+	if d := cmp.Diff(text(MergePolicyReports([]PolicyReport{*part([]string{"shop"}, WholePolicy)})), text(m.Report())); d != "" {
+		t.Error(d)
+	}
+}
+
 // TestPolicyRoute holds that a report comes as it was sent.
 func TestPolicyRoute(t *testing.T) {
 	w := newTalkers()
 	c := w.collector(true)
 	c.Add(flowEvent("flow_drop", flowTime, w.front, w.redis, 40000, 6379, false, event.Dropped))
-	sent, err := c.Answer(t.Context(), []string{"shop"})
+	sent, err := c.Answer(t.Context(), PolicyQuestion{Namespaces: []string{"shop"}})
 	if err != nil {
 		t.Fatal(err)
 	}
-	var namespaces, nodes []string
-	srv := httptest.NewServer(NewMux([]Route{PolicyRoute(func(_ context.Context, ns, on []string) (PolicyReport, error) {
-		namespaces, nodes = ns, on
+	var asked PolicyQuestion
+	refuse := false
+	srv := httptest.NewServer(NewMux([]Route{PolicyRoute(func(_ context.Context, q PolicyQuestion) (PolicyReport, error) {
+		if asked = q; refuse && q.Part != "" {
+			return PolicyReport{}, BadRequest("unknown parameter part")
+		}
 		return sent, nil
 	})}, slog.New(slog.DiscardHandler)))
 	defer srv.Close()
@@ -338,7 +378,7 @@ func TestPolicyRoute(t *testing.T) {
 		t.Fatal(err)
 	}
 	client := NewHTTPClient(base, srv.Client().Transport)
-	got, err := client.Policy(t.Context(), []string{"shop", "bank"}, []string{"node-1"})
+	got, err := client.Policy(t.Context(), PolicyQuestion{[]string{"shop", "bank"}, []string{"node-1"}, PolicyTalks})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -352,7 +392,12 @@ func TestPolicyRoute(t *testing.T) {
 	if d := cmp.Diff(text(sent), text(got)); d != "" {
 		t.Error(d)
 	}
-	if strings.Join(namespaces, ",") != "shop,bank" || strings.Join(nodes, ",") != "node-1" {
-		t.Errorf("asked for %v of %v", namespaces, nodes)
+	if d := cmp.Diff(PolicyQuestion{[]string{"shop", "bank"}, []string{"node-1"}, PolicyTalks}, asked); d != "" {
+		t.Error(d)
+	}
+	// Who does not know of parts tells all.
+	refuse = true
+	if got, err := client.Policy(t.Context(), PolicyQuestion{Part: PolicyWorld}); err != nil || len(got.Talk) != 1 || asked.Part != "" {
+		t.Errorf("an older release: %v, %d lines of talk", err, len(got.Talk))
 	}
 }

@@ -46,7 +46,7 @@ type Config struct {
 	// Flows remembers the last flows; nil where no datapath tells them.
 	Flows *FlowMemory
 	// Policy answers what network policies are about; nil where none are known.
-	Policy func(ctx context.Context, namespaces []string) (PolicyReport, error)
+	Policy func(context.Context, PolicyQuestion) (PolicyReport, error)
 	// Files answers what a process has open: at most so many, and how many there
 	// are. It may be called by several goroutines; nil: /proc is read instead.
 	Files func(p event.Key, most int) ([]OpenFile, int, error)
@@ -206,14 +206,14 @@ func (s *Server) answerMap(ctx context.Context, q MapQuestion) (Map, error) {
 	return s.cfg.Map(ctx, q)
 }
 
-func (s *Server) answerPolicy(ctx context.Context, namespaces, nodes []string) (PolicyReport, error) {
-	if err := s.isHere(nodes); err != nil {
+func (s *Server) answerPolicy(ctx context.Context, q PolicyQuestion) (PolicyReport, error) {
+	if err := s.isHere(q.Nodes); err != nil {
 		return PolicyReport{}, err
 	}
 	if s.cfg.Policy == nil {
 		return PolicyReport{}, Unavailable("this agent knows no network policies: it is on no cluster's node, or watches neither flows nor connections")
 	}
-	return s.cfg.Policy(ctx, namespaces)
+	return s.cfg.Policy(ctx, q)
 }
 
 func (s *Server) answerPolicyStatus(_ context.Context, q PolicyStatusQuestion) (PolicyStatus, error) {

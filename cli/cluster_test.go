@@ -204,7 +204,7 @@ func (h *fakeHub) clusterMap(_ context.Context, q api.MapQuestion) (api.Map, err
 
 // policy is what policies of a shop are about: the front asks the database, and
 // a debugger tried to.
-func (h *fakeHub) policy(context.Context, []string, []string) (api.PolicyReport, error) {
+func (h *fakeHub) policy(_ context.Context, q api.PolicyQuestion) (api.PolicyReport, error) {
 	r := api.PolicyReport{Since: at(600_000), Until: now, Source: api.TalkOfFlows, Reporters: []string{"node-1", "node-2"}, Total: 2,
 		Namespaces: map[string]map[string]string{"shop": {}, "kube-system": {}}}
 	if h.how == "missing" {
@@ -226,6 +226,12 @@ func (h *fakeHub) policy(context.Context, []string, []string) (api.PolicyReport,
 	talk(front, dns, 17, 53, 9)
 	talk(front, api.PolicyParty{Addr: netip.MustParseAddr("198.51.100.7")}, 1, 0, 1)
 	talk(debug, db, 6, 5432, 1).Dropped = true
+	if q.Part == api.PolicyWorld {
+		r.Talk = nil
+	}
+	if len(q.Namespaces) == 0 {
+		party("kube-system", "metrics", 9) // who has not talked to the shop
+	}
 	app := func(name string) cluster.Selector { return cluster.Selector{Equal: map[string]string{"app": name}} }
 	from := app("front")
 	r.Policies = []*cluster.Policy{{UID: "1", Namespace: "shop", Name: "db", Tier: cluster.NetworkTier, Subject: cluster.PolicySubject{Pods: app("db")}, IsolatesIngress: true,

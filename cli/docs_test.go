@@ -52,7 +52,7 @@ func (j judge) FollowConnections(_ context.Context, q api.Question) api.Lines {
 func (j judge) Flows(_ context.Context, q api.Question) api.Lines       { return j.filter(q.Filter) }
 func (j judge) FollowFlows(_ context.Context, q api.Question) api.Lines { return j.filter(q.Filter) }
 func (judge) Map(context.Context, api.MapQuestion) (api.Map, error)     { return api.Map{}, errStop }
-func (judge) Policy(context.Context, []string, []string) (api.PolicyReport, error) {
+func (judge) Policy(context.Context, api.PolicyQuestion) (api.PolicyReport, error) {
 	return api.PolicyReport{}, errStop
 }
 func (judge) PolicyStatus(context.Context, api.PolicyStatusQuestion) (api.PolicyStatus, error) {

@@ -110,7 +110,7 @@ type Agent interface {
 	FollowFlows(ctx context.Context, q api.Question) api.Lines
 	Status(ctx context.Context, nodes ...string) ([]byte, error)
 	Map(ctx context.Context, q api.MapQuestion) (api.Map, error)
-	Policy(ctx context.Context, namespaces, nodes []string) (api.PolicyReport, error)
+	Policy(ctx context.Context, q api.PolicyQuestion) (api.PolicyReport, error)
 	PolicyStatus(ctx context.Context, q api.PolicyStatusQuestion) (api.PolicyStatus, error)
 }
 

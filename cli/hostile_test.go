@@ -116,7 +116,7 @@ func (h hostile) PolicyStatus(context.Context, api.PolicyStatusQuestion) (api.Po
 	return api.PolicyStatus{Total: -1, Missing: []string{x}, Nodes: []api.NodePolicies{node, {Mode: api.ModeOff}, {Node: x, Error: x}}}, nil
 }
 
-func (h hostile) Policy(context.Context, []string, []string) (api.PolicyReport, error) {
+func (h hostile) Policy(context.Context, api.PolicyQuestion) (api.PolicyReport, error) {
 	x := h.text
 	addrs := []netip.Addr{netip.MustParseAddr("10.0.0.1")}
 	pod := api.PolicyPod{UID: x, Name: "pod" + x, Namespace: "shop", Node: x, Labels: map[string]string{x: x}, Addrs: addrs, Workload: cluster.Workload{Kind: x, Name: "victim"}}

@@ -24,22 +24,32 @@ type policyView struct {
 	pods   map[string]*cluster.Pod
 }
 
-// policies asks what policies of some namespaces are about: those that are
-// named, and the one that the command is about.
-func (g *globals) policies(ctx context.Context, env *Env, about *selection, others ...string) (*policyView, error) {
+// policies asks what policies are about, and who talked: of the namespace that
+// the command is about.
+func (g *globals) policies(ctx context.Context, env *Env, about *selection) (*policyView, error) {
+	return g.ask(ctx, env, about, func(who *answerer) api.PolicyQuestion {
+		q := api.PolicyQuestion{Nodes: who.nodes}
+		if who.namespace != "" {
+			q.Namespaces = []string{who.namespace}
+		}
+		return q
+	})
+}
+
+// policyWorld asks what policies are about, of all namespaces: rules and addresses
+// are about pods of others, too.
+func (g *globals) policyWorld(ctx context.Context, env *Env, about *selection) (*policyView, error) {
+	return g.ask(ctx, env, about, func(*answerer) api.PolicyQuestion { return api.PolicyQuestion{Part: api.PolicyWorld} })
+}
+
+func (g *globals) ask(ctx context.Context, env *Env, about *selection, what func(*answerer) api.PolicyQuestion) (*policyView, error) {
 	who, err := g.answerer(env, about)
 	if err != nil {
 		return nil, err
 	}
-	var namespaces []string
-	if who.namespace != "" {
-		namespaces = append(slices.DeleteFunc(others, func(ns string) bool { return ns == "" }), who.namespace)
-		slices.Sort(namespaces)
-		namespaces = slices.Compact(namespaces)
-	}
 	ctx, cancel := g.finite(ctx, false)
 	defer cancel()
-	r, err := who.Policy(ctx, namespaces, who.nodes)
+	r, err := who.Policy(ctx, what(who))
 	if err != nil {
 		return nil, err
 	}

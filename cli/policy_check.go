@@ -19,7 +19,7 @@ func policyTestCommand(g *globals) *command {
 		name:    "policy test",
 		summary: "Tell what would become of a connection, and why",
 		about: "By the policies that there are now: for each end the rule that decides, or the one that comes nearest where none matches. " +
-			"An end is a pod, a workload (one of its pods), NAMESPACE/NAME, or an address. The exit code is 0 for what is allowed, 1 for what is denied.",
+			"An end is a pod, a workload (one of its pods), NAMESPACE/NAME, or an address; that of a pod which you may not see counts as one outside of the cluster. The exit code is 0 for what is allowed, 1 for what is denied.",
 		examples: []example{
 			{"warren policy test -n shop --from front --to redis:6379", "On a node of a cluster"},
 		},
@@ -49,7 +49,7 @@ func policyTestCommand(g *globals) *command {
 			if err != nil {
 				return err
 			}
-			v, err := g.policies(ctx, env, &about, src.namespace, dst.namespace)
+			v, err := g.policyWorld(ctx, env, &about)
 			if err != nil {
 				return err
 			}
@@ -151,7 +151,7 @@ func policyExplainCommand(g *globals) *command {
 			if n.addr.IsValid() {
 				return usagef("explains pods, not addresses like %s", args[0])
 			}
-			v, err := g.policies(ctx, env, &about, n.namespace)
+			v, err := g.policyWorld(ctx, env, &about)
 			if err != nil {
 				return err
 			}

@@ -200,11 +200,13 @@ type fakeAgent struct {
 	talk    api.Map
 	policy  api.PolicyReport
 	inForce func(api.PolicyStatusQuestion) api.NodePolicies
-	streams map[chan api.Row]bool
-	asked   []api.Query
-	stop    context.CancelFunc
-	ending  chan struct{} // closed when streams are to break
-	stopped chan struct{}
+	// policyAsked are the questions about policies.
+	policyAsked []api.PolicyQuestion
+	streams     map[chan api.Row]bool
+	asked       []api.Query
+	stop        context.CancelFunc
+	ending      chan struct{} // closed when streams are to break
+	stopped     chan struct{}
 }
 
 // newAgent returns an agent that does not listen yet.
@@ -284,10 +286,21 @@ func (a *fakeAgent) serveMap(context.Context, api.MapQuestion) (api.Map, error) 
 	return a.talk, nil
 }
 
-func (a *fakeAgent) servePolicy(context.Context, []string, []string) (api.PolicyReport, error) {
+func (a *fakeAgent) servePolicy(_ context.Context, q api.PolicyQuestion) (api.PolicyReport, error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	return a.policy, nil
+	a.policyAsked = append(a.policyAsked, q)
+	r := a.policy
+	switch q.Part {
+	case api.PolicyWorld:
+		r.Talk = nil
+	case api.PolicyTalks:
+		r.Policies, r.Nodes, r.Namespaces = nil, nil, nil
+		r.Pods = slices.DeleteFunc(slices.Clone(r.Pods), func(p api.PolicyPod) bool {
+			return !slices.ContainsFunc(r.Talk, func(t api.PolicyTalk) bool { return t.From.Pod == p.UID || t.To.Pod == p.UID })
+		})
+	}
+	return r, nil
 }
 
 func (a *fakeAgent) servePolicyStatus(_ context.Context, q api.PolicyStatusQuestion) (api.PolicyStatus, error) {

@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"net/netip"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -29,7 +30,7 @@ func TestPolicy(t *testing.T) {
 	one.policy = api.PolicyReport{Reporters: []string{"node-7"}, Source: api.TalkOfFlows, Pods: []api.PolicyPod{pod("shop", "cart"), pod("bank", "vault"), pod("bank", "teller")},
 		Namespaces: map[string]map[string]string{"shop": {}, "bank": {}, "secret": {}}, Talk: []api.PolicyTalk{talk("cart", "vault", 1)},
 		Policies: []*cluster.Policy{{UID: "1", Namespace: "shop", Name: "cart"}, {UID: "2", Namespace: "bank", Name: "vault"}, {UID: "3", Name: "all"}}}
-	two.policy = api.PolicyReport{Source: api.TalkOfFlows, Pods: one.policy.Pods, Talk: []api.PolicyTalk{talk("teller", "vault", 2)}, Policies: one.policy.Policies}
+	two.policy = api.PolicyReport{Source: api.TalkOfFlows, Pods: one.policy.Pods, Talk: []api.PolicyTalk{talk("teller", "vault", 2)}, Policies: one.policy.Policies, Namespaces: one.policy.Namespaces}
 	f := newFixture(t, ca, Config{}, one, two)
 	for _, test := range []struct {
 		who                  shows
@@ -61,6 +62,50 @@ func TestPolicy(t *testing.T) {
 		}
 		if r.Total != 2 || !slices.Equal(r.Reporters, []string{"node-1", "node-2"}) {
 			t.Errorf("told by %q of %d", r.Reporters, r.Total)
+		}
+	}
+	// One of them says what policies are about, of the namespaces of who talked,
+	// too; another one where that one cannot.
+	for _, a := range []*fakeAgent{one, two} {
+		a.mu.Lock()
+		a.policyAsked = nil
+		a.mu.Unlock()
+	}
+	worlds := func() (list []string) {
+		for _, a := range []*fakeAgent{one, two} {
+			a.mu.Lock()
+			for _, q := range a.policyAsked {
+				if q.Part != api.PolicyTalks {
+					list = append(list, a.node+" "+string(q.Part)+" "+strings.Join(q.Namespaces, ","))
+				}
+			}
+			a.mu.Unlock()
+		}
+		return list
+	}
+	if code, _ := f.get(admin, "/v1/policy?namespace=shop"); code != http.StatusOK {
+		t.Error(code)
+	}
+	if got := worlds(); !slices.Equal(got, []string{"node-1 world bank,shop"}) {
+		t.Errorf("asked for the world: %q", got)
+	}
+	one.close()
+	f.waitUp(one, false)
+	for _, path := range []string{"/v1/policy?part=world&namespace=shop", "/v1/policy?part=talk", "/v1/policy"} {
+		code, body := f.get(admin, path)
+		var r api.PolicyReport
+		if err := json.Unmarshal([]byte(body), &r); err != nil || code != http.StatusOK {
+			t.Fatal(path, code, body, err)
+		}
+		wantMissing, wantPolicies, wantTalk := 1, 3, 1
+		switch {
+		case strings.Contains(path, "world"):
+			wantMissing, wantTalk = 0, 0
+		case strings.Contains(path, "talk"):
+			wantPolicies = 0
+		}
+		if len(r.Missing) != wantMissing || len(r.Policies) != wantPolicies || len(r.Talk) != wantTalk {
+			t.Errorf("%s: missing %q, %d policies, %d lines of talk", path, r.Missing, len(r.Policies), len(r.Talk))
 		}
 	}
 	if code, body := f.get(bearer("nobody-token"), "/v1/policy"); code != http.StatusForbidden {
