@@ -20,7 +20,7 @@ func TestLoad(t *testing.T) {
 	got, err := Load(Options{Config: file, Listen: ":2", TLSDir: "/tls", Agents: "agents", MetricsListen: "off"})
 	want := Config{
 		Listen: ":2", TLSDir: "/tls", Namespace: "ns", Agents: "agents", Nodes: map[string]string{"pool": "warren", "os": "linux"},
-		LogLevel: slog.LevelDebug, Version: "unknown", Wait: 100 * time.Millisecond, Review: 10 * time.Second, Streams: 5, StreamBytes: 2_000_000, Memory: 128 << 20, Stall: 2 * time.Second, begin: beginTime,
+		LogLevel: slog.LevelDebug, Version: "unknown", Wait: 100 * time.Millisecond, Review: 10 * time.Second, Streams: 5, StreamBytes: 2_000_000, Memory: 128 << 20, Stall: 2 * time.Second, begin: beginTime, look: lookTime,
 	}
 	if err != nil || !reflect.DeepEqual(got, want) {
 		t.Errorf("loaded %+v, %v\nwant %+v", got, err, want)
