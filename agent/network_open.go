@@ -73,7 +73,9 @@ func newNetwork(c NetworkConfig, m *membership, store *networkStore, left []*end
 }
 
 func kernelConfig(cfg Config) datapath.Config {
-	return datapath.Config{BPFFS: cfg.Network.BPFFS, Instance: cfg.Instance, Mode: cfg.Network.Mode, Verdicts: cfg.Network.Verdicts}
+	return datapath.Config{
+		BPFFS: cfg.Network.BPFFS, Instance: cfg.Instance, Mode: cfg.Network.Mode, Verdicts: cfg.Network.Verdicts, PodDevices: cni.DevicePrefix,
+	}
 }
 
 func hostConfig(cfg Config) datapath.HostConfig {

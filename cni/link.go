@@ -28,6 +28,9 @@ var gateways = map[bool]netip.Addr{
 	true:  netip.AddrFrom16([16]byte{0: 0xfe, 1: 0x80, 15: 1}),
 }
 
+// DevicePrefix is how the names of the host's ends of pods' pairs begin.
+const DevicePrefix = hostPrefix
+
 const (
 	hostPrefix = "wrn"
 	maxAlias   = 255

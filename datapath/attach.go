@@ -26,17 +26,24 @@ const (
 	endpointDevice device = iota + 1
 	uplinkDevice
 	tunnelDevice
+	otherDevice // any other of the node
+	lastDevice  = otherDevice
+
+	// bareDevice is said besides of those whose packets begin with the IP header.
+	bareDevice device = 0x80
 )
 
-// String returns endpoint, uplink or tunnel.
+// String returns endpoint, uplink, tunnel or other.
 func (d device) String() string {
-	switch d {
+	switch d &^ bareDevice {
 	case endpointDevice:
 		return "endpoint"
 	case uplinkDevice:
 		return "uplink"
 	case tunnelDevice:
 		return "tunnel"
+	case otherDevice:
+		return "other"
 	}
 	return fmt.Sprintf("device(%d)", uint8(d))
 }
@@ -44,8 +51,11 @@ func (d device) String() string {
 // programs are the names of what is attached to ingress and egress of a device:
 // what it receives, and what it sends.
 func (d device) programs() [2]string {
-	if d == endpointDevice {
+	switch {
+	case d == endpointDevice:
 		return [2]string{"endpoint_from", "endpoint_to"}
+	case d&bareDevice != 0:
+		return [2]string{"host_from_bare", "host_to_bare"}
 	}
 	return [2]string{"host_from", "host_to"}
 }
@@ -123,6 +133,12 @@ func (a *attacher) Update(_ context.Context, index uint32, d device) error {
 
 func (a *attacher) attach(index uint32, d device) error {
 	have, ok := a.there.Get(index)
+	if ok && have.Device != d && have.Device.programs() == d.programs() {
+		have.Device = d // nothing is to be attached
+		if _, err := a.there.Put(one(index, have)); err != nil {
+			return err
+		}
+	}
 	if ok && have.Device != d {
 		if err := a.detach(index); err != nil {
 			return err

@@ -32,6 +32,9 @@ type Config struct {
 	EventBytes int
 	// VNI is the tunnel's number, 0 means DefaultVNI.
 	VNI uint32
+	// PodDevices is how the names of pods' devices begin, "" if nobody knows: those
+	// that are no endpoint's, yet or any more, are left alone.
+	PodDevices string
 	// Rung forces how programs are attached: "tcx" or "clsact"; "" is the first
 	// of these that the kernel takes.
 	Rung string
@@ -82,8 +85,11 @@ type Datapath struct {
 	mu      sync.Mutex // held by Apply, and whoever else changes what it does
 	tables  *tables
 	last    *State
-	parts   [2]uint32    // devices of the node, by HostPart
-	missing map[int]bool // interfaces of endpoints that are gone
+	parts   [2]uint32         // devices of the node, by HostPart
+	kinds   [2]device         // what these are
+	others  map[uint32]device // and all others that are no pods', nil before they were looked for
+	unread  map[string]bool   // names of devices that cannot be watched
+	missing map[int]bool      // interfaces of endpoints that are gone
 	closed  bool
 
 	eventsMu sync.Mutex   // held by who reads what the kernel tells
@@ -141,16 +147,12 @@ func (d *Datapath) applyOnce(ctx context.Context, state *State) (_ Report, found
 	}
 	// Programs of endpoints that go are detached before these are forgotten, and
 	// those of new ones attached when they are known.
-	want := make(map[uint32]device, len(c.rows.endpoints)+len(d.parts))
-	for index := range c.rows.endpoints {
-		want[index] = endpointDevice
-	}
-	for part, index := range d.parts {
-		if index != 0 {
-			want[index] = HostPart(part).device()
+	if d.others == nil {
+		if err := d.lookAround(); err != nil {
+			return Report{}, false, err
 		}
 	}
-	d.devices.Replace(want, func(a, b device) bool { return a == b })
+	d.devices.Replace(d.wantDevices(c.rows.endpoints), func(a, b device) bool { return a == b })
 	d.devices.Prune()
 	d.devices.Reconcile(ctx)
 	for index := range c.rows.endpoints {
@@ -264,11 +266,18 @@ func (d *Datapath) setPart(index uint32, part HostPart) error {
 	if d.closed {
 		return fmt.Errorf("attach %v: %w", part, ErrClosed)
 	}
-	before := d.parts[part]
-	if before != 0 && before != index && before != d.parts[1-part] {
-		d.devices.Unwant(before)
+	kind := device(0)
+	if index != 0 {
+		var err error
+		if kind, err = d.partDevice(index, part); err != nil {
+			return fmt.Errorf("attach %v: %w", part, err)
+		}
 	}
-	d.parts[part] = index
+	before := d.parts[part]
+	d.parts[part], d.kinds[part] = index, kind
+	if before != 0 && before != index {
+		d.setOther(before)
+	}
 	if err := d.setParts(); err != nil {
 		return err
 	}
@@ -276,8 +285,9 @@ func (d *Datapath) setPart(index uint32, part HostPart) error {
 		d.devices.Reconcile(context.Background())
 		return nil
 	}
-	if st, ok := d.devices.Status(index); !ok || st.State != reconcile.Done {
-		d.devices.Want(index, part.device())
+	have := d.devices.Wanted()[index]
+	if st, ok := d.devices.Status(index); !ok || st.State != reconcile.Done || have != kind && have != d.kinds[1-part] {
+		d.devices.Want(index, kind)
 	}
 	d.devices.Reconcile(context.Background())
 	if st, _ := d.devices.Status(index); st.Err != nil {

@@ -136,15 +136,15 @@ __noinline int answer_judge(struct __sk_buff *skb, struct packet *p)
  * for: a pod whose address was translated is known by its mark, and one whose address was
  * not by that.
  */
-static __always_inline bool sender_changed(const struct flow *f, const struct packet *p, __u32 number,
+static __always_inline bool sender_changed(const struct flow *f, const struct packet *p, __u32 number, __u32 sender,
 					   const struct config *cfg)
 {
 	struct place *from;
 
 	if (!!(f->flags & FLOW_OUTSIDE) != (number == NUMBER_OUTSIDE))
 		return true;
-	if (number && number != NUMBER_OUTSIDE)
-		return number_sender(number) != f->ifindex[CLIENT] || !(f->flags & (FLOW_DEFERRED | FLOW_STACK));
+	if (sender)
+		return sender != f->ifindex[CLIENT] || !(f->flags & (FLOW_DEFERRED | FLOW_STACK));
 	if (!(f->flags & FLOW_DEFERRED))
 		return false;
 	from = place_known(&p->src, config_generation(cfg));
@@ -155,7 +155,7 @@ SEC("tc")
 int endpoint_to(struct __sk_buff *skb)
 {
 	struct config *cfg = config_get();
-	__u32 role, number;
+	__u32 role, number, sender;
 	struct packet p;
 	struct place *from;
 	struct flow *f;
@@ -170,13 +170,17 @@ int endpoint_to(struct __sk_buff *skb)
 		return packet_drop(skb, &p, r);
 	packet_true(skb, &p);
 	number = mark_number(skb, cfg);
+	sender = number_sender(number);
+	if (number && !sender)
+		number = NUMBER_OUTSIDE; /* it is, or the pod is gone: nobody knows who it was, but not the node */
 	f = bpf_map_lookup_elem(&flows, &p.key);
 	if (f) {
 		role = flow_role(f, &p);
 		if (f->flags & FLOW_SERVICE && role == SERVER && skb->sk &&
 		    (!f->verdict[EGRESS] || f->generation != cfg->generation))
 			answer_judge(skb, &p);
-		p.stale = f->ifindex[!role] != skb->ifindex || (role == CLIENT && sender_changed(f, &p, number, cfg));
+		p.stale = f->ifindex[!role] != skb->ifindex ||
+			  (role == CLIENT && sender_changed(f, &p, number, sender, cfg));
 		/*
 		 * A pod here sent it, so endpoint_from has judged and counted it, unless the stack has made it
 		 * another.
@@ -196,8 +200,8 @@ int endpoint_to(struct __sk_buff *skb)
 		from = place_known(&p.src, config_generation(cfg));
 		if (from && from->flags & PLACE_POD)
 			p.from = from->ifindex;
-		else if (number != NUMBER_OUTSIDE)
-			p.from = number_sender(number); /* translated to the node's address */
+		else
+			p.from = sender; /* translated to the node's address */
 		if (p.from && number == NUMBER_OUTSIDE)
 			return packet_drop(skb, &p, REASON_SPOOFED);
 		p.flow_flags = FLOW_STACK;

@@ -21,7 +21,7 @@ import (
 // first packet.
 type Flow struct {
 	Client, Server         netip.Addr
-	ClientPort, ServerPort uint16   // ICMP echo: both the identifier
+	ClientPort, ServerPort uint16   // ICMP echo: the client's is the identifier, the server's 0
 	Protocol               uint8    // IPPROTO_TCP, ...
 	ICMP                   [2]uint8 // type and code of the first packet
 	Packets, Bytes         [2]uint64

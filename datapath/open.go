@@ -245,7 +245,7 @@ func Open(cfg Config, log *slog.Logger) (_ *Datapath, err error) {
 	if err != nil {
 		return nil, err
 	}
-	d := &Datapath{cfg: cfg, log: log, pins: pins, missing: make(map[int]bool)}
+	d := &Datapath{cfg: cfg, log: log, pins: pins, missing: make(map[int]bool), unread: make(map[string]bool)}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, d.Close())
@@ -270,11 +270,11 @@ func Open(cfg Config, log *slog.Logger) (_ *Datapath, err error) {
 		return nil, fmt.Errorf("read attachments: %w", err)
 	}
 	for index, have := range d.attacher.there.All() {
-		switch have.Device {
+		switch have.Device &^ bareDevice {
 		case uplinkDevice:
-			d.parts[Uplink] = index
+			d.parts[Uplink], d.kinds[Uplink] = index, have.Device
 		case tunnelDevice:
-			d.parts[Tunnel] = index
+			d.parts[Tunnel], d.kinds[Tunnel] = index, have.Device
 		}
 	}
 	if err := d.configure(nil); err != nil {

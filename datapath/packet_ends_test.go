@@ -119,6 +119,8 @@ func TestBPFMarkOfAnother(t *testing.T) {
 	w.want("of who may, again", by(numberA), toStack)
 	w.want("of the node", by(0), toStack)
 	w.want("of who may not, then", by(4), toDrop)
+	w.want("of a pod that is gone", by(77), toDrop)
+	w.want("of the node, then", by(0), toStack)
 
 	leaves := ether(ip(hostAddr, remoteC4, udp(61000, 8080)))
 	out := func(number uint32) uint32 {

@@ -50,8 +50,11 @@ func (d *Datapath) Run(ctx context.Context) error {
 				d.check(ctx)
 				continue
 			}
-			if u.Header.Type == unix.RTM_DELLINK {
+			switch u.Header.Type {
+			case unix.RTM_DELLINK:
 				d.deviceGone(ctx, int(u.Index))
+			case unix.RTM_NEWLINK:
+				d.deviceThere(ctx, u.Link)
 			}
 		case <-ticker.C:
 			d.check(ctx)
@@ -78,6 +81,14 @@ func (d *Datapath) deviceGone(ctx context.Context, index int) {
 	}
 	if _, ok := d.devices.Status(uint32(index)); !ok || d.exists(index) {
 		return
+	}
+	if _, ok := d.others[uint32(index)]; ok {
+		delete(d.others, uint32(index))
+		if have := d.devices.Wanted()[uint32(index)]; have&^bareDevice == otherDevice {
+			d.devices.Unwant(uint32(index))
+			d.devices.Reconcile(ctx)
+			return
+		}
 	}
 	for part := range d.parts {
 		if d.parts[part] == uint32(index) {
@@ -107,6 +118,7 @@ func (d *Datapath) exists(index int) bool {
 
 // check attaches again what is not attached though it should be.
 func (d *Datapath) check(ctx context.Context) {
+	d.checkOthers(ctx)
 	for index, kind := range d.devices.Wanted() {
 		if ctx.Err() != nil {
 			return
@@ -224,11 +236,11 @@ func (a *attacher) status(wanted map[uint32]device) []HookStatus {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	var all []HookStatus
-	for kind := endpointDevice; kind <= tunnelDevice; kind++ {
+	for kind := endpointDevice; kind <= lastDevice; kind++ {
 		h := HookStatus{Hook: kind.String()}
 		for index := range maps.Keys(wanted) {
 			have, ok := a.there.Get(index)
-			if !ok || have.Device != kind {
+			if !ok || have.Device&^bareDevice != kind {
 				continue
 			}
 			h.Rung = have.rung()
