@@ -38,8 +38,10 @@ type network struct {
 	host    networkHost
 	runtime networkRuntime
 	find    finder // for pods that another CNI plugin connects; or nil
-	log     *slog.Logger
-	store   *networkStore
+	// links tells of devices that are added, until ctx ends; or nil.
+	links func(ctx context.Context) (<-chan struct{}, error)
+	log   *slog.Logger
+	store *networkStore
 	// devices lists this node's network devices by index, with their names;
 	// addresses are those that the node itself has.
 	devices   func() (map[int]string, error)
@@ -54,6 +56,8 @@ type network struct {
 	built    built // from seen
 	wired    wired
 	missed   map[string]int // how often a pod was looked for, by uid
+	hunts    int            // how often any was since a device was added
+	again    *time.Timer    // when they are looked for again
 	said     string         // the last error that was logged
 	ready    *cni.Node      // what the container runtime was told
 
@@ -134,6 +138,9 @@ func (n *network) run(ctx context.Context) error {
 	look := time.NewTicker(lookAgain)
 	defer look.Stop()
 	retry := time.NewTimer(0) // the first pass
+	n.again.Stop()
+	defer n.again.Stop()
+	added := n.watchDevices(ctx)
 	wait := leastRetry
 	var took time.Duration // by the last pass
 	for {
@@ -148,6 +155,19 @@ func (n *network) run(ctx context.Context) error {
 			looking = true
 		case <-look.C:
 			looking = true
+		case _, ok := <-added:
+			if !ok {
+				added = n.watchDevices(ctx)
+			}
+			if !n.huntAnew() {
+				continue
+			}
+			more = 0
+		case <-n.again.C:
+			if !n.hunt() {
+				continue
+			}
+			more = 0
 		}
 		if !n.gather(ctx, more) {
 			return nil

@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"context"
 	"slices"
 	"time"
 
@@ -43,19 +44,71 @@ func (f processFinder) Find(pods []*cluster.Pod) (map[string]datapath.HostEnd, e
 // sees lets the network find the pods that another plugin connects.
 func (n *network) sees(who *identity.Identity) {
 	if n != nil && n.cfg.Mode == datapath.Chained {
-		n.find = processFinder{who}
+		n.find, n.links = processFinder{who}, datapath.WatchDevices
 	}
 }
 
-// findAgain is how soon is looked again for a pod that was not found, and
-// findTries how often before that is left to the next look at all devices.
+// watchDevices has devices looked at that are added, if pods are to be found by
+// them; nil where nobody tells of them.
+func (n *network) watchDevices(ctx context.Context) <-chan struct{} {
+	if n.find == nil || n.links == nil {
+		return nil
+	}
+	added, err := n.links(ctx)
+	if err != nil {
+		n.log.Warn("new pods are found later: nobody tells of their devices", "err", err)
+		return nil
+	}
+	return added
+}
+
+// hunt looks for the pods that were not found yet, and says whether one was.
+func (n *network) hunt() bool {
+	if n.find == nil || n.seen == nil {
+		return false // the first pass will
+	}
+	now := n.state.Snapshot(n.seen)
+	before := n.count()
+	// What fails is told by the next pass.
+	_ = n.discover(now, false)
+	return n.count() > before
+}
+
+// huntAnew looks for all of them as if it was the first time.
+func (n *network) huntAnew() bool {
+	n.hunts = 0
+	for uid := range n.missed {
+		n.missed[uid] = 0
+	}
+	return n.hunt()
+}
+
+func (n *network) count() int {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return len(n.endpoints)
+}
+
+// findLater has pods looked for again, later each time.
+func (n *network) findLater() {
+	wait := min(findSoonest<<min(n.hunts, 10), findAgain)
+	n.hunts++
+	n.again.Reset(wait)
+}
+
+// findSoonest is how soon is looked again for a pod that was not found, and each
+// time later until it is findAgain; findTries is how often before that is left to
+// the next look at all devices. It begins anew with each device that is added.
 const (
-	findAgain = time.Second
-	findTries = 20
+	findSoonest = 10 * time.Millisecond
+	findAgain   = time.Second
+	findTries   = 20
 )
 
 // discover adds endpoints for the pods of this node that another plugin
-// connects, and that it has not added itself.
+// connects, and that it has not added itself. The cluster hears of a pod's
+// address about a second after it has it: before that it is asked of the pod's
+// device, as soon as there is a process behind it.
 func (n *network) discover(now *cluster.Snapshot, looking bool) error {
 	n.mu.Lock()
 	known := make(map[string]bool, len(n.endpoints))
@@ -66,7 +119,13 @@ func (n *network) discover(now *cluster.Snapshot, looking bool) error {
 	var missing []*cluster.Pod
 	missed := make(map[string]int)
 	for _, p := range now.Pods {
-		if p.Node != n.node || p.HostNetwork || len(p.Addrs) == 0 || known[p.UID] {
+		if p.Node != n.node || p.HostNetwork || known[p.UID] {
+			continue
+		}
+		if len(p.Addrs) == 0 {
+			if n.hunts < findTries || looking {
+				missing = append(missing, p)
+			}
 			continue
 		}
 		if tries := n.missed[p.UID]; tries < findTries || looking {
@@ -82,13 +141,17 @@ func (n *network) discover(now *cluster.Snapshot, looking bool) error {
 	again := false
 	for _, p := range missing {
 		end, ok := found[p.UID]
-		if !ok {
-			again = again || missed[p.UID] < findTries
+		addrs := p.Addrs
+		if len(addrs) == 0 {
+			addrs = end.Addrs
+		}
+		if !ok || len(addrs) == 0 {
+			again = again || missed[p.UID] < findTries && n.hunts < findTries
 			continue
 		}
 		e := &endpoint{found: true, pod: p, waits: "its turn", Endpoint: api.Endpoint{
 			Attachment: api.Attachment{ContainerID: "pod-" + p.UID, Interface: "eth0"}, PodUID: p.UID, PodNamespace: p.Namespace, PodName: p.Name,
-			HostInterface: end.Name, HostIndex: end.Ifindex, Addrs: slices.Clone(p.Addrs), Chained: true,
+			HostInterface: end.Name, HostIndex: end.Ifindex, Addrs: slices.Clone(addrs), Chained: true,
 		}}
 		n.mu.Lock()
 		n.endpoints[e.Attachment] = e
@@ -96,7 +159,7 @@ func (n *network) discover(now *cluster.Snapshot, looking bool) error {
 		delete(n.missed, p.UID)
 	}
 	if again {
-		time.AfterFunc(findAgain, n.wake)
+		n.findLater()
 	}
 	return err
 }

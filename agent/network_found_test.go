@@ -1,6 +1,9 @@
 package agent
 
 import (
+	"context"
+	"errors"
+	"net/netip"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -99,5 +102,62 @@ func TestNetworkChained(t *testing.T) {
 			t.Errorf("endpoints %+v", s.Endpoints)
 		}
 		stop()
+	})
+}
+
+// TestNetworkChainedEarly judges a pod before the cluster knows its address: as soon
+// as it has a device and a process behind it.
+func TestNetworkChainedEarly(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newLab(t, datapath.Chained)
+		f := &fakeFinder{ends: make(map[string]datapath.HostEnd)}
+		links := make(chan struct{}, 1)
+		told := false
+		l.net.find, l.net.links = f, func(context.Context) (<-chan struct{}, error) {
+			if told {
+				return nil, errors.New("nobody tells any more")
+			}
+			told = true
+			return links, nil
+		}
+		defer l.run()()
+		l.cluster()
+		l.state.SetPolicy(&cluster.Policy{UID: "p1", Namespace: "shop", Name: "none", Tier: cluster.NetworkTier, IsolatesIngress: true}, time.Now())
+		l.pod("db", "n1", nil)
+		time.Sleep(lookAgain)
+		if s, _ := l.kernel.last(); len(s.Endpoints) != 0 || len(l.net.describe().Problems) != 0 {
+			t.Errorf("endpoints %+v, problems %q", s.Endpoints, l.net.describe().Problems)
+		}
+		// Its device comes first, and then a process behind it.
+		l.device(7, "cali7")
+		links <- struct{}{}
+		time.Sleep(200 * time.Millisecond)
+		f.put("uid-db", datapath.HostEnd{Ifindex: 7, Name: "cali7", Addrs: []netip.Addr{netip.MustParseAddr("10.244.1.7")}})
+		time.Sleep(200 * time.Millisecond)
+		s, n := l.kernel.last()
+		if len(s.Endpoints) != 1 || s.Endpoints[0].Ifindex != 7 || s.Endpoints[0].Addrs[0] != netip.MustParseAddr("10.244.1.7") || !s.Endpoints[0].Chained {
+			t.Fatalf("endpoints %+v", s.Endpoints)
+		}
+		if got := l.verdict("10.244.2.7", "10.244.1.7", 80); got != netpol.Deny {
+			t.Errorf("verdict %v", got)
+		}
+		// What the cluster hears of it later changes nothing.
+		l.pod("db", "n1", nil, "10.244.1.7")
+		time.Sleep(time.Second)
+		if s, again := l.kernel.last(); len(s.Endpoints) != 1 || again == n {
+			t.Errorf("endpoints %+v, %d changes", s.Endpoints, again-n)
+		}
+		// A device and its process at once: no more than a moment passes.
+		l.pod("web", "n1", nil)
+		time.Sleep(time.Second)
+		l.device(8, "cali8")
+		f.put("uid-web", datapath.HostEnd{Ifindex: 8, Name: "cali8", Addrs: []netip.Addr{netip.MustParseAddr("10.244.1.8")}})
+		links <- struct{}{}
+		time.Sleep(time.Millisecond)
+		if s, _ := l.kernel.last(); len(s.Endpoints) != 2 {
+			t.Errorf("endpoints %+v", s.Endpoints)
+		}
+		close(links)
+		time.Sleep(time.Second)
 	})
 }

@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"path/filepath"
 	"slices"
+	"time"
 
 	"kernel.org/pub/linux/libs/security/libcap/cap"
 
@@ -63,7 +64,7 @@ func newNetwork(c NetworkConfig, m *membership, store *networkStore, left []*end
 	n := &network{
 		cfg: c, node: m.node, state: m.state, log: log, store: store,
 		devices: netDevices, addresses: netAddresses,
-		kick: make(chan struct{}, 1), compiler: netpol.NewCompiler(), endpoints: make(map[api.Attachment]*endpoint),
+		kick: make(chan struct{}, 1), again: time.NewTimer(0), compiler: netpol.NewCompiler(), endpoints: make(map[api.Attachment]*endpoint),
 	}
 	for _, e := range left {
 		n.endpoints[e.Attachment] = e

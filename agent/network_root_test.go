@@ -34,6 +34,7 @@ type wire struct {
 	state *cluster.State
 	net   *network
 	pods  map[string]*wirePod
+	find  finder // of pods that another plugin connects
 }
 
 type wirePod struct {
@@ -123,6 +124,9 @@ func (w *wire) begin() (stop func()) {
 				return err
 			}
 			w.net, err = openNetwork(w.cfg, &membership{node: "n1", state: w.state}, "", log)
+			if err == nil && w.find != nil {
+				w.net.find, w.net.links = w.find, datapath.WatchDevices
+			}
 			opened <- err
 			if err != nil {
 				return err

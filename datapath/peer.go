@@ -1,6 +1,7 @@
 package datapath
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
 
@@ -17,12 +18,15 @@ type Sighting struct {
 type HostEnd struct {
 	Ifindex int
 	Name    string
+	// Addrs are the pod's own, as its device has them: of pods alone for which none
+	// was given, and nil where they cannot be read.
+	Addrs []netip.Addr
 }
 
 // HostEnds finds the host's ends of pods' pairs, by the key that they are given
 // with: by the network namespace of a pod's processes, or else by where the host
 // sends what is for its address. Pods without a pair of their own, of ipvlan or
-// macvlan, are not found. It looks in the network namespace of the calling
+// macvlan, are not found. What fails for one pod fails for no other. It looks in the network namespace of the calling
 // thread.
 func HostEnds[K comparable](pods map[K]Sighting) (map[K]HostEnd, error) {
 	links, err := netlink.LinkList()
@@ -44,10 +48,17 @@ func HostEnds[K comparable](pods map[K]Sighting) (map[K]HostEnd, error) {
 	found := make(map[K]HostEnd)
 	for key, pod := range pods {
 		if l := pod.hostEnd(behind, byIndex); l != nil {
-			found[key] = HostEnd{Ifindex: l.Attrs().Index, Name: l.Attrs().Name}
+			end := HostEnd{Ifindex: l.Attrs().Index, Name: l.Attrs().Name}
+			if len(pod.Addrs) == 0 {
+				var unread error
+				if end.Addrs, unread = farAddrs(l); unread != nil {
+					err = errors.Join(err, unread)
+				}
+			}
+			found[key] = end
 		}
 	}
-	return found, nil
+	return found, err
 }
 
 func (s *Sighting) hostEnd(behind map[int][]netlink.Link, byIndex map[int]netlink.Link) netlink.Link {
@@ -79,6 +90,9 @@ func (s *Sighting) hostEnd(behind map[int][]netlink.Link, byIndex map[int]netlin
 			// A pod with several: the one that its address is behind.
 			if l := routed(); l != nil && l.Attrs().NetNsID == id {
 				return l
+			}
+			if len(s.Addrs) == 0 {
+				return nil // its address will tell
 			}
 			return ends[0]
 		}

@@ -1,8 +1,10 @@
 package datapath
 
 import (
+	"context"
 	"net/netip"
 	"os/exec"
+	"slices"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -22,6 +24,7 @@ func TestRootHostEnds(t *testing.T) {
 		"link add br2 type veth peer name eth0 netns "+l.fd(quiet), "link set br2 master cni0 up",
 		"link add cali1 type veth peer name eth0 netns "+l.fd(routed), "link set cali1 up", "route add 10.2.0.5/32 dev cali1",
 		"link add eth0 type veth peer name eth0 netns "+l.fd(far), "addr add 172.30.0.1/24 dev eth0", "link set eth0 up", "route add default via 172.30.0.2 onlink dev eth0")
+	l.ip(routed, "addr add 10.2.0.5/32 dev eth0", "addr add 10.2.0.6/32 dev eth0", "addr add fd00:2::5/128 dev eth0 nodad")
 	pid := func(ns *testkit.Netns) int {
 		t.Helper()
 		cmd := exec.Command("sleep", "60")
@@ -53,8 +56,37 @@ func TestRootHostEnds(t *testing.T) {
 	for key, end := range got {
 		names[key] = end.Name
 	}
+	addrs := []netip.Addr{netip.MustParseAddr("10.2.0.5"), netip.MustParseAddr("fd00:2::5")}
+	if end := got["routed, by a process"]; !slices.Equal(end.Addrs, addrs) {
+		t.Errorf("addresses of a pod that nobody has told: %v", end.Addrs)
+	}
+	if end := got["bridged, by a process"]; end.Addrs != nil {
+		t.Errorf("addresses of a pod whose address was told: %v", end.Addrs)
+	}
 	want := map[string]string{"bridged, by a process": "br1", "routed, by its address": "cali1", "routed, by a process": "cali1"}
 	if d := cmp.Diff(want, names); d != "" {
 		t.Errorf("(-want +got)\n%s", d)
+	}
+}
+
+// TestRootWatchDevices hears of devices that are added.
+func TestRootWatchDevices(t *testing.T) {
+	l := &hostLab{t: t}
+	node := testkit.NewNetns(t)
+	ctx, cancel := context.WithCancel(t.Context())
+	var added <-chan struct{}
+	err := node.Do(func() (err error) {
+		added, err = WatchDevices(ctx)
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.ip(node, "link add br0 type bridge")
+	if _, ok := <-added; !ok {
+		t.Error("nobody tells")
+	}
+	cancel()
+	for range added { // it is closed
 	}
 }
