@@ -81,7 +81,7 @@ type NetworkPolicy struct {
 
 // NetworkHook says how programs are attached to one kind of device.
 type NetworkHook struct {
-	Name    string    `json:"name"` // endpoint, uplink or tunnel
+	Name    string    `json:"name"` // endpoint, uplink, tunnel or other
 	Rung    string    `json:"rung,omitempty"`
 	Devices int       `json:"devices"`
 	Refused []Refusal `json:"refused,omitempty"`

@@ -433,7 +433,7 @@ type Status struct {
 
 // A HookStatus says how a kind of program is attached, and to how many devices.
 type HookStatus struct {
-	Hook    string // endpoint, uplink, tunnel
+	Hook    string // endpoint, uplink, tunnel, other
 	Rung    string // tcx or clsact, "" if there is none
 	Devices int
 	Refused map[string]string // why not by better ones

@@ -11,6 +11,8 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/vishvananda/netlink"
 )
 
 func cidrs(texts ...string) []netip.Prefix {
@@ -250,5 +252,18 @@ func TestSysctlsElsewhere(t *testing.T) {
 	third := sysctls{root: root, dir: state}
 	if err := third.load(); err != nil || len(third.was) != 0 {
 		t.Errorf("%+v, %v", third.was, err)
+	}
+}
+
+// TestKindOf says how packets of devices begin.
+func TestKindOf(t *testing.T) {
+	for encap, want := range map[string]device{
+		"ether": uplinkDevice, "none": uplinkDevice | bareDevice, "ipip": uplinkDevice | bareDevice, "ppp": uplinkDevice | bareDevice,
+		"infiniband": 0, "loopback": 0, "": 0,
+	} {
+		got, err := kindOf(&netlink.Dummy{LinkAttrs: netlink.LinkAttrs{Name: "dev", EncapType: encap}}, uplinkDevice)
+		if got != want || (err == nil) != (want != 0) {
+			t.Errorf("%q: %v (%#x), %v; want %#x", encap, got, uint8(got), err, uint8(want))
+		}
 	}
 }

@@ -197,7 +197,7 @@ type machine struct {
 var modules = []string{
 	"veth", "bridge", "overlay", "vxlan", "sch_ingress", "cls_bpf",
 	"nf_tables", "nft_chain_nat", "nft_nat", "nft_masq", "nft_ct", "nft_fib_inet", "nf_conntrack_netlink",
-	"dummy", "ip_vs", "ip_vs_rr",
+	"dummy", "tun", "ip_vs", "ip_vs_rr",
 }
 
 // programs of this machine are what the tests look at the network with.
