@@ -8,8 +8,8 @@
  * What comes for a pod here from a pod elsewhere is judged by the policy of who
  * gets it and goes straight into the pod. What comes from anybody else goes through
  * the stack to endpoint_to, as does all that the stack may have to translate back.
- * What is for this node itself is marked: it may come out of the stack as the
- * node's own, which pods must let in.
+ * All of it is marked: it may come out of the stack as the node's own, which pods
+ * must let in.
  *
  * Nobody beyond has an address of a pod here, or this node's; and pods elsewhere
  * are behind the tunnel, or behind the uplink where there is none.
@@ -53,7 +53,7 @@ static __always_inline bool place_spoofed(struct __sk_buff *skb, const struct co
 	return from->ifindex || from->flags & PLACE_HOST || (from->flags & PLACE_POD && !pods_behind(skb, cfg));
 }
 
-/* For the node itself, or an address that the stack knows: whatever comes of it is not the node's own. */
+/* Into the stack, which may translate it: whatever comes of it is not the node's own. */
 static __always_inline int node_from(struct __sk_buff *skb, const struct config *cfg)
 {
 	if (cfg->mode != MODE_CHAINED)
@@ -124,10 +124,12 @@ static __always_inline int from_outside(struct __sk_buff *skb, const bool bare)
 			return packet_drop(skb, &p, REASON_SPOOFED);
 		packet_true(skb, &p);
 		if (f && f->flags & FLOW_STACK && !p.stale)
-			return answer_count(skb, &p, f, cfg);
+			answer_count(skb, &p, f, cfg);
 		/* endpoint_to sees what is not from a pod, and what goes through the stack. */
-		if (!from || !(from->flags & PLACE_POD) || cfg->mode == MODE_CHAINED || !straight ||
-		    !path_direct(cfg, from) || stack_endpoint(to->ifindex) || (f && f->flags & FLOW_STACK))
+		if (!from || !(from->flags & PLACE_POD))
+			return node_from(skb, cfg); /* somebody's rules may give it the node's address */
+		if (cfg->mode == MODE_CHAINED || !straight || !path_direct(cfg, from) || stack_endpoint(to->ifindex) ||
+		    (f && f->flags & FLOW_STACK))
 			return TC_ACT_UNSPEC;
 		p.to = to->ifindex;
 		r = flow_other(skb, &p);

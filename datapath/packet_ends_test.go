@@ -194,9 +194,10 @@ func TestBPFNodePort(t *testing.T) {
 	if r.verdict != toStack || r.mark>>16 != numberA {
 		t.Errorf("a pod to its link: %d, mark %#x", r.verdict, r.mark)
 	}
-	if r := w.fromNode("uplink", ether(ip(world4, podB4, tcp(4000, 80, syn)))); r.mark != 0 {
-		t.Errorf("mark %#x of what has its own source", r.mark)
-	}
+	// So may be what is for a pod, by rules of others.
+	w.isolate(setB)
+	r = w.fromNode("uplink", ether(ip(world4, podB4, tcp(4000, 80, syn))))
+	w.want("to a pod, masqueraded", w.run(w.pod.EndpointTo, "b", ether(ip(hostAddr, podB4, tcp(4000, 80, syn))), withMark(r.mark)).verdict, toDrop)
 }
 
 func remoteC4If(pod string) string {

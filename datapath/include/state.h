@@ -105,7 +105,7 @@ enum {
 enum {
 	/* Of skb->mark, which the host's stack keeps: bits 16 to 31. */
 	MARK_SHIFT = 16,
-	/* In the place of a pod's number: it came from beyond this node, for the node itself. */
+	/* In the place of a pod's number: it came from beyond this node. */
 	NUMBER_OUTSIDE = 0xffff,
 };
 
