@@ -118,14 +118,17 @@ type policyChange struct {
 
 // diff writes what policies would change.
 func (v *policyView) diff(policies []*cluster.Policy, output string) error {
-	after := with(v.world, policies)
+	before, after := v.world.Index(), with(v.world, policies).Index()
+	there := make(map[*cluster.Pod]bool, len(v.world.Pods))
+	for _, p := range v.world.Pods {
+		there[p] = true
+	}
 	var changes []policyChange
 	judged := 0
 	for _, dropped := range []bool{false, true} {
 		for _, o := range v.report.Observations(v.world, v.pods, dropped) {
-			p := netpol.Packet{Src: o.From.Addr, Dst: o.To.Addr, Protocol: o.Protocol, Port: o.Port}
 			judged++
-			was, is := v.judge(v.world, &o, p), v.judge(after, &o, p)
+			was, is := becomes(before, &o, there), becomes(after, &o, there)
 			if was.Verdict() == is.Verdict() {
 				continue
 			}
@@ -174,18 +177,17 @@ func (v *policyView) diff(policies []*cluster.Policy, output string) error {
 	return nil
 }
 
-// judge explains what becomes of an observation; pods that are there no more
-// are put back for it, and keep their addresses.
-func (v *policyView) judge(w *netpol.World, o *netpol.Observation, p netpol.Packet) netpol.Explanation {
-	then := *w
-	for _, party := range []netpol.Party{o.From, o.To} {
-		if party.Pod == nil || slices.Contains(w.Pods, party.Pod) {
-			continue
+// becomes explains what becomes of an observation; pods that are there no more
+// have their addresses again for it.
+func becomes(w *netpol.World, o *netpol.Observation, there map[*cluster.Pod]bool) netpol.Explanation {
+	gone := func(p *cluster.Pod) *cluster.Pod {
+		if there[p] {
+			return nil
 		}
-		then.Pods = slices.DeleteFunc(slices.Clone(then.Pods), func(other *cluster.Pod) bool { return slices.Contains(other.Addrs, party.Addr) })
-		then.Pods = append(then.Pods, party.Pod)
+		return p
 	}
-	return netpol.Explain(p, &then)
+	p := netpol.Packet{Src: o.From.Addr, Dst: o.To.Addr, Protocol: o.Protocol, Port: o.Port}
+	return netpol.ExplainBetween(p, gone(o.From.Pod), gone(o.To.Pod), w)
 }
 
 // deciding is the rule that decides, of the end that denies where one does.

@@ -3,6 +3,7 @@ package netpol
 import (
 	"cmp"
 	"fmt"
+	"net/netip"
 	"strings"
 
 	"warren/cluster"
@@ -59,8 +60,18 @@ type Difference struct {
 }
 
 // Explain says what Evaluate judges, and why.
-func Explain(p Packet, w *World) Explanation {
-	src, dst := w.at(p.Src), w.at(p.Dst)
+func Explain(p Packet, w *World) Explanation { return ExplainBetween(p, nil, nil, w) }
+
+// ExplainBetween does that where it is known that an end is a pod, whoever has
+// its address now; nil where the address says it.
+func ExplainBetween(p Packet, from, to *cluster.Pod, w *World) Explanation {
+	known := func(addr netip.Addr, pod *cluster.Pod) end {
+		if pod == nil || pod.HostNetwork {
+			return w.at(addr)
+		}
+		return end{addr: canonical(addr), pod: pod}
+	}
+	src, dst := known(p.Src, from), known(p.Dst, to)
 	return Explanation{Packet: p, Src: src.String(), Dst: dst.String(), Egress: w.explain(Egress, src, dst, p), Ingress: w.explain(Ingress, dst, src, p)}
 }
 
