@@ -82,7 +82,7 @@ func (c *Client) TellProgrammed(ctx context.Context, p ClusterPolicy, is Program
 		message = strings.ToValidUTF8(message[:maxMessage], "")
 	}
 	body, err := json.Marshal(map[string]any{
-		"apiVersion": policyVersion.String(), "kind": "ClusterNetworkPolicy", "metadata": map[string]any{"name": p.Name, "uid": p.UID},
+		"apiVersion": policyVersion.String(), "kind": "ClusterNetworkPolicy", "metadata": map[string]any{"name": p.Name},
 		"status": map[string]any{"conditions": []metav1.Condition{{
 			Type: conditionProgrammed, Status: metav1.ConditionStatus(is.Status), ObservedGeneration: is.Generation, Reason: is.Reason, Message: message,
 			LastTransitionTime: metav1.NewTime(is.Since.Truncate(time.Second)),
