@@ -19,6 +19,8 @@ var derived = map[string]getter{
 	"evt.rawtime":   {num: func(e *Event, i int) (int64, bool) { return e.Time.UnixNano(), i == 0 }},
 
 	"evt.arg.flags": composed(argFlags),
+	"evt.args":      composed(func(b []byte, e *Event) []byte { return e.Data.(*Syscall).appendArgs(b) }),
+	"evt.arg":       {key: argKey, all: func(*Event) map[string]string { return nil }},
 
 	"fd.num":                {num: fdNum},
 	"fd.directory":          str(func(e *Event) string { d, _ := splitPath(fdPath(e)); return d }),
@@ -116,8 +118,8 @@ var derived = map[string]getter{
 	"fd.sip":      {ip: func(e *Event, i int) (netip.Addr, bool) { return sockAddr(e, i, true) }},
 	"fd.cnet":     {ip: func(e *Event, i int) (netip.Addr, bool) { return sockAddr(e, i, false) }},
 	"fd.snet":     {ip: func(e *Event, i int) (netip.Addr, bool) { return sockAddr(e, i, true) }},
-	"fd.lnet":     {ip: func(e *Event, i int) (netip.Addr, bool) { a := SocketOf(e).Local; return a, i == 0 && a.IsValid() }},
-	"fd.rnet":     {ip: func(e *Event, i int) (netip.Addr, bool) { a := SocketOf(e).Remote; return a, i == 0 && a.IsValid() }},
+	"fd.lnet":     {ip: func(e *Event, i int) (netip.Addr, bool) { a := socketOf(e).Local; return a, i == 0 && a.IsValid() }},
+	"fd.rnet":     {ip: func(e *Event, i int) (netip.Addr, bool) { a := socketOf(e).Remote; return a, i == 0 && a.IsValid() }},
 	"fd.ip":       {ip: eitherAddr},
 	"fd.net":      {ip: eitherAddr},
 	"fd.cport":    {num: func(e *Event, i int) (int64, bool) { return sockPort(e, i, false) }},
@@ -125,12 +127,20 @@ var derived = map[string]getter{
 	"fd.port":     {num: eitherPort},
 	"fd.cip.name": str(func(e *Event) string { return sockName(e, false) }),
 	"fd.sip.name": str(func(e *Event) string { return sockName(e, true) }),
-	"fd.name":     composed(func(b []byte, e *Event) []byte { return SocketOf(e).append(b) }),
+	"fd.name": composed(func(b []byte, e *Event) []byte {
+		if d, ok := e.Data.(*Syscall); ok && d.FDName != "" {
+			return append(b, d.FDName...)
+		}
+		return socketOf(e).append(b)
+	}),
 	"fd.type": str(func(e *Event) string {
 		if o := objectOf(e); o != nil {
 			return o.fdType()
 		}
-		switch a := SocketOf(e).anyAddr(); {
+		if d, ok := e.Data.(*Syscall); ok {
+			return d.FDType
+		}
+		switch a := socketOf(e).anyAddr(); {
 		case a.Is4():
 			return "ipv4"
 		case a.Is6():
@@ -142,7 +152,10 @@ var derived = map[string]getter{
 		if o := objectOf(e); o != nil {
 			return o.fdTypeChar()
 		}
-		switch a := SocketOf(e).anyAddr(); {
+		if d, ok := e.Data.(*Syscall); ok {
+			return d.fdTypeChar()
+		}
+		switch a := socketOf(e).anyAddr(); {
 		case a.Is4():
 			return "4"
 		case a.Is6():
@@ -150,11 +163,16 @@ var derived = map[string]getter{
 		}
 		return ""
 	}),
-	"fd.sockfamily": str(func(*Event) string { return "ip" }),
-	"fd.cproto":     str(func(e *Event) string { return portName(e, false) }),
-	"fd.sproto":     str(func(e *Event) string { return portName(e, true) }),
-	"fd.lproto":     str(func(e *Event) string { s := SocketOf(e); return serviceName(s.LocalPort, s.L4) }),
-	"fd.rproto":     str(func(e *Event) string { s := SocketOf(e); return serviceName(s.RemotePort, s.L4) }),
+	"fd.sockfamily": str(func(e *Event) string {
+		if d, ok := e.Data.(*Syscall); ok {
+			return d.sockFamily()
+		}
+		return "ip"
+	}),
+	"fd.cproto": str(func(e *Event) string { return portName(e, false) }),
+	"fd.sproto": str(func(e *Event) string { return portName(e, true) }),
+	"fd.lproto": str(func(e *Event) string { s := socketOf(e); return serviceName(s.LocalPort, s.L4) }),
+	"fd.rproto": str(func(e *Event) string { s := socketOf(e); return serviceName(s.RemotePort, s.L4) }),
 
 	"conn.direction": str(func(e *Event) string { return e.Data.(*Connection).Direction() }),
 	"conn.duration": {num: func(e *Event, i int) (int64, bool) {
@@ -281,6 +299,8 @@ func SocketOf(e *Event) *Socket {
 		return &d.Socket
 	case *Flow:
 		return &d.Socket
+	case *Syscall:
+		return d.Sock
 	}
 	return nil
 }
@@ -293,7 +313,7 @@ func (s *Socket) anyAddr() netip.Addr {
 }
 
 func sockAddr(e *Event, i int, server bool) (netip.Addr, bool) {
-	s := SocketOf(e)
+	s := socketOf(e)
 	a := s.Remote
 	if s.Server == server {
 		a = s.Local
@@ -302,7 +322,7 @@ func sockAddr(e *Event, i int, server bool) (netip.Addr, bool) {
 }
 
 func sockPort(e *Event, i int, server bool) (int64, bool) {
-	s := SocketOf(e)
+	s := socketOf(e)
 	p := s.RemotePort
 	if s.Server == server {
 		p = s.LocalPort
@@ -311,7 +331,7 @@ func sockPort(e *Event, i int, server bool) (int64, bool) {
 }
 
 func sockName(e *Event, server bool) string {
-	s := SocketOf(e)
+	s := socketOf(e)
 	if s.Server == server {
 		return s.LocalName
 	}
@@ -320,7 +340,7 @@ func sockName(e *Event, server bool) string {
 
 func portName(e *Event, server bool) string {
 	p, _ := sockPort(e, 0, server)
-	return serviceName(uint16(p), SocketOf(e).L4)
+	return serviceName(uint16(p), socketOf(e).L4)
 }
 
 // eitherAddr is the client's address, then the server's.

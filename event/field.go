@@ -70,7 +70,7 @@ type Field struct {
 	// too: Str returns all of them, as key:value, sorted, joined by a comma and a
 	// blank.
 	KeyOptional bool
-	// Virtual fields only say again what others say: they can be filtered on
+	// Virtual fields only say again what others say, in every kind: they can be filtered on
 	// and printed by name, but are not part of an event's JSON.
 	Virtual bool
 
@@ -316,6 +316,8 @@ func buildCatalog() *fields {
 	for k := Kind(1); k < numKinds; k++ {
 		c.add(kinds[k].data, Kinds(k), dataBase, 0)
 	}
+	c.add(reflect.TypeFor[Socket](), Kinds(KindSyscall), syscallSocket, 0)
+	c.addCallArgs()
 	for k := Kind(1); k < numKinds; k++ {
 		for _, f := range c.all {
 			if f.Has(k) && !f.Virtual {
@@ -453,9 +455,18 @@ func (c *fields) register(f Field, g getter, ks KindSet) {
 		panic(fmt.Sprintf("event: %s stands twice in %v", f.Name, old.kinds&ks))
 	}
 	old.kinds |= ks
+	old.Virtual = old.Virtual && f.Virtual // one kind that says nothing else by it is enough
 	for _, k := range ks.List() {
 		old.gets[k] = g
 	}
+}
+
+// hide registers a field that is found by its name alone: no list has it.
+func (c *fields) hide(f Field, g getter, ks KindSet) {
+	for _, k := range ks.List() {
+		f.gets[k] = g
+	}
+	c.byName[f.Name] = &f
 }
 
 func typeNamed(s string) Type {

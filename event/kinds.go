@@ -22,6 +22,7 @@ const (
 	KindFile
 	KindMount
 	KindFileClose
+	KindSyscall
 
 	numKinds
 )
@@ -47,6 +48,7 @@ var kinds = [numKinds]kind{
 		"mkdir", "mkdirat", "rmdir", "chmod", "fchmod", "fchmodat", "fchmodat2", "chown", "lchown", "fchown", "fchownat", "truncate", "ftruncate"),
 	KindMount:     describe[Mount]("mount", "a file system was mounted, moved or unmounted", "mount", "umount", "umount2", "move_mount"),
 	KindFileClose: describe[FileClose]("file_close", "a file that was open for writing was closed", "close"),
+	KindSyscall:   describe[Syscall]("syscall", "a system call that no other kind is about returned", callTypes()...),
 }
 
 // StateKinds are kinds that inform the tables of identity and reach no

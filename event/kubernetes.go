@@ -23,7 +23,7 @@ func podOf(e *Event) *cluster.Pod {
 // remotePodOf returns the pod at the far end of a socket, nil where there is
 // none.
 func remotePodOf(e *Event) *cluster.Pod {
-	if p := SocketOf(e).RemotePeer; p != nil {
+	if p := socketOf(e).RemotePeer; p != nil {
 		return p.Pod
 	}
 	return nil
@@ -114,7 +114,7 @@ func sandboxID(e *Event) string {
 // peerStr makes a getter of a value that what is at the far end has.
 func peerStr(fn func(*cluster.Peer) string) getter {
 	return str(func(e *Event) string {
-		if p := SocketOf(e).RemotePeer; p != nil {
+		if p := socketOf(e).RemotePeer; p != nil {
 			return fn(p)
 		}
 		return ""

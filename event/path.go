@@ -64,6 +64,8 @@ func fdNum(e *Event, i int) (int64, bool) {
 		return d.RawRes, i == 0 && d.RawRes >= 0
 	case *File:
 		return int64(d.FD), i == 0 && d.FD >= 0
+	case *Syscall:
+		return int64(d.FD), i == 0 && d.FD >= 0
 	}
 	return 0, false
 }

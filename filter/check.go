@@ -97,6 +97,9 @@ func (c *compiler) field(x *Field) (*term, *Error) {
 			return nil, x.errorf(f.Name+" wants a key in brackets", "write "+f.Name+"[key]")
 		}
 		key := arg.Text
+		if f.Name == "evt.arg" && !event.KnownArg(key) {
+			return nil, arg.errorf("no system call has an argument "+quoted(key), suggestOf(key, event.CallArgNames()))
+		}
 		t.str = read(event.One, func(e *event.Event, i int) (string, bool) {
 			if i > 0 {
 				return "", false

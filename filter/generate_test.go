@@ -52,6 +52,9 @@ func anyEvent(d *dice) *event.Event {
 	if f, ok := fieldTagged(reflect.ValueOf(e.Data).Elem(), "field", "evt.type"); ok {
 		f.SetString(pick(d, k.Types()...))
 	}
+	if s, ok := e.Data.(*event.Syscall); ok {
+		fillCall(d, s)
+	}
 	if s := event.SocketOf(e); s != nil && d.chance(60) {
 		s.RemotePeer = anyPeer(d)
 	}
@@ -70,6 +73,31 @@ func anyEvent(d *dice) *event.Event {
 		p = &(*p).Parent
 	}
 	return e
+}
+
+// fillCall gives a call of any type any arguments.
+func fillCall(d *dice, s *event.Syscall) {
+	s.Call = event.LookupCall(s.Type)
+	for i := range s.Regs {
+		s.Regs[i] = pick(d, someNums...)
+	}
+	for i := range s.Memory {
+		if s.Memory[i].There = d.chance(70); s.Memory[i].There {
+			s.Memory[i].Bytes = pick(d, someTexts...)
+		}
+	}
+	if s.Call.FD == event.NoFD {
+		s.FD = -1
+		return
+	}
+	if s.FD = int32(d.roll(4) - 1); !s.Call.FDObject {
+		return
+	}
+	s.FDType = pick(d, "", "file", "ipv4")
+	if d.chance(50) {
+		s.Sock = new(event.Socket)
+		fill(d, reflect.ValueOf(s.Sock).Elem())
+	}
 }
 
 func anyPod(d *dice) *cluster.Pod {
@@ -177,6 +205,8 @@ func anyField(d *dice, only func(*event.Field) bool) *event.Field {
 // operand writes a field with what must or may stand in brackets.
 func operand(d *dice, f *event.Field) (text string, many event.Many) {
 	switch {
+	case f.Name == "evt.arg":
+		return f.Name + pick(d, "[pid]", "[1]", "[flags]", "[request]"), event.One
 	case f.Arg == event.KeyArg && (!f.KeyOptional || d.chance(70)):
 		return f.Name + pick(d, "[app]", `["a b"]`, `[""]`, "[none]"), event.One
 	case f.Many == event.Ancestors && d.chance(50), f.Many == event.List && d.chance(30), f.Name == "proc.args" && d.chance(30):

@@ -83,6 +83,7 @@ var dataOf = map[event.Kind]func() event.Data{
 	event.KindFile:        func() event.Data { return new(event.File) },
 	event.KindMount:       func() event.Data { return new(event.Mount) },
 	event.KindFileClose:   func() event.Data { return new(event.FileClose) },
+	event.KindSyscall:     func() event.Data { return &event.Syscall{FD: -1} },
 }
 
 type builder struct {

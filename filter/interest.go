@@ -159,8 +159,42 @@ func workloadOutline(x Expr) outline {
 	}
 }
 
-// checkOutline outlines a comparison.
+// checkOutline outlines a comparison. Where it is of a field that few system
+// calls have, it can hold for these alone.
 func checkOutline(x *Check) outline {
+	o := plainOutline(x)
+	f, ok := x.Left.(*Field)
+	if !ok {
+		return o
+	}
+	key := ""
+	if f.Arg != nil {
+		key = f.Arg.Text
+	}
+	calls := event.CallsWith(f.Name, key)
+	if calls == nil {
+		return o
+	}
+	var hold []interest.Term
+	for _, t := range o.hold {
+		if t.Types != nil || !t.Kinds.Has(event.KindSyscall) {
+			hold = append(hold, t)
+			continue
+		}
+		of := t
+		of.Kinds, of.Types = event.Kinds(event.KindSyscall), slices.Sorted(slices.Values(calls))
+		if t.Kinds &^= event.Kinds(event.KindSyscall); t.Kinds != 0 {
+			hold = append(hold, t)
+		}
+		if len(calls) > 0 {
+			hold = append(hold, of)
+		}
+	}
+	o.hold = hold
+	return o
+}
+
+func plainOutline(x *Check) outline {
 	c := newCompiler()
 	n, err := c.check(x)
 	if err != nil {

@@ -205,7 +205,7 @@ func TestInterest(t *testing.T) {
 		{"evt.kind = open and fd.filename in (id_rsa, id_dsa)", []term{{Kinds: open, Paths: paths{{interest.Exact, "id_dsa"}, {interest.Exact, "id_rsa"}, {interest.Suffix, "/id_dsa"}, {interest.Suffix, "/id_rsa"}}}}},
 		{"evt.kind = open and fd.name glob /home/*/.ssh/id_rsa and not fd.name endswith .pub", []term{{Kinds: open, Paths: paths{{interest.Prefix, "/home/"}}}}},
 		{"evt.kind = open and fd.name contains ssh", []term{{Kinds: open}}},
-		{"evt.type = ptrace or evt.type = openat2 or evt.type = openat", []term{{Kinds: open, Types: []string{"openat", "openat2"}}}},
+		{"evt.type = ptrace or evt.type = openat2 or evt.type = openat", []term{{Kinds: open | event.Kinds(event.KindSyscall), Types: []string{"openat", "openat2", "ptrace"}}}},
 		{"not evt.kind in (open, file)", []term{{Kinds: event.AllKinds &^ event.Kinds(event.KindOpen, event.KindFile)}}},
 		{"evt.kind = open and not evt.res = SUCCESS", []term{{Kinds: open, Outcome: interest.Failed}}},
 		{"evt.kind = open and evt.res = SUCCESS and evt.rawres < 0", nil},

@@ -15,7 +15,7 @@ import (
 
 func TestKinds(t *testing.T) {
 	all := event.AllKinds
-	sockets := event.Kinds(event.KindConnection, event.KindDNS, event.KindFlow)
+	sockets := event.Kinds(event.KindConnection, event.KindDNS, event.KindFlow, event.KindSyscall)
 	for _, tt := range []struct {
 		expr string
 		want event.KindSet
@@ -41,7 +41,7 @@ func TestKinds(t *testing.T) {
 		{"fd.ip = ::1", sockets},
 		{"fd.ip != ::1", sockets},
 		{"not fd.ip = ::1", all},
-		{"fd.ip exists and evt.type != dns", event.Kinds(event.KindConnection, event.KindFlow)},
+		{"fd.ip exists and evt.type != dns", event.Kinds(event.KindConnection, event.KindFlow, event.KindSyscall)},
 		{"fd.ip exists or evt.type = execve", sockets | event.Kinds(event.KindExec)},
 		{"fd.ip exists and dns.name exists", event.Kinds(event.KindDNS)},
 		{"proc.name = val(dns.name)", event.Kinds(event.KindDNS)},
