@@ -25,6 +25,8 @@ const (
 	RecFile   = uint8(roadRecordTypeREC_FILE)
 	RecMount  = uint8(roadRecordTypeREC_MOUNT)
 	RecClose  = uint8(roadRecordTypeREC_FILE_CLOSE)
+	RecCall   = uint8(roadRecordTypeREC_CALL)
+	RecCallUp = uint8(roadRecordTypeREC_CALL_UP)
 )
 
 // HeaderLen is the size of struct record, the beginning of every record.

@@ -47,6 +47,8 @@ const (
 	roadRecordTypeREC_FILE       roadRecordType = 33
 	roadRecordTypeREC_MOUNT      roadRecordType = 34
 	roadRecordTypeREC_FILE_CLOSE roadRecordType = 35
+	roadRecordTypeREC_CALL       roadRecordType = 40
+	roadRecordTypeREC_CALL_UP    roadRecordType = 41
 	roadRecordTypeREC_MAX        roadRecordType = 64
 )
 

@@ -47,6 +47,8 @@ const (
 	testroadRecordTypeREC_FILE       testroadRecordType = 33
 	testroadRecordTypeREC_MOUNT      testroadRecordType = 34
 	testroadRecordTypeREC_FILE_CLOSE testroadRecordType = 35
+	testroadRecordTypeREC_CALL       testroadRecordType = 40
+	testroadRecordTypeREC_CALL_UP    testroadRecordType = 41
 	testroadRecordTypeREC_MAX        testroadRecordType = 64
 )
 

@@ -435,7 +435,7 @@ enum {
 };
 
 struct pt_regs { /* x86 */
-	unsigned long bx, di, si, dx, r10, r8, ax;
+	unsigned long bx, di, si, dx, r10, r8, r9, ax;
 	unsigned long orig_ax;
 };
 

@@ -46,6 +46,8 @@ enum record_type {
 	REC_FILE,
 	REC_MOUNT,
 	REC_FILE_CLOSE,
+	REC_CALL = 40, /* a system call returned */
+	REC_CALL_UP,   /* the same on the critical ring */
 	REC_MAX = 64,
 };
 

@@ -11,6 +11,7 @@ import (
 	"warren/sensor/flow"
 	"warren/sensor/process"
 	"warren/sensor/socket"
+	"warren/sensor/syscall"
 )
 
 // Config are the settings of every sensor.
@@ -18,12 +19,13 @@ type Config struct {
 	Process process.Config
 	Socket  socket.Config
 	File    file.Config
+	Syscall syscall.Config
 	Flow    flow.Config
 }
 
 // Hooks returns every hook that some sensor may attach, with its rungs.
 func Hooks() []bpf.Hook {
-	return slices.Concat(process.Hooks(), socket.Hooks(), file.Hooks())
+	return slices.Concat(process.Hooks(), socket.Hooks(), file.Hooks(), syscall.Hooks())
 }
 
 // Sensors returns every sensor, those that others build on first. A new one
@@ -35,6 +37,7 @@ func Sensors(road *bpf.Road, cfg Config, log *slog.Logger) []sensor.Sensor {
 		process.New(road, cfg.Process, log),
 		socket.New(road, cfg.Socket, log),
 		file.New(road, cfg.File, log),
+		syscall.New(road, cfg.Syscall, log),
 	}
 	// Without a datapath there is nothing that it could ever do, and nobody is to
 	// wait for it.

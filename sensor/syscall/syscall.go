@@ -1,0 +1,222 @@
+// Package syscall observes the system calls of event.Calls, each when it
+// returns: what is ptraced, loaded into the kernel, signalled, made a descriptor
+// of.
+//
+// One program serves them all: a map that is filled from event.Calls says what
+// to read of each call. A call that nobody wants has no hook, and costs nothing.
+//
+// # Concurrency
+//
+// The decoder is called by the reader of the road alone and shares nothing with
+// the rest of the sensor but an atomic.
+package syscall
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"sync/atomic"
+
+	"warren/bpf"
+	"warren/event"
+	"warren/interest"
+	"warren/sensor"
+)
+
+//go:generate go tool bpf2go -cc clang-19 -no-strip -target bpfel -type syscall_record -type call_plan -type read_plan -type fd_object -type read_flags -type read_how syscall syscall.bpf.c -- -O2 -mcpu=v3 -Wall -Werror -I../../bpf/include
+
+// Config tunes the sensor. The zero value is usable.
+type Config struct{}
+
+// A Sensor is the syscall sensor. Make one with New.
+type Sensor struct {
+	road *bpf.Road
+	log  *slog.Logger
+
+	// Of the decoder.
+	emit atomic.Pointer[func(*event.Event)]
+
+	// Of the goroutine that calls Start, Snapshot and Stop.
+	obj    *bpf.Object
+	status map[string]bpf.HookStatus
+}
+
+var _ sensor.Sensor = (*Sensor)(nil)
+
+// New returns a sensor that writes to road. It starts nothing.
+func New(road *bpf.Road, _ Config, log *slog.Logger) *Sensor {
+	return &Sensor{road: road, log: log, status: map[string]bpf.HookStatus{}}
+}
+
+// Name implements [sensor.Sensor].
+func (*Sensor) Name() string { return "syscall" }
+
+var kinds = event.Kinds(event.KindSyscall)
+
+// Kinds implements [sensor.Sensor].
+func (*Sensor) Kinds() event.KindSet { return kinds }
+
+// hookOf returns the hook of a call.
+func hookOf(c *event.Call) bpf.Hook {
+	return bpf.Hook{Name: "syscall." + c.Name, Purpose: c.Doc, Rungs: []bpf.Rung{
+		{Kind: "tracepoint", Attachments: []bpf.Attachment{bpf.Tracepoint("syscall_exit", "syscalls", "sys_exit_"+c.Name)}},
+	}}
+}
+
+// Hooks returns every hook that the sensor may attach, whatever is wanted of it.
+func Hooks() []bpf.Hook {
+	var out []bpf.Hook
+	for i := range event.Calls {
+		if c := &event.Calls[i]; c.Number() != event.NoCall {
+			out = append(out, hookOf(c))
+		}
+	}
+	return out
+}
+
+// Start implements [sensor.Sensor]. It attaches the hooks of the types that
+// somebody wants. What this kernel lacks or refuses, Hooks tells.
+func (s *Sensor) Start(want interest.Set, emit func(*event.Event)) (err error) {
+	if want.Kinds()&kinds == 0 {
+		return s.Stop()
+	}
+	if s.obj == nil {
+		if err := s.open(); err != nil {
+			return err
+		}
+		defer func() {
+			if err != nil {
+				_ = s.Stop() // what failed first is what counts
+			}
+		}()
+	}
+	s.emit.Store(&emit)
+	for i := range event.Calls {
+		if err := s.arrange(&event.Calls[i], want); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// open makes the maps in the kernel, tells it what to read, and registers the
+// decoder.
+func (s *Sensor) open() error {
+	spec, err := loadSyscall()
+	if err != nil {
+		return fmt.Errorf("read object syscall: %w", err)
+	}
+	obj, err := s.road.Open("syscall", spec)
+	if err != nil {
+		return err
+	}
+	for i := range event.Calls {
+		c := &event.Calls[i]
+		if c.Number() == event.NoCall {
+			continue
+		}
+		if err := obj.Map("call_plans").Put(c.Number(), planOf(i, c)); err != nil {
+			_ = obj.Close()
+			return fmt.Errorf("plan call %s: %w", c.Name, err)
+		}
+	}
+	s.obj = obj
+	s.road.Handle(bpf.RecCall, "syscall.call", bpf.Bulk, s.decode)
+	s.road.Handle(bpf.RecCallUp, "syscall.call_critical", bpf.Critical, s.decode)
+	return nil
+}
+
+// Registers as the kernel's program knows them.
+const (
+	noRegister = 0xff
+	atResult   = 0xfe
+)
+
+// planOf says to the kernel's program what to read of a call.
+func planOf(index int, c *event.Call) syscallCallPlan {
+	p := syscallCallPlan{Call: uint16(index + 1), FdAt: noRegister}
+	switch {
+	case c.FD == event.AtResult:
+		p.FdAt = atResult
+	case c.FD >= 0:
+		p.FdAt = uint8(c.FD)
+	}
+	if c.FDObject {
+		p.Object = 1
+	}
+	if c.Critical {
+		p.Critical = 1
+	}
+	for i, r := range c.Reads {
+		q := syscallReadPlan{How: uint8(r.How), At: r.At, Max: r.Max, LenAt: noRegister, IfAt: r.If.At, Is: r.If.Is}
+		if r.Len != event.NoLen {
+			q.LenAt = uint8(r.Len)
+		}
+		for flag, on := range map[syscallReadFlags]bool{
+			syscallReadFlagsREAD_BY_RESULT: r.ByResult, syscallReadFlagsREAD_DONE: r.If.Done, syscallReadFlagsREAD_NOT: r.If.Not,
+		} {
+			if on {
+				q.Flags |= uint8(flag)
+			}
+		}
+		p.Reads[i] = q
+	}
+	return p
+}
+
+// arrange attaches or detaches the hook of a call.
+func (s *Sensor) arrange(c *event.Call, want interest.Set) error {
+	if c.Number() == event.NoCall {
+		return nil
+	}
+	h := hookOf(c)
+	st, known := s.status[h.Name]
+	attached := known && st.Err == ""
+	if !want.Wants(event.KindSyscall, c.Name) {
+		delete(s.status, h.Name)
+		if !attached {
+			return nil
+		}
+		return s.obj.Detach(h.Name)
+	}
+	if attached {
+		return nil
+	}
+	st, err := s.obj.Attach(h)
+	s.status[h.Name] = st
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		s.log.Debug("kernel was built without a call", "call", c.Name, "err", err) // nobody can make it
+	case err != nil:
+		s.log.Warn("hook is not available", "hook", h.Name, "err", err)
+	}
+	return nil
+}
+
+// Snapshot implements [sensor.Sensor]: calls have no past that is told.
+func (*Sensor) Snapshot(context.Context) error { return nil }
+
+// Stop implements [sensor.Sensor].
+func (s *Sensor) Stop() error {
+	if s.obj == nil {
+		return nil
+	}
+	err := s.obj.Close()
+	s.obj = nil
+	clear(s.status)
+	return err
+}
+
+// Hooks implements [sensor.Sensor].
+func (s *Sensor) Hooks() []sensor.HookStatus {
+	var out []sensor.HookStatus
+	for i := range event.Calls {
+		name := event.Calls[i].Name
+		if st, ok := s.status["syscall."+name]; ok {
+			out = append(out, sensor.HookStatus{HookStatus: st, Kinds: kinds, Types: []string{name}})
+		}
+	}
+	return out
+}
