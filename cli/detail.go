@@ -37,6 +37,8 @@ func (s screen) detail(r *record) cell {
 		return s.flowDetail(r)
 	case event.KindNodes:
 		return s.nodesDetail(r)
+	case event.KindSyscall:
+		return s.callDetail(r)
 	}
 	return cell{}
 }

@@ -233,7 +233,7 @@ func (et *eventTable) open(out io.Writer) *table {
 
 func (et *eventTable) fields() []string {
 	names := []string{"evt.time", "evt.type", "evt.kind", "evt.res", "proc.pid", "proc.name"}
-	names = slices.Concat(names, placeFields, commandFields, errorFields, flowFields, []string{
+	names = slices.Concat(names, placeFields, commandFields, errorFields, flowFields, callFields(), []string{
 		"proc.aname", "proc.pname", "proc.ppid", "ns.changed",
 		"exit.code", "exit.signal", "exit.core_dumped", "exit.duration", "exit.utime", "exit.stime", "exit.maxrss",
 		"cred.old_uid", "evt.arg.uid", "cred.old_gid", "evt.arg.gid", "cred.cap_gained", "cred.cap_dropped",
