@@ -179,6 +179,31 @@ func podD4If(addr string) string {
 	return podD6
 }
 
+// TestBPFDroppedFlags: what is told of a dropped packet has its flags of TCP, which
+// no flow counts.
+func TestBPFDroppedFlags(t *testing.T) {
+	w := newPacketWorld(t)
+	w.isolate(setA)
+	for _, c := range []struct {
+		name   string
+		packet []byte
+		reason stateReason
+	}{
+		{"denied", ip(podA4, podB4, tcp(4000, 80, syn)), stateReasonREASON_POLICY_DENIED},
+		{"denied, IPv6", ip(podA6, podB6, tcp(4000, 80, syn)), stateReasonREASON_POLICY_DENIED},
+		{"spoofed", ip(podB4, podA4, tcp(4001, 80, syn)), stateReasonREASON_SPOOFED},
+	} {
+		w.want(c.name, w.from("a", ether(c.packet)), toDrop)
+		events := w.events()
+		if len(events) != 1 || events[0].Kind != uint8(stateEventKindEVENT_DROP) || events[0].Reason != uint8(c.reason) || events[0].Flow.TcpFlags != [2]uint8{syn, 0} {
+			t.Errorf("%s: events %+v", c.name, events)
+		}
+	}
+	if f := w.flow(podA4, podB4, 4000, 80, protoTCP); f.TcpFlags != [2]uint8{} {
+		t.Errorf("the flow has flags %v of a packet that never arrived", f.TcpFlags)
+	}
+}
+
 // TestBPFInterval: a flow that goes on is told of again and again, not each packet.
 func TestBPFInterval(t *testing.T) {
 	w := newPacketWorld(t)

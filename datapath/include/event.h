@@ -105,8 +105,10 @@ static __always_inline int event_tell(struct __sk_buff *skb, const struct packet
 	e->reply = reply;
 	e->icmp_type = p->icmp_type;
 	e->icmp_code = p->icmp_code;
-	if (kind == EVENT_DROP)
+	if (kind == EVENT_DROP) {
+		e->flow.tcp_flags[reply] |= p->tcp_flags; /* no flow counts what was dropped */
 		event_header(skb, e);
+	}
 	bpf_ringbuf_submit(e, BPF_RB_NO_WAKEUP);
 	count(COUNT_EVENTS + kind, 1, 0);
 	return 1;

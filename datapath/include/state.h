@@ -297,7 +297,8 @@ enum {
 
 /*
  * One record in events. header is there only where captured is not 0: other
- * records are shorter. flow's times are moved to boot time here.
+ * records are shorter. flow's times are moved to boot time here, and tcp_flags
+ * are those of a dropped packet, too.
  */
 struct flow_event {
 	__u64 ktime;  /* boot time, ns */
