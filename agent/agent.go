@@ -105,7 +105,8 @@ func Run(ctx context.Context, cfg Config, stdout io.Writer, log *slog.Logger) (e
 	if me.seen = newFlowWatch(me.net); me.seen != nil {
 		cfg.API.Flows = me.seen.memory
 	}
-	cfg.API.Files = openFiles(process.NewFiles(me.road))
+	files := process.NewFiles(me.road)
+	cfg.API.Files, cfg.API.Locate = openFiles(files), locate(cfg.Identity.Root, files, me.process)
 	server := api.New(cfg.API, events{me.spine}, me.who, me, log)
 	doors, err := me.open(ctx, server, log)
 	if err != nil {

@@ -52,6 +52,14 @@ func (s *self) Err() error {
 	return nil
 }
 
+// process names the agent's own process; zero until it is known.
+func (s *self) process() event.Key {
+	if all := s.who.ProcessByPID(uint32(os.Getpid())); len(all) > 0 {
+		return all[0].Key
+	}
+	return event.Key{}
+}
+
 // failed remembers why the agent no longer sees what happens.
 func (s *self) failed(err error) { s.failure.Store(&err) }
 

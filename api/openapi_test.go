@@ -13,6 +13,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/getkin/kin-openapi/openapi3"
 	"github.com/getkin/kin-openapi/openapi3filter"
@@ -138,7 +139,7 @@ func TestDocumentAndAnswers(t *testing.T) {
 		path := strings.Replace(r.Pattern, "{id}", "1", 1)
 		ask(whole, path+"?bogus=1", 400, here)
 		ask(whole, path, 403, elsewhere)
-		if r.Pattern != "/v1/events" { // which follows
+		if r.Pattern != "/v1/events" && r.Pattern != "/v1/files/watch" { // which follow
 			ask(whole, path, 200, here)
 		}
 	}
@@ -150,6 +151,19 @@ func TestDocumentAndAnswers(t *testing.T) {
 		ask(whole, list+"a.b", 400, here)
 	}
 	ask(full, "/v1/events", 503, here)
+	ask(full, "/v1/files/watch?path=/x", 503, here)
+	watched := newFake()
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		watched.stream(t, 0)
+		x := opened("/x", 0) // no file: the watch does not turn to another
+		x.Time, x.Seq = time.Unix(1e9, 0), 1
+		watched.send(x)
+		watched.end()
+	}()
+	ask(watched, "/v1/files/watch?path=/x&recursive=true&limit=2", 200, here)
+	<-ended
 	ask(whole, "/v1/processes?exited=true", 200, here)
 	ask(whole, "/v1/processes/"+fmt.Sprint(self.PID), 200, here)
 	ask(whole, "/v1/processes/200", 200, here)

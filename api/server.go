@@ -52,6 +52,8 @@ type Config struct {
 	Files func(p event.Key, most int) ([]OpenFile, int, error)
 	// PolicyStatus says which policies are in force here; nil where none is known.
 	PolicyStatus func(PolicyStatusQuestion) NodePolicies
+	// Locate says what a path of the host leads to; nil where nobody can look.
+	Locate func(path string) (FileID, error)
 	// Endpoints are the pods that the agent connects; nil where it connects none.
 	Endpoints Endpoints
 }
@@ -136,6 +138,7 @@ func (s *Server) routes() []Route {
 		{"/v1" + PathProcesses, Params(PathProcesses), s.serveProcesses},
 		{"/v1" + PathProcesses + "/{id}", []string{"node"}, s.serveProcess},
 		{"/v1" + PathConnections, Params(PathConnections), s.serveConnections},
+		{"/v1" + PathFileWatch, []string{"path", "recursive", "fields", "limit", "node", "watch"}, s.serveFileWatch},
 		{"/v1" + PathFlows, Params(PathFlows), s.serveFlows},
 		MapRoute(s.answerMap),
 		PolicyRoute(s.answerPolicy),

@@ -18,6 +18,7 @@ func commandTable(g *globals) ([]*command, []*option) {
 		processTreeCommand(g),
 		processShowCommand(g),
 		connectionListCommand(g),
+		fileWatchCommand(g),
 		flowsCommand(g),
 		mapCommand(g),
 		policyStatusCommand(g),
@@ -30,7 +31,8 @@ func commandTable(g *globals) ([]*command, []*option) {
 	}
 	var global []*option
 	if g.kubectl {
-		commands = slices.DeleteFunc(commands, func(c *command) bool { return c.name == "agent" || c.name == "hub" || c.name == "network remove" })
+		local := []string{"agent", "hub", "network remove", "file watch"} // of one machine
+		commands = slices.DeleteFunc(commands, func(c *command) bool { return slices.Contains(local, c.name) })
 		global = clusterFlags(g)
 	} else {
 		global = append(global, &option{long: "socket", meta: "PATH", text: &g.socket, doc: "socket of the agent (default: the variable WARREN_SOCKET, else " + defaultSocket + ")"})

@@ -35,6 +35,8 @@ func (s screen) detail(r *record) cell {
 		return cell{text: s.lostDetail(r), color: red}
 	case event.KindFlow:
 		return s.flowDetail(r)
+	case event.KindOpen, event.KindFile, event.KindFileClose, event.KindMount:
+		return s.fileDetail(r)
 	case event.KindNodes:
 		return s.nodesDetail(r)
 	case event.KindSyscall:

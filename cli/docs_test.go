@@ -51,7 +51,10 @@ func (j judge) FollowConnections(_ context.Context, q api.Question) api.Lines {
 }
 func (j judge) Flows(_ context.Context, q api.Question) api.Lines       { return j.filter(q.Filter) }
 func (j judge) FollowFlows(_ context.Context, q api.Question) api.Lines { return j.filter(q.Filter) }
-func (judge) Map(context.Context, api.MapQuestion) (api.Map, error)     { return api.Map{}, errStop }
+func (judge) WatchFile(context.Context, api.FileQuestion) api.Lines {
+	return func(yield func([]byte, error) bool) { yield(nil, errStop) }
+}
+func (judge) Map(context.Context, api.MapQuestion) (api.Map, error) { return api.Map{}, errStop }
 func (judge) Policy(context.Context, api.PolicyQuestion) (api.PolicyReport, error) {
 	return api.PolicyReport{}, errStop
 }

@@ -233,7 +233,7 @@ func (et *eventTable) open(out io.Writer) *table {
 
 func (et *eventTable) fields() []string {
 	names := []string{"evt.time", "evt.type", "evt.kind", "evt.res", "proc.pid", "proc.name"}
-	names = slices.Concat(names, placeFields, commandFields, errorFields, flowFields, callFields(), []string{
+	names = slices.Concat(names, placeFields, commandFields, errorFields, flowFields, fileFields, callFields(), []string{
 		"proc.aname", "proc.pname", "proc.ppid", "ns.changed",
 		"exit.code", "exit.signal", "exit.core_dumped", "exit.duration", "exit.utime", "exit.stime", "exit.maxrss",
 		"cred.old_uid", "evt.arg.uid", "cred.old_gid", "evt.arg.gid", "cred.cap_gained", "cred.cap_dropped",
@@ -293,7 +293,7 @@ func kindColor(r *record) string {
 		return green
 	case event.KindExit:
 		return blue
-	case event.KindCredentials, event.KindNamespace:
+	case event.KindCredentials, event.KindNamespace, event.KindFile, event.KindMount:
 		return yellow
 	case event.KindConnection, event.KindDNS, event.KindFlow:
 		return cyan

@@ -85,6 +85,10 @@ func (h hostile) FollowFlows(context.Context, api.Question) api.Lines {
 	return h.lines(event.Kinds(event.KindFlow, event.KindLost))
 }
 
+func (h hostile) WatchFile(context.Context, api.FileQuestion) api.Lines {
+	return h.lines(event.AllKinds)
+}
+
 func (h hostile) Process(context.Context, string, ...string) ([]byte, error) {
 	p := h.record(event.KindProcess, "process")
 	text, err := json.Marshal(h.text)

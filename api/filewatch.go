@@ -1,0 +1,330 @@
+package api
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"path"
+	"slices"
+	"strings"
+
+	"warren/event"
+	"warren/filter"
+)
+
+// PathFileWatch answers what happens to a file, below the root of the API.
+const PathFileWatch = "/files/watch"
+
+// A FileQuestion asks what happens to a file.
+type FileQuestion struct {
+	// Path is absolute, as the host has it. There need be no such file yet.
+	Path string
+	// Recursive asks, of a directory, for all below it and not only for what lies
+	// in it directly.
+	Recursive bool
+	Fields    []string // as of a Question
+	Limit     int      // above 0: end after so many events
+	Begun     func()   // as of a Question
+}
+
+// A FileID is what a path leads to.
+type FileID struct {
+	Path string // with no symbolic links
+	Dev  uint64 // as the field fd.dev has it
+	Ino  uint64
+	Dir  bool
+}
+
+// maxInodes is how many files are followed that a path has led to.
+const maxInodes = 16
+
+// fileKinds are the kinds of events that can be about a file.
+const fileKinds = 1<<event.KindOpen | 1<<event.KindFile | 1<<event.KindFileClose | 1<<event.KindMount | 1<<event.KindExec
+
+// A fileWatch knows by which names and numbers a file is followed. The names
+// are those of the host; a process of a container can have a file of its own by
+// the same name, and is told of only where it is the same file.
+type fileWatch struct {
+	names          []string
+	dir, recursive bool
+	inodes         []inode // the newest last
+	locate         func(path string) (FileID, error)
+}
+
+type inode struct{ dev, ino uint64 }
+
+// watchFile begins to follow a path. What is there at present is found out by
+// locate, which may be nil.
+func watchFile(name string, recursive bool, locate func(string) (FileID, error)) *fileWatch {
+	w := &fileWatch{names: []string{path.Clean(name)}, recursive: recursive, locate: locate}
+	if id, err := w.look(name); err == nil {
+		w.dir = id.Dir
+		if id.Path != "" && !slices.Contains(w.names, id.Path) {
+			w.names = append(w.names, id.Path)
+		}
+		w.add(inode{id.Dev, id.Ino})
+	}
+	return w
+}
+
+func (w *fileWatch) look(name string) (FileID, error) {
+	if w.locate == nil {
+		return FileID{}, errors.New("files cannot be looked at")
+	}
+	return w.locate(name)
+}
+
+// add follows one more file. It reports whether that is new.
+func (w *fileWatch) add(i inode) bool {
+	if i.ino == 0 || slices.Contains(w.inodes, i) {
+		return false
+	}
+	if len(w.inodes) == maxInodes {
+		w.inodes = slices.Delete(w.inodes, 0, 1)
+	}
+	w.inodes = append(w.inodes, i)
+	return true
+}
+
+// filter is a condition that holds for everything that may be about the file.
+func (w *fileWatch) filter() string {
+	var files, execs []string
+	for _, name := range w.names {
+		for _, field := range []string{"fd.name", "fs.path.name", "fs.path.source", "fs.path.target"} {
+			files = append(files, field+" = "+quotePath(name))
+			if w.dir {
+				files = append(files, field+" startswith "+quotePath(below(name)))
+			}
+		}
+		execs = append(execs, "proc.exepath = "+quotePath(name))
+		if w.dir {
+			execs = append(execs, "proc.exepath startswith "+quotePath(below(name)))
+		}
+	}
+	for _, i := range w.inodes {
+		files = append(files, fmt.Sprintf("(fd.ino = %d and fd.dev = %d)", i.ino, i.dev))
+		execs = append(execs, fmt.Sprintf("(proc.exe_ino = %d and proc.exe_dev = %d)", i.ino, i.dev))
+	}
+	return "(evt.kind in (open, file, file_close, mount) and (" + strings.Join(files, " or ") + ")) or (evt.kind = exec and (" + strings.Join(execs, " or ") + "))"
+}
+
+// below is what the names begin with of all that lies in a directory.
+func below(dir string) string { return strings.TrimSuffix(dir, "/") + "/" }
+
+// quotePath writes a path as a value of a filter: any bytes but NUL.
+func quotePath(s string) string {
+	var b strings.Builder
+	b.WriteByte('"')
+	for i := range len(s) {
+		if c := s[i]; c < ' ' || c > '~' || c == '"' || c == '\\' {
+			fmt.Fprintf(&b, `\x%02x`, c)
+		} else {
+			b.WriteByte(c)
+		}
+	}
+	b.WriteByte('"')
+	return b.String()
+}
+
+// namesOfFile are the paths that an event is about, and the file. now is the one
+// that the file has after it.
+func namesOfFile(e *event.Event) (names []string, now string, file inode) {
+	switch d := e.Data.(type) {
+	case *event.Open:
+		return []string{d.Name}, d.Name, inode{d.Dev, d.Inode}
+	case *event.FileClose:
+		return []string{d.Name}, d.Name, inode{d.Dev, d.Inode}
+	case *event.File:
+		now = d.Name
+		switch {
+		case d.Type == "symlink" || d.Type == "symlinkat":
+			return []string{d.Target}, "", inode{} // its source is a text
+		case strings.HasPrefix(d.Type, "rename") || strings.HasPrefix(d.Type, "link"):
+			now = d.Target
+		case strings.HasPrefix(d.Type, "unlink") || d.Type == "rmdir":
+			now = ""
+		}
+		return []string{d.Name, d.FDName, d.Source, d.Target}, now, inode{d.Dev, d.Inode}
+	case *event.Mount:
+		return []string{d.Target}, "", inode{}
+	case *event.Exec:
+		if p := e.Process; p != nil {
+			return []string{p.ExePath}, p.ExePath, inode{p.ExeDev, p.ExeInode}
+		}
+	}
+	return nil, "", inode{}
+}
+
+// named reports whether a path is one that is watched; exact that it is not only
+// one below it.
+func (w *fileWatch) named(name string) (yes, exact bool) {
+	if name == "" {
+		return false, false
+	}
+	for _, n := range w.names {
+		if name == n {
+			return true, true
+		}
+		if rest, ok := strings.CutPrefix(name, below(n)); ok && w.dir && (w.recursive || !strings.Contains(rest, "/")) {
+			return true, false
+		}
+	}
+	return false, false
+}
+
+// ofHost reports whether the paths of an event are those of the host.
+func ofHost(e *event.Event) bool { return e.Process == nil || e.Process.Container == nil }
+
+// take reports whether an event that the filter holds for is about the file, and
+// whether the filter is another from now on: the path leads to another file.
+func (w *fileWatch) take(e *event.Event) (about, changed bool) {
+	names, now, file := namesOfFile(e)
+	byName, exact := false, false
+	if ofHost(e) {
+		for _, n := range names {
+			yes, same := w.named(n)
+			byName, exact = byName || yes, exact || same
+		}
+	}
+	if at := slices.Index(w.inodes, file); at >= 0 && file.ino != 0 {
+		// Numbers are used again: what has just been created under another name is
+		// another file.
+		if d, ok := e.Data.(*event.Open); ok && d.Create && !exact {
+			w.inodes = slices.Delete(w.inodes, at, at+1)
+			return byName, true
+		}
+		return true, false
+	}
+	if _, leads := w.named(now); !leads || !ofHost(e) || !succeeded(e) {
+		return byName, false
+	}
+	if file.ino == 0 {
+		if id, err := w.look(now); err == nil {
+			file = inode{id.Dev, id.Ino}
+		}
+	}
+	return byName, w.add(file)
+}
+
+func succeeded(e *event.Event) bool {
+	switch d := e.Data.(type) {
+	case *event.Open:
+		return d.RawRes >= 0
+	case *event.File:
+		return d.RawRes >= 0
+	case *event.FileClose, *event.Exec:
+		return true
+	}
+	return false
+}
+
+func (s *Server) serveFileWatch(w http.ResponseWriter, req *http.Request, q Query) error {
+	name := q["path"]
+	if !path.IsAbs(name) || strings.ContainsRune(name, 0) {
+		return BadRequest("parameter path has to be an absolute path, not %s", printable(name))
+	}
+	if err := s.here(q); err != nil {
+		return err
+	}
+	recursive, err := q.Bool("recursive", false)
+	if err != nil {
+		return err
+	}
+	if _, err := q.Bool("watch", false); err != nil {
+		return err
+	}
+	limit, err := q.Count("limit")
+	if err != nil {
+		return err
+	}
+	fields, err := q.Fields()
+	if err != nil {
+		return err
+	}
+	watch := watchFile(name, recursive, s.cfg.Locate)
+	stream, err := s.watchStream(req, watch)
+	if err != nil {
+		return err
+	}
+	return s.followFile(req, NewWriter(w, req, s.cfg.Stall, fields), stream, watch, limit)
+}
+
+func (s *Server) watchStream(req *http.Request, w *fileWatch) (*stream, error) {
+	prog, err := filter.Compile(w.filter())
+	if err != nil {
+		return nil, fmt.Errorf("watch a file: %w", err)
+	}
+	return s.subscribe(req, "file watch "+printable(w.names[0]), prog, fileKinds)
+}
+
+// followFile writes what is about a file until the stream ends, after limit
+// events, or when the client has gone. Where the path comes to lead to another
+// file, it goes on with another stream, and tells nothing twice. It closes the
+// stream.
+func (s *Server) followFile(req *http.Request, out *Writer, from *stream, watch *fileWatch, limit int) (err error) {
+	var fresh *stream
+	defer func() {
+		from.close()
+		if fresh != nil {
+			fresh.close()
+		}
+	}()
+	if err := out.Flush(); err != nil {
+		return err
+	}
+	var last uint64
+	for n := 0; limit == 0 || n < limit; {
+		// All that the old stream still has was published before the new one began
+		// or is in both.
+		if fresh != nil && !from.Buffered() {
+			from.close()
+			from, fresh = fresh, nil
+		}
+		e, err := s.next(req.Context(), out, from)
+		switch {
+		case errors.Is(err, io.EOF):
+			return out.Flush()
+		case err != nil:
+			return err
+		case e.Seq <= last:
+			continue
+		}
+		last = e.Seq
+		about, changed := watch.take(e)
+		if changed {
+			next, err := s.watchStream(req, watch)
+			if err == nil {
+				if fresh != nil {
+					fresh.close()
+				}
+				fresh = next
+			} else {
+				s.log.Warn("a file is followed by its former numbers", "err", err)
+			}
+		}
+		notice := event.NoticeKinds.Has(e.Data.Kind())
+		if !about && !notice {
+			continue
+		}
+		if err := out.Event(e); err != nil {
+			return err
+		}
+		if !notice {
+			n++
+		}
+	}
+	return out.Flush()
+}
+
+// WatchFile yields what happens to a file: who opens, executes, writes, renames
+// or removes it, by any of its names. Losses come in between.
+func (c *Client) WatchFile(ctx context.Context, q FileQuestion) Lines {
+	v := Question{Fields: q.Fields, Limit: q.Limit}.values(PathEvents, true)
+	v.Set("path", q.Path)
+	if q.Recursive {
+		v.Set("recursive", "true")
+	}
+	return c.lines(ctx, PathFileWatch, v, q.Begun)
+}

@@ -1,0 +1,170 @@
+package api
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"testing"
+
+	"warren/event"
+	"warren/filter"
+	"warren/internal/testkit"
+)
+
+func opened(name string, ino uint64) *event.Event {
+	return &event.Event{Data: &event.Open{Type: "openat", Name: name, FileObject: event.FileObject{Inode: ino, Dev: 5}}}
+}
+
+func within(e *event.Event, container string) *event.Event {
+	e.Process = &event.Process{Container: &event.Container{ID: container}}
+	return e
+}
+
+// A watch says what is about the file, and what it leads to from then on.
+func TestFileWatch(t *testing.T) {
+	at := map[string]FileID{"/x/../a": {Path: "/real", Dev: 5, Ino: 1}}
+	w := watchFile("/x/../a", false, func(p string) (FileID, error) {
+		if id, ok := at[p]; ok {
+			return id, nil
+		}
+		return FileID{}, errors.New("no such file")
+	})
+	created := opened("/b", 3)
+	created.Data.(*event.Open).Create = true
+	failed := opened("/a", 9)
+	failed.Data.(*event.Open).RawRes = -2
+	rename := func(from, to string, ino uint64) *event.Event {
+		return &event.Event{Data: &event.File{Type: "rename", Source: from, Target: to, FileObject: event.FileObject{Inode: ino, Dev: 5}}}
+	}
+	for i, s := range []struct {
+		e       *event.Event
+		about   bool
+		changed bool
+	}{
+		{opened("/a", 1), true, false},
+		{opened("/hard", 1), true, false},
+		{within(opened("/mnt/a", 1), "c"), true, false},
+		{opened("/b", 2), false, false},
+		{within(opened("/a", 77), "c"), false, false}, // a container's own
+		{rename("/a", "/old", 1), true, false},
+		{opened("/old", 1), true, false},
+		{failed, true, false},
+		{opened("/a", 3), true, true}, // a new one
+		{opened("/hard3", 3), true, false},
+		{rename("/tmp/n", "/real", 4), true, true}, // another in its place
+		{opened("/hard4", 4), true, false},
+		{opened("/old", 1), true, false},
+		{created, false, true}, // the number is another's by now
+		{opened("/b", 3), false, false},
+		{&event.Event{Data: &event.File{Type: "unlink", Name: "/a"}}, true, false},
+		{&event.Event{Data: &event.File{Type: "symlink", Source: "/a", Target: "/s"}}, false, false},
+		{&event.Event{Data: &event.File{Type: "chmod", FDName: "/a"}}, true, false},
+		{&event.Event{Data: &event.Mount{Target: "/a"}}, true, false},
+		{&event.Event{Process: &event.Process{ExePath: "/somewhere", ExeInode: 4, ExeDev: 5}, Data: &event.Exec{}}, true, false},
+		{&event.Event{Data: &event.Exit{}}, false, false},
+	} {
+		prog, err := filter.Compile(w.filter())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if s.about && !prog.Match(s.e) {
+			t.Errorf("%d: the filter leaves it out: %s", i, prog)
+		}
+		if about, changed := w.take(s.e); about != s.about || changed != s.changed {
+			t.Errorf("%d: about the file %v, changed %v; want %v, %v", i, about, changed, s.about, s.changed)
+		}
+	}
+	for n := range uint64(100) {
+		w.take(opened("/a", 1000+n))
+	}
+	if len(w.inodes) > maxInodes || !slices.Contains(w.inodes, inode{5, 1099}) {
+		t.Errorf("%v", w.inodes)
+	}
+}
+
+func TestFileWatchDirectory(t *testing.T) {
+	look := func(string) (FileID, error) { return FileID{Path: "/d", Dev: 5, Ino: 1, Dir: true}, nil }
+	for _, s := range []struct {
+		name       string
+		flat, deep bool
+	}{{"/d", true, true}, {"/d/a", true, true}, {"/d/a/b", false, true}, {"/da", false, false}, {"", false, false}} {
+		for _, recursive := range []bool{false, true} {
+			w := watchFile("/d", recursive, look)
+			about, changed := w.take(opened(s.name, 9))
+			want := s.flat
+			if recursive {
+				want = s.deep
+			}
+			if about != want || changed != (s.name == "/d") {
+				t.Errorf("%s, recursive %v: %v, changed %v", s.name, recursive, about, changed)
+			}
+		}
+	}
+	if about, _ := watchFile("/", true, look).take(opened("/any/where", 9)); !about {
+		t.Error("nothing is below the root")
+	}
+}
+
+// A path of any bytes is a filter for that path, and no other.
+func FuzzWatchedPath(f *testing.F) {
+	for _, s := range []string{"/", "/a b", `/"`, `/\`, "/\xff\n", "/漢", "/' or evt.num > 0 or fd.name = '"} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, s string) {
+		if s == "" || s[0] != '/' || slices.Contains([]byte(s), 0) {
+			return
+		}
+		w := watchFile(s, false, nil)
+		prog, err := filter.Compile(w.filter())
+		if err != nil {
+			t.Fatalf("%q: %v", s, err)
+		}
+		name := w.names[0]
+		if !prog.Match(opened(name, 1)) || prog.Match(opened(name+"x", 1)) {
+			t.Errorf("%q: %s", s, prog)
+		}
+	})
+}
+
+// What comes while the watch turns to another file is told once, and in order.
+func TestFileWatchStream(t *testing.T) {
+	f := newFake()
+	c, _ := listen(t, f, Config{Locate: func(string) (FileID, error) { return FileID{Path: "/a", Dev: 5, Ino: 1}, nil }})
+	send := func(seq uint64, name string, ino uint64) {
+		e := opened(name, ino)
+		e.Seq, e.Process = seq, &event.Process{Name: fmt.Sprint(seq)}
+		f.send(e)
+	}
+	streams := func() int {
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		return len(f.streams)
+	}
+	var got []string
+	begun := func() {
+		send(1, "/a", 1)
+		send(2, "/b", 2)
+		send(3, "/a", 3)
+	}
+	for line, err := range c.WatchFile(t.Context(), FileQuestion{Path: "/a", Limit: 4, Begun: begun}) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		got = append(got, name(t, line))
+		if len(got) == 2 {
+			testkit.Wait(t, "a stream of the new file", func() bool { return streams() == 2 })
+			send(4, "/c", 3)
+			send(5, "/a", 1) // in both streams, or in the second alone
+		}
+	}
+	equal(t, got, []string{"open 1", "open 3", "open 4", "open 5"})
+	for _, path := range []string{"", "a", "a/b"} {
+		var e *Error
+		for _, err := range c.WatchFile(t.Context(), FileQuestion{Path: path}) {
+			errors.As(err, &e)
+		}
+		if e == nil || e.Status != 400 {
+			t.Errorf("path %q: %v", path, e)
+		}
+	}
+}

@@ -1,0 +1,81 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+	"path/filepath"
+
+	"warren/api"
+)
+
+// fileWatchCommand shows what happens to a file.
+func fileWatchCommand(g *globals) *command {
+	var output, columns string
+	var limit int
+	var recursive bool
+	return &command{
+		name:    "file watch",
+		args:    "PATH",
+		summary: "Show who opens, writes, renames or removes a file",
+		about: "Who opens a file, executes it, closes it after writing, renames, links or removes it, changes its mode, owner or size: as it happens, with the name by which it was reached. " +
+			"The file is known by its inode as well as by its path: hard links, bind mounts and other names of containers are seen too, and a file that is moved away is followed. " +
+			"Where another file is put in its place, that one is followed beside it. There need be no such file yet.\n\n" +
+			"Of a directory, all that lies in it is shown, with -r all below it; those files by their names alone. " +
+			"PATH is one of the host. A file of the same name in a container is shown only where it is the same file. Calls that fail lead to no file, and are not shown.",
+		examples: []example{
+			{"warren file watch /etc/shadow", "Who reads passwords"},
+			{"warren file watch -r /etc -o wide", "What happens to the configuration, with user and executable"},
+			{"warren file watch /usr/bin/sudo -o json --limit 1", "The next use, for a script"},
+		},
+		flags: []*option{
+			{long: "recursive", short: "r", yes: &recursive, doc: "of a directory: all below it"},
+			outputFlag(&output, "", "table", "wide", "json"),
+			{long: "limit", meta: "N", number: &limit, doc: "end after N events"},
+			{long: "columns", short: "c", meta: "FIELDS", text: &columns, doc: "show these fields instead, separated by commas; also of JSON"},
+		},
+		run: func(ctx context.Context, env *Env, args []string) error {
+			if len(args) == 0 {
+				return usagef("which file? A path is needed")
+			}
+			if err := atMost(1, args); err != nil {
+				return err
+			}
+			path, err := filepath.Abs(args[0])
+			if err != nil {
+				return fmt.Errorf("find the path: %w", err)
+			}
+			chosen, err := parseColumns(columns)
+			if err != nil {
+				return err
+			}
+			who, err := g.answerer(env, &selection{})
+			if err != nil {
+				return err
+			}
+			var st streamTable = newEventTable(env, who, output == "wide")
+			if chosen != nil {
+				st = newFieldTable(env, chosen, output == "table")
+			}
+			out := newStream(env, st, who)
+			q := api.FileQuestion{Path: path, Recursive: recursive, Limit: limit}
+			if output == "json" {
+				q.Fields = namesOf(chosen)
+			} else {
+				q.Fields = st.fields()
+				q.Begun = func() { _ = out.head() } // write returns the error
+			}
+			ctx, cancel := g.finite(ctx, true)
+			defer cancel()
+			lines := who.WatchFile(ctx, q)
+			if output == "json" {
+				err = writeJSON(env, lines)
+			} else {
+				err = out.write(lines)
+			}
+			if err == nil && limit == 0 {
+				return who.left()
+			}
+			return err
+		},
+	}
+}
