@@ -350,9 +350,31 @@ func (y *yard) clusterPolicies(t *testing.T) {
 		}
 		return c.from.ns == "u"
 	})
+	y.inForceEverywhere("first")
 	y.kubectl("delete", "clusternetworkpolicy", "--all")
 	y.clear()
 	y.hold(t, func(cell) bool { return true })
+}
+
+// inForceEverywhere holds that the status of a policy of the cluster, and the
+// command, say that it is in force on all nodes.
+func (y *yard) inForceEverywhere(policy string) {
+	y.t.Helper()
+	y.eventually("the status of "+policy, func(ctx context.Context) error {
+		message, err := y.Kubectl(ctx, "get", "clusternetworkpolicy", policy, "-o", `jsonpath={.status.conditions[?(@.type=="warren.dev/Programmed")].message}`)
+		if err != nil {
+			return err
+		}
+		var good, nodes int
+		if n, _ := fmt.Sscanf(message, "In force on %d of %d nodes.", &good, &nodes); n != 2 || good != nodes {
+			return fmt.Errorf("it says %q", message)
+		}
+		table, err := y.Kubectl(ctx, "warren", "policy", "status", "-A")
+		if err == nil && !strings.Contains(table, fmt.Sprintf(" %d/%d ", nodes, nodes)) {
+			err = fmt.Errorf("of %d nodes the command says\n%s", nodes, table)
+		}
+		return err
+	})
 }
 
 func (y *yard) quietly(args ...string) { _, _ = y.Kubectl(context.Background(), args...) }
