@@ -14,6 +14,7 @@ func commandTable(g *globals) ([]*command, []*option) {
 		networkRemoveCommand(),
 		eventsCommand(g),
 		fieldsCommand(),
+		filterExplainCommand(),
 		processListCommand(g),
 		processTreeCommand(g),
 		processShowCommand(g),

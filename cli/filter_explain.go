@@ -1,0 +1,122 @@
+package cli
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"slices"
+	"strings"
+
+	"warren/api"
+	"warren/event"
+	"warren/filter"
+)
+
+// filterExplainCommand tells what of a filter the kernel decides.
+func filterExplainCommand() *command {
+	var output string
+	return &command{
+		name:    "filter explain",
+		args:    "FILTER",
+		summary: "Tell what of a filter the kernel decides, and what it costs",
+		about: "Which hooks a filter attaches, what the kernel then leaves out before anything is recorded, and which of its comparisons are judged in the agent alone. " +
+			"What is left out in the kernel costs next to nothing; what is recorded to be judged afterwards costs a record each. No agent is asked: how it stands with one is in \"warren status\".",
+		examples: []example{
+			{"warren filter explain 'evt.type in (open, openat, creat) and fd.name startswith /etc and evt.is_open_write = true'", "Decided in the kernel as a whole"},
+			{"warren filter explain 'evt.kind = open and proc.name contains sh'", "A part that it cannot decide"},
+			{"warren filter explain 'evt.type = ptrace' -o json", "For a script"},
+		},
+		flags: []*option{outputFlag(&output, "", "table", "json")},
+		run: func(_ context.Context, env *Env, args []string) error {
+			if len(args) == 0 {
+				return usagef("which filter? A condition is needed")
+			}
+			text := filterOf(args)
+			prog, err := filter.Compile(text)
+			if err != nil {
+				return err
+			}
+			x := prog.Explain()
+			// What fills tables is nobody's to ask for.
+			x.Kinds &^= event.StateKinds | event.NoticeKinds
+			x.Types = slices.DeleteFunc(x.Types, func(typ string) bool { return event.KindsOfType(typ)&x.Kinds == 0 })
+			if output == "json" {
+				line, err := json.Marshal(explained(text, &x))
+				if err != nil {
+					return fmt.Errorf("write the explanation: %w", err)
+				}
+				return writeObject(env, line)
+			}
+			v := explainView{page: page{screen: env.screen(true)}, x: &x}
+			v.write()
+			return v.print(env)
+		},
+	}
+}
+
+// An explanation is what a script reads.
+type explanation struct {
+	Filter   string          `json:"filter"`
+	Kinds    []string        `json:"kinds"`
+	Types    []string        `json:"types"`
+	Kernel   []string        `json:"kernel"` // of what is judged there, one of these has to hold
+	Parts    []explainedPart `json:"parts"`
+	Warnings []string        `json:"warnings"`
+}
+
+type explainedPart struct {
+	Text  string `json:"text"`
+	Judge string `json:"judge"`
+	Note  string `json:"note,omitempty"`
+}
+
+func explained(text string, x *filter.Explanation) explanation {
+	e := explanation{Filter: text, Kinds: api.KindNames(x.Kinds), Types: append([]string{}, x.Types...), Kernel: []string{}, Parts: []explainedPart{}, Warnings: append([]string{}, x.Warnings...)}
+	for _, t := range x.Terms {
+		e.Kernel = append(e.Kernel, t.String())
+	}
+	for _, p := range x.Parts {
+		e.Parts = append(e.Parts, explainedPart{p.Text, p.Judge.String(), p.Note})
+	}
+	return e
+}
+
+// An explainView writes what becomes of a filter.
+type explainView struct {
+	page
+	x *filter.Explanation
+}
+
+func (v *explainView) write() {
+	v.heading("Events")
+	v.line("of kinds", v.safe(v.x.Kinds.String()))
+	v.line("hooked for", v.safe(strings.Join(v.x.Types, ", ")))
+	v.heading("Recorded by the kernel")
+	if len(v.x.Terms) == 0 {
+		v.line("all", "of these events; there are few, and tables are made of them")
+	}
+	for _, t := range v.x.Terms {
+		v.line("those with", v.safe(t.String()))
+	}
+	if len(v.x.Parts) > 0 {
+		v.heading("Who judges")
+		rows := make([][]cell, len(v.x.Parts))
+		for i, p := range v.x.Parts {
+			judge := cell{text: v.safe(p.Judge.String()), color: green}
+			switch p.Judge {
+			case filter.UserSpace:
+				judge.color = yellow
+			case filter.KernelInPart:
+				judge.color = plain
+			}
+			rows[i] = []cell{judge, {text: v.safe(p.Text)}, {text: v.safe(p.Note)}}
+		}
+		v.rows([]column{{head: "JUDGE"}, {head: "COMPARISON"}, {head: "NOTE"}}, rows)
+	}
+	if len(v.x.Warnings) > 0 {
+		v.heading("Costs")
+		for _, w := range v.x.Warnings {
+			v.line("warning", v.paint(yellow, v.safe(w)))
+		}
+	}
+}
