@@ -307,10 +307,12 @@ struct file {
 };
 
 struct fs_struct {
+	int users;
 	struct path root, pwd;
 };
 
 struct mm_struct {
+	atomic_t mm_users;
 	unsigned long arg_start, arg_end;
 	struct file *exe_file;
 };
@@ -461,6 +463,7 @@ enum {
 	SOCK_DONE = 1, /* bit of skc_flags: the peer's FIN has come */
 	S_IFMT = 0170000,
 	S_IFSOCK = 0140000,
+	S_IFREG = 0100000,
 	SOCKFS_MAGIC = 0x534f434b,
 };
 
@@ -485,6 +488,7 @@ struct fdtable {
 };
 
 struct files_struct {
+	atomic_t count;
 	struct fdtable *fdt;
 };
 

@@ -46,6 +46,7 @@ static __always_inline __u64 read_word(const void *at)
 
 #define WALK_ROOM     256		     /* before the text: for the head of a record */
 #define WALK_END      (WALK_ROOM + PATH_MAX) /* where the text ends, and what the caller likes begins */
+#define WALK_MORE     (3 * PATH_MAX)
 #define WALK_ATTEMPTS 3
 
 enum {
@@ -66,13 +67,29 @@ struct walk {
 	__u64 sum; /* of all that the answer depends on */
 	__u32 end; /* enum path_end */
 	__u32 again;
-	/* Twice what can be behind the text: the verifier takes length and place for independent. */
-	char bytes[WALK_END + 2 * PATH_MAX + WALK_ROOM];
+	/* Behind the text the caller has room for WALK_MORE. The verifier takes place and length for independent. */
+	char bytes[WALK_END + WALK_MORE + PATH_MAX + WALK_ROOM];
 };
 
 struct walk_state {
 	struct walk *w;
 };
+
+/*
+ * v & mask, of which neither clang forgets that it is to be done nor the
+ * verifier what it means: a comparison, they do.
+ */
+static __always_inline __u64 masked(__u64 v, const __u64 mask)
+{
+	asm volatile("%0 &= %1" : "+r"(v) : "i"(mask));
+	return v;
+}
+
+/* A place in the text of w, or behind its end; offsets are below 8,192. */
+static __always_inline char *walk_at(struct walk *w, __u64 off)
+{
+	return &w->bytes[masked(off, 0x1fff)];
+}
 
 /* Writes a name of len bytes that ends before at. */
 static __always_inline void walk_name(struct walk *w, __u64 at, const unsigned char *name, __u64 len)
@@ -188,11 +205,13 @@ static __always_inline void walk_begin(struct walk *w, struct vfsmount *mnt, str
 }
 
 /*
- * Writes the path of dentry on mnt, as seen from the root of fs, into w. Returns
- * how it ended; where there is no path, w->off is WALK_END.
+ * Writes the path of dentry on mnt, as seen from the root of fs, into w, where
+ * the text from the offset from on is there already: it is a name below dentry.
+ * Returns how it ended; where there is no path, w->off is WALK_END.
  */
 static __always_inline __u32 walk_resolve(struct walk *w, struct vfsmount *mnt, struct dentry *dentry,
-					  struct fs_struct *fs)
+					  struct fs_struct *fs,
+					  __u64 from)
 {
 	struct walk_state st = { .w = w };
 	__u64 sum;
@@ -203,7 +222,7 @@ static __always_inline __u32 walk_resolve(struct walk *w, struct vfsmount *mnt, 
 	w->root_mount = path_mount(READ(fs, root.mnt));
 	for (i = 0; i < WALK_ATTEMPTS; i++) {
 		walk_begin(w, mnt, dentry);
-		w->off = WALK_END;
+		w->off = from;
 		w->again = 0;
 		w->top = NULL;
 		bpf_loop(PATH_STEPS, walk_step, &st, 0);

@@ -13,10 +13,13 @@
 #include "kernel.h"
 #include "record.h"
 #include "open.h"
+#include "change.h"
+#include "seen.h"
 
 /* For the types' sake: only what is referred to gets a Go type. */
 union {
 	struct open_record open;
+	struct change_record change;
 	enum file_what what;
 	enum file_error error;
 	enum file_marks marks;

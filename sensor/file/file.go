@@ -18,6 +18,7 @@ import (
 	"log/slog"
 	"runtime"
 	"slices"
+	"strings"
 	"sync/atomic"
 
 	"warren/bpf"
@@ -27,7 +28,7 @@ import (
 	"warren/sensor"
 )
 
-//go:generate go tool bpf2go -cc clang-19 -no-strip -target bpfel -type open_record -type file_what -type file_error -type file_marks file file.bpf.c -- -O2 -mcpu=v3 -Wall -Werror -I../../bpf/include
+//go:generate go tool bpf2go -cc clang-19 -no-strip -target bpfel -type open_record -type change_record -type file_object -type file_actor -type file_what -type file_error -type file_marks file file.bpf.c -- -O2 -mcpu=v3 -Wall -Werror -I../../bpf/include
 
 // Config tunes the sensor. The zero value is usable.
 type Config struct{}
@@ -44,6 +45,7 @@ type Sensor struct {
 	obj    *bpf.Object
 	filter *prefilter.Engine
 	status map[string]bpf.HookStatus
+	epoch  uint32 // change_epoch of the programs
 }
 
 var _ sensor.Sensor = (*Sensor)(nil)
@@ -56,7 +58,7 @@ func New(road *bpf.Road, _ Config, log *slog.Logger) *Sensor {
 // Name implements [sensor.Sensor].
 func (*Sensor) Name() string { return "file" }
 
-var kinds = event.Kinds(event.KindOpen)
+var kinds = event.Kinds(event.KindOpen, event.KindFile, event.KindMount, event.KindFileClose)
 
 // Kinds implements [sensor.Sensor].
 func (*Sensor) Kinds() event.KindSet { return kinds }
@@ -68,28 +70,78 @@ type hook struct {
 	types []string
 }
 
-// hooks has one hook for each system call, so that a call that nobody asked for
-// costs nothing.
+// hooks are attached each when one of its types is wanted, so that what nobody
+// asked for costs nothing.
 func hooks() []hook {
-	var list []hook
-	call := func(kind event.Kind, program, name string) {
-		if runtime.GOARCH != "amd64" && slices.Contains(oldCalls, name) {
-			return
-		}
-		list = append(list, hook{bpf.Hook{Name: "file." + name, Purpose: kind.Doc(), Rungs: []bpf.Rung{
-			{Kind: "tracepoint", Attachments: []bpf.Attachment{bpf.Tracepoint(program, "syscalls", "sys_exit_"+name)}},
-		}}, kind, []string{name}})
+	list := []hook{
+		opening("file_open", "open"),
+		opening("file_openat", "openat"),
+		opening("file_openat2", "openat2"),
+		opening("file_creat", "creat"),
+		opening("file_open_hdl", "open_by_handle_at"),
+		changing(event.KindFile, "remove", "unlink=unlink unlinkat=unlinkat rmdir=rmdir", "file_s_unlink", "file_s_rmdir"),
+		changing(event.KindFile, "rename", "rename=rename renameat=renameat renamea2=renameat2", "file_s_rename"),
+		changing(event.KindFile, "link", "link=link linkat=linkat", "file_s_link"),
+		changing(event.KindFile, "symlink", "symlink=symlink symlina=symlinkat", "file_s_symlink"),
+		changing(event.KindFile, "mkdir", "mkdir=mkdir mkdirat=mkdirat", "file_s_mkdir"),
+		changing(event.KindFile, "chmod", "chmod=chmod fchmod=fchmod fchmoda=fchmodat", "file_s_chmod"),
+		changing(event.KindFile, "chmod2", "fchmod2=fchmodat2", "file_s_chmod"),
+		changing(event.KindFile, "chown", "chown=chown lchown=lchown fchown=fchown fchowna=fchownat", "file_s_chown"),
+		changing(event.KindFile, "truncate", "trunc=truncate ftrunc=ftruncate", "file_s_truncate"),
+		changing(event.KindMount, "mount", "mount=mount", "file_s_mount"),
+		changing(event.KindMount, "umount", "umount=umount", "file_s_umount"),
+		changing(event.KindMount, "move_mount", "movemnt=move_mount", "file_s_movemnt"),
+		{bpf.Hook{Name: "file.close", Purpose: "files that were open for writing are closed", Rungs: []bpf.Rung{{Kind: "tracepoint", Attachments: []bpf.Attachment{
+			bpf.Tracepoint("file_close_x", "syscalls", "sys_exit_close"), bpf.Tracepoint("file_close_e", "syscalls", "sys_enter_close"),
+		}}}}, event.KindFileClose, []string{"close"}},
 	}
-	call(event.KindOpen, "file_open", "open")
-	call(event.KindOpen, "file_openat", "openat")
-	call(event.KindOpen, "file_openat2", "openat2")
-	call(event.KindOpen, "file_creat", "creat")
-	call(event.KindOpen, "file_open_hdl", "open_by_handle_at")
-	return list
+	return slices.DeleteFunc(list, func(h hook) bool { return len(h.types) == 0 })
+}
+
+// opening is the hook of a system call that opens files.
+func opening(program, call string) hook {
+	h := hook{kind: event.KindOpen}
+	if runtime.GOARCH == "amd64" || !slices.Contains(oldCalls, call) {
+		h.types = []string{call}
+	}
+	h.Hook = bpf.Hook{Name: "file." + call, Purpose: "files that are opened: " + call, Rungs: []bpf.Rung{
+		{Kind: "tracepoint", Attachments: []bpf.Attachment{bpf.Tracepoint(program, "syscalls", "sys_exit_"+call)}},
+	}}
+	return h
+}
+
+// changing is the hook of system calls that change something, given as pairs:
+// what the names of their programs have in their middle, and the call. Where the
+// kernel lets objects be seen in the middle of the call, programs do so; else
+// what is asked for is read when the call begins. The exits come first, so that
+// what is seen is always told.
+func changing(kind event.Kind, name, calls string, seen ...string) hook {
+	h := hook{kind: kind}
+	var exits, enters, sights []bpf.Attachment
+	for pair := range strings.FieldsSeq(calls) {
+		program, call, _ := strings.Cut(pair, "=")
+		if runtime.GOARCH != "amd64" && slices.Contains(oldCalls, call) {
+			continue
+		}
+		exits = append(exits, bpf.Tracepoint("file_"+program+"_x", "syscalls", "sys_exit_"+call))
+		enters = append(enters, bpf.Tracepoint("file_"+program+"_e", "syscalls", "sys_enter_"+call))
+		h.types = append(h.types, call)
+	}
+	if kind == event.KindMount && name == "umount" {
+		h.types = []string{"umount", "umount2"}
+	}
+	for _, program := range seen {
+		sights = append(sights, bpf.BTF(program))
+	}
+	h.Hook = bpf.Hook{Name: "file." + name, Purpose: "what is changed: " + strings.Join(h.types, ", "), Rungs: []bpf.Rung{
+		{Kind: "fentry", Attachments: slices.Concat(exits, sights)},
+		{Kind: "tracepoint", Attachments: slices.Concat(exits, enters)},
+	}}
+	return h
 }
 
 // oldCalls are calls that only old architectures have.
-var oldCalls = []string{"open", "creat"}
+var oldCalls = []string{"open", "creat", "unlink", "rmdir", "rename", "link", "symlink", "mkdir", "chmod", "chown", "lchown"}
 
 // Hooks returns every hook that the sensor may attach, whatever is wanted of it.
 func Hooks() []bpf.Hook {
@@ -120,6 +172,10 @@ func (s *Sensor) Start(want interest.Set, emit func(*event.Event)) (err error) {
 	if err := s.filter.Apply(want); err != nil {
 		return err
 	}
+	s.epoch++
+	if err := s.obj.Variable("change_epoch").Set(s.epoch); err != nil {
+		return fmt.Errorf("set change_epoch: %w", err)
+	}
 	for _, h := range hooks() {
 		if err := s.arrange(h, want); err != nil {
 			return err
@@ -142,16 +198,26 @@ func (s *Sensor) open() error {
 		return errors.Join(err, s.Stop())
 	}
 	s.road.Handle(bpf.RecOpen, "file.open", bpf.Bulk, s.decodeOpen)
+	s.road.Handle(bpf.RecFile, "file.change", bpf.Bulk, s.decodeChange)
+	s.road.Handle(bpf.RecMount, "file.mount", bpf.Bulk, s.decodeChange)
+	s.road.Handle(bpf.RecClose, "file.close", bpf.Bulk, s.decodeChange)
 	return nil
 }
 
 // types are the types of events by the programs' numbers.
-var types = []prefilter.Type{
-	fileFileWhatFILE_OPEN:           {Kind: event.KindOpen, Name: "open"},
-	fileFileWhatFILE_OPENAT:         {Kind: event.KindOpen, Name: "openat"},
-	fileFileWhatFILE_OPENAT2:        {Kind: event.KindOpen, Name: "openat2"},
-	fileFileWhatFILE_CREAT:          {Kind: event.KindOpen, Name: "creat"},
-	fileFileWhatFILE_OPEN_BY_HANDLE: {Kind: event.KindOpen, Name: "open_by_handle_at"},
+var types = typesOf()
+
+func typesOf() []prefilter.Type {
+	list := make([]prefilter.Type, fileFileWhatFILE_WHATS)
+	for what, name := range openTypes {
+		list[what] = prefilter.Type{Kind: event.KindOpen, Name: name}
+	}
+	for what, name := range changeTypes {
+		if name != "" {
+			list[what] = prefilter.Type{Kind: kindOf(fileFileWhat(what)), Name: name}
+		}
+	}
+	return list
 }
 
 // Prefilter returns what of the wanted events the kernel is asked to tell.

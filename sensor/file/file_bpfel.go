@@ -13,10 +13,48 @@ import (
 	"github.com/cilium/ebpf"
 )
 
+type fileChangeRecord struct {
+	_            structs.HostLayout
+	H            fileRecord
+	Actor        fileFileActor
+	File         fileFileObject
+	Size         uint64
+	Flags        uint64
+	Res          int32
+	Fd           int32
+	Dir          int32
+	TargetDir    int32
+	Mode         uint32
+	Uid          uint32
+	Gid          uint32
+	NameLen      uint16
+	TargetLen    uint16
+	RawLen       uint16
+	TargetRawLen uint16
+	Marks        uint16
+	What         uint8
+	Error        uint8
+	Pad          uint8
+	Zero         [7]uint8
+	Fstype       [32]int8
+}
+
+type fileChangeSlot struct {
+	_     structs.HostLayout
+	Words [2710]uint64
+}
+
 type fileCounter struct {
 	_         structs.HostLayout
 	Submitted uint64
 	Lost      uint64
+}
+
+type fileFileActor struct {
+	_     structs.HostLayout
+	Start uint64
+	Pid   uint32
+	Tid   uint32
 }
 
 type fileFileError uint32
@@ -42,7 +80,17 @@ const (
 	fileFileMarksFILE_UPPER    fileFileMarks = 32
 	fileFileMarksFILE_LOWER    fileFileMarks = 64
 	fileFileMarksFILE_IO_URING fileFileMarks = 128
+	fileFileMarksFILE_SHARED   fileFileMarks = 256
 )
+
+type fileFileObject struct {
+	_     structs.HostLayout
+	Ino   uint64
+	Dev   uint32
+	Mode  uint32
+	Uid   uint32
+	Links uint32
+}
 
 type fileFileWhat uint32
 
@@ -52,6 +100,33 @@ const (
 	fileFileWhatFILE_OPENAT2        fileFileWhat = 3
 	fileFileWhatFILE_CREAT          fileFileWhat = 4
 	fileFileWhatFILE_OPEN_BY_HANDLE fileFileWhat = 5
+	fileFileWhatFILE_UNLINK         fileFileWhat = 6
+	fileFileWhatFILE_UNLINKAT       fileFileWhat = 7
+	fileFileWhatFILE_RMDIR          fileFileWhat = 8
+	fileFileWhatFILE_RENAME         fileFileWhat = 9
+	fileFileWhatFILE_RENAMEAT       fileFileWhat = 10
+	fileFileWhatFILE_RENAMEAT2      fileFileWhat = 11
+	fileFileWhatFILE_LINK           fileFileWhat = 12
+	fileFileWhatFILE_LINKAT         fileFileWhat = 13
+	fileFileWhatFILE_SYMLINK        fileFileWhat = 14
+	fileFileWhatFILE_SYMLINKAT      fileFileWhat = 15
+	fileFileWhatFILE_MKDIR          fileFileWhat = 16
+	fileFileWhatFILE_MKDIRAT        fileFileWhat = 17
+	fileFileWhatFILE_CHMOD          fileFileWhat = 18
+	fileFileWhatFILE_FCHMOD         fileFileWhat = 19
+	fileFileWhatFILE_FCHMODAT       fileFileWhat = 20
+	fileFileWhatFILE_FCHMODAT2      fileFileWhat = 21
+	fileFileWhatFILE_CHOWN          fileFileWhat = 22
+	fileFileWhatFILE_LCHOWN         fileFileWhat = 23
+	fileFileWhatFILE_FCHOWN         fileFileWhat = 24
+	fileFileWhatFILE_FCHOWNAT       fileFileWhat = 25
+	fileFileWhatFILE_TRUNCATE       fileFileWhat = 26
+	fileFileWhatFILE_FTRUNCATE      fileFileWhat = 27
+	fileFileWhatFILE_MOUNT          fileFileWhat = 28
+	fileFileWhatFILE_UMOUNT         fileFileWhat = 29
+	fileFileWhatFILE_MOVE_MOUNT     fileFileWhat = 30
+	fileFileWhatFILE_CLOSE          fileFileWhat = 31
+	fileFileWhatFILE_WHATS          fileFileWhat = 32
 )
 
 type fileInterestInode struct {
@@ -122,22 +197,10 @@ type fileInterestUid struct {
 }
 
 type fileOpenRecord struct {
-	_     structs.HostLayout
-	H     fileRecord
-	Actor struct {
-		_     structs.HostLayout
-		Start uint64
-		Pid   uint32
-		Tid   uint32
-	}
-	File struct {
-		_     structs.HostLayout
-		Ino   uint64
-		Dev   uint32
-		Mode  uint32
-		Uid   uint32
-		Links uint32
-	}
+	_       structs.HostLayout
+	H       fileRecord
+	Actor   fileFileActor
+	File    fileFileObject
 	Flags   uint64
 	Res     int32
 	Dir     int32
@@ -186,27 +249,93 @@ const (
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
-	fileMapBulk           = "bulk"
-	fileMapCounters       = "counters"
-	fileMapCritical       = "critical"
-	fileMapFileScratches  = "file_scratches"
-	fileMapInterestHeads  = "interest_heads"
-	fileMapInterestInodes = "interest_inodes"
-	fileMapInterestNames  = "interest_names"
-	fileMapInterestTails  = "interest_tails"
-	fileMapInterestUids   = "interest_uids"
-	fileProgFileCreat     = "file_creat"
-	fileProgFileOpen      = "file_open"
-	fileProgFileOpenHdl   = "file_open_hdl"
-	fileProgFileOpenat    = "file_openat"
-	fileProgFileOpenat2   = "file_openat2"
-	fileVarBulkSize       = "bulk_size"
-	fileVarCriticalSize   = "critical_size"
-	fileVarInterestSlot   = "interest_slot"
-	fileVarInterestTables = "interest_tables"
-	fileVarScopeId        = "scope_id"
-	fileVarScopeLevel     = "scope_level"
-	fileVarTypes          = "types"
+	fileMapBulk            = "bulk"
+	fileMapChangeCalls     = "change_calls"
+	fileMapCounters        = "counters"
+	fileMapCritical        = "critical"
+	fileMapFileScratches   = "file_scratches"
+	fileMapInterestHeads   = "interest_heads"
+	fileMapInterestInodes  = "interest_inodes"
+	fileMapInterestNames   = "interest_names"
+	fileMapInterestTails   = "interest_tails"
+	fileMapInterestUids    = "interest_uids"
+	fileProgFileChmodE     = "file_chmod_e"
+	fileProgFileChmodX     = "file_chmod_x"
+	fileProgFileChownE     = "file_chown_e"
+	fileProgFileChownX     = "file_chown_x"
+	fileProgFileCloseE     = "file_close_e"
+	fileProgFileCloseX     = "file_close_x"
+	fileProgFileCreat      = "file_creat"
+	fileProgFileFchmod2E   = "file_fchmod2_e"
+	fileProgFileFchmod2X   = "file_fchmod2_x"
+	fileProgFileFchmodE    = "file_fchmod_e"
+	fileProgFileFchmodX    = "file_fchmod_x"
+	fileProgFileFchmodaE   = "file_fchmoda_e"
+	fileProgFileFchmodaX   = "file_fchmoda_x"
+	fileProgFileFchownE    = "file_fchown_e"
+	fileProgFileFchownX    = "file_fchown_x"
+	fileProgFileFchownaE   = "file_fchowna_e"
+	fileProgFileFchownaX   = "file_fchowna_x"
+	fileProgFileFtruncE    = "file_ftrunc_e"
+	fileProgFileFtruncX    = "file_ftrunc_x"
+	fileProgFileLchownE    = "file_lchown_e"
+	fileProgFileLchownX    = "file_lchown_x"
+	fileProgFileLinkE      = "file_link_e"
+	fileProgFileLinkX      = "file_link_x"
+	fileProgFileLinkatE    = "file_linkat_e"
+	fileProgFileLinkatX    = "file_linkat_x"
+	fileProgFileMkdirE     = "file_mkdir_e"
+	fileProgFileMkdirX     = "file_mkdir_x"
+	fileProgFileMkdiratE   = "file_mkdirat_e"
+	fileProgFileMkdiratX   = "file_mkdirat_x"
+	fileProgFileMountE     = "file_mount_e"
+	fileProgFileMountX     = "file_mount_x"
+	fileProgFileMovemntE   = "file_movemnt_e"
+	fileProgFileMovemntX   = "file_movemnt_x"
+	fileProgFileOpen       = "file_open"
+	fileProgFileOpenHdl    = "file_open_hdl"
+	fileProgFileOpenat     = "file_openat"
+	fileProgFileOpenat2    = "file_openat2"
+	fileProgFileRenameE    = "file_rename_e"
+	fileProgFileRenameX    = "file_rename_x"
+	fileProgFileRenamea2E  = "file_renamea2_e"
+	fileProgFileRenamea2X  = "file_renamea2_x"
+	fileProgFileRenameatE  = "file_renameat_e"
+	fileProgFileRenameatX  = "file_renameat_x"
+	fileProgFileRmdirE     = "file_rmdir_e"
+	fileProgFileRmdirX     = "file_rmdir_x"
+	fileProgFileS_chmod    = "file_s_chmod"
+	fileProgFileS_chown    = "file_s_chown"
+	fileProgFileS_link     = "file_s_link"
+	fileProgFileS_mkdir    = "file_s_mkdir"
+	fileProgFileS_mount    = "file_s_mount"
+	fileProgFileS_movemnt  = "file_s_movemnt"
+	fileProgFileS_rename   = "file_s_rename"
+	fileProgFileS_rmdir    = "file_s_rmdir"
+	fileProgFileS_symlink  = "file_s_symlink"
+	fileProgFileS_truncate = "file_s_truncate"
+	fileProgFileS_umount   = "file_s_umount"
+	fileProgFileS_unlink   = "file_s_unlink"
+	fileProgFileSymlinaE   = "file_symlina_e"
+	fileProgFileSymlinaX   = "file_symlina_x"
+	fileProgFileSymlinkE   = "file_symlink_e"
+	fileProgFileSymlinkX   = "file_symlink_x"
+	fileProgFileTruncE     = "file_trunc_e"
+	fileProgFileTruncX     = "file_trunc_x"
+	fileProgFileUmountE    = "file_umount_e"
+	fileProgFileUmountX    = "file_umount_x"
+	fileProgFileUnlinkE    = "file_unlink_e"
+	fileProgFileUnlinkX    = "file_unlink_x"
+	fileProgFileUnlinkatE  = "file_unlinkat_e"
+	fileProgFileUnlinkatX  = "file_unlinkat_x"
+	fileVarBulkSize        = "bulk_size"
+	fileVarChangeEpoch     = "change_epoch"
+	fileVarCriticalSize    = "critical_size"
+	fileVarInterestSlot    = "interest_slot"
+	fileVarInterestTables  = "interest_tables"
+	fileVarScopeId         = "scope_id"
+	fileVarScopeLevel      = "scope_level"
+	fileVarTypes           = "types"
 )
 
 // loadFile returns the embedded CollectionSpec for file.
@@ -251,11 +380,75 @@ type fileSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type fileProgramSpecs struct {
-	FileCreat   *ebpf.ProgramSpec `ebpf:"file_creat"`
-	FileOpen    *ebpf.ProgramSpec `ebpf:"file_open"`
-	FileOpenHdl *ebpf.ProgramSpec `ebpf:"file_open_hdl"`
-	FileOpenat  *ebpf.ProgramSpec `ebpf:"file_openat"`
-	FileOpenat2 *ebpf.ProgramSpec `ebpf:"file_openat2"`
+	FileChmodE     *ebpf.ProgramSpec `ebpf:"file_chmod_e"`
+	FileChmodX     *ebpf.ProgramSpec `ebpf:"file_chmod_x"`
+	FileChownE     *ebpf.ProgramSpec `ebpf:"file_chown_e"`
+	FileChownX     *ebpf.ProgramSpec `ebpf:"file_chown_x"`
+	FileCloseE     *ebpf.ProgramSpec `ebpf:"file_close_e"`
+	FileCloseX     *ebpf.ProgramSpec `ebpf:"file_close_x"`
+	FileCreat      *ebpf.ProgramSpec `ebpf:"file_creat"`
+	FileFchmod2E   *ebpf.ProgramSpec `ebpf:"file_fchmod2_e"`
+	FileFchmod2X   *ebpf.ProgramSpec `ebpf:"file_fchmod2_x"`
+	FileFchmodE    *ebpf.ProgramSpec `ebpf:"file_fchmod_e"`
+	FileFchmodX    *ebpf.ProgramSpec `ebpf:"file_fchmod_x"`
+	FileFchmodaE   *ebpf.ProgramSpec `ebpf:"file_fchmoda_e"`
+	FileFchmodaX   *ebpf.ProgramSpec `ebpf:"file_fchmoda_x"`
+	FileFchownE    *ebpf.ProgramSpec `ebpf:"file_fchown_e"`
+	FileFchownX    *ebpf.ProgramSpec `ebpf:"file_fchown_x"`
+	FileFchownaE   *ebpf.ProgramSpec `ebpf:"file_fchowna_e"`
+	FileFchownaX   *ebpf.ProgramSpec `ebpf:"file_fchowna_x"`
+	FileFtruncE    *ebpf.ProgramSpec `ebpf:"file_ftrunc_e"`
+	FileFtruncX    *ebpf.ProgramSpec `ebpf:"file_ftrunc_x"`
+	FileLchownE    *ebpf.ProgramSpec `ebpf:"file_lchown_e"`
+	FileLchownX    *ebpf.ProgramSpec `ebpf:"file_lchown_x"`
+	FileLinkE      *ebpf.ProgramSpec `ebpf:"file_link_e"`
+	FileLinkX      *ebpf.ProgramSpec `ebpf:"file_link_x"`
+	FileLinkatE    *ebpf.ProgramSpec `ebpf:"file_linkat_e"`
+	FileLinkatX    *ebpf.ProgramSpec `ebpf:"file_linkat_x"`
+	FileMkdirE     *ebpf.ProgramSpec `ebpf:"file_mkdir_e"`
+	FileMkdirX     *ebpf.ProgramSpec `ebpf:"file_mkdir_x"`
+	FileMkdiratE   *ebpf.ProgramSpec `ebpf:"file_mkdirat_e"`
+	FileMkdiratX   *ebpf.ProgramSpec `ebpf:"file_mkdirat_x"`
+	FileMountE     *ebpf.ProgramSpec `ebpf:"file_mount_e"`
+	FileMountX     *ebpf.ProgramSpec `ebpf:"file_mount_x"`
+	FileMovemntE   *ebpf.ProgramSpec `ebpf:"file_movemnt_e"`
+	FileMovemntX   *ebpf.ProgramSpec `ebpf:"file_movemnt_x"`
+	FileOpen       *ebpf.ProgramSpec `ebpf:"file_open"`
+	FileOpenHdl    *ebpf.ProgramSpec `ebpf:"file_open_hdl"`
+	FileOpenat     *ebpf.ProgramSpec `ebpf:"file_openat"`
+	FileOpenat2    *ebpf.ProgramSpec `ebpf:"file_openat2"`
+	FileRenameE    *ebpf.ProgramSpec `ebpf:"file_rename_e"`
+	FileRenameX    *ebpf.ProgramSpec `ebpf:"file_rename_x"`
+	FileRenamea2E  *ebpf.ProgramSpec `ebpf:"file_renamea2_e"`
+	FileRenamea2X  *ebpf.ProgramSpec `ebpf:"file_renamea2_x"`
+	FileRenameatE  *ebpf.ProgramSpec `ebpf:"file_renameat_e"`
+	FileRenameatX  *ebpf.ProgramSpec `ebpf:"file_renameat_x"`
+	FileRmdirE     *ebpf.ProgramSpec `ebpf:"file_rmdir_e"`
+	FileRmdirX     *ebpf.ProgramSpec `ebpf:"file_rmdir_x"`
+	FileS_chmod    *ebpf.ProgramSpec `ebpf:"file_s_chmod"`
+	FileS_chown    *ebpf.ProgramSpec `ebpf:"file_s_chown"`
+	FileS_link     *ebpf.ProgramSpec `ebpf:"file_s_link"`
+	FileS_mkdir    *ebpf.ProgramSpec `ebpf:"file_s_mkdir"`
+	FileS_mount    *ebpf.ProgramSpec `ebpf:"file_s_mount"`
+	FileS_movemnt  *ebpf.ProgramSpec `ebpf:"file_s_movemnt"`
+	FileS_rename   *ebpf.ProgramSpec `ebpf:"file_s_rename"`
+	FileS_rmdir    *ebpf.ProgramSpec `ebpf:"file_s_rmdir"`
+	FileS_symlink  *ebpf.ProgramSpec `ebpf:"file_s_symlink"`
+	FileS_truncate *ebpf.ProgramSpec `ebpf:"file_s_truncate"`
+	FileS_umount   *ebpf.ProgramSpec `ebpf:"file_s_umount"`
+	FileS_unlink   *ebpf.ProgramSpec `ebpf:"file_s_unlink"`
+	FileSymlinaE   *ebpf.ProgramSpec `ebpf:"file_symlina_e"`
+	FileSymlinaX   *ebpf.ProgramSpec `ebpf:"file_symlina_x"`
+	FileSymlinkE   *ebpf.ProgramSpec `ebpf:"file_symlink_e"`
+	FileSymlinkX   *ebpf.ProgramSpec `ebpf:"file_symlink_x"`
+	FileTruncE     *ebpf.ProgramSpec `ebpf:"file_trunc_e"`
+	FileTruncX     *ebpf.ProgramSpec `ebpf:"file_trunc_x"`
+	FileUmountE    *ebpf.ProgramSpec `ebpf:"file_umount_e"`
+	FileUmountX    *ebpf.ProgramSpec `ebpf:"file_umount_x"`
+	FileUnlinkE    *ebpf.ProgramSpec `ebpf:"file_unlink_e"`
+	FileUnlinkX    *ebpf.ProgramSpec `ebpf:"file_unlink_x"`
+	FileUnlinkatE  *ebpf.ProgramSpec `ebpf:"file_unlinkat_e"`
+	FileUnlinkatX  *ebpf.ProgramSpec `ebpf:"file_unlinkat_x"`
 }
 
 // fileMapSpecs contains maps before they are loaded into the kernel.
@@ -263,6 +456,7 @@ type fileProgramSpecs struct {
 // It can be passed ebpf.CollectionSpec.Assign.
 type fileMapSpecs struct {
 	Bulk           *ebpf.MapSpec `ebpf:"bulk"`
+	ChangeCalls    *ebpf.MapSpec `ebpf:"change_calls"`
 	Counters       *ebpf.MapSpec `ebpf:"counters"`
 	Critical       *ebpf.MapSpec `ebpf:"critical"`
 	FileScratches  *ebpf.MapSpec `ebpf:"file_scratches"`
@@ -278,6 +472,7 @@ type fileMapSpecs struct {
 // It can be passed ebpf.CollectionSpec.Assign.
 type fileVariableSpecs struct {
 	BulkSize       *ebpf.VariableSpec `ebpf:"bulk_size"`
+	ChangeEpoch    *ebpf.VariableSpec `ebpf:"change_epoch"`
 	CriticalSize   *ebpf.VariableSpec `ebpf:"critical_size"`
 	InterestSlot   *ebpf.VariableSpec `ebpf:"interest_slot"`
 	InterestTables *ebpf.VariableSpec `ebpf:"interest_tables"`
@@ -307,6 +502,7 @@ func (o *fileObjects) Close() error {
 // It can be passed to loadFileObjects or ebpf.CollectionSpec.LoadAndAssign.
 type fileMaps struct {
 	Bulk           *ebpf.Map `ebpf:"bulk"`
+	ChangeCalls    *ebpf.Map `ebpf:"change_calls"`
 	Counters       *ebpf.Map `ebpf:"counters"`
 	Critical       *ebpf.Map `ebpf:"critical"`
 	FileScratches  *ebpf.Map `ebpf:"file_scratches"`
@@ -320,6 +516,7 @@ type fileMaps struct {
 func (m *fileMaps) Close() error {
 	return _FileClose(
 		m.Bulk,
+		m.ChangeCalls,
 		m.Counters,
 		m.Critical,
 		m.FileScratches,
@@ -336,6 +533,7 @@ func (m *fileMaps) Close() error {
 // It can be passed to loadFileObjects or ebpf.CollectionSpec.LoadAndAssign.
 type fileVariables struct {
 	BulkSize       *ebpf.Variable `ebpf:"bulk_size"`
+	ChangeEpoch    *ebpf.Variable `ebpf:"change_epoch"`
 	CriticalSize   *ebpf.Variable `ebpf:"critical_size"`
 	InterestSlot   *ebpf.Variable `ebpf:"interest_slot"`
 	InterestTables *ebpf.Variable `ebpf:"interest_tables"`
@@ -348,20 +546,148 @@ type fileVariables struct {
 //
 // It can be passed to loadFileObjects or ebpf.CollectionSpec.LoadAndAssign.
 type filePrograms struct {
-	FileCreat   *ebpf.Program `ebpf:"file_creat"`
-	FileOpen    *ebpf.Program `ebpf:"file_open"`
-	FileOpenHdl *ebpf.Program `ebpf:"file_open_hdl"`
-	FileOpenat  *ebpf.Program `ebpf:"file_openat"`
-	FileOpenat2 *ebpf.Program `ebpf:"file_openat2"`
+	FileChmodE     *ebpf.Program `ebpf:"file_chmod_e"`
+	FileChmodX     *ebpf.Program `ebpf:"file_chmod_x"`
+	FileChownE     *ebpf.Program `ebpf:"file_chown_e"`
+	FileChownX     *ebpf.Program `ebpf:"file_chown_x"`
+	FileCloseE     *ebpf.Program `ebpf:"file_close_e"`
+	FileCloseX     *ebpf.Program `ebpf:"file_close_x"`
+	FileCreat      *ebpf.Program `ebpf:"file_creat"`
+	FileFchmod2E   *ebpf.Program `ebpf:"file_fchmod2_e"`
+	FileFchmod2X   *ebpf.Program `ebpf:"file_fchmod2_x"`
+	FileFchmodE    *ebpf.Program `ebpf:"file_fchmod_e"`
+	FileFchmodX    *ebpf.Program `ebpf:"file_fchmod_x"`
+	FileFchmodaE   *ebpf.Program `ebpf:"file_fchmoda_e"`
+	FileFchmodaX   *ebpf.Program `ebpf:"file_fchmoda_x"`
+	FileFchownE    *ebpf.Program `ebpf:"file_fchown_e"`
+	FileFchownX    *ebpf.Program `ebpf:"file_fchown_x"`
+	FileFchownaE   *ebpf.Program `ebpf:"file_fchowna_e"`
+	FileFchownaX   *ebpf.Program `ebpf:"file_fchowna_x"`
+	FileFtruncE    *ebpf.Program `ebpf:"file_ftrunc_e"`
+	FileFtruncX    *ebpf.Program `ebpf:"file_ftrunc_x"`
+	FileLchownE    *ebpf.Program `ebpf:"file_lchown_e"`
+	FileLchownX    *ebpf.Program `ebpf:"file_lchown_x"`
+	FileLinkE      *ebpf.Program `ebpf:"file_link_e"`
+	FileLinkX      *ebpf.Program `ebpf:"file_link_x"`
+	FileLinkatE    *ebpf.Program `ebpf:"file_linkat_e"`
+	FileLinkatX    *ebpf.Program `ebpf:"file_linkat_x"`
+	FileMkdirE     *ebpf.Program `ebpf:"file_mkdir_e"`
+	FileMkdirX     *ebpf.Program `ebpf:"file_mkdir_x"`
+	FileMkdiratE   *ebpf.Program `ebpf:"file_mkdirat_e"`
+	FileMkdiratX   *ebpf.Program `ebpf:"file_mkdirat_x"`
+	FileMountE     *ebpf.Program `ebpf:"file_mount_e"`
+	FileMountX     *ebpf.Program `ebpf:"file_mount_x"`
+	FileMovemntE   *ebpf.Program `ebpf:"file_movemnt_e"`
+	FileMovemntX   *ebpf.Program `ebpf:"file_movemnt_x"`
+	FileOpen       *ebpf.Program `ebpf:"file_open"`
+	FileOpenHdl    *ebpf.Program `ebpf:"file_open_hdl"`
+	FileOpenat     *ebpf.Program `ebpf:"file_openat"`
+	FileOpenat2    *ebpf.Program `ebpf:"file_openat2"`
+	FileRenameE    *ebpf.Program `ebpf:"file_rename_e"`
+	FileRenameX    *ebpf.Program `ebpf:"file_rename_x"`
+	FileRenamea2E  *ebpf.Program `ebpf:"file_renamea2_e"`
+	FileRenamea2X  *ebpf.Program `ebpf:"file_renamea2_x"`
+	FileRenameatE  *ebpf.Program `ebpf:"file_renameat_e"`
+	FileRenameatX  *ebpf.Program `ebpf:"file_renameat_x"`
+	FileRmdirE     *ebpf.Program `ebpf:"file_rmdir_e"`
+	FileRmdirX     *ebpf.Program `ebpf:"file_rmdir_x"`
+	FileS_chmod    *ebpf.Program `ebpf:"file_s_chmod"`
+	FileS_chown    *ebpf.Program `ebpf:"file_s_chown"`
+	FileS_link     *ebpf.Program `ebpf:"file_s_link"`
+	FileS_mkdir    *ebpf.Program `ebpf:"file_s_mkdir"`
+	FileS_mount    *ebpf.Program `ebpf:"file_s_mount"`
+	FileS_movemnt  *ebpf.Program `ebpf:"file_s_movemnt"`
+	FileS_rename   *ebpf.Program `ebpf:"file_s_rename"`
+	FileS_rmdir    *ebpf.Program `ebpf:"file_s_rmdir"`
+	FileS_symlink  *ebpf.Program `ebpf:"file_s_symlink"`
+	FileS_truncate *ebpf.Program `ebpf:"file_s_truncate"`
+	FileS_umount   *ebpf.Program `ebpf:"file_s_umount"`
+	FileS_unlink   *ebpf.Program `ebpf:"file_s_unlink"`
+	FileSymlinaE   *ebpf.Program `ebpf:"file_symlina_e"`
+	FileSymlinaX   *ebpf.Program `ebpf:"file_symlina_x"`
+	FileSymlinkE   *ebpf.Program `ebpf:"file_symlink_e"`
+	FileSymlinkX   *ebpf.Program `ebpf:"file_symlink_x"`
+	FileTruncE     *ebpf.Program `ebpf:"file_trunc_e"`
+	FileTruncX     *ebpf.Program `ebpf:"file_trunc_x"`
+	FileUmountE    *ebpf.Program `ebpf:"file_umount_e"`
+	FileUmountX    *ebpf.Program `ebpf:"file_umount_x"`
+	FileUnlinkE    *ebpf.Program `ebpf:"file_unlink_e"`
+	FileUnlinkX    *ebpf.Program `ebpf:"file_unlink_x"`
+	FileUnlinkatE  *ebpf.Program `ebpf:"file_unlinkat_e"`
+	FileUnlinkatX  *ebpf.Program `ebpf:"file_unlinkat_x"`
 }
 
 func (p *filePrograms) Close() error {
 	return _FileClose(
+		p.FileChmodE,
+		p.FileChmodX,
+		p.FileChownE,
+		p.FileChownX,
+		p.FileCloseE,
+		p.FileCloseX,
 		p.FileCreat,
+		p.FileFchmod2E,
+		p.FileFchmod2X,
+		p.FileFchmodE,
+		p.FileFchmodX,
+		p.FileFchmodaE,
+		p.FileFchmodaX,
+		p.FileFchownE,
+		p.FileFchownX,
+		p.FileFchownaE,
+		p.FileFchownaX,
+		p.FileFtruncE,
+		p.FileFtruncX,
+		p.FileLchownE,
+		p.FileLchownX,
+		p.FileLinkE,
+		p.FileLinkX,
+		p.FileLinkatE,
+		p.FileLinkatX,
+		p.FileMkdirE,
+		p.FileMkdirX,
+		p.FileMkdiratE,
+		p.FileMkdiratX,
+		p.FileMountE,
+		p.FileMountX,
+		p.FileMovemntE,
+		p.FileMovemntX,
 		p.FileOpen,
 		p.FileOpenHdl,
 		p.FileOpenat,
 		p.FileOpenat2,
+		p.FileRenameE,
+		p.FileRenameX,
+		p.FileRenamea2E,
+		p.FileRenamea2X,
+		p.FileRenameatE,
+		p.FileRenameatX,
+		p.FileRmdirE,
+		p.FileRmdirX,
+		p.FileS_chmod,
+		p.FileS_chown,
+		p.FileS_link,
+		p.FileS_mkdir,
+		p.FileS_mount,
+		p.FileS_movemnt,
+		p.FileS_rename,
+		p.FileS_rmdir,
+		p.FileS_symlink,
+		p.FileS_truncate,
+		p.FileS_umount,
+		p.FileS_unlink,
+		p.FileSymlinaE,
+		p.FileSymlinaX,
+		p.FileSymlinkE,
+		p.FileSymlinkX,
+		p.FileTruncE,
+		p.FileTruncX,
+		p.FileUmountE,
+		p.FileUmountX,
+		p.FileUnlinkE,
+		p.FileUnlinkX,
+		p.FileUnlinkatE,
+		p.FileUnlinkatX,
 	)
 }
 

@@ -33,7 +33,7 @@ static __always_inline void open_args(struct open_args *a, struct task_struct *p
 {
 	struct open_how how = {};
 
-	a->dir = -100; /* AT_FDCWD */
+	a->dir = AT_FDCWD;
 	a->mode = 0;
 	switch (what) {
 	case FILE_OPEN:
@@ -64,6 +64,8 @@ static __always_inline void open_args(struct open_args *a, struct task_struct *p
 		a->path = NULL;
 		a->flags = (__u32)call_arg(p, 2);
 		break;
+	default: /* none that opens */
+		break;
 	}
 }
 
@@ -93,20 +95,6 @@ static __always_inline __u32 open_purposes(__u32 marks, __u32 mode)
 	if (marks & FILE_CREATED)
 		purposes |= 8;
 	return purposes;
-}
-
-/* Puts the head before the text in w, at an address that is a multiple of eight. Returns it. */
-static __always_inline struct open_record *open_head(struct walk *w, __u64 *at, __u8 *pad)
-{
-	__u64 off = w->off, odd = off & 7;
-
-	barrier_var(odd); /* or clang masks off, and the verifier forgets its bounds */
-	barrier_var(off);
-	if (off < WALK_ROOM - 8 || off > WALK_END)
-		return NULL; /* never */
-	*pad = odd;
-	*at = off - odd - sizeof(struct open_record);
-	return (void *)&w->bytes[*at];
 }
 
 static __always_inline int open_tell(const enum file_what what, long res)
@@ -156,7 +144,7 @@ static __always_inline int open_tell(const enum file_what what, long res)
 
 		if (interest_needs_inode(&m) && !interest_inode(&m, READ(inode, i_ino), READ(READ(inode, i_sb), s_dev)))
 			return 0;
-		end = walk_resolve(w, READ(file, f_path.mnt), dentry, p->fs);
+		end = walk_resolve(w, READ(file, f_path.mnt), dentry, p->fs, WALK_END);
 		error = walk_error(end);
 		if (!error && interest_needs_name(&m))
 			walk_judge(&m, w);
@@ -168,9 +156,10 @@ static __always_inline int open_tell(const enum file_what what, long res)
 	} else if ((interest_needs_inode(&m) && !interest_inode(&m, 0, 0)) || !interest_wanted(&m)) {
 		return 0;
 	}
+	marks |= asker_marks(p);
 	if (args.path)
-		raw = raw_copy(w, args.path);
-	r = open_head(w, &at, &pad);
+		raw = raw_copy(w, 0, args.path);
+	r = head_of(w, sizeof(*r), &at, &pad);
 	if (!r)
 		return 0; /* never */
 	actor_fill(&r->actor, p);
@@ -187,10 +176,7 @@ static __always_inline int open_tell(const enum file_what what, long res)
 	r->pad = pad;
 	__builtin_memset(r->zero, 0, sizeof(r->zero));
 	r->h.flags = 0;
-	len = WALK_END - at + raw;
-	barrier_var(len);
-	if (len > sizeof(*r) + 2 * PATH_MAX)
-		return 0; /* never */
+	len = masked(WALK_END - at + raw, 0x3fff);
 	record_output(&bulk, r, REC_OPEN, len);
 	return 0;
 }

@@ -9,6 +9,8 @@
 #include "walk.h"
 #include "interest.h"
 
+#define AT_FDCWD (-100)
+
 /* What happened: the evt.type. Go has the same list. */
 enum file_what {
 	FILE_OPEN = 1,
@@ -16,6 +18,33 @@ enum file_what {
 	FILE_OPENAT2,
 	FILE_CREAT,
 	FILE_OPEN_BY_HANDLE,
+	FILE_UNLINK,
+	FILE_UNLINKAT,
+	FILE_RMDIR,
+	FILE_RENAME,
+	FILE_RENAMEAT,
+	FILE_RENAMEAT2,
+	FILE_LINK,
+	FILE_LINKAT,
+	FILE_SYMLINK,
+	FILE_SYMLINKAT,
+	FILE_MKDIR,
+	FILE_MKDIRAT,
+	FILE_CHMOD,
+	FILE_FCHMOD,
+	FILE_FCHMODAT,
+	FILE_FCHMODAT2,
+	FILE_CHOWN,
+	FILE_LCHOWN,
+	FILE_FCHOWN,
+	FILE_FCHOWNAT,
+	FILE_TRUNCATE,
+	FILE_FTRUNCATE,
+	FILE_MOUNT,
+	FILE_UMOUNT,
+	FILE_MOVE_MOUNT,
+	FILE_CLOSE,
+	FILE_WHATS,
 };
 
 /* Why there is no name; in Go event.PathError. */
@@ -38,6 +67,7 @@ enum file_marks {
 	FILE_UPPER = 1 << 5,
 	FILE_LOWER = 1 << 6,
 	FILE_IO_URING = 1 << 7,
+	FILE_SHARED = 1 << 8, /* others can write to the memory of who asked */
 };
 
 /* Who acted; pid and start are in Go event.Key. */
@@ -69,6 +99,32 @@ struct open_record {
 	__u8 error;  /* enum file_error */
 	__u8 pad;
 	__u8 zero[3];
+};
+
+#define FSTYPE_LEN 32
+
+/*
+ * A change of a name, of a file or of a mount, and a close. Behind it pad bytes,
+ * then name_len bytes of the path, target_len of the second one, and what was
+ * asked for: raw_len and target_raw_len. Calls with a target and no more have
+ * one path, the target.
+ */
+struct change_record {
+	struct record h;
+	struct file_actor actor;
+	struct file_object file;
+	__u64 size;
+	__u64 flags;
+	__s32 res, fd;
+	__s32 dir, target_dir;
+	__u32 mode, uid, gid;
+	__u16 name_len, target_len, raw_len, target_raw_len;
+	__u16 marks; /* enum file_marks */
+	__u8 what;   /* enum file_what */
+	__u8 error;  /* enum file_error */
+	__u8 pad;
+	__u8 zero[7];
+	char fstype[FSTYPE_LEN]; /* of mount(2), zeros behind it */
 };
 
 /*
@@ -135,6 +191,12 @@ static __always_inline struct file *file_of(struct task_struct *p, __u32 fd)
 	return (struct file *)read_word((void *)READ(fdt, fd) + (__u64)fd * sizeof(struct file *));
 }
 
+/* The marks of the task that asked. */
+static __always_inline __u32 asker_marks(struct task_struct *p)
+{
+	return READ(p->mm, mm_users.counter) == 1 ? 0 : FILE_SHARED;
+}
+
 #define OVERLAYFS_SUPER_MAGIC 0x794c7630
 
 /* Fills in what a file is. Returns marks. */
@@ -194,12 +256,27 @@ static __always_inline void walk_judge(struct interest *m, struct walk *w)
 	interest_name(m, &w->bytes[off], &w->bytes[WALK_END], WALK_END - off);
 }
 
-/* Copies what the process asked for behind the text of w. Returns its length; 0 if it cannot be read. */
-static __always_inline __u32 raw_copy(struct walk *w, const void *user)
+/*
+ * Copies what the process asked for into w, more bytes behind the end of the
+ * text. Returns its length; 0 if it cannot be read.
+ */
+static __always_inline __u32 raw_copy(struct walk *w, __u64 more, const void *user)
 {
-	long n = bpf_probe_read_user_str(&w->bytes[WALK_END], PATH_MAX, user);
+	long n = bpf_probe_read_user_str(&w->bytes[WALK_END + masked(more, 0x1fff)], PATH_MAX, user);
 
 	return n > 0 && n <= PATH_MAX ? n - 1 : 0;
+}
+
+/* Where the head of a record begins that ends before the text in w, at a multiple of eight: pad bytes are between. */
+static __always_inline void *head_of(struct walk *w, const __u64 size, __u64 *at, __u8 *pad)
+{
+	__u64 off = masked(w->off, 0x1fff), odd = masked(off, 7);
+
+	*pad = odd;
+	*at = off - odd - size;
+	if (off < WALK_ROOM - 8 || off > WALK_END)
+		return NULL; /* never */
+	return walk_at(w, *at);
 }
 
 #endif /* FILE_RECORD_H */

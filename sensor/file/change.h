@@ -1,0 +1,456 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
+/*
+ * Names that are made, moved and removed, files whose mode, owner or size is
+ * changed, mounts: told at the exits of the system calls.
+ *
+ * Which objects a call was about is known then from one of:
+ *
+ *   the hooks that security modules have there, by fentry: the kernel's own
+ *   objects, in the middle of the call. change_seen.h
+ *
+ *   the descriptor that the call was given, if it was given one.
+ *
+ *   what was asked for, if it proves enough: a single name that is not followed,
+ *   read before and after the call and the same, in memory that nobody else can
+ *   write to, in the same directory, which is known by its object. That is how
+ *   files are removed recursively, and what remains where a locked down kernel
+ *   has no fentry.
+ *
+ * Otherwise what was asked for is told, and that it proves nothing.
+ */
+#ifndef FILE_CHANGE_H
+#define FILE_CHANGE_H
+
+#include "record.h"
+
+/* Which arguments of a call are what; -1: it has none. The group follows the user. */
+struct change_shape {
+	__s8 path, dir, target, target_dir, flags, mode, owner, size, fd;
+	__u8 last; /* names that are not followed: 1 the path, 2 the target */
+};
+
+/* clang-format off */
+static const struct change_shape shapes[FILE_WHATS] = {
+	/*                     path dir tgt tdir flags mode owner size fd last */
+	[FILE_UNLINK]	  = {  0, -1, -1, -1, -1, -1, -1, -1, -1, 1 },
+	[FILE_UNLINKAT]	  = {  1,  0, -1, -1,  2, -1, -1, -1, -1, 1 },
+	[FILE_RMDIR]	  = {  0, -1, -1, -1, -1, -1, -1, -1, -1, 1 },
+	[FILE_RENAME]	  = {  0, -1,  1, -1, -1, -1, -1, -1, -1, 3 },
+	[FILE_RENAMEAT]	  = {  1,  0,  3,  2, -1, -1, -1, -1, -1, 3 },
+	[FILE_RENAMEAT2]  = {  1,  0,  3,  2,  4, -1, -1, -1, -1, 3 },
+	[FILE_LINK]	  = {  0, -1,  1, -1, -1, -1, -1, -1, -1, 3 },
+	[FILE_LINKAT]	  = {  1,  0,  3,  2,  4, -1, -1, -1, -1, 2 },
+	[FILE_SYMLINK]	  = {  0, -1,  1, -1, -1, -1, -1, -1, -1, 2 },
+	[FILE_SYMLINKAT]  = {  0, -1,  2,  1, -1, -1, -1, -1, -1, 2 },
+	[FILE_MKDIR]	  = {  0, -1, -1, -1, -1,  1, -1, -1, -1, 1 },
+	[FILE_MKDIRAT]	  = {  1,  0, -1, -1, -1,  2, -1, -1, -1, 1 },
+	[FILE_CHMOD]	  = {  0, -1, -1, -1, -1,  1, -1, -1, -1, 0 },
+	[FILE_FCHMOD]	  = { -1, -1, -1, -1, -1,  1, -1, -1,  0, 0 },
+	[FILE_FCHMODAT]	  = {  1,  0, -1, -1, -1,  2, -1, -1, -1, 0 },
+	[FILE_FCHMODAT2]  = {  1,  0, -1, -1,  3,  2, -1, -1, -1, 0 },
+	[FILE_CHOWN]	  = {  0, -1, -1, -1, -1, -1,  1, -1, -1, 0 },
+	[FILE_LCHOWN]	  = {  0, -1, -1, -1, -1, -1,  1, -1, -1, 1 },
+	[FILE_FCHOWN]	  = { -1, -1, -1, -1, -1, -1,  1, -1,  0, 0 },
+	[FILE_FCHOWNAT]	  = {  1,  0, -1, -1,  4, -1,  2, -1, -1, 0 },
+	[FILE_TRUNCATE]	  = {  0, -1, -1, -1, -1, -1, -1,  1, -1, 0 },
+	[FILE_FTRUNCATE]  = { -1, -1, -1, -1, -1, -1, -1,  1,  0, 0 },
+	[FILE_MOUNT]	  = {  0, -1,  1, -1,  3, -1, -1, -1, -1, 0 },
+	[FILE_UMOUNT]	  = { -1, -1,  0, -1,  1, -1, -1, -1, -1, 0 },
+	[FILE_MOVE_MOUNT] = {  1,  0,  3,  2,  4, -1, -1, -1, -1, 0 },
+	[FILE_CLOSE]	  = { -1, -1, -1, -1, -1, -1, -1, -1,  0, 0 },
+};
+/* clang-format on */
+
+/* The most text of a record: two paths, and of what was asked for what there is room for. */
+#define CHANGE_TEXT (0x3fff - sizeof(struct change_record) - 8)
+
+/* A single name as it was asked for when the call began, and where. */
+struct change_asked {
+	struct dentry *dentry;
+	struct vfsmount *mnt;
+	__u32 len; /* 0: it proves nothing */
+	__u32 zero;
+	char name[NAME_MAX + 1];
+};
+
+/*
+ * What is known of the call that a task is in. Not of this CPU but the task's:
+ * what sees objects in the middle of a call can be preempted there.
+ */
+struct change_call {
+	__u64 nr;    /* of the system call that this is about */
+	__u32 epoch; /* of the hooks: what was left behind by others is not taken for true */
+	__u32 seen;  /* objects have been seen; w has their names */
+	__u32 target_len;
+	__u32 marks;
+	__u64 size;
+	struct file_object file;
+	struct change_asked asked, target;
+	struct walk walk;
+};
+
+/* Its bytes: the type of such a map's values must be told, and Go has none for pointers. */
+struct change_slot {
+	__u64 words[sizeof(struct change_call) / sizeof(__u64)];
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_TASK_STORAGE);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, int);
+	__type(value, struct change_slot);
+} change_calls SEC(".maps");
+
+/* Counts up whenever hooks are attached or detached. */
+__u32 change_epoch;
+
+static __always_inline __u64 syscall_nr(struct task_struct *p)
+{
+	struct pt_regs *regs = (struct pt_regs *)bpf_task_pt_regs(p);
+	struct pt_regs___arm64 *arm = (void *)regs;
+
+	if (bpf_core_field_exists(regs->orig_ax))
+		return regs->orig_ax;
+	return BPF_CORE_READ(arm, syscallno);
+}
+
+/* Begins with what there is to know of the call that p, the current task, is in. */
+static __always_inline struct change_call *change_begin(struct task_struct *p)
+{
+	struct change_call *c;
+
+	if (!task_in_scope(p) || p->flags & PF_KTHREAD)
+		return NULL;
+	c = (void *)bpf_task_storage_get(&change_calls, p, NULL, BPF_LOCAL_STORAGE_GET_F_CREATE);
+	if (!c)
+		return NULL;
+	c->nr = syscall_nr(p);
+	c->epoch = change_epoch;
+	c->seen = 0;
+	c->target_len = 0;
+	c->marks = 0;
+	__builtin_memset(&c->file, 0, sizeof(c->file));
+	c->asked.len = c->target.len = 0;
+	c->walk.off = WALK_END;
+	return c;
+}
+
+/* Whether what is in c is about the call that p is in now. */
+static __always_inline bool change_holds(const struct change_call *c, struct task_struct *p)
+{
+	return c && c->nr == syscall_nr(p) && c->epoch == change_epoch;
+}
+
+/* ---- before the call: what is asked for, where that proves something ---- */
+
+/* The directory that a relative path begins at: a descriptor's, or the working directory. */
+static __always_inline bool change_base(struct task_struct *p, __s32 dir, struct dentry **dentry, struct vfsmount **mnt)
+{
+	struct fs_struct *fs = p->fs;
+	struct file *file;
+
+	if (dir == AT_FDCWD) {
+		if (READ(fs, users) != 1)
+			return false;
+		*dentry = READ(fs, pwd.dentry);
+		*mnt = READ(fs, pwd.mnt);
+		return true;
+	}
+	if (READ(p->files, count.counter) != 1)
+		return false;
+	file = file_of(p, dir);
+	if (!file)
+		return false;
+	*dentry = READ(file, f_path.dentry);
+	*mnt = READ(file, f_path.mnt);
+	return true;
+}
+
+struct name_scan {
+	const char *name;
+	__u32 slash;
+};
+
+static long name_step(__u32 i, struct name_scan *s)
+{
+	char c = 0;
+
+	bpf_probe_read_kernel(&c, sizeof(c), s->name + i);
+	s->slash |= c == '/';
+	return c == '/' || !c;
+}
+
+/* Keeps a single name that is not followed; any other proves nothing. */
+static __always_inline void change_ask(struct change_asked *a, struct task_struct *p, __s32 dir, const void *user)
+{
+	struct name_scan scan = { .name = a->name };
+	long n = bpf_probe_read_user_str(a->name, sizeof(a->name), user);
+
+	/* As long as there is room for: it may be longer. */
+	if (n <= 1 || n >= (long)sizeof(a->name))
+		return;
+	if (a->name[0] == '.' && (n == 2 || (n == 3 && a->name[1] == '.')))
+		return;
+	bpf_loop(NAME_MAX, name_step, &scan, 0);
+	if (scan.slash || !change_base(p, dir, &a->dentry, &a->mnt))
+		return;
+	a->len = n - 1;
+}
+
+static __always_inline __s32 shape_dir(struct task_struct *p, __s8 at)
+{
+	return at < 0 ? AT_FDCWD : (__s32)call_arg(p, at);
+}
+
+static __noinline int change_enter(__u32 what)
+{
+	struct task_struct *p = bpf_get_current_task_btf();
+	const struct change_shape *shape;
+	struct change_call *c;
+
+	if (what >= FILE_WHATS)
+		return 0; /* never */
+	shape = &shapes[what];
+	c = change_begin(p);
+	if (!c || READ(p->mm, mm_users.counter) != 1)
+		return 0;
+	if (shape->last & 1)
+		change_ask(&c->asked, p, shape_dir(p, shape->dir), (void *)call_arg(p, shape->path));
+	if (shape->last & 2)
+		change_ask(&c->target, p, shape_dir(p, shape->target_dir), (void *)call_arg(p, shape->target));
+	return 0;
+}
+
+/* ---- after it ---- */
+
+/* Whether the name at user is still a's. */
+static __always_inline bool change_same(const struct change_asked *a, struct walk *w, const void *user)
+{
+	long n = bpf_probe_read_user_str(&w->bytes[WALK_END], NAME_MAX + 1, user);
+	int i;
+
+	if (n != a->len + 1)
+		return false;
+	for (i = 0; i < NAME_MAX + 1; i += 8) {
+		if (i >= n)
+			break;
+		__u64 x = *(const __u64 *)&a->name[i] ^ *(__u64 *)&w->bytes[WALK_END + i];
+
+		if (n - i < 8)
+			x <<= (8 - (n - i)) * 8; /* what is behind the name is old */
+		if (x)
+			return false;
+	}
+	return true;
+}
+
+/* Writes the path of what was asked for into w, if it is proven. Returns enum file_error. */
+static __always_inline __u32 change_prove(struct change_asked *a, struct walk *w, struct task_struct *p, __s32 dir,
+					  const void *user)
+{
+	struct vfsmount *mnt;
+	struct dentry *dentry;
+	__u32 len = a->len, end;
+	__u64 at = WALK_END;
+
+	w->off = WALK_END;
+	if (!len || len > NAME_MAX || !change_same(a, w, user) || !change_base(p, dir, &dentry, &mnt))
+		return FILE_UNPROVEN;
+	if (dentry != a->dentry || mnt != a->mnt)
+		return FILE_UNPROVEN;
+	at -= len;
+	bpf_probe_read_kernel(walk_at(w, at), masked(len, NAME_MAX), a->name);
+	*walk_at(w, at - 1) = '/';
+	end = walk_resolve(w, mnt, dentry, p->fs, at - 1);
+	if (end == PATH_NAMELESS)
+		return FILE_UNPROVEN;
+	return walk_error(end);
+}
+
+/* Moves the text in w behind its end. Returns its length. */
+static __always_inline __u32 text_behind(struct walk *w)
+{
+	__u64 off = w->off, len = masked(WALK_END - off, 0x1fff);
+
+	if (len > PATH_MAX)
+		return 0; /* never: a text longer than that is none */
+	bpf_probe_read_kernel(&w->bytes[WALK_END], masked(len, 0x1fff), walk_at(w, off));
+	w->off = WALK_END;
+	return len;
+}
+
+/* Whether somebody wants it, by inode or by any of its names. */
+static __always_inline bool change_wanted(struct interest *m, __u32 what, struct walk *w, struct file_object *object,
+					  __u32 target, __u32 raw)
+{
+	if (interest_needs_inode(m) && !interest_inode(m, object->ino, object->dev))
+		return false;
+	if (interest_needs_name(m)) {
+		if (w->off != WALK_END)
+			walk_judge(m, w);
+		if (target)
+			interest_name(m, &w->bytes[WALK_END], walk_at(w, WALK_END + target), target);
+		/* What these calls are given beside a path is a name of the event too. */
+		if (raw && (what == FILE_SYMLINK || what == FILE_SYMLINKAT || what >= FILE_MOUNT))
+			interest_name(m, walk_at(w, WALK_END + target), &w->bytes[WALK_END + masked(target + raw, 0x1fff)], raw);
+	}
+	return interest_wanted(m);
+}
+
+static __noinline int change_tell(__u32 what, long res)
+{
+	struct task_struct *p = bpf_get_current_task_btf();
+	struct file_object object = {};
+	const struct change_shape *shape;
+	struct change_record *r;
+	__u32 marks, error = res < 0 ? FILE_FAILED : FILE_UNPROVEN, target = 0, raw = 0, target_raw = 0;
+	struct change_call *c;
+	struct walk *w;
+	__u64 at, len, name;
+	struct interest m;
+	__u8 pad;
+
+	if (what >= FILE_WHATS || !task_in_scope(p))
+		return 0;
+	shape = &shapes[what];
+	if (!interest_begin(&m, what, 0, res < 0))
+		return 0;
+	marks = asker_marks(p);
+	c = (void *)bpf_task_storage_get(&change_calls, p, NULL, 0);
+	if (change_holds(c, p)) {
+		w = &c->walk;
+		c->nr = ~0ULL; /* it is over */
+	} else {
+		struct file_scratch *s = file_scratch();
+
+		if (!s)
+			return 0; /* never */
+		w = &s->walk;
+		w->off = WALK_END;
+		c = NULL;
+	}
+	if (c && c->seen) {
+		error = walk_error(c->seen - 1);
+		object = c->file;
+		marks |= c->marks;
+		target = c->target_len;
+	} else if (shape->fd >= 0) {
+		struct file *file = file_of(p, call_arg(p, shape->fd));
+
+		if (what == FILE_CLOSE)
+			return 0; /* not seen: it was not open for writing */
+		if (file) {
+			struct dentry *dentry = READ(file, f_path.dentry);
+
+			marks |= object_fill(&object, READ(file, f_inode), dentry);
+			error = walk_error(walk_resolve(w, READ(file, f_path.mnt), dentry, p->fs, WALK_END));
+		} else if (res >= 0) {
+			error = FILE_CLOSED;
+		}
+	} else if (c && res >= 0) {
+		error = FILE_KNOWN;
+		if (shape->last & 2) {
+			error = change_prove(&c->target, w, p, shape_dir(p, shape->target_dir),
+					     (void *)call_arg(p, shape->target));
+			target = text_behind(w);
+		}
+		if (shape->last & 1) {
+			/* Built in the other buffer: this one has the target behind its end. */
+			struct file_scratch *s = file_scratch();
+			__u32 e;
+
+			if (!s)
+				return 0; /* never */
+			e = change_prove(&c->asked, &s->walk, p, shape_dir(p, shape->dir), (void *)call_arg(p, shape->path));
+			if (e)
+				error = e;
+			name = s->walk.off;
+			bpf_probe_read_kernel(walk_at(w, name), masked(WALK_END - name, 0x1fff), walk_at(&s->walk, name));
+			w->off = name;
+		} else if (shape->path >= 0 && what != FILE_SYMLINK && what != FILE_SYMLINKAT) {
+			error = FILE_UNPROVEN;
+		}
+		if (!shape->last)
+			error = FILE_UNPROVEN;
+	}
+	if (shape->path >= 0)
+		raw = raw_copy(w, target, (void *)call_arg(p, shape->path));
+	if (shape->target >= 0)
+		target_raw = raw_copy(w, target + raw, (void *)call_arg(p, shape->target));
+	if (!change_wanted(&m, what, w, &object, target, raw))
+		return 0;
+	if (WALK_END - w->off + target + raw + target_raw > CHANGE_TEXT)
+		raw = target_raw = 0;
+	r = head_of(w, sizeof(*r), &at, &pad);
+	if (!r)
+		return 0; /* never */
+	actor_fill(&r->actor, p);
+	r->file = object;
+	r->size = shape->size < 0 ? 0 : call_arg(p, shape->size);
+	r->flags = shape->flags < 0 ? 0 : call_arg(p, shape->flags);
+	r->res = res;
+	r->fd = shape->fd < 0 ? -1 : (__s32)call_arg(p, shape->fd);
+	r->dir = shape_dir(p, shape->dir);
+	r->target_dir = shape_dir(p, shape->target_dir);
+	r->mode = shape->mode < 0 ? 0 : call_arg(p, shape->mode);
+	r->uid = shape->owner < 0 ? 0 : call_arg(p, shape->owner);
+	r->gid = shape->owner < 0 ? 0 : call_arg(p, shape->owner + 1);
+	r->name_len = WALK_END - w->off;
+	r->target_len = target;
+	r->raw_len = raw;
+	r->target_raw_len = target_raw;
+	r->marks = marks;
+	r->what = what;
+	r->error = error;
+	r->pad = pad;
+	__builtin_memset(r->zero, 0, sizeof(r->zero));
+	__builtin_memset(r->fstype, 0, sizeof(r->fstype));
+	if (what == FILE_MOUNT)
+		bpf_probe_read_user_str(r->fstype, sizeof(r->fstype), (void *)call_arg(p, 2));
+	if (what == FILE_CLOSE)
+		r->size = c ? c->size : 0;
+	r->h.flags = 0;
+	len = masked(WALK_END - at + target + raw + target_raw, 0x3fff);
+	record_output(&bulk, r, what >= FILE_CLOSE ? REC_FILE_CLOSE : what >= FILE_MOUNT ? REC_MOUNT : REC_FILE, len);
+	return 0;
+}
+
+#define CHANGE(name, call, what)                                            \
+	SEC("tracepoint/syscalls/sys_exit_" call)                           \
+	int file_##name##_x(struct trace_event_raw_sys_exit *ctx)           \
+	{                                                                   \
+		return change_tell(what, ctx->ret);                         \
+	}                                                                   \
+	SEC("tracepoint/syscalls/sys_enter_" call)                          \
+	int file_##name##_e(struct trace_event_raw_sys_enter *ctx)          \
+	{                                                                   \
+		return change_enter(what);                                  \
+	}
+
+CHANGE(unlink, "unlink", FILE_UNLINK)
+CHANGE(unlinkat, "unlinkat", FILE_UNLINKAT)
+CHANGE(rmdir, "rmdir", FILE_RMDIR)
+CHANGE(rename, "rename", FILE_RENAME)
+CHANGE(renameat, "renameat", FILE_RENAMEAT)
+CHANGE(renamea2, "renameat2", FILE_RENAMEAT2)
+CHANGE(link, "link", FILE_LINK)
+CHANGE(linkat, "linkat", FILE_LINKAT)
+CHANGE(symlink, "symlink", FILE_SYMLINK)
+CHANGE(symlina, "symlinkat", FILE_SYMLINKAT)
+CHANGE(mkdir, "mkdir", FILE_MKDIR)
+CHANGE(mkdirat, "mkdirat", FILE_MKDIRAT)
+CHANGE(chmod, "chmod", FILE_CHMOD)
+CHANGE(fchmod, "fchmod", FILE_FCHMOD)
+CHANGE(fchmoda, "fchmodat", FILE_FCHMODAT)
+CHANGE(fchmod2, "fchmodat2", FILE_FCHMODAT2)
+CHANGE(chown, "chown", FILE_CHOWN)
+CHANGE(lchown, "lchown", FILE_LCHOWN)
+CHANGE(fchown, "fchown", FILE_FCHOWN)
+CHANGE(fchowna, "fchownat", FILE_FCHOWNAT)
+CHANGE(trunc, "truncate", FILE_TRUNCATE)
+CHANGE(ftrunc, "ftruncate", FILE_FTRUNCATE)
+CHANGE(mount, "mount", FILE_MOUNT)
+CHANGE(umount, "umount", FILE_UMOUNT)
+CHANGE(movemnt, "move_mount", FILE_MOVE_MOUNT)
+
+#endif /* FILE_CHANGE_H */
