@@ -63,6 +63,9 @@ struct walk {
 	struct dentry *root_dentry;
 	struct mount *root_mount;
 	struct dentry *top; /* the entry below the root, on the way to the file */
+	struct dentry *from_dentry;
+	struct vfsmount *from_mnt;
+	__u64 from;
 	__u64 off;
 	__u64 sum; /* of all that the answer depends on */
 	__u32 end; /* enum path_end */
@@ -195,9 +198,11 @@ static long walk_step(__u32 i, struct walk_state *st)
 	return 0;
 }
 
-static __always_inline void walk_begin(struct walk *w, struct vfsmount *mnt, struct dentry *dentry)
+static __always_inline void walk_begin(struct walk *w)
 {
-	w->dentry = dentry;
+	struct vfsmount *mnt = w->from_mnt;
+
+	w->dentry = w->from_dentry;
 	w->mount = path_mount(mnt);
 	w->mnt_root = READ(mnt, mnt_root);
 	w->sum = 0;
@@ -205,24 +210,21 @@ static __always_inline void walk_begin(struct walk *w, struct vfsmount *mnt, str
 }
 
 /*
- * Writes the path of dentry on mnt, as seen from the root of fs, into w, where
- * the text from the offset from on is there already: it is a name below dentry.
- * Returns how it ended; where there is no path, w->off is WALK_END.
+ * The walk itself: global, so that the verifier looks at it once, and not in each
+ * place that it is called from. Takes all it needs from w.
  */
-static __always_inline __u32 walk_resolve(struct walk *w, struct vfsmount *mnt, struct dentry *dentry,
-					  struct fs_struct *fs,
-					  __u64 from)
+__noinline int walk_run(struct walk *w)
 {
 	struct walk_state st = { .w = w };
 	__u64 sum;
 	__u32 end;
 	int i;
 
-	w->root_dentry = READ(fs, root.dentry);
-	w->root_mount = path_mount(READ(fs, root.mnt));
+	if (!w)
+		return 0; /* never */
 	for (i = 0; i < WALK_ATTEMPTS; i++) {
-		walk_begin(w, mnt, dentry);
-		w->off = from;
+		walk_begin(w);
+		w->off = w->from;
 		w->again = 0;
 		w->top = NULL;
 		bpf_loop(PATH_STEPS, walk_step, &st, 0);
@@ -232,7 +234,7 @@ static __always_inline __u32 walk_resolve(struct walk *w, struct vfsmount *mnt, 
 		sum = w->sum;
 		barrier();
 		if (end != PATH_CHANGING) {
-			walk_begin(w, mnt, dentry);
+			walk_begin(w);
 			w->again = 1;
 			bpf_loop(PATH_STEPS, walk_step, &st, 0);
 			if (w->sum == sum && w->end == end)
@@ -247,7 +249,24 @@ static __always_inline __u32 walk_resolve(struct walk *w, struct vfsmount *mnt, 
 		w->off--;
 		w->bytes[WALK_END - 1] = '/';
 	}
-	return end;
+	return 0;
+}
+
+/*
+ * Writes the path of dentry on mnt, as seen from the root of fs, into w, where
+ * the text from the offset from on is there already: it is a name below dentry.
+ * Returns how it ended; where there is no path, w->off is WALK_END.
+ */
+static __always_inline __u32 walk_resolve(struct walk *w, struct vfsmount *mnt, struct dentry *dentry,
+					  struct fs_struct *fs, __u64 from)
+{
+	w->root_dentry = READ(fs, root.dentry);
+	w->root_mount = path_mount(READ(fs, root.mnt));
+	w->from_dentry = dentry;
+	w->from_mnt = mnt;
+	w->from = from;
+	walk_run(w);
+	return w->end;
 }
 
 #endif /* WALK_H */

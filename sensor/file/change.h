@@ -70,6 +70,7 @@ struct change_asked {
 	struct vfsmount *mnt;
 	__u32 len; /* 0: it proves nothing */
 	__u32 zero;
+	__u64 mine, now, left, differ; /* while they are compared: where, how many bytes yet, whether */
 	char name[NAME_MAX + 1];
 };
 
@@ -223,38 +224,60 @@ static __noinline int change_enter(__u32 what)
 
 /* ---- after it ---- */
 
-/* Whether the name at user is still a's. */
-static __always_inline bool change_same(const struct change_asked *a, struct walk *w, const void *user)
+struct same_scan {
+	struct change_asked *a;
+};
+
+/* What is compared lies in the map, as path.h says. */
+static long same_step(__u32 i, struct same_scan *s)
 {
-	long n = bpf_probe_read_user_str(&w->bytes[WALK_END], NAME_MAX + 1, user);
-	int i;
+	struct change_asked *a = s->a;
+	__u64 x = read_word((void *)a->mine) ^ read_word((void *)a->now), left = a->left;
 
-	if (n != a->len + 1)
-		return false;
-	for (i = 0; i < NAME_MAX + 1; i += 8) {
-		if (i >= n)
-			break;
-		__u64 x = *(const __u64 *)&a->name[i] ^ *(__u64 *)&w->bytes[WALK_END + i];
-
-		if (n - i < 8)
-			x <<= (8 - (n - i)) * 8; /* what is behind the name is old */
-		if (x)
-			return false;
+	a->mine += 8;
+	a->now += 8;
+	if (left < 8) {
+		a->differ |= x << ((8 - left) * 8 & 63); /* what is behind the name is old */
+		return 1;
 	}
-	return true;
+	a->differ |= x;
+	a->left = left - 8;
+	return left == 8;
 }
 
-/* Writes the path of what was asked for into w, if it is proven. Returns enum file_error. */
-static __always_inline __u32 change_prove(struct change_asked *a, struct walk *w, struct task_struct *p, __s32 dir,
-					  const void *user)
+/* Whether the name at user is still a's. */
+static __always_inline bool change_same(struct change_asked *a, struct walk *w, const void *user)
 {
+	long n = bpf_probe_read_user_str(&w->bytes[WALK_END], NAME_MAX + 1, user);
+	struct same_scan scan = { .a = a };
+
+	if (n <= 0 || n != a->len + 1)
+		return false;
+	a->mine = (__u64)a->name;
+	a->now = (__u64)&w->bytes[WALK_END];
+	a->left = n;
+	a->differ = 0;
+	bpf_loop((NAME_MAX + 1) / 8, same_step, &scan, 0);
+	return !a->differ;
+}
+
+/*
+ * Writes the path of what was asked for into w, if it is proven. Returns enum
+ * file_error. Global, as walk_run is.
+ */
+__noinline int change_prove(struct change_asked *a, struct walk *w, __s32 dir, __u64 user)
+{
+	struct task_struct *p = bpf_get_current_task_btf();
 	struct vfsmount *mnt;
 	struct dentry *dentry;
-	__u32 len = a->len, end;
 	__u64 at = WALK_END;
+	__u32 len, end;
 
+	if (!a || !w)
+		return FILE_UNPROVEN; /* never */
 	w->off = WALK_END;
-	if (!len || len > NAME_MAX || !change_same(a, w, user) || !change_base(p, dir, &dentry, &mnt))
+	len = a->len;
+	if (!len || len > NAME_MAX || !change_same(a, w, (void *)user) || !change_base(p, dir, &dentry, &mnt))
 		return FILE_UNPROVEN;
 	if (dentry != a->dentry || mnt != a->mnt)
 		return FILE_UNPROVEN;
@@ -292,7 +315,8 @@ static __always_inline bool change_wanted(struct interest *m, __u32 what, struct
 			interest_name(m, &w->bytes[WALK_END], walk_at(w, WALK_END + target), target);
 		/* What these calls are given beside a path is a name of the event too. */
 		if (raw && (what == FILE_SYMLINK || what == FILE_SYMLINKAT || what >= FILE_MOUNT))
-			interest_name(m, walk_at(w, WALK_END + target), &w->bytes[WALK_END + masked(target + raw, 0x1fff)], raw);
+			interest_name(m, walk_at(w, WALK_END + target),
+				      &w->bytes[WALK_END + masked(target + raw, 0x1fff)], raw);
 	}
 	return interest_wanted(m);
 }
@@ -350,8 +374,8 @@ static __noinline int change_tell(__u32 what, long res)
 	} else if (c && res >= 0) {
 		error = FILE_KNOWN;
 		if (shape->last & 2) {
-			error = change_prove(&c->target, w, p, shape_dir(p, shape->target_dir),
-					     (void *)call_arg(p, shape->target));
+			error = change_prove(&c->target, w, shape_dir(p, shape->target_dir),
+					     call_arg(p, shape->target));
 			target = text_behind(w);
 		}
 		if (shape->last & 1) {
@@ -361,11 +385,12 @@ static __noinline int change_tell(__u32 what, long res)
 
 			if (!s)
 				return 0; /* never */
-			e = change_prove(&c->asked, &s->walk, p, shape_dir(p, shape->dir), (void *)call_arg(p, shape->path));
+			e = change_prove(&c->asked, &s->walk, shape_dir(p, shape->dir), call_arg(p, shape->path));
 			if (e)
 				error = e;
 			name = s->walk.off;
-			bpf_probe_read_kernel(walk_at(w, name), masked(WALK_END - name, 0x1fff), walk_at(&s->walk, name));
+			bpf_probe_read_kernel(walk_at(w, name), masked(WALK_END - name, 0x1fff),
+					      walk_at(&s->walk, name));
 			w->off = name;
 		} else if (shape->path >= 0 && what != FILE_SYMLINK && what != FILE_SYMLINKAT) {
 			error = FILE_UNPROVEN;
@@ -415,16 +440,16 @@ static __noinline int change_tell(__u32 what, long res)
 	return 0;
 }
 
-#define CHANGE(name, call, what)                                            \
-	SEC("tracepoint/syscalls/sys_exit_" call)                           \
-	int file_##name##_x(struct trace_event_raw_sys_exit *ctx)           \
-	{                                                                   \
-		return change_tell(what, ctx->ret);                         \
-	}                                                                   \
-	SEC("tracepoint/syscalls/sys_enter_" call)                          \
-	int file_##name##_e(struct trace_event_raw_sys_enter *ctx)          \
-	{                                                                   \
-		return change_enter(what);                                  \
+#define CHANGE(name, call, what)                                   \
+	SEC("tracepoint/syscalls/sys_exit_" call)                  \
+	int file_##name##_x(struct trace_event_raw_sys_exit *ctx)  \
+	{                                                          \
+		return change_tell(what, ctx->ret);                \
+	}                                                          \
+	SEC("tracepoint/syscalls/sys_enter_" call)                 \
+	int file_##name##_e(struct trace_event_raw_sys_enter *ctx) \
+	{                                                          \
+		return change_enter(what);                         \
 	}
 
 CHANGE(unlink, "unlink", FILE_UNLINK)

@@ -113,8 +113,8 @@ func opening(program, call string) hook {
 // changing is the hook of system calls that change something, given as pairs:
 // what the names of their programs have in their middle, and the call. Where the
 // kernel lets objects be seen in the middle of the call, programs do so; else
-// what is asked for is read when the call begins. The exits come first, so that
-// what is seen is always told.
+// what is asked for is read when the call begins. What a kernel refuses comes
+// first: the rest is not loaded in vain.
 func changing(kind event.Kind, name, calls string, seen ...string) hook {
 	h := hook{kind: kind}
 	var exits, enters, sights []bpf.Attachment
@@ -134,7 +134,7 @@ func changing(kind event.Kind, name, calls string, seen ...string) hook {
 		sights = append(sights, bpf.BTF(program))
 	}
 	h.Hook = bpf.Hook{Name: "file." + name, Purpose: "what is changed: " + strings.Join(h.types, ", "), Rungs: []bpf.Rung{
-		{Kind: "fentry", Attachments: slices.Concat(exits, sights)},
+		{Kind: "fentry", Attachments: slices.Concat(sights, exits)},
 		{Kind: "tracepoint", Attachments: slices.Concat(exits, enters)},
 	}}
 	return h
@@ -172,14 +172,16 @@ func (s *Sensor) Start(want interest.Set, emit func(*event.Event)) (err error) {
 	if err := s.filter.Apply(want); err != nil {
 		return err
 	}
-	s.epoch++
-	if err := s.obj.Variable("change_epoch").Set(s.epoch); err != nil {
-		return fmt.Errorf("set change_epoch: %w", err)
-	}
 	for _, h := range hooks() {
 		if err := s.arrange(h, want); err != nil {
 			return err
 		}
+	}
+	// What was seen of a call while not all of its hooks were there stays behind,
+	// and is not to be taken for what another call is about.
+	s.epoch++
+	if err := s.obj.Variable("change_epoch").Set(s.epoch); err != nil {
+		return fmt.Errorf("set change_epoch: %w", err)
 	}
 	return nil
 }

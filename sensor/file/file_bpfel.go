@@ -41,7 +41,7 @@ type fileChangeRecord struct {
 
 type fileChangeSlot struct {
 	_     structs.HostLayout
-	Words [2710]uint64
+	Words [2721]uint64
 }
 
 type fileCounter struct {

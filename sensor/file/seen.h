@@ -53,8 +53,7 @@ static __noinline int seen_as_target(struct vfsmount *mnt, struct dentry *dentry
 	return 0;
 }
 
-static __noinline int seen_two(struct vfsmount *mnt, struct dentry *dentry, struct vfsmount *to_mnt,
-			       struct dentry *to)
+static __noinline int seen_two(struct vfsmount *mnt, struct dentry *dentry, struct vfsmount *to_mnt, struct dentry *to)
 {
 	struct task_struct *p = bpf_get_current_task_btf();
 	struct change_call *c = change_begin(p);
