@@ -242,6 +242,8 @@ const (
 	fileRecordTypeREC_FILE       fileRecordType = 33
 	fileRecordTypeREC_MOUNT      fileRecordType = 34
 	fileRecordTypeREC_FILE_CLOSE fileRecordType = 35
+	fileRecordTypeREC_CALL       fileRecordType = 40
+	fileRecordTypeREC_CALL_UP    fileRecordType = 41
 	fileRecordTypeREC_MAX        fileRecordType = 64
 )
 

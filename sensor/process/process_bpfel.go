@@ -182,6 +182,8 @@ const (
 	processRecordTypeREC_FILE       processRecordType = 33
 	processRecordTypeREC_MOUNT      processRecordType = 34
 	processRecordTypeREC_FILE_CLOSE processRecordType = 35
+	processRecordTypeREC_CALL       processRecordType = 40
+	processRecordTypeREC_CALL_UP    processRecordType = 41
 	processRecordTypeREC_MAX        processRecordType = 64
 )
 

@@ -135,6 +135,8 @@ const (
 	socketRecordTypeREC_FILE       socketRecordType = 33
 	socketRecordTypeREC_MOUNT      socketRecordType = 34
 	socketRecordTypeREC_FILE_CLOSE socketRecordType = 35
+	socketRecordTypeREC_CALL       socketRecordType = 40
+	socketRecordTypeREC_CALL_UP    socketRecordType = 41
 	socketRecordTypeREC_MAX        socketRecordType = 64
 )
 
