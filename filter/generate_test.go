@@ -93,7 +93,7 @@ func fillCall(d *dice, s *event.Syscall) {
 	if s.FD = int32(d.roll(4) - 1); !s.Call.FDObject {
 		return
 	}
-	s.FDType = pick(d, "", "file", "ipv4")
+	s.FDType, s.FDName = pick(d, "", "file", "ipv4"), pick(d, someTexts...)
 	if d.chance(50) {
 		s.Sock = new(event.Socket)
 		fill(d, reflect.ValueOf(s.Sock).Elem())

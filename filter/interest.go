@@ -467,8 +467,13 @@ func (q *question) askPath() {
 		}
 	}
 	// Sockets have names of another kind, and none of them begins with a slash.
-	if sockets := q.kinds &^ interest.PathKinds; sockets != 0 && !all(paths, rooted) {
-		q.hold = append(q.hold, interest.Term{Kinds: sockets})
+	// Descriptors of system calls may be either.
+	others := q.kinds &^ interest.PathKinds
+	if all(paths, rooted) {
+		others &= event.Kinds(event.KindSyscall)
+	}
+	if others != 0 {
+		q.hold = append(q.hold, interest.Term{Kinds: others})
 	}
 }
 

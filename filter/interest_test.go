@@ -277,3 +277,31 @@ func TestInterestBounded(t *testing.T) {
 	}
 	t.Log(time.Since(begun))
 }
+
+// TestInterestOfCalls: what few system calls have asks for these alone, and
+// their descriptors have names of files and of sockets.
+func TestInterestOfCalls(t *testing.T) {
+	for _, tt := range []struct {
+		expr string
+		want []string
+	}{
+		{"evt.arg.request contains ATTACH", []string{"ptrace"}},
+		{"evt.arg[request] = PTRACE_ATTACH", []string{"ptrace"}},
+		{"evt.arg.option exists", []string{"prctl"}},
+		{"evt.type in (dup, kill) and evt.arg.pid = 7", []string{"kill"}},
+		{"fd.type = ipv4 and evt.kind = syscall", []string{"dup", "dup2", "dup3", "finit_module", "kexec_file_load"}},
+		{"fd.name = /etc/passwd", []string{"dup", "dup2", "dup3", "finit_module", "kexec_file_load"}},
+	} {
+		set := interest.Union(interest.Holder{Interest: mustCompile(t, tt.expr).Interest()})
+		got := set.Types(event.KindSyscall)
+		slices.Sort(got)
+		if !slices.Equal(got, tt.want) {
+			t.Errorf("%s: asks for %v, want %v", tt.expr, got, tt.want)
+		}
+	}
+	e := &event.Event{Data: &event.Syscall{Type: "dup", Call: event.LookupCall("dup"), FD: 4, FDName: "/etc/passwd", FDType: "file"}}
+	p := mustCompile(t, "fd.name = /etc/passwd")
+	if in := p.Interest(); !p.Match(e) || !in.Match(e) {
+		t.Error("a copy of a descriptor is kept out")
+	}
+}
