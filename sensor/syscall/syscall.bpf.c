@@ -10,12 +10,15 @@
  * Out:   ring bulk: syscall_record; ring critical: those of calls that are
  *        marked so and have succeeded.
  * State: call_plans, by number: what to read of each call. Written once, by Go,
- *        from the table event.Calls. scratches: records in the making.
+ *        from the table event.Calls. scratches: records in the making. What is
+ *        wanted of whom: interest.h.
  */
 #include "kernel.h"
 #include "road.h"
 #include "path.h"
 #include "task.h"
+
+#include "interest.h"
 
 #include "record.h"
 
@@ -55,6 +58,7 @@ struct {
 const union {
 	struct syscall_record rec;
 	struct call_plan plan;
+	struct task_key key;
 	enum read_flags flags;
 	enum read_how how;
 } *records __attribute__((unused));
@@ -112,7 +116,7 @@ static __always_inline bool read_wanted(const struct read_plan *p, const struct 
 }
 
 /* Copies a string of at most max bytes, its end included. Returns its length without it. */
-static __always_inline long copy_text(char *to, __u64 from, __u32 max, bool *cut)
+static __always_inline long copy_text(char *to, __u64 from, __u64 max, bool *cut)
 {
 	char last = 0;
 	long n;
@@ -120,7 +124,7 @@ static __always_inline long copy_text(char *to, __u64 from, __u32 max, bool *cut
 	n = bpf_probe_read_user_str(to, max, (void *)from);
 	if (n <= 0)
 		return -1;
-	if (n == max) {
+	if (n == (long)max) {
 		bpf_probe_read_user(&last, 1, (void *)from + n - 1);
 		*cut = last;
 	}
@@ -152,6 +156,9 @@ static __noinline int read_piece(struct scratch *s, const struct read_plan *p, _
 
 	switch (p->how) {
 	case READ_TEXT:
+		barrier_var(len);
+		if (len > PIECE_MAX)
+			return 0; /* never: 6.1 forgets that */
 		n = copy_text(&s->data[off], from, len, &cut);
 		if (n < 0)
 			goto bad;
@@ -258,7 +265,7 @@ static __noinline int object_fill(struct scratch *s, __u32 fd)
 	struct task_struct *p = bpf_get_current_task_btf();
 	struct fd_object *o = &s->rec.object;
 	struct fs_struct *fs = BPF_CORE_READ(p, fs);
-	__u64 off = s->off, from, len;
+	__u64 off, from, len;
 	struct inode *inode;
 	struct file *file;
 
@@ -272,13 +279,14 @@ static __noinline int object_fill(struct scratch *s, __u32 fd)
 		object_socket(o, file);
 		return 0;
 	}
-	if (!fs || off > DATA_MAX)
+	if (!fs)
 		return 0;
 	o->path_end = path_resolve(&s->path, __builtin_preserve_access_index(&file->f_path),
 				   __builtin_preserve_access_index(&fs->root));
 	from = s->path.off;
 	len = PATH_MAX - from;
-	if (!path_resolved(o->path_end) || !len || len > PATH_MAX)
+	off = s->off; /* once more: 6.1 forgets bounds over a loop */
+	if (!path_resolved(o->path_end) || !len || len > PATH_MAX || off > DATA_MAX)
 		return 0;
 	bpf_probe_read_kernel(&s->data[off], len, &s->path.bytes[from & (PATH_MAX - 1)]);
 	s->off = off + len;
@@ -292,6 +300,7 @@ int syscall_exit(struct trace_event_raw_sys_exit *ctx)
 	struct task_struct *p = bpf_get_current_task_btf();
 	__u32 nr = (__u32)ctx->id, zero = 0, i;
 	struct syscall_record *r;
+	struct interest m;
 	struct call_plan *plan;
 	struct scratch *s;
 	__u64 len;
@@ -300,7 +309,7 @@ int syscall_exit(struct trace_event_raw_sys_exit *ctx)
 	if (!task_in_scope(p))
 		return 0;
 	plan = bpf_map_lookup_elem(&call_plans, &nr);
-	if (!plan || !plan->call)
+	if (!plan || !plan->call || !interest_begin(&m, plan->call - 1, 0, (__s64)ctx->ret < 0))
 		return 0;
 	s = bpf_map_lookup_elem(&scratches, &zero);
 	if (!s)

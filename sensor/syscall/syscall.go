@@ -22,10 +22,11 @@ import (
 	"warren/bpf"
 	"warren/event"
 	"warren/interest"
+	"warren/prefilter"
 	"warren/sensor"
 )
 
-//go:generate go tool bpf2go -cc clang-19 -no-strip -target bpfel -type syscall_record -type call_plan -type read_plan -type fd_object -type read_flags -type read_how syscall syscall.bpf.c -- -O2 -mcpu=v3 -Wall -Werror -I../../bpf/include
+//go:generate go tool bpf2go -cc clang-19 -no-strip -target bpfel -type syscall_record -type call_plan -type read_plan -type fd_object -type task_key -type read_flags -type read_how syscall syscall.bpf.c -- -O2 -mcpu=v3 -Wall -Werror -I../../bpf/include
 
 // Config tunes the sensor. The zero value is usable.
 type Config struct{}
@@ -40,6 +41,7 @@ type Sensor struct {
 
 	// Of the goroutine that calls Start, Snapshot and Stop.
 	obj    *bpf.Object
+	engine *prefilter.Engine
 	status map[string]bpf.HookStatus
 }
 
@@ -93,6 +95,9 @@ func (s *Sensor) Start(want interest.Set, emit func(*event.Event)) (err error) {
 		}()
 	}
 	s.emit.Store(&emit)
+	if err := s.engine.Apply(want); err != nil {
+		return fmt.Errorf("start syscall sensor: %w", err)
+	}
 	for i := range event.Calls {
 		if err := s.arrange(&event.Calls[i], want); err != nil {
 			return err
@@ -121,6 +126,15 @@ func (s *Sensor) open() error {
 			_ = obj.Close()
 			return fmt.Errorf("plan call %s: %w", c.Name, err)
 		}
+	}
+	// Types are known by their place in the table.
+	types := make([]prefilter.Type, len(event.Calls))
+	for i := range types {
+		types[i] = prefilter.Type{Kind: event.KindSyscall, Name: event.Calls[i].Name}
+	}
+	if s.engine, err = prefilter.New(obj, types); err != nil {
+		_ = obj.Close()
+		return err
 	}
 	s.obj = obj
 	s.road.Handle(bpf.RecCall, "syscall.call", bpf.Bulk, s.decode)
@@ -164,6 +178,14 @@ func planOf(index int, c *event.Call) syscallCallPlan {
 		p.Reads[i] = q
 	}
 	return p
+}
+
+// Prefilter returns what of the wanted events the kernel is asked to tell.
+func (s *Sensor) Prefilter() prefilter.Status {
+	if s.obj == nil {
+		return prefilter.Status{}
+	}
+	return s.engine.Status()
 }
 
 // arrange attaches or detaches the hook of a call.

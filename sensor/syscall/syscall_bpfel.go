@@ -52,6 +52,73 @@ type syscallFdObject struct {
 	Magic      uint64
 }
 
+type syscallInterestInode struct {
+	_    structs.HostLayout
+	Ino  uint64
+	Dev  uint64
+	Slot uint64
+}
+
+type syscallInterestKeys struct {
+	_    structs.HostLayout
+	Head syscallInterestText
+	Tail syscallInterestText
+}
+
+type syscallInterestMask struct {
+	_    structs.HostLayout
+	Bits [4]uint64
+}
+
+type syscallInterestTable struct {
+	_     structs.HostLayout
+	Types [128]struct {
+		_    structs.HostLayout
+		Bits [4]uint64
+	}
+	Calls [32]struct {
+		_    structs.HostLayout
+		Bits [4]uint64
+	}
+	Heads [256]struct {
+		_    structs.HostLayout
+		Bits [4]uint64
+	}
+	Tails [256]struct {
+		_    structs.HostLayout
+		Bits [4]uint64
+	}
+	NoUid struct {
+		_    structs.HostLayout
+		Bits [4]uint64
+	}
+	NoInode struct {
+		_    structs.HostLayout
+		Bits [4]uint64
+	}
+	NoPath struct {
+		_    structs.HostLayout
+		Bits [4]uint64
+	}
+	Uids   uint32
+	Inodes uint32
+	Paths  uint32
+	Pad    uint32
+}
+
+type syscallInterestText struct {
+	_         structs.HostLayout
+	Prefixlen uint32
+	Slot      uint32
+	Bytes     [64]uint8
+}
+
+type syscallInterestUid struct {
+	_    structs.HostLayout
+	Uid  uint32
+	Slot uint32
+}
+
 type syscallReadFlags uint32
 
 const (
@@ -116,14 +183,9 @@ const (
 )
 
 type syscallSyscallRecord struct {
-	_   structs.HostLayout
-	Hdr syscallRecord
-	Key struct {
-		_     structs.HostLayout
-		Start uint64
-		Pid   uint32
-		Tid   uint32
-	}
+	_      structs.HostLayout
+	Hdr    syscallRecord
+	Key    syscallTaskKey
 	Ret    int64
 	Args   [6]uint64
 	Object syscallFdObject
@@ -136,22 +198,36 @@ type syscallSyscallRecord struct {
 	Zeros  uint16
 }
 
+type syscallTaskKey struct {
+	_     structs.HostLayout
+	Start uint64
+	Pid   uint32
+	Tid   uint32
+}
+
 // Names of all BPF objects in the ELF.
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
-	syscallMapBulk         = "bulk"
-	syscallMapCallPlans    = "call_plans"
-	syscallMapCgroupsTold  = "cgroups_told"
-	syscallMapCounters     = "counters"
-	syscallMapCritical     = "critical"
-	syscallMapScratches    = "scratches"
-	syscallProgSyscallExit = "syscall_exit"
-	syscallVarBulkSize     = "bulk_size"
-	syscallVarCriticalSize = "critical_size"
-	syscallVarRecords      = "records"
-	syscallVarScopeId      = "scope_id"
-	syscallVarScopeLevel   = "scope_level"
+	syscallMapBulk           = "bulk"
+	syscallMapCallPlans      = "call_plans"
+	syscallMapCgroupsTold    = "cgroups_told"
+	syscallMapCounters       = "counters"
+	syscallMapCritical       = "critical"
+	syscallMapInterestHeads  = "interest_heads"
+	syscallMapInterestInodes = "interest_inodes"
+	syscallMapInterestNames  = "interest_names"
+	syscallMapInterestTails  = "interest_tails"
+	syscallMapInterestUids   = "interest_uids"
+	syscallMapScratches      = "scratches"
+	syscallProgSyscallExit   = "syscall_exit"
+	syscallVarBulkSize       = "bulk_size"
+	syscallVarCriticalSize   = "critical_size"
+	syscallVarInterestSlot   = "interest_slot"
+	syscallVarInterestTables = "interest_tables"
+	syscallVarRecords        = "records"
+	syscallVarScopeId        = "scope_id"
+	syscallVarScopeLevel     = "scope_level"
 )
 
 // loadSyscall returns the embedded CollectionSpec for syscall.
@@ -203,23 +279,30 @@ type syscallProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type syscallMapSpecs struct {
-	Bulk        *ebpf.MapSpec `ebpf:"bulk"`
-	CallPlans   *ebpf.MapSpec `ebpf:"call_plans"`
-	CgroupsTold *ebpf.MapSpec `ebpf:"cgroups_told"`
-	Counters    *ebpf.MapSpec `ebpf:"counters"`
-	Critical    *ebpf.MapSpec `ebpf:"critical"`
-	Scratches   *ebpf.MapSpec `ebpf:"scratches"`
+	Bulk           *ebpf.MapSpec `ebpf:"bulk"`
+	CallPlans      *ebpf.MapSpec `ebpf:"call_plans"`
+	CgroupsTold    *ebpf.MapSpec `ebpf:"cgroups_told"`
+	Counters       *ebpf.MapSpec `ebpf:"counters"`
+	Critical       *ebpf.MapSpec `ebpf:"critical"`
+	InterestHeads  *ebpf.MapSpec `ebpf:"interest_heads"`
+	InterestInodes *ebpf.MapSpec `ebpf:"interest_inodes"`
+	InterestNames  *ebpf.MapSpec `ebpf:"interest_names"`
+	InterestTails  *ebpf.MapSpec `ebpf:"interest_tails"`
+	InterestUids   *ebpf.MapSpec `ebpf:"interest_uids"`
+	Scratches      *ebpf.MapSpec `ebpf:"scratches"`
 }
 
 // syscallVariableSpecs contains global variables before they are loaded into the kernel.
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type syscallVariableSpecs struct {
-	BulkSize     *ebpf.VariableSpec `ebpf:"bulk_size"`
-	CriticalSize *ebpf.VariableSpec `ebpf:"critical_size"`
-	Records      *ebpf.VariableSpec `ebpf:"records"`
-	ScopeId      *ebpf.VariableSpec `ebpf:"scope_id"`
-	ScopeLevel   *ebpf.VariableSpec `ebpf:"scope_level"`
+	BulkSize       *ebpf.VariableSpec `ebpf:"bulk_size"`
+	CriticalSize   *ebpf.VariableSpec `ebpf:"critical_size"`
+	InterestSlot   *ebpf.VariableSpec `ebpf:"interest_slot"`
+	InterestTables *ebpf.VariableSpec `ebpf:"interest_tables"`
+	Records        *ebpf.VariableSpec `ebpf:"records"`
+	ScopeId        *ebpf.VariableSpec `ebpf:"scope_id"`
+	ScopeLevel     *ebpf.VariableSpec `ebpf:"scope_level"`
 }
 
 // syscallObjects contains all objects after they have been loaded into the kernel.
@@ -242,12 +325,17 @@ func (o *syscallObjects) Close() error {
 //
 // It can be passed to loadSyscallObjects or ebpf.CollectionSpec.LoadAndAssign.
 type syscallMaps struct {
-	Bulk        *ebpf.Map `ebpf:"bulk"`
-	CallPlans   *ebpf.Map `ebpf:"call_plans"`
-	CgroupsTold *ebpf.Map `ebpf:"cgroups_told"`
-	Counters    *ebpf.Map `ebpf:"counters"`
-	Critical    *ebpf.Map `ebpf:"critical"`
-	Scratches   *ebpf.Map `ebpf:"scratches"`
+	Bulk           *ebpf.Map `ebpf:"bulk"`
+	CallPlans      *ebpf.Map `ebpf:"call_plans"`
+	CgroupsTold    *ebpf.Map `ebpf:"cgroups_told"`
+	Counters       *ebpf.Map `ebpf:"counters"`
+	Critical       *ebpf.Map `ebpf:"critical"`
+	InterestHeads  *ebpf.Map `ebpf:"interest_heads"`
+	InterestInodes *ebpf.Map `ebpf:"interest_inodes"`
+	InterestNames  *ebpf.Map `ebpf:"interest_names"`
+	InterestTails  *ebpf.Map `ebpf:"interest_tails"`
+	InterestUids   *ebpf.Map `ebpf:"interest_uids"`
+	Scratches      *ebpf.Map `ebpf:"scratches"`
 }
 
 func (m *syscallMaps) Close() error {
@@ -257,6 +345,11 @@ func (m *syscallMaps) Close() error {
 		m.CgroupsTold,
 		m.Counters,
 		m.Critical,
+		m.InterestHeads,
+		m.InterestInodes,
+		m.InterestNames,
+		m.InterestTails,
+		m.InterestUids,
 		m.Scratches,
 	)
 }
@@ -265,11 +358,13 @@ func (m *syscallMaps) Close() error {
 //
 // It can be passed to loadSyscallObjects or ebpf.CollectionSpec.LoadAndAssign.
 type syscallVariables struct {
-	BulkSize     *ebpf.Variable `ebpf:"bulk_size"`
-	CriticalSize *ebpf.Variable `ebpf:"critical_size"`
-	Records      *ebpf.Variable `ebpf:"records"`
-	ScopeId      *ebpf.Variable `ebpf:"scope_id"`
-	ScopeLevel   *ebpf.Variable `ebpf:"scope_level"`
+	BulkSize       *ebpf.Variable `ebpf:"bulk_size"`
+	CriticalSize   *ebpf.Variable `ebpf:"critical_size"`
+	InterestSlot   *ebpf.Variable `ebpf:"interest_slot"`
+	InterestTables *ebpf.Variable `ebpf:"interest_tables"`
+	Records        *ebpf.Variable `ebpf:"records"`
+	ScopeId        *ebpf.Variable `ebpf:"scope_id"`
+	ScopeLevel     *ebpf.Variable `ebpf:"scope_level"`
 }
 
 // syscallPrograms contains all programs after they have been loaded into the kernel.
