@@ -18,8 +18,8 @@ import (
 // notYet are the fields of Falco's stable rules that no event has yet. Who adds
 // one takes it off this list.
 var notYet = []string{
-	"evt.arg.domain",    // socket
-	"evt.arg.request",   // ptrace
+	"evt.arg.domain",  // socket
+	"evt.arg.request", // ptrace
 }
 
 // falcoRules is what a rule file names.
