@@ -153,6 +153,8 @@ func widerNote(x *Check, f *Field) string {
 		}
 	case "user.uid":
 		return ""
+	case "fd.nameraw":
+		return "whether there are two dots in a row"
 	}
 	switch x.Op {
 	case Glob:

@@ -263,6 +263,10 @@ func (q *question) ask() {
 	case "fd.name", "fd.containername", "fs.path.name", "fs.path.source", "fs.path.target",
 		"fd.directory", "fd.containerdirectory", "fd.filename":
 		q.askPath()
+	case "fd.nameraw":
+		if all(q.values, q.dotted) {
+			q.hold = append(termOf(q.kinds&^interest.OpenKinds), interest.Term{Kinds: q.kinds & interest.OpenKinds, RawDots: true})
+		}
 	case "fd.ino", "fd.dev":
 		q.askEqual(func(t *interest.Term, n uint64) {
 			i := interest.Inode{Ino: n}
@@ -437,6 +441,24 @@ func (q *question) askNet() {
 		nets = append(nets, n)
 	}
 	q.hold = []interest.Term{{Kinds: q.kinds, Nets: nets}}
+}
+
+// dotted reports whether the comparison with a value holds for nothing without
+// two dots in a row.
+func (q *question) dotted(v *Value) bool {
+	text := v.Text
+	switch q.check.Op {
+	case Eq, In, Intersects, Contains, IContains, StartsWith, EndsWith:
+		return strings.Contains(text, "..")
+	case Glob:
+		g := parseGlob(text, false)
+		for i := 1; i < len(g); i++ {
+			if g[i-1].kind == globLit && g[i-1].lit == '.' && g[i].kind == globLit && g[i].lit == '.' {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 // rawSource is the terms of events whose fs.path.source is text that a process

@@ -101,6 +101,7 @@ func fileEvent(d *dice) *event.Event {
 	switch x := e.Data.(type) {
 	case *event.Open:
 		name(&x.Name)
+		x.NameRaw = pick(d, someRaws...)
 	case *event.FileClose:
 		name(&x.Name)
 	case *event.Mount:
@@ -118,11 +119,13 @@ func fileEvent(d *dice) *event.Event {
 
 var someNames = []string{"", "/etc/passwd", "/etc/ssh/sshd_config", "/etc", "/usr/bin/curl", "/usr/lib/a/b/c.conf", "/tmp/x", "/", "/x", "memfd:x", "/etcetera", "/a b/größe"}
 
+var someRaws = []string{"", "/etc/passwd", "../../etc/passwd", "/etc/..", "a.b./c", ".x.", "/usr/../etc/../etc/x"}
+
 // wantedFields are those that interests say something of.
 var wantedFields = []string{
 	"evt.type", "evt.kind", "evt.res", "evt.rawres", "evt.is_open_read", "evt.is_open_write", "evt.is_open_exec", "evt.is_open_create",
 	"fd.name", "fd.containername", "fd.directory", "fd.containerdirectory", "fd.filename", "fs.path.name", "fs.path.source", "fs.path.target",
-	"fd.ino", "fd.dev", "user.uid", "proc.exepath", "fd.port", "fd.lport", "fd.sport", "fd.ip", "fd.rip", "fd.net", "fd.snet",
+	"fd.nameraw", "fd.nameraw", "fd.ino", "fd.dev", "user.uid", "proc.exepath", "fd.port", "fd.lport", "fd.sport", "fd.ip", "fd.rip", "fd.net", "fd.snet",
 	"container.id", "container.name", "k8s.ns.name", "k8s.pod.name",
 }
 
@@ -160,6 +163,9 @@ func fieldCheck(d *dice, e *event.Event, f *event.Field) string {
 	value := func() string {
 		if f.Type == event.String && f.Name[0] == 'f' && d.chance(40) {
 			return textFor(d, op, pick(d, someNames...))
+		}
+		if f.Name == "fd.nameraw" && d.chance(60) {
+			return textFor(d, op, pick(d, someRaws...))
 		}
 		if f.Name == "evt.res" && d.chance(60) {
 			return textFor(d, op, pick(d, "SUCCESS", "SUCCESS", "ENOENT", "EPERM"))
@@ -199,20 +205,21 @@ func TestInterest(t *testing.T) {
 		want []term
 	}{
 		{"evt.type in (open, openat, creat) and fd.name startswith /etc and evt.is_open_write = true",
-			[]term{{Kinds: open, Types: []string{"creat", "open", "openat"}, Open: interest.OpenWrite, Paths: paths{{interest.Prefix, "/etc"}}}}},
-		{"evt.kind = open and fd.name pmatch (/etc, /usr/lib/*.so)", []term{{Kinds: open, Paths: paths{{interest.Under, "/etc"}, {interest.Under, "/usr/lib"}, {interest.Exact, "etc"}}}}},
-		{"fd.directory in (/bin, /usr/bin) and evt.rawres >= 0", []term{{Kinds: files, Outcome: interest.Succeeded, Paths: paths{{interest.Prefix, "/bin/"}, {interest.Prefix, "/usr/bin/"}}}}},
-		{"evt.kind = open and fd.filename in (id_rsa, id_dsa)", []term{{Kinds: open, Paths: paths{{interest.Exact, "id_dsa"}, {interest.Exact, "id_rsa"}, {interest.Suffix, "/id_dsa"}, {interest.Suffix, "/id_rsa"}}}}},
-		{"evt.kind = open and fd.name glob /home/*/.ssh/id_rsa and not fd.name endswith .pub", []term{{Kinds: open, Paths: paths{{interest.Prefix, "/home/"}}}}},
+			[]term{{Kinds: open, Types: []string{"creat", "open", "openat"}, Open: interest.OpenWrite, Paths: paths{{Op: interest.Prefix, Text: "/etc"}}}}},
+		{"evt.kind = open and fd.name pmatch (/etc, /usr/lib/*.so)", []term{{Kinds: open, Paths: paths{{Op: interest.Under, Text: "/etc"}, {Op: interest.Under, Text: "/usr/lib"}, {Op: interest.Exact, Text: "etc"}}}}},
+		{"fd.directory in (/bin, /usr/bin) and evt.rawres >= 0", []term{{Kinds: files, Outcome: interest.Succeeded, Paths: paths{{Op: interest.Prefix, Text: "/bin/"}, {Op: interest.Prefix, Text: "/usr/bin/"}}}}},
+		{"evt.kind = open and fd.filename in (id_rsa, id_dsa)", []term{{Kinds: open, Paths: paths{{Op: interest.Exact, Text: "id_dsa"}, {Op: interest.Exact, Text: "id_rsa"}, {Op: interest.Suffix, Text: "/id_dsa"}, {Op: interest.Suffix, Text: "/id_rsa"}}}}},
+		{"evt.kind = open and fd.name glob /home/*/.ssh/id_rsa and not fd.name endswith .pub", []term{{Kinds: open, Paths: paths{{Op: interest.Prefix, Text: "/home/"}}}}},
 		{"evt.kind = open and fd.name contains ssh", []term{{Kinds: open}}},
 		{"evt.type = ptrace or evt.type = openat2 or evt.type = openat", []term{{Kinds: open | event.Kinds(event.KindSyscall), Types: []string{"openat", "openat2", "ptrace"}}}},
 		{"not evt.kind in (open, file)", []term{{Kinds: event.AllKinds &^ event.Kinds(event.KindOpen, event.KindFile)}}},
 		{"evt.kind = open and not evt.res = SUCCESS", []term{{Kinds: open, Outcome: interest.Failed}}},
 		{"evt.kind = open and evt.res = SUCCESS and evt.rawres < 0", nil},
 		{"evt.kind = open and user.uid in (0, 1000) and user.uid = 0", []term{{Kinds: open, UIDs: []uint32{0}}}},
-		{"evt.kind = open and (fd.ino = 7 and fd.dev = 3 or fd.name = /x)", []term{{Kinds: open, Inodes: []interest.Inode{{Dev: 3, Ino: 7}}}, {Kinds: open, Paths: paths{{interest.Exact, "/x"}}}}},
+		{"evt.kind = open and (fd.ino = 7 and fd.dev = 3 or fd.name = /x)", []term{{Kinds: open, Inodes: []interest.Inode{{Dev: 3, Ino: 7}}}, {Kinds: open, Paths: paths{{Op: interest.Exact, Text: "/x"}}}}},
 		{"evt.kind = connection and fd.sport in (80, 443, 70000)", []term{{Kinds: event.Kinds(event.KindConnection), Ports: []uint16{80, 443}}}},
-		{"evt.kind = open and fd.directory = /", []term{{Kinds: open, Paths: paths{{interest.Prefix, "/"}}}}},
+		{"evt.kind = open and fd.nameraw contains '../' and fd.name contains id_rsa", []term{{Kinds: open, RawDots: true}}},
+		{"evt.kind = open and fd.directory = /", []term{{Kinds: open, Paths: paths{{Op: interest.Prefix, Text: "/"}}}}},
 	} {
 		p, err := Compile(tt.expr)
 		if err != nil {

@@ -54,6 +54,9 @@ type Term struct {
 	// Paths are compared with each name that an event of [PathKinds] has: one of
 	// the names must be one of the paths.
 	Paths []Path
+	// RawDots says that the path which the process gave must have two dots in a
+	// row. Of events of [OpenKinds].
+	RawDots bool
 	// Inodes are files, whatever their names. Of events of [PathKinds].
 	Inodes []Inode
 	// UIDs are effective user ids of the process.

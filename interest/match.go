@@ -3,6 +3,7 @@ package interest
 import (
 	"net/netip"
 	"slices"
+	"strings"
 
 	"warren/event"
 )
@@ -39,6 +40,7 @@ func (t *Term) Match(e *event.Event) bool {
 	case t.Types != nil && !t.matchType(e):
 	case t.Outcome != AnyOutcome && !t.matchOutcome(e):
 	case t.Open != 0 && !t.matchOpen(e):
+	case t.RawDots && !matchDots(e):
 	case t.Paths != nil && !t.matchPath(e):
 	case t.Inodes != nil && !t.matchInode(e):
 	case t.UIDs != nil && !t.matchUID(e):
@@ -108,6 +110,11 @@ func (t *Term) matchPath(e *event.Event) bool {
 		}
 	}
 	return false
+}
+
+func matchDots(e *event.Event) bool {
+	raw, _ := text(e, "fd.nameraw")
+	return strings.Contains(raw, "..")
 }
 
 // rawSource reports whether fs.path.source of e is what the process gave, and no

@@ -68,6 +68,15 @@ var dims = []dim{
 			return true
 		},
 	},
+	{
+		name:      "raw",
+		restricts: func(t *Term) bool { return t.RawDots },
+		widen:     func(t *Term) { t.RawDots = false },
+		equal:     func(*Term, *Term) bool { return true },
+		covers:    func(*Term, *Term) bool { return true },
+		unite:     func(*Term, *Term) {},
+		narrow:    func(*Term, *Term) bool { return true },
+	},
 	listDim("inodes", func(t *Term) *[]Inode { return &t.Inodes }, compareInode, commonInodes),
 	{
 		name:      "paths",
@@ -254,7 +263,7 @@ func (t Term) normal() Term {
 		}
 		t.Kinds &= PathKinds
 	}
-	if t.Open != 0 {
+	if t.Open != 0 || t.RawDots {
 		t.Kinds &= OpenKinds
 	}
 	if t.Ports != nil {
@@ -331,6 +340,8 @@ func take(name string, t, u *Term) {
 		t.Outcome = u.Outcome
 	case "open":
 		t.Open = u.Open
+	case "raw":
+		t.RawDots = u.RawDots
 	case "inodes":
 		t.Inodes = u.Inodes
 	case "paths":

@@ -25,6 +25,9 @@ func (t Term) String() string {
 	}
 	parts = append(parts, t.openText())
 	parts = append(parts, t.pathText())
+	if t.RawDots {
+		parts = append(parts, `fd.nameraw contains ".."`)
+	}
 	var inodes []string
 	for _, i := range t.Inodes {
 		text := "fd.ino = " + strconv.FormatUint(i.Ino, 10)

@@ -53,7 +53,7 @@ func BenchmarkEngine(b *testing.B) {
 	} {
 		b.Run(bench.name, func(b *testing.B) {
 			r.apply(b, bench.terms...)
-			r.put(b, 1, 1, false, 77, 1, bench.path)
+			r.put(b, 1, 1, false, 77, 1, "", bench.path)
 			if bench.program != "" {
 				hook := bpf.Hook{Name: "prefilter." + bench.name, Rungs: []bpf.Rung{{Kind: "tracepoint", Attachments: []bpf.Attachment{bpf.Tracepoint(bench.program, "syscalls", "sys_exit_getpgid")}}}}
 				if _, err := r.obj.Attach(hook); err != nil {

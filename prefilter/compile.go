@@ -22,7 +22,7 @@ const (
 
 // Judged are the dimensions of terms that the kernel judges, for the kinds of
 // events that an engine is asked about. The rest is left to filters.
-var Judged = []string{"outcome", "open", "uids", "inodes", "paths"}
+var Judged = []string{"outcome", "open", "uids", "raw", "inodes", "paths"}
 
 // A mask is a set of terms.
 type mask [maxTerms / 64]uint64
@@ -51,12 +51,11 @@ type entry struct {
 
 // table is struct interest_table.
 type table struct {
-	Types                  [maxTypes]mask
-	Calls                  [32]mask
-	Heads, Tails           [256]mask
-	NoUID, NoInode, NoPath mask
-	UIDs, Inodes, Paths    uint32
-	_                      uint32
+	Types                         [maxTypes]mask
+	Calls                         [32]mask
+	Heads, Tails                  [256]mask
+	NoUID, NoInode, NoPath, NoRaw mask
+	UIDs, Inodes, Paths, Raws     uint32
 }
 
 // tables is what a slot holds.
@@ -106,6 +105,8 @@ func assemble(terms []interest.Term, types []Type) tables {
 		byType                 [maxTypes]mask
 		calls                  [32]mask
 		noUID, noInode, noPath mask
+		noRaw                  mask
+		raws                   int
 		uids                   = map[uint32]mask{}
 		inodes                 = map[interest.Inode]mask{}
 		texts                  [2]map[string]mask // heads, tails
@@ -141,6 +142,11 @@ func assemble(terms []interest.Term, types []Type) tables {
 		for _, i := range term.Inodes {
 			add(inodes, i, n)
 		}
+		if term.RawDots {
+			raws++
+		} else {
+			noRaw.set(n)
+		}
 		if term.Paths == nil {
 			noPath.set(n)
 		}
@@ -151,6 +157,7 @@ func assemble(terms []interest.Term, types []Type) tables {
 	t.table.Types, t.table.Calls = byType, calls
 	t.table.Heads, t.table.Tails = letters[0], letters[1]
 	t.table.NoUID, t.table.NoInode, t.table.NoPath = noUID, noInode, noPath
+	t.table.NoRaw, t.table.Raws = noRaw, flag(raws)
 	t.table.UIDs, t.table.Inodes, t.table.Paths = flag(len(uids)), flag(len(inodes)), flag(len(texts[0])+len(texts[1]))
 
 	for uid, m := range uids {

@@ -66,9 +66,12 @@ func (r *rig) apply(t testing.TB, terms ...interest.Term) {
 }
 
 // put describes an event to the programs.
-func (r *rig) put(t testing.TB, typ uint32, open interest.OpenMask, failed bool, ino, dev uint64, names ...string) {
+func (r *rig) put(t testing.TB, typ uint32, open interest.OpenMask, failed bool, ino, dev uint64, raw string, names ...string) {
 	t.Helper()
-	q := prefilterQuestion{Type: typ, Open: uint32(open), Ino: ino, Dev: dev, Count: uint32(len(names))}
+	q := prefilterQuestion{Type: typ, Open: uint32(open), Ino: ino, Dev: dev, Count: uint32(len(names)), RawLen: uint32(len(raw))}
+	for i := range min(len(raw), len(q.Raw)) {
+		q.Raw[i] = int8(raw[i])
+	}
 	if failed {
 		q.Failed = 1
 	}
@@ -144,8 +147,8 @@ func TestBPFEngine(t *testing.T) {
 		want := interest.Interest{Terms: terms}
 		for range 60 {
 			e, typ := someEvent(rnd)
-			open, failed, ino, dev, names := describe(e)
-			r.put(t, typ, open, failed, ino, dev, names...)
+			open, failed, ino, dev, raw, names := describe(e)
+			r.put(t, typ, open, failed, ino, dev, raw, names...)
 			got, may := r.wanted(t), want.Match(e)
 			all++
 			if may {
@@ -189,6 +192,18 @@ func someName(rnd *rand.Rand) string {
 	return b.String()
 }
 
+// someRaw has dots of all sorts, at every place of the words that are compared.
+func someRaw(rnd *rand.Rand) string {
+	raw := []byte(strings.Repeat("./a/.-", 1+rnd.IntN(20)))
+	for range rnd.IntN(4) {
+		raw[rnd.IntN(len(raw))] = ".x/"[rnd.IntN(3)]
+	}
+	if rnd.IntN(2) == 0 {
+		return strings.ReplaceAll(string(raw), "..", ".a")
+	}
+	return string(raw)
+}
+
 func somePath(rnd *rand.Rand) interest.Path {
 	name := someName(rnd)
 	switch op := interest.PathOp(1 + rnd.IntN(4)); op {
@@ -211,6 +226,9 @@ func someTerm(rnd *rand.Rand) interest.Term {
 	}
 	if rnd.IntN(4) == 0 {
 		t.Kinds, t.Open = event.Kinds(event.KindOpen), interest.OpenMask(1+rnd.IntN(15))
+	}
+	if rnd.IntN(6) == 0 {
+		t.Kinds, t.RawDots = event.Kinds(event.KindOpen), true
 	}
 	if rnd.IntN(4) == 0 {
 		t.UIDs = []uint32{uint32(rnd.IntN(3)), 1000}
@@ -245,6 +263,7 @@ func someEvent(rnd *rand.Rand) (*event.Event, uint32) {
 		if rnd.IntN(10) != 0 {
 			e.Data.(*event.Open).Name = someName(rnd)
 		}
+		e.Data.(*event.Open).NameRaw = someRaw(rnd)
 		return e, typ
 	}
 	if typ == 7 {
@@ -262,7 +281,7 @@ func someEvent(rnd *rand.Rand) (*event.Event, uint32) {
 }
 
 // describe is what a sensor would tell the engine of an event.
-func describe(e *event.Event) (open interest.OpenMask, failed bool, ino, dev uint64, names []string) {
+func describe(e *event.Event) (open interest.OpenMask, failed bool, ino, dev uint64, raw string, names []string) {
 	add := func(ss ...string) {
 		for _, s := range ss {
 			if s != "" {
@@ -278,13 +297,13 @@ func describe(e *event.Event) (open interest.OpenMask, failed bool, ino, dev uin
 			}
 		}
 		add(x.Name)
-		return open, x.RawRes < 0, x.Inode, x.Dev, names
+		return open, x.RawRes < 0, x.Inode, x.Dev, x.NameRaw, names
 	case *event.File:
 		add(x.Name, x.Source, x.Target)
-		return 0, x.RawRes < 0, x.Inode, x.Dev, names
+		return 0, x.RawRes < 0, x.Inode, x.Dev, "", names
 	case *event.FileClose:
 		add(x.Name)
-		return 0, x.RawRes < 0, x.Inode, x.Dev, names
+		return 0, x.RawRes < 0, x.Inode, x.Dev, "", names
 	}
 	panic(fmt.Sprintf("an event of kind %v", e.Data.Kind()))
 }
@@ -292,7 +311,7 @@ func describe(e *event.Event) (open interest.OpenMask, failed bool, ino, dev uin
 // TestBPFEngineLimits: what is too much for the kernel is let through.
 func TestBPFEngineLimits(t *testing.T) {
 	r := newRig(t)
-	r.put(t, 1, 0, false, 5, 1, "/var/log/x")
+	r.put(t, 1, 0, false, 5, 1, "", "/var/log/x")
 	if r.wanted(t) {
 		t.Error("nothing was asked for")
 	}
@@ -305,12 +324,12 @@ func TestBPFEngineLimits(t *testing.T) {
 	if st := r.engine.Status(); len(st.Widened) != 0 || r.wanted(t) {
 		t.Errorf("widened %v, or all is wanted", st.Widened)
 	}
-	r.put(t, 1, 0, false, 5, 1, "/a/77")
+	r.put(t, 1, 0, false, 5, 1, "", "/a/77")
 	if !r.wanted(t) {
 		t.Error("one of many is not wanted")
 	}
 	r.apply(t, interest.Term{Kinds: open, Paths: paths})
-	r.put(t, 1, 0, false, 5, 1, "/var/log/x")
+	r.put(t, 1, 0, false, 5, 1, "", "/var/log/x")
 	if st := r.engine.Status(); len(st.Widened) != 1 || !r.wanted(t) {
 		t.Errorf("widened %v, or what cannot be judged is kept out", st.Widened)
 	}
@@ -318,7 +337,7 @@ func TestBPFEngineLimits(t *testing.T) {
 	long := "/" + strings.Repeat("a", 100)
 	r.apply(t, interest.Term{Kinds: open, Paths: []interest.Path{{Op: interest.Exact, Text: long}, {Op: interest.Suffix, Text: strings.Repeat("b", 80)}}})
 	for name, want := range map[string]bool{long: true, long + "b": true, "/" + strings.Repeat("a", 50): false, "/x" + strings.Repeat("b", 80): true, "/x" + strings.Repeat("b", 60): false} {
-		r.put(t, 1, 0, false, 5, 1, name)
+		r.put(t, 1, 0, false, 5, 1, "", name)
 		if got := r.wanted(t); got != want {
 			t.Errorf("%s: %v", name, got)
 		}

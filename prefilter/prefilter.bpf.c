@@ -20,9 +20,10 @@ struct question {
 	__u32 type, open, failed, count; /* count: how many names it has, 0 to 2 */
 	__u64 ino, dev;
 	__u32 len[2];
-	__u32 unknown, pad;
+	__u32 raw_len, pad;
 	char text[2][QUESTION_TEXT]; /* from the beginning */
 	char back[2][QUESTION_TEXT]; /* up to the end */
+	char raw[INTEREST_RAW + 10];
 };
 
 struct question question_now;
@@ -36,6 +37,8 @@ static __always_inline bool judge(void)
 	int i;
 
 	if (!interest_begin(&m, q->type, q->open, q->failed))
+		return false;
+	if (interest_needs_raw(&m) && !interest_raw(&m, q->raw, q->raw_len))
 		return false;
 	if (interest_needs_inode(&m) && !interest_inode(&m, q->ino, q->dev))
 		return false;

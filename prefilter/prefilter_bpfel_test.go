@@ -61,10 +61,14 @@ type prefilterInterestTable struct {
 		_    structs.HostLayout
 		Bits [4]uint64
 	}
+	NoRaw struct {
+		_    structs.HostLayout
+		Bits [4]uint64
+	}
 	Uids   uint32
 	Inodes uint32
 	Paths  uint32
-	Pad    uint32
+	Raws   uint32
 }
 
 type prefilterInterestText struct {
@@ -81,18 +85,19 @@ type prefilterInterestUid struct {
 }
 
 type prefilterQuestion struct {
-	_       structs.HostLayout
-	Type    uint32
-	Open    uint32
-	Failed  uint32
-	Count   uint32
-	Ino     uint64
-	Dev     uint64
-	Len     [2]uint32
-	Unknown uint32
-	Pad     uint32
-	Text    [2][256]int8
-	Back    [2][256]int8
+	_      structs.HostLayout
+	Type   uint32
+	Open   uint32
+	Failed uint32
+	Count  uint32
+	Ino    uint64
+	Dev    uint64
+	Len    [2]uint32
+	RawLen uint32
+	Pad    uint32
+	Text   [2][256]int8
+	Back   [2][256]int8
+	Raw    [1032]int8
 }
 
 // Names of all BPF objects in the ELF.

@@ -13,6 +13,8 @@
  *
  *	if (!interest_begin(&m, type, open, failed))
  *		return 0;                              nobody, whatever its name
+ *	if (interest_needs_raw(&m) && !interest_raw(&m, text, len))
+ *		return 0;                              what the process gave
  *	if (interest_needs_inode(&m) && !interest_inode(&m, ino, dev))
  *		return 0;
  *	if (interest_needs_name(&m)) {
@@ -41,6 +43,7 @@
 #define INTEREST_TEXT  64  /* bytes at either end of a name that are looked at */
 #define INTEREST_PATHS 8192
 #define INTEREST_KEYS  4096
+#define INTEREST_RAW   1022 /* bytes of what a process gave that are looked at */
 
 #define INTEREST_FAILED 16 /* beside the purposes: 1 read, 2 write, 4 execute, 8 create */
 
@@ -54,9 +57,8 @@ struct interest_table {
 	struct interest_mask calls[32]; /* by purposes and INTEREST_FAILED */
 	/* Of terms with a path that a name of these letters may satisfy: behind the first one, and the last. */
 	struct interest_mask heads[256], tails[256];
-	struct interest_mask no_uid, no_inode, no_path; /* terms without such a condition */
-	__u32 uids, inodes, paths;			/* whether there are terms with one */
-	__u32 pad;
+	struct interest_mask no_uid, no_inode, no_path, no_raw; /* terms without such a condition */
+	__u32 uids, inodes, paths, raws;			/* whether there are terms with one */
 };
 
 struct interest_table interest_tables[2] SEC(".data.interest");
@@ -242,6 +244,56 @@ static __always_inline bool interest_inode(struct interest *m, __u64 ino, __u64 
 		}
 		interest_and(&m->may, &of);
 	}
+	return !interest_none(&m->may);
+}
+
+/* Whether the answer depends on what the process called the file. */
+static __always_inline bool interest_needs_raw(const struct interest *m)
+{
+	struct interest_table *t = interest_table(m);
+
+	return t->raws && ((m->may.bits[0] & ~t->no_raw.bits[0]) | (m->may.bits[1] & ~t->no_raw.bits[1]) |
+			   (m->may.bits[2] & ~t->no_raw.bits[2]) | (m->may.bits[3] & ~t->no_raw.bits[3])) != 0;
+}
+
+struct interest_search {
+	const char *text;
+	__u32 len;
+	bool found;
+};
+
+static long interest_search_dots(__u32 i, struct interest_search *s)
+{
+	__u64 x, dots;
+
+	if (i >= INTEREST_RAW / 7 || i * 7 + 1 >= s->len)
+		return 1;
+	x = *(const __u64 *)(s->text + i * 7) ^ 0x2e2e2e2e2e2e2e2eULL;
+	/* The high bits of the bytes that are zero; none beside them, as quicker ways have. */
+	dots = ~(((x & 0x7f7f7f7f7f7f7f7fULL) + 0x7f7f7f7f7f7f7f7fULL) | x | 0x7f7f7f7f7f7f7f7fULL);
+	s->found = (dots & dots >> 8) != 0;
+	return s->found;
+}
+
+/* Whether there are two dots in a row in len bytes at text; true where it is too long to tell. */
+static __always_inline bool interest_dots(const char *text, __u32 len)
+{
+	struct interest_search s = { .text = text, .len = len };
+
+	if (len > INTEREST_RAW)
+		return true;
+	bpf_loop(INTEREST_RAW / 7, interest_search_dots, &s, 0);
+	return s.found;
+}
+
+/*
+ * The path that the process gave, of len bytes at text, where INTEREST_RAW + 8
+ * can be read. Returns whether anybody may want the event.
+ */
+static __always_inline bool interest_raw(struct interest *m, const char *text, __u32 len)
+{
+	if (!interest_dots(text, len))
+		interest_and(&m->may, &interest_table(m)->no_raw);
 	return !interest_none(&m->may);
 }
 

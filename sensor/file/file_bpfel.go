@@ -177,10 +177,14 @@ type fileInterestTable struct {
 		_    structs.HostLayout
 		Bits [4]uint64
 	}
+	NoRaw struct {
+		_    structs.HostLayout
+		Bits [4]uint64
+	}
 	Uids   uint32
 	Inodes uint32
 	Paths  uint32
-	Pad    uint32
+	Raws   uint32
 }
 
 type fileInterestText struct {

@@ -137,6 +137,12 @@ static __always_inline int open_tell(const enum file_what what, long res)
 	}
 	if (!interest_begin(&m, what, open_purposes(marks, args.mode), res < 0))
 		return 0;
+	if (interest_needs_raw(&m)) {
+		if (args.path)
+			raw = raw_copy(w, 0, args.path);
+		if (!interest_raw(&m, &w->bytes[WALK_END], raw))
+			return 0;
+	}
 	if (file) {
 		struct dentry *dentry = READ(file, f_path.dentry);
 		struct inode *inode = READ(file, f_inode);
@@ -157,7 +163,7 @@ static __always_inline int open_tell(const enum file_what what, long res)
 		return 0;
 	}
 	marks |= asker_marks(p);
-	if (args.path)
+	if (args.path && !raw)
 		raw = raw_copy(w, 0, args.path);
 	r = head_of(w, sizeof(*r), &at, &pad);
 	if (!r)
