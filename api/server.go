@@ -138,6 +138,7 @@ func (s *Server) routes() []Route {
 		{"/v1" + PathProcesses, Params(PathProcesses), s.serveProcesses},
 		{"/v1" + PathProcesses + "/{id}", []string{"node"}, s.serveProcess},
 		{"/v1" + PathConnections, Params(PathConnections), s.serveConnections},
+		{"/v1" + PathEventsCount, []string{"filter", "by", "limit", "node", "watch"}, s.serveCount},
 		{"/v1" + PathFileWatch, []string{"path", "recursive", "fields", "limit", "node", "watch"}, s.serveFileWatch},
 		{"/v1" + PathFlows, Params(PathFlows), s.serveFlows},
 		MapRoute(s.answerMap),

@@ -51,6 +51,9 @@ func (j judge) FollowConnections(_ context.Context, q api.Question) api.Lines {
 }
 func (j judge) Flows(_ context.Context, q api.Question) api.Lines       { return j.filter(q.Filter) }
 func (j judge) FollowFlows(_ context.Context, q api.Question) api.Lines { return j.filter(q.Filter) }
+func (j judge) CountEvents(_ context.Context, q api.CountQuestion) api.Lines {
+	return j.filter(q.Filter)
+}
 func (judge) WatchFile(context.Context, api.FileQuestion) api.Lines {
 	return func(yield func([]byte, error) bool) { yield(nil, errStop) }
 }

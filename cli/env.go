@@ -108,6 +108,7 @@ type Agent interface {
 	FollowConnections(ctx context.Context, q api.Question) api.Lines
 	Flows(ctx context.Context, q api.Question) api.Lines
 	FollowFlows(ctx context.Context, q api.Question) api.Lines
+	CountEvents(ctx context.Context, q api.CountQuestion) api.Lines
 	WatchFile(ctx context.Context, q api.FileQuestion) api.Lines
 	Status(ctx context.Context, nodes ...string) ([]byte, error)
 	Map(ctx context.Context, q api.MapQuestion) (api.Map, error)

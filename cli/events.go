@@ -18,10 +18,16 @@ import (
 
 // eventsCommand shows the stream of events.
 func eventsCommand(g *globals) *command {
-	var output, columns string
+	var output, columns, countBy string
 	var limit int
 	var recent bool
 	var about selection
+	var counts []*option
+	counting := ""
+	if !g.kubectl {
+		counting = " With --count-by there is one row for each combination of values, counted in the agent: every event still comes out of the kernel that the filter does not leave there. What finds no room among 4096 rows is counted as others."
+		counts = append(counts, &option{long: "count-by", meta: "FIELDS", text: &countBy, doc: "count events by the values of these fields, in the agent, instead of showing each"})
+	}
 	return &command{
 		name:    "events",
 		args:    "[FILTER]",
@@ -30,7 +36,7 @@ func eventsCommand(g *globals) *command {
 			"as the kernel reports it. FILTER is a condition in Falco's language; without one, everything is shown.\n\n" +
 			"DETAIL tells what matters for the kind of event: the command and who started it, the exit code and the time it took, " +
 			"both ends of a connection by name. Events that were lost on the way are reported where they are missing.\n\n" +
-			"The stream ends after --limit events, or when it is interrupted. With --recent it does not wait: it shows the last events that the agent still remembers.",
+			"The stream ends after --limit events, or when it is interrupted. With --recent it does not wait: it shows the last events that the agent still remembers." + counting,
 		examples: []example{
 			{"warren events", "Everything, live"},
 			{"warren events 'evt.type = execve and proc.aname = sshd'", "What people who logged in by SSH run"},
@@ -38,6 +44,7 @@ func eventsCommand(g *globals) *command {
 			{"warren events 'evt.kind = dns and dns.rcode = NXDOMAIN' --columns evt.time,proc.name,dns.name", "Names that do not exist, and who asked"},
 			{"warren events --recent --limit 20 'evt.kind = credentials'", "Who changed their rights, looking back"},
 			{"warren events 'evt.kind = exit and exit.code != 0' -o json --limit 10", "The next ten failures, for a script"},
+			{"warren events --count-by proc.exepath,fd.directory 'evt.kind = open' --limit 10000", "Which programs open files, and where"},
 			{"warren events -n shop -l app=cart", "On a node of a cluster: what some pods do"},
 		},
 		cluster: []example{
@@ -51,8 +58,11 @@ func eventsCommand(g *globals) *command {
 			{long: "limit", meta: "N", number: &limit, doc: "end after N events; with --recent, the last N"},
 			{long: "recent", yes: &recent, doc: "show what the agent remembers instead of what happens next"},
 			{long: "columns", short: "c", meta: "FIELDS", text: &columns, doc: "show these fields instead, separated by commas; also of JSON; proc.aname[1] and the like give one of several values in tables"},
-		}, podFlags(g, &about)...),
+		}, append(counts, podFlags(g, &about)...)...),
 		run: func(ctx context.Context, env *Env, args []string) error {
+			if countBy != "" && (recent || columns != "") {
+				return usagef("--count-by shows counts: leave out --recent and --columns")
+			}
 			chosen, err := parseColumns(columns)
 			if err != nil {
 				return err
@@ -68,6 +78,12 @@ func eventsCommand(g *globals) *command {
 			q, err := who.question(api.Question{Filter: filterOf(args), Limit: limit, Fields: st.fields()})
 			if err != nil {
 				return err
+			}
+			if countBy != "" {
+				by := strings.Split(strings.ReplaceAll(countBy, " ", ""), ",")
+				ctx, cancel := g.finite(ctx, true)
+				defer cancel()
+				return countEvents(ctx, env, who, api.CountQuestion{Filter: q.Filter, By: by, Limit: limit}, output)
 			}
 			out := newStream(env, st, who)
 			if output == "json" {

@@ -85,6 +85,13 @@ func (h hostile) FollowFlows(context.Context, api.Question) api.Lines {
 	return h.lines(event.Kinds(event.KindFlow, event.KindLost))
 }
 
+func (h hostile) CountEvents(context.Context, api.CountQuestion) api.Lines {
+	return func(yield func([]byte, error) bool) {
+		line, err := json.Marshal(api.Counts{By: []string{h.text}, Rows: []api.CountRow{{Values: []*string{&h.text}, Count: 1}, {Values: []*string{nil, &h.text}}, {}}, Lost: 1, Other: 1})
+		yield(line, err)
+	}
+}
+
 func (h hostile) WatchFile(context.Context, api.FileQuestion) api.Lines {
 	return h.lines(event.AllKinds)
 }
