@@ -50,7 +50,7 @@ func (j Judge) String() string { return judges[j] }
 
 // kernelKinds are the kinds of events of which the kernel records only what somebody
 // may want; of others it records all while anybody wants one.
-var kernelKinds = interest.PathKinds | syscallKinds()
+var kernelKinds = interest.PathKinds | event.Kinds(event.KindSyscall)
 
 // Explain says what of the expression the kernel decides.
 func (p *Program) Explain() Explanation {
@@ -212,13 +212,4 @@ func (e *Explanation) warn(x Expr) {
 func kernelPart(t interest.Term) interest.Term {
 	t.Exes, t.Workload, t.Ports, t.Nets = nil, nil, nil, nil
 	return t
-}
-
-// syscallKinds is the kind of the system calls that are nothing else.
-func syscallKinds() event.KindSet {
-	k, ok := event.LookupKind("syscall")
-	if !ok {
-		return 0
-	}
-	return event.Kinds(k)
 }

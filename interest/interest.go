@@ -164,11 +164,6 @@ func anything(ps []Path) bool {
 	return slices.ContainsFunc(ps, func(p Path) bool { return p.Text == "" && p.Op != Exact })
 }
 
-// everything is true of a term with no dimension but kinds.
-func (t *Term) everything() bool {
-	return t.Types == nil && t.restrictions() == 0
-}
-
 // restrictions counts the dimensions, but for kinds and types, that restrict.
 func (t *Term) restrictions() int {
 	n := 0
