@@ -38,7 +38,9 @@ func (w *wire) follow() *flowRoad {
 	}
 	who := identity.New(identity.Config{Cluster: w.state}, log)
 	r := &flowRoad{flowWatch: newFlowWatch(w.net), who: who}
-	r.spine = pipeline.New(pipeline.Config{StopGrace: time.Millisecond}, road, who, all.Sensors(road, all.Config{Flow: w.net.watchFlows()}, log), log)
+	watch := w.net.watchFlows()
+	watch.Explain = 100 // there is time to look for rules on slow machines, too
+	r.spine = pipeline.New(pipeline.Config{StopGrace: time.Millisecond}, road, who, all.Sensors(road, all.Config{Flow: watch}, log), log)
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 3)
 	go func() { ended <- who.Run(ctx) }()

@@ -236,10 +236,14 @@ func (w *wire) serve(name string, port int) {
 	})
 }
 
-// dial connects from a pod; within a short time, or not at all.
+// soon is how long is waited for what may not come: short, for it often does not,
+// and long enough for machines that are emulated and busy.
+const soon = time.Second
+
+// dial connects from a pod; soon, or not at all.
 func (w *wire) dial(from, to string) (c net.Conn, err error) {
 	err = w.pods[from].ns.Do(func() error {
-		c, err = net.DialTimeout("tcp4", to, 250*time.Millisecond)
+		c, err = net.DialTimeout("tcp4", to, soon)
 		return err
 	})
 	return c, err
@@ -255,7 +259,7 @@ func (w *wire) reaches(from, to string) bool {
 
 // says reports whether a connection still goes.
 func says(c net.Conn) bool {
-	_ = c.SetDeadline(time.Now().Add(250 * time.Millisecond))
+	_ = c.SetDeadline(time.Now().Add(soon))
 	b := []byte("hello")
 	if _, err := c.Write(b); err != nil {
 		return false
