@@ -161,3 +161,16 @@ func TestNetworkChainedEarly(t *testing.T) {
 		time.Sleep(time.Second)
 	})
 }
+
+// TestNetworkChainedRemoval takes the network away where only what such an agent
+// needs can be written: the plugin was never there.
+func TestNetworkChainedRemoval(t *testing.T) {
+	r := &cniRuntime{cfg: Config{Instance: "test", Network: NetworkConfig{CNIState: "/proc/nowhere/cni", CNIConf: "/proc/nowhere", CNIBin: "/proc/nowhere"}}}
+	if err := r.remove(datapath.Chained.String()); err != nil {
+		t.Error(err)
+	}
+	// Where a plugin was it is an error that it cannot be looked for.
+	if err := r.remove(datapath.Routed.String()); err == nil {
+		t.Error("nobody has looked for the plugin")
+	}
+}

@@ -3,9 +3,11 @@ package agent
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"net"
 	"net/netip"
+	"os"
 	"path/filepath"
 	"slices"
 	"time"
@@ -96,7 +98,7 @@ func clearNetwork(cfg Config, store *networkStore, log *slog.Logger) error {
 	}
 	log.Info("the network is off: what an earlier agent has made of it is taken away")
 	runtime := &cniRuntime{cfg: cfg, log: log}
-	err = runtime.remove() // first: nobody adds pods any more
+	err = runtime.remove(store.was) // first: nobody adds pods any more
 	if e := datapath.Remove(kernelConfig(cfg)); e != nil {
 		err = errors.Join(err, fmt.Errorf("detach from pods: %w", e))
 	}
@@ -161,9 +163,14 @@ func (r *cniRuntime) attachments(known []*endpoint) (more []*endpoint) {
 	return more
 }
 
-// remove takes away all that the plugin is and has made.
-func (r *cniRuntime) remove() error {
-	err := errors.Join(cni.Uninstall(r.install()), cni.RemoveNode(r.stateDir()), cni.Purge(r.cfg.Instance, r.stateDir()))
+// remove takes away all that the plugin is and has made. On top of another plugin's
+// network it was never installed: who has removed only what was made there need not
+// be able to write where it would have been.
+func (r *cniRuntime) remove(was string) error {
+	err := errors.Join(cni.Uninstall(r.install()), cni.RemoveNode(r.stateDir()))
+	if _, e := os.Stat(r.stateDir()); was != datapath.Chained.String() || !errors.Is(e, fs.ErrNotExist) {
+		err = errors.Join(err, cni.Purge(r.cfg.Instance, r.stateDir()))
+	}
 	if err != nil {
 		return fmt.Errorf("take away the CNI plugin: %w", err)
 	}

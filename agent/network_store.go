@@ -21,6 +21,7 @@ import (
 type networkStore struct {
 	path string
 	mode string
+	was  string // the mode of what was loaded
 	last []byte // as it was written
 }
 
@@ -73,6 +74,7 @@ func (s *networkStore) load() (list []*endpoint, ok bool, err error) {
 	if err := json.Unmarshal(b, &saved); err != nil {
 		return nil, true, fmt.Errorf("read the endpoints: %s: %w", s.path, err)
 	}
+	s.was = saved.Mode
 	if saved.Boot != event.BootID() {
 		return nil, true, nil
 	}

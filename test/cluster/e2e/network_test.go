@@ -95,17 +95,53 @@ func TestClusterNetworkVXLAN(t *testing.T) {
 	t.Run("uninstall", func(t *testing.T) { testNetworkUninstall(c.own(t)) })
 }
 
-// TestClusterNetworkChained holds that policies are in force on top of the network
-// of another plugin, and that this network is as before when Warren has gone.
+// TestClusterNetworkChained holds that policies are in force, and flows told, on
+// top of the network of another plugin, as the chart has it by itself; that both
+// end when packets are to be left alone; and that this network is as before when
+// Warren has gone.
 func TestClusterNetworkChained(t *testing.T) {
 	c := warren(t)
 	t.Cleanup(func() { c.must(c.Warren(c.context())) })
-	c.must(c.Warren(c.context(), "--set", "network.mode=chained"))
-	c.nodesAnswer(len(c.RunningNodes()))
 	t.Run("policies", func(t *testing.T) { testFewPolicies(c.own(t)) })
+	t.Run("flows", func(t *testing.T) { testFlows(c.own(t)) })
 	t.Run("ways", func(t *testing.T) { c.own(t).allWays() })
+	t.Run("off", func(t *testing.T) { testNetworkOff(c.own(t)) })
+	c.must(c.Warren(c.context()))
+	c.nodesAnswer(len(c.RunningNodes()))
 	c.gone("warren", func(c *testCluster) { c.helm("uninstall", "warren", "-n", "warren", "--wait", "--timeout=2m") })
 	t.Run("ways without it", func(t *testing.T) { c.own(t).allWays() })
+}
+
+// testNetworkOff holds that an upgrade leaves packets alone, those too that a
+// policy denied.
+func testNetworkOff(c *testCluster) {
+	y := newYard(c)
+	c.apply(y.manifests("u:\npodSelector: {}\npolicyTypes: [Ingress, Egress]"))
+	from, to := y.pod("v/a"), y.pod("u/b")
+	port := netip.AddrPortFrom(to.addr(false), 80)
+	c.eventually("the policy to be in force", func(context.Context) error {
+		if _, err := reach(from.guest, "tcp", port, 300*time.Millisecond); err == nil {
+			return errors.New("it answers")
+		}
+		return nil
+	})
+	pins := func() (all string) {
+		for _, node := range c.RunningNodes() {
+			out, err := run(c, node, "find", "/sys/fs/bpf", "-mindepth", "1", "-not", "-name", "*.debug")
+			c.must(err)
+			all += out
+		}
+		return all
+	}
+	if pins() == "" {
+		c.t.Fatal("nothing of the network is pinned: nothing is tested")
+	}
+	c.must(c.Warren(c.context(), "--set", "network.mode=off"))
+	c.nodesAnswer(len(c.RunningNodes()))
+	if left := pins(); left != "" {
+		c.t.Errorf("left:\n%s", left)
+	}
+	c.sees(from.guest, "tcp", port, netip.Addr{})
 }
 
 // hubWorks holds that the hub, which has a policy of its own, reaches agents and

@@ -152,7 +152,7 @@ func TestClusterUninstall(t *testing.T) {
 	c.gone("warren", func(c *testCluster) { c.helm("uninstall", "warren", "-n", "warren", "--wait", "--timeout=90s") })
 
 	// Elsewhere, with other values.
-	c.helm(slices.Concat([]string{"install", "eyes", chart(t), "-n", c.namespace, "--set", "network.mode=chained,hub.replicas=1,hub.podDisruptionBudget.enabled=false,hub.networkPolicy.enabled=false,metrics.annotations=false"}, c.image())...)
+	c.helm(slices.Concat([]string{"install", "eyes", chart(t), "-n", c.namespace, "--set", "hub.replicas=1,hub.podDisruptionBudget.enabled=false,hub.networkPolicy.enabled=false,metrics.annotations=false"}, c.image())...)
 	c.must(c.Rollout(c.context(), c.namespace, "daemonset/warren-agent"))
 	c.must(c.Rollout(c.context(), c.namespace, "deployment/warren-hub"))
 	c.nodesAnswer(len(nodes))

@@ -73,7 +73,7 @@ former is still trusted, the former is forgotten.
 {{- define "warren.networkMode" -}}
 {{- $mode := .Values.network.mode -}}
 {{- $makes := has $mode (list "routed" "vxlan") -}}
-{{- if eq $mode "auto" -}}{{ ternary "routed" "off" .Values.cni }}
+{{- if eq $mode "auto" -}}{{ ternary "routed" "chained" .Values.cni }}
 {{- else if and .Values.cni (not $makes) -}}{{ fail (printf "network.mode: %s connects no pods, which cni=true asks for" $mode) }}
 {{- else if and $makes (not .Values.cni) -}}{{ fail (printf "network.mode: %s is for a cluster without another network: with cni=true" $mode) }}
 {{- else -}}{{ $mode }}{{- end -}}
@@ -96,7 +96,10 @@ former is still trusted, the former is forgotten.
 {{- $mode := include "warren.networkMode" . -}}
 {{- if ne $mode "off" -}}
 {{- $n := .Values.network -}}
-{{- $network := dict "mode" $mode "masquerade" $n.masquerade "vni" (int $n.vni) "port" (int $n.port) "sysctl" "/host/proc/sys" "cni-state" (printf "%s/cni" .Values.agent.stateDir) "cni-conf" $n.confDir "cni-bin" $n.binDir -}}
+{{- $network := dict "mode" $mode "cni-state" (printf "%s/cni" .Values.agent.stateDir) -}}
+{{- if .Values.cni -}}
+{{- $_ := merge $network (dict "masquerade" $n.masquerade "vni" (int $n.vni) "port" (int $n.port) "sysctl" "/host/proc/sys" "cni-conf" $n.confDir "cni-bin" $n.binDir) -}}
+{{- end -}}
 {{- with $n.keepSource -}}{{- $_ := set $network "keep-source" (join "," .) -}}{{- end -}}
 {{- with $n.mtu -}}{{- $_ := set $network "mtu" (int .) -}}{{- end -}}
 {{- with $n.verdicts -}}{{- $_ := set $network "verdicts" (int .) -}}{{- end -}}
