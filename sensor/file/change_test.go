@@ -4,12 +4,14 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"golang.org/x/sys/unix"
 
 	"warren/bpf"
 	"warren/event"
+	"warren/internal/testkit"
 )
 
 var changes = event.Kinds(event.KindFile, event.KindMount, event.KindFileClose)
@@ -156,6 +158,54 @@ func TestBPFChangeFails(t *testing.T) {
 	f := w.file(alone(t, dir, "rmdir", "none"))
 	if f.Res != event.Errno(unix.ENOENT) || f.Name != "" || f.NameRaw != "none" || !f.NoName || f.Error != event.PathFailed {
 		t.Errorf("%+v", f)
+	}
+}
+
+// TestBPFScope: what happens outside of a part of the cgroups is not told to who
+// sees that part alone.
+func TestBPFScope(t *testing.T) {
+	cg := testkit.NewCgroup(t, "file")
+	w := start(t, bpf.Config{CgroupRoot: cg.Path}, event.Kinds(event.KindOpen, event.KindFile, event.KindFileClose))
+	w.every.Store(true)
+	dir := t.TempDir()
+	do := func(name string, begin func(*exec.Cmd)) int {
+		cmd := exec.Command("busybox", "sh", "-c", "mkdir "+name+"; echo >"+name+"/f; rm "+name+"/f")
+		cmd.Dir = dir
+		begin(cmd)
+		if err := cmd.Wait(); err != nil {
+			t.Fatal(err)
+		}
+		return cmd.Process.Pid
+	}
+	do("in", func(cmd *exec.Cmd) { cg.Start(t, cmd) })
+	do("out", func(cmd *exec.Cmd) {
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+	})
+	var made, opened int
+	for _, e := range w.all() {
+		switch d := e.Data.(type) {
+		case *event.File:
+			if strings.HasPrefix(d.NameRaw, "out") {
+				t.Errorf("not of this scope: %+v", d)
+			} else if d.NameRaw == "in" || d.NameRaw == "in/f" {
+				made++
+			}
+		case *event.FileClose:
+			if strings.HasPrefix(d.Name, dir+"/out") {
+				t.Errorf("not of this scope: %+v", d)
+			}
+		case *event.Open:
+			if strings.HasPrefix(d.NameRaw, "out") {
+				t.Errorf("not of this scope: %+v", d)
+			} else if d.Name == dir+"/in/f" && d.Create {
+				opened++
+			}
+		}
+	}
+	if made != 2 || opened != 1 {
+		t.Errorf("of this scope are told %d changes and %d opens", made, opened)
 	}
 }
 

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -23,6 +24,8 @@ type watch struct {
 	t      testing.TB
 	road   *bpf.Road
 	sensor *Sensor
+	every  atomic.Bool // opens of other processes too
+	total  atomic.Uint64
 
 	mu     sync.Mutex
 	events []*event.Event
@@ -63,7 +66,8 @@ func start(t testing.TB, cfg bpf.Config, want event.KindSet) *watch {
 }
 
 func (w *watch) add(e *event.Event) {
-	if _, ok := e.Data.(*event.Open); ok && e.Actor.PID != uint32(os.Getpid()) {
+	w.total.Add(1)
+	if _, ok := e.Data.(*event.Open); ok && e.Actor.PID != uint32(os.Getpid()) && !w.every.Load() {
 		return // there are many
 	}
 	w.mu.Lock()
@@ -71,7 +75,7 @@ func (w *watch) add(e *event.Event) {
 	w.events = append(w.events, e)
 }
 
-// of returns what a process has done so far, opens aside.
+// of returns what a process has done so far; opens of others only if every is set.
 func (w *watch) of(pid int) []*event.Event {
 	w.t.Helper()
 	return slices.DeleteFunc(w.all(), func(e *event.Event) bool { return e.Actor.PID != uint32(pid) })

@@ -333,3 +333,36 @@ func TestBPFOpenMounts(t *testing.T) {
 		}
 	})
 }
+
+// TestBPFOpenLost: what a ring that is too small loses is counted, to the last
+// record.
+func TestBPFOpenLost(t *testing.T) {
+	w := start(t, bpf.Config{BulkBytes: 64 << 10}, opens)
+	path := filepath.Join(t.TempDir(), strings.Repeat("f", 200))
+	if err := os.WriteFile(path, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	const n = 50_000
+	openClose(path, n)
+	if err := w.sensor.Stop(); err != nil { // so that nobody else opens anything
+		t.Fatal(err)
+	}
+	ours := 0
+	for _, e := range w.all() {
+		if o := e.Data.(*event.Open); o.NameRaw == path {
+			ours++
+			if o.Name != path {
+				t.Fatalf("%+v", o)
+			}
+		}
+	}
+	for _, c := range w.road.Counters() {
+		if c.Name != "file.open" {
+			continue
+		}
+		t.Logf("%d of %d delivered, %d of all; submitted %d, lost %d, decoded %d, malformed %d", ours, n+1, w.total.Load(), c.Submitted, c.Lost, c.Decoded, c.Malformed)
+		if c.Lost == 0 || w.total.Load() != c.Submitted || c.Malformed != 0 || uint64(n+1-ours) > c.Lost {
+			t.Errorf("%d of %d delivered, %d of all; counted: submitted %d, lost %d, decoded %d, malformed %d", ours, n+1, w.total.Load(), c.Submitted, c.Lost, c.Decoded, c.Malformed)
+		}
+	}
+}
