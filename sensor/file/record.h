@@ -199,6 +199,15 @@ static __always_inline __u32 asker_marks(struct task_struct *p)
 
 #define OVERLAYFS_SUPER_MAGIC 0x794c7630
 
+/* Of a file of an overlay, where it is in the upper layer; NULL where it is not, or is no overlay's. */
+static __always_inline struct dentry *upper_of(struct inode *inode)
+{
+	if (READ(READ(inode, i_sb), s_magic) != OVERLAYFS_SUPER_MAGIC)
+		return NULL;
+	/* struct ovl_inode: __upperdentry follows vfs_inode. */
+	return (struct dentry *)read_word((void *)inode + bpf_core_type_size(struct inode));
+}
+
 /* Fills in what a file is. Returns marks. */
 static __always_inline __u32 object_fill(struct file_object *o, struct inode *inode, struct dentry *dentry)
 {
@@ -212,8 +221,8 @@ static __always_inline __u32 object_fill(struct file_object *o, struct inode *in
 	o->links = READ(inode, i_nlink);
 	if (!o->links || (!READ(dentry, d_hash.pprev) && READ(dentry, d_parent) != dentry))
 		marks |= FILE_DELETED;
-	if (READ(sb, s_magic) == OVERLAYFS_SUPER_MAGIC) /* struct ovl_inode: __upperdentry follows vfs_inode */
-		marks |= read_word((void *)inode + bpf_core_type_size(struct inode)) ? FILE_UPPER : FILE_LOWER;
+	if (READ(sb, s_magic) == OVERLAYFS_SUPER_MAGIC)
+		marks |= upper_of(inode) ? FILE_UPPER : FILE_LOWER;
 	return marks;
 }
 

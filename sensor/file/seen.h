@@ -142,6 +142,14 @@ int BPF_PROG(file_s_movemnt, const struct path *from, const struct path *to)
 	return seen_as_target(to->mnt, to->dentry);
 }
 
+/* An overlay's own inode does not know how long its file in the upper layer is. */
+static __always_inline __u64 size_of(struct inode *inode)
+{
+	struct dentry *upper = upper_of(inode);
+
+	return upper ? READ(READ(upper, d_inode), i_size) : READ(inode, i_size);
+}
+
 SEC("tracepoint/syscalls/sys_enter_close")
 int file_close_e(struct trace_event_raw_sys_enter *ctx)
 {
@@ -162,7 +170,7 @@ int file_close_e(struct trace_event_raw_sys_enter *ctx)
 	if (!c)
 		return 0;
 	seen_file(c, p, READ(file, f_path.mnt), dentry);
-	c->size = READ(READ(file, f_inode), i_size);
+	c->size = size_of(READ(file, f_inode));
 	if (c->seen == 1 + PATH_NAMELESS && walk_memfd(&c->walk))
 		c->marks |= FILE_MEMFD;
 	return 0;
