@@ -49,6 +49,7 @@ change credentials or namespaces (` + "`setuid`, `capset`, `setns`, `unshare`" +
 by ` + "`sendto` and `recvfrom`" + `, of the kind ` + "`connection`" + `; what has a path, of ` + "`open`, `file` and `mount`" + `.
 
 Loads of modules and kernels that succeed travel with processes on the critical ring, so that no flood drops them; everything else is bulk, since a flood of it needs no privilege.
+The agent's own work with the elements of its maps is not told; its other calls are.
 `
 
 func writeCall(b *strings.Builder, c *event.Call) {

@@ -27,6 +27,9 @@ type Call struct {
 	// Critical calls that succeed travel with processes and cgroups, where no
 	// flood drops them: calls that nobody without privileges can make succeed.
 	Critical bool
+	// Own are the values of the first argument, by bit, with which the agent's own
+	// calls are not told: it would tell of itself without end, and of nothing else.
+	Own uint64
 }
 
 // NoCall is the number of a call that a machine has not.

@@ -34,6 +34,10 @@ var (
 
 	bpfMap  = is(0, unix.BPF_MAP_CREATE)
 	bpfProg = is(0, unix.BPF_PROG_LOAD)
+	// What is done with elements of maps.
+	bpfElements = is(0, unix.BPF_MAP_LOOKUP_ELEM, unix.BPF_MAP_UPDATE_ELEM, unix.BPF_MAP_DELETE_ELEM, unix.BPF_MAP_GET_NEXT_KEY,
+		unix.BPF_MAP_LOOKUP_AND_DELETE_ELEM, unix.BPF_MAP_LOOKUP_BATCH, unix.BPF_MAP_LOOKUP_AND_DELETE_BATCH,
+		unix.BPF_MAP_UPDATE_BATCH, unix.BPF_MAP_DELETE_BATCH)
 )
 
 // Offsets in union bpf_attr (include/uapi/linux/bpf.h).
@@ -91,7 +95,7 @@ var Calls = []Call{
 		Reads: []CallRead{readText(0, maxPath), readText(1, maxPath)}},
 
 	// The kernel.
-	{Name: "bpf", AMD64: 321, ARM64: 280, FD: AtResult, Doc: "load programs into the kernel, and what belongs to them",
+	{Name: "bpf", AMD64: 321, ARM64: 280, FD: AtResult, Own: bpfElements.Is, Doc: "load programs into the kernel, and what belongs to them",
 		Args: []CallArg{newFD("fd"), regEnum("cmd", 0, bpfCommands),
 			CallArg{Name: "prog_type", Form: FormEnum, Bits: 32, Names: bpfProgramTypes}.in(0, 0).when(bpfProg),
 			CallArg{Name: "prog_name", Form: FormText}.in(0, bpfProgName).when(bpfProg),

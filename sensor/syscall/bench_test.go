@@ -39,7 +39,9 @@ func BenchmarkCall(b *testing.B) {
 		call  func()
 	}{
 		{"plain", none, pgid},
-		{"unhooked", func() func() { return live(b, only("bpf", "kill", "ptrace", "dup", "prctl", "personality", "memfd_create", "socket")) }, pgid},
+		{"unhooked", func() func() {
+			return live(b, only("bpf", "kill", "ptrace", "dup", "prctl", "personality", "memfd_create", "socket"))
+		}, pgid},
 		{"call", none, persona},
 		{"empty", func() func() { return empty(b, "sys_exit_personality") }, persona},
 		{"nobody", func() func() { return live(b, nobody) }, persona},

@@ -35,6 +35,11 @@ func only(types ...string) interest.Set {
 	return interest.Union(interest.Holder{Name: "test", Interest: interest.Interest{Terms: []interest.Term{{Kinds: kinds, Types: types}}}})
 }
 
+// ofUser is the interest in calls of a user.
+func ofUser(uid int, types ...string) interest.Set {
+	return interest.Union(interest.Holder{Name: "test", Interest: interest.Interest{Terms: []interest.Term{{Kinds: kinds, Types: types, UIDs: []uint32{uint32(uid)}}}}})
+}
+
 // start runs a sensor on a road of its own until the test ends.
 func start(t testing.TB, cfg bpf.Config, want interest.Set) *watch {
 	t.Helper()

@@ -38,6 +38,7 @@ struct read_plan {
 /* What to tell of a call: event.Call. */
 struct call_plan {
 	struct read_plan reads[READS_MAX];
+	__u64 own;     /* values of the first argument, by bit, with which the agent's own calls are not told */
 	__u16 call;    /* place in event.Calls, plus one; 0: nothing */
 	__u8 fd_at;    /* register of the descriptor, AT_RESULT, NO_REGISTER */
 	__u8 object;   /* tell what the descriptor refers to */

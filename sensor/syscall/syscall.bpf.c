@@ -54,6 +54,9 @@ struct {
 	__uint(value_size, sizeof(struct scratch));
 } scratches SEC(".maps");
 
+/* The agent: its number in its pid namespace, and that, by inode number. Set by Go. */
+const volatile __u32 self_pid, self_pidns;
+
 /* So that the types are in the object's BTF, where Go's come from. */
 const union {
 	struct syscall_record rec;
@@ -294,6 +297,16 @@ static __noinline int object_fill(struct scratch *s, __u32 fd)
 	return 0;
 }
 
+static __always_inline bool task_is_self(struct task_struct *p)
+{
+	struct task_struct *leader = BPF_CORE_READ(p, group_leader);
+	struct pid_namespace *ns;
+	__u32 level, nr;
+
+	task_upid(leader, &level, &ns, &nr);
+	return nr == self_pid && BPF_CORE_READ(ns, ns.inum) == self_pidns;
+}
+
 SEC("tracepoint")
 int syscall_exit(struct trace_event_raw_sys_exit *ctx)
 {
@@ -320,6 +333,8 @@ int syscall_exit(struct trace_event_raw_sys_exit *ctx)
 	task_key_fill(&r->key, p);
 	r->ret = ctx->ret;
 	args_fill(r->args, (struct pt_regs *)bpf_task_pt_regs(p));
+	if (plan->own && r->args[0] < 64 && plan->own >> (r->args[0] & 63) & 1 && task_is_self(p))
+		return 0;
 	__builtin_memset(&r->object, 0, sizeof(r->object));
 	r->call = plan->call;
 	__builtin_memset(r->lens, 0, sizeof(r->lens));

@@ -17,7 +17,10 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"os"
 	"sync/atomic"
+
+	"golang.org/x/sys/unix"
 
 	"warren/bpf"
 	"warren/event"
@@ -113,6 +116,15 @@ func (s *Sensor) open() error {
 	if err != nil {
 		return fmt.Errorf("read object syscall: %w", err)
 	}
+	var ns unix.Stat_t
+	if err := unix.Stat("/proc/self/ns/pid", &ns); err != nil {
+		return fmt.Errorf("stat own pid namespace: %w", err)
+	}
+	for name, value := range map[string]uint32{"self_pid": uint32(os.Getpid()), "self_pidns": uint32(ns.Ino)} {
+		if err := spec.Variables[name].Set(value); err != nil {
+			return fmt.Errorf("set %s: %w", name, err)
+		}
+	}
 	obj, err := s.road.Open("syscall", spec)
 	if err != nil {
 		return err
@@ -150,7 +162,7 @@ const (
 
 // planOf says to the kernel's program what to read of a call.
 func planOf(index int, c *event.Call) syscallCallPlan {
-	p := syscallCallPlan{Call: uint16(index + 1), FdAt: noRegister}
+	p := syscallCallPlan{Call: uint16(index + 1), FdAt: noRegister, Own: c.Own}
 	switch {
 	case c.FD == event.AtResult:
 		p.FdAt = atResult

@@ -16,6 +16,7 @@ import (
 type syscallCallPlan struct {
 	_        structs.HostLayout
 	Reads    [4]syscallReadPlan
+	Own      uint64
 	Call     uint16
 	FdAt     uint8
 	Object   uint8
@@ -228,6 +229,8 @@ const (
 	syscallVarRecords        = "records"
 	syscallVarScopeId        = "scope_id"
 	syscallVarScopeLevel     = "scope_level"
+	syscallVarSelfPid        = "self_pid"
+	syscallVarSelfPidns      = "self_pidns"
 )
 
 // loadSyscall returns the embedded CollectionSpec for syscall.
@@ -303,6 +306,8 @@ type syscallVariableSpecs struct {
 	Records        *ebpf.VariableSpec `ebpf:"records"`
 	ScopeId        *ebpf.VariableSpec `ebpf:"scope_id"`
 	ScopeLevel     *ebpf.VariableSpec `ebpf:"scope_level"`
+	SelfPid        *ebpf.VariableSpec `ebpf:"self_pid"`
+	SelfPidns      *ebpf.VariableSpec `ebpf:"self_pidns"`
 }
 
 // syscallObjects contains all objects after they have been loaded into the kernel.
@@ -365,6 +370,8 @@ type syscallVariables struct {
 	Records        *ebpf.Variable `ebpf:"records"`
 	ScopeId        *ebpf.Variable `ebpf:"scope_id"`
 	ScopeLevel     *ebpf.Variable `ebpf:"scope_level"`
+	SelfPid        *ebpf.Variable `ebpf:"self_pid"`
+	SelfPidns      *ebpf.Variable `ebpf:"self_pidns"`
 }
 
 // syscallPrograms contains all programs after they have been loaded into the kernel.
