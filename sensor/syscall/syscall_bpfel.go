@@ -101,10 +101,14 @@ type syscallInterestTable struct {
 		_    structs.HostLayout
 		Bits [4]uint64
 	}
+	NoRaw struct {
+		_    structs.HostLayout
+		Bits [4]uint64
+	}
 	Uids   uint32
 	Inodes uint32
 	Paths  uint32
-	Pad    uint32
+	Raws   uint32
 }
 
 type syscallInterestText struct {
