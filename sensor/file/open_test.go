@@ -1,6 +1,7 @@
 package file
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
@@ -129,7 +130,7 @@ func TestBPFOpenFails(t *testing.T) {
 	w := start(t, bpf.Config{}, opens)
 	none := filepath.Join(t.TempDir(), "none")
 	for path, want := range map[string]unix.Errno{none: unix.ENOENT, "/proc/self/../self/exe/x": unix.ENOTDIR, strings.Repeat("x", 256): unix.ENAMETOOLONG} {
-		if _, err := unix.Openat(unix.AT_FDCWD, path, unix.O_RDWR, 0); err != want {
+		if _, err := unix.Openat(unix.AT_FDCWD, path, unix.O_RDWR, 0); !errors.Is(err, want) {
 			t.Fatal(err)
 		}
 		o := w.open(path)
