@@ -32,6 +32,14 @@ func SuggestField(name string) string {
 			return "did you mean " + f + "?"
 		}
 	}
+	for _, prefix := range []string{"evt.arg.", "evt.rawarg."} {
+		if key, ok := strings.CutPrefix(name, prefix); ok {
+			if near := Nearest(key, event.CallArgNames()); near != "" {
+				return "did you mean " + prefix + near + "?"
+			}
+			return "docs/syscalls.md has the arguments of system calls"
+		}
+	}
 	// Falco lets keys follow a dot; as keys have dots themselves, we do not.
 	for _, f := range event.Fields() {
 		if key, ok := strings.CutPrefix(name, f.Name+"."); ok && f.Arg == event.KeyArg && key != "" {
