@@ -90,8 +90,14 @@ func (w *fileWatch) add(i inode) bool {
 
 // filter is a condition that holds for everything that may be about the file.
 func (w *fileWatch) filter() string {
-	var files, execs []string
+	var files, execs, asked []string
 	for _, name := range w.names {
+		for _, field := range []string{"fs.path.nameraw", "fs.path.sourceraw", "fs.path.targetraw"} {
+			asked = append(asked, field+" endswith "+quotePath(path.Base(name)))
+			if w.dir {
+				asked = append(asked, field+" startswith "+quotePath(below(name)))
+			}
+		}
 		for _, field := range []string{"fd.name", "fs.path.name", "fs.path.source", "fs.path.target"} {
 			files = append(files, field+" = "+quotePath(name))
 			if w.dir {
@@ -107,7 +113,9 @@ func (w *fileWatch) filter() string {
 		files = append(files, fmt.Sprintf("(fd.ino = %d and fd.dev = %d)", i.ino, i.dev))
 		execs = append(execs, fmt.Sprintf("(proc.exe_ino = %d and proc.exe_dev = %d)", i.ino, i.dev))
 	}
-	return "(evt.kind in (open, file, file_close, mount) and (" + strings.Join(files, " or ") + ")) or (evt.kind = exec and (" + strings.Join(execs, " or ") + "))"
+	// Where the kernel proves no names of calls that change files, there are those
+	// that were asked for. Such calls are few.
+	return "(evt.kind = file and fd.name_unresolved = true and (" + strings.Join(asked, " or ") + ")) or (evt.kind in (open, file, file_close, mount) and (" + strings.Join(files, " or ") + ")) or (evt.kind = exec and (" + strings.Join(execs, " or ") + "))"
 }
 
 // below is what the names begin with of all that lies in a directory.
@@ -146,6 +154,13 @@ func namesOfFile(e *event.Event) (names []string, now string, file inode) {
 		case strings.HasPrefix(d.Type, "unlink") || d.Type == "rmdir":
 			now = ""
 		}
+		if d.NoName {
+			cwd := ""
+			if e.Process != nil {
+				cwd = e.Process.Cwd
+			}
+			return []string{askedFor(d.NameRaw, d.Dir, cwd), askedFor(d.SourceRaw, d.Dir, cwd), askedFor(d.TargetRaw, d.NewDir, cwd)}, "", inode{d.Dev, d.Inode}
+		}
 		return []string{d.Name, d.FDName, d.Source, d.Target}, now, inode{d.Dev, d.Inode}
 	case *event.Mount:
 		return []string{d.Target}, "", inode{}
@@ -155,6 +170,18 @@ func namesOfFile(e *event.Event) (names []string, now string, file inode) {
 		}
 	}
 	return nil, "", inode{}
+}
+
+// askedFor is the path that a process named, where it can be told without asking
+// the kernel.
+func askedFor(raw string, dir int32, cwd string) string {
+	switch {
+	case path.IsAbs(raw):
+		return path.Clean(raw)
+	case raw != "" && dir == event.AtCwd && cwd != "":
+		return path.Join(cwd, raw)
+	}
+	return ""
 }
 
 // named reports whether a path is one that is watched; exact that it is not only

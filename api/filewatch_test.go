@@ -60,6 +60,10 @@ func TestFileWatch(t *testing.T) {
 		{&event.Event{Data: &event.File{Type: "symlink", Source: "/a", Target: "/s"}}, false, false},
 		{&event.Event{Data: &event.File{Type: "chmod", FDName: "/a"}}, true, false},
 		{&event.Event{Data: &event.Mount{Target: "/a"}}, true, false},
+		{&event.Event{Data: &event.File{Type: "unlink", NoName: true, NameRaw: "/x/../a", Dir: event.AtCwd}}, true, false},
+		{&event.Event{Process: &event.Process{Cwd: "/"}, Data: &event.File{Type: "rename", NoName: true, SourceRaw: "b", TargetRaw: "./a", Dir: event.AtCwd, NewDir: event.AtCwd}}, true, false},
+		{&event.Event{Process: &event.Process{Cwd: "/x"}, Data: &event.File{Type: "unlink", NoName: true, NameRaw: "a", Dir: event.AtCwd}}, false, false},
+		{&event.Event{Process: &event.Process{Cwd: "/"}, Data: &event.File{Type: "unlinkat", NoName: true, NameRaw: "a", Dir: 7}}, false, false},
 		{&event.Event{Process: &event.Process{ExePath: "/somewhere", ExeInode: 4, ExeDev: 5}, Data: &event.Exec{}}, true, false},
 		{&event.Event{Data: &event.Exit{}}, false, false},
 	} {

@@ -9,7 +9,7 @@ import (
 
 // fileFields are what the words for files are made of.
 var fileFields = []string{
-	"fd.name", "fd.nameraw", "fd.name_error", "fd.name_mismatch", "evt.is_open_read", "evt.is_open_write", "evt.is_open_create", "evt.arg.flags", "evt.io_uring",
+	"fd.name", "fd.nameraw", "fd.name_error", "fd.name_mismatch", "fd.name_unresolved", "evt.is_open_read", "evt.is_open_write", "evt.is_open_create", "evt.arg.flags", "evt.io_uring",
 	"fs.path.name", "fs.path.nameraw", "fs.path.source", "fs.path.sourceraw", "fs.path.target", "fs.path.targetraw", "evt.arg.mode", "evt.arg.length", "file.size", "file.deleted", "evt.arg.type",
 }
 
@@ -39,6 +39,8 @@ func (s screen) fileDetail(r *record) cell {
 	switch {
 	case r.yes("fd.name_mismatch"):
 		c.tail, c.tailColor = " (asked for "+s.safe(first(r.str("fd.nameraw"), r.str("fs.path.nameraw")))+": changed during the call)", red
+	case r.kind() == event.KindFile && r.yes("fd.name_unresolved") && s.failure(r) == "":
+		c.tail = " (as it was asked for)"
 	case r.yes("file.deleted"):
 		c.tail = " (without a name)"
 	}

@@ -21,7 +21,7 @@ func fileWatchCommand(g *globals) *command {
 			"The file is known by its inode as well as by its path: hard links, bind mounts and other names of containers are seen too, and a file that is moved away is followed. " +
 			"Where another file is put in its place, that one is followed beside it. There need be no such file yet.\n\n" +
 			"Of a directory, all that lies in it is shown, with -r all below it; those files by their names alone. " +
-			"PATH is one of the host. A file of the same name in a container is shown only where it is the same file. Calls that fail lead to no file, and are not shown.",
+			"PATH is one of the host. A file of the same name in a container is shown only where it is the same file. Calls that fail lead to no file, and are not shown. Where a kernel proves no names of calls that change files, these are shown by the path that was asked for; where that is relative to a descriptor, they are not.",
 		examples: []example{
 			{"warren file watch /etc/shadow", "Who reads passwords"},
 			{"warren file watch -r /etc -o wide", "What happens to the configuration, with user and executable"},
