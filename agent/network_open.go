@@ -78,6 +78,7 @@ func newNetwork(c NetworkConfig, m *membership, store *networkStore, left []*end
 func kernelConfig(cfg Config) datapath.Config {
 	return datapath.Config{
 		BPFFS: cfg.Network.BPFFS, Instance: cfg.Instance, Mode: cfg.Network.Mode, Verdicts: cfg.Network.Verdicts, PodDevices: cni.DevicePrefix,
+		VNI: cfg.Network.VNI, Port: cfg.Network.Port,
 	}
 }
 

@@ -30,8 +30,10 @@ type Config struct {
 	// EventBytes is the size of the ring of flow events: a power of two, 0 means
 	// 8 MiB.
 	EventBytes int
-	// VNI is the tunnel's number, 0 means DefaultVNI.
-	VNI uint32
+	// VNI is the tunnel's number, 0 means DefaultVNI; Port is its port of UDP, 0 means
+	// DefaultPort. Pods cannot send there but to pods.
+	VNI  uint32
+	Port uint16
 	// PodDevices is how the names of pods' devices begin, "" if nobody knows: those
 	// that are no endpoint's, yet or any more, are left alone.
 	PodDevices string

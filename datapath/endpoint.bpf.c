@@ -16,6 +16,14 @@
  */
 #include <forward.h>
 
+/* Whether a pod makes packets of the tunnel itself: what is in them would pass for another pod's. */
+static __always_inline bool tunnel_forged(const struct packet *p, const struct place *to, const struct config *cfg)
+{
+	if (cfg->mode != MODE_VXLAN || p->key.proto != IPPROTO_UDP || bpf_ntohs(p->dport) != tunnel_port)
+		return false;
+	return !to || !(to->flags & (PLACE_POD | PLACE_SERVICE));
+}
+
 SEC("tc")
 int endpoint_from(struct __sk_buff *skb)
 {
@@ -40,6 +48,8 @@ int endpoint_from(struct __sk_buff *skb)
 		return packet_drop(skb, &p, REASON_SPOOFED);
 	packet_true(skb, &p);
 	to = place_known(&p.dst, config_generation(cfg));
+	if (tunnel_forged(&p, to, cfg))
+		return packet_drop(skb, &p, REASON_SPOOFED);
 	p.to = to ? to->ifindex : 0;
 	f = bpf_map_lookup_elem(&flows, &p.key);
 	if (f) {
@@ -65,11 +75,11 @@ int endpoint_from(struct __sk_buff *skb)
 	if (!to || r & FLOW_STACK) {
 		/*
 		 * It may come out of the stack as another, to a backend: then the mark says whose it is. An answer
-		 * was judged with its question, whatever it is translated to.
+		 * was judged with its question, whatever it is translated to; but where the stack has forgotten the
+		 * question it may be one itself, by a node port, and not the node's.
 		 */
-		if (cfg->mode != MODE_CHAINED && !(r & FLOW_ANSWER) &&
-		    (to ? to->flags & (PLACE_SERVICE | PLACE_HOST) : addr_near(&p.dst)))
-			mark_set(skb, ep->number);
+		if (cfg->mode != MODE_CHAINED && (to ? to->flags & (PLACE_SERVICE | PLACE_HOST) : addr_near(&p.dst)))
+			mark_set(skb, r & FLOW_ANSWER ? NUMBER_OUTSIDE : ep->number);
 		return TC_ACT_UNSPEC;
 	}
 	if (!p.to)

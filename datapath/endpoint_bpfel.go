@@ -34,6 +34,7 @@ const (
 	endpointProgEndpointFrom = "endpoint_from"
 	endpointProgEndpointTo   = "endpoint_to"
 	endpointVarSweepEvery    = "sweep_every"
+	endpointVarTunnelPort    = "tunnel_port"
 )
 
 // loadEndpoint returns the embedded CollectionSpec for endpoint.
@@ -108,6 +109,7 @@ type endpointMapSpecs struct {
 // It can be passed ebpf.CollectionSpec.Assign.
 type endpointVariableSpecs struct {
 	SweepEvery *ebpf.VariableSpec `ebpf:"sweep_every"`
+	TunnelPort *ebpf.VariableSpec `ebpf:"tunnel_port"`
 }
 
 // endpointObjects contains all objects after they have been loaded into the kernel.
@@ -172,6 +174,7 @@ func (m *endpointMaps) Close() error {
 // It can be passed to loadEndpointObjects or ebpf.CollectionSpec.LoadAndAssign.
 type endpointVariables struct {
 	SweepEvery *ebpf.Variable `ebpf:"sweep_every"`
+	TunnelPort *ebpf.Variable `ebpf:"tunnel_port"`
 }
 
 // endpointPrograms contains all programs after they have been loaded into the kernel.

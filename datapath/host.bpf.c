@@ -61,6 +61,14 @@ static __always_inline int node_from(struct __sk_buff *skb, const struct config 
 	return TC_ACT_UNSPEC;
 }
 
+/* A pod's from elsewhere, into the stack: until here the mark is that of the tunnel's packet which it came in. */
+static __always_inline int pod_from(struct __sk_buff *skb, const struct config *cfg)
+{
+	if (cfg->mode != MODE_CHAINED)
+		mark_set(skb, 0);
+	return TC_ACT_UNSPEC;
+}
+
 /* Whether an endpoint gets its packets from the stack alone. */
 static __always_inline bool stack_endpoint(__u32 ifindex)
 {
@@ -98,9 +106,7 @@ static __always_inline int from_outside(struct __sk_buff *skb, const bool bare)
 	/* Of a packet that could not be read: nobody's, or whose it says. */
 	to = place_known(&p.dst, config_generation(cfg));
 	if (!to)
-		return addr_near(&p.dst) ? node_from(skb, cfg) : TC_ACT_UNSPEC;
-	if (!to->ifindex && !(to->flags & (PLACE_HOST | PLACE_SERVICE)))
-		return TC_ACT_UNSPEC;
+		return node_from(skb, cfg); /* it may be for a service that nobody has told us of */
 	if (r)
 		return to->ifindex ? packet_drop(skb, &p, r) : node_from(skb, cfg);
 	f = bpf_map_lookup_elem(&flows, &p.key);
@@ -130,13 +136,13 @@ static __always_inline int from_outside(struct __sk_buff *skb, const bool bare)
 			return node_from(skb, cfg); /* somebody's rules may give it the node's address */
 		if (cfg->mode == MODE_CHAINED || !straight || !path_direct(cfg, from) || stack_endpoint(to->ifindex) ||
 		    (f && f->flags & FLOW_STACK))
-			return TC_ACT_UNSPEC;
+			return pod_from(skb, cfg);
 		p.to = to->ifindex;
 		r = flow_other(skb, &p);
 		if (r < 0)
 			return TC_ACT_SHOT;
 		if (r & FLOW_STACK)
-			return TC_ACT_UNSPEC;
+			return pod_from(skb, cfg);
 	} else {
 		packet_true(skb, &p);
 		r = flow_next(skb, &p, f, cfg);

@@ -36,6 +36,7 @@ const (
 	hostProgHostTo       = "host_to"
 	hostProgHostToBare   = "host_to_bare"
 	hostVarSweepEvery    = "sweep_every"
+	hostVarTunnelPort    = "tunnel_port"
 )
 
 // loadHost returns the embedded CollectionSpec for host.
@@ -112,6 +113,7 @@ type hostMapSpecs struct {
 // It can be passed ebpf.CollectionSpec.Assign.
 type hostVariableSpecs struct {
 	SweepEvery *ebpf.VariableSpec `ebpf:"sweep_every"`
+	TunnelPort *ebpf.VariableSpec `ebpf:"tunnel_port"`
 }
 
 // hostObjects contains all objects after they have been loaded into the kernel.
@@ -176,6 +178,7 @@ func (m *hostMaps) Close() error {
 // It can be passed to loadHostObjects or ebpf.CollectionSpec.LoadAndAssign.
 type hostVariables struct {
 	SweepEvery *ebpf.Variable `ebpf:"sweep_every"`
+	TunnelPort *ebpf.Variable `ebpf:"tunnel_port"`
 }
 
 // hostPrograms contains all programs after they have been loaded into the kernel.

@@ -58,6 +58,13 @@ func loadSpecs(cfg Config) (s specs, err error) {
 			}
 		}
 	}
+	if cfg.Port != 0 {
+		for _, spec := range []*ebpf.CollectionSpec{s.endpoint, s.host} {
+			if err := spec.Variables[endpointVarTunnelPort].Set(cfg.Port); err != nil {
+				return s, fmt.Errorf("set the tunnel's port: %w", err)
+			}
+		}
+	}
 	s.state.Variables = nil
 	s.state.Maps[mapSchema] = &ebpf.MapSpec{Name: mapSchema, Type: ebpf.Array, KeySize: 4, ValueSize: 4, MaxEntries: 1,
 		Contents: []ebpf.MapKV{{Key: uint32(0), Value: schemaVersion}}}

@@ -165,8 +165,8 @@ func TestBPFNodePort(t *testing.T) {
 			w.flip()
 			back := w.run(w.pod.EndpointFrom, "b", ether(ip(v.b, v.host, tcp(8080, 61000, syn|ack))), withMark(0x4000))
 			w.want("answer", back.verdict, toStack)
-			if back.mark != 0x4000 {
-				t.Errorf("an answer has mark %#x", back.mark)
+			if back.mark != 0xffff4000 {
+				t.Errorf("an answer has mark %#x: the node is not its sender", back.mark)
 			}
 			if f := w.flow(v.host, v.b, 61000, 8080, protoTCP); f.Id[0] != v.world0 || f.Packets[1] != 1 {
 				t.Errorf("flow behind its answer: %+v", f)

@@ -461,8 +461,8 @@ static __always_inline int flow_next(struct __sk_buff *skb, struct packet *p, st
 
 /*
  * An ICMP error goes where the flow goes that it is about, if that is allowed.
- * Returns the flow's flags, or -1 if it is about none that we know: then it is
- * judged like any other packet.
+ * Returns the flow's flags, with FLOW_ANSWER, or -1 if it is about none that we
+ * know: then it is judged like any other packet.
  */
 __noinline int error_flow(struct __sk_buff *skb, struct packet *p)
 {
@@ -525,7 +525,7 @@ __noinline int error_flow(struct __sk_buff *skb, struct packet *p)
 	/* Who has sent what it is about has had it judged by what is in force, or will at once. */
 	if (f->generation != cfg->generation || f->flags & FLOW_DENIED)
 		return -1;
-	return f->flags;
+	return f->flags | (role == CLIENT ? FLOW_ANSWER : 0);
 }
 
 /* Where flow_next does not do: an error about another packet, a new flow, one to judge again, one that is denied. */

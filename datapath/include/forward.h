@@ -14,6 +14,9 @@ enum {
 	BPF_F_RECOMPUTE_CSUM = 1 << 0,
 };
 
+/* The tunnel's port of UDP. User space sets it. */
+const volatile __u16 tunnel_port = 8472;
+
 /* Hardware addresses of tunnels: this and the node's IPv4 address. */
 static const __u8 tunnel_mac[2] = { 0x0e, 0x57 };
 
