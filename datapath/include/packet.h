@@ -97,7 +97,8 @@ static __always_inline bool addr_local(const struct addr *a)
 /* Addresses of this node that nobody tells us of: addr_local, 169.254.0.0/16, and 127.0.0.0/8, which has node ports. */
 static __always_inline bool addr_near(const struct addr *a)
 {
-	return addr_local(a) || (addr_mapped(a) && (a->bytes[12] == 127 || (a->bytes[12] == 169 && a->bytes[13] == 254)));
+	return addr_local(a) ||
+	       (addr_mapped(a) && (a->bytes[12] == 127 || (a->bytes[12] == 169 && a->bytes[13] == 254)));
 }
 
 /* Makes the key of what is between two ends. Returns whether the first is key.b. */
