@@ -486,3 +486,12 @@ func TestNetworkChanges(t *testing.T) {
 		}
 	})
 }
+
+// TestNetworkTunnelNumbers: the kernel has the numbers of tunnels that the host has.
+func TestNetworkTunnelNumbers(t *testing.T) {
+	cfg := Config{Network: NetworkConfig{VNI: 5, Port: 6}}
+	k, h := kernelConfig(cfg), hostConfig(cfg)
+	if k.VNI != 5 || k.Port != 6 || h.VNI != k.VNI || h.Port != k.Port {
+		t.Errorf("kernel %d at %d, host %d at %d", k.VNI, k.Port, h.VNI, h.Port)
+	}
+}

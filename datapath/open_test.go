@@ -257,3 +257,17 @@ func TestBPFFull(t *testing.T) {
 		t.Errorf("generation %d, was %d; %v", after.Generation, before.Generation, err)
 	}
 }
+
+// TestTunnelPort: programs know the port that the configuration says.
+func TestTunnelPort(t *testing.T) {
+	for _, c := range []struct{ port, want uint16 }{{0, DefaultPort}, {4789, 4789}} {
+		s, err := loadSpecs(Config{Port: c.port})
+		if err != nil {
+			t.Fatal(err)
+		}
+		var got uint16
+		if err := s.endpoint.Variables[endpointVarTunnelPort].Get(&got); err != nil || got != c.want {
+			t.Errorf("port %d: programs know %d, %v", c.port, got, err)
+		}
+	}
+}
