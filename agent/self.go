@@ -211,7 +211,7 @@ var (
 
 // Subscribe implements [api.Events].
 func (e events) Subscribe(who string, wanted *filter.Program, among event.KindSet) (api.Stream, error) {
-	o := pipeline.Options{Name: who, Filter: wanted.String(), Kinds: wanted.Kinds() & among, Interest: wanted.Interest(), Match: wanted.Match}
+	o := pipeline.Options{Name: who, Filter: wanted.String(), Kinds: wanted.Kinds() & among, Interest: wanted.Interest().Among(among), Match: wanted.Match}
 	if o.Filter == "" {
 		o.Match = nil // everything
 	}

@@ -195,7 +195,7 @@ func (s *Server) serveCount(w http.ResponseWriter, req *http.Request, q Query) e
 	if err != nil {
 		return err
 	}
-	stream, err := s.subscribe(req, "events by "+strings.Join(by, ","), a.Filter, event.AllKinds)
+	stream, err := s.subscribe(req, "events by "+strings.Join(by, ","), a.Filter, a.Filter.Asked())
 	if err != nil {
 		return err
 	}

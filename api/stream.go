@@ -21,7 +21,7 @@ func (s *Server) serveEvents(w http.ResponseWriter, req *http.Request, q Query) 
 	if !a.Follow {
 		return s.recentEvents(out, a.Filter, a.Limit)
 	}
-	stream, err := s.subscribe(req, "events", a.Filter, event.AllKinds)
+	stream, err := s.subscribe(req, "events", a.Filter, a.Filter.Asked())
 	if err != nil {
 		return err
 	}

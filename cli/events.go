@@ -33,12 +33,17 @@ func eventsCommand(g *globals) *command {
 		args:    "[FILTER]",
 		summary: "Show events as they happen",
 		about: "Every process that starts, ends or changes its rights, every connection and every DNS answer, " +
-			"as the kernel reports it. FILTER is a condition in Falco's language; without one, everything is shown.\n\n" +
+			"as the kernel reports it. FILTER is a condition in Falco's language. Of files and system calls, which programs do all the time, " +
+			"those are shown that FILTER asks for: by evt.kind, evt.type or a field of theirs. What costs much is said first; " +
+			"warren filter explain says why.\n\n" +
 			"DETAIL tells what matters for the kind of event: the command and who started it, the exit code and the time it took, " +
 			"both ends of a connection by name. Events that were lost on the way are reported where they are missing.\n\n" +
 			"The stream ends after --limit events, or when it is interrupted. With --recent it does not wait: it shows the last events that the agent still remembers." + counting,
 		examples: []example{
-			{"warren events", "Everything, live"},
+			{"warren events", "Processes, connections and names, live"},
+			{"warren events 'evt.type in (open, openat, creat) and fd.name startswith /etc and evt.is_open_write = true'", "Who opens files below /etc to write"},
+			{"warren events 'evt.type = ptrace or evt.type = setns or evt.type = bpf'", "Calls that few programs make"},
+			{"warren events 'evt.kind exists and proc.name = nginx'", "All that a program does"},
 			{"warren events 'evt.type = execve and proc.aname = sshd'", "What people who logged in by SSH run"},
 			{"warren events 'evt.type = connect and not fd.rip in (127.0.0.0/8)' -o wide", "Who connects to other machines, with user and executable"},
 			{"warren events 'evt.kind = dns and dns.rcode = NXDOMAIN' --columns evt.time,proc.name,dns.name", "Names that do not exist, and who asked"},

@@ -58,3 +58,8 @@ const StateKinds KindSet = 1<<KindProcess | 1<<KindCgroup | 1<<KindSocket
 // NoticeKinds are kinds that tell of the stream itself: how much is missing
 // from it. They reach every consumer, whatever it filters on, complete.
 const NoticeKinds KindSet = 1<<KindLost | 1<<KindNodes
+
+// OnDemandKinds are kinds of what programs do all the time. A stream of events
+// has them where somebody asks for them: by kind or type, or by a field that not
+// every event has.
+const OnDemandKinds KindSet = 1<<KindOpen | 1<<KindFile | 1<<KindMount | 1<<KindFileClose | 1<<KindSyscall
