@@ -195,7 +195,14 @@ func (s *Server) serveCount(w http.ResponseWriter, req *http.Request, q Query) e
 	if err != nil {
 		return err
 	}
-	stream, err := s.subscribe(req, "events by "+strings.Join(by, ","), a.Filter, a.Filter.Asked())
+	among := a.Filter.Asked()
+	for _, name := range by {
+		// A field asks for its kinds as a condition on it does.
+		if f, known := event.Lookup(name); known && f.Kinds() != event.AllKinds {
+			among |= a.Filter.Kinds() & f.Kinds()
+		}
+	}
+	stream, err := s.subscribe(req, "events by "+strings.Join(by, ","), a.Filter, among)
 	if err != nil {
 		return err
 	}

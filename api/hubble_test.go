@@ -293,13 +293,13 @@ func TestHubbleFollow(t *testing.T) {
 			last = short(resp)
 		}
 	}()
-	s.tell(t, connected(5))
+	s.tell(t, connected(7))
 	s.events.end()
-	if got := <-ended; got != "5 Unavailable" {
+	if got := <-ended; got != "7 Unavailable" {
 		t.Errorf("the stream ended with %s", got)
 	}
 	// The others have the rest, and an end that is no success.
-	if got := next("since"); got != "5" {
+	if got := next("since"); got != "7" {
 		t.Errorf("since: %s", got)
 	}
 	if _, err := streams["since"].Recv(); status.Code(err) != codes.Unavailable {

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
+	"slices"
 	"strings"
 	"sync"
 
@@ -243,22 +245,33 @@ func (o *Object) PinHook(d *PinDir, hook string) error {
 	return nil
 }
 
-// Detach removes a hook from the kernel. Detaching what is not attached does
-// nothing.
-func (o *Object) Detach(hook string) error {
+// Detach removes hooks from the kernel, all at once: for many the kernel waits as
+// long as for one. Detaching what is not attached does nothing.
+func (o *Object) Detach(hooks ...string) error {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	a := o.hooks[hook]
-	if a == nil {
-		return nil
+	return o.detach(hooks)
+}
+
+// detach is Detach for who holds o.mu.
+func (o *Object) detach(hooks []string) error {
+	errs := make([]error, len(hooks))
+	var wg sync.WaitGroup
+	for i, name := range hooks {
+		a := o.hooks[name]
+		if a == nil {
+			continue
+		}
+		delete(o.hooks, name)
+		wg.Go(func() {
+			if err := a.close(); err != nil {
+				errs[i] = fmt.Errorf("detach %s: %w", name, err)
+			}
+		})
+		defer o.road.costs.free(a.slots)
 	}
-	delete(o.hooks, hook)
-	err := a.close()
-	o.road.costs.free(a.slots)
-	if err != nil {
-		return fmt.Errorf("detach %s: %w", hook, err)
-	}
-	return nil
+	wg.Wait()
+	return errors.Join(errs...)
 }
 
 // Close detaches all hooks, then frees programs and maps.
@@ -273,11 +286,7 @@ func (o *Object) Close() error {
 		return nil
 	}
 	o.closed = true
-	var errs []error
-	for _, a := range o.hooks {
-		errs = append(errs, a.close())
-		o.road.costs.free(a.slots)
-	}
+	errs := []error{o.detach(slices.Collect(maps.Keys(o.hooks)))}
 	for _, p := range o.programs {
 		errs = append(errs, p.Close())
 	}

@@ -88,6 +88,7 @@ func eventsCommand(g *globals) *command {
 				by := strings.Split(strings.ReplaceAll(countBy, " ", ""), ",")
 				ctx, cancel := g.finite(ctx, true)
 				defer cancel()
+				warnOfCost(env, q.Filter)
 				return countEvents(ctx, env, who, api.CountQuestion{Filter: q.Filter, By: by, Limit: limit}, output)
 			}
 			out := newStream(env, st, who)
@@ -101,6 +102,8 @@ func eventsCommand(g *globals) *command {
 			lines := who.Events(ctx, q)
 			if recent {
 				lines = who.Recent(ctx, q)
+			} else {
+				warnOfCost(env, filterOf(args))
 			}
 			if output == "json" {
 				err = writeJSON(env, who.lines(lines, tellRoll, filterOf(args)))
@@ -115,6 +118,17 @@ func eventsCommand(g *globals) *command {
 			}
 			return err
 		},
+	}
+}
+
+// warnOfCost says what makes a filter dear: what of it the kernel cannot decide.
+func warnOfCost(env *Env, expr string) {
+	prog, err := filter.Compile(expr)
+	if err != nil {
+		return // the agent says so
+	}
+	for _, w := range prog.Explain().Warnings {
+		fmt.Fprintln(env.Stderr, env.program()+": "+w)
 	}
 }
 

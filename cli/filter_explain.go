@@ -58,6 +58,7 @@ func filterExplainCommand() *command {
 type explanation struct {
 	Filter   string          `json:"filter"`
 	Kinds    []string        `json:"kinds"`
+	Left     []string        `json:"not_asked_for,omitempty"`
 	Types    []string        `json:"types"`
 	Kernel   []string        `json:"kernel"` // of what is judged there, one of these has to hold
 	Parts    []explainedPart `json:"parts"`
@@ -71,7 +72,7 @@ type explainedPart struct {
 }
 
 func explained(text string, x *filter.Explanation) explanation {
-	e := explanation{Filter: text, Kinds: api.KindNames(x.Kinds), Types: append([]string{}, x.Types...), Kernel: []string{}, Parts: []explainedPart{}, Warnings: append([]string{}, x.Warnings...)}
+	e := explanation{Filter: text, Kinds: api.KindNames(x.Kinds), Left: api.KindNames(x.Left), Types: append([]string{}, x.Types...), Kernel: []string{}, Parts: []explainedPart{}, Warnings: append([]string{}, x.Warnings...)}
 	for _, t := range x.Terms {
 		e.Kernel = append(e.Kernel, t.String())
 	}
@@ -90,6 +91,9 @@ type explainView struct {
 func (v *explainView) write() {
 	v.heading("Events")
 	v.line("of kinds", v.safe(v.x.Kinds.String()))
+	if v.x.Left != 0 {
+		v.line("not asked for", v.safe(v.x.Left.String())+": with evt.kind, evt.type or a field of theirs they are; evt.kind exists has all")
+	}
 	v.line("hooked for", v.safe(strings.Join(v.x.Types, ", ")))
 	v.heading("Recorded by the kernel")
 	if len(v.x.Terms) == 0 {

@@ -15,6 +15,9 @@ type Explanation struct {
 	// others, hooks are attached.
 	Kinds event.KindSet
 	Types []string
+	// Left are the kinds of events that could match and are not asked for:
+	// [Program.Asked].
+	Left event.KindSet
 	// Terms are what the kernel is asked to let through, of kinds that it judges:
 	// an event for which none holds is not recorded.
 	Terms []interest.Term
@@ -52,10 +55,10 @@ func (j Judge) String() string { return judges[j] }
 // may want; of others it records all while anybody wants one.
 var kernelKinds = interest.PathKinds | event.Kinds(event.KindSyscall)
 
-// Explain says what of the expression the kernel decides.
+// Explain says what of the expression the kernel decides in a stream of events.
 func (p *Program) Explain() Explanation {
-	want := p.Interest()
-	e := Explanation{Kinds: want.Kinds()}
+	want := p.Interest().Among(p.Asked())
+	e := Explanation{Kinds: want.Kinds(), Left: p.kinds &^ p.Asked()}
 	all := interest.Union(interest.Holder{Interest: want})
 	for _, k := range e.Kinds.List() {
 		for _, typ := range all.Types(k) {
@@ -68,7 +71,7 @@ func (p *Program) Explain() Explanation {
 	if p.expr != nil {
 		e.parts(p.expr, false)
 	}
-	e.warn(p.expr)
+	e.warn()
 	return e
 }
 
@@ -176,13 +179,25 @@ func widerNote(x *Check, f *Field) string {
 }
 
 // frequent are types of events that a machine has thousands of in a second.
-var frequent = []string{"open", "openat"}
+var frequent = []string{"open", "openat", "close", "fcntl", "sendmsg", "recvmsg"}
+
+// someOf lists types: where there are many, those that are the most frequent.
+func someOf(types []string) string {
+	const most = 5
+	if len(types) <= most {
+		return strings.Join(types, ", ")
+	}
+	var named []string
+	for _, t := range frequent {
+		if slices.Contains(types, t) {
+			named = append(named, t)
+		}
+	}
+	return fmt.Sprintf("%s and %d others", strings.Join(named, ", "), len(types)-len(named))
+}
 
 // warn tells of kinds of which all is recorded, where that is much.
-func (e *Explanation) warn(x Expr) {
-	if x == nil {
-		e.Warnings = append(e.Warnings, "an empty filter records everything that there is a hook for")
-	}
+func (e *Explanation) warn() {
 	for _, k := range (e.Kinds & kernelKinds).List() {
 		var all []string
 		for _, t := range e.Terms {
@@ -203,7 +218,7 @@ func (e *Explanation) warn(x Expr) {
 			}
 		}
 		if slices.ContainsFunc(all, func(typ string) bool { return slices.Contains(frequent, typ) }) {
-			e.Warnings = append(e.Warnings, fmt.Sprintf("nothing that the kernel can decide keeps out any event of kind %s: every %s of the machine is recorded, and judged in user space", k, strings.Join(all, ", ")))
+			e.Warnings = append(e.Warnings, fmt.Sprintf("nothing that the kernel can decide keeps out any event of kind %s: every %s of the machine is recorded, and judged in user space", k, someOf(all)))
 		}
 	}
 }

@@ -25,8 +25,10 @@ func TestExplain(t *testing.T) {
 		{"evt.kind = open and evt.res = ENOENT", []Judge{Hooks, KernelInPart}, "whether the call failed", 0},
 		{"evt.kind = open and k8s.ns.name = shop", []Judge{Hooks, UserSpace}, "containers are known to user space", 1},
 		{"evt.type = execve and proc.name = cat", []Judge{Hooks, UserSpace}, "", 0},
-		{"fd.name = /etc/shadow or proc.name = cat", []Judge{Kernel, UserSpace}, "", 1},
-		{"", nil, "", 2},
+		{"fd.name = /etc/shadow or proc.name = cat", []Judge{Kernel, UserSpace}, "", 3},
+		{"", nil, "", 0},
+		{"proc.name = cat", []Judge{UserSpace}, "", 0},
+		{"evt.kind exists and proc.name = cat", []Judge{UserSpace, UserSpace}, "", 3},
 	} {
 		p, err := Compile(tt.expr)
 		if err != nil {
@@ -46,6 +48,15 @@ func TestExplain(t *testing.T) {
 		}
 		if len(e.Warnings) != tt.warnings {
 			t.Errorf("%s: warnings %q", tt.expr, e.Warnings)
+		}
+	}
+	for expr, want := range map[string]event.KindSet{"proc.name = cat": event.OnDemandKinds, "evt.kind exists and proc.name = cat": 0} {
+		p, err := Compile(expr)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if e := p.Explain(); e.Left != want || e.Kinds&want != 0 {
+			t.Errorf("%s: kinds %s, left %s", expr, e.Kinds, e.Left)
 		}
 	}
 	p, err := Compile("evt.type in (rename, openat) and fs.path.target startswith /etc")

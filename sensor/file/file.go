@@ -172,10 +172,14 @@ func (s *Sensor) Start(want interest.Set, emit func(*event.Event)) (err error) {
 	if err := s.filter.Apply(want); err != nil {
 		return err
 	}
+	var spare []string
 	for _, h := range hooks() {
-		if err := s.arrange(h, want); err != nil {
-			return err
+		if s.arrange(h, want) {
+			spare = append(spare, h.Name)
 		}
+	}
+	if err := s.obj.Detach(spare...); err != nil {
+		return err
 	}
 	// What was seen of a call while not all of its hooks were there stays behind,
 	// and is not to be taken for what another call is about.
@@ -230,26 +234,24 @@ func (s *Sensor) Prefilter() prefilter.Status {
 	return s.filter.Status()
 }
 
-// arrange attaches or detaches one hook.
-func (s *Sensor) arrange(h hook, want interest.Set) error {
+// arrange attaches a hook that is wanted. It reports whether the hook is attached
+// and nobody wants it.
+func (s *Sensor) arrange(h hook, want interest.Set) (spare bool) {
 	st, known := s.status[h.Name]
 	attached := known && st.Err == ""
 	if !slices.ContainsFunc(h.types, func(t string) bool { return want.Wants(h.kind, t) }) {
 		delete(s.status, h.Name)
-		if !attached {
-			return nil
-		}
-		return s.obj.Detach(h.Name)
+		return attached
 	}
 	if attached {
-		return nil
+		return false
 	}
 	st, err := s.obj.Attach(h.Hook)
 	s.status[h.Name] = st
 	if err != nil {
 		s.log.Warn("hook is not available", "hook", h.Name, "err", err)
 	}
-	return nil
+	return false
 }
 
 // Snapshot implements [sensor.Sensor]: files have no past that is told.

@@ -101,12 +101,13 @@ func (s *Sensor) Start(want interest.Set, emit func(*event.Event)) (err error) {
 	if err := s.engine.Apply(want); err != nil {
 		return fmt.Errorf("start syscall sensor: %w", err)
 	}
+	var spare []string
 	for i := range event.Calls {
-		if err := s.arrange(&event.Calls[i], want); err != nil {
-			return err
+		if c := &event.Calls[i]; s.arrange(c, want) {
+			spare = append(spare, hookOf(c).Name)
 		}
 	}
-	return nil
+	return s.obj.Detach(spare...)
 }
 
 // open makes the maps in the kernel, tells it what to read, and registers the
@@ -200,23 +201,21 @@ func (s *Sensor) Prefilter() prefilter.Status {
 	return s.engine.Status()
 }
 
-// arrange attaches or detaches the hook of a call.
-func (s *Sensor) arrange(c *event.Call, want interest.Set) error {
+// arrange attaches the hook of a call that is wanted. It reports whether the hook
+// is attached and nobody wants it.
+func (s *Sensor) arrange(c *event.Call, want interest.Set) (spare bool) {
 	if c.Number() == event.NoCall {
-		return nil
+		return false
 	}
 	h := hookOf(c)
 	st, known := s.status[h.Name]
 	attached := known && st.Err == ""
 	if !want.Wants(event.KindSyscall, c.Name) {
 		delete(s.status, h.Name)
-		if !attached {
-			return nil
-		}
-		return s.obj.Detach(h.Name)
+		return attached
 	}
 	if attached {
-		return nil
+		return false
 	}
 	st, err := s.obj.Attach(h)
 	s.status[h.Name] = st
@@ -226,7 +225,7 @@ func (s *Sensor) arrange(c *event.Call, want interest.Set) error {
 	case err != nil:
 		s.log.Warn("hook is not available", "hook", h.Name, "err", err)
 	}
-	return nil
+	return false
 }
 
 // Snapshot implements [sensor.Sensor]: calls have no past that is told.
