@@ -264,6 +264,7 @@ struct inode {
 	struct super_block *i_sb;
 	unsigned long i_ino;
 	unsigned int i_nlink;
+	atomic_t i_writecount; /* below 0: nobody can write, for it is being executed */
 	__s64 i_size;
 	__s64 i_mtime_sec, i_ctime_sec; /* since 6.11 */
 	__u32 i_mtime_nsec, i_ctime_nsec;
@@ -315,6 +316,13 @@ struct mm_struct {
 	atomic_t mm_users;
 	unsigned long arg_start, arg_end;
 	struct file *exe_file;
+};
+
+#define VM_SHARED 0x00000008
+
+struct vm_area_struct {
+	unsigned long vm_end, vm_flags;
+	struct file *vm_file;
 };
 
 struct linux_binprm {

@@ -181,6 +181,31 @@ static long name_step(__u32 i, struct name_scan *s)
 	return c == '/' || !c;
 }
 
+struct memory_look {
+	__u64 end; /* of what is to be the process's alone */
+	bool own;
+};
+
+static long memory_own(struct task_struct *p, struct vm_area_struct *vma, struct memory_look *look)
+{
+	struct file *file = READ(vma, vm_file);
+
+	if (READ(vma, vm_flags) & VM_SHARED || look->end > READ(vma, vm_end))
+		return 0;
+	/* Of a private mapping, what was not written yet is still the file's. */
+	look->own = !file || READ(READ(file, f_inode), i_writecount.counter) < 0;
+	return 0;
+}
+
+/* Whether no other process can write to the memory of p, the current task, at user. */
+static __always_inline bool memory_is_own(struct task_struct *p, const void *user, __u64 len)
+{
+	struct memory_look look = { .end = (__u64)user + len };
+
+	bpf_find_vma(p, (__u64)user, memory_own, &look, 0);
+	return look.own;
+}
+
 /* Keeps a single name that is not followed; any other proves nothing. */
 static __always_inline void change_ask(struct change_asked *a, struct task_struct *p, __s32 dir, const void *user)
 {
@@ -193,7 +218,7 @@ static __always_inline void change_ask(struct change_asked *a, struct task_struc
 	if (a->name[0] == '.' && (n == 2 || (n == 3 && a->name[1] == '.')))
 		return;
 	bpf_loop(NAME_MAX, name_step, &scan, 0);
-	if (scan.slash || !change_base(p, dir, &a->dentry, &a->mnt))
+	if (scan.slash || !memory_is_own(p, user, n) || !change_base(p, dir, &a->dentry, &a->mnt))
 		return;
 	a->len = n - 1;
 }

@@ -173,13 +173,19 @@ func (s *Sensor) Start(want interest.Set, emit func(*event.Event)) (err error) {
 		return err
 	}
 	var spare []string
+	moved := false
 	for _, h := range hooks() {
-		if s.arrange(h, want) {
+		unwanted, tried := s.arrange(h, want)
+		if unwanted {
 			spare = append(spare, h.Name)
 		}
+		moved = moved || unwanted || tried
 	}
 	if err := s.obj.Detach(spare...); err != nil {
 		return err
+	}
+	if !moved { // calls that are on their way now keep what was seen of them
+		return nil
 	}
 	// What was seen of a call while not all of its hooks were there stays behind,
 	// and is not to be taken for what another call is about.
@@ -235,23 +241,23 @@ func (s *Sensor) Prefilter() prefilter.Status {
 }
 
 // arrange attaches a hook that is wanted. It reports whether the hook is attached
-// and nobody wants it.
-func (s *Sensor) arrange(h hook, want interest.Set) (spare bool) {
+// and nobody wants it, and whether it has tried to attach it.
+func (s *Sensor) arrange(h hook, want interest.Set) (spare, tried bool) {
 	st, known := s.status[h.Name]
 	attached := known && st.Err == ""
 	if !slices.ContainsFunc(h.types, func(t string) bool { return want.Wants(h.kind, t) }) {
 		delete(s.status, h.Name)
-		return attached
+		return attached, false
 	}
 	if attached {
-		return false
+		return false, false
 	}
 	st, err := s.obj.Attach(h.Hook)
 	s.status[h.Name] = st
 	if err != nil {
 		s.log.Warn("hook is not available", "hook", h.Name, "err", err)
 	}
-	return false
+	return false, true
 }
 
 // Snapshot implements [sensor.Sensor]: files have no past that is told.

@@ -283,3 +283,86 @@ func TestBPFRaceRemove(t *testing.T) {
 	}
 	t.Logf("%d removals while %d changes were made: %d names are told, %d that do not match", i, changed, proven, flagged)
 }
+
+// shared is memory that a process without threads has in common with the test.
+type shared struct {
+	name [8]byte // what it removes
+	end  [2][8]byte
+	gone [raceRounds]byte // by round: which of the two was removed, from 1
+}
+
+// removing makes and removes files in its working directory, in a process that
+// was forked and has nothing of Go's runtime but its code: no thread, no stack
+// that grows.
+//
+//go:norace
+//go:nosplit
+func removing(m *shared, rounds int, dir *byte) {
+	unix.RawSyscall(unix.SYS_CHDIR, uintptr(unsafe.Pointer(dir)), 0, 0)
+	at := unix.AT_FDCWD
+	for round := 0; round < rounds; round++ {
+		for i := 0; i < 2; i++ {
+			fd, _, _ := unix.RawSyscall6(unix.SYS_OPENAT, uintptr(at), uintptr(unsafe.Pointer(&m.end[i])), unix.O_CREAT|unix.O_WRONLY, 0o600, 0, 0)
+			unix.RawSyscall(unix.SYS_CLOSE, fd, 0, 0)
+		}
+		unix.RawSyscall(unix.SYS_UNLINKAT, uintptr(at), uintptr(unsafe.Pointer(&m.name)), 0)
+		for i := 0; i < 2; i++ {
+			if _, _, e := unix.RawSyscall(unix.SYS_FACCESSAT, uintptr(at), uintptr(unsafe.Pointer(&m.end[i])), unix.F_OK); e != 0 {
+				m.gone[round] = byte(i + 1)
+			}
+		}
+	}
+	unix.RawSyscall(unix.SYS_EXIT_GROUP, 0, 0, 0)
+}
+
+// TestBPFRaceSharedMemory: another process, which shares memory with the one that
+// removes a file, changes the path meanwhile.
+func TestBPFRaceSharedMemory(t *testing.T) {
+	w := start(t, bpf.Config{BulkBytes: 64 << 20}, event.Kinds(event.KindFile))
+	dir := t.TempDir()
+	memory, err := unix.Mmap(-1, 0, int(unsafe.Sizeof(shared{})), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED|unix.MAP_ANON|unix.MAP_POPULATE)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = unix.Munmap(memory) }()
+	m := (*shared)(unsafe.Pointer(&memory[0]))
+	both := [2][8]byte{[8]byte([]byte("benign\x00\x00")), [8]byte([]byte("secret\x00\x00"))}
+	m.name, m.end = both[0], both
+	path := cstring(t, dir)
+	runtime.LockOSThread()
+	pid, _, e := unix.RawSyscall6(unix.SYS_CLONE, uintptr(unix.SIGCHLD), 0, 0, 0, 0, 0)
+	if pid == 0 && e == 0 {
+		removing(m, raceRounds, path)
+	}
+	runtime.UnlockOSThread()
+	if e != 0 {
+		t.Fatal(e)
+	}
+	stop := meanwhile(func(i int) { m.name = both[i&1] })
+	if _, err := unix.Wait4(int(pid), nil, 0, nil); err != nil {
+		t.Fatal(err)
+	}
+	changed := stop()
+	i, proven := 0, 0
+	for _, e := range w.of(int(pid)) {
+		f, ok := e.Data.(*event.File)
+		if !ok || f.Type != "unlinkat" || i == raceRounds {
+			continue
+		}
+		gone := ""
+		if n := m.gone[i]; n != 0 {
+			gone = dir + "/" + unix.ByteSliceToString(both[n-1][:])
+		}
+		if f.Name != "" && f.Name != gone {
+			t.Fatalf("round %d: %q is told as removed, %q is gone: %+v", i, f.Name, gone, f)
+		}
+		if f.Name != "" {
+			proven++
+		}
+		i++
+	}
+	if i != raceRounds {
+		t.Errorf("%d of %d removals are told", i, raceRounds)
+	}
+	t.Logf("%d removals while %d changes were made: %d names are told", i, changed, proven)
+}
