@@ -239,8 +239,12 @@ func (r *report) finish() error {
 			for _, kernel := range r.kernels {
 				cell := r.used[hook][kernel]
 				if cell == "" {
-					cell = "-"
-					r.complain("%s: %s was not attached", kernel, hook)
+					cell = notAttached
+					if why, allowed := allowedRung(kernel, hook, notAttached); allowed {
+						cell += " (" + why + ")"
+					} else {
+						r.complain("%s: %s was not attached", kernel, hook)
+					}
 				}
 				fmt.Fprintf(t, "\t%s", cell)
 			}

@@ -200,3 +200,23 @@ func TestReportMissingHook(t *testing.T) {
 		t.Errorf("finish: %v\n%s", err, out.String())
 	}
 }
+
+// TestReportLackingHook allows for what a kernel cannot have.
+func TestReportLackingHook(t *testing.T) {
+	var out bytes.Buffer
+	r := newReport(&out)
+	for _, series := range []string{"6.12", "6.1"} {
+		run := strings.ReplaceAll(strings.ReplaceAll(goodRun, "--- SKIP", "--- PASS"), "x.one", "file.chmod2")
+		if series == "6.1" {
+			run = strings.Replace(run, "RUNG", "rung", 1)
+		}
+		m := &machine{kernel: kernel{series: series, release: "6.1.0-1"}}
+		if err := m.results.read(strings.NewReader(run)); err != nil {
+			t.Fatal(err)
+		}
+		r.machine(m, nil)
+	}
+	if err := r.finish(); err != nil && strings.Contains(err.Error(), "attached") {
+		t.Errorf("finish: %v\n%s", err, out.String())
+	}
+}
