@@ -3,6 +3,7 @@ package api
 import (
 	"cmp"
 	"context"
+	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -37,7 +38,7 @@ type Counts struct {
 	By    []string   `json:"by"`
 	Rows  []CountRow `json:"rows"` // the most first
 	// Other are events for which there was no room among the rows: a question has
-	// up to 4096. Unshown are those of rows that were left out here.
+	// up to 4096, and 4 MiB of values. Unshown are those of rows that were left out here.
 	Other   uint64 `json:"other"`
 	Unshown uint64 `json:"unshown"`
 	Total   uint64 `json:"total"`
@@ -53,18 +54,21 @@ type CountRow struct {
 }
 
 const (
-	maxGroups = 4096 // combinations of values that are counted
-	maxRows   = 500  // of these: told
-	maxBy     = 8
-	countTick = 2 * time.Second
+	maxGroups     = 4096    // combinations of values that are counted
+	maxGroupBytes = 4 << 20 // of all their values
+	maxRows       = 500     // of these: told
+	maxBy         = 8
+	countTick     = 2 * time.Second
 )
 
 // A counter counts events by the values of fields.
 type counter struct {
 	fields []*event.Field
 	groups map[string]*CountRow
+	bytes  int // of the values in groups
 	counts Counts
-	key    []byte
+	key    []byte // values of an event, one behind the other; before each of them 1, or 0 and nothing
+	ends   []int  // of the values in key
 }
 
 func newCounter(names []string) (*counter, error) {
@@ -94,7 +98,7 @@ func (c *counter) add(e *event.Event) {
 		return
 	}
 	c.counts.Total++
-	c.key = c.key[:0]
+	c.key, c.ends = c.key[:0], c.ends[:0]
 	for _, f := range c.fields {
 		start := len(c.key)
 		c.key = append(c.key, 1)
@@ -102,27 +106,32 @@ func (c *counter) add(e *event.Event) {
 		if c.key, ok = appendValue(c.key, f, e); !ok {
 			c.key = append(c.key[:start], 0)
 		}
-		c.key = append(c.key, 0) // no text of the kernel has one
+		c.ends = append(c.ends, len(c.key))
+	}
+	for _, end := range c.ends { // values can have any byte in them: of equal keys, each is as long
+		c.key = binary.NativeEndian.AppendUint32(c.key, uint32(end))
 	}
 	if g := c.groups[string(c.key)]; g != nil {
 		g.Count++
 		return
 	}
-	if len(c.groups) >= maxGroups {
+	if len(c.groups) >= maxGroups || c.bytes+len(c.key) > maxGroupBytes {
 		c.counts.Other++
 		return
 	}
+	c.bytes += len(c.key)
 	row := &CountRow{Count: 1}
-	rest := string(c.key)
-	for range c.fields {
-		if rest[0] == 0 {
-			row.Values, rest = append(row.Values, nil), rest[2:]
-			continue
+	all, start := string(c.key), 0
+	for _, end := range c.ends {
+		if all[start] == 0 {
+			row.Values = append(row.Values, nil)
+		} else {
+			text := all[start+1 : end]
+			row.Values = append(row.Values, &text)
 		}
-		text, after, _ := strings.Cut(rest[1:], "\x00")
-		row.Values, rest = append(row.Values, &text), after
+		start = end
 	}
-	c.groups[string(c.key)] = row
+	c.groups[all] = row
 }
 
 // appendValue appends the value of a field as people read it.

@@ -3,6 +3,8 @@ package api
 import (
 	"encoding/json"
 	"fmt"
+	"slices"
+	"strings"
 	"testing"
 
 	"warren/event"
@@ -69,5 +71,37 @@ func TestCountBounded(t *testing.T) {
 	}
 	if len(got.Rows) != maxRows || got.Total != 3*maxGroups || sum != got.Total || got.Other != maxGroups {
 		t.Errorf("%d rows, total %d, sum %d, other %d", len(got.Rows), got.Total, sum, got.Other)
+	}
+}
+
+// Processes choose texts: with any bytes, and as long as there is room for.
+func TestCountForeignValues(t *testing.T) {
+	c, err := newCounter([]string{"fd.name", "fd.nameraw", "fd.ino"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var want []string
+	for _, names := range [][2]string{{"a\x00", "b"}, {"a", "\x00b"}, {"\x00\x00\x01x", "\x00"}} {
+		e := opened(names[0], 7)
+		e.Data.(*event.Open).NameRaw = names[1]
+		c.add(e)
+		want = append(want, fmt.Sprintf("%q %q 7", names[0], names[1]))
+	}
+	var got []string
+	for _, r := range c.tell().Rows {
+		got = append(got, fmt.Sprintf("%q %q %s", *r.Values[0], *r.Values[1], *r.Values[2]))
+	}
+	slices.Sort(got)
+	slices.Sort(want)
+	if !slices.Equal(got, want) {
+		t.Errorf("%v, want %v", got, want)
+	}
+
+	long := strings.Repeat("x", 1<<20)
+	for i := range 10 {
+		c.add(opened(fmt.Sprint(long, i), 7))
+	}
+	if counts := c.tell(); len(counts.Rows) > 3+4 || counts.Other < 6 || counts.Total != 13 {
+		t.Errorf("%d rows, %d others of %d", len(counts.Rows), counts.Other, counts.Total)
 	}
 }

@@ -25,7 +25,7 @@ func eventsCommand(g *globals) *command {
 	var counts []*option
 	counting := ""
 	if !g.kubectl {
-		counting = " With --count-by there is one row for each combination of values, counted in the agent: every event still comes out of the kernel that the filter does not leave there. What finds no room among 4096 rows is counted as others."
+		counting = " With --count-by there is one row for each combination of values, counted in the agent: every event still comes out of the kernel that the filter does not leave there. What finds no room among 4096 rows, or in 4 MiB of values, is counted as others."
 		counts = append(counts, &option{long: "count-by", meta: "FIELDS", text: &countBy, doc: "count events by the values of these fields, in the agent, instead of showing each"})
 	}
 	return &command{
