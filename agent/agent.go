@@ -161,8 +161,7 @@ func (s *self) announce(ctx context.Context, stdout io.Writer, log *slog.Logger)
 	case <-ctx.Done():
 		return nil
 	}
-	settled, err := s.settle()
-	if err != nil {
+	if err := s.settle(); err != nil {
 		return err
 	}
 	st := s.Status()
@@ -170,34 +169,17 @@ func (s *self) announce(ctx context.Context, stdout io.Writer, log *slog.Logger)
 	if err := report(stdout, st); err != nil {
 		log.Warn("the start-up report could not be written", "err", err)
 	}
-	// A sensor that nobody needs yet has its start before it.
-	look := time.NewTicker(time.Second)
-	defer look.Stop()
-	for !settled {
-		select {
-		case <-look.C:
-		case <-ctx.Done():
-			return nil
-		}
-		if settled, err = s.settle(); err != nil {
-			return err
-		}
-	}
 	return nil
 }
 
-// settle gives back what only the start of sensors needed, if every one has
-// run. It reports whether that is so.
-func (s *self) settle() (bool, error) {
-	for _, sen := range s.spine.Status().Sensors {
-		if !sen.Started {
-			return false, nil
-		}
-	}
+// settle gives back what only the start needed. Sensors that nobody needs yet find
+// open, later, what they would need it for.
+func (s *self) settle() error {
+	s.road.Reach()
 	rights, err := settle(*s.rights.Load())
 	if err != nil {
-		return false, fmt.Errorf("give up capabilities: %w", err)
+		return fmt.Errorf("give up capabilities: %w", err)
 	}
 	s.rights.Store(&rights)
-	return true, nil
+	return nil
 }

@@ -15,7 +15,7 @@ type need struct {
 	cap      cap.Value
 	feature  string
 	required bool
-	// startOnly capabilities are given back when every sensor has run.
+	// startOnly capabilities are given back when the agent has started.
 	startOnly bool
 }
 
@@ -28,7 +28,7 @@ var needs = []need{
 	{cap: cap.NET_ADMIN, feature: "see packets: DNS names, UDP flows; with a network, connect pods: programs on their devices, routes, masquerading"},
 	{cap: cap.SYS_PTRACE, feature: "executables, roots and open files of others' processes, names of users in containers"},
 	{cap: cap.DAC_READ_SEARCH, feature: "files that only their owners may read: open files of processes, users in containers, tracefs, sockets of container runtimes"},
-	{cap: cap.SYS_ADMIN, startOnly: true, feature: "open tracefs where it is not mounted; given back once every sensor has run"},
+	{cap: cap.SYS_ADMIN, startOnly: true, feature: "open tracefs where it is not mounted; given back once it is open"},
 }
 
 // A right is a need and whether it is met.

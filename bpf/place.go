@@ -85,6 +85,19 @@ func (p *places) attachTracepoint(group, name string, prog *ebpf.Program) (close
 	return link.AttachRawLink(link.RawLinkOptions{Target: fd, Program: prog, Attach: ebpf.AttachPerfEvent})
 }
 
+// openTracefs opens tracefs where it is not open yet. The caller holds p.mu.
+func (p *places) openTracefs() error {
+	if p.tracefs != nil {
+		return nil
+	}
+	dir, err := openFS("tracefs")
+	if err != nil {
+		return err
+	}
+	p.tracefs = dir
+	return nil
+}
+
 // tracepointID returns the number by which perf_event_open knows a tracepoint.
 func (p *places) tracepointID(group, name string) (uint64, error) {
 	p.mu.Lock()
@@ -92,12 +105,8 @@ func (p *places) tracepointID(group, name string) (uint64, error) {
 	if p.closed {
 		return 0, ErrClosed
 	}
-	if p.tracefs == nil {
-		dir, err := openFS("tracefs")
-		if err != nil {
-			return 0, err
-		}
-		p.tracefs = dir
+	if err := p.openTracefs(); err != nil {
+		return 0, err
 	}
 	s, err := readAt(p.tracefs, "events/"+group+"/"+name+"/id")
 	switch {

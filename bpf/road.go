@@ -332,6 +332,18 @@ func (r *Road) Stats() RoadStats {
 	return s
 }
 
+// Reach opens what hooks are attached to, tracefs and the hierarchy of cgroups, so
+// that the right to mount them is not needed later. What cannot be had is told by
+// the hooks that need it.
+func (r *Road) Reach() {
+	_, _ = r.places.cgroupDir()
+	r.places.mu.Lock()
+	defer r.places.mu.Unlock()
+	if !r.places.closed {
+		_ = r.places.openTracefs()
+	}
+}
+
 // Close detaches all hooks of all objects, then frees the maps. Run must have
 // returned: while it reads, Close does nothing and says so.
 func (r *Road) Close() error {

@@ -26,7 +26,6 @@ type runner struct {
 	sensor sensor.Sensor
 
 	running bool
-	started bool          // it has run at some time
 	want    interest.Set  // what it was started with
 	kinds   event.KindSet // of these, what it has hooks for
 	refused event.KindSet // what this kernel, or our rights, do not allow
@@ -204,7 +203,6 @@ func (p *Pipeline) note(r *runner, want interest.Set, kinds, refused event.KindS
 	p.sensors.mu.Lock()
 	defer p.sensors.mu.Unlock()
 	r.running, r.want, r.kinds, r.hooks, r.spareAt = kinds != 0, want, kinds, hooks, time.Time{}
-	r.started = r.started || r.running
 	r.refused |= refused
 	if err != nil || r.refused == 0 {
 		r.err = err

@@ -35,7 +35,6 @@ type Status struct {
 type SensorStatus struct {
 	Name    string
 	Running bool
-	Started bool          // it has run at some time
 	Kinds   event.KindSet // that it has hooks for now
 	// Want is what it was started with: who wants which hooks, and what the
 	// kernel lets through. What nobody has a name for is nobody's any more, and
@@ -111,7 +110,7 @@ func (p *Pipeline) Status() Status {
 	var running event.KindSet
 	p.sensors.mu.Lock()
 	for _, r := range p.sensors.list {
-		st.Sensors = append(st.Sensors, SensorStatus{Name: r.sensor.Name(), Running: r.running, Started: r.started, Kinds: r.kinds, Want: r.want, Hooks: hookStatus(r.hooks, r.want), Err: r.err})
+		st.Sensors = append(st.Sensors, SensorStatus{Name: r.sensor.Name(), Running: r.running, Kinds: r.kinds, Want: r.want, Hooks: hookStatus(r.hooks, r.want), Err: r.err})
 		running |= r.kinds
 	}
 	p.sensors.mu.Unlock()
