@@ -311,24 +311,28 @@ func (t *tables) completeEndpoints(rows *rows) {
 			set |= setAudit
 		}
 		row.Set = [2]uint32{set, set}
-		if have, ok := t.endpoints.mirror.Get(index); ok {
-			row.Number, row.Born = have.Number, have.Born
-		} else {
-			row.Number, row.Born = t.freeNumber(index), bootTime()
+		have, ok := t.endpoints.mirror.Get(index)
+		row.Number, row.Born = have.Number, have.Born
+		if !ok {
+			row.Born = bootTime()
+		}
+		if !ok || have.Number > maxNumber {
+			row.Number = t.freeNumber(index)
 		}
 		rows.endpoints[index] = row
 	}
 }
 
 // maxNumber is the last number of an endpoint: what is above has a meaning.
-const maxNumber = 0xfffe
+// An earlier agent may have given one more.
+const maxNumber = 0xfffd
 
 // freeNumber finds a number for an endpoint: one that nobody has, and that was
 // not somebody's a moment ago, for packets carry them. There are more than
 // endpoints has room for.
 func (t *tables) freeNumber(index uint32) uint16 {
 	for n, other := range t.numbered {
-		if other == index {
+		if other == index && n <= maxNumber {
 			return n // of an attempt that failed
 		}
 	}
@@ -345,7 +349,7 @@ func (t *tables) freeNumber(index uint32) uint16 {
 func (t *tables) putNumbers(rows *rows) error {
 	var keys, values []uint32
 	for index, row := range rows.endpoints {
-		if _, ok := t.endpoints.mirror.Get(index); !ok {
+		if have, ok := t.endpoints.mirror.Get(index); !ok || have.Number != row.Number {
 			keys, values = append(keys, uint32(row.Number)), append(values, index)
 		}
 	}

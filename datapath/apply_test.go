@@ -481,6 +481,51 @@ func TestApplyFlipsOnlyIfNeeded(t *testing.T) {
 	}
 }
 
+// TestApplyNumbers: numbers go round, but for those that mean something; a pod that has one
+// of these by an earlier agent is given another.
+func TestApplyNumbers(t *testing.T) {
+	k := newFakeKernel()
+	set := &netpol.Set{ID: 1}
+	state := &State{Policy: oneSet(set, nil, "a", "b"), Endpoints: []Endpoint{
+		{Name: "x/a", PodUID: "a", Ifindex: 3, Addrs: []netip.Addr{netip.MustParseAddr("10.0.0.1")}},
+		{Name: "x/b", PodUID: "b", Ifindex: 4, Addrs: []netip.Addr{netip.MustParseAddr("10.0.0.2")}},
+	}}
+	born := map[uint32]uint64{}
+	apply := func(tables *tables) {
+		t.Helper()
+		c, err := tables.begin(t.Context(), state, nil)
+		if err == nil {
+			err = tables.finish(c)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		checkRows(t, k, state)
+		endpoints, _ := reconcile.Contents(k.endpoints)
+		for index, e := range endpoints {
+			if e.Number > maxNumber || (born[index] != 0 && e.Born != born[index]) {
+				t.Errorf("endpoint %d: number %#x, born %d, was %d", index, e.Number, e.Born, born[index])
+			}
+			born[index] = e.Born
+		}
+	}
+	first := k.tables(func() error { return nil })
+	first.lastNumber = maxNumber - 1
+	apply(first)
+
+	row, _ := reconcile.Contents(k.endpoints)
+	had := row[3]
+	_ = k.numbers.Put(uint32(had.Number), 0)
+	had.Number = 0xfffe
+	_ = k.numbers.Put(0xfffe, 3)
+	_ = k.endpoints.Put(3, had)
+	next := k.tables(func() error { return nil })
+	if err := next.load(); err != nil {
+		t.Fatal(err)
+	}
+	apply(next)
+}
+
 // Endpoints that cannot be are refused, each for itself.
 func TestApplyBadEndpoints(t *testing.T) {
 	addr := func(s string) []netip.Addr { return []netip.Addr{netip.MustParseAddr(s)} }

@@ -24,6 +24,23 @@ static __always_inline bool tunnel_forged(const struct packet *p, const struct p
 	return !to || !(to->flags & (PLACE_POD | PLACE_SERVICE));
 }
 
+/*
+ * Says in the mark of what goes into the stack whose it is. It may come out as another's, of the node or for a backend.
+ * An answer was judged with its question, whatever it is translated to; but where the stack has forgotten the question
+ * it may be one itself, by a node port, and not the node's. What is for none of these may be for a service all the
+ * same, of which nobody has told us yet.
+ */
+static __always_inline void mark_sent(struct __sk_buff *skb, const struct packet *p, const struct place *to, int flow,
+				      const struct endpoint *ep, const struct config *cfg)
+{
+	if (cfg->mode == MODE_CHAINED || (to && to->flags & PLACE_POD))
+		return;
+	if (to ? !(to->flags & (PLACE_SERVICE | PLACE_HOST)) : !addr_near(&p->dst))
+		mark_set(skb, NUMBER_UNKNOWN);
+	else
+		mark_set(skb, flow & FLOW_ANSWER ? NUMBER_OUTSIDE : ep->number);
+}
+
 SEC("tc")
 int endpoint_from(struct __sk_buff *skb)
 {
@@ -73,13 +90,7 @@ int endpoint_from(struct __sk_buff *skb)
 	}
 	count_passed(&p, false, r);
 	if (!to || r & FLOW_STACK) {
-		/*
-		 * It may come out of the stack as another, to a backend: then the mark says whose it is. An answer
-		 * was judged with its question, whatever it is translated to; but where the stack has forgotten the
-		 * question it may be one itself, by a node port, and not the node's.
-		 */
-		if (cfg->mode != MODE_CHAINED && (to ? to->flags & (PLACE_SERVICE | PLACE_HOST) : addr_near(&p.dst)))
-			mark_set(skb, r & FLOW_ANSWER ? NUMBER_OUTSIDE : ep->number);
+		mark_sent(skb, &p, to, r, ep, cfg);
 		return TC_ACT_UNSPEC;
 	}
 	if (!p.to)
@@ -92,7 +103,9 @@ int endpoint_from(struct __sk_buff *skb)
  * A service's backend may be a process of this node itself: then no program of ours
  * has met the request behind the stack, and its answer is the first that tells us,
  * by the socket that it comes from. It is judged as what the request was for. A
- * datagram has reached the process by then; a connection has not begun.
+ * datagram has reached the process by then; a connection has not begun. That there is
+ * no process is no answer of one: a RST is not judged, whose socket is the kernel's and
+ * knows of no port.
  */
 __noinline int answer_judge(struct __sk_buff *skb, struct packet *p)
 {
@@ -106,7 +119,7 @@ __noinline int answer_judge(struct __sk_buff *skb, struct packet *p)
 	__u8 before;
 	int flags;
 
-	if (!p || !sk || (sk->family != AF_INET && sk->family != AF_INET6))
+	if (!p || !sk || p->tcp_flags & TCP_RST || (sk->family != AF_INET && sk->family != AF_INET6))
 		return 0;
 	cfg = config_get();
 	key = p->key;
@@ -161,6 +174,14 @@ static __always_inline bool sender_changed(const struct flow *f, const struct pa
 	return (from && from->flags & PLACE_POD ? from->ifindex : 0) != f->ifindex[CLIENT];
 }
 
+/* Whether an address is that of a pod here. */
+static __always_inline bool addr_pod(const struct addr *a, const struct config *cfg)
+{
+	struct place *p = place_known(a, config_generation(cfg));
+
+	return p && p->flags & PLACE_POD && p->ifindex;
+}
+
 SEC("tc")
 int endpoint_to(struct __sk_buff *skb)
 {
@@ -181,8 +202,9 @@ int endpoint_to(struct __sk_buff *skb)
 	packet_true(skb, &p);
 	number = mark_number(skb, cfg);
 	sender = number_sender(number);
+	/* It is from outside, or the pod is gone or unknown: nobody knows who it was, but not the node. */
 	if (number && !sender)
-		number = NUMBER_OUTSIDE; /* it is, or the pod is gone: nobody knows who it was, but not the node */
+		number = number == NUMBER_UNKNOWN && addr_pod(&p.src, cfg) ? 0 : NUMBER_OUTSIDE;
 	f = bpf_map_lookup_elem(&flows, &p.key);
 	if (f) {
 		role = flow_role(f, &p);

@@ -115,3 +115,93 @@ func TestBPFBeyondForwarded(t *testing.T) {
 	w.want("as a pod here, to a node", w.fromNode("uplink", ether(ip(podA4, nodeAddr, udp(1, 2)))).verdict, toDrop)
 	w.want("as itself", w.fromNode("uplink", ether(ip(world4, remoteC4, udp(1, 2)))).verdict, toStack)
 }
+
+// TestBPFUnknownTranslated: what a pod sends to an address that nobody has told us of may
+// come out of the stack for a pod, by a service of the last second for example. With the
+// node's address it is not the node's then; with the pod's own it is that pod's.
+func TestBPFUnknownTranslated(t *testing.T) {
+	all := newPacketWorld(t)
+	for _, v := range []struct {
+		name, a, b, host, unknown, node string
+		world                           uint32
+	}{
+		{"IPv4", podA4, podB4, hostAddr, "198.51.100.7", nodeAddr, idWorld4},
+		{"IPv6", podA6, podB6, "fd68::1", "fd96::99", "fd68::2", idWorld6},
+	} {
+		t.Run(v.name, func(t *testing.T) {
+			w := all.again(t)
+			w.place(v.host, statePlace{Id: idHost, Flags: uint32(statePlaceFlagsPLACE_HOST)})
+			w.place(v.node, statePlace{Id: idNode, Flags: uint32(statePlaceFlagsPLACE_NODE)})
+			w.isolate(setB)
+			mark := uint32(0)
+			for _, dst := range []string{v.node, v.unknown} { // rules of others are about either
+				r := w.run(w.pod.EndpointFrom, "a", ether(ip(v.a, dst, tcp(4000, 80, syn))), withMark(0x4000))
+				w.want("a pod asks "+dst, r.verdict, toStack)
+				if mark = r.mark; mark != 0xfffe4000 {
+					t.Errorf("a pod asks %s: mark %#x", dst, mark)
+				}
+			}
+			arrives := func(src string, port uint16, mark uint32) uint32 {
+				return w.run(w.pod.EndpointTo, "b", ether(ip(src, v.b, tcp(port, 8080, syn))), withMark(mark)).verdict
+			}
+			w.want("masqueraded", arrives(v.host, 61000, mark), toDrop)
+			w.want("the node's own", arrives(v.host, 61001, 0x4000), toStack)
+			w.want("with its own address", arrives(v.a, 4000, mark), toDrop)
+
+			w.rule(testRule{set: setB, direction: ingress, peer: idA, tier: 1, order: order(1, allow), rule: 4})
+			w.flip()
+			w.want("masqueraded: it is not known whose", arrives(v.host, 61000, mark), toDrop)
+			for range 2 {
+				w.want("with its own address, which may", arrives(v.a, 4000, mark), toStack)
+			}
+			if f := w.flow(v.a, v.b, 4000, 8080, protoTCP); f.Id[0] != idA || f.Rule[1] != 4 || f.Packets[0] != 2 || f.Flags&uint8(stateFlowFlagsFLOW_OUTSIDE) != 0 {
+				t.Errorf("flow: %+v", f)
+			}
+			w.want("masqueraded, of a service by now", arrives(v.host, 61000, numberA<<16), toStack)
+			w.want("with its own address, of a service by now", arrives(v.a, 4000, numberA<<16), toStack)
+			w.rule(testRule{set: setB, direction: ingress, peer: v.world, tier: 1, order: order(1, allow), rule: 5})
+			w.flip()
+			w.want("where anybody may", arrives(v.host, 61002, mark), toStack)
+
+			// What is for outside leaves as before, by another address and by its own.
+			for _, src := range []string{v.a, v.host} {
+				r := w.run(w.node.HostTo, "uplink", ether(ip(src, v.unknown, tcp(4001, 80, syn))), withMark(mark))
+				if r.verdict != toStack || r.mark != 0x4000 {
+					t.Errorf("%s leaves: %d, mark %#x", src, int32(r.verdict), r.mark)
+				}
+				w.noFlow(src, v.unknown, 4001, 80, protoTCP)
+			}
+			// Its answer comes back.
+			w.want("the answer", w.run(w.pod.EndpointTo, "a", ether(ip(v.unknown, v.a, tcp(80, 4000, syn|ack)))).verdict, toStack)
+
+			w.config.Mode = uint32(stateModeMODE_CHAINED)
+			w.configure()
+			if r := w.run(w.pod.EndpointFrom, "a", ether(ip(v.a, v.unknown, tcp(4003, 80, syn))), withMark(0x12344000)); r.mark != 0x12344000 {
+				t.Errorf("chained: mark %#x", r.mark)
+			}
+		})
+	}
+}
+
+// TestBPFServiceRefused: where nobody listens at a backend that is this node's own, the
+// kernel itself says so, with a socket that knows nothing of the port.
+func TestBPFServiceRefused(t *testing.T) {
+	for _, v := range []struct{ name, a, service string }{{"IPv4", podA4, service4}, {"IPv6", podA6, service6}} {
+		t.Run(v.name, func(t *testing.T) {
+			w := newPacketWorld(t)
+			w.isolate(setA)
+			host := uint32(statePlaceFlagsPLACE_SERVICE | statePlaceFlagsPLACE_HOST)
+			w.place(v.service, statePlace{Id: idHost, Flags: host})
+			w.want("SYN", w.from("a", ether(ip(v.a, v.service, tcp(4000, 443, syn)))), toStack)
+			w.want("RST", w.to("a", ether(ip(v.service, v.a, tcp(443, 4000, rst|ack)))), toStack)
+			f := w.flow(v.a, v.service, 4000, 443, protoTCP)
+			if f.Verdict != [2]uint8{} || f.Packets != [2]uint64{1, 1} || f.State != uint8(stateFlowStateSTATE_CLOSED) {
+				t.Errorf("flow: %+v", f)
+			}
+			// Of who does listen an isolated pod still hears nothing.
+			w.want("SYN again", w.from("a", ether(ip(v.a, v.service, tcp(4000, 443, syn)))), toStack)
+			w.want("SYN ACK", w.to("a", ether(ip(v.service, v.a, tcp(443, 4000, syn|ack)))), toDrop)
+			w.want("RST of what was denied", w.to("a", ether(ip(v.service, v.a, tcp(443, 4000, rst)))), toDrop)
+		})
+	}
+}

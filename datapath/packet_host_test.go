@@ -95,7 +95,7 @@ func TestBPFWorld(t *testing.T) {
 	there, back := ether(ip(podA4, world4, tcp(4000, 443, syn))), ether(ip(world4, podA4, tcp(443, 4000, syn|ack)))
 	r := w.run(w.pod.EndpointFrom, "a", there, withMark(0x5))
 	w.want("SYN", r.verdict, toStack)
-	if r.mark != 0x5 {
+	if r.mark != 0xfffe0005 {
 		t.Errorf("mark %#x", r.mark)
 	}
 	// Without masquerade the answer has the pod's address on the uplink already.

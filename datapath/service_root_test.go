@@ -2,6 +2,7 @@ package datapath
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -174,6 +175,62 @@ func testServices(r *rig, translate func(n *rigNode, service, backend netip.Addr
 					}
 				}
 			})
+		}
+	}
+	// Where nobody listens the node says so.
+	for i, service := range services {
+		if err := translate(here, service, netip.AddrPortFrom(here.Addrs[i], 6444), false); err != nil {
+			t.Fatal(err)
+		}
+		put(only(6444, here.Addrs...))
+		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+		_, err := client.dial(ctx, service)
+		cancel()
+		if !errors.Is(err, unix.ECONNREFUSED) {
+			t.Errorf("nobody at %v: %v", service, err)
+		}
+	}
+}
+
+// TestRootServiceUnknown: an address that nobody has told of yet may be translated, too. It is
+// answered as any outside; with the node's address it does not pass for the node.
+func TestRootServiceUnknown(t *testing.T) {
+	r := newRig(t, smallConfig(newBPFFS(t)), 2, 2)
+	here, client, server := r.nodes[0], r.pods[0], r.pods[1]
+	isolated := func(from string) *cluster.Policy {
+		who, every := pods(from), cluster.Selector{}
+		return &cluster.Policy{UID: "isolated", Namespace: server.Namespace, Name: "isolated", Tier: cluster.NetworkTier,
+			Subject: cluster.PolicySubject{Pods: pods("app1")}, IsolatesIngress: true,
+			Ingress: []cluster.PolicyRule{{Action: cluster.AllowAction, Peers: []cluster.PolicyPeer{{Pods: &who, Namespaces: &every}}}}}
+	}
+	for i, service := range serviceAddrs() {
+		for _, c := range []struct {
+			name       string
+			masquerade bool
+			policies   []*cluster.Policy
+			want       bool
+		}{
+			{"no policy", false, nil, true},
+			{"no policy, masqueraded", true, nil, true},
+			{"nobody may", false, []*cluster.Policy{isolated("app9")}, false},
+			{"nobody may, masqueraded", true, []*cluster.Policy{isolated("app9")}, false},
+			{"who may", false, []*cluster.Policy{isolated("app0")}, true},
+			{"nobody knows who may, masqueraded", true, []*cluster.Policy{isolated("app0")}, false},
+		} {
+			if err := translate(here, service, netip.AddrPortFrom(server.Addrs[i], 8080), c.masquerade); err != nil {
+				t.Fatal(err)
+			}
+			r.apply(c.policies...)
+			wait := 300 * time.Millisecond
+			if c.want {
+				wait = 10 * time.Second
+			}
+			ctx, cancel := context.WithTimeout(t.Context(), wait)
+			got, err := client.ask(ctx, service)
+			cancel()
+			if c.want != (err == nil && got == server.Name) {
+				t.Errorf("%v, %s: answer %q, %v", service, c.name, got, err)
+			}
 		}
 	}
 }

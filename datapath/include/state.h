@@ -107,9 +107,11 @@ enum {
 	MARK_SHIFT = 16,
 	/* In the place of a pod's number: it came from beyond this node. */
 	NUMBER_OUTSIDE = 0xffff,
+	/* A pod sent it to who is none that we know: it leaves unlooked at, and for a pod here it is that one's by its address. */
+	NUMBER_UNKNOWN = 0xfffe,
 };
 
-/* A pod here. Its number, 1 to 65534, is what marks its packets in the stack. */
+/* A pod here. Its number, 1 to 65533, is what marks its packets in the stack. */
 struct endpoint {
 	struct addr ip4, ip6; /* all 0 without */
 	__u32 set[2];	      /* by slot, with SET_AUDIT */
