@@ -29,7 +29,7 @@ static __always_inline void mark_set(struct __sk_buff *skb, __u32 number)
 	skb->mark = mark;
 }
 
-/* What the mark says of where a packet has come into the stack: a pod's number, NUMBER_OUTSIDE, NUMBER_UNKNOWN, or 0. */
+/* What the mark says of where a packet has come into the stack: a pod's number, one that means something, or 0. */
 static __always_inline __u32 mark_number(struct __sk_buff *skb, const struct config *cfg)
 {
 	return cfg->mode == MODE_CHAINED ? 0 : skb->mark >> MARK_SHIFT;

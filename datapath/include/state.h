@@ -107,7 +107,7 @@ enum {
 	MARK_SHIFT = 16,
 	/* In the place of a pod's number: it came from beyond this node. */
 	NUMBER_OUTSIDE = 0xffff,
-	/* A pod sent it to who is none that we know: it leaves unlooked at, and for a pod here it is that one's by its address. */
+	/* A pod sent it to an address that we do not know: which pod, only the packet's source says. */
 	NUMBER_UNKNOWN = 0xfffe,
 };
 
