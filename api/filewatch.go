@@ -37,6 +37,10 @@ type FileID struct {
 	Dir  bool
 }
 
+// maxWatched is the length of the longest path that can be watched, bytes: the
+// kernel has none that is longer.
+const maxWatched = 4096
+
 // maxInodes is how many files are followed that a path has led to.
 const maxInodes = 16
 
@@ -251,6 +255,9 @@ func (s *Server) serveFileWatch(w http.ResponseWriter, req *http.Request, q Quer
 	name := q["path"]
 	if !path.IsAbs(name) || strings.ContainsRune(name, 0) {
 		return BadRequest("parameter path has to be an absolute path, not %s", printable(name))
+	}
+	if len(name) > maxWatched {
+		return BadRequest("parameter path has %d bytes, and no path more than %d", len(name), maxWatched)
 	}
 	if err := s.here(q); err != nil {
 		return err

@@ -3,7 +3,9 @@ package api
 import (
 	"errors"
 	"fmt"
+	"net/http"
 	"slices"
+	"strings"
 	"testing"
 
 	"warren/event"
@@ -169,6 +171,21 @@ func TestFileWatchStream(t *testing.T) {
 		}
 		if e == nil || e.Status != 400 {
 			t.Errorf("path %q: %v", path, e)
+		}
+	}
+}
+
+// TestFileWatchPath refuses what can be no path.
+func TestFileWatchPath(t *testing.T) {
+	f := newFake()
+	c, _ := listen(t, f, Config{})
+	for _, name := range []string{"/a\x00b", "/" + strings.Repeat("x", 4096)} {
+		var err error
+		for _, e := range c.WatchFile(t.Context(), FileQuestion{Path: name, Begun: f.end}) {
+			err = e
+		}
+		if e := (*Error)(nil); !errors.As(err, &e) || e.Status != http.StatusBadRequest {
+			t.Errorf("%.20q: %v", name, err)
 		}
 	}
 }
