@@ -90,6 +90,7 @@ bench: build ## every figure that docs/performance.md promises, measured here
 	build/need $(BENCH_PACKAGES)
 	$(GO) run ./test/bench -seconds $(BENCH_SECONDS) -rounds $(BENCH_ROUNDS)
 	$(GO) run ./test/bench -network -rounds $(BENCH_ROUNDS)
+	$(GO) run ./test/bench -files -seconds $(BENCH_SECONDS) -rounds $(BENCH_ROUNDS)
 
 bench-cluster: build bin/cluster ## those of a Kubernetes cluster, with 1,000 nodes and 20,000 pods that kwok simulates
 	build/need $(CLUSTER_PACKAGES)
@@ -101,6 +102,7 @@ bench-short: build ## the same in a few minutes, with less weight
 	$(GO) test -run '^$$' -bench . -benchtime 1x ./...
 	$(GO) run ./test/bench -short
 	$(GO) run ./test/bench -network -short
+	$(GO) run ./test/bench -files -short
 
 generate: ## BPF objects and reference pages, from their sources
 	build/need $(BPF_PACKAGES)

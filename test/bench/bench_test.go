@@ -85,7 +85,7 @@ func TestPromised(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for table, list := range [][]part{ofMachine: parts, ofCluster: clusterParts, ofNetwork: networkParts} {
+	for table, list := range [][]part{ofMachine: parts, ofCluster: clusterParts, ofNetwork: networkParts, ofFiles: filesParts} {
 		var measured []string
 		for _, p := range list {
 			measured = append(measured, p.figures...)

@@ -8,6 +8,13 @@
  *	load child N               exit with N % 251
  *	load calls N               make N harmless system calls; prints picoseconds
  *	                           for each
+ *	load personas N            the same with calls of personality(2)
+ *	load opens BATCHES N MICROSECONDS PATH  open and close a file N times, and
+ *	                           again after a pause; prints picoseconds of each
+ *	                           in the fastest batch
+ *	load flood SECONDS PATH CANARY N  open and close PATH as fast as can be for
+ *	                           that time, and CANARY each Nth time instead;
+ *	                           prints how often each
  *	load connections COUNT PORT  start "load connect PORT" that many times
  *	load connect PORT          connect to 127.0.0.1:PORT, live 1 ms, close
  */
@@ -21,6 +28,7 @@
 #define SIG_IGN	    ((void *)1)
 #define AF_INET	    2
 #define SOCK_STREAM 1
+#define AT_FDCWD    -100
 
 static long call(long nr, long a, long b, long c, long d)
 {
@@ -137,6 +145,66 @@ static int calls(long count)
 	return 0;
 }
 
+static int personas(long count)
+{
+	uint64_t begin = nanoseconds();
+
+	for (long i = 0; i < count; i++)
+		call(__NR_personality, 0xffffffff, 0, 0, 0);
+	print((nanoseconds() - begin) * 1000 / count);
+	return 0;
+}
+
+static int open_close(const char *path)
+{
+	long fd = call(__NR_openat, AT_FDCWD, (long)path, 0, 0);
+
+	if (fd < 0)
+		return -1;
+	call(__NR_close, fd, 0, 0, 0);
+	return 0;
+}
+
+static int opens(long batches, long count, long microseconds, const char *path)
+{
+	struct timespec pause = { .tv_nsec = microseconds * 1000 };
+	uint64_t least = UINT64_MAX;
+
+	for (; batches > 0; batches--) {
+		uint64_t begin = nanoseconds(), took;
+
+		for (long i = 0; i < count; i++)
+			if (open_close(path) < 0)
+				return 1;
+		took = nanoseconds() - begin;
+		if (took < least)
+			least = took;
+		call(__NR_nanosleep, (long)&pause, 0, 0, 0);
+	}
+	print(least * 1000 / count);
+	return 0;
+}
+
+static int flood(long seconds, const char *path, const char *canary, long every)
+{
+	uint64_t end = nanoseconds() + (uint64_t)seconds * 1000000000;
+	uint64_t paths = 0, canaries = 0;
+
+	while (((paths + canaries) & 255) || nanoseconds() < end) {
+		int is_canary = every && (paths + canaries) % every == 0;
+
+		if (open_close(is_canary ? canary : path) < 0)
+			return 1;
+		if (is_canary)
+			canaries++;
+		else
+			paths++;
+	}
+	print(paths);
+	print(canaries);
+	return 0;
+}
+
 static int connect_once(long port)
 {
 	struct sockaddr_in to = {
@@ -170,7 +238,7 @@ static int command(long argc, char **argv)
 {
 	char first = argc > 2 ? argv[1][0] : 0;
 
-	/* storm, child, calls, connect, connections: told apart by one letter. */
+	/* Commands are told apart by one letter, or two. */
 	if (first == 's' && argc == 4)
 		return storm(argv[0], number(argv[2]), number(argv[3]));
 	if (first == 'c' && argv[1][1] == 'h')
@@ -181,6 +249,12 @@ static int command(long argc, char **argv)
 		return connections(argv[0], number(argv[2]), argv[3]);
 	if (first == 'c')
 		return connect_once(number(argv[2]));
+	if (first == 'p' && argc == 3)
+		return personas(number(argv[2]));
+	if (first == 'o' && argc == 6)
+		return opens(number(argv[2]), number(argv[3]), number(argv[4]), argv[5]);
+	if (first == 'f' && argc == 6)
+		return flood(number(argv[2]), argv[3], argv[4], number(argv[5]));
 	return 2;
 }
 

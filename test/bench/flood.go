@@ -1,0 +1,219 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strconv"
+	"strings"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// canaryEvery is how many opens of the flood there are for one that is watched.
+const canaryEvery = 1000
+
+// A floodCheck counts what a stream says of the opens of one file.
+type floodCheck struct {
+	path      string
+	delivered atomic.Int64
+	lost      atomic.Int64 // opens, wherever they were
+	critical  atomic.Int64 // of the critical lane
+}
+
+// floodFields are what a floodCheck reads.
+const floodFields = "evt.kind,fd.name,lost.kind,lost.lane,lost.count"
+
+func (c *floodCheck) event(line []byte) {
+	if string(text(line, "evt.kind")) == "lost" {
+		n, _ := number(line, "lost.count")
+		kind := string(text(line, "lost.kind"))
+		switch {
+		case string(text(line, "lost.lane")) == "critical":
+			c.critical.Add(n)
+		case kind == "open" || kind == "file.open":
+			c.lost.Add(n)
+		}
+		return
+	}
+	if string(text(line, "fd.name")) == c.path {
+		c.delivered.Add(1)
+	}
+}
+
+// A floodResult is what a flood was and what was heard of it.
+type floodResult struct {
+	opens, watched int64 // of the flood; those that the stream is asked for
+	delivered      int64
+	lost           int64 // as the stream says
+	critical       int64 // the same, of the critical lane
+	storm          stormResult
+	took           time.Duration
+}
+
+// left is what is neither delivered nor counted as lost.
+func (r floodResult) left() int64 { return r.watched - r.delivered - r.lost }
+
+// runFlood opens files on one processor and starts processes on another. Somebody
+// asks for opens in the folder of the canaries only or, with all, in that of the
+// rest.
+func (b *bench) runFlood(ctx context.Context, config string, length time.Duration, all bool) (r floodResult, err error) {
+	var files [2]string
+	for i, name := range []string{"crowd", "canary"} {
+		dir, err := b.folder("flood", name)
+		if err != nil {
+			return r, err
+		}
+		files[i] = filepath.Join(dir, "file")
+		if err := os.WriteFile(files[i], nil, 0o600); err != nil {
+			return r, err
+		}
+	}
+	every := canaryEvery
+	check := &floodCheck{path: files[1]}
+	if all {
+		every, check.path = 0, files[0]
+	}
+	a, err := b.start(ctx, config)
+	if err != nil {
+		return r, err
+	}
+	defer a.stop()
+	s, err := a.follow(ctx, openTypes+" and fd.name startswith "+filepath.Dir(check.path)+"/", floodFields, check.event)
+	if err != nil {
+		return r, err
+	}
+	defer func() { err = errors.Join(err, s.close()) }()
+	before := int64(0)
+	if err := awaitMore(ctx, &check.delivered, 0, func() error { before++; return touch(check.path) }); err != nil {
+		return r, err
+	}
+	before = quiet(check.delivered.Load, before, 300*time.Millisecond)
+
+	first, second, err := twoProcessors()
+	if err != nil {
+		return r, err
+	}
+	seconds := int(length.Round(time.Second) / time.Second)
+	var out bytes.Buffer
+	began := time.Now()
+	flood := exec.CommandContext(ctx, b.load, "flood", strconv.Itoa(seconds), files[0], files[1], strconv.Itoa(every))
+	flood.Stdout = &out
+	flood.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	flooded := make(chan error, 1)
+	go func() { flooded <- onProcessor(first, flood.Run) }()
+	stormed := make(chan error, 1)
+	go func() {
+		stormed <- onProcessor(second, func() (err error) {
+			r.storm, err = b.runStorm(ctx, a, length, unlimited)
+			return err
+		})
+	}()
+	err = <-flooded
+	r.took = time.Since(began)
+	if err = errors.Join(err, <-stormed); err != nil {
+		return r, err
+	}
+	var canaries int64
+	if _, err := fmt.Sscan(out.String(), &r.opens, &canaries); err != nil {
+		return r, fmt.Errorf("the flood printed %q: %w", out.String(), err)
+	}
+	r.watched = canaries
+	if all {
+		r.watched = r.opens
+	}
+	r.opens += canaries
+	sum := func() int64 { return check.delivered.Load() + check.lost.Load() }
+	quiet(sum, before+r.watched, 10*time.Second)
+	// Nothing may come twice.
+	time.Sleep(100 * time.Millisecond)
+	r.delivered, r.lost = check.delivered.Load()-before, check.lost.Load()
+	r.critical = check.critical.Load()
+	return r, nil
+}
+
+// twoProcessors are two of those that we may use; the same where there is one.
+func twoProcessors() (first, second int, err error) {
+	var may unix.CPUSet
+	if err := unix.SchedGetaffinity(0, &may); err != nil {
+		return 0, 0, fmt.Errorf("processors: %w", err)
+	}
+	var of []int
+	for cpu := range len(may) * strconv.IntSize {
+		if may.IsSet(cpu) {
+			of = append(of, cpu)
+		}
+	}
+	return of[0], of[min(1, len(of)-1)], nil
+}
+
+// onProcessor runs what starts processes: they stay on one processor.
+func onProcessor(cpu int, run func() error) error {
+	done := make(chan error)
+	go func() {
+		// The thread ends with the goroutine, and nobody else is bound.
+		runtime.LockOSThread()
+		var only unix.CPUSet
+		only.Set(cpu)
+		if err := unix.SchedSetaffinity(0, &only); err != nil {
+			done <- fmt.Errorf("bind to processor %d: %w", cpu, err)
+			return
+		}
+		done <- run()
+	}()
+	return <-done
+}
+
+// flood is the promise that who asks for little is told all of it while much
+// happens, that what is lost is counted exactly, and that processes suffer from
+// none of it.
+func (b *bench) flood(ctx context.Context) error {
+	short := max(b.weight.flood/3, 2*time.Second)
+	watched, err := b.runFlood(ctx, "", b.weight.flood, false)
+	if err != nil {
+		return fmt.Errorf("watched: %w", err)
+	}
+	all, err := b.runFlood(ctx, "", short, true)
+	if err != nil {
+		return fmt.Errorf("all: %w", err)
+	}
+	small, err := b.runFlood(ctx, "rings:\n  bulk: 64KiB\n", short, true)
+	if err != nil {
+		return fmt.Errorf("small ring: %w", err)
+	}
+	// Where all opens are wanted, a client may have no time to read of processes;
+	// what it is told of that is no loss of the kernel's.
+	bad := int64(watched.storm.missing)
+	var events, unread int64
+	var rates []string
+	for i, r := range []floodResult{watched, all, small} {
+		bad += int64(r.storm.wrong) + r.critical
+		if i > 0 {
+			unread += max(int64(r.storm.missing)-r.critical, 0)
+		}
+		events += 3 * int64(r.storm.started)
+		rates = append(rates, fmt.Sprintf("%.0f and %.0f", float64(r.opens)/r.took.Seconds(), r.storm.rate()))
+		if r.storm.example != "" {
+			fmt.Fprintf(b.log, "flood: the first wrong event of a process: %s", r.storm.example)
+		}
+	}
+	// Whether a ring is read in time is a matter of speed, too.
+	b.add(figFloodCritical, b.fast(bad == 0), "0", "%d of %d; where all opens were wanted their client did not read %d in time", bad, events, unread)
+	b.add(figFloodCanaries, watched.delivered == watched.watched && watched.watched > 0, "all", "%d of %d, among %d opens", watched.delivered, watched.watched, watched.opens)
+	sum := func(r floodResult) string {
+		return fmt.Sprintf("%d - %d - %d = %d", r.watched, r.delivered, r.lost, r.left())
+	}
+	b.add(figFloodExact, all.left() == 0, "0", "%s", sum(all))
+	b.add(figFloodSmall, small.left() == 0, "0", "%s", sum(small))
+	b.add(figFloodLost, small.lost > 0, "some", "%.0f %% of %d", 100*float64(small.lost)/float64(small.watched), small.watched)
+	b.add(figFloodRate, true, "for comparison", "%s", strings.Join(rates, "; "))
+	return nil
+}
