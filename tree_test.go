@@ -37,6 +37,7 @@ var layers = []struct {
 	{4, []string{"prefilter"}, "what is wanted, in the kernel: sensors ask it"},
 	{4, []string{"sensor", "identity", "kube"}, "what a sensor is, who is who, and the cluster's API server"},
 	{4, []string{"settings"}, "what people write about agents and hubs"},
+	{4, []string{"archive"}, "copies files that it is told of, and knows neither events nor who sealed them"},
 	{5, []string{"pipeline", "api"}, "the spine and the answers know interfaces of sensors, not sensors"},
 	{5, []string{"datapath"}, "what packets meet knows the nouns of a cluster and policy, and nobody who asks"},
 	{6, []string{"sensor/all"}, "the one list of sensors"},
@@ -114,6 +115,7 @@ var thirdParties = []struct {
 	{"golang.org/x/term", []string{"cli"}, "is it a terminal, how wide"},
 	{"golang.org/x/text", []string{"cli", "event", "filter"}, "Unicode"},
 	{"golang.org/x/net", []string{"l7"}, "dnsmessage"},
+	{"github.com/minio/minio-go/v7", []string{"archive"}, "buckets of S3"},
 	{"golang.org/x/sync", []string{"agent", "hub", "pipeline", "api", "identity", "bpf", "cli"}, "errgroup"},
 	{"golang.org/x/sys", []string{"*", "sensor/*", "internal/testkit"}, "system calls"},
 	{"kernel.org/pub/linux/libs/security/libcap", []string{"agent"}, "capabilities of this process"},
@@ -122,6 +124,7 @@ var thirdParties = []struct {
 	{"github.com/rogpeppe/go-internal", nil, "testscript and txtar"},
 	{"golang.org/x/tools", nil, "txtar"},
 	{"github.com/getkin/kin-openapi", nil, "holds the API against its document"},
+	{"github.com/johannesboyne/gofakes3", nil, "a server of buckets"},
 }
 
 const (
