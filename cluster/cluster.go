@@ -17,23 +17,23 @@ type Pod struct {
 	// StaticUID is the name that a kubelet has for a static pod, in cgroups and
 	// for the container runtime: not the uid of its mirror in the API. "" for
 	// other pods.
-	StaticUID string
+	StaticUID string `column:"-"`
 	Name      string `field:"k8s.pod.name" doc:"name of the pod"`
 	Namespace string `field:"k8s.ns.name" doc:"namespace of the pod"`
 	// Node is the node that it is bound to, "" while there is none.
-	Node   string
+	Node   string            `column:"k8s.pod.node"`
 	Labels map[string]string `field:"k8s.pod.labels" joined:"1" doc:"labels of the pod: k8s.pod.labels[app]; without a key, all of them: key:value, joined by commas and blanks"`
 	// NamespaceLabels are those of its namespace, as they were when the pod was
 	// last told; pods of one namespace share the map.
 	NamespaceLabels map[string]string `field:"k8s.ns.labels" joined:"1" doc:"labels of the namespace: k8s.ns.labels[team]; without a key, all of them"`
 	// Addrs are its addresses, of both families; those of its node where
 	// HostNetwork is set.
-	Addrs       []netip.Addr
-	HostNetwork bool `field:"k8s.pod.host_network,omitzero" doc:"true when the pod shares its node's network"`
+	Addrs       []netip.Addr `column:"k8s.pod.addrs"`
+	HostNetwork bool         `field:"k8s.pod.host_network,omitzero" doc:"true when the pod shares its node's network"`
 	// Controller is the pod's own controller as the API tells it: a replica set,
 	// a job, ... A State fills Workload, ReplicaSet and Job from it, where it is
 	// not zero.
-	Controller Workload `fields:"-"`
+	Controller Workload `fields:"-" column:"-"`
 	// Workload is the outermost controller: the deployment, not its replica set.
 	Workload Workload
 	// ReplicaSet is the replica set in between, "" where there is none; Job
@@ -42,16 +42,16 @@ type Pod struct {
 	Job            string `field:"k8s.job.name" doc:"name of the job that made the pod"`
 	ServiceAccount string `field:"k8s.sa.name" doc:"service account of the pod"`
 	// Phase is Pending, Running, Succeeded, Failed or Unknown.
-	Phase string
+	Phase string `column:"-"`
 	// Created and Started say since when it can have had its addresses: made,
 	// and taken up by its node. Started is zero before that.
-	Created, Started time.Time
+	Created, Started time.Time `column:"-"`
 	// Ended is when it was deleted or its last container ended; zero before.
-	Ended      time.Time
-	Containers []Container
+	Ended      time.Time   `column:"-"`
+	Containers []Container `column:"-"`
 	// Ports are those that have names, which policies can use; kept where
 	// somebody wants policies. A name that is there twice stays twice.
-	Ports []PodPort
+	Ports []PodPort `column:"-"`
 }
 
 // A PodPort is a named port of a pod.

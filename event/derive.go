@@ -12,10 +12,12 @@ import (
 // fields. They are computed when somebody asks.
 var derived = map[string]getter{
 	"evt.kind":      str(func(e *Event) string { return e.Data.Kind().String() }),
-	"evt.hostname":  str(func(*Event) string { return host.name }),
-	"k8s.node.name": str(func(*Event) string { return host.node }),
-	"evt.boot_id":   str(func(*Event) string { return host.bootID }),
+	"evt.hostname":  str(func(e *Event) string { return hostOf(e).name }),
+	"k8s.node.name": str(func(e *Event) string { return hostOf(e).node }),
+	"evt.boot_id":   str(func(e *Event) string { return hostOf(e).bootID }),
 	"evt.datetime":  composed(func(b []byte, e *Event) []byte { return e.Time.AppendFormat(b, time.RFC3339Nano) }),
+	"evt.count":     {num: func(e *Event, i int) (int64, bool) { n := e.Times(); return int64(n), i == 0 && n > 1 }},
+	"evt.time_last": {num: timeLast},
 	"evt.rawtime":   {num: func(e *Event, i int) (int64, bool) { return e.Time.UnixNano(), i == 0 }},
 
 	"evt.arg.flags": composed(argFlags),
@@ -50,9 +52,9 @@ var derived = map[string]getter{
 	"evt.arg.gid":           fileNum(func(f *File) int64 { return int64(f.GID) }, "chown", "lchown", "fchown", "fchownat"),
 	"evt.arg.length":        fileNum(func(f *File) int64 { return f.Size }, "truncate", "ftruncate"),
 
-	"proc.exec_id":        procComposed(func(b []byte, p *Process) []byte { return p.Key.appendExecID(b) }),
-	"proc.parent_exec_id": procComposed(func(b []byte, p *Process) []byte { return p.ParentKey.appendExecID(b) }),
-	"proc.exeline": procComposed(func(b []byte, p *Process) []byte {
+	"proc.exec_id":        procComposed(func(b []byte, e *Event, p *Process) []byte { return hostOf(e).appendExecID(b, p.Key) }),
+	"proc.parent_exec_id": procComposed(func(b []byte, e *Event, p *Process) []byte { return hostOf(e).appendExecID(b, p.ParentKey) }),
+	"proc.exeline": procComposed(func(b []byte, _ *Event, p *Process) []byte {
 		for i, a := range p.Args {
 			if i > 0 {
 				b = append(b, ' ')
@@ -235,12 +237,12 @@ func composed(fn func([]byte, *Event) []byte) getter {
 	return g
 }
 
-func procComposed(fn func([]byte, *Process) []byte) getter {
+func procComposed(fn func([]byte, *Event, *Process) []byte) getter {
 	return composed(func(b []byte, e *Event) []byte {
 		if e.Process == nil {
 			return b
 		}
-		return fn(b, e.Process)
+		return fn(b, e, e.Process)
 	})
 }
 
@@ -260,6 +262,13 @@ func procNum(fn func(*Event, *Process) (int64, bool)) getter {
 		}
 		return fn(e, e.Process)
 	}}
+}
+
+func timeLast(e *Event, i int) (int64, bool) {
+	if i > 0 || e.Times() == 1 || e.Past.Last.IsZero() {
+		return 0, false
+	}
+	return e.Past.Last.UnixNano(), true
 }
 
 func since(e *Event, p *Process) (int64, bool) {

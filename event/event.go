@@ -25,18 +25,41 @@ type Event struct {
 
 	// Actor names the process that acted, as the kernel did. Enrichment
 	// resolves it to Process; it is the zero Key where no process acted.
-	Actor Key
+	Actor Key `column:"-"` // by hand, see columnsOfEvent
 	// Process is the snapshot of Actor at the time of the event, nil if unknown.
-	Process *Process
+	Process *Process `column:"-"`
 	// Data is what is particular to the kind.
-	Data Data
+	Data Data `column:"-"`
+	// Past is what an event has that comes from the history, nil for others.
+	Past *Past `column:"-"`
 
 	_ struct{} `field:"evt.kind" type:"string" doc:"kind of the event; several types share one"`
 	_ struct{} `field:"evt.hostname" type:"string" doc:"name of the machine"`
 	_ struct{} `field:"k8s.node.name" type:"string" doc:"name of the machine as a node of its cluster"`
 	_ struct{} `field:"evt.boot_id" type:"string" doc:"id of the machine's current boot"`
 	_ struct{} `field:"evt.datetime" type:"string" virtual:"1" doc:"the same as evt.time, as text"`
+	_ struct{} `field:"evt.count" type:"uint" doc:"how often it happened, in the second that began with it: repeats are one event in the history; absent for once"`
+	_ struct{} `field:"evt.time_last" type:"time" doc:"when it happened last, where it happened more than once"`
 	_ struct{} `field:"evt.rawtime" type:"int" virtual:"1" doc:"when it happened: nanoseconds since 1970"`
+}
+
+// Past is what an event has that was kept: where it is from, and how many it
+// stands for.
+type Past struct {
+	// Host is the machine, and its boot, that the event is of; nil: this one.
+	Host *Host
+	// Count is how many events it stands for, Last the time of the latest. Up to 1
+	// it is only itself.
+	Count uint64
+	Last  time.Time
+}
+
+// Times returns how many events e stands for: 1 unless it comes from the history.
+func (e *Event) Times() uint64 {
+	if e.Past == nil {
+		return 1
+	}
+	return max(1, e.Past.Count)
 }
 
 // Data is what is particular to one kind of event. It is always a pointer to
@@ -48,8 +71,8 @@ type Data interface {
 // A Key names a process for as long as the machine runs: process ids are
 // reused, but never together with the time their process started.
 type Key struct {
-	PID   uint32 // in the initial pid namespace; the thread group's
-	Start uint64 // task_struct.group_leader.start_boottime, nanoseconds
+	PID   uint32 `column:"pid"`   // in the initial pid namespace; the thread group's
+	Start uint64 `column:"start"` // task_struct.group_leader.start_boottime, nanoseconds
 }
 
 // IsZero reports whether k names no process.
@@ -59,14 +82,14 @@ func (k Key) IsZero() bool { return k == Key{} }
 // stable across restarts of the agent: the first 12 digits of the boot id, the
 // start time in hexadecimal and the pid, joined by dashes.
 func (k Key) ExecID() string {
-	return string(k.appendExecID(make([]byte, 0, 40)))
+	return string(host.appendExecID(make([]byte, 0, 40), k))
 }
 
-func (k Key) appendExecID(b []byte) []byte {
+func (h *Host) appendExecID(b []byte, k Key) []byte {
 	if k.IsZero() {
 		return b
 	}
-	b = append(b, host.bootShort...)
+	b = append(b, h.bootShort...)
 	b = append(b, '-')
 	b = strconv.AppendUint(b, k.Start, 16)
 	b = append(b, '-')

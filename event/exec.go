@@ -17,7 +17,7 @@ func (*Exec) Kind() Kind { return KindExec }
 // Fork is a process that came to be as a copy of its parent: Process is the child.
 type Fork struct {
 	Type  string `field:"evt.type" doc:"type of the event: the system call's name, or what the kernel did"`
-	Flags uint64 // of the clone call; its lowest byte is the signal for the parent (clone) or CLONE_NEWTIME (clone3)
+	Flags uint64 `column:"fork.flags"` // of the clone call; its lowest byte is the signal for the parent (clone) or CLONE_NEWTIME (clone3)
 	Res   Errno  `field:"evt.res" doc:"SUCCESS, or the name of the error"`
 
 	_ struct{} `field:"evt.arg.flags" type:"string" doc:"flags of the call, by name, joined by |"`
@@ -40,7 +40,7 @@ type Exit struct {
 	MinFlt   uint64 `field:"exit.minflt" doc:"page faults served without I/O"`
 	MajFlt   uint64 `field:"exit.majflt" doc:"page faults that needed I/O"`
 	// Ktime is the event's, kept because Process.Exited outlives the event.
-	Ktime uint64
+	Ktime uint64 `column:"exit.ktime"`
 }
 
 // Kind implements [Data].
@@ -69,7 +69,7 @@ type Namespace struct {
 	Res     Errno    `field:"evt.res" doc:"SUCCESS, or the name of the error"`
 	Changed []string `field:"ns.changed" doc:"which namespaces changed: mnt, pid, net, user, uts, ipc, cgroup, time"`
 	// Old is what was true before.
-	Old Namespaces `fields:"-"`
+	Old Namespaces `fields:"-" column:"ns.old"`
 }
 
 // Kind implements [Data].

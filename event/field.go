@@ -292,13 +292,14 @@ type kind struct {
 	name, doc string
 	types     []string
 	data      reflect.Type
+	make      func() Data
 }
 
 func describe[T any, P interface {
 	*T
 	Data
 }](name, doc string, types ...string) kind {
-	return kind{name: name, doc: doc, types: types, data: reflect.TypeFor[T]()}
+	return kind{name: name, doc: doc, types: types, data: reflect.TypeFor[T](), make: func() Data { return P(new(T)) }}
 }
 
 type fields struct {

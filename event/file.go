@@ -26,9 +26,9 @@ type Open struct {
 
 	// Dir is the descriptor that a relative NameRaw begins at, AtCwd for the
 	// working directory.
-	Dir   int32
-	Flags uint64 // O_* of open(2) as the process gave them, and OpenCreated, OpenUpper, OpenLower
-	Mode  uint32 // the argument of that name; of calls that may create only
+	Dir   int32  `column:"open.dirfd"`
+	Flags uint64 `column:"open.flags"` // O_* of open(2) as the process gave them, and OpenCreated, OpenUpper, OpenLower
+	Mode  uint32 `column:"open.mode"`  // the argument of that name; of calls that may create only
 
 	Read    bool `field:"evt.is_open_read" doc:"true when the file was opened, or was to be opened, for reading"`
 	Write   bool `field:"evt.is_open_write" doc:"true when the file was opened, or was to be opened, for writing"`
@@ -59,9 +59,9 @@ func (*Open) Kind() Kind { return KindOpen }
 type FileObject struct {
 	Inode    uint64 `field:"fd.ino,omitzero" doc:"inode number of the file"`
 	Dev      uint64 `field:"fd.dev,omitzero" doc:"device number of the file's file system, as the kernel encodes it"`
-	FileMode uint32 // type and permissions, as stat(2) has them
-	FileUID  uint32
-	Links    uint32 // how many names the file has
+	FileMode uint32 `column:"file.mode_bits"` // type and permissions, as stat(2) has them
+	FileUID  uint32 `column:"file.uid"`
+	Links    uint32 `column:"file.links"` // how many names the file has
 	Deleted  bool   `field:"file.deleted,omitzero" doc:"true when the file had no name left where it was opened"`
 	Memfd    bool   `field:"file.memfd,omitzero" doc:"true when the file is an anonymous one in memory (memfd_create)"`
 
@@ -130,14 +130,15 @@ type File struct {
 	Mismatch bool      `field:"fd.name_mismatch,omitzero" doc:"true when what was asked for cannot name what was changed: the path was changed during the call"`
 	FileObject
 
-	FD       int32  // the descriptor of a call that is given one, else -1
-	Dir      int32  // the descriptor that a relative path begins at, AtCwd for the working directory
-	NewDir   int32  // the same for the target
-	Flags    uint32 // of unlinkat, renameat2, linkat, fchmodat2, fchownat
-	Mode     uint32 // of mkdir and chmod
-	UID, GID uint32 // of chown; 2^32-1: unchanged
-	Size     int64  // of truncate
-	IOUring  bool   `field:"evt.io_uring,omitzero" doc:"true when the call was asked for by io_uring"`
+	FD      int32  `column:"fd.num" null:"-1"` // the descriptor of a call that is given one, else -1
+	Dir     int32  `column:"file.dirfd"`       // the descriptor that a relative path begins at, AtCwd for the working directory
+	NewDir  int32  `column:"file.newdirfd"`    // the same for the target
+	Flags   uint32 `column:"file.flags"`       // of unlinkat, renameat2, linkat, fchmodat2, fchownat
+	Mode    uint32 `column:"file.mode_arg"`    // of mkdir and chmod
+	UID     uint32 `column:"file.new_uid"`     // of chown; 2^32-1: unchanged
+	GID     uint32 `column:"file.new_gid"`     // likewise
+	Size    int64  `column:"file.new_size"`    // of truncate
+	IOUring bool   `field:"evt.io_uring,omitzero" doc:"true when the call was asked for by io_uring"`
 
 	_ struct{} `field:"fd.num" type:"int" doc:"number of the descriptor"`
 	_ struct{} `field:"fd.directory" type:"string" doc:"directory that the file lies in"`
@@ -173,7 +174,7 @@ type Mount struct {
 	Target    string    `field:"fs.path.target" doc:"absolute path of the place, as the process sees it, from the kernel's own objects"`
 	TargetRaw string    `field:"fs.path.targetraw" doc:"fs.path.target as the process gave it"`
 	FSType    string    `field:"evt.arg.type" doc:"type of the file system, as the process gave it"`
-	Flags     uint64    // MS_*, MNT_* or MOVE_MOUNT_*
+	Flags     uint64    `column:"mount.flags"` // MS_*, MNT_* or MOVE_MOUNT_*
 	NoName    bool      `field:"fd.name_unresolved,omitzero" doc:"true when a path is not known for certain: it is missing, and what was asked for stands beside it"`
 	Error     PathError `field:"fd.name_error" doc:"why a path is not known"`
 

@@ -24,10 +24,10 @@ type Flow struct {
 	// Reason is why a packet was dropped, or would have been.
 	Reason DropReason `field:"flow.drop_reason" doc:"why it was dropped, or would have been: policy_denied (by a rule), policy_default (no rule matched), spoofed_source, invalid_packet, fragment_unknown, unknown_transport, no_endpoint, no_route, source_routed, not_ip, error"`
 	// Policy is the rule that gave the verdict, nil where none did.
-	Policy *FlowPolicy
-	_      struct{} `field:"flow.policy" type:"string" doc:"policy that gave the verdict: shop/allow-frontend; absent where no rule matched"`
-	_      struct{} `field:"flow.rule" type:"string" doc:"rule of the policy that gave the verdict: its number in its direction, from 1, or its name"`
-	_      struct{} `field:"flow.policy_tier" type:"string" doc:"tier of the policy that gave the verdict: Admin, Network, Baseline"`
+	Policy *FlowPolicy `column:"flow.policy"`
+	_      struct{}    `field:"flow.policy" type:"string" doc:"policy that gave the verdict: shop/allow-frontend; absent where no rule matched"`
+	_      struct{}    `field:"flow.rule" type:"string" doc:"rule of the policy that gave the verdict: its number in its direction, from 1, or its name"`
+	_      struct{}    `field:"flow.policy_tier" type:"string" doc:"tier of the policy that gave the verdict: Admin, Network, Baseline"`
 	// Nearest says what the rule that came nearest to matching differs in.
 	Nearest string `field:"flow.nearest" doc:"for what no rule matched: the rule that came nearest, and what it differs in; or that none allows anything"`
 
@@ -43,26 +43,27 @@ type Flow struct {
 	FlagsReceived   TCPFlags  `field:"flow.tcp_flags_received" doc:"flags of TCP that the far end has sent so far"`
 	// ICMPType and ICMPCode are the packet's that the event is about, with
 	// ICMP set.
-	ICMP               bool
-	ICMPType, ICMPCode uint8
-	_                  struct{} `field:"flow.icmp_type" type:"uint" doc:"type of the ICMP message"`
-	_                  struct{} `field:"flow.icmp_code" type:"uint" doc:"code of the ICMP message"`
-	Identity           uint32   `field:"flow.identity,omitzero" doc:"number of the near end's identity: pods that no policy tells apart have the same one"`
-	RemoteIdentity     uint32   `field:"flow.remote_identity,omitzero" doc:"number of the far end's identity"`
-	Interface          string   `field:"flow.interface" doc:"name of the near end's device on this machine"`
-	Ifindex            uint32   // of that device
-	PodUID             string   // of the pod at the near end, as its device has it; "" unknown
-	Reply              bool     // the packet that the event is about came from the server's end
+	ICMP           bool     `column:"flow.icmp"`
+	ICMPType       uint8    `column:"flow.icmp_type"`
+	ICMPCode       uint8    `column:"flow.icmp_code"`
+	_              struct{} `field:"flow.icmp_type" type:"uint" doc:"type of the ICMP message"`
+	_              struct{} `field:"flow.icmp_code" type:"uint" doc:"code of the ICMP message"`
+	Identity       uint32   `field:"flow.identity,omitzero" doc:"number of the near end's identity: pods that no policy tells apart have the same one"`
+	RemoteIdentity uint32   `field:"flow.remote_identity,omitzero" doc:"number of the far end's identity"`
+	Interface      string   `field:"flow.interface" doc:"name of the near end's device on this machine"`
+	Ifindex        uint32   `column:"flow.ifindex"` // of that device
+	PodUID         string   `column:"flow.pod_uid"` // of the pod at the near end, as its device has it; "" unknown
+	Reply          bool     `column:"flow.reply"`   // the packet that the event is about came from the server's end
 
 	// Service is the service that the near end asked for, where the far address is
 	// that of a pod behind it; nil where there is none.
-	Service *cluster.Service
-	_       struct{} `field:"flow.service" type:"string" doc:"service that the near end asked for, where the far address is one of its pods': shop/db"`
+	Service *cluster.Service `column:"flow.service"`
+	_       struct{}         `field:"flow.service" type:"string" doc:"service that the near end asked for, where the far address is one of its pods': shop/db"`
 
 	// LocalPeer is what the near address stood for in the cluster; nil outside
 	// clusters and while the cluster has not told. It says whose a flow is
 	// where no process is known.
-	LocalPeer *cluster.Peer
+	LocalPeer *cluster.Peer `column:"flow.local"`
 
 	_ struct{} `field:"flow.direction" type:"string" doc:"which way the flow was begun, seen from the near end: ingress, egress"`
 }
@@ -93,17 +94,20 @@ func NoRule(nearest string) string {
 // A FlowPolicy is a rule that gave a verdict. It never changes, and is shared
 // by all events of the rule.
 type FlowPolicy struct {
-	Kind            string // NetworkPolicy, ClusterNetworkPolicy
-	Namespace, Name string
-	UID             string
-	Tier            cluster.PolicyTier
-	Rule            int // from 0
-	RuleName        string
+	Kind      string             `column:"flow.policy_kind"` // NetworkPolicy, ClusterNetworkPolicy
+	Namespace string             `column:"flow.policy_ns"`
+	Name      string             `column:"flow.policy_name"`
+	UID       string             `column:"flow.policy_uid"`
+	Tier      cluster.PolicyTier `column:"flow.policy_tier"`
+	Rule      int                `column:"flow.rule_index"` // from 0
+	RuleName  string             `column:"flow.rule_name"`
 	// Peers and Ports say what the rule is about: not everybody, not all ports.
-	Peers, Ports bool
+	Peers bool `column:"flow.rule_peers"`
+	Ports bool `column:"flow.rule_ports"`
 
 	// Title and Number are how people name it: see [NewFlowPolicy].
-	Title, Number string
+	Title  string `column:"flow.policy"`
+	Number string `column:"flow.rule"`
 }
 
 // NewFlowPolicy completes p by how people name it.

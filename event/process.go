@@ -11,17 +11,17 @@ import (
 // something about the process changes, a new snapshot takes its place; events
 // keep the one that was true when they happened.
 type Process struct {
-	Key
+	Key `column:"proc.key"`
 	PID uint32   `field:"proc.pid" ancestors:"proc.apid" doc:"process id, as seen from the host"`
 	_   struct{} `field:"proc.ppid" type:"uint" doc:"process id of the parent; there even where nothing else is known of it"`
 	// Depth counts the ancestors reachable by Parent. It stands where it takes no
 	// room: snapshots are most of what the agent's memory holds.
-	Depth int32
+	Depth int32 `column:"proc.depth"`
 	// Parent is the process that started this one, as it was then. It is not
 	// replaced when the parent ends and the kernel hands the child to init.
-	Parent *Process
+	Parent *Process `column:"-"` // by whoever keeps the columns
 	// ParentKey names the parent also where Parent is nil.
-	ParentKey Key
+	ParentKey Key `column:"proc.parent"`
 
 	TID  uint32 `field:"thread.tid,omitzero" doc:"id of the thread that acted, as seen from the host"`
 	VPID uint32 `field:"proc.vpid,omitzero" doc:"process id, as seen in its own pid namespace"`
@@ -68,11 +68,11 @@ type Process struct {
 	ExecTime  time.Time `field:"proc.exec_time" doc:"when its present executable was started"`
 
 	// Container is where the process runs, nil on the host itself.
-	Container *Container
+	Container *Container `column:"container"`
 	Cgroup    Cgroup
 
 	// Exited is set on the last snapshot of a process.
-	Exited *Exit
+	Exited *Exit `column:"proc.exited"`
 
 	_ struct{} `field:"proc.exec_id" type:"string" doc:"id of the process that no other ever has: boot id, start time and pid"`
 	_ struct{} `field:"proc.parent_exec_id" type:"string" doc:"proc.exec_id of the parent"`
@@ -124,8 +124,8 @@ type Namespaces struct {
 // CgroupKey names a cgroup. On hybrid systems the same id can stand in several
 // hierarchies, so that the id alone is not enough.
 type CgroupKey struct {
-	Hierarchy uint32 // cgroup_root.hierarchy_id; the unified hierarchy's is 0 or 1 by kernel
-	ID        uint64 // inode number of the cgroup's directory
+	Hierarchy uint32 `column:"proc.cgroup.hierarchy"` // cgroup_root.hierarchy_id; the unified hierarchy's is 0 or 1 by kernel
+	ID        uint64 `column:"proc.cgroup.own_id"`    // inode number of the cgroup's directory
 }
 
 // A Cgroup is where a process is accounted.
@@ -155,7 +155,7 @@ type Container struct {
 
 	// Pod is the pod that the container belongs to, nil outside pods. Where
 	// neither the cluster nor the runtime has told of it, it has a UID alone.
-	Pod *cluster.Pod
+	Pod *cluster.Pod `column:"k8s.pod"`
 	// PodContainer is what the pod calls the container; POD for the sandbox,
 	// which holds the pod's namespaces.
 	PodContainer     string                `field:"k8s.container.name" doc:"name of the container in its pod; POD for the sandbox that holds the pod's namespaces"`

@@ -25,7 +25,7 @@ type Socket struct {
 	// RemotePeer is what the far address stood for in the cluster when the
 	// connection began; nil outside clusters, for loopback, and while the
 	// cluster has not told.
-	RemotePeer *cluster.Peer
+	RemotePeer *cluster.Peer `column:"k8s.remote"`
 
 	_ struct{} `field:"fd.cip" type:"ip" doc:"address of the client"`
 	_ struct{} `field:"fd.sip" type:"ip" doc:"address of the server"`
@@ -74,7 +74,7 @@ type Connection struct {
 
 	State         TCPState  `field:"conn.state" doc:"state of the connection after the event, as ss(8) names it"`
 	Start         time.Time `field:"conn.start" doc:"when the connection began; absent where that is unknown"`
-	Duration      int64     // conn.duration
+	Duration      int64     `column:"conn.duration" type:"duration"`
 	_             struct{}  `field:"conn.duration" type:"duration" doc:"nanoseconds since the connection began; absent where that is unknown"`
 	Latency       int64     `field:"conn.latency,omitzero" type:"duration" doc:"nanoseconds the handshake took"`
 	BytesSent     uint64    `field:"conn.bytes_sent" doc:"bytes sent and acknowledged (TCP), or sent (UDP)"`
@@ -108,9 +108,9 @@ type DNS struct {
 	QType    string   `field:"dns.type" doc:"type of record that was asked for: A, AAAA, CNAME, ..."`
 	RCode    string   `field:"dns.rcode" doc:"answer's code: NOERROR, NXDOMAIN, ..."`
 	Answers  []string `field:"dns.answers" doc:"records of the answer, as text: name TTL type value"`
-	Addrs    []Answer
-	Latency  int64 `field:"dns.latency,omitzero" type:"duration" doc:"nanoseconds between the question and this answer"`
-	Cut      bool  `field:"dns.truncated,omitzero" doc:"true when the message was cut, by the server (TC) or by the capture"`
+	Addrs    []Answer `column:"dns.addrs"`
+	Latency  int64    `field:"dns.latency,omitzero" type:"duration" doc:"nanoseconds between the question and this answer"`
+	Cut      bool     `field:"dns.truncated,omitzero" doc:"true when the message was cut, by the server (TC) or by the capture"`
 }
 
 // An Answer is an address that a DNS answer gives a name.

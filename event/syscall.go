@@ -19,16 +19,16 @@ type Syscall struct {
 	IOUring bool   `field:"evt.io_uring,omitzero" doc:"true when the call was asked for by io_uring"`
 
 	// Call describes it, and says what Regs and Memory hold.
-	Call   *Call
-	Regs   [6]uint64
-	Memory [MaxReads]CallMemory
+	Call   *Call                `column:"syscall.name"`
+	Regs   [6]uint64            `column:"syscall.arg"`
+	Memory [MaxReads]CallMemory `column:"syscall.mem"`
 
 	// FD is the descriptor of Call.FD, -1 where there is none.
-	FD     int32
-	FDName string // path of its file as the process sees it; sockets have Sock
-	FDType string // file, directory, pipe, unix, ipv4, ...
+	FD     int32  `column:"fd.num" null:"-1"`
+	FDName string `column:"fd.path"` // path of its file as the process sees it; sockets have Sock
+	FDType string `column:"fd.type"` // file, directory, pipe, unix, ipv4, ...
 	// Sock are the ends of a descriptor that is a socket of the Internet; else nil.
-	Sock *Socket
+	Sock *Socket `column:"fd"`
 
 	// Unreadable and Truncated name arguments that lie in memory.
 	Unreadable []string `field:"evt.args_unreadable" doc:"arguments that are missing, because the memory that the process named could not be read"`

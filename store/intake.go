@@ -1,0 +1,295 @@
+package store
+
+import (
+	"context"
+	"slices"
+	"sync"
+	"time"
+
+	"warren/event"
+)
+
+// An intake holds the events that came and are not encoded yet.
+type intake struct {
+	mu     sync.Mutex
+	events []*event.Event
+	// cuts are places in events over which nothing is collapsed; a held stretch,
+	// in which nothing is, lies between an even one and the next.
+	cuts     []cut
+	holds    int
+	most     int
+	critical bool
+	last     uint64 // evt.num of the latest
+	lost     loss
+}
+
+// A cut is a place between two events. Behind a held one nothing is collapsed.
+type cut struct {
+	at   int
+	held bool
+}
+
+// loss is what there was no room for.
+type loss struct {
+	count uint64
+	kinds event.KindSet
+	last  *event.Event
+}
+
+// Append gives the history an event, which nobody changes any more. It never
+// waits: what there is no room for is counted, and told of later. One goroutine
+// at a time.
+func (s *Store) Append(e *event.Event) {
+	k := e.Data.Kind()
+	if event.LayoutOf(k) == nil || k == event.KindProcess {
+		return // tells tables what they need, and nobody else
+	}
+	in := &s.in
+	in.mu.Lock()
+	in.last = max(in.last, e.Seq)
+	if len(in.events) >= in.most {
+		in.lost.add(e)
+		in.mu.Unlock()
+		return
+	}
+	in.events = append(in.events, e)
+	rouse := len(in.events) == flushAt
+	if critical(e) {
+		in.critical, rouse = true, true
+	}
+	in.mu.Unlock()
+	if rouse {
+		select {
+		case s.wake <- struct{}{}:
+		default:
+		}
+	}
+}
+
+func (l *loss) add(e *event.Event) {
+	l.count += e.Times()
+	l.kinds |= event.Kinds(e.Data.Kind())
+	l.last = e
+}
+
+// critical reports whether an event is to be on the disk at once: those of which
+// an attacker would want that nobody finds them.
+func critical(e *event.Event) bool {
+	switch d := e.Data.(type) {
+	case *event.Credentials, *event.Namespace, *event.Mount:
+		return true
+	case *event.Syscall:
+		return d.Call != nil && d.Call.Critical && d.Res == 0
+	}
+	return false
+}
+
+// cutHere closes what collapsing has open. The caller holds in.mu.
+func (in *intake) cutHere() {
+	in.cuts = append(in.cuts, cut{len(in.events), in.holds > 0})
+}
+
+// Hold makes the events that are appended until release is called rows of their
+// own, with their own numbers, which nothing is added to. Any goroutine may ask,
+// and several at a time.
+func (s *Store) Hold() (release func()) {
+	in := &s.in
+	in.mu.Lock()
+	in.holds++
+	in.cutHere()
+	in.mu.Unlock()
+	return sync.OnceFunc(func() {
+		in.mu.Lock()
+		in.holds--
+		in.cutHere()
+		in.mu.Unlock()
+	})
+}
+
+// Sync lets Query find all events that have been appended, and returns the number
+// of the latest of them, or seq where that is later. No row that is found
+// stands for events on both sides of that moment. The caller sees to it that all
+// events up to seq have been appended.
+func (s *Store) Sync(ctx context.Context, seq uint64) (uint64, error) {
+	s.in.mu.Lock()
+	s.in.cutHere()
+	last := max(seq, s.in.last)
+	s.in.mu.Unlock()
+	if s.flush() {
+		select {
+		case s.wake <- struct{}{}:
+		default:
+		}
+	}
+	return last, ctx.Err()
+}
+
+// take returns what waits, in stretches: what is collapsed, and what is not.
+func (in *intake) take(spare []*event.Event) (events []*event.Event, cuts []cut, lost loss, critical bool) {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	events, in.events = in.events, spare[:0]
+	cuts, in.cuts = in.cuts, nil
+	if in.holds > 0 {
+		in.cuts = append(in.cuts, cut{0, true})
+	}
+	lost, in.lost = in.lost, loss{}
+	critical, in.critical = in.critical, false
+	return events, cuts, lost, critical
+}
+
+// flush makes frames of what waits, which Query finds from then on. It reports
+// whether some of it is critical.
+func (s *Store) flush() (critical bool) {
+	s.encoding.Lock()
+	defer s.encoding.Unlock()
+	g := s.active()
+	if g == nil || g.pending() > s.cfg.maxPending {
+		return false // Append counts what there is no room for
+	}
+	events, cuts, lost, critical := s.in.take(s.spare)
+	rows := events
+	switch {
+	case len(cuts) == 0:
+		rows = s.collapse.run(events)
+	default:
+		rows = s.stretches(events, cuts)
+	}
+	n := uint64(0)
+	for _, e := range rows {
+		n += e.Times()
+	}
+	if lost.count > 0 {
+		rows = append(rows, lost.event())
+	}
+	if len(rows) > 0 {
+		s.encodeRows(g, rows)
+	}
+	clear(events[:cap(events)])
+	s.spare = events[:0]
+	s.mu.Lock()
+	s.state.events += n
+	s.state.rows += uint64(len(rows))
+	s.state.lost += lost.count
+	s.mu.Unlock()
+	return critical
+}
+
+// stretches collapses events between cuts.
+func (s *Store) stretches(events []*event.Event, cuts []cut) []*event.Event {
+	n, at, held := 0, 0, false
+	for _, c := range append(cuts, cut{len(events), false}) {
+		part := events[at:c.at]
+		if !held {
+			part = s.collapse.run(part)
+		}
+		n += copy(events[n:], part)
+		at, held = c.at, c.held
+	}
+	return events[:n]
+}
+
+// event tells of a loss.
+func (l *loss) event() *event.Event {
+	return &event.Event{Time: l.last.Time, Ktime: l.last.Ktime, Seq: l.last.Seq,
+		Data: &event.Lost{Type: "lost", Count: l.count, What: l.kinds.String(), Lane: "disk", Consumer: "history"}}
+}
+
+// encodeRows makes frames of events: first the snapshots that they refer to.
+func (s *Store) encodeRows(g *segment, rows []*event.Event) {
+	s.watchClock(rows)
+	for _, e := range rows {
+		k := e.Data.Kind()
+		if len(s.byKind[k]) == 0 {
+			s.order = append(s.order, k)
+		}
+		s.byKind[k] = append(s.byKind[k], e)
+	}
+	slices.Sort(s.order)
+	for _, k := range s.order {
+		list := s.byKind[k]
+		for len(list) > 0 {
+			part := list[:min(len(list), maxBatch)]
+			list = list[len(part):]
+			s.encodeBatch(g, k, part)
+		}
+		clear(s.byKind[k])
+		s.byKind[k] = s.byKind[k][:0]
+	}
+	s.order = s.order[:0]
+	s.build.clear()
+}
+
+func (s *Store) encodeBatch(g *segment, k event.Kind, events []*event.Event) {
+	var r refs
+	r.snapshot = make([]int64, 0, len(events))
+	r.execID = make([]string, 0, len(events))
+	var last *event.Process
+	var number int64
+	var id string
+	for _, e := range events {
+		if e.Process != last {
+			last = e.Process
+			number, id = s.snaps.number(last, e.Time.UnixNano())
+		}
+		r.snapshot = append(r.snapshot, number)
+		r.execID = append(r.execID, id)
+	}
+	s.appendProcesses(g)
+	b := s.build.events(event.LayoutOf(k), s.host, events, &r)
+	info := frameInfo{schema: ownHashes()[k], rows: len(events)}
+	for i, e := range events {
+		t := e.Time.UnixNano()
+		end := t
+		if e.Past != nil && !e.Past.Last.IsZero() {
+			end = max(end, e.Past.Last.UnixNano())
+		}
+		if i == 0 {
+			info.minTime, info.maxTime, info.minSeq, info.maxSeq = t, end, e.Seq, e.Seq
+		}
+		info.minTime, info.maxTime = min(info.minTime, t), max(info.maxTime, end)
+		info.minSeq, info.maxSeq = min(info.minSeq, e.Seq), max(info.maxSeq, e.Seq)
+		info.events += e.Times()
+	}
+	s.appendBatch(g, b, info)
+}
+
+// appendProcesses makes frames of the snapshots that have been numbered.
+func (s *Store) appendProcesses(g *segment) {
+	t := &s.snaps
+	for i := 0; i < len(t.rows); i += maxBatch {
+		j := min(i+maxBatch, len(t.rows))
+		part := t.refs.part(i, j)
+		b := s.build.processes(s.host, t.rows[i:j], part)
+		info := frameInfo{schema: ownHashes()[event.KindProcess], rows: j - i,
+			minTime: slices.Min(part.time), maxTime: slices.Max(part.time), minSeq: uint64(part.snapshot[0]), maxSeq: uint64(part.snapshot[j-i-1])}
+		s.appendBatch(g, b, info)
+	}
+	t.written()
+}
+
+func (s *Store) appendBatch(g *segment, b *Batch, info frameInfo) {
+	s.body = s.encode.appendBatch(s.body[:0], b)
+	data := make([]byte, headSize, headSize+64+len(s.body)/2)
+	data = info.append(data)
+	data = appendPacked(data, s.body)
+	k := b.Layout.Kind
+	sealFrame(data, 0, frameBatch, k)
+	g.add(frame{typ: frameBatch, kind: k, frameInfo: info}, data)
+}
+
+// watchClock counts how often the clock was set back: events keep the times they
+// came with.
+func (s *Store) watchClock(rows []*event.Event) {
+	for _, e := range rows {
+		t := e.Time.UnixNano()
+		if s.lastTime-t > int64(stepBack) {
+			s.mu.Lock()
+			s.state.clockSteps++
+			s.mu.Unlock()
+			s.log.Warn("history: the clock was set back", "by", time.Duration(s.lastTime-t))
+			s.lastTime = t
+		}
+		s.lastTime = max(s.lastTime, t)
+	}
+}

@@ -1,0 +1,71 @@
+package store
+
+import "time"
+
+// Status is what there is, and what went wrong.
+type Status struct {
+	Dir   string
+	Size  int64 // bytes on the disk
+	First time.Time
+	Last  time.Time // of the events that are kept
+	// Events have been kept since the start, as so many Rows: repeats are one.
+	Events, Rows uint64
+	// Lost are events that there was no room for, since the start.
+	Lost uint64
+	Torn Torn
+	// ClockSteps is how often the clock was set back since the start.
+	ClockSteps uint64
+	// Failure is what the disk does not do, nil while it does all.
+	Failure *Failure
+	// Failures is how often it did not since the start.
+	Failures uint64
+	// Waiting are bytes that are not written yet.
+	Waiting int64
+}
+
+// Torn is what the end of an earlier run cost, as found at the start: what it was
+// writing when it was killed, and what a disk has damaged since.
+type Torn struct {
+	Frames, Bytes               int64 // cut off at the ends of logs
+	DamagedFrames, DamagedBytes int64 // passed over between whole ones
+	Unreadable                  int64 // logs that are left alone
+}
+
+// Failure is something that the disk does not do.
+type Failure struct {
+	Since time.Time
+	What  string
+}
+
+// Status returns how the history is.
+func (s *Store) Status() Status {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	t := Status{
+		Dir: s.cfg.Dir, Events: s.state.events, Rows: s.state.rows, Lost: s.state.lost, Torn: s.state.torn,
+		ClockSteps: s.state.clockSteps, Failures: s.state.failures,
+	}
+	if f := s.state.failure; f != nil {
+		copied := *f
+		t.Failure = &copied
+	}
+	for _, g := range s.segments {
+		g.mu.Lock()
+		t.Size += g.written
+		t.Waiting += g.size - g.written
+		if g.total.rows > 0 {
+			first, last := time.Unix(0, g.total.minTime), time.Unix(0, g.total.maxTime)
+			if t.First.IsZero() || first.Before(t.First) {
+				t.First = first
+			}
+			if last.After(t.Last) {
+				t.Last = last
+			}
+		}
+		g.mu.Unlock()
+	}
+	s.in.mu.Lock()
+	t.Lost += s.in.lost.count
+	s.in.mu.Unlock()
+	return t
+}

@@ -1,0 +1,440 @@
+// Package store is the history of one machine: every event that it is given is
+// kept on disk, and can be asked for later.
+//
+// Events come in by [Store.Append], which never waits. They become columns, and
+// are written to a log, the active segment, at least four times a second; once a
+// second, and at once after what is critical, the disk is told to keep it. So
+// nothing that is older than a second is lost when the program is killed. A log
+// that is large or old enough is sealed: docs/history.md has the layout.
+//
+// A disk that fails is told of once, and takes nothing away that was safe: what
+// does not fit meanwhile is counted, and told by an event when there is room again.
+//
+// Append belongs to one goroutine and Run to another; everything else can be
+// called by any number of them.
+package store
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"iter"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"warren/event"
+)
+
+// A Config says where the history is, and how much of it. The zero value of each
+// member stands for what its comment says.
+type Config struct {
+	Dir     string // must be given
+	Node    string // name of the machine in names of files; the host's
+	Version string // of Warren
+	// MaxBytes and MaxAge say what is kept: 1 GiB, and 7 days.
+	MaxBytes int64
+	MaxAge   time.Duration
+	// SegmentBytes and SegmentAge say when a log is sealed: 64 MiB, an hour.
+	SegmentBytes int64
+	SegmentAge   time.Duration
+	// Living returns the snapshots of the processes that live now: asked at the
+	// begin of each segment. nil: what events say must do.
+	Living func() iter.Seq[*event.Process]
+	// Now is the wall clock.
+	Now func() time.Time
+
+	files files
+	// maxPending is how many bytes wait for a disk that does not take them.
+	maxPending int64
+}
+
+const (
+	writeEvery = 250 * time.Millisecond
+	syncEvery  = time.Second
+	// criticalEvery is how soon after a critical event's sync the next one may be.
+	criticalEvery = 50 * time.Millisecond
+	// flushAt is how many events are encoded at once when they come fast, and
+	// maxBuffered how many wait at most.
+	flushAt     = 4096
+	maxBuffered = 32 << 10
+	maxBatch    = 4096
+	// maxFrames bounds what is known of a segment in memory.
+	maxFrames = 20000
+	// stepBack is by how much the clock must fall to be called set back: events of
+	// several rings and CPUs are not quite in order.
+	stepBack = 5 * time.Second
+)
+
+func (c Config) withDefaults() (Config, error) {
+	if c.Dir == "" {
+		return c, errors.New("history: no directory is given")
+	}
+	if c.Node == "" {
+		c.Node = event.Hostname()
+	}
+	if c.MaxBytes <= 0 {
+		c.MaxBytes = 1 << 30
+	}
+	if c.MaxAge <= 0 {
+		c.MaxAge = 7 * 24 * time.Hour
+	}
+	if c.SegmentBytes <= 0 {
+		c.SegmentBytes = min(64<<20, c.MaxBytes/4)
+	}
+	if c.SegmentAge <= 0 {
+		c.SegmentAge = time.Hour
+	}
+	if c.Now == nil {
+		c.Now = time.Now
+	}
+	if c.files == nil {
+		c.files = disk{}
+	}
+	if c.maxPending <= 0 {
+		c.maxPending = 8 << 20
+	}
+	return c, nil
+}
+
+// A Store is the history.
+type Store struct {
+	cfg  Config
+	log  *slog.Logger
+	lock io.Closer
+	host *event.Host
+
+	in intake
+	// wake rouses Run before its time; urgent asks for a sync besides.
+	wake   chan struct{}
+	synced chan struct{} // asks the goroutine that syncs
+
+	// encoding makes frames of events, one goroutine at a time.
+	encoding sync.Mutex
+	spare    []*event.Event
+	build    builder
+	encode   encoder
+	body     []byte
+	snaps    snapshots
+	collapse collapser
+	byKind   map[event.Kind][]*event.Event
+	order    []event.Kind
+	lastTime int64 // of the latest event, to see clocks that are set back
+
+	// writing writes frames, one goroutine at a time.
+	writing sync.Mutex
+
+	mu       sync.Mutex
+	segments []*segment // oldest first; the last one is active
+	nextSeq  uint64
+	state    state
+}
+
+// state is what Status tells. Store.mu guards it.
+type state struct {
+	began      time.Time
+	events     uint64
+	rows       uint64
+	lost       uint64
+	torn       Torn
+	clockSteps uint64
+	failure    *Failure
+	failures   uint64
+}
+
+// Open takes a directory for the history, which it makes if need be, and recovers
+// what is in it. The error names the directory and the reason; it is a
+// *LockedError where another process has it.
+func Open(cfg Config, log *slog.Logger) (*Store, error) {
+	cfg, err := cfg.withDefaults()
+	if err != nil {
+		return nil, err
+	}
+	if err := os.MkdirAll(filepath.Join(cfg.Dir, "active"), 0o700); err != nil {
+		return nil, fmt.Errorf("history %s: %w", cfg.Dir, err)
+	}
+	held, err := lock(cfg.Dir)
+	if err != nil {
+		if _, ok := errors.AsType[*LockedError](err); ok {
+			return nil, err
+		}
+		return nil, fmt.Errorf("history %s: %w", cfg.Dir, err)
+	}
+	s := &Store{
+		cfg: cfg, log: log, lock: held, host: event.ThisHost(),
+		wake: make(chan struct{}, 1), synced: make(chan struct{}, 1),
+		byKind: map[event.Kind][]*event.Event{},
+	}
+	s.in.most = maxBuffered
+	s.state.began = cfg.Now()
+	s.snaps.host = s.host
+	s.snaps.begin()
+	if err := s.recover(); err != nil {
+		return nil, errors.Join(fmt.Errorf("history %s: %w", cfg.Dir, err), held.Close())
+	}
+	// A disk that is full now may have room later: the store works without.
+	if err := s.beginSegment(); err != nil {
+		s.failed("begin a segment", err)
+	}
+	return s, nil
+}
+
+// recover reads the logs that an earlier run left.
+func (s *Store) recover() error {
+	paths, err := leftovers(s.cfg.Dir)
+	if err != nil {
+		return err
+	}
+	for _, path := range paths {
+		g, found, err := recoverSegment(path, s.cfg.files)
+		if err != nil {
+			// What cannot be read is left as it is, for somebody to look at.
+			s.log.Warn("history: a segment could not be recovered", "path", path, "err", err)
+			s.state.torn.Unreadable++
+			continue
+		}
+		t := &s.state.torn
+		t.Bytes += found.tornBytes
+		if found.tornBytes > 0 {
+			t.Frames++
+		}
+		t.DamagedBytes += found.badBytes
+		t.DamagedFrames += found.badFrames
+		if found.tornBytes > 0 || found.badFrames > 0 {
+			s.log.Warn("history: a segment was damaged", "path", path, "tornBytes", found.tornBytes, "damagedFrames", found.badFrames, "damagedBytes", found.badBytes)
+		}
+		for i := range found.frames {
+			if f := &found.frames[i]; f.kind == event.KindProcess {
+				s.snaps.last = max(s.snaps.last, int64(f.maxSeq))
+			}
+		}
+		s.nextSeq = max(s.nextSeq, g.seq+1)
+		s.segments = append(s.segments, g)
+	}
+	return nil
+}
+
+// Close writes what waits and gives the directory back. Run must have ended.
+func (s *Store) Close() error {
+	s.flush()
+	err := s.writeOut()
+	if active := s.active(); active != nil && err == nil {
+		err = active.sync()
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, g := range s.segments {
+		err = errors.Join(err, g.close())
+	}
+	s.segments = nil
+	return errors.Join(err, s.lock.Close())
+}
+
+// Run writes, syncs, seals and forgets, until ctx ends; then everything that came
+// is on the disk. A disk that fails does not end it.
+func (s *Store) Run(ctx context.Context) error {
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		s.syncLoop(ctx)
+	}()
+	defer func() { <-done }()
+	tick := time.NewTicker(writeEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			s.step()
+			if g := s.active(); g != nil {
+				s.sync(g)
+			}
+			return nil
+		case <-tick.C:
+		case <-s.wake:
+		}
+		if s.step() {
+			select {
+			case s.synced <- struct{}{}:
+			default:
+			}
+		}
+	}
+}
+
+// step encodes and writes what came. It reports whether some of it is critical.
+func (s *Store) step() (critical bool) {
+	critical = s.flush()
+	if err := s.writeOut(); err != nil {
+		s.failed("write", err)
+		return false
+	}
+	s.rotate()
+	return critical
+}
+
+// syncLoop tells the disk to keep what is written, each second and when asked. It
+// is a goroutine of its own: a slow disk delays no write.
+func (s *Store) syncLoop(ctx context.Context) {
+	tick := time.NewTicker(syncEvery)
+	defer tick.Stop()
+	var last time.Time
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		case <-s.synced:
+			if wait := criticalEvery - time.Since(last); wait > 0 {
+				select {
+				case <-ctx.Done():
+					return
+				case <-time.After(wait):
+				}
+			}
+		}
+		last = time.Now()
+		if g := s.active(); g != nil {
+			s.sync(g)
+		}
+	}
+}
+
+func (s *Store) sync(g *segment) {
+	if !g.hold() {
+		return
+	}
+	defer g.release()
+	if err := g.sync(); err != nil {
+		s.failed("sync", err)
+	}
+}
+
+// active returns the segment that is written to, nil where there is none.
+func (s *Store) active() *segment {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if n := len(s.segments); n > 0 && s.segments[n-1].own {
+		return s.segments[n-1]
+	}
+	return nil
+}
+
+// beginSegment makes the next segment the active one. What it begins with is all
+// that lives. The caller holds s.encoding, or nobody else knows s.
+func (s *Store) beginSegment() error {
+	s.mu.Lock()
+	seq := s.nextSeq
+	s.mu.Unlock()
+	g, err := newSegment(&s.cfg, s.cfg.files, seq, s.host)
+	if err != nil {
+		return err
+	}
+	s.mu.Lock()
+	s.nextSeq++
+	s.segments = append(s.segments, g)
+	s.mu.Unlock()
+	s.snaps.begin()
+	if s.cfg.Living != nil {
+		s.appendTable(g)
+	}
+	return nil
+}
+
+// rotate begins a new segment when the active one is large or old enough, and
+// wholly written.
+func (s *Store) rotate() {
+	g := s.active()
+	if g != nil {
+		g.mu.Lock()
+		due := g.size >= s.cfg.SegmentBytes || len(g.frames) >= maxFrames || g.total.rows > 0 && s.cfg.Now().Sub(g.began) >= s.cfg.SegmentAge
+		due = due && g.size == g.written
+		g.mu.Unlock()
+		if !due {
+			return
+		}
+	}
+	s.encoding.Lock()
+	err := s.beginSegment()
+	s.encoding.Unlock()
+	if err != nil {
+		s.failed("begin a segment", err)
+		return
+	}
+	if g != nil {
+		s.sync(g)
+	}
+	s.trim()
+}
+
+// trim forgets the oldest segments that are more than may be kept.
+func (s *Store) trim() {
+	oldest := s.cfg.Now().Add(-s.cfg.MaxAge).UnixNano()
+	for {
+		s.mu.Lock()
+		var total int64
+		for _, g := range s.segments {
+			g.mu.Lock()
+			total += g.size
+			g.mu.Unlock()
+		}
+		if len(s.segments) < 2 || total <= s.cfg.MaxBytes && (s.segments[0].total.rows == 0 || s.segments[0].total.maxTime >= oldest) {
+			s.mu.Unlock()
+			return
+		}
+		g := s.segments[0]
+		s.segments = s.segments[1:]
+		s.mu.Unlock()
+		if err := errors.Join(os.Remove(g.path), g.close()); err != nil {
+			s.failed("remove", err)
+			return
+		}
+	}
+}
+
+// writeOut writes what is encoded.
+func (s *Store) writeOut() error {
+	s.writing.Lock()
+	defer s.writing.Unlock()
+	g := s.active()
+	if g == nil {
+		return nil
+	}
+	before := g.pending()
+	if before == 0 {
+		return nil
+	}
+	if err := g.write(); err != nil {
+		return err
+	}
+	s.works()
+	return nil
+}
+
+// failed says once that the disk fails.
+func (s *Store) failed(what string, err error) {
+	s.mu.Lock()
+	s.state.failures++
+	first := s.state.failure == nil
+	if first {
+		s.state.failure = &Failure{Since: s.cfg.Now(), What: what + ": " + err.Error()}
+	}
+	s.mu.Unlock()
+	if first {
+		s.log.Warn("history: events are not written until the disk takes them again", "dir", s.cfg.Dir, "what", what, "err", err)
+	}
+}
+
+// works says that it does so no more.
+func (s *Store) works() {
+	s.mu.Lock()
+	f := s.state.failure
+	s.state.failure = nil
+	lost := s.state.lost
+	s.mu.Unlock()
+	if f != nil {
+		s.log.Info("history: events are written again", "dir", s.cfg.Dir, "since", f.Since, "lost", lost)
+	}
+}
