@@ -152,6 +152,7 @@ type Road struct {
 type slot struct {
 	to                 atomic.Pointer[handler]
 	decoded, malformed atomic.Uint64
+	given              atomic.Uint64 // up as lost by Lose
 }
 
 type handler struct {
@@ -235,6 +236,11 @@ func (r *Road) Handle(id uint8, name string, lane Lane, decode func(rec []byte) 
 	r.handlers[id].to.Store(&handler{name: name, lane: lane, decode: decode})
 }
 
+// Lose counts n events as lost that would have been records of a type, had they
+// not been counted in the kernel, and of which nobody can say any more what they
+// were.
+func (r *Road) Lose(id uint8, n uint64) { r.handlers[id].given.Add(n) }
+
 // A Counter says what became of the records of one type.
 type Counter struct {
 	ID   uint8
@@ -264,7 +270,7 @@ func (r *Road) counters() []Counter {
 	var perCPU []roadCounter
 	for id := range uint32(len(r.handlers)) {
 		s := &r.handlers[id]
-		c := Counter{ID: uint8(id), Decoded: s.decoded.Load(), Malformed: s.malformed.Load()}
+		c := Counter{ID: uint8(id), Lost: s.given.Load(), Decoded: s.decoded.Load(), Malformed: s.malformed.Load()}
 		if h := s.to.Load(); h != nil {
 			c.Name, c.Lane = h.name, h.lane
 		}

@@ -32,6 +32,9 @@ type Event struct {
 	Data Data `column:"-"`
 	// Past is what an event has that comes from the history, nil for others.
 	Past *Past `column:"-"`
+	// Counted is not nil where this stands for events that were counted in the
+	// kernel. Only who said that nothing but numbers are wanted is given such.
+	Counted *Counted `column:"-"`
 
 	_ struct{} `field:"evt.kind" type:"string" doc:"kind of the event; several types share one"`
 	_ struct{} `field:"evt.hostname" type:"string" doc:"name of the machine"`
@@ -54,9 +57,13 @@ type Past struct {
 	Last  time.Time
 }
 
-// Times returns how many events e stands for: 1 unless it comes from the history.
+// Times returns how many events e stands for: 1 unless it comes from the history,
+// or was counted in the kernel.
 func (e *Event) Times() uint64 {
-	if e.Past == nil {
+	switch {
+	case e.Counted != nil:
+		return e.Counted.Count
+	case e.Past == nil:
 		return 1
 	}
 	return max(1, e.Past.Count)
@@ -66,6 +73,15 @@ func (e *Event) Times() uint64 {
 // one of the structs listed in kinds.go.
 type Data interface {
 	Kind() Kind
+}
+
+// Counted is how many events there were beside one that was told, equal to it in
+// all that somebody counts by.
+type Counted struct {
+	Of    *Event
+	Count uint64
+	// Since is when they began to be counted, or earlier.
+	Since time.Time
 }
 
 // A Key names a process for as long as the machine runs: process ids are

@@ -69,7 +69,24 @@ type Term struct {
 	// of [SocketKinds].
 	Ports []uint16
 	Nets  []netip.Prefix
+	// Counted is not zero where events are only counted, and by what: then those
+	// that are equal in it need not be told one by one. It does not restrict.
+	Counted Counted
 }
+
+// Counted is what events are counted by, beside what is always told apart: the
+// process and what it executes, the type of the event, its result and what a file
+// was opened for.
+type Counted uint8
+
+// What events can be counted by.
+const (
+	CountedByProcess   Counted = 1 << iota // and by no more
+	CountedByDirectory                     // in which the file lies
+)
+
+// CountedKinds are the kinds of events that the kernel can count.
+const CountedKinds event.KindSet = 1<<event.KindOpen | 1<<event.KindSyscall
 
 // A Workload picks containers and pods. It looks at nothing of an event but the
 // container of its process; a *filter.Program that does the same is one.

@@ -95,6 +95,15 @@ var dims = []dim{
 			return true
 		},
 	},
+	{ // no restriction, but of terms that are equal else, one that does not count covers one that does
+		name:      "counted",
+		restricts: func(t *Term) bool { return t.Counted != 0 },
+		widen:     func(t *Term) { t.Counted = 0 },
+		equal:     func(a, b *Term) bool { return a.Counted == b.Counted },
+		covers:    func(a, b *Term) bool { return b.Counted&^a.Counted == 0 },
+		unite:     func(a, b *Term) { a.Counted |= b.Counted },
+		narrow:    func(a, b *Term) bool { a.Counted |= b.Counted; return true },
+	},
 }
 
 func sameWorkload(a, b Workload) bool {
@@ -274,6 +283,9 @@ func (t Term) normal() Term {
 		t.Nets = sorted(t.Nets, comparePrefix)
 		t.Kinds &= SocketKinds
 	}
+	if t.Kinds&^CountedKinds != 0 {
+		t.Counted = 0
+	}
 	t.UIDs = sorted(t.UIDs, cmp.Compare[uint32])
 	t.Exes = sorted(t.Exes, cmp.Compare[string])
 	if t.Types != nil { // of the kinds that are left
@@ -346,6 +358,8 @@ func take(name string, t, u *Term) {
 		t.Inodes = u.Inodes
 	case "paths":
 		t.Paths = u.Paths
+	case "counted":
+		t.Counted = u.Counted
 	}
 }
 

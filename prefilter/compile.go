@@ -55,7 +55,9 @@ type table struct {
 	Calls                         [32]mask
 	Heads, Tails                  [256]mask
 	NoUID, NoInode, NoPath, NoRaw mask
+	Plain, Enough                 mask
 	UIDs, Inodes, Paths, Raws     uint32
+	Counts, CountDirs             uint32
 }
 
 // tables is what a slot holds.
@@ -107,6 +109,7 @@ func assemble(terms []interest.Term, types []Type) tables {
 		noUID, noInode, noPath mask
 		noRaw                  mask
 		raws                   int
+		counted                interest.Counted
 		uids                   = map[uint32]mask{}
 		inodes                 = map[interest.Inode]mask{}
 		texts                  [2]map[string]mask // heads, tails
@@ -150,6 +153,15 @@ func assemble(terms []interest.Term, types []Type) tables {
 		if term.Paths == nil {
 			noPath.set(n)
 		}
+		switch {
+		case term.Counted != 0:
+			counted |= term.Counted
+		case term.Paths == nil:
+			t.table.Enough.set(n)
+			fallthrough
+		default:
+			t.table.Plain.set(n)
+		}
 		for _, p := range term.Paths {
 			addPath(p, n, &texts, &letters)
 		}
@@ -158,6 +170,7 @@ func assemble(terms []interest.Term, types []Type) tables {
 	t.table.Heads, t.table.Tails = letters[0], letters[1]
 	t.table.NoUID, t.table.NoInode, t.table.NoPath = noUID, noInode, noPath
 	t.table.NoRaw, t.table.Raws = noRaw, flag(raws)
+	t.table.Counts, t.table.CountDirs = flag(int(counted)), flag(int(counted&interest.CountedByDirectory))
 	t.table.UIDs, t.table.Inodes, t.table.Paths = flag(len(uids)), flag(len(inodes)), flag(len(texts[0])+len(texts[1]))
 
 	for uid, m := range uids {

@@ -58,7 +58,10 @@ struct interest_table {
 	/* Of terms with a path that a name of these letters may satisfy: behind the first one, and the last. */
 	struct interest_mask heads[256], tails[256];
 	struct interest_mask no_uid, no_inode, no_path, no_raw; /* terms without such a condition */
-	__u32 uids, inodes, paths, raws;			/* whether there are terms with one */
+	struct interest_mask plain;	 /* terms that want the event itself, and not only count */
+	struct interest_mask enough;	 /* those of them without a path */
+	__u32 uids, inodes, paths, raws; /* whether there are terms with one */
+	__u32 counts, count_dirs;	 /* whether there are terms that only count, and by directory */
 };
 
 struct interest_table interest_tables[2] SEC(".data.interest");
@@ -302,7 +305,7 @@ static __always_inline bool interest_needs_name(const struct interest *m)
 {
 	struct interest_table *t = interest_table(m);
 
-	return t->paths && !interest_more(&m->may, &t->no_path, &m->named);
+	return t->paths && !interest_more(&m->may, &t->enough, &m->named);
 }
 
 static __always_inline __u32 interest_letters(__u8 a, __u8 b)
@@ -383,6 +386,27 @@ static __always_inline bool interest_wanted(const struct interest *m)
 	interest_or(&by_name, &m->named);
 	interest_and(&by_name, &m->may);
 	return !interest_none(&by_name);
+}
+
+/* Of an event that is wanted: whether all who want it only count such events. */
+static __always_inline bool interest_counts(const struct interest *m)
+{
+	struct interest_table *t = interest_table(m);
+	struct interest_mask plain;
+
+	if (!t->counts)
+		return false;
+	plain = t->no_path;
+	interest_or(&plain, &m->named);
+	interest_and(&plain, &m->may);
+	interest_and(&plain, &t->plain);
+	return interest_none(&plain);
+}
+
+/* Whether any of them counts by directory. */
+static __always_inline bool interest_counts_dirs(const struct interest *m)
+{
+	return interest_table(m)->count_dirs;
 }
 
 #endif /* INTEREST_H */

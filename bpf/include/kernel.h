@@ -419,6 +419,7 @@ struct task_struct {
 	__u64 utime, stime;
 	__u64 start_boottime;
 	unsigned long min_flt, maj_flt;
+	__u64 self_exec_id;
 	const struct cred *cred;
 	const struct cred *real_cred;
 	char comm[16];

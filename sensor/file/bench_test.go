@@ -140,8 +140,8 @@ func hundred(root string) []interest.Path {
 
 // BenchmarkOpenClose is what opening and closing a file costs, at the least of
 // many batches, in rounds that take turns: without anybody, with an empty
-// program at both ends of the call, with the sensor where all is wanted, and with
-// a hundred paths that the file is none of: of other directories, and of its own.
+// program at both ends of the call, with the sensor where all is wanted, where all
+// is counted by process and directory, and with a hundred paths that the file is none of: of other directories, and of its own.
 func BenchmarkOpenClose(b *testing.B) {
 	modes := []struct {
 		name string
@@ -150,6 +150,9 @@ func BenchmarkOpenClose(b *testing.B) {
 		{"off", func(*testing.B) func() { return func() {} }},
 		{"pair", empty},
 		{"all", func(b *testing.B) func() { return live(b, interest.All(opens)) }},
+		{"counted", func(b *testing.B) func() {
+			return live(b, interest.Union(counted(interest.CountedByProcess|interest.CountedByDirectory)))
+		}},
 		{"others", func(b *testing.B) func() {
 			return live(b, interest.Union(interest.Holder{Interest: interest.Interest{Terms: []interest.Term{{Kinds: opens, Paths: hundred("/srv")}}}}))
 		}},

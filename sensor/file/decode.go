@@ -79,6 +79,9 @@ func (s *Sensor) decodeOpen(rec []byte) error {
 		Data:  o,
 	}
 	s.send(&e.event)
+	if counts := s.counts.Load(); r.Example != 0 && counts != nil {
+		counts.Example(r.Example, &e.event)
+	}
 	return nil
 }
 

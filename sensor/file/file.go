@@ -16,6 +16,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"runtime"
 	"slices"
 	"strings"
@@ -39,7 +40,8 @@ type Sensor struct {
 	log  *slog.Logger
 
 	// Of the decoders.
-	emit atomic.Pointer[func(*event.Event)]
+	emit   atomic.Pointer[func(*event.Event)]
+	counts atomic.Pointer[prefilter.Counter]
 
 	// Of the goroutine that calls Start, Snapshot and Stop.
 	obj    *bpf.Object
@@ -172,6 +174,9 @@ func (s *Sensor) Start(want interest.Set, emit func(*event.Event)) (err error) {
 	if err := s.filter.Apply(want); err != nil {
 		return err
 	}
+	if err := s.counts.Load().Apply(prefilter.Counting(want, kinds)); err != nil {
+		return err
+	}
 	var spare []string
 	moved := false
 	for _, h := range hooks() {
@@ -209,6 +214,11 @@ func (s *Sensor) open() error {
 	if s.filter, err = prefilter.New(s.obj, types); err != nil {
 		return errors.Join(err, s.Stop())
 	}
+	counts, err := prefilter.NewCounter(s.obj, s.road, func(uint32) uint8 { return bpf.RecOpen }, s.send)
+	if err != nil {
+		return errors.Join(err, s.Stop())
+	}
+	s.counts.Store(counts)
 	s.road.Handle(bpf.RecOpen, "file.open", bpf.Bulk, s.decodeOpen)
 	s.road.Handle(bpf.RecFile, "file.change", bpf.Bulk, s.decodeChange)
 	s.road.Handle(bpf.RecMount, "file.mount", bpf.Bulk, s.decodeChange)
@@ -268,10 +278,15 @@ func (s *Sensor) Stop() error {
 	if s.obj == nil {
 		return nil
 	}
-	err := s.obj.Close()
+	var errs []error
+	if counts := s.counts.Load(); counts != nil { // what was counted is told when nothing is any more
+		errs = append(errs, s.obj.Detach(slices.Collect(maps.Keys(s.status))...), counts.Close())
+	}
+	errs = append(errs, s.obj.Close())
 	s.obj = nil
+	s.counts.Store(nil)
 	clear(s.status)
-	return err
+	return errors.Join(errs...)
 }
 
 // Hooks implements [sensor.Sensor].

@@ -44,6 +44,34 @@ type fileChangeSlot struct {
 	Words [2721]uint64
 }
 
+type fileCountKey struct {
+	_       structs.HostLayout
+	Start   uint64
+	Exec    uint64
+	Cgroups uint64
+	Cgroup  uint64
+	Pid     uint32
+	Slot    uint32
+	Uid     uint32
+	Gid     uint32
+	Type    uint32
+	Res     int32
+	Marks   uint32
+	DirLen  uint32
+	Dir     [128]int8
+}
+
+type fileCountRoom struct {
+	_     structs.HostLayout
+	Words [27]uint64
+}
+
+type fileCountValue struct {
+	_       structs.HostLayout
+	Example uint64
+	More    uint64
+}
+
 type fileCounter struct {
 	_         structs.HostLayout
 	Submitted uint64
@@ -181,10 +209,20 @@ type fileInterestTable struct {
 		_    structs.HostLayout
 		Bits [4]uint64
 	}
-	Uids   uint32
-	Inodes uint32
-	Paths  uint32
-	Raws   uint32
+	Plain struct {
+		_    structs.HostLayout
+		Bits [4]uint64
+	}
+	Enough struct {
+		_    structs.HostLayout
+		Bits [4]uint64
+	}
+	Uids      uint32
+	Inodes    uint32
+	Paths     uint32
+	Raws      uint32
+	Counts    uint32
+	CountDirs uint32
 }
 
 type fileInterestText struct {
@@ -206,6 +244,7 @@ type fileOpenRecord struct {
 	Actor   fileFileActor
 	File    fileFileObject
 	Flags   uint64
+	Example uint64
 	Res     int32
 	Dir     int32
 	Mode    uint32
@@ -257,7 +296,9 @@ const (
 const (
 	fileMapBulk            = "bulk"
 	fileMapChangeCalls     = "change_calls"
+	fileMapCountRooms      = "count_rooms"
 	fileMapCounters        = "counters"
+	fileMapCounts          = "counts"
 	fileMapCritical        = "critical"
 	fileMapFileScratches   = "file_scratches"
 	fileMapInterestHeads   = "interest_heads"
@@ -336,6 +377,7 @@ const (
 	fileProgFileUnlinkatX  = "file_unlinkat_x"
 	fileVarBulkSize        = "bulk_size"
 	fileVarChangeEpoch     = "change_epoch"
+	fileVarCountSlot       = "count_slot"
 	fileVarCriticalSize    = "critical_size"
 	fileVarInterestSlot    = "interest_slot"
 	fileVarInterestTables  = "interest_tables"
@@ -463,7 +505,9 @@ type fileProgramSpecs struct {
 type fileMapSpecs struct {
 	Bulk           *ebpf.MapSpec `ebpf:"bulk"`
 	ChangeCalls    *ebpf.MapSpec `ebpf:"change_calls"`
+	CountRooms     *ebpf.MapSpec `ebpf:"count_rooms"`
 	Counters       *ebpf.MapSpec `ebpf:"counters"`
+	Counts         *ebpf.MapSpec `ebpf:"counts"`
 	Critical       *ebpf.MapSpec `ebpf:"critical"`
 	FileScratches  *ebpf.MapSpec `ebpf:"file_scratches"`
 	InterestHeads  *ebpf.MapSpec `ebpf:"interest_heads"`
@@ -479,6 +523,7 @@ type fileMapSpecs struct {
 type fileVariableSpecs struct {
 	BulkSize       *ebpf.VariableSpec `ebpf:"bulk_size"`
 	ChangeEpoch    *ebpf.VariableSpec `ebpf:"change_epoch"`
+	CountSlot      *ebpf.VariableSpec `ebpf:"count_slot"`
 	CriticalSize   *ebpf.VariableSpec `ebpf:"critical_size"`
 	InterestSlot   *ebpf.VariableSpec `ebpf:"interest_slot"`
 	InterestTables *ebpf.VariableSpec `ebpf:"interest_tables"`
@@ -509,7 +554,9 @@ func (o *fileObjects) Close() error {
 type fileMaps struct {
 	Bulk           *ebpf.Map `ebpf:"bulk"`
 	ChangeCalls    *ebpf.Map `ebpf:"change_calls"`
+	CountRooms     *ebpf.Map `ebpf:"count_rooms"`
 	Counters       *ebpf.Map `ebpf:"counters"`
+	Counts         *ebpf.Map `ebpf:"counts"`
 	Critical       *ebpf.Map `ebpf:"critical"`
 	FileScratches  *ebpf.Map `ebpf:"file_scratches"`
 	InterestHeads  *ebpf.Map `ebpf:"interest_heads"`
@@ -523,7 +570,9 @@ func (m *fileMaps) Close() error {
 	return _FileClose(
 		m.Bulk,
 		m.ChangeCalls,
+		m.CountRooms,
 		m.Counters,
+		m.Counts,
 		m.Critical,
 		m.FileScratches,
 		m.InterestHeads,
@@ -540,6 +589,7 @@ func (m *fileMaps) Close() error {
 type fileVariables struct {
 	BulkSize       *ebpf.Variable `ebpf:"bulk_size"`
 	ChangeEpoch    *ebpf.Variable `ebpf:"change_epoch"`
+	CountSlot      *ebpf.Variable `ebpf:"count_slot"`
 	CriticalSize   *ebpf.Variable `ebpf:"critical_size"`
 	InterestSlot   *ebpf.Variable `ebpf:"interest_slot"`
 	InterestTables *ebpf.Variable `ebpf:"interest_tables"`

@@ -15,6 +15,7 @@ enum {
 	O_WRONLY = 1,
 	O_CREAT = 0100,
 	O_TRUNC = 01000,
+	O_TMPFILE = 020000000, /* without O_DIRECTORY, which it needs */
 };
 
 struct open_how {
@@ -97,6 +98,47 @@ static __always_inline __u32 open_purposes(__u32 marks, __u32 mode)
 	return purposes;
 }
 
+/* Beside enum file_marks, in what opens are counted by. */
+enum {
+	COUNT_EXEC = 1 << 16,
+	COUNT_NAMED = 1 << 17,
+	COUNT_ERROR = 20, /* and above: enum file_error */
+};
+
+/*
+ * Counts an open, of which the key has type, result and marks, with dirs by the
+ * directory too. seq is the count of changes of the file's name before its path
+ * was found. Returns 1 if it is
+ * counted; 0 if it is to be recorded. Global, as walk_run is.
+ */
+__noinline int open_count(struct count *c, struct walk *w, __u32 dirs, __u32 seq)
+{
+	struct dentry *dentry;
+	__u64 off, len, name;
+
+	if (!c || !w)
+		return 0; /* never */
+	c->example = 0;
+	if (dirs) {
+		dentry = w->from_dentry;
+		off = w->off;
+		len = WALK_END - off;
+		name = READ(dentry, d_name.len);
+		/* If its name has changed, what of the path is the directory is not known. */
+		if (seq & 1 || READ(dentry, d_seq.seqcount.sequence) != seq || name >= len)
+			return 0;
+		len -= name; /* the last slash included */
+		if (len > 1)
+			len--;
+		barrier_var(off);
+		if (off < WALK_ROOM || off > WALK_END)
+			return 0; /* never */
+		if (!count_dir(c, &w->bytes[off], len))
+			return 0;
+	}
+	return count_again(c);
+}
+
 static __always_inline int open_tell(const enum file_what what, long res)
 {
 	struct task_struct *p = bpf_get_current_task_btf();
@@ -104,11 +146,14 @@ static __always_inline int open_tell(const enum file_what what, long res)
 	struct file_scratch *s;
 	struct open_record *r;
 	struct open_args args;
+	struct dentry *dentry = NULL;
 	struct file *file = NULL;
+	struct count *c;
 	struct interest m;
-	__u32 marks, error = FILE_FAILED, raw = 0;
+	__u32 marks, error = FILE_FAILED, raw = 0, seq = 0, end = PATH_FOUND;
 	struct walk *w;
-	__u64 at, len;
+	__u64 at, len, example = 0;
+	int err;
 	__u8 pad;
 
 	if (!task_in_scope(p))
@@ -144,12 +189,12 @@ static __always_inline int open_tell(const enum file_what what, long res)
 			return 0;
 	}
 	if (file) {
-		struct dentry *dentry = READ(file, f_path.dentry);
 		struct inode *inode = READ(file, f_inode);
-		__u32 end;
 
+		dentry = READ(file, f_path.dentry);
 		if (interest_needs_inode(&m) && !interest_inode(&m, READ(inode, i_ino), READ(READ(inode, i_sb), s_dev)))
 			return 0;
+		seq = READ(dentry, d_seq.seqcount.sequence);
 		end = walk_resolve(w, READ(file, f_path.mnt), dentry, p->fs, WALK_END);
 		error = walk_error(end);
 		if (!error && interest_needs_name(&m))
@@ -161,6 +206,20 @@ static __always_inline int open_tell(const enum file_what what, long res)
 			marks |= FILE_MEMFD;
 	} else if ((interest_needs_inode(&m) && !interest_inode(&m, 0, 0)) || !interest_wanted(&m)) {
 		return 0;
+	}
+	if (interest_counts(&m) && end != PATH_NAMELESS) {
+		bool dirs = file && !error && interest_counts_dirs(&m);
+		__u32 equal = marks | error << COUNT_ERROR;
+
+		c = count_room();
+		if (!c)
+			return 0; /* never */
+		if (args.flags & (O_CREAT | O_TMPFILE) && args.mode & 0111)
+			equal |= COUNT_EXEC;
+		count_begin(c, what, res, dirs ? equal | COUNT_NAMED : equal);
+		if (open_count(c, w, dirs, seq))
+			return 0;
+		example = c->example;
 	}
 	marks |= asker_marks(p);
 	if (args.path && !raw)
@@ -182,8 +241,11 @@ static __always_inline int open_tell(const enum file_what what, long res)
 	r->pad = pad;
 	__builtin_memset(r->zero, 0, sizeof(r->zero));
 	r->h.flags = 0;
+	r->example = example;
 	len = masked(WALK_END - at + raw, 0x3fff);
-	record_output(&bulk, r, REC_OPEN, len);
+	err = record_output(&bulk, r, REC_OPEN, len);
+	if (example)
+		count_told(count_room(), err);
 	return 0;
 }
 

@@ -8,6 +8,7 @@
 #include "scope.h"
 #include "walk.h"
 #include "interest.h"
+#include "count.h"
 
 #define AT_FDCWD (-100)
 
@@ -91,6 +92,7 @@ struct open_record {
 	struct file_actor actor;
 	struct file_object file;
 	__u64 flags;
+	__u64 example; /* of events that are counted: count.h */
 	__s32 res, dir;
 	__u32 mode;
 	__u16 name_len, raw_len;
