@@ -97,7 +97,8 @@ func (c *counter) add(e *event.Event) {
 		c.counts.Lost += l.Count
 		return
 	}
-	c.counts.Total++
+	times := e.Times()
+	c.counts.Total += times
 	c.key, c.ends = c.key[:0], c.ends[:0]
 	for _, f := range c.fields {
 		start := len(c.key)
@@ -112,15 +113,15 @@ func (c *counter) add(e *event.Event) {
 		c.key = binary.NativeEndian.AppendUint32(c.key, uint32(end))
 	}
 	if g := c.groups[string(c.key)]; g != nil {
-		g.Count++
+		g.Count += times
 		return
 	}
 	if len(c.groups) >= maxGroups || c.bytes+len(c.key) > maxGroupBytes {
-		c.counts.Other++
+		c.counts.Other += times
 		return
 	}
 	c.bytes += len(c.key)
-	row := &CountRow{Count: 1}
+	row := &CountRow{Count: times}
 	all, start := string(c.key), 0
 	for _, end := range c.ends {
 		if all[start] == 0 {
@@ -211,7 +212,11 @@ func (s *Server) serveCount(w http.ResponseWriter, req *http.Request, q Query) e
 			among |= a.Filter.Kinds() & f.Kinds()
 		}
 	}
-	stream, err := s.subscribe(req, "events by "+strings.Join(by, ","), a.Filter, among)
+	wanted := a.Filter
+	if a.Limit == 0 { // or it would not end with the event that it is to end with
+		wanted = wanted.Counted(by, among)
+	}
+	stream, err := s.subscribe(req, "events by "+strings.Join(by, ","), wanted, among)
 	if err != nil {
 		return err
 	}

@@ -25,8 +25,8 @@ func eventsCommand(g *globals) *command {
 	var counts []*option
 	counting := ""
 	if !g.kubectl {
-		counting = " With --count-by there is one row for each combination of values, counted in the agent: every event still comes out of the kernel that the filter does not leave there. What finds no room among 4096 rows, or in 4 MiB of values, is counted as others."
-		counts = append(counts, &option{long: "count-by", meta: "FIELDS", text: &countBy, doc: "count events by the values of these fields, in the agent, instead of showing each"})
+		counting = " With --count-by there is one row for each combination of values. Opens and system calls are counted in the kernel where the process, what it executes, the type, the result and the directory tell apart all that is asked for, in FIELDS and in FILTER; the numbers are as exact, and up to two seconds late. warren filter explain --count-by says whether they are. Other events are counted in the agent. What finds no room among 4096 rows, or in 4 MiB of values, is counted as others."
+		counts = append(counts, &option{long: "count-by", meta: "FIELDS", text: &countBy, doc: "count events by the values of these fields instead of showing each"})
 	}
 	return &command{
 		name:    "events",
@@ -49,7 +49,7 @@ func eventsCommand(g *globals) *command {
 			{"warren events 'evt.kind = dns and dns.rcode = NXDOMAIN' --columns evt.time,proc.name,dns.name", "Names that do not exist, and who asked"},
 			{"warren events --recent --limit 20 'evt.kind = credentials'", "Who changed their rights, looking back"},
 			{"warren events 'evt.kind = exit and exit.code != 0' -o json --limit 10", "The next ten failures, for a script"},
-			{"warren events --count-by proc.exepath,fd.directory 'evt.kind = open' --limit 10000", "Which programs open files, and where"},
+			{"warren events --count-by proc.exepath,fd.directory 'evt.kind = open and fd.name startswith /usr/'", "Which programs open files, and where"},
 			{"warren events -n shop -l app=cart", "On a node of a cluster: what some pods do"},
 		},
 		cluster: []example{
@@ -85,10 +85,13 @@ func eventsCommand(g *globals) *command {
 				return err
 			}
 			if countBy != "" {
-				by := strings.Split(strings.ReplaceAll(countBy, " ", ""), ",")
+				by, err := fieldsToCountBy(countBy)
+				if err != nil {
+					return err
+				}
 				ctx, cancel := g.finite(ctx, true)
 				defer cancel()
-				warnOfCost(env, q.Filter)
+				warnOfCounting(env, q.Filter, by, limit)
 				return countEvents(ctx, env, who, api.CountQuestion{Filter: q.Filter, By: by, Limit: limit}, output)
 			}
 			out := newStream(env, st, who)
@@ -129,6 +132,24 @@ func warnOfCost(env *Env, expr string) {
 	}
 	for _, w := range prog.Explain().Warnings {
 		fmt.Fprintln(env.Stderr, env.program()+": "+w)
+	}
+}
+
+// warnOfCounting says what makes counting dear: what the kernel cannot count.
+func warnOfCounting(env *Env, expr string, by []string, limit int) {
+	prog, err := filter.Compile(expr)
+	if err != nil {
+		return // the agent says so
+	}
+	c := prog.Counting(by, prog.Asked())
+	switch {
+	case limit > 0 && c.Kinds != 0:
+		fmt.Fprintln(env.Stderr, env.program()+": with --limit every event is recorded: without, events of kind "+c.Kinds.String()+" are counted in the kernel")
+	case c.Told != 0:
+		fmt.Fprintln(env.Stderr, env.program()+": "+c.String())
+	}
+	if c.Told != 0 || limit > 0 {
+		warnOfCost(env, expr)
 	}
 }
 

@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"warren/api"
+	"warren/event"
 )
 
 // countEvents shows how many events there are by the values of fields, until the
@@ -40,6 +41,17 @@ func countEvents(ctx context.Context, env *Env, who *answerer, q api.CountQuesti
 		return nil
 	}
 	return writeCounts(env, last, env.Terminal)
+}
+
+// fieldsToCountBy returns the fields of a list.
+func fieldsToCountBy(list string) ([]string, error) {
+	by := strings.Split(strings.ReplaceAll(list, " ", ""), ",")
+	for _, name := range by {
+		if _, known := event.Lookup(name); !known {
+			return nil, usagef("no field %q to count by: warren fields lists them", name)
+		}
+	}
+	return by, nil
 }
 
 // clearScreen puts what follows on an empty screen.

@@ -14,7 +14,7 @@ import (
 
 // filterExplainCommand tells what of a filter the kernel decides.
 func filterExplainCommand() *command {
-	var output string
+	var output, countBy string
 	return &command{
 		name:    "filter explain",
 		args:    "FILTER",
@@ -24,9 +24,13 @@ func filterExplainCommand() *command {
 		examples: []example{
 			{"warren filter explain 'evt.type in (open, openat, creat) and fd.name startswith /etc and evt.is_open_write = true'", "Decided in the kernel as a whole"},
 			{"warren filter explain 'evt.kind = open and proc.name contains sh'", "A part that it cannot decide"},
+			{"warren filter explain --count-by proc.exe,fd.directory 'evt.kind = open and fd.name startswith /usr/'", "Whether events are counted in the kernel"},
 			{"warren filter explain 'evt.type = ptrace' -o json", "For a script"},
 		},
-		flags: []*option{outputFlag(&output, "", "table", "json")},
+		flags: []*option{
+			outputFlag(&output, "", "table", "json"),
+			{long: "count-by", meta: "FIELDS", text: &countBy, doc: "tell whether the kernel can count the events by these fields, as with events --count-by"},
+		},
 		run: func(_ context.Context, env *Env, args []string) error {
 			if len(args) == 0 {
 				return usagef("which filter? A condition is needed")
@@ -40,14 +44,23 @@ func filterExplainCommand() *command {
 			// What fills tables is nobody's to ask for.
 			x.Kinds &^= event.StateKinds | event.NoticeKinds
 			x.Types = slices.DeleteFunc(x.Types, func(typ string) bool { return event.KindsOfType(typ)&x.Kinds == 0 })
+			var counting *filter.Counting
+			if countBy != "" {
+				by, err := fieldsToCountBy(countBy)
+				if err != nil {
+					return err
+				}
+				c := prog.Counting(by, prog.Asked())
+				counting = &c
+			}
 			if output == "json" {
-				line, err := json.Marshal(explained(text, &x))
+				line, err := json.Marshal(explained(text, &x, counting))
 				if err != nil {
 					return fmt.Errorf("write the explanation: %w", err)
 				}
 				return writeObject(env, line)
 			}
-			v := explainView{page: page{screen: env.screen(true)}, x: &x}
+			v := explainView{page: page{screen: env.screen(true)}, x: &x, counting: counting}
 			v.write()
 			return v.print(env)
 		},
@@ -63,6 +76,10 @@ type explanation struct {
 	Kernel   []string        `json:"kernel"` // of what is judged there, one of these has to hold
 	Parts    []explainedPart `json:"parts"`
 	Warnings []string        `json:"warnings"`
+	// Of events that are to be counted.
+	Counted  []string `json:"counted_in_kernel,omitempty"`
+	Recorded []string `json:"recorded_to_be_counted,omitempty"`
+	Because  []string `json:"recorded_because,omitempty"`
 }
 
 type explainedPart struct {
@@ -71,7 +88,7 @@ type explainedPart struct {
 	Note  string `json:"note,omitempty"`
 }
 
-func explained(text string, x *filter.Explanation) explanation {
+func explained(text string, x *filter.Explanation, c *filter.Counting) explanation {
 	e := explanation{Filter: text, Kinds: api.KindNames(x.Kinds), Left: api.KindNames(x.Left), Types: append([]string{}, x.Types...), Kernel: []string{}, Parts: []explainedPart{}, Warnings: append([]string{}, x.Warnings...)}
 	for _, t := range x.Terms {
 		e.Kernel = append(e.Kernel, t.String())
@@ -79,13 +96,17 @@ func explained(text string, x *filter.Explanation) explanation {
 	for _, p := range x.Parts {
 		e.Parts = append(e.Parts, explainedPart{p.Text, p.Judge.String(), p.Note})
 	}
+	if c != nil {
+		e.Counted, e.Recorded, e.Because = api.KindNames(c.Kinds), api.KindNames(c.Told), c.Why
+	}
 	return e
 }
 
 // An explainView writes what becomes of a filter.
 type explainView struct {
 	page
-	x *filter.Explanation
+	x        *filter.Explanation
+	counting *filter.Counting // nil: not asked for
 }
 
 func (v *explainView) write() {
@@ -116,6 +137,18 @@ func (v *explainView) write() {
 			rows[i] = []cell{judge, {text: v.safe(p.Text)}, {text: v.safe(p.Note)}}
 		}
 		v.rows([]column{{head: "JUDGE"}, {head: "COMPARISON"}, {head: "NOTE"}}, rows)
+	}
+	if c := v.counting; c != nil {
+		v.heading("Counted")
+		if c.Kinds != 0 {
+			v.line("in the kernel", v.safe(c.Kinds.String())+": those that nobody else wants one by one")
+		}
+		if c.Told != 0 {
+			v.line("recorded", v.safe(c.Told.String())+": the kernel cannot count by "+v.safe(strings.Join(c.Why, ", ")))
+		}
+		if left := v.x.Kinds &^ (c.Kinds | c.Told); left != 0 {
+			v.line("in the agent", v.safe(left.String()))
+		}
 	}
 	if len(v.x.Warnings) > 0 {
 		v.heading("Costs")

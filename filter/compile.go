@@ -19,6 +19,8 @@ type Program struct {
 	expr  Expr // nil for the empty expression
 	match predicate
 	kinds event.KindSet
+	// counting is not nil for who only counts.
+	counting *Counting
 }
 
 type predicate func(e *event.Event) bool

@@ -14,11 +14,15 @@ import (
 // holds for is let through by it. It is as narrow as a bounded number of terms
 // can say; what an expression asks beyond that is left to Match.
 func (p *Program) Interest() interest.Interest {
-	if p.expr == nil {
-		return interest.Of(event.AllKinds)
+	want := interest.Of(event.AllKinds)
+	if p.expr != nil {
+		s := surveyor{known: map[Expr]outline{}}
+		want = interest.Interest{Terms: s.outline(p.expr).hold}.Among(p.kinds)
 	}
-	s := surveyor{known: map[Expr]outline{}}
-	return interest.Interest{Terms: s.outline(p.expr).hold}.Among(p.kinds)
+	if p.counting != nil {
+		return p.counting.counted(want)
+	}
+	return want
 }
 
 // How many terms an outline has, and is made from, at most.

@@ -12,7 +12,11 @@ func (p *Pipeline) emit(e *event.Event) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	k := e.Data.Kind() % maxKinds
-	p.totals[k]++
+	p.totals[k] += e.Times()
+	if e.Counted != nil {
+		p.emitCounted(e)
+		return
+	}
 	if event.StateKinds.Has(k) {
 		p.tables.Apply(e)
 		return
@@ -24,6 +28,29 @@ func (p *Pipeline) emit(e *event.Event) {
 		return
 	}
 	p.publish(e)
+}
+
+// emitCounted takes events that the kernel has counted. They know no more than
+// the one that was told: who it was is what that one says. Nobody else sees them.
+func (p *Pipeline) emitCounted(e *event.Event) {
+	p.seq++
+	e.Seq = p.seq
+	if len(p.waiting.fifo) > 0 && p.waiting.holds(e.Counted.Of) {
+		p.wait(e) // for the process of the one that was told
+		return
+	}
+	p.publishCounted(e)
+}
+
+// publishCounted hands counted events to those who count, and did so when they
+// began to be counted. The caller holds p.mu.
+func (p *Pipeline) publishCounted(e *event.Event) {
+	e.Process = e.Counted.Of.Process
+	for _, s := range p.routes[e.Data.Kind()%maxKinds] {
+		if s.counts && !s.begun.After(e.Counted.Since) && (s.opts.Match == nil || s.opts.Match(e)) {
+			s.push(e)
+		}
+	}
 }
 
 // publish hands an event, now complete and immutable, to those who want it.
@@ -156,6 +183,13 @@ func (p *Pipeline) mustWait(e *event.Event) bool {
 	} else if !w.holds(e) && !p.tables.Pending(e) {
 		return false
 	}
+	p.wait(e)
+	return true
+}
+
+// wait puts an event into the queue.
+func (p *Pipeline) wait(e *event.Event) {
+	w := &p.waiting
 	if len(w.fifo) >= p.cfg.WaitEvents {
 		w.pushedOut++
 		p.release(w.fifo[0].e, true)
@@ -169,7 +203,6 @@ func (p *Pipeline) mustWait(e *event.Event) bool {
 		default:
 		}
 	}
-	return true
 }
 
 // letOn publishes the waiting events whose container has been described or
@@ -185,7 +218,7 @@ func (p *Pipeline) letOn(now time.Time, all bool) {
 	stay.init()
 	for _, it := range w.fifo {
 		over := all || !now.Before(it.deadline)
-		if !over && (stay.holds(it.e) || p.tables.Pending(it.e)) {
+		if !over && (stay.holds(it.e) || it.e.Counted == nil && p.tables.Pending(it.e)) {
 			stay.add(it.e, it.deadline)
 			continue
 		}
@@ -198,6 +231,10 @@ func (p *Pipeline) letOn(now time.Time, all bool) {
 func (p *Pipeline) release(e *event.Event, final bool) {
 	w := &p.waiting
 	w.forget(e) // before Resolve, which replaces the container
+	if e.Counted != nil {
+		p.publishCounted(e)
+		return
+	}
 	p.tables.Resolve(e, final)
 	if e.Process == nil || e.Process.Container != nil && e.Process.Container.Pending {
 		w.timedOut++

@@ -30,6 +30,7 @@ type runner struct {
 	kinds   event.KindSet // of these, what it has hooks for
 	refused event.KindSet // what this kernel, or our rights, do not allow
 	hooks   []sensor.HookStatus
+	counter uint64 // who is the newest of those that count of those that it knows
 	err     error
 	spareAt time.Time // since when it has more than is wanted; zero: it has not
 }
@@ -59,6 +60,19 @@ func (p *Pipeline) interest() interest.Set {
 	}
 	holders = append(holders, interest.Holder{Name: tablesName, Interest: interest.Of(tables)})
 	return interest.Union(holders...)
+}
+
+// newestCounter returns who is the newest of those who want numbers alone, of
+// some kinds of events; 0: nobody is.
+func (p *Pipeline) newestCounter(kinds event.KindSet) (id uint64) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, s := range p.subs {
+		if s.counts && s.opts.Kinds&kinds&interest.CountedKinds != 0 {
+			id = max(id, s.id)
+		}
+	}
+	return id
 }
 
 // runSensors starts and stops sensors as interests change, until ctx ends. It
@@ -134,8 +148,11 @@ func (p *Pipeline) adjust(r *runner, all interest.Set, now time.Time) (begun boo
 		want = want.With(interest.Union(interest.Holder{Name: tablesName, Interest: interest.Of(can & event.StateKinds)}))
 	}
 	had, exact := r.want, true
+	// Who begins to count is not told what was counted before: its sensor, which
+	// may be doing all that is wanted already, begins anew.
+	counter := p.newestCounter(can)
 	switch {
-	case !had.Covers(want): // more: keep the spare ones, their grace goes on
+	case counter > r.counter || !had.Covers(want): // more: keep the spare ones, their grace goes on
 		if exact = want.Covers(had); !exact {
 			want = want.With(had.Nameless())
 		}
@@ -163,6 +180,7 @@ func (p *Pipeline) adjust(r *runner, all interest.Set, now time.Time) (begun boo
 		return false, err
 	}
 	begun = !r.running
+	r.counter = counter
 	missing := want.Kinds() &^ started
 	spareAt := cmp.Or(r.spareAt, now)
 	p.note(r, want.Among(started), started, missing, err)

@@ -43,6 +43,8 @@ type Subscription struct {
 	id    uint64
 	p     *Pipeline
 	begun time.Time
+	// counts is true where numbers are wanted, of some kinds, and no events.
+	counts bool
 
 	delivered atomic.Uint64
 	// batch is what the consumer has taken from the queue and not yet been
@@ -95,11 +97,12 @@ func (p *Pipeline) Subscribe(o Options) (*Subscription, error) {
 		o.Interest = interest.Of(o.Kinds)
 	}
 	s := &Subscription{
-		opts:  o,
-		p:     p,
-		begun: time.Now(),
-		queue: make([]*event.Event, o.Queue),
-		wake:  make(chan struct{}, 1),
+		opts:   o,
+		p:      p,
+		begun:  time.Now(),
+		counts: slices.ContainsFunc(o.Interest.Terms, func(t interest.Term) bool { return t.Counted != 0 }),
+		queue:  make([]*event.Event, o.Queue),
+		wake:   make(chan struct{}, 1),
 	}
 	p.mu.Lock()
 	if p.closed {
@@ -179,7 +182,7 @@ func (s *Subscription) push(e *event.Event) {
 		return
 	}
 	if e.Data.Kind() != event.KindLost {
-		s.matched++
+		s.matched += e.Times()
 	}
 	// After a gap the queue takes again when half of it is free: one long gap
 	// tells more than one event lost in two, and loses no more.
@@ -208,8 +211,8 @@ func (s *Subscription) drop(e *event.Event) {
 	g.last = e
 	l, ok := e.Data.(*event.Lost)
 	if !ok {
-		s.lost++
-		g.count++
+		s.lost += e.Times()
+		g.count += e.Times()
 		g.kinds |= 1 << e.Data.Kind()
 		return
 	}
@@ -268,7 +271,7 @@ func (s *Subscription) Next(ctx context.Context) (*event.Event, error) {
 			s.batch[0] = nil
 			s.batch = s.batch[1:]
 			if e.Data.Kind() != event.KindLost {
-				s.delivered.Add(1)
+				s.delivered.Add(e.Times())
 			}
 			return e, nil
 		}

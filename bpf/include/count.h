@@ -104,10 +104,14 @@ static __always_inline void count_begin(struct count *c, __u32 type, long res, _
 	__builtin_memset(k->dir, 0, sizeof(k->dir));
 }
 
-/* Tells events apart by the directory at text too, of len bytes. Returns whether that can be done. */
+/*
+ * Tells events apart by the directory at text too, of len bytes. Returns whether
+ * that can be done. What lies in the root is not counted: there is little, and
+ * whether a name begins with /etc depends for all else on the directory.
+ */
 static __always_inline bool count_dir(struct count *c, const char *text, __u64 len)
 {
-	if (!len || len > COUNT_DIR)
+	if (len < 2 || len > COUNT_DIR)
 		return false;
 	c->key.dir_len = len;
 	barrier_var(len);

@@ -125,11 +125,9 @@ __noinline int open_count(struct count *c, struct walk *w, __u32 dirs, __u32 seq
 		len = WALK_END - off;
 		name = READ(dentry, d_name.len);
 		/* If its name has changed, what of the path is the directory is not known. */
-		if (seq & 1 || READ(dentry, d_seq.seqcount.sequence) != seq || name >= len)
+		if (seq & 1 || READ(dentry, d_seq.seqcount.sequence) != seq || name + 1 >= len)
 			return 0;
-		len -= name; /* the last slash included */
-		if (len > 1)
-			len--;
+		len -= name + 1; /* and the slash before it */
 		barrier_var(off);
 		if (off < WALK_ROOM || off > WALK_END)
 			return 0; /* never */
