@@ -30,7 +30,7 @@ func TestCounting(t *testing.T) {
 		{"evt.kind = open and tolower(proc.name) contains sh and container.id = host", "proc.name", event.Kinds(event.KindOpen), "", false},
 		{"evt.type = ptrace", "proc.exe,evt.res,fd.directory", event.Kinds(event.KindSyscall), "", false},
 		{"evt.type = ptrace and evt.arg.request = PTRACE_ATTACH", "proc.exe", 0, `"evt.arg.request = PTRACE_ATTACH"`, false},
-		{"evt.type in (openat, ptrace)", "proc.exe,fd.sport", event.Kinds(event.KindOpen, event.KindSyscall), "", false},
+		{"evt.type in (openat, ptrace)", "proc.exe,dns.name", event.Kinds(event.KindOpen, event.KindSyscall), "", false},
 		{"evt.type in (openat, ptrace)", "fd.ino", event.Kinds(event.KindSyscall), "fd.ino", false},
 		{"evt.type = execve", "proc.exe", 0, "", false},
 	} {

@@ -105,10 +105,20 @@ type syscallInterestTable struct {
 		_    structs.HostLayout
 		Bits [4]uint64
 	}
-	Uids   uint32
-	Inodes uint32
-	Paths  uint32
-	Raws   uint32
+	Plain struct {
+		_    structs.HostLayout
+		Bits [4]uint64
+	}
+	Enough struct {
+		_    structs.HostLayout
+		Bits [4]uint64
+	}
+	Uids      uint32
+	Inodes    uint32
+	Paths     uint32
+	Raws      uint32
+	Counts    uint32
+	CountDirs uint32
 }
 
 type syscallInterestText struct {
