@@ -18,6 +18,7 @@ var derived = map[string]getter{
 	"evt.datetime":  composed(func(b []byte, e *Event) []byte { return e.Time.AppendFormat(b, time.RFC3339Nano) }),
 	"evt.count":     {num: func(e *Event, i int) (int64, bool) { n := e.Times(); return int64(n), i == 0 && n > 1 }},
 	"evt.time_last": {num: timeLast},
+	"evt.dir":       str(func(*Event) string { return "<" }),
 	"evt.rawtime":   {num: func(e *Event, i int) (int64, bool) { return e.Time.UnixNano(), i == 0 }},
 
 	"evt.arg.flags": composed(argFlags),

@@ -43,6 +43,7 @@ type Event struct {
 	_ struct{} `field:"evt.datetime" type:"string" virtual:"1" doc:"the same as evt.time, as text"`
 	_ struct{} `field:"evt.count" type:"uint" doc:"how often it happened, in the second that began with it: repeats are one event in the history; absent for once"`
 	_ struct{} `field:"evt.time_last" type:"time" doc:"when it happened last, where it happened more than once"`
+	_ struct{} `field:"evt.dir" type:"string" virtual:"1" doc:"always <: Falco's name for the end of a call, which is when it is told"`
 	_ struct{} `field:"evt.rawtime" type:"int" virtual:"1" doc:"when it happened: nanoseconds since 1970"`
 }
 

@@ -27,6 +27,10 @@ func (s Span) errorf(msg, hint string) *Error {
 	return &Error{Expr: s.src.text, Pos: s.Pos, End: s.End, Msg: msg, Hint: hint}
 }
 
+// Mistake returns an error about what stands there, with the text that it was
+// parsed from.
+func (s Span) Mistake(msg, hint string) *Error { return s.errorf(msg, hint) }
+
 // to returns the span from the start of s to the end of t.
 func (s Span) to(t Span) Span { return Span{s.src, s.Pos, t.End} }
 

@@ -1,6 +1,13 @@
 package filter
 
-import "strings"
+import (
+	"maps"
+	"slices"
+	"strings"
+	"sync"
+
+	"warren/event"
+)
 
 // falcoTypes are the values that evt.type has in Falco: system calls and what
 // the kernel does by itself. Comparing with one of them is no mistake, even
@@ -49,3 +56,16 @@ func setOf(names []string) map[string]bool {
 	}
 	return m
 }
+
+// EventTypes returns the values that evt.type can have in a condition without
+// being a mistake, sorted: those of Warren's events and those of Falco's. The
+// caller must not change it.
+var EventTypes = sync.OnceValue(func() []string {
+	set := maps.Clone(falcoTypes)
+	for _, k := range event.AllKinds.List() {
+		for _, t := range k.Types() {
+			set[t] = true
+		}
+	}
+	return slices.Sorted(maps.Keys(set))
+})
