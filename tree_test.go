@@ -34,6 +34,7 @@ var layers = []struct {
 	{1, []string{"event"}, "an event is a plain value that everything else talks about"},
 	{2, []string{"interest"}, "what a consumer wants, in words that the kernel can decide"},
 	{3, []string{"filter", "bpf", "l7", "netpol", "reconcile"}, "pure meaning of events and policies, the way into the kernel, protocols: none needs another"},
+	{4, []string{"rule"}, "rules are conditions and what to say: events in, matches out"},
 	{4, []string{"prefilter"}, "what is wanted, in the kernel: sensors ask it"},
 	{4, []string{"sensor", "identity", "kube"}, "what a sensor is, who is who, and the cluster's API server"},
 	{4, []string{"store"}, "the history knows events and what is asked of them, not who tells and who asks"},
@@ -78,7 +79,7 @@ var forbidden = []struct {
 }
 
 // pure packages compute: the same input gives the same output, on any machine.
-var pure = []string{"filter", "interest", "l7", "netpol"}
+var pure = []string{"filter", "interest", "l7", "netpol", "rule"}
 
 // impure is what computing needs not.
 var impure = []string{"os", "os/*", "net", "net/http", "net/rpc", "io/ioutil", "syscall", "golang.org/x/sys/*", "log", "math/rand", "math/rand/*", "crypto/rand"}

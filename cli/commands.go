@@ -15,6 +15,8 @@ func commandTable(g *globals) ([]*command, []*option) {
 		eventsCommand(g),
 		fieldsCommand(),
 		filterExplainCommand(),
+		ruleCheckCommand(),
+		ruleExplainCommand(),
 		processListCommand(g),
 		processTreeCommand(g),
 		processShowCommand(g),

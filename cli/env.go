@@ -10,6 +10,7 @@ package cli
 import (
 	"context"
 	"io"
+	"path/filepath"
 	"strings"
 	"time"
 
@@ -28,6 +29,8 @@ type Env struct {
 	// Width returns the terminal's width in columns, 0 where it is unknown.
 	Width func() int
 	// Getenv returns a variable of the environment, "" where it is not set.
+	// Dir is where relative paths of files begin; "" is the working directory.
+	Dir    string
 	Getenv func(string) string
 	// Now returns the time in the zone that times are shown in.
 	Now func() time.Time
@@ -181,4 +184,12 @@ func (s screen) paint(color, text string) string {
 		return text
 	}
 	return color + text + reset
+}
+
+// path returns where a file is that was named on the command line.
+func (e *Env) path(name string) string {
+	if e.Dir == "" || filepath.IsAbs(name) {
+		return name
+	}
+	return filepath.Join(e.Dir, name)
 }

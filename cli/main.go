@@ -102,7 +102,7 @@ func report(ctx context.Context, env *Env, err error) int {
 		return exitOK
 	case ctx.Err() != nil:
 		return exitInterrupted
-	case errors.Is(err, errIncomplete), errors.Is(err, errDenied):
+	case errors.Is(err, errIncomplete), errors.Is(err, errDenied), errors.Is(err, errRules):
 		return exitFailed
 	case errors.As(err, &usage):
 		if usage.msg != "" {

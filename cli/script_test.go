@@ -74,7 +74,7 @@ func cmdWarren(ts *testscript.TestScript, neg bool, args []string) {
 func runMain(ts *testscript.TestScript, neg bool, args []string, change func(*Env)) {
 	env := &Env{
 		Stdout: ts.Stdout(), Stderr: ts.Stderr(),
-		Getenv: ts.Getenv,
+		Getenv: ts.Getenv, Dir: ts.MkAbs("."),
 		Now:    func() time.Time { return now },
 		Dial:   func(socket string) Agent { return api.NewClient(socket) },
 		Build:  Build{Version: "v1.2.3", Revision: "0123456789abcdef", Go: "go1.26", Platform: "linux/amd64"},
