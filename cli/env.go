@@ -187,9 +187,9 @@ func (s screen) paint(color, text string) string {
 }
 
 // path returns where a file is that was named on the command line.
-func (e *Env) path(name string) string {
-	if e.Dir == "" || filepath.IsAbs(name) {
+func (env *Env) path(name string) string {
+	if env.Dir == "" || filepath.IsAbs(name) {
 		return name
 	}
-	return filepath.Join(e.Dir, name)
+	return filepath.Join(env.Dir, name)
 }
