@@ -269,7 +269,7 @@ func explainRule(env *Env, r *rule.Rule, output string) error {
 			Output    string      `json:"output"`
 			Fields    []string    `json:"output_fields"`
 			Condition explanation `json:"condition"`
-		}{r.Name, r.Place.File, r.Place.Line, r.Priority.String(), r.Source, append([]string{}, r.Tags...), r.Enabled, r.Desc, r.Output, r.Format.Fields(), explained(r.Condition.String(), &x)})
+		}{r.Name, r.Place.File, r.Place.Line, r.Priority.String(), r.Source, append([]string{}, r.Tags...), r.Enabled, r.Desc, r.Output, r.Format.Fields(), explained(r.Condition.String(), &x, nil)})
 		if err != nil {
 			return fmt.Errorf("write the explanation: %w", err)
 		}
