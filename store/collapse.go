@@ -1,7 +1,8 @@
 package store
 
 import (
-	"net/netip"
+	"encoding/binary"
+	"math/bits"
 	"slices"
 
 	"warren/event"
@@ -16,36 +17,45 @@ import (
 // trip the least. What differs otherwise, and so is of none of them, is left out:
 // the port that a client was given, the number of its socket, DNS's id.
 type collapser struct {
-	seen map[collapseKey]int // index of the event in the list
-	own  map[int]bool        // those that are the collapser's, and may be changed
+	// table finds events in the list that may be alike: 1 + index, by hash. Those
+	// of the same hash lie one behind the other.
+	table []int32
+	own   []bool // those that are the collapser's, and may be changed
 }
 
-type collapseKey struct {
-	process *event.Process
-	actor   event.Key
-	peer    netip.Addr
-	port    uint16
-	kind    event.Kind
-	typ     string
-	second  int64
-}
+// maxTries bounds how many events are compared with each.
+const maxTries = 8
 
 // run collapses a list in place and returns what is left of it, in the order of
 // the first ones.
 func (c *collapser) run(events []*event.Event) []*event.Event {
-	if c.seen == nil {
-		c.seen, c.own = map[collapseKey]int{}, map[int]bool{}
+	if len(events) < 2 {
+		return events
 	}
-	clear(c.seen)
+	size := 1 << bits.Len(uint(2*len(events)))
+	if cap(c.table) < size {
+		c.table = make([]int32, size)
+	}
+	c.table = c.table[:size]
+	clear(c.table)
+	c.own = grow(c.own, len(events))
 	clear(c.own)
 	n := 0
+next:
 	for _, e := range events {
-		key, ok := keyOf(e)
-		if ok {
-			if i, there := c.seen[key]; there && c.merge(events, i, e) {
-				continue
+		if h, ok := hashOf(e); ok {
+			at := h >> (64 - bits.Len(uint(size-1)))
+			for range maxTries {
+				slot := &c.table[at&uint64(size-1)]
+				if *slot == 0 {
+					*slot = int32(n + 1)
+					break
+				}
+				if c.merge(events, int(*slot-1), e) {
+					continue next
+				}
+				at++
 			}
-			c.seen[key] = n
 		}
 		events[n] = e
 		n++
@@ -54,42 +64,56 @@ func (c *collapser) run(events []*event.Event) []*event.Event {
 	return events[:n]
 }
 
-// keyOf reports false for what is not collapsed: an update tells how one
-// connection goes on, and its counters are not to be added.
-func keyOf(e *event.Event) (collapseKey, bool) {
-	key := collapseKey{process: e.Process, actor: e.Actor, second: e.Time.Unix()}
+// hashOf mixes what alike events have in common. It reports false for what is not
+// collapsed: an update tells how one connection goes on, and its counters are not
+// to be added.
+func hashOf(e *event.Event) (uint64, bool) {
 	var s *event.Socket
+	var h uint64
 	switch d := e.Data.(type) {
 	case *event.Connection:
 		if d.Type == "update" {
-			return key, false
+			return 0, false
 		}
-		s, key.typ, key.kind = &d.Socket, d.Type, event.KindConnection
+		s, h = &d.Socket, uint64(len(d.Type))
+		if d.Type != "" {
+			h |= uint64(d.Type[0]) << 8
+		}
 	case *event.DNS:
-		s, key.typ, key.kind = &d.Socket, d.Name, event.KindDNS
+		s, h = &d.Socket, uint64(len(d.Name))<<1
+		if d.Response {
+			h++
+		}
 	default:
-		return key, false
+		return 0, false
 	}
-	key.peer = s.Remote
+	port := s.RemotePort
 	if s.Server {
-		key.port = s.LocalPort
-	} else {
-		key.port = s.RemotePort
+		port = s.LocalPort
 	}
-	return key, true
+	a := s.Remote.As16()
+	const m = 0x9e3779b97f4a7c15
+	h = (h<<16 | uint64(port)) * m
+	h = (h ^ h>>29 ^ binary.LittleEndian.Uint64(a[8:])) * m
+	h = (h ^ h>>32 ^ binary.LittleEndian.Uint64(a[:8]) ^ uint64(e.Time.Unix())) * m
+	h = (h ^ h>>29 ^ e.Actor.Start ^ uint64(e.Actor.PID)<<40) * m
+	return h, true
 }
 
 // merge adds e to the i-th event, if they are alike.
 func (c *collapser) merge(events []*event.Event, i int, e *event.Event) bool {
 	first := events[i]
+	if first.Process != e.Process || first.Actor != e.Actor || first.Time.Unix() != e.Time.Unix() {
+		return false
+	}
 	switch d := e.Data.(type) {
 	case *event.Connection:
-		if !alikeConnections(first.Data.(*event.Connection), d) {
+		if f, ok := first.Data.(*event.Connection); !ok || !alikeConnections(f, d) {
 			return false
 		}
 		addConnection(c.copied(events, i).Data.(*event.Connection), d)
 	case *event.DNS:
-		if !alikeQuestions(first.Data.(*event.DNS), d) {
+		if f, ok := first.Data.(*event.DNS); !ok || !alikeQuestions(f, d) {
 			return false
 		}
 		addQuestion(c.copied(events, i).Data.(*event.DNS), d)

@@ -221,9 +221,8 @@ func (s *Store) encodeRows(g *segment, rows []*event.Event) {
 }
 
 func (s *Store) encodeBatch(g *segment, k event.Kind, events []*event.Event) {
-	var r refs
-	r.snapshot = make([]int64, 0, len(events))
-	r.execID = make([]string, 0, len(events))
+	r := &s.refs
+	r.reset()
 	var last *event.Process
 	var number int64
 	var id string
@@ -236,7 +235,11 @@ func (s *Store) encodeBatch(g *segment, k event.Kind, events []*event.Event) {
 		r.execID = append(r.execID, id)
 	}
 	s.appendProcesses(g)
-	b := s.build.events(event.LayoutOf(k), s.host, events, &r)
+	s.appendEvents(g, k, events, r)
+}
+
+func (s *Store) appendEvents(g *segment, k event.Kind, events []*event.Event, r *refs) {
+	b := s.build.events(event.LayoutOf(k), s.host, events, r)
 	info := frameInfo{schema: ownHashes()[k], rows: len(events)}
 	for i, e := range events {
 		t := e.Time.UnixNano()
@@ -251,7 +254,11 @@ func (s *Store) encodeBatch(g *segment, k event.Kind, events []*event.Event) {
 		info.minSeq, info.maxSeq = min(info.minSeq, e.Seq), max(info.maxSeq, e.Seq)
 		info.events += e.Times()
 	}
-	s.appendBatch(g, b, info)
+	if !s.appendBatch(g, b, info) {
+		half := len(events) / 2
+		s.appendEvents(g, k, events[:half], r.part(0, half))
+		s.appendEvents(g, k, events[half:], r.part(half, len(events)))
+	}
 }
 
 // appendProcesses makes frames of the snapshots that have been numbered.
@@ -259,23 +266,39 @@ func (s *Store) appendProcesses(g *segment) {
 	t := &s.snaps
 	for i := 0; i < len(t.rows); i += maxBatch {
 		j := min(i+maxBatch, len(t.rows))
-		part := t.refs.part(i, j)
-		b := s.build.processes(s.host, t.rows[i:j], part)
-		info := frameInfo{schema: ownHashes()[event.KindProcess], rows: j - i,
-			minTime: slices.Min(part.time), maxTime: slices.Max(part.time), minSeq: uint64(part.snapshot[0]), maxSeq: uint64(part.snapshot[j-i-1])}
-		s.appendBatch(g, b, info)
+		s.appendSnapshots(g, t.rows[i:j], t.refs.part(i, j))
 	}
 	t.written()
 }
 
-func (s *Store) appendBatch(g *segment, b *Batch, info frameInfo) {
+func (s *Store) appendSnapshots(g *segment, rows []*event.Process, r *refs) {
+	n := len(rows)
+	b := s.build.processes(s.host, rows, r)
+	info := frameInfo{schema: ownHashes()[event.KindProcess], rows: n,
+		minTime: slices.Min(r.time), maxTime: slices.Max(r.time), minSeq: uint64(r.snapshot[0]), maxSeq: uint64(r.snapshot[n-1])}
+	if !s.appendBatch(g, b, info) {
+		s.appendSnapshots(g, rows[:n/2], r.part(0, n/2))
+		s.appendSnapshots(g, rows[n/2:], r.part(n/2, n))
+	}
+}
+
+// appendBatch makes a frame of a batch. It reports false for one that is too
+// large, and has more rows than one.
+func (s *Store) appendBatch(g *segment, b *Batch, info frameInfo) bool {
 	s.body = s.encode.appendBatch(s.body[:0], b)
+	if len(s.body) > splitAt && b.Rows > 1 {
+		return false
+	}
 	data := make([]byte, headSize, headSize+64+len(s.body)/2)
 	data = info.append(data)
 	data = appendPacked(data, s.body)
 	k := b.Layout.Kind
 	sealFrame(data, 0, frameBatch, k)
 	g.add(frame{typ: frameBatch, kind: k, frameInfo: info}, data)
+	if cap(s.body) > 2*splitAt {
+		s.body = nil
+	}
+	return true
 }
 
 // watchClock counts how often the clock was set back: events keep the times they

@@ -26,6 +26,8 @@ type segment struct {
 	file file
 	own  bool // this program wrote it, and gave its events their numbers
 
+	room []byte // write's
+
 	mu      sync.Mutex
 	host    *event.Host
 	schemas schemas
@@ -154,15 +156,12 @@ func (g *segment) write() error {
 		first--
 	}
 	n := len(g.frames)
-	var room []byte
-	one := n-first == 1
-	if one {
-		room = g.frames[first].data
-	} else {
-		room = make([]byte, 0, g.size-g.written)
-		for _, f := range g.frames[first:] {
-			room = append(room, f.data...)
-		}
+	room := slices.Grow(g.room[:0], int(g.size-g.written))
+	for _, f := range g.frames[first:] {
+		room = append(room, f.data...)
+	}
+	if g.room = room; cap(room) > 2<<20 {
+		g.room = nil
 	}
 	at := g.written
 	g.mu.Unlock()

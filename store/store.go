@@ -119,6 +119,7 @@ type Store struct {
 	encode   encoder
 	body     []byte
 	snaps    snapshots
+	refs     refs
 	collapse collapser
 	byKind   map[event.Kind][]*event.Event
 	order    []event.Kind
@@ -247,7 +248,7 @@ func (s *Store) Run(ctx context.Context) error {
 	for {
 		select {
 		case <-ctx.Done():
-			s.step()
+			s.step(false)
 			if g := s.active(); g != nil {
 				s.sync(g)
 			}
@@ -255,7 +256,7 @@ func (s *Store) Run(ctx context.Context) error {
 		case <-tick.C:
 		case <-s.wake:
 		}
-		if s.step() {
+		if s.step(false) {
 			select {
 			case s.synced <- struct{}{}:
 			default:
@@ -264,14 +265,15 @@ func (s *Store) Run(ctx context.Context) error {
 	}
 }
 
-// step encodes and writes what came. It reports whether some of it is critical.
-func (s *Store) step() (critical bool) {
+// step encodes and writes what came, and begins a new segment when the active one
+// is due, or wanted. It reports whether some of what came is critical.
+func (s *Store) step(newSegment bool) (critical bool) {
 	critical = s.flush()
 	if err := s.writeOut(); err != nil {
 		s.failed("write", err)
 		return false
 	}
-	s.rotate()
+	s.rotate(newSegment)
 	return critical
 }
 
@@ -343,13 +345,13 @@ func (s *Store) beginSegment() error {
 	return nil
 }
 
-// rotate begins a new segment when the active one is large or old enough, and
-// wholly written.
-func (s *Store) rotate() {
+// rotate begins a new segment when the active one is large or old enough, or it
+// is wanted. The old one must be wholly written. Only Run's goroutine calls it.
+func (s *Store) rotate(wanted bool) {
 	g := s.active()
 	if g != nil {
 		g.mu.Lock()
-		due := g.size >= s.cfg.SegmentBytes || len(g.frames) >= maxFrames || g.total.rows > 0 && s.cfg.Now().Sub(g.began) >= s.cfg.SegmentAge
+		due := wanted && g.total.rows > 0 || g.size >= s.cfg.SegmentBytes || len(g.frames) >= maxFrames || g.total.rows > 0 && s.cfg.Now().Sub(g.began) >= s.cfg.SegmentAge
 		due = due && g.size == g.written
 		g.mu.Unlock()
 		if !due {
