@@ -22,10 +22,27 @@ func (s *Sensor) decode(rec []byte) error {
 	if err != nil {
 		return err
 	}
+	s.send(e)
+	if counts, example := s.counts.Load(), exampleOf(rec); example != 0 && counts != nil {
+		counts.Example(example, e)
+	}
+	return nil
+}
+
+func (s *Sensor) send(e *event.Event) {
 	if emit := s.emit.Load(); emit != nil {
 		(*emit)(e)
 	}
-	return nil
+}
+
+// exampleOf returns the number of a record that is right, of which there are more
+// events that were counted; 0: there are none.
+func exampleOf(rec []byte) uint64 {
+	r, err := bpf.View[syscallSyscallRecord](rec)
+	if err != nil {
+		return 0
+	}
+	return r.Example
 }
 
 // decodeCall makes an event of a record.

@@ -64,6 +64,7 @@ struct syscall_record {
 	struct record hdr;
 	struct task_key key;
 	__s64 ret;
+	__u64 example; /* of events that are counted: count.h */
 	__u64 args[6];
 	struct fd_object object;
 	__u16 call;	       /* place in event.Calls, plus one */

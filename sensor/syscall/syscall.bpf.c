@@ -15,10 +15,11 @@
  */
 #include "kernel.h"
 #include "road.h"
-#include "path.h"
+#include "walk.h"
 #include "task.h"
 
 #include "interest.h"
+#include "count.h"
 
 #include "record.h"
 
@@ -316,8 +317,10 @@ int syscall_exit(struct trace_event_raw_sys_exit *ctx)
 	struct interest m;
 	struct call_plan *plan;
 	struct scratch *s;
-	__u64 len;
+	__u64 len, example = 0;
+	struct count *c;
 	__s64 fd;
+	int err;
 
 	if (!task_in_scope(p))
 		return 0;
@@ -335,6 +338,16 @@ int syscall_exit(struct trace_event_raw_sys_exit *ctx)
 	args_fill(r->args, (struct pt_regs *)bpf_task_pt_regs(p));
 	if (plan->own && r->args[0] < 64 && plan->own >> (r->args[0] & 63) & 1 && task_is_self(p))
 		return 0;
+	if (interest_counts(&m)) {
+		c = count_room();
+		if (!c)
+			return 0; /* never */
+		count_begin(c, plan->call - 1, r->ret, 0);
+		if (count_again(c))
+			return 0;
+		example = c->example;
+	}
+	r->example = example;
 	__builtin_memset(&r->object, 0, sizeof(r->object));
 	r->call = plan->call;
 	__builtin_memset(r->lens, 0, sizeof(r->lens));
@@ -356,8 +369,10 @@ int syscall_exit(struct trace_event_raw_sys_exit *ctx)
 	if (len > sizeof(*r) + sizeof(s->data))
 		return 0; /* never */
 	if (plan->critical && r->ret >= 0)
-		record_output(&critical, s, REC_CALL_UP, len);
+		err = record_output(&critical, s, REC_CALL_UP, len);
 	else
-		record_output(&bulk, s, REC_CALL, len);
+		err = record_output(&bulk, s, REC_CALL, len);
+	if (example)
+		count_told(count_room(), err);
 	return 0;
 }

@@ -17,7 +17,9 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"maps"
 	"os"
+	"slices"
 	"sync/atomic"
 
 	"golang.org/x/sys/unix"
@@ -40,7 +42,8 @@ type Sensor struct {
 	log  *slog.Logger
 
 	// Of the decoder.
-	emit atomic.Pointer[func(*event.Event)]
+	emit   atomic.Pointer[func(*event.Event)]
+	counts atomic.Pointer[prefilter.Counter]
 
 	// Of the goroutine that calls Start, Snapshot and Stop.
 	obj    *bpf.Object
@@ -101,6 +104,9 @@ func (s *Sensor) Start(want interest.Set, emit func(*event.Event)) (err error) {
 	if err := s.engine.Apply(want); err != nil {
 		return fmt.Errorf("start syscall sensor: %w", err)
 	}
+	if err := s.counts.Load().Apply(prefilter.Counting(want, kinds)); err != nil {
+		return fmt.Errorf("start syscall sensor: %w", err)
+	}
 	var spare []string
 	for i := range event.Calls {
 		if c := &event.Calls[i]; s.arrange(c, want) {
@@ -149,11 +155,21 @@ func (s *Sensor) open() error {
 		_ = obj.Close()
 		return err
 	}
+	counts, err := prefilter.NewCounter(obj, s.road, recordTypeOf, s.send)
+	if err != nil {
+		_ = obj.Close()
+		return err
+	}
 	s.obj = obj
+	s.counts.Store(counts)
 	s.road.Handle(bpf.RecCall, "syscall.call", bpf.Bulk, s.decode)
 	s.road.Handle(bpf.RecCallUp, "syscall.call_critical", bpf.Critical, s.decode)
 	return nil
 }
+
+// recordTypeOf returns the type of the records of a call, by its place in the table;
+// of those that failed, where there are two.
+func recordTypeOf(uint32) uint8 { return bpf.RecCall }
 
 // Registers as the kernel's program knows them.
 const (
@@ -236,8 +252,10 @@ func (s *Sensor) Stop() error {
 	if s.obj == nil {
 		return nil
 	}
-	err := s.obj.Close()
+	// What was counted is told when nothing is any more.
+	err := errors.Join(s.obj.Detach(slices.Collect(maps.Keys(s.status))...), s.counts.Load().Close(), s.obj.Close())
 	s.obj = nil
+	s.counts.Store(nil)
 	clear(s.status)
 	return err
 }

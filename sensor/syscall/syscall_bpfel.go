@@ -31,6 +31,34 @@ type syscallCgroupKey struct {
 	Zero      uint32
 }
 
+type syscallCountKey struct {
+	_       structs.HostLayout
+	Start   uint64
+	Exec    uint64
+	Cgroups uint64
+	Cgroup  uint64
+	Pid     uint32
+	Slot    uint32
+	Uid     uint32
+	Gid     uint32
+	Type    uint32
+	Res     int32
+	Marks   uint32
+	DirLen  uint32
+	Dir     [128]int8
+}
+
+type syscallCountRoom struct {
+	_     structs.HostLayout
+	Words [27]uint64
+}
+
+type syscallCountValue struct {
+	_       structs.HostLayout
+	Example uint64
+	More    uint64
+}
+
 type syscallCounter struct {
 	_         structs.HostLayout
 	Submitted uint64
@@ -198,19 +226,20 @@ const (
 )
 
 type syscallSyscallRecord struct {
-	_      structs.HostLayout
-	Hdr    syscallRecord
-	Key    syscallTaskKey
-	Ret    int64
-	Args   [6]uint64
-	Object syscallFdObject
-	Call   uint16
-	Lens   [4]uint16
-	There  uint8
-	Bad    uint8
-	Cut    uint8
-	Zero   uint8
-	Zeros  uint16
+	_       structs.HostLayout
+	Hdr     syscallRecord
+	Key     syscallTaskKey
+	Ret     int64
+	Example uint64
+	Args    [6]uint64
+	Object  syscallFdObject
+	Call    uint16
+	Lens    [4]uint16
+	There   uint8
+	Bad     uint8
+	Cut     uint8
+	Zero    uint8
+	Zeros   uint16
 }
 
 type syscallTaskKey struct {
@@ -227,7 +256,9 @@ const (
 	syscallMapBulk           = "bulk"
 	syscallMapCallPlans      = "call_plans"
 	syscallMapCgroupsTold    = "cgroups_told"
+	syscallMapCountRooms     = "count_rooms"
 	syscallMapCounters       = "counters"
+	syscallMapCounts         = "counts"
 	syscallMapCritical       = "critical"
 	syscallMapInterestHeads  = "interest_heads"
 	syscallMapInterestInodes = "interest_inodes"
@@ -237,6 +268,7 @@ const (
 	syscallMapScratches      = "scratches"
 	syscallProgSyscallExit   = "syscall_exit"
 	syscallVarBulkSize       = "bulk_size"
+	syscallVarCountSlot      = "count_slot"
 	syscallVarCriticalSize   = "critical_size"
 	syscallVarInterestSlot   = "interest_slot"
 	syscallVarInterestTables = "interest_tables"
@@ -299,7 +331,9 @@ type syscallMapSpecs struct {
 	Bulk           *ebpf.MapSpec `ebpf:"bulk"`
 	CallPlans      *ebpf.MapSpec `ebpf:"call_plans"`
 	CgroupsTold    *ebpf.MapSpec `ebpf:"cgroups_told"`
+	CountRooms     *ebpf.MapSpec `ebpf:"count_rooms"`
 	Counters       *ebpf.MapSpec `ebpf:"counters"`
+	Counts         *ebpf.MapSpec `ebpf:"counts"`
 	Critical       *ebpf.MapSpec `ebpf:"critical"`
 	InterestHeads  *ebpf.MapSpec `ebpf:"interest_heads"`
 	InterestInodes *ebpf.MapSpec `ebpf:"interest_inodes"`
@@ -314,6 +348,7 @@ type syscallMapSpecs struct {
 // It can be passed ebpf.CollectionSpec.Assign.
 type syscallVariableSpecs struct {
 	BulkSize       *ebpf.VariableSpec `ebpf:"bulk_size"`
+	CountSlot      *ebpf.VariableSpec `ebpf:"count_slot"`
 	CriticalSize   *ebpf.VariableSpec `ebpf:"critical_size"`
 	InterestSlot   *ebpf.VariableSpec `ebpf:"interest_slot"`
 	InterestTables *ebpf.VariableSpec `ebpf:"interest_tables"`
@@ -347,7 +382,9 @@ type syscallMaps struct {
 	Bulk           *ebpf.Map `ebpf:"bulk"`
 	CallPlans      *ebpf.Map `ebpf:"call_plans"`
 	CgroupsTold    *ebpf.Map `ebpf:"cgroups_told"`
+	CountRooms     *ebpf.Map `ebpf:"count_rooms"`
 	Counters       *ebpf.Map `ebpf:"counters"`
+	Counts         *ebpf.Map `ebpf:"counts"`
 	Critical       *ebpf.Map `ebpf:"critical"`
 	InterestHeads  *ebpf.Map `ebpf:"interest_heads"`
 	InterestInodes *ebpf.Map `ebpf:"interest_inodes"`
@@ -362,7 +399,9 @@ func (m *syscallMaps) Close() error {
 		m.Bulk,
 		m.CallPlans,
 		m.CgroupsTold,
+		m.CountRooms,
 		m.Counters,
+		m.Counts,
 		m.Critical,
 		m.InterestHeads,
 		m.InterestInodes,
@@ -378,6 +417,7 @@ func (m *syscallMaps) Close() error {
 // It can be passed to loadSyscallObjects or ebpf.CollectionSpec.LoadAndAssign.
 type syscallVariables struct {
 	BulkSize       *ebpf.Variable `ebpf:"bulk_size"`
+	CountSlot      *ebpf.Variable `ebpf:"count_slot"`
 	CriticalSize   *ebpf.Variable `ebpf:"critical_size"`
 	InterestSlot   *ebpf.Variable `ebpf:"interest_slot"`
 	InterestTables *ebpf.Variable `ebpf:"interest_tables"`
