@@ -194,8 +194,8 @@ type attached struct {
 	slots    []uint32 // of programs, in the road's costs
 }
 
-// close closes all links at once: for each that is a perf event the kernel
-// waits until all CPUs have left its program, which takes tens of milliseconds.
+// close closes all links at once: for some the kernel waits until all CPUs have
+// left its program, which takes tens of milliseconds.
 func (a *attached) close() error {
 	errs := make([]error, len(a.links))
 	var wg sync.WaitGroup

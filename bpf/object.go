@@ -255,13 +255,14 @@ func (o *Object) Detach(hooks ...string) error {
 
 // detach is Detach for who holds o.mu.
 func (o *Object) detach(hooks []string) error {
+	hooks = slices.DeleteFunc(slices.Clone(hooks), func(name string) bool { return o.hooks[name] == nil })
+	if len(hooks) == 0 {
+		return nil
+	}
 	errs := make([]error, len(hooks))
 	var wg sync.WaitGroup
 	for i, name := range hooks {
 		a := o.hooks[name]
-		if a == nil {
-			continue
-		}
 		delete(o.hooks, name)
 		wg.Go(func() {
 			if err := a.close(); err != nil {
@@ -271,6 +272,7 @@ func (o *Object) detach(hooks []string) error {
 		defer o.road.costs.free(a.slots)
 	}
 	wg.Wait()
+	o.road.places.reaper.leave()
 	return errors.Join(errs...)
 }
 

@@ -23,9 +23,12 @@ type places struct {
 	tracefs *os.File
 	cgroup  *os.File // of the scope from the beginning; else the root of the hierarchy
 	closed  bool
+
+	reaper reaper
 }
 
 func (p *places) close() error {
+	p.reaper.wait()
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.closed = true
@@ -81,8 +84,12 @@ func (p *places) attachTracepoint(group, name string, prog *ebpf.Program) (close
 	if err != nil {
 		return nil, fmt.Errorf("perf_event_open: %w", err)
 	}
-	defer unix.Close(fd) // the link holds the event
-	return link.AttachRawLink(link.RawLinkOptions{Target: fd, Program: prog, Attach: ebpf.AttachPerfEvent})
+	l, err := link.AttachRawLink(link.RawLinkOptions{Target: fd, Program: prog, Attach: ebpf.AttachPerfEvent})
+	if err != nil {
+		p.reaper.put(fd)
+		return nil, err
+	}
+	return &eventLink{RawLink: l, event: fd, reaper: &p.reaper}, nil
 }
 
 // openTracefs opens tracefs where it is not open yet. The caller holds p.mu.
