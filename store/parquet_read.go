@@ -1,0 +1,661 @@
+package store
+
+import (
+	"cmp"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"io"
+	"io/fs"
+	"math/bits"
+	"os"
+	"slices"
+	"strconv"
+
+	"github.com/parquet-go/parquet-go/bloom"
+	"github.com/parquet-go/parquet-go/compress/zstd"
+	"github.com/parquet-go/parquet-go/encoding/delta"
+	"github.com/parquet-go/parquet-go/encoding/rle"
+	"github.com/parquet-go/parquet-go/format"
+)
+
+// maxGroupRows is the most rows of a row group that is read: what says that it has
+// more was not written here.
+const maxGroupRows = 1 << 20
+
+// A parquetFile is a sealed file that is open. It can be used by several
+// goroutines at a time; once open, it can be read to its end also when it has been
+// removed meanwhile.
+type parquetFile struct {
+	f      *os.File
+	size   int64
+	cols   []parquetColumn
+	byName map[string]int
+	groups []rowGroup
+	keys   map[string]string
+	rows   int64
+}
+
+// A rowGroup is what the footer says of a row group.
+type rowGroup struct {
+	rows   int
+	chunks []chunkInfo
+}
+
+// A chunkInfo is what the footer says of a column in a row group.
+type chunkInfo struct {
+	at, length          int64
+	bloomAt             int64
+	indexAt             int64
+	indexLen            int32
+	bloomLen            int32
+	coded               bool
+	values, nulls       int64
+	least, most         []byte
+	unpacked            int64
+	bounded, everyThere bool
+}
+
+// openParquet opens a sealed file and reads its footer. The error is errForeign for a
+// file that was not written here, a *newerError for one of a newer Warren,
+// errCorrupt for one that is damaged, and of package os otherwise.
+func openParquet(path string) (p *parquetFile, err error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, f.Close())
+			p = nil
+		}
+	}()
+	st, err := f.Stat()
+	if err != nil {
+		return nil, err
+	}
+	if !st.Mode().IsRegular() {
+		return nil, errForeign
+	}
+	p = &parquetFile{f: f, size: st.Size(), byName: map[string]int{}, keys: map[string]string{}}
+	err = guarded(p.readFooter)
+	return p, err
+}
+
+// guarded turns a panic of a decoder into an error: they trust what they read more
+// than a file on a disk deserves.
+func guarded(fn func() error) (err error) {
+	defer func() {
+		if r := recover(); r != nil {
+			err = corrupt("%v", r)
+		}
+	}()
+	return fn()
+}
+
+func (p *parquetFile) close() error { return p.f.Close() }
+
+func (p *parquetFile) readFooter() error {
+	const tail = 16 // checksum before the footer, length and magic behind it
+	if p.size < int64(len(parquetMagic)+tail) {
+		return corrupt("%d bytes are no file", p.size)
+	}
+	// One read for most footers.
+	n := min(p.size, 64<<10)
+	b := make([]byte, n)
+	if _, err := p.f.ReadAt(b, p.size-n); err != nil {
+		return readError(err)
+	}
+	end := b[len(b)-8:]
+	if string(end[4:]) != parquetMagic {
+		return corrupt("no footer: it was cut, or is no Parquet")
+	}
+	length := int64(binary.LittleEndian.Uint32(end))
+	if length > p.size-int64(len(parquetMagic)+tail) {
+		return corrupt("a footer of %d bytes in a file of %d", length, p.size)
+	}
+	if length+tail > n {
+		n = length + tail
+		b = make([]byte, n)
+		if _, err := p.f.ReadAt(b, p.size-n); err != nil {
+			return readError(err)
+		}
+	}
+	b = b[int64(len(b))-length-tail : len(b)-8]
+	if string(b[:4]) != footerMagic {
+		return errForeign
+	}
+	sum := binary.LittleEndian.Uint32(b[4:])
+	if b = b[8:]; crc32.Checksum(b, castagnoli) != sum {
+		return corrupt("the footer's checksum is wrong")
+	}
+	var meta format.FileMetaData
+	if _, err := unmarshal(b, &meta); err != nil {
+		return err
+	}
+	for _, kv := range meta.KeyValueMetadata {
+		p.keys[kv.Key] = kv.Value
+	}
+	version, err := strconv.Atoi(p.keys[keyFormat])
+	if err != nil || version < 1 {
+		return errForeign
+	}
+	if version > formatVersion {
+		return &newerError{version, p.keys[keyVersion]}
+	}
+	if p.cols, err = columnsOf(meta.Schema); err != nil {
+		return err
+	}
+	for i, c := range p.cols {
+		p.byName[c.name] = i
+	}
+	for i := range meta.RowGroups {
+		if err := p.addGroup(&meta.RowGroups[i]); err != nil {
+			return fmt.Errorf("row group %d: %w", i, err)
+		}
+	}
+	return nil
+}
+
+// A newerError says that a file's format is newer than this program.
+type newerError struct {
+	version int
+	by      string
+}
+
+// Error implements error.
+func (e *newerError) Error() string {
+	return fmt.Sprintf("format %d, written by Warren %s, is newer than format %d, which is the newest that this one reads", e.version, e.by, formatVersion)
+}
+
+func readError(err error) error {
+	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
+		return corrupt("it ends too early")
+	}
+	return err
+}
+
+func (p *parquetFile) addGroup(m *format.RowGroup) error {
+	if m.NumRows < 0 || m.NumRows > maxGroupRows || len(m.Columns) != len(p.cols) {
+		return corrupt("%d rows of %d columns", m.NumRows, len(m.Columns))
+	}
+	g := rowGroup{rows: int(m.NumRows), chunks: make([]chunkInfo, len(m.Columns))}
+	for i := range m.Columns {
+		c := &m.Columns[i]
+		md := &c.MetaData
+		info := chunkInfo{
+			at: md.DataPageOffset, length: md.TotalCompressedSize, coded: md.DictionaryPageOffset > 0, values: md.NumValues, nulls: md.Statistics.NullCount,
+			bloomAt: md.BloomFilterOffset, bloomLen: md.BloomFilterLength, indexAt: c.ColumnIndexOffset, indexLen: c.ColumnIndexLength, unpacked: md.TotalUncompressedSize,
+			least: slices.Clone(md.Statistics.MinValue), most: slices.Clone(md.Statistics.MaxValue),
+		}
+		info.bounded = md.Statistics.MinValue != nil && md.Statistics.MaxValue != nil
+		if info.coded {
+			info.at = md.DictionaryPageOffset
+		}
+		if md.Codec != format.Zstd || md.Type != p.cols[i].physical() {
+			return corrupt("column %s is packed in a way that Warren does not write", p.cols[i].name)
+		}
+		if !p.inside(info.at, info.length) || !p.inside(info.bloomAt, int64(info.bloomLen)) || !p.inside(info.indexAt, int64(info.indexLen)) {
+			return corrupt("column %s lies outside the file", p.cols[i].name)
+		}
+		p.cols[i].bloom = p.cols[i].bloom || info.bloomLen > 0
+		g.chunks[i] = info
+	}
+	p.groups = append(p.groups, g)
+	p.rows += int64(g.rows)
+	return nil
+}
+
+func (p *parquetFile) inside(at, n int64) bool {
+	return at >= 0 && n >= 0 && at <= p.size && n <= p.size-at
+}
+
+// mayHave reports whether a row group's column can have one of texts, by its bloom
+// filter. It is true where there is none.
+func (p *parquetFile) mayHave(g, col int, hashes []uint64) (bool, error) {
+	c := &p.groups[g].chunks[col]
+	if c.bloomLen == 0 {
+		return true, nil
+	}
+	b := make([]byte, c.bloomLen)
+	if _, err := p.f.ReadAt(b, c.bloomAt); err != nil {
+		return false, readError(err)
+	}
+	var head format.BloomFilterHeader
+	n, err := unmarshal(b, &head)
+	if err != nil {
+		return false, err
+	}
+	b = b[n:]
+	if int64(head.NumBytes) != int64(len(b)) || len(b) == 0 || len(b)%bloom.BlockSize != 0 {
+		return false, corrupt("a bloom filter of %d bytes says that it has %d", len(b), head.NumBytes)
+	}
+	f := bloom.MakeSplitBlockFilter(b)
+	return slices.ContainsFunc(hashes, f.Check), nil
+}
+
+func bloomHash(text string) uint64 { return bloom.XXH64{}.Sum64([]byte(escapeText(text))) }
+
+// pageBounds returns the bounds of a column's pages; nil where there are none.
+func (p *parquetFile) pageBounds(g, col int) (*format.ColumnIndex, error) {
+	c := &p.groups[g].chunks[col]
+	if c.indexLen == 0 {
+		return nil, nil
+	}
+	b := make([]byte, c.indexLen)
+	if _, err := p.f.ReadAt(b, c.indexAt); err != nil {
+		return nil, readError(err)
+	}
+	var x format.ColumnIndex
+	if _, err := unmarshal(b, &x); err != nil {
+		return nil, err
+	}
+	if len(x.MinValues) != len(x.NullPages) || len(x.MaxValues) != len(x.NullPages) {
+		return nil, corrupt("bounds of %d, %d and %d pages", len(x.NullPages), len(x.MinValues), len(x.MaxValues))
+	}
+	return &x, nil
+}
+
+// A chunk is a column in a row group that has been read. Its pages are decoded when
+// they are asked for. It belongs to one goroutine.
+type chunk struct {
+	col   *parquetColumn
+	rows  int
+	dict  []string // of texts
+	nums  []int64  // of numbers, where they are coded
+	pages []dataPage
+
+	decoded int // page that window has; -1 none
+	window  vector
+	codec   *zstd.Codec
+	raw     []byte
+	plain   []byte
+	lv, rp  []uint8
+	ints    []int32
+	longs   []int64
+}
+
+type dataPage struct {
+	head format.DataPageHeaderV2
+	body []byte // levels, then packed values
+	size int    // of the values, unpacked
+	row  int    // the first
+}
+
+// readChunk reads the column chunk of a row group.
+func (p *parquetFile) readChunk(g, col int) (*chunk, error) {
+	info := &p.groups[g].chunks[col]
+	c := &chunk{col: &p.cols[col], rows: p.groups[g].rows, decoded: -1, codec: &unpacker}
+	err := guarded(func() error {
+		c.raw = make([]byte, info.length)
+		if _, err := p.f.ReadAt(c.raw, info.at); err != nil {
+			return readError(err)
+		}
+		return c.split(c.raw)
+	})
+	if err != nil {
+		return nil, fmt.Errorf("column %s of row group %d: %w", c.col.name, g, err)
+	}
+	return c, nil
+}
+
+// unpacker is shared: it keeps what decoders need.
+var unpacker zstd.Codec
+
+// split finds the pages of a chunk and reads its dictionary.
+func (c *chunk) split(b []byte) error {
+	row := 0
+	for len(b) > 0 {
+		var head format.PageHeader
+		n, err := unmarshal(b, &head)
+		if err != nil {
+			return err
+		}
+		b = b[n:]
+		size := int64(head.CompressedPageSize)
+		if size < 0 || size > int64(len(b)) || head.UncompressedPageSize < 0 {
+			return corrupt("a page of %d bytes of %d", size, len(b))
+		}
+		body := b[:size]
+		b = b[size:]
+		if crc32.ChecksumIEEE(body) != uint32(head.CRC) {
+			return corrupt("a page's checksum is wrong")
+		}
+		switch {
+		case head.Type == format.DictionaryPage && head.DictionaryPageHeader.Valid && c.pages == nil:
+			if err := c.readDictionary(body, int(head.DictionaryPageHeader.V.NumValues), int(head.UncompressedPageSize)); err != nil {
+				return err
+			}
+		case head.Type == format.DataPageV2 && head.DataPageHeaderV2.Valid:
+			d := head.DataPageHeaderV2.V
+			levels := int64(d.DefinitionLevelsByteLength) + int64(d.RepetitionLevelsByteLength)
+			if d.NumRows < 0 || int(d.NumRows) > c.rows-row || d.NumValues < d.NumRows || d.NumNulls < 0 || d.NumNulls > d.NumValues ||
+				d.DefinitionLevelsByteLength < 0 || d.RepetitionLevelsByteLength < 0 || levels > size || levels > int64(head.UncompressedPageSize) ||
+				c.col.shape != shapeTexts && d.NumValues != d.NumRows {
+				return corrupt("a page of %d rows with %d values", d.NumRows, d.NumValues)
+			}
+			c.pages = append(c.pages, dataPage{head: d, body: body, size: int(head.UncompressedPageSize) - int(levels), row: row})
+			row += int(d.NumRows)
+		default:
+			return corrupt("a page of a type that Warren does not write")
+		}
+	}
+	if row != c.rows {
+		return corrupt("pages of %d rows of %d", row, c.rows)
+	}
+	return nil
+}
+
+func (c *chunk) unpack(b []byte, size int) ([]byte, error) {
+	if size == 0 {
+		return nil, nil
+	}
+	var err error
+	if c.plain, err = c.codec.Decode(c.plain[:0], b); err != nil {
+		return nil, corrupt("%v", err)
+	}
+	if len(c.plain) != size {
+		return nil, corrupt("a page of %d bytes should have %d", len(c.plain), size)
+	}
+	return c.plain, nil
+}
+
+func (c *chunk) readDictionary(body []byte, n, size int) error {
+	b, err := c.unpack(body, size)
+	if err != nil {
+		return err
+	}
+	if c.col.shape != shapeText && c.col.shape != shapeTexts {
+		if n < 0 || len(b) != 8*n {
+			return corrupt("a dictionary of %d numbers in %d bytes", n, len(b))
+		}
+		c.nums = make([]int64, n)
+		for i := range c.nums {
+			c.nums[i] = int64(binary.LittleEndian.Uint64(b[8*i:]))
+		}
+		return nil
+	}
+	if n < 0 || 4*n > len(b) {
+		return corrupt("a dictionary of %d texts in %d bytes", n, len(b))
+	}
+	all := string(b) // one allocation for all texts
+	c.dict = make([]string, 0, n)
+	for at := 0; len(c.dict) < n; {
+		if len(b)-at < 4 {
+			return corrupt("a dictionary ends too early")
+		}
+		l := int64(binary.LittleEndian.Uint32(b[at:]))
+		if at += 4; l > int64(len(b)-at) {
+			return corrupt("a dictionary ends too early")
+		}
+		c.dict = append(c.dict, unescapeText(all[at:at+int(l)]))
+		at += int(l)
+	}
+	return nil
+}
+
+// page returns the i-th page. It is valid until the next call.
+func (c *chunk) page(i int) (*vector, error) {
+	if c.decoded == i {
+		return &c.window, nil
+	}
+	c.decoded = -1
+	if err := guarded(func() error { return c.decode(&c.pages[i]) }); err != nil {
+		return nil, fmt.Errorf("column %s: %w", c.col.name, err)
+	}
+	c.decoded = i
+	return &c.window, nil
+}
+
+// pageAt returns the number of the page with a row.
+func (c *chunk) pageAt(row int) int {
+	i, found := slices.BinarySearchFunc(c.pages, row, func(p dataPage, row int) int { return cmp.Compare(p.row, row) })
+	if !found {
+		i--
+	}
+	return i
+}
+
+func (c *chunk) decode(d *dataPage) error {
+	h := &d.head
+	rep, def := d.body[:h.RepetitionLevelsByteLength], d.body[h.RepetitionLevelsByteLength:h.RepetitionLevelsByteLength+h.DefinitionLevelsByteLength]
+	body, err := c.unpack(d.body[len(rep)+len(def):], d.size)
+	if err != nil {
+		return err
+	}
+	rows, values, nulls := int(h.NumRows), int(h.NumValues), int(h.NumNulls)
+	v := &c.window
+	v.rows, v.dict = rows, c.dict
+	there := values - nulls
+	if c.col.shape == shapeTexts {
+		return c.decodeLists(rep, def, body, rows, values, there)
+	}
+	if nulls > 0 && nulls < values {
+		if c.lv, err = decodeLevels(c.lv, def, 1, values); err != nil {
+			return err
+		}
+		n := 0
+		for _, l := range c.lv {
+			n += int(l)
+		}
+		if n != there {
+			return corrupt("%d values instead of %d", n, there)
+		}
+	}
+	switch {
+	case c.col.shape == shapeText:
+		if h.Encoding != format.RLEDictionary {
+			return corrupt("text that is not in a dictionary")
+		}
+		if err := c.decodeCodes(body, there, len(c.dict)); err != nil {
+			return err
+		}
+		v.codes = spread(v.codes, c.ints, c.lv, rows, nulls)
+		return nil
+	case h.Encoding == format.RLEDictionary:
+		if err := c.decodeCodes(body, there, len(c.nums)); err != nil {
+			return err
+		}
+		c.longs = c.longs[:0]
+		for _, code := range c.ints {
+			c.longs = append(c.longs, c.nums[code])
+		}
+	case h.Encoding == format.DeltaBinaryPacked && c.col.shape != shapeBool:
+		if err := c.decodeDeltas(body, there); err != nil {
+			return err
+		}
+	case h.Encoding == format.Plain && c.col.shape == shapeBool:
+		if len(body) != (there+7)/8 {
+			return corrupt("%d booleans in %d bytes", there, len(body))
+		}
+		c.longs = c.longs[:0]
+		for i := range there {
+			c.longs = append(c.longs, int64(body[i/8]>>(i%8)&1))
+		}
+	default:
+		return corrupt("an encoding that Warren does not write")
+	}
+	if nulls == 0 {
+		v.nums, c.longs, v.null = c.longs, v.nums, nil
+		return nil
+	}
+	v.nums, v.null = slices.Grow(v.nums[:0], rows)[:rows], slices.Grow(v.null[:0], rows)[:rows]
+	k := 0
+	for i := range rows {
+		v.nums[i] = 0
+		if v.null[i] = nulls == rows || c.lv[i] == 0; !v.null[i] {
+			v.nums[i] = c.longs[k]
+			k++
+		}
+	}
+	return nil
+}
+
+// spread gives each row its code, where some have none.
+func spread(dst []uint32, codes []int32, lv []uint8, rows, nulls int) []uint32 {
+	dst = slices.Grow(dst[:0], rows)[:rows]
+	switch nulls {
+	case 0:
+		for i, c := range codes {
+			dst[i] = uint32(c)
+		}
+	case rows:
+		for i := range dst {
+			dst[i] = missing
+		}
+	default:
+		k := 0
+		for i := range dst {
+			if lv[i] == 0 {
+				dst[i] = missing
+				continue
+			}
+			dst[i] = uint32(codes[k])
+			k++
+		}
+	}
+	return dst
+}
+
+func (c *chunk) decodeLists(rep, def, body []byte, rows, values, there int) (err error) {
+	if c.lv, err = decodeLevels(c.lv, def, 2, values); err != nil {
+		return err
+	}
+	if c.rp, err = decodeLevels(c.rp, rep, 1, values); err != nil {
+		return err
+	}
+	if err := c.decodeCodes(body, there, len(c.dict)); err != nil {
+		return err
+	}
+	v := &c.window
+	v.codes, v.offsets = v.codes[:0], v.offsets[:0]
+	for i, l := range c.lv {
+		if c.rp[i] == 0 {
+			v.offsets = append(v.offsets, uint32(len(v.codes)))
+		}
+		if l == 2 {
+			if len(v.codes) >= there || len(v.offsets) == 0 {
+				return corrupt("more elements of lists than there are")
+			}
+			v.codes = append(v.codes, uint32(c.ints[len(v.codes)]))
+		}
+	}
+	v.offsets = append(v.offsets, uint32(len(v.codes)))
+	if len(v.offsets) != rows+1 {
+		return corrupt("%d lists of %d", len(v.offsets)-1, rows)
+	}
+	return nil
+}
+
+// decodeCodes reads n places in a dictionary of size into c.ints.
+func (c *chunk) decodeCodes(b []byte, n, size int) error {
+	if n == 0 {
+		c.ints = c.ints[:0]
+		return nil
+	}
+	if len(b) == 0 {
+		return corrupt("a page without codes")
+	}
+	width := int(b[0])
+	if width > 32 {
+		return corrupt("codes of %d bits", width)
+	}
+	if err := checkRuns(b[1:], width, n); err != nil {
+		return err
+	}
+	var err error
+	if c.ints, err = dictDecoder.DecodeInt32(c.ints[:0], b); err != nil {
+		return corrupt("%v", err)
+	}
+	if len(c.ints) < n {
+		return corrupt("%d codes of %d", len(c.ints), n)
+	}
+	c.ints = c.ints[:n]
+	most := uint32(0)
+	for _, code := range c.ints {
+		most = max(most, uint32(code))
+	}
+	if int64(most) >= int64(size) {
+		return corrupt("code %d in a dictionary of %d", most, size)
+	}
+	return nil
+}
+
+var dictDecoder rle.DictionaryEncoding
+
+func decodeLevels(dst []uint8, b []byte, width, n int) ([]uint8, error) {
+	if err := checkRuns(b, width, n); err != nil {
+		return dst, err
+	}
+	e := rle.Encoding{BitWidth: width}
+	dst, err := e.DecodeLevels(dst[:0], b)
+	if err != nil {
+		return dst, corrupt("%v", err)
+	}
+	if len(dst) < n {
+		return dst, corrupt("%d levels of %d", len(dst), n)
+	}
+	return dst[:n], nil
+}
+
+// checkRuns checks that runs of values of some bits are as many as n, and there: the
+// decoder allocates what they say.
+func checkRuns(b []byte, width, n int) error {
+	total := 0
+	for len(b) > 0 {
+		head, k := binary.Uvarint(b)
+		if k <= 0 {
+			return corrupt("a run without length")
+		}
+		b = b[k:]
+		size := uint64(width+7) / 8
+		count := head >> 1
+		if head&1 != 0 {
+			if hi, _ := bits.Mul64(count, uint64(width)); hi != 0 || count > uint64(n)/8+1 {
+				return corrupt("a run of %d values", count)
+			}
+			size, count = count*uint64(width), 8*count
+		}
+		if count > uint64(n)+7 || size > uint64(len(b)) {
+			return corrupt("a run of %d values in %d bytes", count, len(b))
+		}
+		if total += int(count); total > n+7 {
+			return corrupt("%d values instead of %d", total, n)
+		}
+		b = b[size:]
+	}
+	if total < n {
+		return corrupt("%d values instead of %d", total, n)
+	}
+	return nil
+}
+
+// decodeDeltas reads n numbers into c.longs.
+func (c *chunk) decodeDeltas(b []byte, n int) error {
+	rest := b
+	var head [3]uint64 // values of a block, its parts, all values
+	for i := range head {
+		v, k := binary.Uvarint(rest)
+		if k <= 0 {
+			return corrupt("numbers without a head")
+		}
+		head[i], rest = v, rest[k:]
+	}
+	if head[0] != 128 || head[1] != 4 || head[2] != uint64(n) {
+		return corrupt("%d numbers instead of %d", head[2], n)
+	}
+	var err error
+	if c.longs, err = deltaDecoder.DecodeInt64(c.longs[:0], b); err != nil {
+		return corrupt("%v", err)
+	}
+	if len(c.longs) != n {
+		return corrupt("%d numbers instead of %d", len(c.longs), n)
+	}
+	return nil
+}
+
+var deltaDecoder delta.BinaryPackedEncoding
+
+// isNotExist says that a file went away, as retention removes them.
+func isNotExist(err error) bool { return errors.Is(err, fs.ErrNotExist) }

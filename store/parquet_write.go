@@ -1,0 +1,605 @@
+package store
+
+import (
+	"bytes"
+	"encoding/binary"
+	"fmt"
+	"hash/crc32"
+	"io"
+	"math"
+	"slices"
+
+	"github.com/parquet-go/parquet-go/bloom"
+	"github.com/parquet-go/parquet-go/compress/zstd"
+	"github.com/parquet-go/parquet-go/encoding/delta"
+	"github.com/parquet-go/parquet-go/encoding/rle"
+	"github.com/parquet-go/parquet-go/encoding/thrift"
+	"github.com/parquet-go/parquet-go/format"
+)
+
+// A vector is the values of one column in consecutive rows. Which of the slices
+// are in use follows from the column's shape.
+type vector struct {
+	rows int
+
+	// Text: codes are places in dict, or missing. Codes of lists are those of the
+	// elements; those of row i are codes[offsets[i]:offsets[i+1]].
+	codes   []uint32
+	offsets []uint32
+	dict    []string
+
+	// Numbers, times and booleans. Where codes is set, they are places in nums.
+	nums []int64
+
+	// null says which rows of numbers have no value; nil where all have.
+	null []bool
+}
+
+// A parquetWriter writes one file, row group by row group. It keeps what it needs
+// for the footer, and one column of one row group.
+type parquetWriter struct {
+	w      io.Writer
+	at     int64
+	cols   []parquetColumn
+	groups []format.RowGroup
+	keys   []format.KeyValue
+	rows   int64
+
+	// one for each column chunk, in the order of the footer
+	columnIndexes []format.ColumnIndex
+	offsetIndexes []format.OffsetIndex
+
+	codec   zstd.Codec
+	dictEnc rle.DictionaryEncoding
+	levels  rle.Encoding
+	delta   delta.BinaryPackedEncoding
+
+	err    error
+	chunk  chunkState
+	page   []byte // encoded
+	packed []byte // compressed
+	def    []byte // definition levels, encoded
+	rep    []byte // repetition levels, encoded
+	lv     []uint8
+	ints   []int32
+	longs  []int64
+	places map[int64]uint32
+	few    []int64
+}
+
+// chunkState is the column chunk that is being written.
+type chunkState struct {
+	col    *parquetColumn
+	meta   format.ColumnMetaData
+	index  format.ColumnIndex
+	places format.OffsetIndex
+	row    int64
+	filter []byte
+}
+
+// newParquetWriter begins a file. Nothing else is written to w meanwhile.
+func newParquetWriter(w io.Writer, cols []parquetColumn, keys map[string]string) *parquetWriter {
+	p := &parquetWriter{w: w, cols: cols, codec: zstd.Codec{Level: zstd.SpeedFastest}, levels: rle.Encoding{BitWidth: 1}, places: map[int64]uint32{}}
+	for k, v := range keys {
+		p.keys = append(p.keys, format.KeyValue{Key: k, Value: v})
+	}
+	slices.SortFunc(p.keys, func(a, b format.KeyValue) int { return bytes.Compare([]byte(a.Key), []byte(b.Key)) })
+	p.write([]byte(parquetMagic))
+	return p
+}
+
+func (p *parquetWriter) write(b []byte) {
+	if p.err != nil {
+		return
+	}
+	n, err := p.w.Write(b)
+	p.at += int64(n)
+	p.err = err
+}
+
+// writeGroup writes a row group: vectors are those of the columns, in order.
+func (p *parquetWriter) writeGroup(rows int, vectors func(i int) *vector) error {
+	g := format.RowGroup{NumRows: int64(rows), FileOffset: p.at, Ordinal: int16(min(len(p.groups), math.MaxInt16))}
+	for i := range p.cols {
+		v := vectors(i)
+		if v.rows != rows {
+			return fmt.Errorf("write column %s: %d rows of %d", p.cols[i].name, v.rows, rows)
+		}
+		p.writeChunk(&p.cols[i], v)
+		if p.err != nil {
+			return p.err
+		}
+		c := &p.chunk
+		g.Columns = append(g.Columns, format.ColumnChunk{MetaData: c.meta})
+		g.TotalByteSize += c.meta.TotalUncompressedSize
+		g.TotalCompressedSize += c.meta.TotalCompressedSize
+		p.columnIndexes = append(p.columnIndexes, c.index)
+		p.offsetIndexes = append(p.offsetIndexes, c.places)
+	}
+	p.groups = append(p.groups, g)
+	p.rows += int64(rows)
+	return nil
+}
+
+func (p *parquetWriter) writeChunk(col *parquetColumn, v *vector) {
+	p.chunk = chunkState{col: col, meta: format.ColumnMetaData{
+		Type: col.physical(), PathInSchema: col.path(), Codec: format.Zstd,
+	}}
+	switch col.shape {
+	case shapeText:
+		p.writeTexts(v, false)
+	case shapeTexts:
+		p.writeTexts(v, true)
+	case shapeBool:
+		p.writeNumbers(v)
+	default:
+		p.writeNumbers(v)
+	}
+	m := &p.chunk.meta
+	m.Encoding = append(m.Encoding, format.RLE)
+	if f := p.chunk.filter; f != nil {
+		h := format.BloomFilterHeader{NumBytes: int32(len(f))}
+		h.Algorithm.Value, h.Hash.Value, h.Compression.Value = &format.SplitBlockAlgorithm{}, &format.XxHash{}, &format.BloomFilterUncompressed{}
+		head, err := marshal(&h)
+		if err != nil {
+			p.err = err
+			return
+		}
+		m.BloomFilterOffset, m.BloomFilterLength = p.at, int32(len(head)+len(f))
+		p.write(head)
+		p.write(f)
+	}
+}
+
+// writePage compresses p.page and writes it with its levels.
+func (p *parquetWriter) writePage(head *format.PageHeader, levels ...[]byte) {
+	if p.err != nil {
+		return
+	}
+	if p.packed, p.err = p.codec.Encode(p.packed[:0], p.page); p.err != nil {
+		return
+	}
+	sum, n := uint32(0), 0
+	for _, l := range levels {
+		sum = crc32.Update(sum, crc32.IEEETable, l)
+		n += len(l)
+	}
+	head.CRC = int32(crc32.Update(sum, crc32.IEEETable, p.packed))
+	head.CompressedPageSize = int32(n + len(p.packed))
+	head.UncompressedPageSize = int32(n + len(p.page))
+	b, err := marshal(head)
+	if err != nil {
+		p.err = err
+		return
+	}
+	m := &p.chunk.meta
+	m.TotalCompressedSize += int64(len(b)) + int64(head.CompressedPageSize)
+	m.TotalUncompressedSize += int64(len(b)) + int64(head.UncompressedPageSize)
+	p.write(b)
+	for _, l := range levels {
+		p.write(l)
+	}
+	p.write(p.packed)
+}
+
+// writeDictionary writes the dictionary page: p.page holds it, of n values.
+func (p *parquetWriter) writeDictionary(n int) {
+	p.chunk.meta.DictionaryPageOffset = p.at
+	p.chunk.meta.Encoding = append(p.chunk.meta.Encoding, format.RLEDictionary, format.Plain)
+	head := format.PageHeader{Type: format.DictionaryPage}
+	head.DictionaryPageHeader = thrift.New(format.DictionaryPageHeader{NumValues: int32(n), Encoding: format.Plain})
+	p.writePage(&head)
+}
+
+// writeData writes a data page: p.page holds its values. rows, values and nulls are
+// counts; least and most are bounds, nil where the page has no value or they are not
+// known.
+func (p *parquetWriter) writeData(enc format.Encoding, rows, values, nulls int, least, most []byte) {
+	c := &p.chunk
+	if c.meta.DataPageOffset == 0 {
+		c.meta.DataPageOffset = p.at
+	}
+	at := p.at
+	head := format.PageHeader{Type: format.DataPageV2}
+	head.DataPageHeaderV2 = thrift.New(format.DataPageHeaderV2{
+		NumValues: int32(values), NumNulls: int32(nulls), NumRows: int32(rows), Encoding: enc,
+		DefinitionLevelsByteLength: int32(len(p.def)), RepetitionLevelsByteLength: int32(len(p.rep)), IsCompressed: thrift.New(true),
+	})
+	p.writePage(&head, p.rep, p.def)
+	c.places.PageLocations = append(c.places.PageLocations, format.PageLocation{Offset: at, CompressedPageSize: int32(p.at - at), FirstRowIndex: c.row})
+	c.index.NullPages = append(c.index.NullPages, nulls == values)
+	c.index.NullCounts = append(c.index.NullCounts, int64(nulls))
+	c.index.MinValues = append(c.index.MinValues, least)
+	c.index.MaxValues = append(c.index.MaxValues, most)
+	c.meta.NumValues += int64(values)
+	c.meta.Statistics.NullCount += int64(nulls)
+	c.row += int64(rows)
+}
+
+// bounds records the least and greatest value of the chunk.
+func (p *parquetWriter) bounds(least, most []byte) {
+	p.chunk.meta.Statistics.MinValue, p.chunk.meta.Statistics.MaxValue = least, most
+}
+
+// maxBound is the longest text that is kept as a bound. Where one is longer, a chunk
+// has none.
+const maxBound = 128
+
+// writeTexts writes a chunk of text, or of lists of it.
+func (p *parquetWriter) writeTexts(v *vector, list bool) {
+	// Only what is used goes into the file's dictionary, in the order of its first
+	// use.
+	used := make([]int32, len(v.dict))
+	var order []uint32
+	p.ints = p.ints[:0]
+	for _, c := range v.codes {
+		if c == missing {
+			continue
+		}
+		if used[c] == 0 {
+			order = append(order, c)
+			used[c] = int32(len(order))
+		}
+		p.ints = append(p.ints, used[c]-1)
+	}
+	texts := make([]string, len(order))
+	p.page = p.page[:0]
+	for i, c := range order {
+		texts[i] = escapeText(v.dict[c])
+		p.page = binary.LittleEndian.AppendUint32(p.page, uint32(len(texts[i])))
+		p.page = append(p.page, texts[i]...)
+	}
+	bounded := len(texts) > 0
+	least, most := "", ""
+	for i, t := range texts {
+		if i == 0 || t < least {
+			least = t
+		}
+		if i == 0 || t > most {
+			most = t
+		}
+		bounded = bounded && len(t) <= maxBound
+	}
+	p.writeDictionary(len(texts))
+	if bounded {
+		p.bounds([]byte(least), []byte(most))
+	}
+	if p.chunk.col.bloom && len(texts) > 0 {
+		p.chunk.filter = bloomFilter(texts)
+	}
+	if list {
+		p.writeLists(v, texts, bounded)
+		return
+	}
+	step := pageRows
+	if len(texts) <= 1 && len(p.ints) == 0 || len(texts) == 1 && len(p.ints) == v.rows {
+		step = max(v.rows, 1) // nothing to skip
+	}
+	var seen []bool
+	done := 0
+	for from := 0; from < v.rows; from += step {
+		to := min(from+step, v.rows)
+		values := 0
+		p.lv = p.lv[:0]
+		for _, c := range v.codes[from:to] {
+			has := uint8(1)
+			if c == missing {
+				has = 0
+			}
+			values += int(has)
+			p.lv = append(p.lv, has)
+		}
+		p.encodeLevels(1)
+		codes := p.ints[done : done+values]
+		done += values
+		var lo, hi []byte
+		if bounded {
+			lo, hi, seen = textBounds(codes, texts, seen)
+		}
+		p.encodeCodes(codes)
+		p.writeData(format.RLEDictionary, to-from, to-from, to-from-values, lo, hi)
+	}
+	if !bounded {
+		p.chunk.index = format.ColumnIndex{} // no index at all, rather than one without bounds
+	}
+}
+
+// fewTexts is up to how many texts in a dictionary pages have bounds of their own:
+// with more, those of the chunk stand in.
+const fewTexts = 512
+
+// textBounds returns the least and the greatest of texts that codes name.
+func textBounds(codes []int32, texts []string, seen []bool) (least, most []byte, scratch []bool) {
+	if len(codes) == 0 {
+		return nil, nil, seen
+	}
+	if len(texts) > fewTexts {
+		seen = nil
+		lo, hi := texts[codes[0]], texts[codes[0]]
+		for _, c := range codes[1:] {
+			if t := texts[c]; t < lo {
+				lo = t
+			} else if t > hi {
+				hi = t
+			}
+		}
+		return []byte(lo), []byte(hi), nil
+	}
+	if seen == nil {
+		seen = make([]bool, len(texts))
+	}
+	clear(seen)
+	for _, c := range codes {
+		seen[c] = true
+	}
+	first := true
+	lo, hi := "", ""
+	for i, s := range seen {
+		if !s {
+			continue
+		}
+		if t := texts[i]; first {
+			lo, hi, first = t, t, false
+		} else if t < lo {
+			lo = t
+		} else if t > hi {
+			hi = t
+		}
+	}
+	return []byte(lo), []byte(hi), seen
+}
+
+// writeLists writes the pages of a chunk of lists; p.ints are codes of all
+// elements.
+func (p *parquetWriter) writeLists(v *vector, texts []string, bounded bool) {
+	const some = 2 // definition level of an element; 0 is no list. An empty one is none, as everywhere.
+	var seen []bool
+	for from := 0; from < v.rows; from += pageRows {
+		to := min(from+pageRows, v.rows)
+		p.lv = p.lv[:0]
+		var reps []uint8
+		nulls := 0
+		for i := from; i < to; i++ {
+			n := v.offsets[i+1] - v.offsets[i]
+			reps = append(reps, 0)
+			if n == 0 {
+				p.lv = append(p.lv, 0)
+				nulls++
+			}
+			for j := range n {
+				if j > 0 {
+					reps = append(reps, 1)
+				}
+				p.lv = append(p.lv, some)
+			}
+		}
+		values := len(p.lv)
+		p.encodeLevels(2)
+		if p.rep, p.err = p.encodeBits(p.rep, reps, 1); p.err != nil {
+			return
+		}
+		codes := p.ints[v.offsets[from]:v.offsets[to]]
+		var lo, hi []byte
+		if bounded {
+			lo, hi, seen = textBounds(codes, texts, seen)
+		}
+		p.encodeCodes(codes)
+		p.writeData(format.RLEDictionary, to-from, values, nulls, lo, hi)
+	}
+	p.rep = p.rep[:0]
+	if !bounded {
+		p.chunk.index = format.ColumnIndex{}
+	}
+}
+
+func (p *parquetWriter) encodeBits(dst []byte, lv []uint8, width int) ([]byte, error) {
+	p.levels.BitWidth = width
+	return p.levels.EncodeLevels(dst[:0], lv)
+}
+
+// encodeLevels encodes p.lv as definition levels.
+func (p *parquetWriter) encodeLevels(width int) {
+	if p.err == nil {
+		p.def, p.err = p.encodeBits(p.def, p.lv, width)
+	}
+}
+
+// encodeCodes makes p.page of places in a dictionary.
+func (p *parquetWriter) encodeCodes(codes []int32) {
+	if p.err == nil {
+		p.page, p.err = p.dictEnc.EncodeInt32(p.page[:0], codes)
+	}
+}
+
+func bloomFilter(texts []string) []byte {
+	const bits = 10 // for each value: one in a hundred that are not there passes
+	f := make(bloom.SplitBlockFilter, bloom.NumSplitBlocksOf(int64(len(texts)), bits))
+	for _, t := range texts {
+		f.Insert(bloom.XXH64{}.Sum64([]byte(t)))
+	}
+	return f.Bytes()
+}
+
+// maxFew is how many different numbers of a chunk make a dictionary.
+const maxFew = 256
+
+// fewNumbers reports whether the numbers of v are few, and leaves them in p.few and
+// their places in p.places.
+func (p *parquetWriter) fewNumbers(nums []int64) bool {
+	clear(p.places)
+	p.few = p.few[:0]
+	last, some := int64(0), false
+	for _, n := range nums {
+		if some && n == last {
+			continue
+		}
+		last, some = n, true
+		if _, ok := p.places[n]; ok {
+			continue
+		}
+		if len(p.few) == maxFew {
+			return false
+		}
+		p.places[n] = uint32(len(p.few))
+		p.few = append(p.few, n)
+	}
+	return true
+}
+
+func appendBound(n int64) []byte { return binary.LittleEndian.AppendUint64(nil, uint64(n)) }
+
+func (p *parquetWriter) writeNumbers(v *vector) {
+	shape := p.chunk.col.shape
+	nums := v.nums
+	if v.codes != nil {
+		nums = make([]int64, v.rows)
+		for i, c := range v.codes {
+			if c != missing {
+				nums[i] = v.nums[c]
+			}
+		}
+	}
+	p.longs = p.longs[:0]
+	if v.null == nil {
+		p.longs = append(p.longs, nums...)
+	} else {
+		for i, n := range nums {
+			if !v.null[i] {
+				p.longs = append(p.longs, n)
+			}
+		}
+	}
+	coded := shape != shapeBool && p.fewNumbers(p.longs)
+	step := pageRows
+	if coded {
+		p.page = p.page[:0]
+		for _, n := range p.few {
+			p.page = binary.LittleEndian.AppendUint64(p.page, uint64(n))
+		}
+		p.writeDictionary(len(p.few))
+		if len(p.few) == 0 || len(p.few) == 1 && v.null == nil {
+			step = max(v.rows, 1)
+		}
+	} else if shape == shapeBool {
+		p.chunk.meta.Encoding = append(p.chunk.meta.Encoding, format.Plain)
+	} else {
+		p.chunk.meta.Encoding = append(p.chunk.meta.Encoding, format.DeltaBinaryPacked)
+	}
+	done := 0
+	for from := 0; from < v.rows; from += step {
+		to := min(from+step, v.rows)
+		values := to - from
+		p.lv = p.lv[:0]
+		if v.null == nil {
+			for range values {
+				p.lv = append(p.lv, 1)
+			}
+		} else {
+			for _, null := range v.null[from:to] {
+				has := uint8(1)
+				if null {
+					has = 0
+					values--
+				}
+				p.lv = append(p.lv, has)
+			}
+		}
+		p.encodeLevels(1)
+		page := p.longs[done : done+values]
+		done += values
+		enc := format.DeltaBinaryPacked
+		switch {
+		case coded:
+			enc = format.RLEDictionary
+			p.ints = p.ints[:0]
+			last, place := int64(0), int32(-1)
+			for _, n := range page {
+				if place < 0 || n != last {
+					last, place = n, int32(p.places[n])
+				}
+				p.ints = append(p.ints, place)
+			}
+			p.encodeCodes(p.ints)
+		case shape == shapeBool:
+			enc = format.Plain
+			p.page = append(p.page[:0], make([]byte, (len(page)+7)/8)...)
+			for i, n := range page {
+				p.page[i/8] |= byte(n&1) << (i % 8)
+			}
+		case p.err == nil:
+			p.page, p.err = p.delta.EncodeInt64(p.page[:0], page)
+		}
+		lo, hi := numberBounds(shape, page)
+		p.writeData(enc, to-from, to-from, to-from-values, lo, hi)
+	}
+	lo, hi := numberBounds(shape, p.longs)
+	p.bounds(lo, hi)
+}
+
+// numberBounds returns the least and the greatest number as the format writes
+// them.
+func numberBounds(s shape, nums []int64) (least, most []byte) {
+	if len(nums) == 0 {
+		return nil, nil
+	}
+	flip := int64(0)
+	if s == shapeUint {
+		flip = math.MinInt64
+	}
+	lo, hi := nums[0]^flip, nums[0]^flip
+	for _, n := range nums[1:] {
+		lo, hi = min(lo, n^flip), max(hi, n^flip)
+	}
+	if s == shapeBool {
+		return []byte{byte(lo)}, []byte{byte(hi)}
+	}
+	return appendBound(lo ^ flip), appendBound(hi ^ flip)
+}
+
+// close writes the indexes and the footer.
+func (p *parquetWriter) close() error {
+	i := 0
+	for g := range p.groups {
+		for c := range p.groups[g].Columns {
+			chunk := &p.groups[g].Columns[c]
+			if x := &p.columnIndexes[i]; len(x.MinValues) > 0 {
+				b, err := marshal(x)
+				if err != nil {
+					return err
+				}
+				chunk.ColumnIndexOffset, chunk.ColumnIndexLength = p.at, int32(len(b))
+				p.write(b)
+			}
+			i++
+		}
+	}
+	i = 0
+	for g := range p.groups {
+		for c := range p.groups[g].Columns {
+			b, err := marshal(&p.offsetIndexes[i])
+			if err != nil {
+				return err
+			}
+			chunk := &p.groups[g].Columns[c]
+			chunk.OffsetIndexOffset, chunk.OffsetIndexLength = p.at, int32(len(b))
+			p.write(b)
+			i++
+		}
+	}
+	meta := format.FileMetaData{Version: 2, Schema: schemaElements(p.cols), NumRows: p.rows, RowGroups: p.groups, KeyValueMetadata: p.keys, CreatedBy: "Warren"}
+	for range p.cols {
+		meta.ColumnOrders = append(meta.ColumnOrders, format.ColumnOrder{Value: &format.TypeDefinedOrder{}})
+	}
+	b, err := marshal(&meta)
+	if err != nil {
+		return err
+	}
+	var seal []byte
+	seal = append(seal, footerMagic...)
+	seal = binary.LittleEndian.AppendUint32(seal, crc32.Checksum(b, castagnoli))
+	seal = append(seal, b...)
+	seal = binary.LittleEndian.AppendUint32(seal, uint32(len(b)))
+	seal = append(seal, parquetMagic...)
+	p.write(seal)
+	return p.err
+}
