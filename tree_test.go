@@ -114,6 +114,7 @@ var thirdParties = []struct {
 	{"go.yaml.in/yaml/v3", []string{"settings", "rule"}, "files that people write"},
 	{"github.com/prometheus/client_golang", []string{"api"}, "metrics are written in one place"},
 	{"github.com/klauspost/compress", []string{"store"}, "zstd"},
+	{"github.com/parquet-go/parquet-go", []string{"store"}, "sealed files of the history"},
 	{"github.com/mattn/go-runewidth", []string{"cli"}, "columns of a terminal"},
 	{"golang.org/x/term", []string{"cli"}, "is it a terminal, how wide"},
 	{"golang.org/x/text", []string{"cli", "event", "filter"}, "Unicode"},

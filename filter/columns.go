@@ -89,7 +89,14 @@ func comparisonOf(x *Check) *Comparison {
 	}
 	out := &Comparison{Field: t.field}
 	if x.Op == Exists {
-		out.Text, out.Num, out.Addr = always[string], always[int64], always[netip.Addr]
+		switch {
+		case t.str != nil:
+			out.Text = always[string]
+		case t.num != nil:
+			out.Num = always[int64]
+		default:
+			out.Addr = always[netip.Addr]
+		}
 		return out
 	}
 	if t.many != event.One && x.Mod != NoMod {

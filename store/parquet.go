@@ -4,7 +4,6 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"hash/crc32"
 	"unicode/utf8"
 
 	"github.com/parquet-go/parquet-go/encoding/thrift"
@@ -30,21 +29,28 @@ const (
 	rowGroupRows = 64 << 10
 	pageRows     = 8 << 10
 
-	// formatVersion counts changes of what is in a file. A newer file is not read.
-	formatVersion = 1
+	// parquetVersion counts changes of what is in a file. A newer file is not read.
+	parquetVersion = 1
 
-	keyFormat  = "warren.format"
-	keyKind    = "warren.kind"
-	keyNode    = "warren.node"
-	keySchema  = "warren.schema"
-	keyVersion = "warren.version"
-	keySource  = "warren.source" // number of the active segment that a file was made of
+	keyFormat = "warren.format"
+	keyKind   = "warren.kind"
+	keyNode   = "warren.node"
+	// What the rows are of, whoever wrote them.
+	keyHostname = "warren.hostname"
+	keyK8sNode  = "warren.k8s_node"
+	keyBootID   = "warren.boot_id"
+	keySchema   = "warren.schema"
+	keyVersion  = "warren.version"
+	keySource   = "warren.source" // number of the active segment that a file was made of
+	keyPlain    = "warren.plain"  // bytes of the values, one by one
+	keyEvents   = "warren.events" // that the rows stand for
+	keyMinSeq   = "warren.min_num"
+	keyMaxSeq   = "warren.max_num"
+	keyLiving   = "warren.living" // of processes: which lived when the segment began
 )
 
 // missing is the code of a row without a text.
 const missing = ^uint32(0)
-
-var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
 // Errors of files that are no sealed segment, or none that can be read.
 var (

@@ -35,6 +35,7 @@ type parquetFile struct {
 	groups []rowGroup
 	keys   map[string]string
 	rows   int64
+	plain  int64 // bytes of the values, one by one
 }
 
 // A rowGroup is what the footer says of a row group.
@@ -45,16 +46,15 @@ type rowGroup struct {
 
 // A chunkInfo is what the footer says of a column in a row group.
 type chunkInfo struct {
-	at, length          int64
-	bloomAt             int64
-	indexAt             int64
-	indexLen            int32
-	bloomLen            int32
-	coded               bool
-	values, nulls       int64
-	least, most         []byte
-	unpacked            int64
-	bounded, everyThere bool
+	at, length    int64
+	bloomAt       int64
+	indexAt       int64
+	indexLen      int32
+	bloomLen      int32
+	coded         bool
+	values, nulls int64
+	least, most   []byte
+	bounded       bool
 }
 
 // openParquet opens a sealed file and reads its footer. The error is errForeign for a
@@ -141,9 +141,10 @@ func (p *parquetFile) readFooter() error {
 	if err != nil || version < 1 {
 		return errForeign
 	}
-	if version > formatVersion {
+	if version > parquetVersion {
 		return &newerError{version, p.keys[keyVersion]}
 	}
+	p.plain, _ = strconv.ParseInt(p.keys[keyPlain], 10, 64) // unknown without
 	if p.cols, err = columnsOf(meta.Schema); err != nil {
 		return err
 	}
@@ -166,7 +167,7 @@ type newerError struct {
 
 // Error implements error.
 func (e *newerError) Error() string {
-	return fmt.Sprintf("format %d, written by Warren %s, is newer than format %d, which is the newest that this one reads", e.version, e.by, formatVersion)
+	return fmt.Sprintf("format %d, written by Warren %s, is newer than format %d, which is the newest that this one reads", e.version, e.by, parquetVersion)
 }
 
 func readError(err error) error {
@@ -186,7 +187,7 @@ func (p *parquetFile) addGroup(m *format.RowGroup) error {
 		md := &c.MetaData
 		info := chunkInfo{
 			at: md.DataPageOffset, length: md.TotalCompressedSize, coded: md.DictionaryPageOffset > 0, values: md.NumValues, nulls: md.Statistics.NullCount,
-			bloomAt: md.BloomFilterOffset, bloomLen: md.BloomFilterLength, indexAt: c.ColumnIndexOffset, indexLen: c.ColumnIndexLength, unpacked: md.TotalUncompressedSize,
+			bloomAt: md.BloomFilterOffset, bloomLen: md.BloomFilterLength, indexAt: c.ColumnIndexOffset, indexLen: c.ColumnIndexLength,
 			least: slices.Clone(md.Statistics.MinValue), most: slices.Clone(md.Statistics.MaxValue),
 		}
 		info.bounded = md.Statistics.MinValue != nil && md.Statistics.MaxValue != nil
@@ -266,8 +267,8 @@ type chunk struct {
 	nums  []int64  // of numbers, where they are coded
 	pages []dataPage
 
-	decoded int // page that window has; -1 none
-	window  vector
+	decoded int // page that current is; -1 none
+	current vector
 	codec   *zstd.Codec
 	raw     []byte
 	plain   []byte
@@ -286,7 +287,7 @@ type dataPage struct {
 // readChunk reads the column chunk of a row group.
 func (p *parquetFile) readChunk(g, col int) (*chunk, error) {
 	info := &p.groups[g].chunks[col]
-	c := &chunk{col: &p.cols[col], rows: p.groups[g].rows, decoded: -1, codec: &unpacker}
+	c := &chunk{col: &p.cols[col], rows: p.groups[g].rows, decoded: -1, codec: &pageUnpacker}
 	err := guarded(func() error {
 		c.raw = make([]byte, info.length)
 		if _, err := p.f.ReadAt(c.raw, info.at); err != nil {
@@ -300,8 +301,8 @@ func (p *parquetFile) readChunk(g, col int) (*chunk, error) {
 	return c, nil
 }
 
-// unpacker is shared: it keeps what decoders need.
-var unpacker zstd.Codec
+// pageUnpacker is shared: it keeps what decoders need.
+var pageUnpacker zstd.Codec
 
 // split finds the pages of a chunk and reads its dictionary.
 func (c *chunk) split(b []byte) error {
@@ -398,14 +399,14 @@ func (c *chunk) readDictionary(body []byte, n, size int) error {
 // page returns the i-th page. It is valid until the next call.
 func (c *chunk) page(i int) (*vector, error) {
 	if c.decoded == i {
-		return &c.window, nil
+		return &c.current, nil
 	}
 	c.decoded = -1
 	if err := guarded(func() error { return c.decode(&c.pages[i]) }); err != nil {
 		return nil, fmt.Errorf("column %s: %w", c.col.name, err)
 	}
 	c.decoded = i
-	return &c.window, nil
+	return &c.current, nil
 }
 
 // pageAt returns the number of the page with a row.
@@ -425,7 +426,7 @@ func (c *chunk) decode(d *dataPage) error {
 		return err
 	}
 	rows, values, nulls := int(h.NumRows), int(h.NumValues), int(h.NumNulls)
-	v := &c.window
+	v := &c.current
 	v.rows, v.dict = rows, c.dict
 	there := values - nulls
 	if c.col.shape == shapeTexts {
@@ -528,7 +529,7 @@ func (c *chunk) decodeLists(rep, def, body []byte, rows, values, there int) (err
 	if err := c.decodeCodes(body, there, len(c.dict)); err != nil {
 		return err
 	}
-	v := &c.window
+	v := &c.current
 	v.codes, v.offsets = v.codes[:0], v.offsets[:0]
 	for i, l := range c.lv {
 		if c.rp[i] == 0 {

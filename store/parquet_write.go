@@ -8,6 +8,7 @@ import (
 	"io"
 	"math"
 	"slices"
+	"strconv"
 
 	"github.com/parquet-go/parquet-go/bloom"
 	"github.com/parquet-go/parquet-go/compress/zstd"
@@ -28,7 +29,7 @@ type vector struct {
 	offsets []uint32
 	dict    []string
 
-	// Numbers, times and booleans. Where codes is set, they are places in nums.
+	// Numbers, times and booleans.
 	nums []int64
 
 	// null says which rows of numbers have no value; nil where all have.
@@ -44,6 +45,7 @@ type parquetWriter struct {
 	groups []format.RowGroup
 	keys   []format.KeyValue
 	rows   int64
+	plain  int64 // bytes of the values, one by one
 
 	// one for each column chunk, in the order of the footer
 	columnIndexes []format.ColumnIndex
@@ -54,6 +56,7 @@ type parquetWriter struct {
 	levels  rle.Encoding
 	delta   delta.BinaryPackedEncoding
 
+	step   int // rows of a page
 	err    error
 	chunk  chunkState
 	page   []byte // encoded
@@ -79,7 +82,7 @@ type chunkState struct {
 
 // newParquetWriter begins a file. Nothing else is written to w meanwhile.
 func newParquetWriter(w io.Writer, cols []parquetColumn, keys map[string]string) *parquetWriter {
-	p := &parquetWriter{w: w, cols: cols, codec: zstd.Codec{Level: zstd.SpeedFastest}, levels: rle.Encoding{BitWidth: 1}, places: map[int64]uint32{}}
+	p := &parquetWriter{w: w, cols: cols, step: pageRows, codec: zstd.Codec{Level: zstd.SpeedFastest}, levels: rle.Encoding{BitWidth: 1}, places: map[int64]uint32{}}
 	for k, v := range keys {
 		p.keys = append(p.keys, format.KeyValue{Key: k, Value: v})
 	}
@@ -241,6 +244,7 @@ func (p *parquetWriter) writeTexts(v *vector, list bool) {
 			used[c] = int32(len(order))
 		}
 		p.ints = append(p.ints, used[c]-1)
+		p.plain += int64(len(v.dict[c])) + 4
 	}
 	texts := make([]string, len(order))
 	p.page = p.page[:0]
@@ -271,7 +275,7 @@ func (p *parquetWriter) writeTexts(v *vector, list bool) {
 		p.writeLists(v, texts, bounded)
 		return
 	}
-	step := pageRows
+	step := p.step
 	if len(texts) <= 1 && len(p.ints) == 0 || len(texts) == 1 && len(p.ints) == v.rows {
 		step = max(v.rows, 1) // nothing to skip
 	}
@@ -354,8 +358,8 @@ func textBounds(codes []int32, texts []string, seen []bool) (least, most []byte,
 func (p *parquetWriter) writeLists(v *vector, texts []string, bounded bool) {
 	const some = 2 // definition level of an element; 0 is no list. An empty one is none, as everywhere.
 	var seen []bool
-	for from := 0; from < v.rows; from += pageRows {
-		to := min(from+pageRows, v.rows)
+	for from := 0; from < v.rows; from += p.step {
+		to := min(from+p.step, v.rows)
 		p.lv = p.lv[:0]
 		var reps []uint8
 		nulls := 0
@@ -451,14 +455,6 @@ func appendBound(n int64) []byte { return binary.LittleEndian.AppendUint64(nil, 
 func (p *parquetWriter) writeNumbers(v *vector) {
 	shape := p.chunk.col.shape
 	nums := v.nums
-	if v.codes != nil {
-		nums = make([]int64, v.rows)
-		for i, c := range v.codes {
-			if c != missing {
-				nums[i] = v.nums[c]
-			}
-		}
-	}
 	p.longs = p.longs[:0]
 	if v.null == nil {
 		p.longs = append(p.longs, nums...)
@@ -469,8 +465,9 @@ func (p *parquetWriter) writeNumbers(v *vector) {
 			}
 		}
 	}
+	p.plain += 8 * int64(len(p.longs))
 	coded := shape != shapeBool && p.fewNumbers(p.longs)
-	step := pageRows
+	step := p.step
 	if coded {
 		p.page = p.page[:0]
 		for _, n := range p.few {
@@ -586,6 +583,7 @@ func (p *parquetWriter) close() error {
 			i++
 		}
 	}
+	p.keys = append(p.keys, format.KeyValue{Key: keyPlain, Value: strconv.FormatInt(p.plain, 10)})
 	meta := format.FileMetaData{Version: 2, Schema: schemaElements(p.cols), NumRows: p.rows, RowGroups: p.groups, KeyValueMetadata: p.keys, CreatedBy: "Warren"}
 	for range p.cols {
 		meta.ColumnOrders = append(meta.ColumnOrders, format.ColumnOrder{Value: &format.TypeDefinedOrder{}})

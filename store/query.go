@@ -4,10 +4,11 @@ import (
 	"cmp"
 	"container/heap"
 	"context"
-	"fmt"
 	"iter"
 	"math"
+	"runtime"
 	"slices"
+	"sync"
 	"time"
 
 	"warren/event"
@@ -44,46 +45,23 @@ func (q *Query) span() (from, to int64) {
 // Query yields events by their time. Each is whole: its process, the ancestors of
 // that and the container are what they were then. After an error nothing more
 // comes; of what is damaged, the rest is told all the same.
+//
+// What is told is what was there when the sequence was begun: sealing and retention
+// go on meanwhile, and take nothing away from it.
 func (s *Store) Query(ctx context.Context, q Query) iter.Seq2[*event.Event, error] {
 	return func(yield func(*event.Event, error) bool) {
-		r := &query{Query: q, ctx: ctx}
-		r.from, r.to = q.span()
-		r.kinds = event.AllKinds
-		if q.Kinds != 0 {
-			r.kinds = q.Kinds
-		}
-		if q.Filter != nil {
-			r.kinds &= q.Filter.Kinds()
-		}
-		r.kinds &^= event.StateKinds
-		segments := s.hold()
-		defer release(segments)
-		for _, g := range segments {
-			r.add(g)
-		}
-		if q.Newest && q.Limit > 0 {
-			r.newest(yield)
+		inner, cancel := context.WithCancel(ctx)
+		r := newQuery(inner, q)
+		defer func() {
+			cancel()
+			r.wait()
+			r.release()
+		}()
+		if err := s.sources(r); err != nil {
+			yield(nil, err)
 			return
 		}
-		r.oldest(yield)
-	}
-}
-
-// hold returns the segments there are, which stay until they are released.
-func (s *Store) hold() (held []*segment) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for _, g := range s.segments {
-		if g.hold() {
-			held = append(held, g)
-		}
-	}
-	return held
-}
-
-func release(segments []*segment) {
-	for _, g := range segments {
-		g.release()
+		r.run(yield)
 	}
 }
 
@@ -92,133 +70,376 @@ type query struct {
 	Query
 	ctx      context.Context
 	from, to int64
-	kinds    event.KindSet
-	parts    []part
-	found    found
+	plans    map[event.Kind]*plan
+	leaves   processLeaves
+	sources  []*source
+	held     []func()
+
+	working sync.WaitGroup
 }
 
-// A part is a batch that may have some of what is asked for.
-type part struct {
-	frame
-	g *segment
-	l *lineage
-}
-
-func (q *query) add(g *segment) {
-	if q.After > 0 && !g.own {
-		return
+func newQuery(ctx context.Context, q Query) *query {
+	r := &query{Query: q, ctx: ctx, plans: map[event.Kind]*plan{}}
+	r.from, r.to = q.span()
+	kinds := event.AllKinds
+	if q.Kinds != 0 {
+		kinds = q.Kinds
 	}
-	frames := g.list(func(f *frame) bool {
-		return f.typ == frameBatch && q.kinds.Has(f.kind) && f.maxTime >= q.from && f.minTime <= q.to &&
-			(!g.own || (q.UpTo == 0 || f.minSeq <= q.UpTo) && f.maxSeq > q.After)
+	for _, k := range (kinds &^ event.StateKinds).List() {
+		if p := planFor(q.Filter, k, &r.leaves); p != nil {
+			r.plans[k] = p
+		}
+	}
+	return r
+}
+
+func (q *query) release() {
+	for _, fn := range q.held {
+		fn()
+	}
+}
+
+// wait waits for the goroutines of the query, which ctx has ended.
+func (q *query) wait() { q.working.Wait() }
+
+// A source is rows of one kind that may have some of what is asked for: a frame of a
+// log, or a row group of a sealed file.
+type source struct {
+	plan     *plan
+	min, max int64 // of evt.time; all rows lie between them
+	own      bool
+	// open reads what is needed to evaluate the plan. It is called once, by any
+	// goroutine.
+	open func(ctx context.Context) (*opened, error)
+}
+
+// opened is a source that has been evaluated.
+type opened struct {
+	rows  []int32 // that may match, by time
+	times []int64 // of rows
+	// load makes events of some rows. One goroutine at a time, of all sources.
+	load func(rows []int32) ([]*event.Event, error)
+}
+
+// bounded reports whether rows of a source have to be looked at for their number.
+func (q *query) bounded(own bool) bool { return own && (q.UpTo != 0 || q.After != 0) }
+
+// candidates evaluates a plan on n rows, in windows. Times and numbers are asked first:
+// they say which windows matter.
+func (q *query) candidates(ctx context.Context, p *plan, t tables, n, step int, inside, own bool) (*opened, error) {
+	o := &opened{}
+	e := evaluation{tables: t}
+	timeCol, numCol := p.layout.Column("evt.time").Index, p.layout.Column("evt.num").Index
+	sorted := true
+	for from := 0; from < n; from += step {
+		if err := ctx.Err(); err != nil {
+			return nil, err
+		}
+		to := min(from+step, n)
+		var set rowSet
+		if !inside {
+			v, err := t.view(timeCol, from, to)
+			if err != nil {
+				return nil, err
+			}
+			set = newRowSet(to-from, false)
+			for i := range to - from {
+				if v != nil && v.nums[i] >= q.from && v.nums[i] <= q.to {
+					set[i/64] |= 1 << (i % 64)
+				}
+			}
+			if set.empty() {
+				continue
+			}
+		}
+		if q.bounded(own) {
+			v, err := t.view(numCol, from, to)
+			if err != nil {
+				return nil, err
+			}
+			if set == nil {
+				set = newRowSet(to-from, true)
+			}
+			for i := range to - from {
+				if n := uint64(v.nums[i]); q.UpTo != 0 && n > q.UpTo || n <= q.After && q.After != 0 {
+					set[i/64] &^= 1 << (i % 64)
+				}
+			}
+		}
+		if p.root != nil {
+			rows, err := e.rows(p.root, true, from, to)
+			if err != nil {
+				return nil, err
+			}
+			if set == nil {
+				set = rows
+			} else {
+				set.and(rows)
+			}
+		}
+		if set == nil {
+			set = newRowSet(to-from, true)
+		}
+		before := len(o.rows)
+		if o.rows = set.appendRows(o.rows, from); len(o.rows) == before {
+			continue
+		}
+		v, err := t.view(timeCol, from, to)
+		if err != nil {
+			return nil, err
+		}
+		for _, row := range o.rows[before:] {
+			at := v.nums[int(row)-from]
+			sorted = sorted && (len(o.times) == 0 || at >= o.times[len(o.times)-1])
+			o.times = append(o.times, at)
+		}
+	}
+	if !sorted {
+		o.sort()
+	}
+	return o, nil
+}
+
+func (o *opened) sort() {
+	order := make([]int, len(o.rows))
+	for i := range order {
+		order[i] = i
+	}
+	slices.SortStableFunc(order, func(a, b int) int { return cmp.Compare(o.times[a], o.times[b]) })
+	rows, times := make([]int32, len(order)), make([]int64, len(order))
+	for i, k := range order {
+		rows[i], times[i] = o.rows[k], o.times[k]
+	}
+	o.rows, o.times = rows, times
+}
+
+// run tells what the sources have, in order. Those ahead are evaluated by other
+// goroutines meanwhile.
+func (q *query) run(yield func(*event.Event, error) bool) {
+	backwards := q.Newest && q.Limit > 0
+	slices.SortStableFunc(q.sources, func(a, b *source) int {
+		if backwards {
+			return cmp.Compare(b.max, a.max)
+		}
+		return cmp.Compare(a.min, b.min)
 	})
-	if len(frames) == 0 {
+	out := yield
+	var last []*event.Event
+	if backwards {
+		out = func(e *event.Event, err error) bool {
+			if err != nil {
+				return yield(nil, err)
+			}
+			last = append(last, e)
+			return len(last) < q.Limit
+		}
+	} else if q.Limit > 0 {
+		told := 0
+		out = func(e *event.Event, err error) bool {
+			told++
+			return yield(e, err) && told < q.Limit
+		}
+	}
+	if !q.merge(out, backwards) {
 		return
 	}
-	l := newLineage(g)
-	for _, f := range frames {
-		q.parts = append(q.parts, part{f, g, l})
-	}
-}
-
-// oldest tells from the oldest on. Of the batches, which overlap in time, those
-// are open that have begun.
-func (q *query) oldest(yield func(*event.Event, error) bool) {
-	slices.SortStableFunc(q.parts, func(a, b part) int { return cmp.Compare(a.minTime, b.minTime) })
-	told := 0
-	for i := range q.parts {
-		if !q.tell(q.parts[i].minTime, &told, yield) {
-			return
-		}
-		if err := q.open(&q.parts[i]); err != nil {
-			yield(nil, err)
+	for _, e := range slices.Backward(last) {
+		if !yield(e, nil) {
 			return
 		}
 	}
-	q.tell(math.MaxInt64, &told, yield)
 }
 
-// tell tells what was found before a time.
-func (q *query) tell(before int64, told *int, yield func(*event.Event, error) bool) bool {
-	for len(q.found) > 0 && (q.found[0].time < before || before == math.MaxInt64) {
-		if !yield(heap.Pop(&q.found).(hit).e, nil) {
-			return false
+// ahead is how many sources are evaluated before they are needed.
+const ahead = 4
+
+// merge tells the events of all sources. It reports false after an error.
+func (q *query) merge(yield func(*event.Event, error) bool, backwards bool) bool {
+	next := q.evaluated()
+	var open cursors
+	open.backwards = backwards
+	for i := 0; i < len(q.sources) || len(open.all) > 0; {
+		// A source begins when everything before it has been told.
+		if i < len(q.sources) && (len(open.all) == 0 || !open.before(q.sources[i])) {
+			src := q.sources[i]
+			i++
+			o, err := next()
+			if err == nil && len(o.rows) == 0 {
+				continue
+			}
+			c := &cursor{src: src, opened: o, filter: q.Filter, backwards: backwards, step: 16}
+			if err == nil {
+				err = c.fill()
+			}
+			if err != nil {
+				yield(nil, err)
+				return false
+			}
+			if len(c.events) > 0 {
+				heap.Push(&open, c)
+			}
+			continue
 		}
-		if *told++; q.Limit > 0 && *told == q.Limit {
-			return false
+		c := open.all[0]
+		if !yield(c.take(), nil) {
+			return true
+		}
+		if len(c.events) == 0 {
+			if q.ctx.Err() != nil {
+				yield(nil, q.ctx.Err())
+				return false
+			}
+			if err := c.fill(); err != nil {
+				yield(nil, err)
+				return false
+			}
+		}
+		if len(c.events) == 0 {
+			heap.Pop(&open)
+		} else {
+			heap.Fix(&open, 0)
 		}
 	}
 	return true
 }
 
-// newest tells the last ones.
-func (q *query) newest(yield func(*event.Event, error) bool) {
-	slices.SortStableFunc(q.parts, func(a, b part) int { return cmp.Compare(b.maxTime, a.maxTime) })
-	for i := range q.parts {
-		if len(q.found) == q.Limit && q.parts[i].maxTime < q.found[0].time {
-			break
-		}
-		if err := q.open(&q.parts[i]); err != nil {
-			yield(nil, err)
-			return
-		}
-		for len(q.found) > q.Limit {
-			heap.Pop(&q.found)
+// evaluated returns the sources one after the other, evaluated.
+func (q *query) evaluated() func() (*opened, error) {
+	type result struct {
+		o   *opened
+		err error
+	}
+	results := make([]chan result, len(q.sources))
+	started, taken := 0, 0
+	slots := make(chan struct{}, max(1, min(ahead, runtime.GOMAXPROCS(0))))
+	start := func() {
+		for started < len(q.sources) && started < taken+2*ahead {
+			src, ch := q.sources[started], make(chan result, 1)
+			results[started] = ch
+			started++
+			q.working.Go(func() {
+				select {
+				case slots <- struct{}{}:
+				case <-q.ctx.Done():
+					ch <- result{nil, q.ctx.Err()}
+					return
+				}
+				o, err := src.open(q.ctx)
+				<-slots
+				ch <- result{o, err}
+			})
 		}
 	}
-	told := 0
-	q.tell(math.MaxInt64, &told, yield)
+	return func() (*opened, error) {
+		start()
+		r := <-results[taken]
+		results[taken] = nil
+		taken++
+		start()
+		return r.o, r.err
+	}
 }
 
-// open finds what is asked for in a batch.
-func (q *query) open(p *part) error {
-	if err := q.ctx.Err(); err != nil {
-		return err
-	}
-	b, err := p.g.read(&p.frame, nil)
-	if err != nil {
-		return err
-	}
-	times, nums := b.Vector("evt.time"), b.Vector("evt.num")
-	for i := range b.Rows {
-		t, _ := times.Int(i)
-		if t < q.from || t > q.to {
-			continue
+// A cursor tells the events of a source that match, in order.
+type cursor struct {
+	*opened
+	src       *source
+	filter    *filter.Program
+	backwards bool
+	step      int
+	events    []*event.Event // the next ones
+}
+
+// maxStep is how many rows are made events at a time.
+const maxStep = 512
+
+// fill makes the next rows events, until there is one that matches, or no more.
+func (c *cursor) fill() error {
+	for len(c.events) == 0 && len(c.rows) > 0 {
+		n := min(c.step, len(c.rows))
+		c.step = min(2*c.step, maxStep)
+		var rows []int32
+		if c.backwards {
+			rows, c.rows = c.rows[len(c.rows)-n:], c.rows[:len(c.rows)-n]
+		} else {
+			rows, c.rows = c.rows[:n], c.rows[n:]
 		}
-		if n, _ := nums.Int(i); p.g.own && (q.UpTo != 0 && uint64(n) > q.UpTo || uint64(n) <= q.After && q.After != 0) {
-			continue
-		}
-		process, err := p.l.process(b.Snapshot(i))
+		events, err := c.load(rows)
 		if err != nil {
-			return fmt.Errorf("process of an event: %w", err)
+			return err
 		}
-		e := b.Event(i, process)
-		if q.Filter == nil || q.Filter.Match(e) {
-			heap.Push(&q.found, hit{t, e})
+		for _, e := range events {
+			if c.filter == nil || c.filter.Match(e) {
+				c.events = append(c.events, e)
+			}
+		}
+		if c.backwards {
+			slices.Reverse(c.events)
 		}
 	}
 	return nil
 }
 
-// A hit is an event that is asked for.
-type hit struct {
-	time int64
-	e    *event.Event
+func (c *cursor) take() *event.Event {
+	e := c.events[0]
+	c.events[0] = nil
+	c.events = c.events[1:]
+	return e
 }
 
-// found is a heap: what comes first, by time and number, lies on top.
-type found []hit
-
-func (f found) Len() int      { return len(f) }
-func (f found) Swap(i, j int) { f[i], f[j] = f[j], f[i] }
-func (f found) Less(i, j int) bool {
-	return f[i].time < f[j].time || f[i].time == f[j].time && f[i].e.Seq < f[j].e.Seq
+// cursors is a heap of those that have an event.
+type cursors struct {
+	all       []*cursor
+	backwards bool
 }
-func (f *found) Push(x any) { *f = append(*f, x.(hit)) }
-func (f *found) Pop() any {
-	last := len(*f) - 1
-	x := (*f)[last]
-	(*f)[last] = hit{}
-	*f = (*f)[:last]
+
+// before reports whether the first event is to be told before all of a source.
+func (h *cursors) before(s *source) bool {
+	at := h.all[0].events[0].Time.UnixNano()
+	if h.backwards {
+		return at > s.max
+	}
+	return at < s.min
+}
+
+func (h *cursors) Len() int      { return len(h.all) }
+func (h *cursors) Swap(i, j int) { h.all[i], h.all[j] = h.all[j], h.all[i] }
+func (h *cursors) Less(i, j int) bool {
+	a, b := h.all[i].events[0], h.all[j].events[0]
+	c := a.Time.Compare(b.Time)
+	if c == 0 {
+		c = cmp.Compare(a.Seq, b.Seq)
+	}
+	if h.backwards {
+		return c > 0
+	}
+	return c < 0
+}
+func (h *cursors) Push(x any) { h.all = append(h.all, x.(*cursor)) }
+func (h *cursors) Pop() any {
+	last := len(h.all) - 1
+	x := h.all[last]
+	h.all[last] = nil
+	h.all = h.all[:last]
 	return x
+}
+
+// sortedLoad makes load of a function that wants rows in ascending order.
+func sortedLoad(load func(rows []int32) ([]*event.Event, error)) func(rows []int32) ([]*event.Event, error) {
+	return func(rows []int32) ([]*event.Event, error) {
+		if slices.IsSorted(rows) {
+			return load(rows)
+		}
+		up := slices.Sorted(slices.Values(rows))
+		events, err := load(up)
+		if err != nil {
+			return nil, err
+		}
+		out := make([]*event.Event, len(rows))
+		for i, row := range rows {
+			k, _ := slices.BinarySearch(up, row)
+			out[i] = events[k]
+		}
+		return out, nil
+	}
 }

@@ -39,6 +39,7 @@ type segment struct {
 	total   frameInfo // of all batches of events
 	readers int
 	gone    bool // to be closed by its last reader
+	damaged bool // which has been said
 }
 
 const logSuffix = ".wrs"

@@ -1,6 +1,10 @@
 package store
 
-import "time"
+import (
+	"time"
+
+	"warren/event"
+)
 
 // Status is what there is, and what went wrong.
 type Status struct {
@@ -21,6 +25,16 @@ type Status struct {
 	Failures uint64
 	// Waiting are bytes that are not written yet.
 	Waiting int64
+	// Kinds is what is sealed, and Logs how many logs are not, with LogBytes.
+	Kinds    []KindStatus
+	Logs     int
+	LogBytes int64
+	// Unreadable are sealed files that cannot be read, and Foreign those that are not
+	// the history's: both are left alone.
+	Unreadable, Foreign int
+	// GivenUp are segments that were removed for want of room though they were held.
+	GivenUp      int
+	GivenUpBytes int64
 }
 
 // Torn is what the end of an earlier run cost, as found at the start: what it was
@@ -44,6 +58,22 @@ func (s *Store) Status() Status {
 	t := Status{
 		Dir: s.cfg.Dir, Events: s.state.events, Rows: s.state.rows, Lost: s.state.lost, Torn: s.state.torn,
 		ClockSteps: s.state.clockSteps, Failures: s.state.failures,
+		Kinds: s.kindStatus(), Logs: len(s.segments), Unreadable: s.state.unreadable, Foreign: s.state.foreign,
+		GivenUp: s.state.givenUp, GivenUpBytes: s.state.givenUpBytes,
+	}
+	span := func(first, last time.Time) {
+		if t.First.IsZero() || first.Before(t.First) {
+			t.First = first
+		}
+		if last.After(t.Last) {
+			t.Last = last
+		}
+	}
+	for _, k := range t.Kinds {
+		t.Size += k.Bytes
+		if k.Kind != event.KindProcess {
+			span(k.First, k.Last)
+		}
 	}
 	if f := s.state.failure; f != nil {
 		copied := *f
@@ -52,15 +82,10 @@ func (s *Store) Status() Status {
 	for _, g := range s.segments {
 		g.mu.Lock()
 		t.Size += g.written
+		t.LogBytes += g.written
 		t.Waiting += g.size - g.written
 		if g.total.rows > 0 {
-			first, last := time.Unix(0, g.total.minTime), time.Unix(0, g.total.maxTime)
-			if t.First.IsZero() || first.Before(t.First) {
-				t.First = first
-			}
-			if last.After(t.Last) {
-				t.Last = last
-			}
+			span(time.Unix(0, g.total.minTime), time.Unix(0, g.total.maxTime))
 		}
 		g.mu.Unlock()
 	}

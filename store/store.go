@@ -44,10 +44,17 @@ type Config struct {
 	// Living returns the snapshots of the processes that live now: asked at the
 	// begin of each segment. nil: what events say must do.
 	Living func() iter.Seq[*event.Process]
+	// Sealed is called after logs were sealed, and must not wait.
+	Sealed func()
+	// Held reports whether somebody still needs a segment, by name; retention leaves
+	// those until they take HeldBytes more than MaxBytes. It must not wait.
+	Held      func(name string) bool
+	HeldBytes int64
 	// Now is the wall clock.
 	Now func() time.Time
 
-	files files
+	files    files
+	sealStep sealStep
 	// maxPending is how many bytes wait for a disk that does not take them.
 	maxPending int64
 }
@@ -129,9 +136,14 @@ type Store struct {
 	writing sync.Mutex
 
 	mu       sync.Mutex
-	segments []*segment // oldest first; the last one is active
+	segments []*segment // logs, oldest first; the last one is active
+	sealed   sealedSet
 	nextSeq  uint64
 	state    state
+
+	// sealing seals and removes, one goroutine at a time; rotated asks for it.
+	sealing sync.Mutex
+	rotated chan struct{}
 }
 
 // state is what Status tells. Store.mu guards it.
@@ -144,6 +156,12 @@ type state struct {
 	clockSteps uint64
 	failure    *Failure
 	failures   uint64
+	foreign    int // files that are not the history's
+	unreadable int // sealed files that cannot be read
+
+	givenUp      int // segments that somebody still needed
+	givenUpBytes int64
+	pruned       int
 }
 
 // Open takes a directory for the history, which it makes if need be, and recovers
@@ -166,14 +184,18 @@ func Open(cfg Config, log *slog.Logger) (*Store, error) {
 	}
 	s := &Store{
 		cfg: cfg, log: log, lock: held, host: event.ThisHost(),
-		wake: make(chan struct{}, 1), synced: make(chan struct{}, 1),
+		wake: make(chan struct{}, 1), synced: make(chan struct{}, 1), rotated: make(chan struct{}, 1),
 		byKind: map[event.Kind][]*event.Event{},
 	}
 	s.in.most = maxBuffered
 	s.state.began = cfg.Now()
 	s.snaps.host = s.host
 	s.snaps.begin()
-	if err := s.recover(); err != nil {
+	err = s.recover()
+	if err == nil {
+		err = s.recoverSealed()
+	}
+	if err != nil {
 		return nil, errors.Join(fmt.Errorf("history %s: %w", cfg.Dir, err), held.Close())
 	}
 	// A disk that is full now may have room later: the store works without.
@@ -237,12 +259,10 @@ func (s *Store) Close() error {
 // Run writes, syncs, seals and forgets, until ctx ends; then everything that came
 // is on the disk. A disk that fails does not end it.
 func (s *Store) Run(ctx context.Context) error {
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		s.syncLoop(ctx)
-	}()
-	defer func() { <-done }()
+	var loops sync.WaitGroup
+	loops.Go(func() { s.syncLoop(ctx) })
+	loops.Go(func() { s.sealLoop(ctx) })
+	defer loops.Wait()
 	tick := time.NewTicker(writeEvery)
 	defer tick.Stop()
 	for {
@@ -368,31 +388,9 @@ func (s *Store) rotate(wanted bool) {
 	if g != nil {
 		s.sync(g)
 	}
-	s.trim()
-}
-
-// trim forgets the oldest segments that are more than may be kept.
-func (s *Store) trim() {
-	oldest := s.cfg.Now().Add(-s.cfg.MaxAge).UnixNano()
-	for {
-		s.mu.Lock()
-		var total int64
-		for _, g := range s.segments {
-			g.mu.Lock()
-			total += g.size
-			g.mu.Unlock()
-		}
-		if len(s.segments) < 2 || total <= s.cfg.MaxBytes && (s.segments[0].total.rows == 0 || s.segments[0].total.maxTime >= oldest) {
-			s.mu.Unlock()
-			return
-		}
-		g := s.segments[0]
-		s.segments = s.segments[1:]
-		s.mu.Unlock()
-		if err := errors.Join(os.Remove(g.path), g.close()); err != nil {
-			s.failed("remove", err)
-			return
-		}
+	select {
+	case s.rotated <- struct{}{}:
+	default:
 	}
 }
 

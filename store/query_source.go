@@ -1,0 +1,268 @@
+package store
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+
+	"warren/event"
+)
+
+// sources lists what may have what is asked for. Logs and sealed files are those of
+// one moment: what is being sealed is in one of them.
+func (s *Store) sources(q *query) error {
+	s.mu.Lock()
+	var logs []*segment
+	for _, g := range s.segments {
+		if g.hold() {
+			logs = append(logs, g)
+			q.held = append(q.held, g.release)
+		}
+	}
+	files := s.sealed.all()
+	s.mu.Unlock()
+	for _, g := range logs {
+		s.addLog(q, g)
+	}
+	tables := map[uint64]*sealedProcesses{}
+	for _, f := range files {
+		if f.Kind == event.KindProcess {
+			tables[f.Seq] = &sealedProcesses{s: s, file: f}
+		}
+	}
+	for _, f := range files {
+		if err := s.addSealed(q, f, tables[f.Seq]); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// processesOf makes the sets of a segment's processes once, for all that ask.
+type processesOf struct {
+	once sync.Once
+	sets *processSets
+	err  error
+}
+
+func (p *processesOf) get(ctx context.Context, leaves *processLeaves, host *event.Host, table func() (processTable, error)) (*processSets, error) {
+	if len(leaves.all) == 0 {
+		return nil, nil
+	}
+	p.once.Do(func() {
+		t, err := table()
+		if err == nil && t != nil {
+			p.sets, err = newProcessSets(ctx, leaves, host, t)
+		}
+		// What is damaged says nothing of processes: events are looked at one by one.
+		if err != nil && !errors.Is(err, errFrame) && !errors.Is(err, errCorrupt) {
+			p.err = err
+		}
+	})
+	return p.sets, p.err
+}
+
+// addLog adds the frames of a log.
+func (s *Store) addLog(q *query, g *segment) {
+	if q.After > 0 && !g.own {
+		return
+	}
+	frames := g.list(func(f *frame) bool {
+		return f.typ == frameBatch && q.plans[f.kind] != nil && f.maxTime >= q.from && f.minTime <= q.to &&
+			(!g.own || (q.UpTo == 0 || f.minSeq <= q.UpTo) && f.maxSeq > q.After)
+	})
+	if len(frames) == 0 {
+		return
+	}
+	made := newLineage(g) // of the goroutine that makes events
+	procs := &processesOf{}
+	for i := range frames {
+		f := &frames[i]
+		p := q.plans[f.kind]
+		q.sources = append(q.sources, &source{plan: p, min: f.minTime, max: f.maxTime, own: g.own, open: func(ctx context.Context) (*opened, error) {
+			sets, err := procs.get(ctx, &q.leaves, g.host, func() (processTable, error) { return logTable{g, newLineage(g)}, nil })
+			if err != nil {
+				return nil, err
+			}
+			var whole *Batch
+			var want func(*event.Column) bool
+			if p.root != nil && f.rows > fewRows {
+				want = func(c *event.Column) bool { return p.needed[c.Index] }
+			}
+			b, err := g.read(f, want)
+			if errors.Is(err, errFrame) {
+				s.damagedFrame(g, f, err)
+				return &opened{}, nil
+			}
+			if err != nil {
+				return nil, err
+			}
+			if want == nil {
+				whole = b
+			}
+			inside := f.minTime >= q.from && f.maxTime <= q.to
+			o, err := q.candidates(ctx, p, newBatchTables(b, sets), b.Rows, max(b.Rows, 1), inside, g.own)
+			if err != nil {
+				return nil, err
+			}
+			o.load = func(rows []int32) ([]*event.Event, error) {
+				if whole == nil {
+					if whole, err = g.read(f, nil); err != nil {
+						return nil, err
+					}
+				}
+				events := make([]*event.Event, len(rows))
+				for i, row := range rows {
+					process, err := made.process(whole.Snapshot(int(row)))
+					if err != nil {
+						return nil, fmt.Errorf("process of an event: %w", err)
+					}
+					events[i] = whole.Event(int(row), process)
+				}
+				return events, nil
+			}
+			return o, nil
+		}})
+	}
+}
+
+// fewRows is up to how many rows a batch is read whole at once.
+const fewRows = 256
+
+// sealedProcesses is the table of processes of a sealed segment, opened when it is
+// needed.
+type sealedProcesses struct {
+	s    *Store
+	file *sealed
+	processesOf
+
+	once sync.Once
+	f    *sealedFile
+	err  error
+	made *sealedLineage
+}
+
+// open opens the file; nil without an error for what cannot be read.
+func (p *sealedProcesses) open(q *query) (*sealedFile, error) {
+	if p == nil {
+		return nil, nil
+	}
+	p.once.Do(func() { p.f, p.err = p.s.openSealed(q, p.file) })
+	return p.f, p.err
+}
+
+// openSealed opens a file for as long as the query runs. It returns nil for one that
+// went away, or cannot be read, which has been said then.
+func (s *Store) openSealed(q *query, f *sealed) (*sealedFile, error) {
+	file, err := f.open(s.cfg.Dir)
+	switch {
+	case err == nil:
+		s.mu.Lock()
+		q.held = append(q.held, func() { _ = file.close() }) // read only
+		s.mu.Unlock()
+		return file, nil
+	case isNotExist(err):
+		return nil, nil
+	}
+	s.unreadable(f, err)
+	return nil, nil
+}
+
+// addSealed adds the row groups of a sealed file.
+func (s *Store) addSealed(q *query, f *sealed, table *sealedProcesses) error {
+	p := q.plans[f.Kind]
+	first, last := f.First.UnixNano(), f.Last.UnixNano()
+	if p == nil || last < q.from || first > q.to || q.After > 0 && !f.own || f.own && q.UpTo != 0 && f.minSeq > q.UpTo {
+		return nil
+	}
+	file, err := s.openSealed(q, f)
+	if file == nil || err != nil {
+		return err
+	}
+	if file.kind != f.Kind {
+		s.unreadable(f, corrupt("it has events of kind %v", file.kind))
+		return nil
+	}
+	timeCol := file.cols[file.layout.Column("evt.time").Index]
+	for g := range file.groups {
+		lo, hi := first, last
+		if info := &file.groups[g].chunks[timeCol]; info.bounded && len(info.least) == 8 && len(info.most) == 8 {
+			lo, hi = int64(le64(info.least)), int64(le64(info.most))
+		}
+		if hi < q.from || lo > q.to {
+			continue
+		}
+		q.sources = append(q.sources, &source{plan: p, min: lo, max: hi, own: f.own, open: func(ctx context.Context) (*opened, error) {
+			o, err := s.openGroup(ctx, q, p, file, g, table, lo >= q.from && hi <= q.to, f.own)
+			if err != nil && errors.Is(err, errCorrupt) {
+				s.unreadable(f, err)
+				return &opened{}, nil
+			}
+			if o != nil && o.load != nil {
+				load := o.load
+				o.load = func(rows []int32) ([]*event.Event, error) {
+					events, err := load(rows)
+					if errors.Is(err, errCorrupt) {
+						s.unreadable(f, err)
+						return nil, nil
+					}
+					return events, err
+				}
+			}
+			return o, err
+		}})
+	}
+	return nil
+}
+
+func (s *Store) openGroup(ctx context.Context, q *query, p *plan, file *sealedFile, g int, table *sealedProcesses, inside, own bool) (*opened, error) {
+	var sets *processSets
+	if table != nil {
+		var err error
+		sets, err = table.get(ctx, &q.leaves, file.host, func() (processTable, error) {
+			f, err := table.open(q)
+			if f == nil || err != nil {
+				return nil, err
+			}
+			return sealedTable{newSealedLineage(f)}, nil
+		})
+		if err != nil {
+			return nil, err
+		}
+	}
+	r := newGroupReader(file, g, sets)
+	if ok, err := r.possible(p.root, true); !ok || err != nil {
+		return &opened{}, err
+	}
+	o, err := q.candidates(ctx, p, r, r.rows(), pageRows, inside, own)
+	if err != nil || len(o.rows) == 0 {
+		return o, err
+	}
+	r.views = nil // they share memory with pages that are decoded anew
+	o.load = sortedLoad(func(rows []int32) ([]*event.Event, error) {
+		b, err := r.batch(rows, nil)
+		if err != nil {
+			return nil, err
+		}
+		f, err := table.open(q)
+		if err != nil {
+			return nil, err
+		}
+		if f != nil && table.made == nil {
+			table.made = newSealedLineage(f)
+		}
+		events := make([]*event.Event, len(rows))
+		for i := range rows {
+			var process *event.Process
+			if f != nil {
+				if process, err = table.made.process(b.Snapshot(i)); err != nil && !errors.Is(err, errCorrupt) {
+					return nil, err
+				}
+			}
+			events[i] = b.Event(i, process)
+		}
+		return events, nil
+	})
+	return o, nil
+}

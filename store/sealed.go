@@ -1,0 +1,539 @@
+package store
+
+import (
+	"net/netip"
+	"slices"
+	"sort"
+
+	"warren/event"
+)
+
+// A sealedFile is a sealed file with what its columns mean here. It can be used by
+// several goroutines at a time.
+type sealedFile struct {
+	*parquetFile
+	kind   event.Kind
+	layout *event.Layout
+	host   *event.Host
+	cols   []int // in the file, by index of the layout; -1: the file has no such column
+}
+
+// openSealed opens a sealed file. Errors are those of openParquet.
+func openSealed(path string) (*sealedFile, error) {
+	p, err := openParquet(path)
+	if err != nil {
+		return nil, err
+	}
+	k, ok := event.LookupKind(p.keys[keyKind])
+	l := event.LayoutOf(k)
+	if !ok || l == nil {
+		_ = p.close() // read only
+		return nil, corrupt("no kind of events is called %q", p.keys[keyKind])
+	}
+	f := &sealedFile{parquetFile: p, kind: k, layout: l, host: event.NewHost(p.keys[keyHostname], p.keys[keyK8sNode], p.keys[keyBootID])}
+	for _, c := range l.Columns {
+		i, ok := p.byName[c.Name]
+		if !ok || p.cols[i].shape != shapeOf(c) {
+			i = -1
+		}
+		f.cols = append(f.cols, i)
+	}
+	if f.cols[l.Column("evt.time").Index] < 0 {
+		_ = p.close()
+		return nil, corrupt("no column evt.time")
+	}
+	return f, nil
+}
+
+// A groupReader reads one row group of a sealed file, columns as they are asked for.
+// It belongs to one goroutine at a time.
+type groupReader struct {
+	f      *sealedFile
+	g      int
+	chunks []*chunk // by column of the file
+	addrs  map[*chunk][]netip.Addr
+	nums   map[*chunk][]int64
+	views  map[int]*groupView
+	sets   *processSets
+}
+
+type groupView struct {
+	view
+	from, to int
+}
+
+func newGroupReader(f *sealedFile, g int, sets *processSets) *groupReader {
+	return &groupReader{f: f, g: g, chunks: make([]*chunk, len(f.parquetFile.cols)), addrs: map[*chunk][]netip.Addr{}, nums: map[*chunk][]int64{}, views: map[int]*groupView{}, sets: sets}
+}
+
+func (r *groupReader) rows() int { return r.f.groups[r.g].rows }
+
+// info returns what the footer says of a column of the layout; nil where the file has
+// none, or no row a value.
+func (r *groupReader) info(col int) *chunkInfo {
+	i := r.f.cols[col]
+	if i < 0 {
+		return nil
+	}
+	if c := &r.f.groups[r.g].chunks[i]; c.nulls < c.values {
+		return c
+	}
+	return nil
+}
+
+// chunk returns a column of the layout; nil where no row has a value.
+func (r *groupReader) chunk(col int) (*chunk, error) {
+	if r.info(col) == nil {
+		return nil, nil
+	}
+	i := r.f.cols[col]
+	if r.chunks[i] == nil {
+		c, err := r.f.readChunk(r.g, i)
+		if err != nil {
+			return nil, err
+		}
+		r.chunks[i] = c
+	}
+	return r.chunks[i], nil
+}
+
+// view implements tables.
+func (r *groupReader) view(col, from, to int) (*view, error) {
+	c, err := r.chunk(col)
+	if c == nil || err != nil {
+		return nil, err
+	}
+	v := r.views[col]
+	if v == nil {
+		v = &groupView{}
+		r.views[col] = v
+	}
+	if v.from == from && v.to == to && v.rows > 0 {
+		return &v.view, nil
+	}
+	if err := c.window(from, to, &v.vector); err != nil {
+		return nil, err
+	}
+	v.from, v.to = from, to
+	return &v.view, nil
+}
+
+// window puts rows [from, to) of a chunk into v. It shares their memory where they lie
+// in one page.
+func (c *chunk) window(from, to int, v *vector) error {
+	*v = vector{rows: to - from, dict: c.dict}
+	for at := from; at < to; {
+		n := c.pageAt(at)
+		p, err := c.page(n)
+		if err != nil {
+			return err
+		}
+		i, j := at-c.pages[n].row, min(to-c.pages[n].row, p.rows)
+		whole := at == from && j-i == to-from
+		at += j - i
+		switch {
+		case p.offsets != nil && c.col.shape == shapeTexts:
+			base := uint32(len(v.codes))
+			for _, o := range p.offsets[i:j] {
+				v.offsets = append(v.offsets, base+o-p.offsets[i])
+			}
+			v.codes = append(v.codes, p.codes[p.offsets[i]:p.offsets[j]]...)
+			if at >= to {
+				v.offsets = append(v.offsets, uint32(len(v.codes)))
+			}
+		case c.col.shape == shapeText && whole:
+			v.codes = p.codes[i:j]
+		case c.col.shape == shapeText:
+			v.codes = append(v.codes, p.codes[i:j]...)
+		case whole:
+			v.nums = p.nums[i:j]
+			if p.null != nil {
+				v.null = p.null[i:j]
+			}
+		default:
+			if p.null != nil && v.null == nil {
+				v.null = make([]bool, len(v.nums))
+			}
+			v.nums = append(v.nums, p.nums[i:j]...)
+			if p.null != nil {
+				v.null = append(v.null, p.null[i:j]...)
+			} else if v.null != nil {
+				v.null = append(v.null, make([]bool, j-i)...)
+			}
+		}
+	}
+	return nil
+}
+
+// lacks implements tables: by bounds and bloom filter.
+func (r *groupReader) lacks(col int, l *leaf) (bool, error) {
+	info := r.info(col)
+	if info == nil {
+		return true, nil
+	}
+	c := l.cmp
+	s := r.f.parquetFile.cols[r.f.cols[col]].shape
+	switch {
+	case c.Num != nil:
+		if !info.bounded || s == shapeBool || len(info.least) != 8 || len(info.most) != 8 {
+			return false, nil
+		}
+		lo, hi := int64(le64(info.least)), int64(le64(info.most))
+		if c.Num(lo) || c.Num(hi) {
+			return false, nil
+		}
+		for _, e := range c.Edges {
+			inside := e >= lo && e <= hi
+			if s == shapeUint {
+				inside = uint64(e) >= uint64(lo) && uint64(e) <= uint64(hi)
+			}
+			if inside && c.Num(e) {
+				return false, nil
+			}
+		}
+		return true, nil
+	case s == shapeTexts:
+		return false, nil
+	}
+	only := onlyTexts(c)
+	if only == nil {
+		return false, nil
+	}
+	if info.bounded {
+		least, most := string(info.least), string(info.most)
+		only = slices.DeleteFunc(slices.Clone(only), func(t string) bool { t = escapeText(t); return t < least || t > most })
+	}
+	if len(only) == 0 {
+		return true, nil
+	}
+	if info.bloomLen == 0 || r.chunks[r.f.cols[col]] != nil { // the dictionary tells more
+		return false, nil
+	}
+	var hashes []uint64
+	for _, t := range only {
+		hashes = append(hashes, bloomHash(t))
+	}
+	may, err := r.f.mayHave(r.g, r.f.cols[col], hashes)
+	return !may, err
+}
+
+func le64(b []byte) uint64 { return uint64(le32(b)) | uint64(le32(b[4:]))<<32 }
+
+// snapshots implements tables.
+func (r *groupReader) snapshots(l *leaf, from, to int) (rowSet, bool, error) {
+	if r.sets == nil || !r.sets.known {
+		return nil, false, nil
+	}
+	n := to - from
+	if r.sets.none(l) {
+		return newRowSet(n, false), true, nil
+	}
+	// The ids of processes are in a dictionary: mostly that says all.
+	if ids := r.sets.ids(l); ids != nil {
+		col := r.f.layout.Column(event.ColumnExecID).Index
+		no, err := r.lacks(col, &leaf{cmp: ids})
+		if err != nil {
+			return nil, false, err
+		}
+		if no {
+			return newRowSet(n, false), true, nil
+		}
+	}
+	v, err := r.view(r.f.layout.Column(event.ColumnSnapshot).Index, from, to)
+	if v == nil || err != nil {
+		return newRowSet(n, false), true, err
+	}
+	return r.sets.rows(l, n, func(i int) (int64, bool) { return v.nums[i], v.null == nil || !v.null[i] })
+}
+
+// possible reports whether t may come out as wanted for a row of the group, by what is
+// known without reading rows.
+func (r *groupReader) possible(t *test, want bool) (bool, error) {
+	if t == nil {
+		return true, nil
+	}
+	xs, conjunction := t.all, want
+	if t.any != nil {
+		xs, conjunction = t.any, !want
+	}
+	switch {
+	case t.not != nil:
+		return r.possible(t.not, !want)
+	case t.leaf != nil && want:
+		return r.leafPossible(t.leaf)
+	case xs == nil:
+		return true, nil
+	}
+	for _, x := range xs {
+		ok, err := r.possible(x, want)
+		if err != nil || ok != conjunction {
+			return ok, err
+		}
+	}
+	return conjunction, nil
+}
+
+func (r *groupReader) leafPossible(l *leaf) (bool, error) {
+	cols := l.cols[:]
+	switch l.form {
+	case leafProcess:
+		return r.sets == nil || !r.sets.known || !r.sets.none(l), nil
+	case leafColumn:
+		cols = cols[:1]
+	}
+	for _, col := range cols {
+		if no, err := r.lacks(col, l); err != nil || !no {
+			return true, err
+		}
+	}
+	return false, nil
+}
+
+// batch reads some rows, in ascending order: those columns that want reports true
+// for; nil wants all.
+func (r *groupReader) batch(rows []int32, want func(*event.Column) bool) (*Batch, error) {
+	b := NewBatch(r.f.layout, r.f.host, len(rows))
+	for i, c := range r.f.layout.Columns {
+		if want != nil && !want(c) {
+			continue
+		}
+		ch, err := r.chunk(i)
+		if err != nil {
+			return nil, err
+		}
+		if ch == nil {
+			continue
+		}
+		if b.Vectors[i], err = r.pick(ch, c, rows); err != nil {
+			return nil, err
+		}
+	}
+	return b, nil
+}
+
+// pick makes a vector of some rows of a chunk.
+func (r *groupReader) pick(c *chunk, col *event.Column, rows []int32) (*Vector, error) {
+	v := &Vector{Column: col}
+	n := len(rows)
+	valid := make([]bool, n)
+	nulls := 0
+	var texts []uint32
+	switch {
+	case c.col.shape == shapeTexts, c.col.shape == shapeText:
+		texts = make([]uint32, n)
+	default:
+		v.Ints = make([]int64, n)
+	}
+	for k := 0; k < n; {
+		at := c.pageAt(int(rows[k]))
+		p, err := c.page(at)
+		if err != nil {
+			return nil, err
+		}
+		first := c.pages[at].row
+		for ; k < n && int(rows[k]) < first+p.rows; k++ {
+			i := int(rows[k]) - first
+			switch c.col.shape {
+			case shapeText:
+				texts[k] = p.codes[i]
+				valid[k] = texts[k] != missing
+			case shapeTexts:
+				if from, to := p.offsets[i], p.offsets[i+1]; from < to {
+					valid[k] = true
+					texts[k] = uint32(len(v.Lists))
+					v.Lists = append(v.Lists, listFrom(c.dict, p.codes[from:to]))
+				}
+			default:
+				valid[k] = p.null == nil || !p.null[i]
+				v.Ints[k] = p.nums[i]
+			}
+			if !valid[k] {
+				nulls++
+			}
+		}
+	}
+	if nulls == n {
+		return nil, nil
+	}
+	if nulls > 0 {
+		v.Valid = valid
+		for k, ok := range valid {
+			if !ok && texts != nil {
+				texts[k] = 0
+			}
+		}
+	}
+	switch col.Rep {
+	case event.StrRep:
+		v.Codes, v.Strs = texts, c.dict
+	case event.AddrRep:
+		v.Codes, v.Addrs = texts, r.addresses(c)
+	case event.ListRep:
+		v.Codes = texts
+	case event.MapRep:
+		v.Codes = texts
+		for _, l := range v.Lists {
+			m := make(map[string]string, len(l))
+			for _, s := range l {
+				key, value := splitPair(s)
+				m[key] = value
+			}
+			v.Maps = append(v.Maps, m)
+		}
+		v.Lists = nil
+	case event.IntRep:
+		if texts == nil {
+			break
+		}
+		nums := r.numbers(c, col)
+		v.Ints = make([]int64, n)
+		for k, code := range texts {
+			if valid[k] {
+				v.Ints[k] = nums[code]
+			}
+		}
+	}
+	return v, nil
+}
+
+func listFrom(dict []string, codes []uint32) []string {
+	l := make([]string, len(codes))
+	for i, c := range codes {
+		l[i] = dict[c]
+	}
+	return l
+}
+
+func (r *groupReader) addresses(c *chunk) []netip.Addr {
+	if r.addrs[c] == nil {
+		l := make([]netip.Addr, len(c.dict))
+		for i, s := range c.dict {
+			l[i] = parseAddr(s)
+		}
+		r.addrs[c] = l
+	}
+	return r.addrs[c]
+}
+
+func (r *groupReader) numbers(c *chunk, col *event.Column) []int64 {
+	if r.nums[c] == nil {
+		l := make([]int64, len(c.dict))
+		for i, s := range c.dict {
+			l[i], _ = col.Number(s) // what is no name stands for none
+		}
+		r.nums[c] = l
+	}
+	return r.nums[c]
+}
+
+// A sealedLineage finds the snapshots of processes in a sealed file of them, for one
+// reader; see lineage.
+type sealedLineage struct {
+	f      *sealedFile
+	bounds []int64 // greatest number of each row group
+	known  map[int64]*event.Process
+	reader *groupReader
+	last   *Batch
+	from   int // row of last in its group
+}
+
+func newSealedLineage(f *sealedFile) *sealedLineage {
+	l := &sealedLineage{f: f, known: map[int64]*event.Process{}}
+	col := f.cols[f.layout.Column(event.ColumnSnapshot).Index]
+	for g := range f.groups {
+		most := int64(1<<63 - 1)
+		if col >= 0 {
+			if info := &f.groups[g].chunks[col]; info.bounded && len(info.most) == 8 {
+				most = int64(le64(info.most))
+			}
+		}
+		l.bounds = append(l.bounds, most)
+	}
+	return l
+}
+
+// process returns the snapshot of a number; nil for 0, and where it is not there.
+func (l *sealedLineage) process(number int64) (*event.Process, error) {
+	if number == 0 {
+		return nil, nil
+	}
+	if p, ok := l.known[number]; ok {
+		return p, nil
+	}
+	g := sort.Search(len(l.bounds), func(i int) bool { return l.bounds[i] >= number })
+	if g == len(l.bounds) {
+		return nil, nil
+	}
+	b, row, err := l.find(g, number)
+	if b == nil || err != nil {
+		return nil, err
+	}
+	// A parent is written before its children; else the file is damaged.
+	up := b.Parent(row)
+	var parent *event.Process
+	if up < number {
+		if parent, err = l.process(up); err != nil {
+			return nil, err
+		}
+		// The search for the parent may have read other rows.
+		if b, row, err = l.find(g, number); b == nil || err != nil {
+			return nil, err
+		}
+	}
+	p := b.Process(row, parent)
+	if len(l.known) >= maxKnown {
+		clear(l.known)
+	}
+	l.known[number] = p
+	return p, nil
+}
+
+// find returns the rows with a snapshot, and which of them it is.
+func (l *sealedLineage) find(g int, number int64) (*Batch, int, error) {
+	if l.reader == nil || l.reader.g != g {
+		l.reader, l.last = newGroupReader(l.f, g, nil), nil
+	}
+	if l.last != nil {
+		if row, ok := rowOf(l.last, number); ok {
+			return l.last, row, nil
+		}
+	}
+	c, err := l.reader.chunk(l.f.layout.Column(event.ColumnSnapshot).Index)
+	if c == nil || err != nil {
+		return nil, 0, err
+	}
+	for n := range c.pages {
+		p, err := c.page(n)
+		if err != nil {
+			return nil, 0, err
+		}
+		if p.rows == 0 || p.null != nil || p.nums[p.rows-1] < number {
+			continue
+		}
+		if p.nums[0] > number {
+			break
+		}
+		rows := make([]int32, p.rows)
+		for i := range rows {
+			rows[i] = int32(c.pages[n].row + i)
+		}
+		if l.last, err = l.reader.batch(rows, nil); err != nil {
+			return nil, 0, err
+		}
+		row, ok := rowOf(l.last, number)
+		if !ok {
+			return nil, 0, nil
+		}
+		return l.last, row, nil
+	}
+	return nil, 0, nil
+}
+
+func rowOf(b *Batch, number int64) (int, bool) {
+	v := b.Vector(event.ColumnSnapshot)
+	if v == nil {
+		return 0, false
+	}
+	row := sort.Search(b.Rows, func(i int) bool { return v.Ints[i] >= number })
+	return row, row < b.Rows && v.Ints[row] == number
+}
