@@ -70,8 +70,8 @@ var ends = map[string]struct {
 	"fd.cip.name": {false, "fd.lip.name", "fd.rip.name"}, "fd.sip.name": {true, "fd.lip.name", "fd.rip.name"},
 }
 
-// same are fields that have the values of a column with another name.
-var same = map[string]string{"fd.lnet": "fd.lip", "fd.rnet": "fd.rip", "evt.rawtime": "evt.time"}
+// aliases are fields that have the values of a column with another name.
+var aliases = map[string]string{"fd.lnet": "fd.lip", "fd.rnet": "fd.rip", "evt.rawtime": "evt.time"}
 
 var either = map[string][2]string{"fd.ip": {"fd.lip", "fd.rip"}, "fd.net": {"fd.lip", "fd.rip"}, "fd.port": {"fd.lport", "fd.rport"}}
 
@@ -217,7 +217,7 @@ func (p *plan) eventLeaf(c *filter.Comparison) *leaf {
 		return l
 	}
 	name := f.Name
-	if s, ok := same[name]; ok {
+	if s, ok := aliases[name]; ok {
 		name = s
 	}
 	l.cols[0] = index(name)

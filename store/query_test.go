@@ -14,9 +14,9 @@ import (
 	"warren/filter"
 )
 
-// A maker makes events with values at random: few different ones, so that
+// An inventor makes events with values at random: few different ones, so that
 // comparisons hold now and then.
-type maker struct {
+type inventor struct {
 	*rand.Rand
 	at        time.Time
 	seq       uint64
@@ -30,10 +30,10 @@ var (
 	madeInts  = []int64{0, 1, 2, 5, 443, 1000, 4242, -1, -5, 1 << 40}
 )
 
-func pick[T any](m *maker, l []T) T { return l[m.IntN(len(l))] }
+func pick[T any](m *inventor, l []T) T { return l[m.IntN(len(l))] }
 
 // fill gives columns values.
-func (m *maker) fill(l *event.Layout, r event.Record) {
+func (m *inventor) fill(l *event.Layout, r event.Record) {
 	for _, c := range l.Columns {
 		if c.Extern || m.IntN(3) == 0 || strings.HasPrefix(c.Name, "evt.") && c.Name != "evt.rawres" && c.Name != "evt.res" || strings.HasPrefix(c.Name, "proc.key") {
 			continue
@@ -62,7 +62,7 @@ func (m *maker) fill(l *event.Layout, r event.Record) {
 	}
 }
 
-func (m *maker) process() *event.Process {
+func (m *inventor) process() *event.Process {
 	if len(m.processes) > 0 && m.IntN(10) > 0 {
 		return pick(m, m.processes)
 	}
@@ -82,7 +82,7 @@ func (m *maker) process() *event.Process {
 	return p
 }
 
-func (m *maker) event() *event.Event {
+func (m *inventor) event() *event.Event {
 	kinds := (event.AllKinds &^ event.StateKinds).List()
 	if m.kinds != 0 {
 		kinds = m.kinds.List()
@@ -104,7 +104,7 @@ func (m *maker) event() *event.Event {
 }
 
 // expr makes a condition.
-func (m *maker) expr(depth int) string {
+func (m *inventor) expr(depth int) string {
 	if depth > 0 {
 		switch m.IntN(5) {
 		case 0:
@@ -164,9 +164,9 @@ func (m *maker) expr(depth int) string {
 
 // fixture is a store with some of its events sealed, some in a log that is not, and
 // some not written yet; and the events.
-func fixture(t testing.TB, seed uint64, n int) (*Store, *maker, []*event.Event) {
+func fixture(t testing.TB, seed uint64, n int) (*Store, *inventor, []*event.Event) {
 	t.Helper()
-	m := &maker{Rand: rand.New(rand.NewPCG(seed, 5)), at: time.Unix(1_700_000_000, 0)}
+	m := &inventor{Rand: rand.New(rand.NewPCG(seed, 5)), at: time.Unix(1_700_000_000, 0)}
 	s := openAt(t, Config{Dir: t.TempDir(), Now: func() time.Time { return m.at }})
 	t.Cleanup(func() {
 		if err := s.Close(); err != nil {
@@ -259,7 +259,7 @@ func compare(t *testing.T, s *Store, events []*event.Event, q Query) {
 // TestColumnsAreFields holds that a column tells what the field of its name does, or is
 // known not to.
 func TestColumnsAreFields(t *testing.T) {
-	m := &maker{Rand: rand.New(rand.NewPCG(1, 5)), at: time.Unix(1_700_000_000, 0)}
+	m := &inventor{Rand: rand.New(rand.NewPCG(1, 5)), at: time.Unix(1_700_000_000, 0)}
 	wrong := map[string]string{}
 	conditions := map[*event.Field]*filter.Condition{}
 	for _, f := range event.Fields() {

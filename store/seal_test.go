@@ -18,7 +18,7 @@ import (
 
 // fillStore appends events at random and returns what a query without a filter must
 // tell.
-func fillStore(t testing.TB, s *Store, m *maker, n int) (events []*event.Event) {
+func fillStore(t testing.TB, s *Store, m *inventor, n int) (events []*event.Event) {
 	t.Helper()
 	defer s.Hold()()
 	for range n {
@@ -36,8 +36,8 @@ func byTime(events []*event.Event) []*event.Event {
 	return slices.SortedStableFunc(slices.Values(events), func(a, b *event.Event) int { return a.Time.Compare(b.Time) })
 }
 
-func newMaker(seed uint64) *maker {
-	return &maker{Rand: rand.New(rand.NewPCG(seed, 5)), at: time.Unix(1_700_000_000, 0)}
+func newInventor(seed uint64) *inventor {
+	return &inventor{Rand: rand.New(rand.NewPCG(seed, 5)), at: time.Unix(1_700_000_000, 0)}
 }
 
 var errDied = errors.New("died")
@@ -47,7 +47,7 @@ var errDied = errors.New("died")
 func TestSealDies(t *testing.T) {
 	var steps []string
 	for at := 0; at == 0 || at <= len(steps); at++ {
-		m := newMaker(9)
+		m := newInventor(9)
 		m.kinds = event.Kinds(event.KindExec, event.KindConnection, event.KindExit)
 		dir := t.TempDir()
 		n := 0
@@ -98,7 +98,7 @@ func TestSealDies(t *testing.T) {
 func TestSealWhileAsked(t *testing.T) {
 	s := openAt(t, Config{Dir: t.TempDir()})
 	defer s.Close() //nolint:errcheck // checked by others
-	m := newMaker(11)
+	m := newInventor(11)
 	m.kinds = event.Kinds(event.KindExec, event.KindConnection, event.KindExit)
 	var mu sync.Mutex
 	seen := fillStore(t, s, m, 200)
@@ -136,7 +136,7 @@ func TestSealWhileAsked(t *testing.T) {
 }
 
 func TestRetention(t *testing.T) {
-	m := newMaker(3)
+	m := newInventor(3)
 	now := m.at
 	dir := t.TempDir()
 	held := map[string]bool{}
@@ -222,7 +222,7 @@ func TestRetention(t *testing.T) {
 func TestBadFiles(t *testing.T) {
 	dir := t.TempDir()
 	s := openAt(t, Config{Dir: dir})
-	m := newMaker(5)
+	m := newInventor(5)
 	fillStore(t, s, m, 300)
 	if err := s.Seal(t.Context()); err != nil {
 		t.Fatal(err)
