@@ -318,7 +318,6 @@ func textBounds(codes []int32, texts []string, seen []bool) (least, most []byte,
 		return nil, nil, seen
 	}
 	if len(texts) > fewTexts {
-		seen = nil
 		lo, hi := texts[codes[0]], texts[codes[0]]
 		for _, c := range codes[1:] {
 			if t := texts[c]; t < lo {

@@ -95,7 +95,7 @@ func (m *inventor) event() *event.Event {
 	if c := l.Column("evt.type"); c != nil && c.Rep == event.StrRep {
 		c.SetStr(e.Record(), pick(m, l.Kind.Types()))
 	}
-	e.Time, e.Ktime, e.Seq = m.at, uint64(m.seq*1000), m.seq
+	e.Time, e.Ktime, e.Seq = m.at, m.seq*1000, m.seq
 	if m.IntN(8) > 0 {
 		e.Process = m.process()
 		e.Actor = e.Process.Key

@@ -318,8 +318,8 @@ func (r *groupReader) pick(c *chunk, col *event.Column, rows []int32) (*Vector, 
 	valid := make([]bool, n)
 	nulls := 0
 	var texts []uint32
-	switch {
-	case c.col.shape == shapeTexts, c.col.shape == shapeText:
+	switch c.col.shape {
+	case shapeTexts, shapeText:
 		texts = make([]uint32, n)
 	default:
 		v.Ints = make([]int64, n)
@@ -434,7 +434,6 @@ type sealedLineage struct {
 	known  map[int64]*event.Process
 	reader *groupReader
 	last   *Batch
-	from   int // row of last in its group
 }
 
 func newSealedLineage(f *sealedFile) *sealedLineage {
