@@ -200,7 +200,8 @@ type FileClose struct {
 	NoName bool      `field:"fd.name_unresolved,omitzero" doc:"true when a path is not known for certain"`
 	Error  PathError `field:"fd.name_error" doc:"why a path is not known"`
 	FileObject
-	Size int64 `field:"file.size" doc:"size of the file, bytes"`
+	Size    int64 `field:"file.size" doc:"size of the file, bytes"`
+	IOUring bool  `field:"evt.io_uring,omitzero" doc:"true when the call was asked for by io_uring"`
 
 	_ struct{} `field:"fd.directory" type:"string" doc:"directory that the file lies in"`
 	_ struct{} `field:"fd.filename" type:"string" doc:"name of the file in its directory"`

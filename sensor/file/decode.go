@@ -248,6 +248,7 @@ func closeOf(r *fileChangeRecord, t *texts) *event.FileClose {
 	c := &event.FileClose{
 		Type: changeTypes[r.What], Res: event.Errno(-min(r.Res, 0)), RawRes: int64(r.Res), FD: r.Fd, Name: t.name,
 		Error: event.PathError(r.Error), FileObject: objectOf(&r.File, r.Marks), Size: int64(r.Size),
+		IOUring: fileFileMarks(r.Marks)&fileFileMarksFILE_IO_URING != 0,
 	}
 	c.NoName = c.Error != event.PathKnown
 	return c

@@ -6,6 +6,7 @@
  *
  *   record.h  what is written, and from which objects of the kernel
  *   open.h    open(2) and its relatives, by the tracepoints of their exits
+ *   uring.h   the same, and changes, where io_uring is asked for them
  *
  * Out:   struct open_record (REC_OPEN) in the ring `bulk`.
  * State: none; `file_scratches` is where records are built.
@@ -15,6 +16,7 @@
 #include "open.h"
 #include "change.h"
 #include "seen.h"
+#include "uring.h"
 
 /* For the types' sake: only what is referred to gets a Go type. */
 union {

@@ -70,6 +70,13 @@ type hook struct {
 	bpf.Hook
 	kind  event.Kind
 	types []string
+	more  []hook // other kinds that it is for, with their types; no hooks of their own
+}
+
+// wanted reports whether somebody wants what the hook is for.
+func (h *hook) wanted(want interest.Set) bool {
+	return slices.ContainsFunc(h.types, func(t string) bool { return want.Wants(h.kind, t) }) ||
+		slices.ContainsFunc(h.more, func(m hook) bool { return m.wanted(want) })
 }
 
 // hooks are attached each when one of its types is wanted, so that what nobody
@@ -95,8 +102,9 @@ func hooks() []hook {
 		changing(event.KindMount, "move_mount", "movemnt=move_mount", "file_s_movemnt"),
 		{bpf.Hook{Name: "file.close", Purpose: "files that were open for writing are closed", Rungs: []bpf.Rung{{Kind: "tracepoint", Attachments: []bpf.Attachment{
 			bpf.Tracepoint("file_close_x", "syscalls", "sys_exit_close"), bpf.Tracepoint("file_close_e", "syscalls", "sys_enter_close"),
-		}}}}, event.KindFileClose, []string{"close"}},
+		}}}}, event.KindFileClose, []string{"close"}, nil},
 	}
+	list = append(list, uring())
 	return slices.DeleteFunc(list, func(h hook) bool { return len(h.types) == 0 })
 }
 
@@ -255,7 +263,7 @@ func (s *Sensor) Prefilter() prefilter.Status {
 func (s *Sensor) arrange(h hook, want interest.Set) (spare, tried bool) {
 	st, known := s.status[h.Name]
 	attached := known && st.Err == ""
-	if !slices.ContainsFunc(h.types, func(t string) bool { return want.Wants(h.kind, t) }) {
+	if !h.wanted(want) {
 		delete(s.status, h.Name)
 		return attached, false
 	}
@@ -294,7 +302,11 @@ func (s *Sensor) Hooks() []sensor.HookStatus {
 	var out []sensor.HookStatus
 	for _, h := range hooks() {
 		if st, ok := s.status[h.Name]; ok {
-			out = append(out, sensor.HookStatus{HookStatus: st, Kinds: event.Kinds(h.kind), Types: h.types})
+			kinds, types := event.Kinds(h.kind), h.types
+			for _, m := range h.more {
+				kinds, types = kinds|event.Kinds(m.kind), slices.Concat(types, m.types)
+			}
+			out = append(out, sensor.HookStatus{HookStatus: st, Kinds: kinds, Types: types})
 		}
 	}
 	return out

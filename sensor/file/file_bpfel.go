@@ -306,6 +306,11 @@ const (
 	fileMapInterestNames   = "interest_names"
 	fileMapInterestTails   = "interest_tails"
 	fileMapInterestUids    = "interest_uids"
+	fileMapUringCalls      = "uring_calls"
+	fileMapUringNames      = "uring_names"
+	fileMapUringScratches  = "uring_scratches"
+	fileMapUringSlots      = "uring_slots"
+	fileMapUringTexts      = "uring_texts"
 	fileProgFileChmodE     = "file_chmod_e"
 	fileProgFileChmodX     = "file_chmod_x"
 	fileProgFileChownE     = "file_chown_e"
@@ -369,6 +374,10 @@ const (
 	fileProgFileSymlinkX   = "file_symlink_x"
 	fileProgFileTruncE     = "file_trunc_e"
 	fileProgFileTruncX     = "file_trunc_x"
+	fileProgFileU_done     = "file_u_done"
+	fileProgFileU_over     = "file_u_over"
+	fileProgFileU_sqe      = "file_u_sqe"
+	fileProgFileU_submit   = "file_u_submit"
 	fileProgFileUmountE    = "file_umount_e"
 	fileProgFileUmountX    = "file_umount_x"
 	fileProgFileUnlinkE    = "file_unlink_e"
@@ -491,6 +500,10 @@ type fileProgramSpecs struct {
 	FileSymlinkX   *ebpf.ProgramSpec `ebpf:"file_symlink_x"`
 	FileTruncE     *ebpf.ProgramSpec `ebpf:"file_trunc_e"`
 	FileTruncX     *ebpf.ProgramSpec `ebpf:"file_trunc_x"`
+	FileU_done     *ebpf.ProgramSpec `ebpf:"file_u_done"`
+	FileU_over     *ebpf.ProgramSpec `ebpf:"file_u_over"`
+	FileU_sqe      *ebpf.ProgramSpec `ebpf:"file_u_sqe"`
+	FileU_submit   *ebpf.ProgramSpec `ebpf:"file_u_submit"`
 	FileUmountE    *ebpf.ProgramSpec `ebpf:"file_umount_e"`
 	FileUmountX    *ebpf.ProgramSpec `ebpf:"file_umount_x"`
 	FileUnlinkE    *ebpf.ProgramSpec `ebpf:"file_unlink_e"`
@@ -515,6 +528,11 @@ type fileMapSpecs struct {
 	InterestNames  *ebpf.MapSpec `ebpf:"interest_names"`
 	InterestTails  *ebpf.MapSpec `ebpf:"interest_tails"`
 	InterestUids   *ebpf.MapSpec `ebpf:"interest_uids"`
+	UringCalls     *ebpf.MapSpec `ebpf:"uring_calls"`
+	UringNames     *ebpf.MapSpec `ebpf:"uring_names"`
+	UringScratches *ebpf.MapSpec `ebpf:"uring_scratches"`
+	UringSlots     *ebpf.MapSpec `ebpf:"uring_slots"`
+	UringTexts     *ebpf.MapSpec `ebpf:"uring_texts"`
 }
 
 // fileVariableSpecs contains global variables before they are loaded into the kernel.
@@ -564,6 +582,11 @@ type fileMaps struct {
 	InterestNames  *ebpf.Map `ebpf:"interest_names"`
 	InterestTails  *ebpf.Map `ebpf:"interest_tails"`
 	InterestUids   *ebpf.Map `ebpf:"interest_uids"`
+	UringCalls     *ebpf.Map `ebpf:"uring_calls"`
+	UringNames     *ebpf.Map `ebpf:"uring_names"`
+	UringScratches *ebpf.Map `ebpf:"uring_scratches"`
+	UringSlots     *ebpf.Map `ebpf:"uring_slots"`
+	UringTexts     *ebpf.Map `ebpf:"uring_texts"`
 }
 
 func (m *fileMaps) Close() error {
@@ -580,6 +603,11 @@ func (m *fileMaps) Close() error {
 		m.InterestNames,
 		m.InterestTails,
 		m.InterestUids,
+		m.UringCalls,
+		m.UringNames,
+		m.UringScratches,
+		m.UringSlots,
+		m.UringTexts,
 	)
 }
 
@@ -665,6 +693,10 @@ type filePrograms struct {
 	FileSymlinkX   *ebpf.Program `ebpf:"file_symlink_x"`
 	FileTruncE     *ebpf.Program `ebpf:"file_trunc_e"`
 	FileTruncX     *ebpf.Program `ebpf:"file_trunc_x"`
+	FileU_done     *ebpf.Program `ebpf:"file_u_done"`
+	FileU_over     *ebpf.Program `ebpf:"file_u_over"`
+	FileU_sqe      *ebpf.Program `ebpf:"file_u_sqe"`
+	FileU_submit   *ebpf.Program `ebpf:"file_u_submit"`
 	FileUmountE    *ebpf.Program `ebpf:"file_umount_e"`
 	FileUmountX    *ebpf.Program `ebpf:"file_umount_x"`
 	FileUnlinkE    *ebpf.Program `ebpf:"file_unlink_e"`
@@ -738,6 +770,10 @@ func (p *filePrograms) Close() error {
 		p.FileSymlinkX,
 		p.FileTruncE,
 		p.FileTruncX,
+		p.FileU_done,
+		p.FileU_over,
+		p.FileU_sqe,
+		p.FileU_submit,
 		p.FileUmountE,
 		p.FileUmountX,
 		p.FileUnlinkE,

@@ -1,0 +1,821 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
+/*
+ * What processes have io_uring do to files, which no system call's tracepoint
+ * sees: io_uring's own tell when a request is submitted, and when it has ended.
+ *
+ * When it is submitted the kernel has copied what was asked for: nobody can
+ * change that any more. It is kept here until the request ends, wherever that is
+ * executed: by the task that submitted it, by a worker, by the thread that polls.
+ *
+ * A descriptor is there when the request has ended, but ends of several requests
+ * are told together. Meanwhile the descriptor may have been closed, by another
+ * request, and stand for another file: it tells the path only if no request was
+ * submitted that could have done so. uring_slot
+ *
+ * Of what is changed there is no object then: names are told as they were asked
+ * for, and as unproven.
+ */
+#ifndef FILE_URING_H
+#define FILE_URING_H
+
+#include <bpf/bpf_tracing.h>
+
+#include "seen.h"
+
+/* enum io_uring_op */
+enum {
+	URING_ACCEPT = 13,
+	URING_OPENAT = 18,
+	URING_CLOSE = 19,
+	URING_FILES_UPDATE = 20,
+	URING_OPENAT2 = 28,
+	URING_RENAMEAT = 35,
+	URING_UNLINKAT,
+	URING_MKDIRAT,
+	URING_SYMLINKAT,
+	URING_LINKAT,
+	URING_SOCKET = 45,
+	URING_FTRUNCATE = 55,
+	URING_PIPE = 62,
+};
+
+/* Flags of a request. */
+enum {
+	URING_DRAIN = 1 << 1,
+	URING_LINKS = 1 << 2 | 1 << 3,
+	URING_ASYNC = 1 << 4,
+	URING_SKIP = 1 << 6, /* nobody is told that it succeeded */
+};
+
+#define URING_ALLOC ~0U /* a slot of the kernel's choice */
+#define O_LARGEFILE 0100000
+#define EINPROGRESS 115
+
+#define URING_TEXT  256	 /* what is longer lies in uring_texts */
+#define URING_CALLS 2048 /* requests that are on their way */
+#define URING_TEXTS 64
+#define URING_SLOTS 4096
+
+/* A request that was submitted. Its texts are a name, and what was asked for. */
+struct uring_call {
+	struct file_actor actor;
+	struct file_object file; /* of a close */
+	__u64 when, chain;
+	__u64 ctx, data; /* what the process knows it by */
+	__u64 flags, size;
+	__s32 dir, target_dir;
+	__s32 fd;
+	__u32 slot; /* of the ring's table of files, plus one; 0: none */
+	__u32 mode, marks;
+	__u16 name_len, raw_len, target_raw_len;
+	__u8 what;    /* enum file_what */
+	__u8 error;   /* enum file_error, of name */
+	__u8 later;   /* not executed at once by who submits it */
+	__u8 blurred; /* another of this number is on its way */
+	__u8 closes;  /* it is a close */
+	__u8 skip;    /* nobody is told that it succeeded */
+	__u8 told;    /* nobody wants it told */
+	__u8 zero[3];
+	char text[URING_TEXT];
+};
+
+struct uring_text {
+	char bytes[2 * PATH_MAX];
+};
+
+struct uring_scratch {
+	__u64 req;
+	struct uring_call call;
+	char text[3 * PATH_MAX];
+};
+
+struct uring_name {
+	__u64 ctx, data;
+};
+
+/*
+ * What was done to descriptors that share this place: bounded, and so that what
+ * shares it by chance makes names unproven, and no name false.
+ */
+struct uring_slot {
+	__u64 last;  /* when one was last asked to be closed */
+	__u64 chain; /* in which chain of requests; and when by another one */
+	__u64 other;
+	__u64 done; /* when such a request last ended */
+	__u32 going, mixed;
+	__u64 hidden; /* when one of whose success nobody is told */
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, URING_CALLS);
+	__uint(key_size, sizeof(__u64));
+	__uint(value_size, sizeof(struct uring_call));
+} uring_calls SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, URING_TEXTS);
+	__uint(key_size, sizeof(__u64));
+	__uint(value_size, sizeof(struct uring_text));
+} uring_texts SEC(".maps");
+
+/* The latest request of a number that the process gave it. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, URING_CALLS);
+	__uint(key_size, sizeof(struct uring_name));
+	__uint(value_size, sizeof(__u64));
+} uring_names SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, URING_SLOTS);
+	__uint(key_size, sizeof(__u32));
+	__uint(value_size, sizeof(struct uring_slot));
+} uring_slots SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__uint(key_size, sizeof(__u32));
+	__uint(value_size, sizeof(struct uring_scratch));
+} uring_scratches SEC(".maps");
+
+static __always_inline struct uring_scratch *uring_scratch(void)
+{
+	__u32 zero = 0;
+
+	return bpf_map_lookup_elem(&uring_scratches, &zero);
+}
+
+/* A request as a number: the verifier lets nobody calculate with pointers that it knows. */
+static __always_inline struct io_kiocb *uring_request(struct uring_scratch *s, struct io_kiocb *req)
+{
+	*(struct io_kiocb *volatile *)&s->req = req;
+	return (struct io_kiocb *)*(volatile __u64 *)&s->req;
+}
+
+/* The task that submitted a request. */
+static __always_inline struct task_struct *uring_task(struct io_kiocb *req)
+{
+	struct io_kiocb___old *old = (void *)req;
+
+	if (bpf_core_field_exists(req->tctx))
+		return READ(READ(req, tctx), task);
+	return BPF_CORE_READ(old, task);
+}
+
+/* ---- descriptors ---- */
+
+#define URING_DIRECT (1ULL << 32) /* a slot of the ring's table, and not a descriptor */
+#define URING_TABLE  (3ULL << 32) /* any of them */
+
+static __always_inline struct uring_slot *uring_slot(__u32 pid, __u64 number)
+{
+	__u64 h = (pid * 0x9e3779b97f4a7c15ULL ^ number) * 0xff51afd7ed558ccdULL;
+	__u32 at = h >> 52; /* URING_SLOTS */
+
+	return bpf_map_lookup_elem(&uring_slots, &at);
+}
+
+static __always_inline __u64 uring_number(__s32 fd, __u32 slot)
+{
+	return slot ? URING_DIRECT | (slot - 1) : (__u32)fd;
+}
+
+/* A request was submitted that closes, or replaces, a descriptor. */
+static __always_inline void uring_closing(__u32 pid, __u64 number, __u64 chain, bool skip)
+{
+	struct uring_slot *s = uring_slot(pid, number);
+	__u64 now = bpf_ktime_get_boot_ns();
+
+	if (!s)
+		return; /* never */
+	if (s->chain != chain) {
+		if (s->going)
+			s->mixed = 1;
+		s->other = s->last;
+		s->chain = chain;
+	}
+	s->last = now;
+	if (skip)
+		s->hidden = now;
+	else
+		__sync_fetch_and_add(&s->going, 1);
+}
+
+static __always_inline void uring_closed(__u32 pid, __u64 number)
+{
+	struct uring_slot *s = uring_slot(pid, number);
+
+	if (!s)
+		return; /* never */
+	s->done = bpf_ktime_get_boot_ns();
+	if (!s->going)
+		return; /* it was submitted before anybody looked */
+	if (__sync_fetch_and_sub(&s->going, 1) == 1)
+		s->mixed = 0;
+}
+
+/*
+ * Whether a descriptor is still what a request of c made it: no other that could
+ * have closed it was submitted since, or was on its way then. Those behind it in
+ * the same chain wait until its end was told. self: c is one of those itself.
+ */
+static __always_inline bool uring_proven(const struct uring_call *c, __u64 number, bool self)
+{
+	struct uring_slot *s = uring_slot(c->actor.pid, number), *table = uring_slot(c->actor.pid, URING_TABLE);
+	bool own;
+
+	if (!s || !table || !c->when || c->blurred)
+		return false;
+	own = c->chain && s->chain == c->chain;
+	if ((own ? s->other : s->last) >= c->when + (self && !own) || s->done >= c->when)
+		return false;
+	if (s->going > self && (!own || s->mixed))
+		return false;
+	if (number >> 32 && table->last >= c->when)
+		return false;
+	return !(c->later && s->hidden);
+}
+
+/* A file of the ring's own table. */
+static __always_inline struct file *uring_direct(struct io_ring_ctx *ctx, __u32 at)
+{
+	struct io_ring_ctx___old *old = (void *)ctx;
+	struct io_rsrc_node *node;
+	__u64 file;
+
+	if (bpf_core_field_exists(struct io_file_table, data)) {
+		if (at >= READ(ctx, file_table.data.nr))
+			return NULL;
+		node = (void *)read_word((void *)READ(ctx, file_table.data.nodes) + (__u64)at * sizeof(void *));
+		if (!node)
+			return NULL;
+		file = READ(node, file_ptr);
+	} else {
+		if (at >= BPF_CORE_READ(old, nr_user_files))
+			return NULL;
+		file = read_word((void *)BPF_CORE_READ(old, file_table.files) +
+				 (__u64)at * sizeof(struct io_fixed_file));
+	}
+	return (struct file *)(file & ~7ULL); /* below are flags */
+}
+
+/* The file of a descriptor of task, or of a slot, which is counted from one. */
+static __always_inline struct file *uring_file(struct io_ring_ctx *ctx, struct task_struct *task, __u32 fd, __u32 slot)
+{
+	struct files_struct *files;
+	struct fdtable *fdt;
+
+	if (slot)
+		return uring_direct(ctx, slot - 1);
+	files = READ(task, files);
+	fdt = READ(files, fdt);
+	if (fd >= READ(fdt, max_fds))
+		return NULL;
+	return (struct file *)read_word((void *)READ(fdt, fd) + (__u64)fd * sizeof(struct file *));
+}
+
+/* ---- requests that are submitted ---- */
+
+static __always_inline __u32 uring_what(struct io_kiocb *req, __u8 op)
+{
+	switch (op) {
+	case URING_OPENAT:
+		return FILE_OPENAT;
+	case URING_OPENAT2:
+		return FILE_OPENAT2;
+	case URING_CLOSE:
+		return FILE_CLOSE;
+	case URING_RENAMEAT:
+		return READ((struct io_rename *)req, flags) ? FILE_RENAMEAT2 : FILE_RENAMEAT;
+	case URING_UNLINKAT:
+		return FILE_UNLINKAT;
+	case URING_MKDIRAT:
+		return FILE_MKDIRAT;
+	case URING_SYMLINKAT:
+		return FILE_SYMLINKAT;
+	case URING_LINKAT:
+		return FILE_LINKAT;
+	case URING_FTRUNCATE:
+		return FILE_FTRUNCATE;
+	}
+	return 0;
+}
+
+static __noinline bool uring_wanted(__u32 what)
+{
+	struct interest m;
+
+	return interest_begin(&m, what, 15, false) || interest_begin(&m, what, 15, true);
+}
+
+/* Copies a name that the kernel has, behind at bytes. Returns its length. */
+static __always_inline __u32 uring_copy(struct uring_scratch *s, __u64 at, struct filename *from)
+{
+	long n = bpf_probe_read_kernel_str(&s->text[masked(at, 0x1fff)], PATH_MAX, READ(from, name));
+
+	return n > 0 && n <= PATH_MAX ? n - 1 : 0;
+}
+
+/* What a request is about; with its names, as long as it has not been executed. */
+static __noinline int uring_read(struct uring_scratch *s, struct io_kiocb *req, bool names)
+{
+	struct filename *first = NULL, *second = NULL;
+	struct io_rename *rename = (void *)req;
+	struct io_unlink *unlink = (void *)req;
+	struct io_mkdir *mkdir = (void *)req;
+	struct io_close *close = (void *)req;
+	struct io_ftrunc *trunc = (void *)req;
+	struct io_open *open = (void *)req;
+	struct io_link *link = (void *)req;
+	struct uring_call *c = &s->call;
+
+	c->dir = c->target_dir = AT_FDCWD;
+	c->fd = -1;
+	switch (c->what) {
+	case FILE_OPENAT:
+	case FILE_OPENAT2:
+		c->dir = READ(open, dfd);
+		c->slot = READ(open, file_slot);
+		c->flags = READ(open, how.flags) & ~(__u64)O_LARGEFILE; /* which the kernel adds */
+		c->mode = READ(open, how.mode);
+		first = READ(open, filename);
+		break;
+	case FILE_CLOSE:
+		c->closes = 1;
+		c->fd = READ(close, fd);
+		c->slot = READ(close, file_slot);
+		break;
+	case FILE_UNLINKAT:
+		c->dir = READ(unlink, dfd);
+		c->flags = (__u32)READ(unlink, flags);
+		first = READ(unlink, filename);
+		break;
+	case FILE_RENAMEAT:
+	case FILE_RENAMEAT2:
+		c->dir = READ(rename, old_dfd);
+		c->target_dir = READ(rename, new_dfd);
+		c->flags = (__u32)READ(rename, flags);
+		first = READ(rename, oldpath);
+		second = READ(rename, newpath);
+		break;
+	case FILE_MKDIRAT:
+		c->dir = READ(mkdir, dfd);
+		c->mode = READ(mkdir, mode);
+		first = READ(mkdir, filename);
+		break;
+	case FILE_SYMLINKAT:
+	case FILE_LINKAT:
+		if (c->what == FILE_LINKAT) {
+			c->dir = READ(link, old_dfd);
+			c->flags = (__u32)READ(link, flags);
+		}
+		c->target_dir = READ(link, new_dfd);
+		first = READ(link, oldpath);
+		second = READ(link, newpath);
+		break;
+	case FILE_FTRUNCATE:
+		c->fd = READ(req, cqe.fd);
+		if (bpf_core_type_exists(struct io_ftrunc))
+			c->size = READ(trunc, len);
+		break;
+	}
+	if (names && first)
+		c->raw_len = uring_copy(s, 0, first);
+	if (names && second)
+		c->target_raw_len = uring_copy(s, c->raw_len, second);
+	return 0;
+}
+
+/* The file that a close is to close, if that would be told. */
+static __noinline int uring_close(struct uring_scratch *s, struct io_kiocb *req)
+{
+	struct task_struct *p = bpf_get_current_task_btf();
+	struct file_scratch *f = file_scratch();
+	struct uring_call *c = &s->call;
+	struct dentry *dentry;
+	struct inode *inode;
+	struct file *file;
+	__u64 off, len;
+
+	file = uring_file(READ(req, ctx), p, c->fd, c->slot);
+	if (!f || !file || !(READ(file, f_mode) & FMODE_WRITE))
+		return 0;
+	inode = READ(file, f_inode);
+	if ((READ(inode, i_mode) & S_IFMT) != S_IFREG)
+		return 0;
+	dentry = READ(file, f_path.dentry);
+	c->marks |= object_fill(&c->file, inode, dentry);
+	c->size = size_of(inode);
+	c->error = walk_error(walk_resolve(&f->walk, READ(file, f_path.mnt), dentry, p->fs, WALK_END));
+	if (f->walk.end == PATH_NAMELESS && walk_memfd(&f->walk))
+		c->marks |= FILE_MEMFD;
+	off = f->walk.off;
+	len = masked(WALK_END - off, 0x1fff);
+	if (len > PATH_MAX)
+		return 0; /* never */
+	bpf_probe_read_kernel(s->text, masked(len, 0x1fff), walk_at(&f->walk, off));
+	c->name_len = len;
+	return 1;
+}
+
+static __always_inline void uring_keep(struct uring_scratch *s, __u64 key)
+{
+	struct uring_call *c = &s->call;
+	struct uring_name name = { .ctx = c->ctx, .data = c->data };
+	__u64 *same = bpf_map_lookup_elem(&uring_names, &name);
+
+	if (same && *same != key) {
+		const struct uring_call *other = bpf_map_lookup_elem(&uring_calls, same);
+
+		c->blurred = other && other->ctx == c->ctx && other->data == c->data;
+	}
+	if (c->name_len + c->raw_len + c->target_raw_len > URING_TEXT)
+		bpf_map_update_elem(&uring_texts, &key, s->text, BPF_ANY);
+	else
+		bpf_probe_read_kernel(c->text, URING_TEXT, s->text);
+	bpf_map_update_elem(&uring_calls, &key, c, BPF_ANY);
+	bpf_map_update_elem(&uring_names, &name, &key, BPF_ANY);
+}
+
+static __noinline int uring_tell(struct uring_scratch *s, struct io_kiocb *req, long res);
+
+#define URING_OPS                                                                                           \
+	(1ULL << URING_ACCEPT | 1ULL << URING_OPENAT | 1ULL << URING_CLOSE | 1ULL << URING_FILES_UPDATE |   \
+	 1ULL << URING_OPENAT2 | 31ULL << URING_RENAMEAT | 1ULL << URING_SOCKET | 1ULL << URING_FTRUNCATE | \
+	 1ULL << URING_PIPE)
+
+/* Whether a request is one of those that are looked at; most are not. */
+static __always_inline bool uring_known(__u8 op)
+{
+	return op < 64 && URING_OPS >> op & 1;
+}
+
+/* Requests that make what becomes of the ring's own table uncertain. */
+static __always_inline bool uring_table(struct io_kiocb *req, __u8 op)
+{
+	switch (op) {
+	case URING_ACCEPT:
+		return READ((struct io_accept *)req, file_slot);
+	case URING_SOCKET:
+		return READ((struct io_socket *)req, file_slot);
+	case URING_PIPE:
+	case URING_FILES_UPDATE:
+		return true;
+	}
+	return false;
+}
+
+/* Whether a request closes its descriptor, or replaces it. */
+static __always_inline bool uring_closes(const struct uring_call *c)
+{
+	return c->closes || (c->slot && c->slot != URING_ALLOC);
+}
+
+/* Notes that the request of s closes something. Returns what of the answer depends on that: whether it is told. */
+static __noinline int uring_closer(struct uring_scratch *s, struct io_kiocb *req)
+{
+	struct uring_call *c = &s->call;
+	__u64 number = uring_number(c->fd, c->slot);
+	struct uring_slot *at = uring_slot(c->actor.pid, number);
+	bool told = uring_wanted(c->what);
+
+	if (!at)
+		return 0; /* never */
+	if (c->closes && told) {
+		told = uring_close(s, req);
+		if (at->going || (c->later && at->hidden))
+			c->error = FILE_UNPROVEN; /* what it is to close may be another file by then */
+	}
+	uring_closing(c->actor.pid, number, c->chain, c->skip);
+	c->when = at->last;
+	return told;
+}
+
+static __noinline int uring_submitted(struct io_kiocb *req)
+{
+	struct task_struct *p = bpf_get_current_task_btf();
+	struct uring_scratch *s;
+	struct uring_call *c;
+	__u32 flags;
+	__u64 head;
+	__u8 op;
+
+	s = uring_scratch();
+	if (!s)
+		return 0; /* never */
+	req = uring_request(s, req);
+	op = READ(req, opcode);
+	if (!uring_known(op) || !task_in_scope(p))
+		return 0;
+	if (uring_table(req, op)) {
+		uring_closing(p->tgid, URING_TABLE, 0, true);
+		return 0;
+	}
+	c = &s->call;
+	__builtin_memset(c, 0, offsetof(struct uring_call, text));
+	c->what = uring_what(req, op);
+	if (!c->what)
+		return 0;
+	uring_read(s, req, true);
+	actor_fill(&c->actor, p);
+	flags = READ(req, flags);
+	head = (__u64)READ(READ(req, ctx), submit_state.link.head);
+	c->chain = head;
+	if (!head && flags & URING_LINKS)
+		c->chain = (__u64)req;
+	c->later = head || flags & (URING_ASYNC | URING_DRAIN);
+	c->skip = !!(flags & URING_SKIP);
+	c->ctx = (__u64)READ(req, ctx);
+	c->data = READ(req, cqe.user_data);
+	c->error = FILE_UNPROVEN;
+	c->when = bpf_ktime_get_boot_ns();
+	if (uring_closes(c)) {
+		c->told = !uring_closer(s, req);
+	} else if (!uring_wanted(c->what)) {
+		return 0;
+	}
+	uring_keep(s, (__u64)req);
+	if (c->skip && !c->told)
+		uring_tell(s, req, -EINPROGRESS);
+	return 0;
+}
+
+/* ---- requests that have ended ---- */
+
+static __noinline int uring_tell_open(struct uring_scratch *s, struct io_kiocb *req, long res, bool judge)
+{
+	struct task_struct *task = uring_task(req);
+	struct file_scratch *f = file_scratch();
+	struct uring_call *c = &s->call;
+	struct file_object object = {};
+	__u32 marks, error = FILE_FAILED, raw = c->raw_len, slot = c->slot;
+	struct file *file = NULL;
+	struct open_record *r;
+	struct interest m = {};
+	struct walk *w;
+	__u64 at, len;
+	__u8 pad;
+
+	if (!f || !c->actor.pid)
+		return 0; /* never */
+	w = &f->walk;
+	w->off = WALK_END;
+	marks = open_intent(c->flags);
+	if (res >= 0) {
+		if (slot == URING_ALLOC)
+			slot = res + 1;
+		file = uring_file(READ(req, ctx), task, res, slot);
+		error = FILE_CLOSED;
+		if (file && !uring_proven(c, uring_number(res, slot), uring_closes(c))) {
+			file = NULL;
+			error = FILE_UNPROVEN;
+		}
+	}
+	if (file) {
+		__u32 mode = READ(file, f_mode);
+
+		marks = 0;
+		if (mode & FMODE_READ)
+			marks |= FILE_READ;
+		if (mode & FMODE_WRITE)
+			marks |= FILE_WRITE;
+		if (mode & FMODE_CREATED)
+			marks |= FILE_CREATED;
+	}
+	if (judge && !interest_begin(&m, c->what, open_purposes(marks, c->mode), res < 0))
+		return 0;
+	bpf_probe_read_kernel(&w->bytes[WALK_END], masked(raw, 0xfff), s->text);
+	if (judge && interest_needs_raw(&m) && !interest_raw(&m, &w->bytes[WALK_END], raw))
+		return 0;
+	if (file) {
+		struct dentry *dentry = READ(file, f_path.dentry);
+		struct inode *inode = READ(file, f_inode);
+		__u32 end;
+
+		if (judge && interest_needs_inode(&m) &&
+		    !interest_inode(&m, READ(inode, i_ino), READ(READ(inode, i_sb), s_dev)))
+			return 0;
+		end = walk_resolve(w, READ(file, f_path.mnt), dentry, READ(task, fs), WALK_END);
+		error = walk_error(end);
+		if (judge && !error && interest_needs_name(&m))
+			walk_judge(&m, w);
+		marks |= object_fill(&object, inode, dentry);
+		if (end == PATH_NAMELESS && walk_memfd(w))
+			marks |= FILE_MEMFD;
+	} else if (judge && interest_needs_inode(&m) && !interest_inode(&m, 0, 0)) {
+		return 0;
+	}
+	if (judge && !interest_wanted(&m))
+		return 0;
+	if (READ(READ(task, files), count.counter) != 1)
+		marks |= FILE_SHARED;
+	r = head_of(w, sizeof(*r), &at, &pad);
+	if (!r)
+		return 0; /* never */
+	r->actor = c->actor;
+	r->file = object;
+	r->flags = c->flags;
+	r->res = res;
+	r->dir = c->dir;
+	r->mode = c->mode;
+	r->name_len = WALK_END - w->off;
+	r->raw_len = raw;
+	r->marks = marks | FILE_IO_URING;
+	r->what = c->what;
+	r->error = error;
+	r->pad = pad;
+	__builtin_memset(r->zero, 0, sizeof(r->zero));
+	r->h.flags = 0;
+	len = masked(WALK_END - at + raw, 0x3fff);
+	record_output(&bulk, r, REC_OPEN, len);
+	return 0;
+}
+
+static __noinline int uring_tell_change(struct uring_scratch *s, struct io_kiocb *req, long res, bool judge)
+{
+	struct task_struct *task = uring_task(req);
+	struct file_scratch *f = file_scratch();
+	struct uring_call *c = &s->call;
+	struct file_object object;
+	__u32 marks, error, name = c->name_len, raw = c->raw_len, target_raw = c->target_raw_len;
+	struct change_record *r;
+	struct interest m = {};
+	struct walk *w;
+	__u64 at, len;
+	__u8 pad;
+
+	if (!f || !c->actor.pid)
+		return 0; /* never */
+	w = &f->walk;
+	w->off = WALK_END;
+	object = c->file;
+	marks = c->marks;
+	error = res < 0 && res != -EINPROGRESS ? FILE_FAILED : FILE_UNPROVEN;
+	if (c->what == FILE_CLOSE) {
+		error = c->error;
+		if (!c->skip && !uring_proven(c, uring_number(c->fd, c->slot), true))
+			error = FILE_UNPROVEN;
+		if (error) {
+			__builtin_memset(&object, 0, sizeof(object));
+			marks = 0;
+		} else if (name <= PATH_MAX) {
+			w->off = WALK_END - name;
+			bpf_probe_read_kernel(walk_at(w, w->off), masked(name, 0x1fff), s->text);
+		}
+	} else if (c->what == FILE_FTRUNCATE && res >= 0) {
+		struct file *file = READ(req, file); /* which the request holds */
+
+		if (file) {
+			struct dentry *dentry = READ(file, f_path.dentry);
+
+			marks |= object_fill(&object, READ(file, f_inode), dentry);
+			error = walk_error(walk_resolve(w, READ(file, f_path.mnt), dentry, READ(task, fs), WALK_END));
+		}
+	}
+	if (judge && !interest_begin(&m, c->what, 0, res < 0))
+		return 0;
+	if (c->what != FILE_CLOSE)
+		bpf_probe_read_kernel(&w->bytes[WALK_END], masked(raw + target_raw, 0x1fff), s->text);
+	if (judge && !change_wanted(&m, c->what, w, &object, 0, raw))
+		return 0;
+	r = head_of(w, sizeof(*r), &at, &pad);
+	if (!r)
+		return 0; /* never */
+	r->actor = c->actor;
+	r->file = object;
+	r->size = c->size;
+	r->flags = c->flags;
+	r->res = res;
+	r->fd = c->slot ? -1 : c->fd;
+	r->dir = c->dir;
+	r->target_dir = c->target_dir;
+	r->mode = c->mode;
+	r->uid = r->gid = 0;
+	r->name_len = WALK_END - w->off;
+	r->target_len = 0;
+	r->raw_len = raw;
+	r->target_raw_len = target_raw;
+	r->marks = marks | FILE_IO_URING;
+	r->what = c->what;
+	r->error = error;
+	r->pad = pad;
+	__builtin_memset(r->zero, 0, sizeof(r->zero));
+	__builtin_memset(r->fstype, 0, sizeof(r->fstype));
+	r->h.flags = 0;
+	len = masked(WALK_END - at + raw + target_raw, 0x3fff);
+	record_output(&bulk, r, c->what == FILE_CLOSE ? REC_FILE_CLOSE : REC_FILE, len);
+	return 0;
+}
+
+/* Tells of the request that is in s. Who is the current task may be nobody: a thread of the kernel that cleans up. */
+static __noinline int uring_tell(struct uring_scratch *s, struct io_kiocb *req, long res)
+{
+	bool judge = bpf_get_current_task_btf()->tgid == s->call.actor.pid;
+
+	if (s->call.what == FILE_OPENAT || s->call.what == FILE_OPENAT2)
+		return uring_tell_open(s, req, res, judge);
+	return uring_tell_change(s, req, res, judge);
+}
+
+/* Takes what is known of a request out of the maps. Returns whether anything was. */
+static __always_inline bool uring_take(struct uring_scratch *s, __u64 key)
+{
+	struct uring_call *c = &s->call, *kept = bpf_map_lookup_elem(&uring_calls, &key);
+	struct uring_text *text;
+
+	if (!kept)
+		return false;
+	__builtin_memcpy(c, kept, sizeof(*c));
+	bpf_map_delete_elem(&uring_calls, &key);
+	if (c->name_len + c->raw_len + c->target_raw_len <= URING_TEXT) {
+		bpf_probe_read_kernel(s->text, URING_TEXT, c->text);
+		return true;
+	}
+	text = bpf_map_lookup_elem(&uring_texts, &key);
+	if (text) {
+		bpf_probe_read_kernel(s->text, sizeof(*text), text);
+		bpf_map_delete_elem(&uring_texts, &key);
+	} else {
+		c->name_len = c->raw_len = c->target_raw_len = 0;
+		c->error = FILE_UNPROVEN;
+	}
+	return true;
+}
+
+/* A request has ended. */
+static __noinline int uring_ended(struct io_kiocb *req)
+{
+	struct uring_scratch *s;
+	struct task_struct *p;
+	struct uring_call *c;
+	__u8 op;
+
+	if (!req)
+		return 0;
+	op = READ(req, opcode);
+	if (!uring_known(op))
+		return 0;
+	s = uring_scratch();
+	if (!s)
+		return 0; /* never */
+	c = &s->call;
+	if (!uring_take(s, (__u64)req)) {
+		/* Nobody wanted it then, or there were too many, or the kernel refused it before it was submitted. */
+		__builtin_memset(c, 0, offsetof(struct uring_call, text));
+		c->what = uring_what(req, op);
+		p = uring_task(req);
+		if (!c->what || c->what == FILE_CLOSE || !task_in_scope(p))
+			return 0;
+		uring_read(s, req, false);
+		c->error = FILE_UNPROVEN;
+		c->actor.start = READ(READ(p, group_leader), start_boottime);
+		c->actor.pid = READ(p, tgid);
+		c->actor.tid = READ(p, pid);
+	}
+	if (!c->told)
+		uring_tell(s, req, READ(req, cqe.res));
+	if (uring_closes(c) && !c->skip)
+		uring_closed(c->actor.pid, uring_number(c->fd, c->slot));
+	return 0;
+}
+
+SEC("tp_btf/io_uring_submit_req")
+int BPF_PROG(file_u_submit, struct io_kiocb *req)
+{
+	return uring_submitted(req);
+}
+
+/* Its name until 6.4. */
+SEC("tp_btf/io_uring_submit_sqe")
+int BPF_PROG(file_u_sqe, struct io_kiocb *req)
+{
+	return uring_submitted(req);
+}
+
+SEC("tp_btf/io_uring_complete")
+int BPF_PROG(file_u_done, void *ctx_, struct io_kiocb *req)
+{
+	return uring_ended(req);
+}
+
+/* One whose end has no room in the ring of the process: known by the number that the process gave it. */
+SEC("tp_btf/io_uring_cqe_overflow")
+int BPF_PROG(file_u_over, void *ring, __u64 data)
+{
+	struct uring_name name = { .ctx = (__u64)ring, .data = data };
+	__u64 *key = bpf_map_lookup_elem(&uring_names, &name);
+	struct io_kiocb *req;
+
+	if (!key)
+		return 0;
+	req = (struct io_kiocb *)*key;
+	if ((__u64)READ(req, ctx) != name.ctx || READ(req, cqe.user_data) != data)
+		return 0; /* it has ended long ago */
+	return uring_ended(req);
+}
+
+#endif /* FILE_URING_H */
