@@ -16,6 +16,7 @@ const (
 	RecNS     = uint8(roadRecordTypeREC_NS)
 	RecTask   = uint8(roadRecordTypeREC_TASK)
 	RecCgroup = uint8(roadRecordTypeREC_CGROUP)
+	RecTry    = uint8(roadRecordTypeREC_ATTEMPT)
 	RecTCP    = uint8(roadRecordTypeREC_TCP)
 	RecSock   = uint8(roadRecordTypeREC_SOCK)
 	RecUDP    = uint8(roadRecordTypeREC_UDP)

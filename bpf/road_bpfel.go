@@ -38,6 +38,7 @@ const (
 	roadRecordTypeREC_NS         roadRecordType = 5
 	roadRecordTypeREC_TASK       roadRecordType = 6
 	roadRecordTypeREC_CGROUP     roadRecordType = 7
+	roadRecordTypeREC_ATTEMPT    roadRecordType = 8
 	roadRecordTypeREC_TCP        roadRecordType = 16
 	roadRecordTypeREC_SOCK       roadRecordType = 17
 	roadRecordTypeREC_UDP        roadRecordType = 18

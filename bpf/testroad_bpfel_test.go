@@ -38,6 +38,7 @@ const (
 	testroadRecordTypeREC_NS         testroadRecordType = 5
 	testroadRecordTypeREC_TASK       testroadRecordType = 6
 	testroadRecordTypeREC_CGROUP     testroadRecordType = 7
+	testroadRecordTypeREC_ATTEMPT    testroadRecordType = 8
 	testroadRecordTypeREC_TCP        testroadRecordType = 16
 	testroadRecordTypeREC_SOCK       testroadRecordType = 17
 	testroadRecordTypeREC_UDP        testroadRecordType = 18

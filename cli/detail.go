@@ -27,6 +27,8 @@ func (s screen) detail(r *record) cell {
 			text = "made a new " + s.safe(strings.Join(r.list("ns.changed"), ", ")) + " namespace"
 		}
 		return cell{text: text + s.failure(r)}
+	case event.KindAttempt:
+		return s.attemptDetail(r)
 	case event.KindConnection:
 		return s.connectionDetail(r)
 	case event.KindDNS:
@@ -43,6 +45,21 @@ func (s screen) detail(r *record) cell {
 		return s.callDetail(r)
 	}
 	return cell{}
+}
+
+// attemptDetail tells what was asked for, and that nothing came of it.
+func (s screen) attemptDetail(r *record) cell {
+	var args []string
+	for _, name := range []string{"uid", "ruid", "euid", "suid", "gid", "rgid", "egid", "sgid", "fd", "nstype", "flags"} {
+		if v := r.str("evt.arg." + name); v != "" {
+			args = append(args, name+"="+s.safe(v))
+		}
+	}
+	text := strings.Join(args, " ")
+	if f := s.failure(r); f != "" {
+		return cell{text: text + f, color: yellow}
+	}
+	return cell{text: text + ": nothing changed"}
 }
 
 func (s screen) orUnknown(text string) string {

@@ -4,7 +4,7 @@ import "time"
 
 // Exec is a program started in a process: Process is the new image. Calls that
 // fail are not observed, here as in Fork, Credentials and Namespace: their Res is
-// SUCCESS.
+// SUCCESS. Of the latter two [Attempt] tells them.
 type Exec struct {
 	Type   string `field:"evt.type" doc:"type of the event: the system call's name, or what the kernel did"`
 	Res    Errno  `field:"evt.res" doc:"SUCCESS, or the name of the error"`

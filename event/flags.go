@@ -125,6 +125,11 @@ func argFlags(b []byte, e *Event) []byte {
 	switch d := e.Data.(type) {
 	case *Fork:
 		return appendFlags(b, d.cloneFlags(), cloneFlags)
+	case *Attempt:
+		if d.Type == "unshare" {
+			return appendFlags(b, d.Args[0], cloneFlags)
+		}
+		return b
 	case *Open:
 		return appendOpenFlags(b, d.Flags)
 	case *File:

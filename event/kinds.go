@@ -23,6 +23,7 @@ const (
 	KindMount
 	KindFileClose
 	KindSyscall
+	KindAttempt
 
 	numKinds
 )
@@ -49,6 +50,7 @@ var kinds = [numKinds]kind{
 	KindMount:     describe[Mount]("mount", "a file system was mounted, moved or unmounted", "mount", "umount", "umount2", "move_mount"),
 	KindFileClose: describe[FileClose]("file_close", "a file that was open for writing was closed", "close"),
 	KindSyscall:   describe[Syscall]("syscall", "a system call that no other kind is about returned", callTypes()...),
+	KindAttempt:   describe[Attempt]("attempt", "a process asked for other credentials or namespaces and nothing changed: the call failed, or that was so before", "setuid", "setgid", "setreuid", "setregid", "setresuid", "setresgid", "setfsuid", "setfsgid", "capset", "setns", "unshare"),
 }
 
 // StateKinds are kinds that inform the tables of identity and reach no
@@ -62,4 +64,4 @@ const NoticeKinds KindSet = 1<<KindLost | 1<<KindNodes
 // OnDemandKinds are kinds of what programs do all the time. A stream of events
 // has them where somebody asks for them: by kind or type, or by a field that not
 // every event has.
-const OnDemandKinds KindSet = 1<<KindOpen | 1<<KindFile | 1<<KindMount | 1<<KindFileClose | 1<<KindSyscall
+const OnDemandKinds KindSet = 1<<KindOpen | 1<<KindFile | 1<<KindMount | 1<<KindFileClose | 1<<KindSyscall | 1<<KindAttempt

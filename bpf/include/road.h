@@ -37,6 +37,7 @@ enum record_type {
 	REC_NS,
 	REC_TASK, /* a process that existed before us */
 	REC_CGROUP,
+	REC_ATTEMPT, /* a call that could have changed a process, and has not */
 	REC_TCP = 16,
 	REC_SOCK, /* a socket that existed before us */
 	REC_UDP,

@@ -30,8 +30,9 @@ struct identity {
 	struct creds creds;
 	struct namespaces ns;
 	__u32 child_pidns, child_timens;
-	__u32 known;  /* the members above are filled */
-	__u32 exited; /* the exit was told */
+	__u32 known;	       /* the members above are filled */
+	__u32 exited;	       /* the exit was told */
+	__u32 creds_by, ns_by; /* the thread whose call has changed them, and that was told */
 };
 
 /* Of changes these are the lowest three bits, below a hash of what is changed to. */
@@ -183,7 +184,13 @@ static __always_inline struct identity *identity_before(struct task_struct *p)
 	if (!task_in_scope(p) || BPF_CORE_READ_BITFIELD_PROBED(p, in_execve))
 		return NULL;
 	id = identity_get(p->group_leader, BPF_LOCAL_STORAGE_GET_F_CREATE);
-	if (id && !id->known && identity_claim(id, CLAIM_FILL) == CLAIMED) {
+	if (!id)
+		return NULL;
+	if (id->creds_by == (__u32)p->pid)
+		id->creds_by = 0;
+	if (id->ns_by == (__u32)p->pid)
+		id->ns_by = 0;
+	if (!id->known && identity_claim(id, CLAIM_FILL) == CLAIMED) {
 		if (!id->known)
 			identity_fill(id, p, p->real_cred);
 		identity_release(id);
@@ -227,6 +234,7 @@ static __always_inline void creds_changed(struct task_struct *p, struct identity
 	r->now = now;
 	r->old = id->creds;
 	id->creds = now;
+	id->creds_by = p->pid;
 	record_submit(&critical, r);
 out:
 	identity_release(id);
@@ -277,6 +285,7 @@ static __always_inline void namespaces_changed(struct task_struct *p, struct ide
 	id->ns = now.ns;
 	id->child_pidns = now.child_pidns;
 	id->child_timens = now.child_timens;
+	id->ns_by = p->pid;
 	record_submit(&critical, r);
 out:
 	identity_release(id);

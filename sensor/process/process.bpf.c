@@ -12,7 +12,8 @@
  *        user namespace comes with credentials), or entries and exits of setns
  *        and unshare. iter/task for the processes that are older than the hooks.
  * Out:   ring critical: fork_record, exec_record (also for existing processes),
- *        exit_record, cred_record, ns_record, cgroup_record.
+ *        exit_record, cred_record, ns_record, cgroup_record. Ring bulk:
+ *        attempt_record.
  * State: identities, of the processes that need one: what user space was told
  *        (identity.h). With a scope, which processes it was told of (told.h).
  *        Scratch buffers: one per program, so that no program finds another's
@@ -27,6 +28,7 @@
 #include "told.h"
 #include "image.h"
 #include "identity.h"
+#include "attempt.h"
 
 #include <bpf/bpf_tracing.h>
 
@@ -73,6 +75,7 @@ const union {
 	struct cred_record cred;
 	struct ns_record ns;
 	struct cgroup_record cgroup;
+	struct attempt_record attempt;
 	enum image_flags image;
 	enum task_flags task;
 } *records __attribute__((unused));

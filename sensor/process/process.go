@@ -25,7 +25,7 @@ import (
 )
 
 //go:generate go tool bpf2go -cc clang-19 -no-strip -target bpfel -type file_record -type path_end files files.bpf.c -- -O2 -mcpu=v3 -Wall -Werror -I../../bpf/include
-//go:generate go tool bpf2go -cc clang-19 -no-strip -target bpfel -type task_key -type creds -type namespaces -type cgroup_key -type task_info -type fork_record -type exec_record -type exit_record -type cred_record -type ns_record -type cgroup_record -type image_flags -type task_flags process process.bpf.c -- -O2 -mcpu=v3 -Wall -Werror -I../../bpf/include
+//go:generate go tool bpf2go -cc clang-19 -no-strip -target bpfel -type task_key -type creds -type namespaces -type cgroup_key -type task_info -type fork_record -type exec_record -type exit_record -type cred_record -type ns_record -type cgroup_record -type attempt_record -type image_flags -type task_flags process process.bpf.c -- -O2 -mcpu=v3 -Wall -Werror -I../../bpf/include
 
 // maxArgs is the most bytes of arguments that the kernel side keeps: ARGS_MAX
 // of process.bpf.c.
@@ -39,7 +39,7 @@ type Config struct {
 }
 
 // Kinds is what the sensor can emit.
-var kinds = event.Kinds(event.KindExec, event.KindFork, event.KindExit, event.KindCredentials, event.KindNamespace, event.KindProcess, event.KindCgroup)
+var kinds = event.Kinds(event.KindExec, event.KindFork, event.KindExit, event.KindCredentials, event.KindNamespace, event.KindProcess, event.KindCgroup, event.KindAttempt)
 
 // base are the hooks that everything else rests on: attached whatever is
 // wanted of the sensor, for the tables of identity need every birth, image and
@@ -85,7 +85,7 @@ var changes = map[event.Kind]bpf.Hook{
 
 // Hooks returns every hook that the sensor may attach, whatever is wanted of it.
 func Hooks() []bpf.Hook {
-	return append(slices.Clone(base), moves, snapshot, changes[event.KindCredentials], changes[event.KindNamespace])
+	return append(slices.Clone(base), moves, snapshot, changes[event.KindCredentials], changes[event.KindNamespace], attempts[0].Hook, attempts[1].Hook)
 }
 
 // around attaches to entry and exit of system calls.
@@ -128,8 +128,13 @@ func New(road *bpf.Road, cfg Config, log *slog.Logger) *Sensor {
 		{bpf.RecNS, "process.namespaces", s.dec.namespaces},
 		{bpf.RecTask, "process.existing", s.dec.task},
 		{bpf.RecCgroup, "process.cgroup", s.dec.cgroup},
+		{bpf.RecTry, "process.attempt", s.dec.attempt},
 	} {
-		road.Handle(r.id, r.name, bpf.Critical, func(rec []byte) error {
+		lane := bpf.Critical
+		if r.id == bpf.RecTry { // anybody can make as many as he likes
+			lane = bpf.Bulk
+		}
+		road.Handle(r.id, r.name, lane, func(rec []byte) error {
 			e, err := r.decode(rec)
 			if e != nil {
 				s.dec.emit(e)
@@ -201,6 +206,15 @@ func (s *Sensor) Start(wanted interest.Set, emit func(*event.Event)) (err error)
 			continue
 		}
 		s.tryAttach(h)
+	}
+	for _, a := range attempts {
+		if !a.wanted(wanted) {
+			if err := s.detach(a.Name); err != nil {
+				return fmt.Errorf("start process sensor: %w", err)
+			}
+			continue
+		}
+		s.tryAttach(a.Hook)
 	}
 	if err := s.compare(); err != nil {
 		return fmt.Errorf("start process sensor: %w", err)
@@ -347,6 +361,11 @@ func (s *Sensor) Hooks() []sensor.HookStatus {
 		for k, change := range changes {
 			if change.Name == n {
 				h.Kinds = event.Kinds(k)
+			}
+		}
+		for _, a := range attempts {
+			if a.Name == n {
+				h.Kinds, h.Types = event.Kinds(event.KindAttempt), a.types
 			}
 		}
 		out = append(out, h)

@@ -13,6 +13,16 @@ import (
 	"github.com/cilium/ebpf"
 )
 
+type processAttemptRecord struct {
+	_    structs.HostLayout
+	Hdr  processRecord
+	Key  processTaskKey
+	Ret  int64
+	Args [3]uint64
+	Nr   uint32
+	Zero uint32
+}
+
 type processCgroupKey struct {
 	_         structs.HostLayout
 	Id        uint64
@@ -113,6 +123,8 @@ type processIdentity struct {
 	ChildTimens uint32
 	Known       uint32
 	Exited      uint32
+	CredsBy     uint32
+	NsBy        uint32
 }
 
 type processImageFlags uint32
@@ -173,6 +185,7 @@ const (
 	processRecordTypeREC_NS         processRecordType = 5
 	processRecordTypeREC_TASK       processRecordType = 6
 	processRecordTypeREC_CGROUP     processRecordType = 7
+	processRecordTypeREC_ATTEMPT    processRecordType = 8
 	processRecordTypeREC_TCP        processRecordType = 16
 	processRecordTypeREC_SOCK       processRecordType = 17
 	processRecordTypeREC_UDP        processRecordType = 18
@@ -245,6 +258,8 @@ const (
 	processProgProcessPrctl  = "process_prctl"
 	processProgProcessTask   = "process_task"
 	processProgProcessTaskS  = "process_task_s"
+	processProgProcessTryC   = "process_try_c"
+	processProgProcessTryN   = "process_try_n"
 	processProgProcessUnsE   = "process_uns_e"
 	processVarArgsMax        = "args_max"
 	processVarBulkSize       = "bulk_size"
@@ -311,6 +326,8 @@ type processProgramSpecs struct {
 	ProcessPrctl  *ebpf.ProgramSpec `ebpf:"process_prctl"`
 	ProcessTask   *ebpf.ProgramSpec `ebpf:"process_task"`
 	ProcessTaskS  *ebpf.ProgramSpec `ebpf:"process_task_s"`
+	ProcessTryC   *ebpf.ProgramSpec `ebpf:"process_try_c"`
+	ProcessTryN   *ebpf.ProgramSpec `ebpf:"process_try_n"`
 	ProcessUnsE   *ebpf.ProgramSpec `ebpf:"process_uns_e"`
 }
 
@@ -420,6 +437,8 @@ type processPrograms struct {
 	ProcessPrctl  *ebpf.Program `ebpf:"process_prctl"`
 	ProcessTask   *ebpf.Program `ebpf:"process_task"`
 	ProcessTaskS  *ebpf.Program `ebpf:"process_task_s"`
+	ProcessTryC   *ebpf.Program `ebpf:"process_try_c"`
+	ProcessTryN   *ebpf.Program `ebpf:"process_try_n"`
 	ProcessUnsE   *ebpf.Program `ebpf:"process_uns_e"`
 }
 
@@ -437,6 +456,8 @@ func (p *processPrograms) Close() error {
 		p.ProcessPrctl,
 		p.ProcessTask,
 		p.ProcessTaskS,
+		p.ProcessTryC,
+		p.ProcessTryN,
 		p.ProcessUnsE,
 	)
 }

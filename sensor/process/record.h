@@ -66,4 +66,13 @@ struct ns_record {
 	__u32 nr, compat;
 };
 
+/* A call that could have changed credentials or namespaces, and has not. */
+struct attempt_record {
+	struct record hdr;
+	struct task_key key;
+	__s64 ret;
+	__u64 args[3];
+	__u32 nr, zero;
+};
+
 #endif /* PROCESS_RECORD_H */
