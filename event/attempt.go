@@ -10,8 +10,10 @@ type Attempt struct {
 	Res    Errno  `field:"evt.res" doc:"SUCCESS, or the name of the error"`
 	RawRes int64  `field:"evt.rawres" doc:"what the system call returned: 0 or more, or a negative error number"`
 
-	// Args are the call's first arguments, as they stood in registers.
-	Args [3]uint64 `column:"evt.rawargs"`
+	// The call's first arguments, as they stood in registers.
+	Arg0 uint64 `column:"attempt.arg0"`
+	Arg1 uint64 `column:"attempt.arg1"`
+	Arg2 uint64 `column:"attempt.arg2"`
 
 	_ struct{} `field:"evt.arg.uid" type:"uint" doc:"of setuid and setfsuid, the user id that was asked for"`
 	_ struct{} `field:"evt.arg.gid" type:"uint" doc:"of setgid and setfsgid, the group id that was asked for"`
@@ -21,7 +23,7 @@ type Attempt struct {
 	_ struct{} `field:"evt.arg.rgid" type:"int" doc:"of setregid and setresgid, the real group id that was asked for; -1: as it is"`
 	_ struct{} `field:"evt.arg.egid" type:"int" doc:"the effective group id that was asked for"`
 	_ struct{} `field:"evt.arg.sgid" type:"int" doc:"the saved group id that was asked for"`
-	_ struct{} `field:"evt.arg.fd" type:"int" doc:"of setns, the descriptor of the namespace"`
+	_ struct{} `field:"evt.arg.fd" type:"int" doc:"descriptor that a call was given, or made: see docs/syscalls.md; of setns, the namespace's"`
 	_ struct{} `field:"evt.arg.nstype" type:"string" doc:"of setns, the kinds of namespaces that the descriptor may be of"`
 	_ struct{} `field:"evt.arg.flags" type:"string" doc:"flags of the call, by name, joined by |"`
 }
@@ -36,7 +38,7 @@ func attemptNum(at int, calls ...string) getter {
 		if i != 0 || !slices.Contains(calls, a.Type) {
 			return 0, false
 		}
-		return int64(int32(a.Args[at])), true
+		return int64(int32([...]uint64{a.Arg0, a.Arg1, a.Arg2}[at])), true
 	}}
 }
 
@@ -44,14 +46,14 @@ func attemptNum(at int, calls ...string) getter {
 func attemptID(calls ...string) getter {
 	return getter{num: func(e *Event, i int) (int64, bool) {
 		a := e.Data.(*Attempt)
-		return int64(uint32(a.Args[0])), i == 0 && slices.Contains(calls, a.Type)
+		return int64(uint32(a.Arg0)), i == 0 && slices.Contains(calls, a.Type)
 	}}
 }
 
 // attemptNSType is what kinds of namespaces setns was to join.
 func attemptNSType(b []byte, e *Event) []byte {
 	if a := e.Data.(*Attempt); a.Type == "setns" {
-		return appendFlags(b, uint64(uint32(a.Args[1])), cloneFlags)
+		return appendFlags(b, uint64(uint32(a.Arg1)), cloneFlags)
 	}
 	return b
 }

@@ -127,7 +127,7 @@ func argFlags(b []byte, e *Event) []byte {
 		return appendFlags(b, d.cloneFlags(), cloneFlags)
 	case *Attempt:
 		if d.Type == "unshare" {
-			return appendFlags(b, d.Args[0], cloneFlags)
+			return appendFlags(b, d.Arg0, cloneFlags)
 		}
 		return b
 	case *Open:

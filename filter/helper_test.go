@@ -84,6 +84,7 @@ var dataOf = map[event.Kind]func() event.Data{
 	event.KindMount:       func() event.Data { return new(event.Mount) },
 	event.KindFileClose:   func() event.Data { return new(event.FileClose) },
 	event.KindSyscall:     func() event.Data { return &event.Syscall{FD: -1} },
+	event.KindAttempt:     func() event.Data { return new(event.Attempt) },
 }
 
 type builder struct {

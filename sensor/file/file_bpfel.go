@@ -276,6 +276,7 @@ const (
 	fileRecordTypeREC_NS         fileRecordType = 5
 	fileRecordTypeREC_TASK       fileRecordType = 6
 	fileRecordTypeREC_CGROUP     fileRecordType = 7
+	fileRecordTypeREC_ATTEMPT    fileRecordType = 8
 	fileRecordTypeREC_TCP        fileRecordType = 16
 	fileRecordTypeREC_SOCK       fileRecordType = 17
 	fileRecordTypeREC_UDP        fileRecordType = 18

@@ -41,7 +41,8 @@ func (d *decoder) attempt(rec []byte) (*event.Event, error) {
 		return nil, err
 	}
 	e, a := newEvent[event.Attempt](&r.Hdr, keyOf(&r.Key), nil)
-	a.Type, a.RawRes, a.Args = callName(credCalls, nil, r.Nr, false, ""), r.Ret, r.Args
+	a.Type, a.RawRes = callName(credCalls, nil, r.Nr, false, ""), r.Ret
+	a.Arg0, a.Arg1, a.Arg2 = r.Args[0], r.Args[1], r.Args[2]
 	if a.Type == "" {
 		a.Type = nsType(r.Nr, false)
 	}

@@ -47,7 +47,7 @@ func TestBPFAttempts(t *testing.T) {
 				var got []attempt
 				tries, at := data[*event.Attempt](w.of(pid))
 				for i, a := range tries {
-					x := attempt{a.Type, a.Res, a.Args}
+					x := attempt{a.Type, a.Res, [3]uint64{a.Arg0, a.Arg1, a.Arg2}}
 					for n := range x.Args {
 						if x.Args[n] == 1<<32-1 {
 							x.Args[n] = keep

@@ -126,6 +126,7 @@ const (
 	socketRecordTypeREC_NS         socketRecordType = 5
 	socketRecordTypeREC_TASK       socketRecordType = 6
 	socketRecordTypeREC_CGROUP     socketRecordType = 7
+	socketRecordTypeREC_ATTEMPT    socketRecordType = 8
 	socketRecordTypeREC_TCP        socketRecordType = 16
 	socketRecordTypeREC_SOCK       socketRecordType = 17
 	socketRecordTypeREC_UDP        socketRecordType = 18

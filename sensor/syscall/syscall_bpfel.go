@@ -211,6 +211,7 @@ const (
 	syscallRecordTypeREC_NS         syscallRecordType = 5
 	syscallRecordTypeREC_TASK       syscallRecordType = 6
 	syscallRecordTypeREC_CGROUP     syscallRecordType = 7
+	syscallRecordTypeREC_ATTEMPT    syscallRecordType = 8
 	syscallRecordTypeREC_TCP        syscallRecordType = 16
 	syscallRecordTypeREC_SOCK       syscallRecordType = 17
 	syscallRecordTypeREC_UDP        syscallRecordType = 18
