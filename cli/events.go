@@ -293,6 +293,7 @@ func (et *eventTable) fields() []string {
 		"proc.aname", "proc.pname", "proc.ppid", "ns.changed",
 		"exit.code", "exit.signal", "exit.core_dumped", "exit.duration", "exit.utime", "exit.stime", "exit.maxrss",
 		"cred.old_uid", "evt.arg.uid", "cred.old_gid", "evt.arg.gid", "cred.cap_gained", "cred.cap_dropped",
+		"evt.arg.ruid", "evt.arg.euid", "evt.arg.suid", "evt.arg.rgid", "evt.arg.egid", "evt.arg.sgid", "evt.arg.fd", "evt.arg.nstype",
 		"conn.bytes_sent", "conn.bytes_received", "conn.duration", "conn.rtt", "conn.retransmits", "conn.latency",
 		"dns.type", "dns.name", "dns.response", "dns.rcode", "dns.answers", "dns.latency",
 	})

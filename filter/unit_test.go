@@ -25,7 +25,7 @@ func TestKinds(t *testing.T) {
 		{"not proc.name = a", all},
 		{"evt.type = execve", event.Kinds(event.KindExec)},
 		{"evt.type in (execve, connect)", event.Kinds(event.KindExec, event.KindConnection)},
-		{"evt.type startswith set", event.Kinds(event.KindCredentials, event.KindNamespace)},
+		{"evt.type startswith set", event.Kinds(event.KindCredentials, event.KindNamespace, event.KindAttempt)},
 		{"evt.type = openat", event.Kinds(event.KindOpen)},
 		{"evt.type != dns", all &^ event.Kinds(event.KindDNS)},
 		{"evt.type != connect", all},
