@@ -128,7 +128,12 @@ func TestKilled(t *testing.T) {
 			t.Fatalf("round %d: %+v", round, st.Torn)
 		}
 		found := map[uint64]bool{}
-		for _, e := range all(t, s, Query{Since: begin, Kinds: event.Kinds(event.KindConnection)}) {
+		var told uint64 // as lost: on a machine that is too slow for the flood
+		for _, e := range all(t, s, Query{Since: begin}) {
+			if l, ok := e.Data.(*event.Lost); ok {
+				told += l.Count
+				continue
+			}
 			if e.Process == nil || e.Process.PID != 0 && e.Process.Parent == nil {
 				t.Fatalf("round %d: event %d has lost its process", round, e.Seq)
 			}
@@ -139,12 +144,16 @@ func TestKilled(t *testing.T) {
 				found[e.Seq] = true
 			}
 		}
+		missing := uint64(0)
 		for n := uint64(1); n <= safe; n++ {
 			if !found[n] {
-				t.Fatalf("round %d: event %d of the %d that were a second old is lost", round, n, safe)
+				missing++
 			}
 		}
-		t.Logf("round %d: %d events were a second old, %d are there, torn %+v", round, safe, len(found), st.Torn)
+		if missing > told {
+			t.Fatalf("round %d: of %d events that were a second old %d are missing, and %d are told lost", round, safe, missing, told)
+		}
+		t.Logf("round %d: %d events were a second old, %d are there, %d are told lost, torn %+v", round, safe, len(found), told, st.Torn)
 		if err := s.Close(); err != nil {
 			t.Fatal(err)
 		}
