@@ -56,11 +56,11 @@ func TestColumnsProperty(t *testing.T) {
 			want[e.Seq] = e
 			s.Append(e)
 			if m.IntN(50) == 0 {
-				s.flush()
+				s.flush(false)
 			}
 		}
 		release := s.Hold() // what follows is not collapsed either: equal events are rare at random
-		s.flush()
+		s.flush(false)
 		release()
 		got := all(t, s, Query{})
 		if len(got) != len(want) {

@@ -26,8 +26,8 @@ func (t *totals) add(e *event.Event) {
 	}
 }
 
-// group is all that people tell events apart by.
-func group(e *event.Event) string {
+// groupOf is all that people tell events apart by.
+func groupOf(e *event.Event) string {
 	s := event.SocketOf(e)
 	port := s.RemotePort
 	if s.Server {
@@ -81,21 +81,21 @@ func TestCollapseProperty(t *testing.T) {
 			e := m.repeats(procs, at)
 			events = append(events, e)
 			texts[e.Seq] = string(event.AppendJSON(nil, e))
-			k := group(e)
+			k := groupOf(e)
 			if raw[k] == nil {
 				raw[k] = &totals{}
 			}
 			raw[k].add(e)
 			s.Append(e)
 			if m.IntN(100) == 0 {
-				s.flush()
+				s.flush(false)
 			}
 		}
-		s.flush()
+		s.flush(false)
 		rows, got := 0, map[string]*totals{}
 		for _, e := range all(t, s, Query{}) {
 			rows++
-			k := group(e)
+			k := groupOf(e)
 			if got[k] == nil {
 				got[k] = &totals{}
 			}
@@ -148,7 +148,7 @@ func TestHold(t *testing.T) {
 	some(1)
 	inner()
 	inner()
-	s.flush()
+	s.flush(false)
 	some(1)
 	release()
 	some(4) // one row
@@ -156,7 +156,7 @@ func TestHold(t *testing.T) {
 		t.Fatal(cut, err)
 	}
 	some(2) // one row
-	s.flush()
+	s.flush(false)
 	var got string
 	for _, e := range all(t, s, Query{}) {
 		got += fmt.Sprintf("%d*%d ", e.Seq, e.Times())

@@ -199,7 +199,7 @@ func TestSyncFails(t *testing.T) {
 		return n, nil
 	})
 	s.Append(connection(1, &event.Process{}, time.Unix(1e9, 0), 1))
-	s.flush()
+	s.flush(false)
 	if err := s.writeOut(); err != nil {
 		t.Fatal(err)
 	}
@@ -311,10 +311,10 @@ func TestClockBack(t *testing.T) {
 		}
 		s.Append(connection(uint64(i+1), p, e, 1))
 		if i%3 == 0 {
-			s.flush()
+			s.flush(false)
 		}
 	}
-	s.flush()
+	s.flush(false)
 	got := all(t, s, Query{})
 	if len(got) != 20 || got[0].Seq != 11 || got[19].Seq != 10 {
 		t.Fatalf("%d events, from %d to %d", len(got), got[0].Seq, got[len(got)-1].Seq)

@@ -22,10 +22,10 @@ func logOf(t testing.TB, n int) (data []byte, frames []frame) {
 		e.Time = time.Unix(1e9+int64(i), 0)
 		s.Append(e)
 		if i%10 == 9 {
-			s.flush()
+			s.flush(false)
 		}
 	}
-	s.flush()
+	s.flush(false)
 	g := s.active()
 	if err := s.Close(); err != nil {
 		t.Fatal(err)

@@ -17,6 +17,7 @@ type intake struct {
 	// in which nothing is, lies between an even one and the next.
 	cuts     []cut
 	holds    int
+	taken    int // that are not encoded yet either
 	most     int
 	critical bool
 	last     uint64 // evt.num of the latest
@@ -47,7 +48,7 @@ func (s *Store) Append(e *event.Event) {
 	in := &s.in
 	in.mu.Lock()
 	in.last = max(in.last, e.Seq)
-	if len(in.events) >= in.most {
+	if len(in.events)+in.taken >= in.most {
 		in.lost.add(e)
 		in.mu.Unlock()
 		return
@@ -115,7 +116,7 @@ func (s *Store) Sync(ctx context.Context, seq uint64) (uint64, error) {
 	s.in.cutHere()
 	last := max(seq, s.in.last)
 	s.in.mu.Unlock()
-	if s.flush() {
+	if s.flush(false) {
 		select {
 		case s.wake <- struct{}{}:
 		default:
@@ -134,44 +135,81 @@ func (in *intake) take(spare []*event.Event) (events []*event.Event, cuts []cut,
 		in.cuts = append(in.cuts, cut{0, true})
 	}
 	lost, in.lost = in.lost, loss{}
+	in.taken = len(events)
 	critical, in.critical = in.critical, false
 	return events, cuts, lost, critical
 }
 
-// flush makes frames of what waits, which Query finds from then on. It reports
-// whether some of it is critical.
-func (s *Store) flush() (critical bool) {
+// flush makes frames of all that has been appended, which Query finds from then
+// on; with write it writes them, piece by piece: however much came, what is
+// oldest is safe soon. It reports whether some of it is critical.
+func (s *Store) flush(write bool) (critical bool) {
+	for taken := false; ; {
+		more, c, ok := s.flushSome(&taken)
+		critical = critical || c
+		if !ok || !more && taken {
+			return critical
+		}
+		if write && more {
+			if err := s.writeOut(); err != nil {
+				s.failed("write", err)
+			}
+		}
+	}
+}
+
+// flushSome makes frames of the next events. It reports whether there are more,
+// and whether there is somewhere to put them.
+func (s *Store) flushSome(taken *bool) (more, critical, ok bool) {
 	s.encoding.Lock()
 	defer s.encoding.Unlock()
 	g := s.active()
 	if g == nil || g.pending() > s.cfg.maxPending {
-		return false // Append counts what there is no room for
+		return false, false, false // Append counts what there is no room for
 	}
+	if len(s.todo) == 0 && !*taken {
+		*taken = true
+		critical = s.take()
+	}
+	part := s.todo[:min(len(s.todo), 2*maxBatch)]
+	if len(part) > 0 {
+		n := uint64(0)
+		for _, e := range part {
+			if e.Data.Kind() != event.KindLost {
+				n += e.Times()
+			}
+		}
+		s.encodeRows(g, part)
+		s.mu.Lock()
+		s.state.events += n
+		s.state.rows += uint64(len(part))
+		s.mu.Unlock()
+		clear(part)
+		s.todo = s.todo[len(part):]
+	}
+	s.in.mu.Lock()
+	s.in.taken = len(s.todo)
+	s.in.mu.Unlock()
+	return len(s.todo) > 0 || !*taken, critical, true
+}
+
+// take moves what waits to what is to be encoded, collapsed.
+func (s *Store) take() (critical bool) {
 	events, cuts, lost, critical := s.in.take(s.spare)
-	rows := events
-	switch {
-	case len(cuts) == 0:
+	s.spare = events[:0]
+	var rows []*event.Event
+	if len(cuts) == 0 {
 		rows = s.collapse.run(events)
-	default:
+	} else {
 		rows = s.stretches(events, cuts)
-	}
-	n := uint64(0)
-	for _, e := range rows {
-		n += e.Times()
 	}
 	if lost.count > 0 {
 		rows = append(rows, lost.event())
+		s.mu.Lock()
+		s.state.lost += lost.count
+		s.mu.Unlock()
 	}
-	if len(rows) > 0 {
-		s.encodeRows(g, rows)
-	}
-	clear(events[:cap(events)])
-	s.spare = events[:0]
-	s.mu.Lock()
-	s.state.events += n
-	s.state.rows += uint64(len(rows))
-	s.state.lost += lost.count
-	s.mu.Unlock()
+	s.todo = rows
 	return critical
 }
 

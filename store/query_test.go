@@ -185,7 +185,7 @@ func fixture(t testing.TB, seed uint64, n int) (*Store, *inventor, []*event.Even
 			}
 		}
 		if i == 3*n/4 {
-			s.flush()
+			s.flush(false)
 			if err := s.writeOut(); err != nil {
 				t.Fatal(err)
 			}

@@ -33,18 +33,14 @@ type sealStep func(step string) error
 // Seal seals everything that was appended so far, and returns when that is done.
 // What is appended meanwhile goes to a new log.
 func (s *Store) Seal(ctx context.Context) error {
-	s.flush()
+	s.flush(false)
 	if err := s.writeOut(); err != nil {
 		return fmt.Errorf("seal: %w", err)
 	}
-	s.encoding.Lock()
-	var err error
 	if g := s.active(); g != nil && g.rowCount() > 0 {
-		err = s.beginSegment()
-	}
-	s.encoding.Unlock()
-	if err != nil {
-		return fmt.Errorf("seal: %w", err)
+		if err := s.nextSegment(); err != nil {
+			return fmt.Errorf("seal: %w", err)
+		}
 	}
 	return s.sealAll(ctx)
 }

@@ -59,13 +59,13 @@ func newSegment(cfg *Config, fs files, seq uint64, host *event.Host) (*segment, 
 	g := &segment{seq: seq, path: path, file: f, own: true, host: host, began: now}
 	head, err := json.Marshal(newHead(cfg, host, seq, now.UnixNano()))
 	if err != nil {
-		return nil, errors.Join(err, f.Close())
+		return nil, errors.Join(err, f.Close(), os.Remove(path))
 	}
 	b := appendPacked(make([]byte, headSize), head)
 	sealFrame(b, 0, frameHead, 0)
 	g.add(frame{typ: frameHead}, b)
 	if err := fs.syncDir(filepath.Dir(path)); err != nil {
-		return nil, errors.Join(err, f.Close())
+		return nil, errors.Join(err, f.Close(), os.Remove(path))
 	}
 	return g, nil
 }

@@ -19,6 +19,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"iter"
 	"log/slog"
 	"os"
@@ -121,7 +122,8 @@ type Store struct {
 
 	// encoding makes frames of events, one goroutine at a time.
 	encoding sync.Mutex
-	spare    []*event.Event
+	spare    []*event.Event // memory of todo
+	todo     []*event.Event
 	build    builder
 	encode   encoder
 	body     []byte
@@ -242,7 +244,7 @@ func (s *Store) recover() error {
 
 // Close writes what waits and gives the directory back. Run must have ended.
 func (s *Store) Close() error {
-	s.flush()
+	s.flush(false)
 	err := s.writeOut()
 	if active := s.active(); active != nil && err == nil {
 		err = active.sync()
@@ -288,7 +290,7 @@ func (s *Store) Run(ctx context.Context) error {
 // step encodes and writes what came, and begins a new segment when the active one
 // is due, or wanted. It reports whether some of what came is critical.
 func (s *Store) step(newSegment bool) (critical bool) {
-	critical = s.flush()
+	critical = s.flush(true)
 	if err := s.writeOut(); err != nil {
 		s.failed("write", err)
 		return false
@@ -344,18 +346,39 @@ func (s *Store) active() *segment {
 	return nil
 }
 
+// due reports whether a segment is to be the active one no longer.
+func (s *Store) due(g *segment, wanted bool) bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.size >= s.cfg.SegmentBytes || len(g.frames) >= maxFrames ||
+		g.total.rows > 0 && (wanted || s.cfg.Now().Sub(g.began) >= s.cfg.SegmentAge)
+}
+
+// nextSegment begins a segment behind the active one, all of which is written
+// before. Any goroutine may call it.
+func (s *Store) nextSegment() error {
+	s.encoding.Lock() // so that nothing comes in between
+	defer s.encoding.Unlock()
+	if err := s.writeOut(); err != nil {
+		return err
+	}
+	return s.beginSegment()
+}
+
 // beginSegment makes the next segment the active one. What it begins with is all
 // that lives. The caller holds s.encoding, or nobody else knows s.
 func (s *Store) beginSegment() error {
-	s.mu.Lock()
-	seq := s.nextSeq
-	s.mu.Unlock()
-	g, err := newSegment(&s.cfg, s.cfg.files, seq, s.host)
-	if err != nil {
-		return err
+	var g *segment
+	for err := error(fs.ErrExist); errors.Is(err, fs.ErrExist); { // what cannot be read is left alone
+		s.mu.Lock()
+		seq := s.nextSeq
+		s.nextSeq++
+		s.mu.Unlock()
+		if g, err = newSegment(&s.cfg, s.cfg.files, seq, s.host); err != nil && !errors.Is(err, fs.ErrExist) {
+			return err
+		}
 	}
 	s.mu.Lock()
-	s.nextSeq++
 	s.segments = append(s.segments, g)
 	s.mu.Unlock()
 	s.snaps.begin()
@@ -366,22 +389,13 @@ func (s *Store) beginSegment() error {
 }
 
 // rotate begins a new segment when the active one is large or old enough, or it
-// is wanted. The old one must be wholly written. Only Run's goroutine calls it.
+// is wanted. Only Run's goroutine calls it.
 func (s *Store) rotate(wanted bool) {
 	g := s.active()
-	if g != nil {
-		g.mu.Lock()
-		due := wanted && g.total.rows > 0 || g.size >= s.cfg.SegmentBytes || len(g.frames) >= maxFrames || g.total.rows > 0 && s.cfg.Now().Sub(g.began) >= s.cfg.SegmentAge
-		due = due && g.size == g.written
-		g.mu.Unlock()
-		if !due {
-			return
-		}
+	if g != nil && !s.due(g, wanted) {
+		return
 	}
-	s.encoding.Lock()
-	err := s.beginSegment()
-	s.encoding.Unlock()
-	if err != nil {
+	if err := s.nextSegment(); err != nil {
 		s.failed("begin a segment", err)
 		return
 	}
