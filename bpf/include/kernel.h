@@ -9,7 +9,8 @@
  * struct with the suffix ___old (CO-RE ignores what follows three underscores).
  *
  * Sections: 1 integers, 2 constants of the bpf(2) interface, 3 structs that all
- * sensors share, 4 tasks (sensor/process), 5 sockets (sensor/socket), 6 io_uring.
+ * sensors share, 4 tasks (sensor/process), 5 sockets (sensor/socket).
+ * Those of io_uring are in io_uring.h.
  */
 #ifndef KERNEL_H
 #define KERNEL_H
@@ -608,131 +609,6 @@ struct bpf_iter__bpf_map_elem {
 	struct bpf_map *map;
 	void *key;
 	void *value;
-};
-
-/* ---- 6. io_uring (sensor/file, sensor/syscall) ---- */
-
-struct filename {
-	const char *name;
-};
-
-struct io_submit_link {
-	struct io_kiocb *head;
-};
-
-struct io_submit_state {
-	struct io_submit_link link; /* the chain that is being submitted */
-};
-
-struct io_fixed_file { /* until 6.12 */
-	unsigned long file_ptr;
-};
-
-struct io_rsrc_node { /* since 6.13 */
-	unsigned long file_ptr;
-};
-
-struct io_rsrc_data {
-	unsigned int nr;
-	struct io_rsrc_node **nodes;
-};
-
-struct io_file_table {
-	struct io_rsrc_data data;
-};
-
-struct io_file_table___old {
-	struct io_fixed_file *files;
-};
-
-struct io_ring_ctx {
-	struct io_submit_state submit_state;
-	struct io_file_table file_table;
-};
-
-struct io_ring_ctx___old {
-	unsigned int nr_user_files;
-	struct io_file_table___old file_table;
-};
-
-struct io_cqe {
-	__u64 user_data;
-	__s32 res;
-	int fd; /* until it is issued: the descriptor that it is about */
-};
-
-struct io_uring_task {
-	struct task_struct *task;
-};
-
-struct io_kiocb {
-	struct file *file; /* of requests that are about a file: held until they end */
-	__u8 opcode;
-	unsigned int flags; /* the lower half */
-	struct io_cqe cqe;
-	struct io_ring_ctx *ctx;
-	struct io_uring_task *tctx; /* since 6.13 */
-};
-
-struct io_kiocb___old {
-	struct task_struct *task;
-};
-
-/* What a request is about lies in its beginning, by its opcode. */
-
-struct io_how {
-	__u64 flags, mode;
-};
-
-struct io_open {
-	int dfd;
-	__u32 file_slot;
-	struct filename *filename;
-	struct io_how how;
-};
-
-struct io_close {
-	int fd;
-	__u32 file_slot;
-};
-
-struct io_unlink {
-	int dfd, flags;
-	struct filename *filename;
-};
-
-struct io_rename {
-	int old_dfd, new_dfd, flags;
-	struct filename *oldpath, *newpath;
-};
-
-struct io_mkdir {
-	int dfd;
-	unsigned short mode;
-	struct filename *filename;
-};
-
-struct io_link {
-	int old_dfd, new_dfd, flags;
-	struct filename *oldpath, *newpath;
-};
-
-struct io_ftrunc { /* since 6.9 */
-	__s64 len;
-};
-
-struct io_accept {
-	__u32 file_slot;
-};
-
-struct io_socket {
-	int domain, type, protocol, flags;
-	__u32 file_slot;
-};
-
-struct io_sr_msg {
-	void *umsg;
-	unsigned int msg_flags;
 };
 
 #pragma clang attribute pop

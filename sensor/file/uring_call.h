@@ -5,6 +5,7 @@
 #ifndef FILE_URING_CALL_H
 #define FILE_URING_CALL_H
 
+#include "io_uring.h"
 #include "record.h"
 
 /* enum io_uring_op */

@@ -1,0 +1,133 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
+/* The kernel's io_uring, as kernel.h has the rest of the kernel. Include after it. */
+#ifndef IO_URING_H
+#define IO_URING_H
+
+#pragma clang attribute push(__attribute__((preserve_access_index)), apply_to = record)
+
+struct filename {
+	const char *name;
+};
+
+struct io_submit_link {
+	struct io_kiocb *head;
+};
+
+struct io_submit_state {
+	struct io_submit_link link; /* the chain that is being submitted */
+};
+
+struct io_fixed_file { /* until 6.12 */
+	unsigned long file_ptr;
+};
+
+struct io_rsrc_node { /* since 6.13 */
+	unsigned long file_ptr;
+};
+
+struct io_rsrc_data {
+	unsigned int nr;
+	struct io_rsrc_node **nodes;
+};
+
+struct io_file_table {
+	struct io_rsrc_data data;
+};
+
+struct io_file_table___old {
+	struct io_fixed_file *files;
+};
+
+struct io_ring_ctx {
+	struct io_submit_state submit_state;
+	struct io_file_table file_table;
+};
+
+struct io_ring_ctx___old {
+	unsigned int nr_user_files;
+	struct io_file_table___old file_table;
+};
+
+struct io_cqe {
+	__u64 user_data;
+	__s32 res;
+	int fd; /* until it is issued: the descriptor that it is about */
+};
+
+struct io_uring_task {
+	struct task_struct *task;
+};
+
+struct io_kiocb {
+	struct file *file; /* of requests that are about a file: held until they end */
+	__u8 opcode;
+	unsigned int flags; /* the lower half */
+	struct io_cqe cqe;
+	struct io_ring_ctx *ctx;
+	struct io_uring_task *tctx; /* since 6.13 */
+};
+
+struct io_kiocb___old {
+	struct task_struct *task;
+};
+
+/* What a request is about lies in its beginning, by its opcode. */
+
+struct io_how {
+	__u64 flags, mode;
+};
+
+struct io_open {
+	int dfd;
+	__u32 file_slot;
+	struct filename *filename;
+	struct io_how how;
+};
+
+struct io_close {
+	int fd;
+	__u32 file_slot;
+};
+
+struct io_unlink {
+	int dfd, flags;
+	struct filename *filename;
+};
+
+struct io_rename {
+	int old_dfd, new_dfd, flags;
+	struct filename *oldpath, *newpath;
+};
+
+struct io_mkdir {
+	int dfd;
+	unsigned short mode;
+	struct filename *filename;
+};
+
+struct io_link {
+	int old_dfd, new_dfd, flags;
+	struct filename *oldpath, *newpath;
+};
+
+struct io_ftrunc { /* since 6.9 */
+	__s64 len;
+};
+
+struct io_accept {
+	__u32 file_slot;
+};
+
+struct io_socket {
+	int domain, type, protocol, flags;
+	__u32 file_slot;
+};
+
+struct io_sr_msg {
+	void *umsg;
+	unsigned int msg_flags;
+};
+
+#pragma clang attribute pop
+
+#endif /* IO_URING_H */
