@@ -8,7 +8,9 @@ import (
 	"net/http"
 	"path"
 	"slices"
+	"strconv"
 	"strings"
+	"time"
 
 	"warren/event"
 	"warren/filter"
@@ -44,6 +46,13 @@ const maxWatched = 4096
 // maxInodes is how many files are followed that a path has led to.
 const maxInodes = 16
 
+// maxJoined is how many names are followed that the file was given later.
+const maxJoined = 8
+
+// turnTime is the least time between two streams of a watch: a loop of renames
+// would have the agent's sensors be told something else all the time.
+const turnTime = time.Second
+
 // fileKinds are the kinds of events that can be about a file.
 const fileKinds = 1<<event.KindOpen | 1<<event.KindFile | 1<<event.KindFileClose | 1<<event.KindMount | 1<<event.KindExec
 
@@ -51,7 +60,8 @@ const fileKinds = 1<<event.KindOpen | 1<<event.KindFile | 1<<event.KindFileClose
 // are those of the host; a process of a container can have a file of its own by
 // the same name, and is told of only where it is the same file.
 type fileWatch struct {
-	names          []string
+	names          []string // those that were asked for first, joined behind them
+	asked          int      // how many of names were asked for
 	dir, recursive bool
 	inodes         []inode // the newest last
 	locate         func(path string) (FileID, error)
@@ -70,7 +80,30 @@ func watchFile(name string, recursive bool, locate func(string) (FileID, error))
 		}
 		w.add(inode{id.Dev, id.Ino})
 	}
+	w.asked = len(w.names)
 	return w
+}
+
+// join follows a name that the file has been given. It reports whether that is new.
+func (w *fileWatch) join(name string) bool {
+	if name == "" || slices.Contains(w.names, name) {
+		return false
+	}
+	if len(w.names) == w.asked+maxJoined {
+		w.names = slices.Delete(w.names, w.asked, w.asked+1)
+	}
+	w.names = append(w.names, name)
+	return true
+}
+
+// leave forgets a name that the file had been given and has no more.
+func (w *fileWatch) leave(name string) bool {
+	at := slices.Index(w.names, name)
+	if at < w.asked {
+		return false
+	}
+	w.names = slices.Delete(w.names, at, at+1)
+	return true
 }
 
 func (w *fileWatch) look(name string) (FileID, error) {
@@ -94,8 +127,12 @@ func (w *fileWatch) add(i inode) bool {
 
 // filter is a condition that holds for everything that may be about the file.
 func (w *fileWatch) filter() string {
-	var files, execs, asked []string
+	var files, execs, asked, failed []string
 	for _, name := range w.names {
+		failed = append(failed, "fd.nameraw endswith "+quotePath(path.Base(name)))
+		if w.dir {
+			failed = append(failed, "fd.nameraw startswith "+quotePath(below(name)))
+		}
 		for _, field := range []string{"fs.path.nameraw", "fs.path.sourceraw", "fs.path.targetraw"} {
 			asked = append(asked, field+" endswith "+quotePath(path.Base(name)))
 			if w.dir {
@@ -118,8 +155,8 @@ func (w *fileWatch) filter() string {
 		execs = append(execs, fmt.Sprintf("(proc.exe_ino = %d and proc.exe_dev = %d)", i.ino, i.dev))
 	}
 	// Where the kernel proves no names of calls that change files, there are those
-	// that were asked for. Such calls are few.
-	return "(evt.kind = file and fd.name_unresolved = true and (" + strings.Join(asked, " or ") + ")) or (evt.kind in (open, file, file_close, mount) and (" + strings.Join(files, " or ") + ")) or (evt.kind = exec and (" + strings.Join(execs, " or ") + "))"
+	// that were asked for; so there are of opens that fail. Such calls are few.
+	return "(evt.kind = open and evt.rawres < 0 and (" + strings.Join(failed, " or ") + ")) or (evt.kind = file and fd.name_unresolved = true and (" + strings.Join(asked, " or ") + ")) or (evt.kind in (open, file, file_close, mount) and (" + strings.Join(files, " or ") + ")) or (evt.kind = exec and (" + strings.Join(execs, " or ") + "))"
 }
 
 // below is what the names begin with of all that lies in a directory.
@@ -142,9 +179,12 @@ func quotePath(s string) string {
 
 // namesOfFile are the paths that an event is about, and the file. now is the one
 // that the file has after it.
-func namesOfFile(e *event.Event) (names []string, now string, file inode) {
+func (w *fileWatch) namesOfFile(e *event.Event) (names []string, now string, file inode) {
 	switch d := e.Data.(type) {
 	case *event.Open:
+		if d.RawRes < 0 && d.Name == "" {
+			return []string{w.askedFor(e, d.NameRaw, d.Dir)}, "", inode{}
+		}
 		return []string{d.Name}, d.Name, inode{d.Dev, d.Inode}
 	case *event.FileClose:
 		return []string{d.Name}, d.Name, inode{d.Dev, d.Inode}
@@ -159,11 +199,7 @@ func namesOfFile(e *event.Event) (names []string, now string, file inode) {
 			now = ""
 		}
 		if d.NoName {
-			cwd := ""
-			if e.Process != nil {
-				cwd = e.Process.Cwd
-			}
-			return []string{askedFor(d.NameRaw, d.Dir, cwd), askedFor(d.SourceRaw, d.Dir, cwd), askedFor(d.TargetRaw, d.NewDir, cwd)}, "", inode{d.Dev, d.Inode}
+			return []string{w.askedFor(e, d.NameRaw, d.Dir), w.askedFor(e, d.SourceRaw, d.Dir), w.askedFor(e, d.TargetRaw, d.NewDir)}, "", inode{d.Dev, d.Inode}
 		}
 		return []string{d.Name, d.FDName, d.Source, d.Target}, now, inode{d.Dev, d.Inode}
 	case *event.Mount:
@@ -176,16 +212,42 @@ func namesOfFile(e *event.Event) (names []string, now string, file inode) {
 	return nil, "", inode{}
 }
 
-// askedFor is the path that a process named, where it can be told without asking
-// the kernel.
-func askedFor(raw string, dir int32, cwd string) string {
-	switch {
-	case path.IsAbs(raw):
-		return path.Clean(raw)
-	case raw != "" && dir == event.AtCwd && cwd != "":
-		return path.Join(cwd, raw)
+// askedFor is the path that a process named. Where a relative one begins is looked
+// up where the process still is. Where it is gone it is the working directory that
+// it had when it began; of a path relative to a descriptor nothing is known then
+// but its last name: it is taken for a name that is watched rather than missed.
+func (w *fileWatch) askedFor(e *event.Event, raw string, dir int32) string {
+	if raw == "" || path.IsAbs(raw) {
+		return cleaned(raw)
+	}
+	from := "cwd"
+	if dir != event.AtCwd {
+		from = "fd/" + strconv.Itoa(int(dir))
+	}
+	if pid := e.Actor.PID; pid != 0 {
+		if id, err := w.look("/proc/" + strconv.FormatUint(uint64(pid), 10) + "/" + from); err == nil && id.Path != "" {
+			return path.Join(id.Path, raw)
+		}
+	}
+	if dir == event.AtCwd {
+		if e.Process == nil || e.Process.Cwd == "" {
+			return ""
+		}
+		return path.Join(e.Process.Cwd, raw)
+	}
+	for _, name := range w.names {
+		if name != "/" && path.Base(name) == path.Base(raw) {
+			return name
+		}
 	}
 	return ""
+}
+
+func cleaned(name string) string {
+	if name == "" {
+		return ""
+	}
+	return path.Clean(name)
 }
 
 // named reports whether a path is one that is watched; exact that it is not only
@@ -211,7 +273,7 @@ func ofHost(e *event.Event) bool { return e.Process == nil || e.Process.Containe
 // take reports whether an event that the filter holds for is about the file, and
 // whether the filter is another from now on: the path leads to another file.
 func (w *fileWatch) take(e *event.Event) (about, changed bool) {
-	names, now, file := namesOfFile(e)
+	names, now, file := w.namesOfFile(e)
 	byName, exact := false, false
 	if ofHost(e) {
 		for _, n := range names {
@@ -219,6 +281,7 @@ func (w *fileWatch) take(e *event.Event) (about, changed bool) {
 			byName, exact = byName || yes, exact || same
 		}
 	}
+	changed = w.moved(e, names)
 	if at := slices.Index(w.inodes, file); at >= 0 && file.ino != 0 {
 		// Numbers are used again: what has just been created under another name is
 		// another file.
@@ -226,17 +289,44 @@ func (w *fileWatch) take(e *event.Event) (about, changed bool) {
 			w.inodes = slices.Delete(w.inodes, at, at+1)
 			return byName, true
 		}
-		return true, false
+		return true, changed
 	}
 	if _, leads := w.named(now); !leads || !ofHost(e) || !succeeded(e) {
-		return byName, false
+		return byName, changed
 	}
 	if file.ino == 0 {
 		if id, err := w.look(now); err == nil {
 			file = inode{id.Dev, id.Ino}
 		}
 	}
-	return byName, w.add(file)
+	return byName, w.add(file) || changed
+}
+
+// moved follows a file to its new name, and a second name that it is given, by
+// what names an event is about. It reports whether there are other names from now
+// on. Files below a directory that is watched are followed by their numbers.
+func (w *fileWatch) moved(e *event.Event, names []string) bool {
+	d, ok := e.Data.(*event.File)
+	if !ok || !ofHost(e) || !succeeded(e) {
+		return false
+	}
+	source, target := d.Source, d.Target
+	if d.NoName && len(names) == 3 {
+		source, target = names[1], names[2]
+	}
+	switch {
+	case strings.HasPrefix(d.Type, "rename"):
+		if !slices.Contains(w.names, source) {
+			return false
+		}
+		left := w.leave(source)
+		return w.join(target) || left
+	case strings.HasPrefix(d.Type, "link"):
+		return slices.Contains(w.names, source) && w.join(target)
+	case strings.HasPrefix(d.Type, "unlink") || d.Type == "rmdir":
+		return len(names) > 0 && w.leave(names[0])
+	}
+	return false
 }
 
 func succeeded(e *event.Event) bool {
@@ -309,15 +399,33 @@ func (s *Server) followFile(req *http.Request, out *Writer, from *stream, watch 
 		return err
 	}
 	var last uint64
+	var due, turned time.Time // when another stream is to begin, zero: never; when one last did
+	turn := func() {
+		next, err := s.watchStream(req, watch)
+		due, turned = time.Time{}, time.Now()
+		if err != nil {
+			s.log.Warn("a file is followed by its former numbers", "err", err)
+			return
+		}
+		if fresh != nil {
+			fresh.close()
+		}
+		fresh = next
+	}
 	for n := 0; limit == 0 || n < limit; {
+		if !due.IsZero() && !time.Now().Before(due) {
+			turn()
+		}
 		// All that the old stream still has was published before the new one began
 		// or is in both.
 		if fresh != nil && !from.Buffered() {
 			from.close()
 			from, fresh = fresh, nil
 		}
-		e, err := s.next(req.Context(), out, from)
+		e, err := s.nextUntil(req.Context(), out, from, due)
 		switch {
+		case errors.Is(err, context.DeadlineExceeded) && req.Context().Err() == nil:
+			continue
 		case errors.Is(err, io.EOF):
 			return out.Flush()
 		case err != nil:
@@ -327,16 +435,8 @@ func (s *Server) followFile(req *http.Request, out *Writer, from *stream, watch 
 		}
 		last = e.Seq
 		about, changed := watch.take(e)
-		if changed {
-			next, err := s.watchStream(req, watch)
-			if err == nil {
-				if fresh != nil {
-					fresh.close()
-				}
-				fresh = next
-			} else {
-				s.log.Warn("a file is followed by its former numbers", "err", err)
-			}
+		if changed && due.IsZero() {
+			due = turned.Add(turnTime)
 		}
 		notice := event.NoticeKinds.Has(e.Data.Kind())
 		if !about && !notice {
@@ -350,6 +450,20 @@ func (s *Server) followFile(req *http.Request, out *Writer, from *stream, watch 
 		}
 	}
 	return out.Flush()
+}
+
+// nextUntil is next that ends with context.DeadlineExceeded at a time; zero: never.
+func (s *Server) nextUntil(ctx context.Context, out *Writer, from *stream, due time.Time) (*event.Event, error) {
+	if due.IsZero() || from.Buffered() {
+		return s.next(ctx, out, from)
+	}
+	until, cancel := context.WithDeadline(ctx, due)
+	defer cancel()
+	e, err := s.next(until, out, from)
+	if err != nil && until.Err() != nil && ctx.Err() == nil {
+		return nil, context.DeadlineExceeded
+	}
+	return e, err
 }
 
 // WatchFile yields what happens to a file: who opens, executes, writes, renames

@@ -24,7 +24,9 @@ func within(e *event.Event, container string) *event.Event {
 
 // A watch says what is about the file, and what it leads to from then on.
 func TestFileWatch(t *testing.T) {
-	at := map[string]FileID{"/x/../a": {Path: "/real", Dev: 5, Ino: 1}}
+	at := map[string]FileID{
+		"/x/../a": {Path: "/real", Dev: 5, Ino: 1}, "/proc/12/cwd": {Path: "/"}, "/proc/12/fd/8": {Path: "/"}, "/proc/12/fd/9": {Path: "/x"},
+	}
 	w := watchFile("/x/../a", false, func(p string) (FileID, error) {
 		if id, ok := at[p]; ok {
 			return id, nil
@@ -35,6 +37,13 @@ func TestFileWatch(t *testing.T) {
 	created.Data.(*event.Open).Create = true
 	failed := opened("/a", 9)
 	failed.Data.(*event.Open).RawRes = -2
+	failing := func(raw string, dir int32) *event.Event {
+		return &event.Event{Data: &event.Open{Type: "openat", NameRaw: raw, Dir: dir, RawRes: -13, Res: 13, NoName: true, Error: event.PathFailed}}
+	}
+	acting := func(e *event.Event) *event.Event {
+		e.Actor = event.Key{PID: 12, Start: 1}
+		return e
+	}
 	rename := func(from, to string, ino uint64) *event.Event {
 		return &event.Event{Data: &event.File{Type: "rename", Source: from, Target: to, FileObject: event.FileObject{Inode: ino, Dev: 5}}}
 	}
@@ -48,9 +57,23 @@ func TestFileWatch(t *testing.T) {
 		{within(opened("/mnt/a", 1), "c"), true, false},
 		{opened("/b", 2), false, false},
 		{within(opened("/a", 77), "c"), false, false}, // a container's own
-		{rename("/a", "/old", 1), true, false},
+		{rename("/a", "/old", 1), true, true},         // that is its name too, from now on
+		{&event.Event{Data: &event.File{Type: "unlink", NoName: true, NameRaw: "/old", Dir: event.AtCwd, RawRes: -1}}, true, false},
+		{rename("/old", "/older", 1), true, true},
+		{opened("/old", 0), false, false},
+		{opened("/older", 1), true, false},
+		{&event.Event{Data: &event.File{Type: "link", Source: "/older", Target: "/second"}}, true, true},
+		{&event.Event{Data: &event.File{Type: "unlink", Name: "/second"}}, true, true},
+		{rename("/older", "/old", 1), true, true},
 		{opened("/old", 1), true, false},
 		{failed, true, false},
+		{failing("/a", event.AtCwd), true, false},
+		{failing("/x/a", event.AtCwd), false, false},
+		{failing("a", 7), true, false}, // nobody knows of which directory
+		{failing("b", 7), false, false},
+		{acting(failing("a", 8)), true, false},
+		{acting(failing("a", 9)), false, false},
+		{acting(failing("a", event.AtCwd)), true, false},
 		{opened("/a", 3), true, true}, // a new one
 		{opened("/hard3", 3), true, false},
 		{rename("/tmp/n", "/real", 4), true, true}, // another in its place
@@ -65,7 +88,9 @@ func TestFileWatch(t *testing.T) {
 		{&event.Event{Data: &event.File{Type: "unlink", NoName: true, NameRaw: "/x/../a", Dir: event.AtCwd}}, true, false},
 		{&event.Event{Process: &event.Process{Cwd: "/"}, Data: &event.File{Type: "rename", NoName: true, SourceRaw: "b", TargetRaw: "./a", Dir: event.AtCwd, NewDir: event.AtCwd}}, true, false},
 		{&event.Event{Process: &event.Process{Cwd: "/x"}, Data: &event.File{Type: "unlink", NoName: true, NameRaw: "a", Dir: event.AtCwd}}, false, false},
-		{&event.Event{Process: &event.Process{Cwd: "/"}, Data: &event.File{Type: "unlinkat", NoName: true, NameRaw: "a", Dir: 7}}, false, false},
+		{&event.Event{Process: &event.Process{Cwd: "/"}, Data: &event.File{Type: "unlinkat", NoName: true, NameRaw: "a", Dir: 7}}, true, false},
+		{acting(&event.Event{Data: &event.File{Type: "unlinkat", NoName: true, NameRaw: "a", Dir: 8}}), true, false},
+		{acting(&event.Event{Data: &event.File{Type: "unlinkat", NoName: true, NameRaw: "a", Dir: 9}}), false, false},
 		{&event.Event{Process: &event.Process{ExePath: "/somewhere", ExeInode: 4, ExeDev: 5}, Data: &event.Exec{}}, true, false},
 		{&event.Event{Data: &event.Exit{}}, false, false},
 	} {
@@ -187,5 +212,29 @@ func TestFileWatchPath(t *testing.T) {
 		if e := (*Error)(nil); !errors.As(err, &e) || e.Status != http.StatusBadRequest {
 			t.Errorf("%.20q: %v", name, err)
 		}
+	}
+}
+
+// A loop of renames begins no stream for each of them.
+func TestFileWatchLoop(t *testing.T) {
+	f := newFake()
+	c, _ := listen(t, f, Config{Locate: func(string) (FileID, error) { return FileID{Path: "/a", Dev: 5, Ino: 1}, nil }})
+	const rounds = 200
+	begun := func() {
+		for n := range uint64(rounds) {
+			e := opened("/a", 10+n)
+			e.Seq = 1 + n
+			f.send(e)
+		}
+	}
+	for _, err := range c.WatchFile(t.Context(), FileQuestion{Path: "/a", Limit: rounds, Begun: begun}) {
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if n := len(f.streams); n > rounds/10 {
+		t.Errorf("%d streams", n)
 	}
 }
