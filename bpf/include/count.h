@@ -10,14 +10,14 @@
  *		count_begin(c, type, res, marks);
  *		if (interest_counts_dirs(&m) && !count_dir(c, ...))
  *			...                            it cannot be grouped: recorded
- *		if (count_again(c))
+ *		if (count_again())
  *			return 0;                      counted
  *		example = c->example;
  *	}
  *	r->example = example;
  *	err = record_output(...);
  *	if (example)
- *		count_told(count_room(), err);
+ *		count_told(err);
  *
  * Nothing is counted twice or not at all: a key is there before its record is,
  * and where that was lost (which counts as lost) the next of the same sort is
@@ -128,10 +128,12 @@ static __always_inline __u64 count_number(struct count *c)
 
 /*
  * Returns 1 if the event is counted with that. If not it is to be recorded, as an
- * example where c->example is not 0. Global, as walk_run is.
+ * example where its number is not 0. Global, as walk_run is; 6.1 takes no argument
+ * of such a function for a key.
  */
-__noinline int count_again(struct count *c)
+__noinline int count_again(void)
 {
+	struct count *c = count_room();
 	struct task_struct *leader = bpf_get_current_task_btf()->group_leader;
 	struct count_value *v, fresh = {};
 	struct css_set *cgroups;
@@ -174,8 +176,9 @@ __noinline int count_again(struct count *c)
 }
 
 /* Says whether the record that count_again asked for was written. Global likewise. */
-__noinline int count_told(struct count *c, int err)
+__noinline int count_told(int err)
 {
+	struct count *c = count_room();
 	struct count_value *v;
 
 	if (!c || !err == !c->instead) /* as it is in the table already */

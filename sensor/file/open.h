@@ -111,8 +111,9 @@ enum {
  * was found. Returns 1 if it is
  * counted; 0 if it is to be recorded. Global, as walk_run is.
  */
-__noinline int open_count(struct count *c, struct walk *w, __u32 dirs, __u32 seq)
+__noinline int open_count(struct walk *w, __u32 dirs, __u32 seq)
 {
+	struct count *c = count_room();
 	struct dentry *dentry;
 	__u64 off, len, name;
 
@@ -134,7 +135,7 @@ __noinline int open_count(struct count *c, struct walk *w, __u32 dirs, __u32 seq
 		if (!count_dir(c, &w->bytes[off], len))
 			return 0;
 	}
-	return count_again(c);
+	return count_again();
 }
 
 static __always_inline int open_tell(const enum file_what what, long res)
@@ -215,7 +216,7 @@ static __always_inline int open_tell(const enum file_what what, long res)
 		if (args.flags & (O_CREAT | O_TMPFILE) && args.mode & 0111)
 			equal |= COUNT_EXEC;
 		count_begin(c, what, res, dirs ? equal | COUNT_NAMED : equal);
-		if (open_count(c, w, dirs, seq))
+		if (open_count(w, dirs, seq))
 			return 0;
 		example = c->example;
 	}
@@ -243,7 +244,7 @@ static __always_inline int open_tell(const enum file_what what, long res)
 	len = masked(WALK_END - at + raw, 0x3fff);
 	err = record_output(&bulk, r, REC_OPEN, len);
 	if (example)
-		count_told(count_room(), err);
+		count_told(err);
 	return 0;
 }
 

@@ -343,7 +343,7 @@ int syscall_exit(struct trace_event_raw_sys_exit *ctx)
 		if (!c)
 			return 0; /* never */
 		count_begin(c, plan->call - 1, r->ret, 0);
-		if (count_again(c))
+		if (count_again())
 			return 0;
 		example = c->example;
 	}
@@ -373,6 +373,6 @@ int syscall_exit(struct trace_event_raw_sys_exit *ctx)
 	else
 		err = record_output(&bulk, s, REC_CALL, len);
 	if (example)
-		count_told(count_room(), err);
+		count_told(err);
 	return 0;
 }
