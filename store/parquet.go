@@ -27,7 +27,7 @@ const (
 	// by bloom filters, and pageRows that of a page, which it can skip by its least and
 	// greatest values.
 	rowGroupRows = 64 << 10
-	pageRows     = 8 << 10
+	pageRows     = 2 << 10
 
 	// parquetVersion counts changes of what is in a file. A newer file is not read.
 	parquetVersion = 1

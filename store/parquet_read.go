@@ -278,7 +278,7 @@ type chunk struct {
 }
 
 type dataPage struct {
-	head format.DataPageHeaderV2
+	pageHeader
 	body []byte // levels, then packed values
 	size int    // of the values, unpacked
 	row  int    // the first
@@ -308,36 +308,32 @@ var pageUnpacker zstd.Codec
 func (c *chunk) split(b []byte) error {
 	row := 0
 	for len(b) > 0 {
-		var head format.PageHeader
-		n, err := unmarshal(b, &head)
-		if err != nil {
-			return err
+		head, n := readPageHeader(b)
+		if n == 0 {
+			return corrupt("a page without a head")
 		}
 		b = b[n:]
-		size := int64(head.CompressedPageSize)
-		if size < 0 || size > int64(len(b)) || head.UncompressedPageSize < 0 {
-			return corrupt("a page of %d bytes of %d", size, len(b))
+		if head.packed < 0 || head.packed > int64(len(b)) || head.unpacked < 0 || head.unpacked > maxPage {
+			return corrupt("a page of %d bytes of %d", head.packed, len(b))
 		}
-		body := b[:size]
-		b = b[size:]
-		if crc32.ChecksumIEEE(body) != uint32(head.CRC) {
-			return corrupt("a page's checksum is wrong")
-		}
+		body := b[:head.packed]
+		b = b[head.packed:]
 		switch {
-		case head.Type == format.DictionaryPage && head.DictionaryPageHeader.Valid && c.pages == nil:
-			if err := c.readDictionary(body, int(head.DictionaryPageHeader.V.NumValues), int(head.UncompressedPageSize)); err != nil {
+		case head.kind == int64(format.DictionaryPage) && c.pages == nil:
+			if err := head.check(body); err != nil {
 				return err
 			}
-		case head.Type == format.DataPageV2 && head.DataPageHeaderV2.Valid:
-			d := head.DataPageHeaderV2.V
-			levels := int64(d.DefinitionLevelsByteLength) + int64(d.RepetitionLevelsByteLength)
-			if d.NumRows < 0 || int(d.NumRows) > c.rows-row || d.NumValues < d.NumRows || d.NumNulls < 0 || d.NumNulls > d.NumValues ||
-				d.DefinitionLevelsByteLength < 0 || d.RepetitionLevelsByteLength < 0 || levels > size || levels > int64(head.UncompressedPageSize) ||
-				c.col.shape != shapeTexts && d.NumValues != d.NumRows {
-				return corrupt("a page of %d rows with %d values", d.NumRows, d.NumValues)
+			if err := c.readDictionary(body, int(head.values), int(head.unpacked)); err != nil {
+				return err
 			}
-			c.pages = append(c.pages, dataPage{head: d, body: body, size: int(head.UncompressedPageSize) - int(levels), row: row})
-			row += int(d.NumRows)
+		case head.kind == int64(format.DataPageV2):
+			levels := head.def + head.rep
+			if head.rows < 0 || head.rows > int64(c.rows-row) || head.values < head.rows || head.values > maxPage || head.nulls < 0 || head.nulls > head.values ||
+				head.def < 0 || head.rep < 0 || levels > head.packed || levels > head.unpacked || c.col.shape != shapeTexts && head.values != head.rows {
+				return corrupt("a page of %d rows with %d values", head.rows, head.values)
+			}
+			c.pages = append(c.pages, dataPage{pageHeader: head, body: body, size: int(head.unpacked - levels), row: row})
+			row += int(head.rows)
 		default:
 			return corrupt("a page of a type that Warren does not write")
 		}
@@ -402,7 +398,11 @@ func (c *chunk) page(i int) (*vector, error) {
 		return &c.current, nil
 	}
 	c.decoded = -1
-	if err := guarded(func() error { return c.decode(&c.pages[i]) }); err != nil {
+	d := &c.pages[i]
+	if err := d.check(d.body); err != nil {
+		return nil, fmt.Errorf("column %s: %w", c.col.name, err)
+	}
+	if err := guarded(func() error { return c.decode(d) }); err != nil {
 		return nil, fmt.Errorf("column %s: %w", c.col.name, err)
 	}
 	c.decoded = i
@@ -419,13 +419,13 @@ func (c *chunk) pageAt(row int) int {
 }
 
 func (c *chunk) decode(d *dataPage) error {
-	h := &d.head
-	rep, def := d.body[:h.RepetitionLevelsByteLength], d.body[h.RepetitionLevelsByteLength:h.RepetitionLevelsByteLength+h.DefinitionLevelsByteLength]
+	rep, def := d.body[:d.rep], d.body[d.rep:d.rep+d.def]
 	body, err := c.unpack(d.body[len(rep)+len(def):], d.size)
 	if err != nil {
 		return err
 	}
-	rows, values, nulls := int(h.NumRows), int(h.NumValues), int(h.NumNulls)
+	rows, values, nulls := int(d.rows), int(d.values), int(d.nulls)
+	encoding := format.Encoding(d.encoding)
 	v := &c.current
 	v.rows, v.dict = rows, c.dict
 	there := values - nulls
@@ -446,7 +446,7 @@ func (c *chunk) decode(d *dataPage) error {
 	}
 	switch {
 	case c.col.shape == shapeText:
-		if h.Encoding != format.RLEDictionary {
+		if encoding != format.RLEDictionary {
 			return corrupt("text that is not in a dictionary")
 		}
 		if err := c.decodeCodes(body, there, len(c.dict)); err != nil {
@@ -454,7 +454,7 @@ func (c *chunk) decode(d *dataPage) error {
 		}
 		v.codes = spread(v.codes, c.ints, c.lv, rows, nulls)
 		return nil
-	case h.Encoding == format.RLEDictionary:
+	case encoding == format.RLEDictionary:
 		if err := c.decodeCodes(body, there, len(c.nums)); err != nil {
 			return err
 		}
@@ -462,11 +462,11 @@ func (c *chunk) decode(d *dataPage) error {
 		for _, code := range c.ints {
 			c.longs = append(c.longs, c.nums[code])
 		}
-	case h.Encoding == format.DeltaBinaryPacked && c.col.shape != shapeBool:
+	case encoding == format.DeltaBinaryPacked && c.col.shape != shapeBool:
 		if err := c.decodeDeltas(body, there); err != nil {
 			return err
 		}
-	case h.Encoding == format.Plain && c.col.shape == shapeBool:
+	case encoding == format.Plain && c.col.shape == shapeBool:
 		if len(body) != (there+7)/8 {
 			return corrupt("%d booleans in %d bytes", there, len(body))
 		}

@@ -153,6 +153,9 @@ func (e *evaluation) leaf(l *leaf, want bool, from, to int) (rowSet, bool, error
 	case leafProcess:
 		return e.snapshots(l, from, to)
 	case leafColumn:
+		if l.loose {
+			return e.loose(l, want, from, to)
+		}
 		s, err := e.column(l, l.cols[0], from, to)
 		return s, true, err
 	case leafEither:
@@ -220,6 +223,26 @@ func (e *evaluation) leaf(l *leaf, want bool, from, to int) (rowSet, bool, error
 		}
 		return a, true, nil
 	}
+}
+
+// loose returns the rows for which a leaf may hold whose column says less than its
+// field. Where it may fail is not known.
+func (e *evaluation) loose(l *leaf, want bool, from, to int) (rowSet, bool, error) {
+	if !want {
+		return nil, false, nil
+	}
+	s, err := e.column(l, l.cols[0], from, to)
+	if err != nil || !l.cmp.Num(0) {
+		return s, true, err
+	}
+	v, err := e.view(l.cols[0], from, to)
+	if err != nil {
+		return nil, false, err
+	}
+	none := present(v, to-from)
+	none.invert(to - from)
+	s.or(none)
+	return s, true, nil
 }
 
 // present returns the rows that have a value.

@@ -43,6 +43,9 @@ type leaf struct {
 	cols   [2]int
 	server int  // index of fd.is_server, where cols are chosen by it
 	want   bool // what fd.is_server is where the value is in cols[0]
+	// loose says that the column has a value where the field may have none, or none
+	// where the field may be 0: so that only rows for which it cannot hold are known.
+	loose bool
 
 	// program decides a leaf on processes.
 	program *filter.Program
@@ -80,6 +83,12 @@ var either = map[string][2]string{"fd.ip": {"fd.lip", "fd.rip"}, "fd.net": {"fd.
 var different = map[string]bool{
 	"evt.count": true, "evt.time_last": true, event.ColumnExecID: true, "conn.duration": true, "fd.num": true, "file.uid": true, "file.links": true,
 	"flow.policy_tier": true, "flow.icmp_type": true, "flow.icmp_code": true, "k8s.remote.node.name": true,
+}
+
+// looseColumns are those of them whose value is the field's, where it has one that is
+// not 0.
+var looseColumns = map[string]bool{
+	"evt.count": true, "evt.time_last": true, "conn.duration": true, "file.uid": true, "file.links": true, "flow.icmp_type": true, "flow.icmp_code": true,
 }
 
 // hostNames are fields of containers that say host outside of them.
@@ -221,9 +230,10 @@ func (p *plan) eventLeaf(c *filter.Comparison) *leaf {
 		name = s
 	}
 	l.cols[0] = index(name)
-	if l.cols[0] < 0 || different[name] {
+	if l.cols[0] < 0 || different[name] && !looseColumns[name] {
 		return nil
 	}
+	l.loose = looseColumns[name]
 	col := p.layout.Columns[l.cols[0]]
 	if col.Rep == event.MapRep || (col.Rep == event.ListRep) != (f.Many == event.List) {
 		return nil

@@ -127,6 +127,9 @@ func (s *Store) addLog(q *query, g *segment) {
 	}
 }
 
+// windowRows is how many rows of a row group are evaluated at a time.
+const windowRows = 4 * pageRows
+
 // fewRows is up to how many rows a batch is read whole at once.
 const fewRows = 256
 
@@ -235,7 +238,7 @@ func (s *Store) openGroup(ctx context.Context, q *query, p *plan, file *sealedFi
 	if ok, err := r.possible(p.root, true); !ok || err != nil {
 		return &opened{}, err
 	}
-	o, err := q.candidates(ctx, p, r, r.rows(), pageRows, inside, own)
+	o, err := q.candidates(ctx, p, r, r.rows(), windowRows, inside, own)
 	if err != nil || len(o.rows) == 0 {
 		return o, err
 	}

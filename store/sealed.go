@@ -281,6 +281,9 @@ func (r *groupReader) leafPossible(l *leaf) (bool, error) {
 	case leafColumn:
 		cols = cols[:1]
 	}
+	if l.loose && l.cmp.Num(0) {
+		return true, nil
+	}
 	for _, col := range cols {
 		if no, err := r.lacks(col, l); err != nil || !no {
 			return true, err
@@ -367,7 +370,7 @@ func (r *groupReader) pick(c *chunk, col *event.Column, rows []int32) (*Vector, 
 	case event.StrRep:
 		v.Codes, v.Strs = texts, c.dict
 	case event.AddrRep:
-		v.Codes, v.Addrs = texts, r.addresses(c)
+		v.Codes, v.Addrs = texts, r.addresses(c, texts)
 	case event.ListRep:
 		v.Codes = texts
 	case event.MapRep:
@@ -404,15 +407,19 @@ func listFrom(dict []string, codes []uint32) []string {
 	return l
 }
 
-func (r *groupReader) addresses(c *chunk) []netip.Addr {
-	if r.addrs[c] == nil {
-		l := make([]netip.Addr, len(c.dict))
-		for i, s := range c.dict {
-			l[i] = parseAddr(s)
-		}
+// addresses returns the dictionary of a chunk as addresses, as far as codes name them.
+func (r *groupReader) addresses(c *chunk, codes []uint32) []netip.Addr {
+	l := r.addrs[c]
+	if l == nil {
+		l = make([]netip.Addr, len(c.dict))
 		r.addrs[c] = l
 	}
-	return r.addrs[c]
+	for _, code := range codes {
+		if !l[code].IsValid() {
+			l[code] = parseAddr(c.dict[code])
+		}
+	}
+	return l
 }
 
 func (r *groupReader) numbers(c *chunk, col *event.Column) []int64 {
@@ -433,7 +440,9 @@ type sealedLineage struct {
 	bounds []int64 // greatest number of each row group
 	known  map[int64]*event.Process
 	reader *groupReader
-	last   *Batch
+	// parts are pages that were read lately, by turns.
+	parts [8]*Batch
+	next  int
 }
 
 func newSealedLineage(f *sealedFile) *sealedLineage {
@@ -474,10 +483,6 @@ func (l *sealedLineage) process(number int64) (*event.Process, error) {
 		if parent, err = l.process(up); err != nil {
 			return nil, err
 		}
-		// The search for the parent may have read other rows.
-		if b, row, err = l.find(g, number); b == nil || err != nil {
-			return nil, err
-		}
 	}
 	p := b.Process(row, parent)
 	if len(l.known) >= maxKnown {
@@ -490,11 +495,13 @@ func (l *sealedLineage) process(number int64) (*event.Process, error) {
 // find returns the rows with a snapshot, and which of them it is.
 func (l *sealedLineage) find(g int, number int64) (*Batch, int, error) {
 	if l.reader == nil || l.reader.g != g {
-		l.reader, l.last = newGroupReader(l.f, g, nil), nil
+		l.reader = newGroupReader(l.f, g, nil)
 	}
-	if l.last != nil {
-		if row, ok := rowOf(l.last, number); ok {
-			return l.last, row, nil
+	for _, b := range l.parts {
+		if b != nil {
+			if row, ok := rowOf(b, number); ok {
+				return b, row, nil
+			}
 		}
 	}
 	c, err := l.reader.chunk(l.f.layout.Column(event.ColumnSnapshot).Index)
@@ -516,14 +523,17 @@ func (l *sealedLineage) find(g int, number int64) (*Batch, int, error) {
 		for i := range rows {
 			rows[i] = int32(c.pages[n].row + i)
 		}
-		if l.last, err = l.reader.batch(rows, nil); err != nil {
+		b, err := l.reader.batch(rows, nil)
+		if err != nil {
 			return nil, 0, err
 		}
-		row, ok := rowOf(l.last, number)
+		l.parts[l.next] = b
+		l.next = (l.next + 1) % len(l.parts)
+		row, ok := rowOf(b, number)
 		if !ok {
 			return nil, 0, nil
 		}
-		return l.last, row, nil
+		return b, row, nil
 	}
 	return nil, 0, nil
 }

@@ -1,0 +1,122 @@
+package store
+
+import (
+	"encoding/binary"
+	"hash/crc32"
+)
+
+// maxPage is the most bytes and values of a page that is read.
+const maxPage = 256 << 20
+
+// A pageHeader is what stands before a page, as far as it matters here. There are
+// many, and the decoder for any structure takes twenty times as long.
+type pageHeader struct {
+	kind             int64 // format.PageType
+	packed, unpacked int64 // bytes, levels included
+	sum              uint32
+	values           int64
+	// Of data pages alone:
+	nulls, rows, encoding int64
+	def, rep              int64 // bytes of levels
+}
+
+// readPageHeader reads a page's head and returns how long it is, 0 for what is none.
+func readPageHeader(b []byte) (h pageHeader, n int) {
+	w := walker{b: b}
+	h.kind = -1
+	w.fields(func(id int, t byte) {
+		v := &h.kind
+		switch id {
+		case 1:
+		case 2:
+			v = &h.unpacked
+		case 3:
+			v = &h.packed
+		case 4:
+			h.sum = uint32(w.zigzag(t))
+			return
+		case 7: // of a dictionary
+			w.nested(t, func(id int, t byte) {
+				if id == 1 {
+					h.values = w.zigzag(t)
+					return
+				}
+				w.skip(t)
+			})
+			return
+		case 8: // of a data page
+			all := [...]*int64{1: &h.values, &h.nulls, &h.rows, &h.encoding, &h.def, &h.rep}
+			w.nested(t, func(id int, t byte) {
+				if id > 0 && id < len(all) {
+					*all[id] = w.zigzag(t)
+					return
+				}
+				w.skip(t)
+			})
+			return
+		default:
+			w.skip(t)
+			return
+		}
+		*v = w.zigzag(t)
+	})
+	if w.bad {
+		return h, 0
+	}
+	return h, w.at
+}
+
+// check compares a page with its checksum.
+func (h *pageHeader) check(body []byte) error {
+	if crc32.ChecksumIEEE(body) != h.sum {
+		return corrupt("a page's checksum is wrong")
+	}
+	return nil
+}
+
+// fields calls fn with each field of a structure, which has to pass its value.
+func (w *walker) fields(fn func(id int, t byte)) {
+	id := 0
+	for !w.bad {
+		head := w.byte()
+		if head == 0 {
+			return
+		}
+		if head>>4 == 0 {
+			id = int(int16(w.zigzag(5)))
+		} else {
+			id += int(head >> 4)
+		}
+		fn(id, head&15)
+	}
+}
+
+func (w *walker) nested(t byte, fn func(id int, t byte)) {
+	if t != 12 {
+		w.bad = true
+		return
+	}
+	w.fields(fn)
+}
+
+// zigzag reads a number.
+func (w *walker) zigzag(t byte) int64 {
+	if t < 4 || t > 6 {
+		w.bad = true
+		return 0
+	}
+	v, n := binary.Varint(w.b[min(w.at, len(w.b)):])
+	if n <= 0 {
+		w.bad = true
+		return 0
+	}
+	w.at += n
+	return v
+}
+
+// skip passes over a value. True and false have none.
+func (w *walker) skip(t byte) {
+	if t > 2 {
+		w.value(t, 1)
+	}
+}
