@@ -18,6 +18,7 @@ type pageHeader struct {
 	// Of data pages alone:
 	nulls, rows, encoding int64
 	def, rep              int64 // bytes of levels
+	raw                   bool  // not packed
 }
 
 // readPageHeader reads a page's head and returns how long it is, 0 for what is none.
@@ -47,6 +48,10 @@ func readPageHeader(b []byte) (h pageHeader, n int) {
 		case 8: // of a data page
 			all := [...]*int64{1: &h.values, &h.nulls, &h.rows, &h.encoding, &h.def, &h.rep}
 			w.nested(t, func(id int, t byte) {
+				if id == 7 && t <= 2 {
+					h.raw = t == 2
+					return
+				}
 				if id > 0 && id < len(all) {
 					*all[id] = w.zigzag(t)
 					return

@@ -420,9 +420,14 @@ func (c *chunk) pageAt(row int) int {
 
 func (c *chunk) decode(d *dataPage) error {
 	rep, def := d.body[:d.rep], d.body[d.rep:d.rep+d.def]
-	body, err := c.unpack(d.body[len(rep)+len(def):], d.size)
-	if err != nil {
-		return err
+	body := d.body[len(rep)+len(def):]
+	var err error
+	if !d.raw {
+		if body, err = c.unpack(body, d.size); err != nil {
+			return err
+		}
+	} else if len(body) != d.size {
+		return corrupt("a page of %d bytes should have %d", len(body), d.size)
 	}
 	rows, values, nulls := int(d.rows), int(d.values), int(d.nulls)
 	encoding := format.Encoding(d.encoding)

@@ -159,16 +159,28 @@ func (p *parquetWriter) writePage(head *format.PageHeader, levels ...[]byte) {
 	if p.err != nil {
 		return
 	}
-	if p.packed, p.err = p.codec.Encode(p.packed[:0], p.page); p.err != nil {
-		return
+	// Numbers in few bits are hardly smaller for being packed, and read much faster if
+	// they are not. Only pages of data can say so.
+	body := p.page
+	data := head.DataPageHeaderV2.Valid
+	if !data || len(p.page) >= minPackedPage {
+		if p.packed, p.err = p.codec.Encode(p.packed[:0], p.page); p.err != nil {
+			return
+		}
+		if !data || len(p.packed) < len(p.page)-len(p.page)/8 {
+			body = p.packed
+		}
+	}
+	if data {
+		head.DataPageHeaderV2.V.IsCompressed = thrift.New(len(p.page) > 0 && &body[0] != &p.page[0])
 	}
 	sum, n := uint32(0), 0
 	for _, l := range levels {
 		sum = crc32.Update(sum, crc32.IEEETable, l)
 		n += len(l)
 	}
-	head.CRC = int32(crc32.Update(sum, crc32.IEEETable, p.packed))
-	head.CompressedPageSize = int32(n + len(p.packed))
+	head.CRC = int32(crc32.Update(sum, crc32.IEEETable, body))
+	head.CompressedPageSize = int32(n + len(body))
 	head.UncompressedPageSize = int32(n + len(p.page))
 	b, err := marshal(head)
 	if err != nil {
@@ -182,8 +194,11 @@ func (p *parquetWriter) writePage(head *format.PageHeader, levels ...[]byte) {
 	for _, l := range levels {
 		p.write(l)
 	}
-	p.write(p.packed)
+	p.write(body)
 }
+
+// minPackedPage is the least that is worth packing.
+const minPackedPage = 64
 
 // writeDictionary writes the dictionary page: p.page holds it, of n values.
 func (p *parquetWriter) writeDictionary(n int) {
@@ -206,7 +221,7 @@ func (p *parquetWriter) writeData(enc format.Encoding, rows, values, nulls int, 
 	head := format.PageHeader{Type: format.DataPageV2}
 	head.DataPageHeaderV2 = thrift.New(format.DataPageHeaderV2{
 		NumValues: int32(values), NumNulls: int32(nulls), NumRows: int32(rows), Encoding: enc,
-		DefinitionLevelsByteLength: int32(len(p.def)), RepetitionLevelsByteLength: int32(len(p.rep)), IsCompressed: thrift.New(true),
+		DefinitionLevelsByteLength: int32(len(p.def)), RepetitionLevelsByteLength: int32(len(p.rep)),
 	})
 	p.writePage(&head, p.rep, p.def)
 	c.places.PageLocations = append(c.places.PageLocations, format.PageLocation{Offset: at, CompressedPageSize: int32(p.at - at), FirstRowIndex: c.row})

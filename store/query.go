@@ -117,8 +117,10 @@ type source struct {
 type opened struct {
 	rows  []int32 // that may match, by time
 	times []int64 // of rows
-	// load makes events of some rows. One goroutine at a time, of all sources.
+	// load makes events of some rows. One goroutine at a time.
 	load func(rows []int32) ([]*event.Event, error)
+	// first are the events of the first rows, which are no more among rows.
+	first []*event.Event
 }
 
 // bounded reports whether rows of a source have to be looked at for their number.
@@ -216,7 +218,7 @@ func (o *opened) sort() {
 // run tells what the sources have, in order. Those ahead are evaluated by other
 // goroutines meanwhile.
 func (q *query) run(yield func(*event.Event, error) bool) {
-	backwards := q.Newest && q.Limit > 0
+	backwards := q.backwards()
 	slices.SortStableFunc(q.sources, func(a, b *source) int {
 		if backwards {
 			return cmp.Compare(b.max, a.max)
@@ -264,11 +266,12 @@ func (q *query) merge(yield func(*event.Event, error) bool, backwards bool) bool
 			src := q.sources[i]
 			i++
 			o, err := next()
-			if err == nil && len(o.rows) == 0 {
+			if err == nil && len(o.rows) == 0 && len(o.first) == 0 {
 				continue
 			}
-			c := &cursor{src: src, opened: o, filter: q.Filter, backwards: backwards, step: 16}
+			c := &cursor{src: src, opened: o, filter: q.Filter, backwards: backwards, step: firstRows}
 			if err == nil {
+				c.events, o.first = o.first, nil
 				err = c.fill()
 			}
 			if err != nil {
@@ -325,6 +328,9 @@ func (q *query) evaluated() func() (*opened, error) {
 					return
 				}
 				o, err := src.open(q.ctx)
+				if err == nil && len(o.rows) > 0 {
+					err = q.loadFirst(o)
+				}
 				<-slots
 				ch <- result{o, err}
 			})
@@ -339,6 +345,36 @@ func (q *query) evaluated() func() (*opened, error) {
 		return r.o, r.err
 	}
 }
+
+// firstRows is how many rows of a source are made events as soon as it is evaluated:
+// mostly that is all of them, and done beside the other sources.
+const firstRows = 64
+
+func (q *query) loadFirst(o *opened) (err error) {
+	n := min(firstRows, len(o.rows))
+	if q.Limit > 0 {
+		n = min(n, q.Limit)
+	}
+	var rows []int32
+	if q.backwards() {
+		rows, o.rows = o.rows[len(o.rows)-n:], o.rows[:len(o.rows)-n]
+	} else {
+		rows, o.rows = o.rows[:n], o.rows[n:]
+	}
+	events, err := o.load(rows)
+	for _, e := range events {
+		if q.Filter == nil || q.Filter.Match(e) {
+			o.first = append(o.first, e)
+		}
+	}
+	if q.backwards() {
+		slices.Reverse(o.first)
+	}
+	return err
+}
+
+// backwards reports whether the latest events are looked for first.
+func (q *query) backwards() bool { return q.Newest && q.Limit > 0 }
 
 // A cursor tells the events of a source that match, in order.
 type cursor struct {

@@ -75,7 +75,8 @@ func (s *Store) addLog(q *query, g *segment) {
 	if len(frames) == 0 {
 		return
 	}
-	made := newLineage(g) // of the goroutine that makes events
+	made := newLineage(g)
+	var making sync.Mutex // guards it
 	procs := &processesOf{}
 	for i := range frames {
 		f := &frames[i]
@@ -113,6 +114,8 @@ func (s *Store) addLog(q *query, g *segment) {
 					}
 				}
 				events := make([]*event.Event, len(rows))
+				making.Lock()
+				defer making.Unlock()
 				for i, row := range rows {
 					process, err := made.process(whole.Snapshot(int(row)))
 					if err != nil {
@@ -143,7 +146,9 @@ type sealedProcesses struct {
 	once sync.Once
 	f    *sealedFile
 	err  error
-	made *sealedLineage
+
+	making sync.Mutex // guards made
+	made   *sealedLineage
 }
 
 // open opens the file; nil without an error for what cannot be read.
@@ -252,8 +257,12 @@ func (s *Store) openGroup(ctx context.Context, q *query, p *plan, file *sealedFi
 		if err != nil {
 			return nil, err
 		}
-		if f != nil && table.made == nil {
-			table.made = newSealedLineage(f)
+		if f != nil {
+			table.making.Lock()
+			defer table.making.Unlock()
+			if table.made == nil {
+				table.made = newSealedLineage(f)
+			}
 		}
 		events := make([]*event.Event, len(rows))
 		for i := range rows {
