@@ -269,12 +269,17 @@ type chunk struct {
 
 	decoded int // page that current is; -1 none
 	current vector
-	codec   *zstd.Codec
 	raw     []byte
-	plain   []byte
-	lv, rp  []uint8
-	ints    []int32
-	longs   []int64
+	*pageScratch
+}
+
+// A pageScratch is what decoding a page needs meanwhile; the chunks of a row group
+// share one.
+type pageScratch struct {
+	plain  []byte
+	lv, rp []uint8
+	ints   []int32
+	longs  []int64
 }
 
 type dataPage struct {
@@ -284,10 +289,11 @@ type dataPage struct {
 	row  int    // the first
 }
 
-// readChunk reads the column chunk of a row group.
-func (p *parquetFile) readChunk(g, col int) (*chunk, error) {
+// readChunk reads the column chunk of a row group. Chunks that share a scratch belong
+// to one goroutine.
+func (p *parquetFile) readChunk(g, col int, scratch *pageScratch) (*chunk, error) {
 	info := &p.groups[g].chunks[col]
-	c := &chunk{col: &p.cols[col], rows: p.groups[g].rows, decoded: -1, codec: &pageUnpacker}
+	c := &chunk{col: &p.cols[col], rows: p.groups[g].rows, decoded: -1, pageScratch: scratch}
 	err := guarded(func() error {
 		c.raw = make([]byte, info.length)
 		if _, err := p.f.ReadAt(c.raw, info.at); err != nil {
@@ -349,7 +355,7 @@ func (c *chunk) unpack(b []byte, size int) ([]byte, error) {
 		return nil, nil
 	}
 	var err error
-	if c.plain, err = c.codec.Decode(c.plain[:0], b); err != nil {
+	if c.plain, err = pageUnpacker.Decode(c.plain[:0], b); err != nil {
 		return nil, corrupt("%v", err)
 	}
 	if len(c.plain) != size {

@@ -142,7 +142,7 @@ func TestParquetRoundTrip(t *testing.T) {
 		}
 		for g, vs := range wrote {
 			for i, want := range vs {
-				c, err := p.readChunk(g, i)
+				c, err := p.readChunk(g, i, new(pageScratch))
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -286,7 +286,7 @@ func readAll(path string) error {
 			if _, err := p.pageBounds(g, i); err != nil {
 				return err
 			}
-			c, err := p.readChunk(g, i)
+			c, err := p.readChunk(g, i, new(pageScratch))
 			if err != nil {
 				return err
 			}

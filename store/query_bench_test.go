@@ -88,6 +88,7 @@ func BenchmarkQuery(b *testing.B) {
 					told = len(all(b, s, Query{Filter: p}))
 				}
 				b.ResetTimer()
+				cpu := time.Duration(0)
 				for range b.N {
 					if cold {
 						b.StopTimer()
@@ -95,8 +96,11 @@ func BenchmarkQuery(b *testing.B) {
 						open()
 						b.StartTimer()
 					}
+					at := cpuTime()
 					told = len(all(b, s, Query{Filter: p}))
+					cpu += cpuTime() - at
 				}
+				b.ReportMetric(float64(cpu.Milliseconds())/float64(b.N), "cpu-ms")
 				b.ReportMetric(float64(told), "told")
 				s.lock.Close() //nolint:errcheck // a lock
 			})

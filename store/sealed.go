@@ -54,7 +54,9 @@ type groupReader struct {
 	addrs  map[*chunk][]netip.Addr
 	nums   map[*chunk][]int64
 	views  map[int]*groupView
-	sets   *processSets
+	// scratch is of all chunks.
+	scratch pageScratch
+	sets    *processSets
 }
 
 type groupView struct {
@@ -88,7 +90,7 @@ func (r *groupReader) chunk(col int) (*chunk, error) {
 	}
 	i := r.f.cols[col]
 	if r.chunks[i] == nil {
-		c, err := r.f.readChunk(r.g, i)
+		c, err := r.f.readChunk(r.g, i, &r.scratch)
 		if err != nil {
 			return nil, err
 		}

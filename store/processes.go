@@ -1,0 +1,144 @@
+package store
+
+import (
+	"cmp"
+	"context"
+	"encoding/base64"
+	"errors"
+	"iter"
+	"maps"
+	"slices"
+	"time"
+
+	"warren/event"
+)
+
+// lifeKinds are events by which processes come, change and go.
+var lifeKinds = event.Kinds(event.KindFork, event.KindExec, event.KindExit, event.KindCredentials, event.KindNamespace)
+
+// Processes yields the processes that lived at a time, those that began first at
+// first, as they were then: the table of what lived when a segment began, and
+// what events say of the time since. A process that did nothing that is kept
+// between its birth and at is missing.
+func (s *Store) Processes(ctx context.Context, at time.Time) iter.Seq2[*event.Process, error] {
+	return func(yield func(*event.Process, error) bool) {
+		living, err := s.living(ctx, at)
+		if err != nil {
+			yield(nil, err)
+			return
+		}
+		list := slices.SortedFunc(maps.Values(living), func(a, b *event.Process) int {
+			return cmp.Or(cmp.Compare(a.Key.Start, b.Key.Start), cmp.Compare(a.Key.PID, b.Key.PID))
+		})
+		for _, p := range list {
+			if !yield(p, nil) {
+				return
+			}
+		}
+	}
+}
+
+// living returns the processes that lived at a time.
+func (s *Store) living(ctx context.Context, at time.Time) (map[event.Key]*event.Process, error) {
+	living := map[event.Key]*event.Process{}
+	q := Query{Until: at.Add(1)}
+	began, found, err := s.tableBefore(at, living)
+	if err != nil {
+		return nil, err
+	}
+	if found {
+		q.Since, q.Kinds = began, lifeKinds
+	}
+	for e, err := range s.Query(ctx, q) {
+		if err != nil {
+			return nil, err
+		}
+		switch {
+		case e.Process == nil:
+		case e.Data.Kind() == event.KindExit, e.Process.Exited != nil:
+			delete(living, e.Process.Key)
+		default:
+			living[e.Process.Key] = e.Process
+		}
+	}
+	return living, nil
+}
+
+// tableBefore reads the latest table of processes that is not after at.
+func (s *Store) tableBefore(at time.Time, living map[event.Key]*event.Process) (began time.Time, found bool, err error) {
+	q := newQuery(context.Background(), Query{})
+	defer q.release()
+	s.mu.Lock()
+	var logs []*segment
+	for _, g := range s.segments {
+		if g.hold() {
+			logs = append(logs, g)
+			q.held = append(q.held, g.release)
+		}
+	}
+	files := s.sealed.all()
+	s.mu.Unlock()
+	// The latest first: logs are later than what is sealed.
+	for _, g := range slices.Backward(logs) {
+		tables := g.list(func(f *frame) bool { return f.typ == frameTable })
+		if len(tables) == 0 {
+			continue
+		}
+		payload, err := g.payload(&tables[0])
+		if errors.Is(err, errFrame) {
+			continue
+		}
+		if err != nil {
+			return began, false, err
+		}
+		if began, found, err = fill(living, payload, at, newLineage(g).process); found || err != nil {
+			return began, found, err
+		}
+	}
+	for _, f := range slices.Backward(files) {
+		if f.Kind != event.KindProcess {
+			continue
+		}
+		file, err := s.openSealed(q, f)
+		if err != nil {
+			return began, false, err
+		}
+		if file == nil || file.keys[keyLiving] == "" {
+			continue
+		}
+		payload, err := base64.StdEncoding.DecodeString(file.keys[keyLiving])
+		if err == nil {
+			began, found, err = fill(living, payload, at, newSealedLineage(file).process)
+		}
+		if err != nil {
+			s.unreadable(f, err)
+			clear(living)
+			continue
+		}
+		if found {
+			return began, true, nil
+		}
+	}
+	return began, false, nil
+}
+
+// fill reads a table, unless it is later than at.
+func fill(living map[event.Key]*event.Process, payload []byte, at time.Time, process func(int64) (*event.Process, error)) (began time.Time, ok bool, err error) {
+	ns, numbers, err := readTable(payload)
+	if err != nil {
+		return began, false, err
+	}
+	if began = time.Unix(0, ns); began.After(at) {
+		return began, false, nil
+	}
+	for _, n := range numbers {
+		p, err := process(n)
+		if err != nil {
+			return began, false, err
+		}
+		if p != nil {
+			living[p.Key] = p
+		}
+	}
+	return began, true, nil
+}

@@ -1,0 +1,81 @@
+package store
+
+import (
+	"fmt"
+	"iter"
+	"slices"
+	"testing"
+	"time"
+
+	"warren/event"
+)
+
+func TestProcesses(t *testing.T) {
+	start := time.Unix(1_700_000_000, 0)
+	now := start
+	proc := func(pid uint32, name string, parent *event.Process) *event.Process {
+		p := &event.Process{Key: event.Key{PID: pid, Start: uint64(pid)}, PID: pid, Name: name, Parent: parent}
+		if parent != nil {
+			p.ParentKey, p.Depth = parent.Key, parent.Depth+1
+		}
+		return p
+	}
+	first := proc(1, "systemd", nil)
+	shell := proc(2, "bash", first)
+	living := []*event.Process{first, shell}
+	s := openAt(t, Config{Dir: t.TempDir(), Now: func() time.Time { return now }, Living: func() iter.Seq[*event.Process] { return slices.Values(living) }})
+	defer s.Close() //nolint:errcheck // checked by others
+	seq := uint64(0)
+	happens := func(p *event.Process, d event.Data) {
+		t.Helper()
+		now = now.Add(10 * time.Second)
+		seq++
+		s.Append(&event.Event{Time: now, Seq: seq, Actor: p.Key, Process: p, Data: d})
+		if _, err := s.Sync(t.Context(), seq); err != nil {
+			t.Fatal(err)
+		}
+	}
+	curl := proc(3, "curl", shell)
+	happens(curl, &event.Exec{Type: "execve"}) // at 10
+	ended := *shell
+	ended.Exited = &event.Exit{Type: "procexit"}
+	happens(&ended, ended.Exited) // at 20
+	living = []*event.Process{first, curl}
+	seal := func() {
+		t.Helper()
+		if err := s.Seal(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	check := func(after time.Duration, want string) {
+		t.Helper()
+		var got []string
+		for p, err := range s.Processes(t.Context(), start.Add(after)) {
+			if err != nil {
+				t.Fatal(err)
+			}
+			got = append(got, fmt.Sprint(p.Name, p.Depth))
+		}
+		if fmt.Sprint(got) != want {
+			t.Errorf("after %v: %v, want %s", after, got, want)
+		}
+	}
+	all := func() {
+		t.Helper()
+		check(5*time.Second, "[systemd0 bash1]")
+		check(10*time.Second, "[systemd0 bash1 curl2]")
+		check(19*time.Second, "[systemd0 bash1 curl2]")
+		check(20*time.Second, "[systemd0 curl2]")
+		check(-time.Hour, "[]")
+	}
+	all()
+	seal() // a new segment begins, with a table of its own
+	all()
+	wget := proc(4, "wget", curl)
+	happens(wget, &event.Exec{Type: "execve"}) // at 30
+	check(30*time.Second, "[systemd0 curl2 wget3]")
+	all()
+	seal()
+	check(30*time.Second, "[systemd0 curl2 wget3]")
+	all()
+}
