@@ -24,6 +24,7 @@ const (
 	KindFileClose
 	KindSyscall
 	KindAttempt
+	KindAlert
 
 	numKinds
 )
@@ -49,6 +50,7 @@ var kinds = [numKinds]kind{
 		"mkdir", "mkdirat", "rmdir", "chmod", "fchmod", "fchmodat", "fchmodat2", "chown", "lchown", "fchown", "fchownat", "truncate", "ftruncate"),
 	KindMount:     describe[Mount]("mount", "a file system was mounted, moved or unmounted", "mount", "umount", "umount2", "move_mount"),
 	KindFileClose: describe[FileClose]("file_close", "a file that was open for writing was closed", "close"),
+	KindAlert:     describe[Alert]("alert", "an event matched a rule", "alert"),
 	KindSyscall:   describe[Syscall]("syscall", "a system call that no other kind is about returned", callTypes()...),
 	KindAttempt:   describe[Attempt]("attempt", "a process asked for other credentials or namespaces and nothing changed: the call failed, or that was so before", "setuid", "setgid", "setreuid", "setregid", "setresuid", "setresgid", "setfsuid", "setfsgid", "capset", "setns", "unshare"),
 }

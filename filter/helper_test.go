@@ -85,6 +85,7 @@ var dataOf = map[event.Kind]func() event.Data{
 	event.KindFileClose:   func() event.Data { return new(event.FileClose) },
 	event.KindSyscall:     func() event.Data { return &event.Syscall{FD: -1} },
 	event.KindAttempt:     func() event.Data { return new(event.Attempt) },
+	event.KindAlert:       func() event.Data { return new(event.Alert) },
 }
 
 type builder struct {

@@ -64,6 +64,20 @@ func (p *Pipeline) publish(e *event.Event) {
 	}
 }
 
+// Tell publishes an event that a consumer has made of others: it is numbered,
+// and has its Process already. Tell does not block.
+func (p *Pipeline) Tell(e *event.Event) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.closed {
+		return
+	}
+	p.totals[e.Data.Kind()%maxKinds]++
+	p.seq++
+	e.Seq = p.seq
+	p.publish(e)
+}
+
 // lost tells every consumer of a loss. The caller holds p.mu.
 func (p *Pipeline) lost(now time.Time, ktime uint64, l *event.Lost) {
 	p.seq++

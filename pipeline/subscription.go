@@ -46,6 +46,8 @@ type Subscription struct {
 	// counts is true where numbers are wanted, of some kinds, and no events.
 	counts bool
 
+	left bool // closed by its consumer; p.mu guards it
+
 	delivered atomic.Uint64
 	// batch is what the consumer has taken from the queue and not yet been
 	// given, in buf. Only the consumer's goroutine touches them.
@@ -88,6 +90,43 @@ const minQueue = 32
 // Subscribe begins a consumer: from now on what it wants is queued for it. It
 // returns ErrClosed when the pipeline has ended.
 func (p *Pipeline) Subscribe(o Options) (*Subscription, error) {
+	subs, err := p.Replace(nil, o)
+	if err != nil {
+		return nil, err
+	}
+	return subs[0], nil
+}
+
+// Replace begins consumers in the place of others, in one moment: each event is
+// for the old ones or for the new ones. The old ones get what is left in their
+// queues, and then [io.EOF]. It returns ErrClosed when the pipeline has ended.
+func (p *Pipeline) Replace(old []*Subscription, with ...Options) ([]*Subscription, error) {
+	subs := make([]*Subscription, len(with))
+	for i, o := range with {
+		subs[i] = newSubscription(p, o)
+	}
+	p.mu.Lock()
+	if p.closed {
+		p.mu.Unlock()
+		return nil, ErrClosed
+	}
+	for _, s := range subs {
+		p.gone.subscriptions++
+		s.id = p.gone.subscriptions
+	}
+	all := slices.Concat(p.subs, subs)
+	all = slices.DeleteFunc(all, func(s *Subscription) bool { return slices.Contains(old, s) })
+	p.subs = all
+	p.route()
+	p.mu.Unlock()
+	for _, s := range old {
+		s.end(false)
+	}
+	p.interestChanged()
+	return subs, nil
+}
+
+func newSubscription(p *Pipeline, o Options) *Subscription {
 	if o.Queue <= 0 {
 		o.Queue = p.cfg.Queue
 	}
@@ -96,7 +135,7 @@ func (p *Pipeline) Subscribe(o Options) (*Subscription, error) {
 	if o.Interest.Terms == nil {
 		o.Interest = interest.Of(o.Kinds)
 	}
-	s := &Subscription{
+	return &Subscription{
 		opts:   o,
 		p:      p,
 		begun:  time.Now(),
@@ -104,18 +143,6 @@ func (p *Pipeline) Subscribe(o Options) (*Subscription, error) {
 		queue:  make([]*event.Event, o.Queue),
 		wake:   make(chan struct{}, 1),
 	}
-	p.mu.Lock()
-	if p.closed {
-		p.mu.Unlock()
-		return nil, ErrClosed
-	}
-	p.gone.subscriptions++
-	s.id = p.gone.subscriptions
-	p.subs = append(slices.Clone(p.subs), s)
-	p.route()
-	p.mu.Unlock()
-	p.interestChanged()
-	return s, nil
 }
 
 // route works out who may match which kind. The caller holds p.mu.
@@ -142,12 +169,16 @@ func (s *Subscription) Close() {
 		p.subs = slices.Delete(slices.Clone(p.subs), i, i+1)
 		p.route()
 	}
+	first := !s.left
+	s.left = true
 	p.mu.Unlock()
 	s.end(true)
-	if i >= 0 {
+	if first {
 		p.mu.Lock()
 		p.gone.add(s)
 		p.mu.Unlock()
+	}
+	if i >= 0 {
 		p.interestChanged()
 	}
 }

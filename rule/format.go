@@ -175,20 +175,20 @@ func (p *part) append(b []byte, e *event.Event) ([]byte, bool) {
 func inNanoseconds(name string) bool { return name == "container.start_ts" }
 
 // AppendFields appends the fields of the format and their values as a JSON
-// object: output_fields of an alert. What is missing is null.
+// object: output_fields of an alert. What is missing is null. The time, evt.time, is
+// not among them: each alert has it.
 func (f *Format) AppendFields(b []byte, e *event.Event) []byte {
 	b = append(b, '{')
 	var room [256]byte
-	for i, p := range f.fields {
-		if i > 0 {
+	for _, p := range f.fields {
+		if p.name == "evt.time" {
+			continue
+		}
+		if b[len(b)-1] != '{' {
 			b = append(b, ',')
 		}
 		b = AppendString(b, p.name)
 		b = append(b, ':')
-		if p.name == "evt.time" {
-			b = strconv.AppendInt(b, e.Time.UnixNano(), 10)
-			continue
-		}
 		text, ok := p.append(room[:0], e)
 		switch {
 		case !ok:

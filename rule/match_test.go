@@ -160,7 +160,9 @@ func falcoWorker(t testing.TB) (*Worker, []*event.Event) {
 	}
 	c := &event.Container{ID: "abcdef", Name: "web", ImageRepo: "docker.io/library/nginx"}
 	var events []*event.Event
-	add := func(p *event.Process, d event.Data) { events = append(events, &event.Event{Seq: 1 + uint64(len(events)), Process: p, Data: d}) }
+	add := func(p *event.Process, d event.Data) {
+		events = append(events, &event.Event{Seq: 1 + uint64(len(events)), Process: p, Data: d})
+	}
 	open := func(name string, write bool) *event.Open {
 		o := &event.Open{Type: "openat", Write: write, Read: !write, RawRes: 3, Name: name}
 		o.FileMode = unix.S_IFREG

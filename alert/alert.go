@@ -1,0 +1,420 @@
+// Package alert puts rules to work: it hands the events that some rule can match
+// to workers, and makes an alert of each match, which is an event like any other.
+//
+// Events are shared out among workers by process, so that the events of one
+// process are looked at in their order. What comes out does not depend on how many
+// workers there are.
+package alert
+
+import (
+	"cmp"
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"runtime"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"warren/event"
+	"warren/interest"
+	"warren/rule"
+)
+
+// Config are an engine's settings; zero values stand for the defaults.
+type Config struct {
+	// Load reads the rule files. It is asked again each Look, and takes effect
+	// when what it returns has changed.
+	Load func() ([]rule.File, error)
+	// Rules says how they are read.
+	Rules rule.Config
+	// First is Falco's way: of the rules that an event matches, only the first
+	// one alerts.
+	First bool
+	// Least is the least priority that alerts; zero is Debug: all do.
+	Least rule.Priority
+	// Workers is how many there are. Default: the processors, 8 at most.
+	Workers int
+	// Look is how often rule files are looked at again. Default 1 s.
+	Look time.Duration
+	// Budget is how many alerts of a rule a worker tells one by one in a second;
+	// the others of that second are one, with their number. Default 200.
+	Budget int
+}
+
+func (c Config) withDefaults() Config {
+	c.Workers = cmp.Or(c.Workers, min(runtime.GOMAXPROCS(0), 8))
+	c.Look = cmp.Or(c.Look, time.Second)
+	c.Budget = cmp.Or(c.Budget, 200)
+	c.Least = cmp.Or(c.Least, rule.Debug)
+	return c
+}
+
+// Want is what one worker wants of the stream of events.
+type Want struct {
+	Name     string
+	Kinds    event.KindSet
+	Interest interest.Interest
+	Match    func(*event.Event) bool
+}
+
+// A Stream is the events of one worker; [io.EOF] is its end.
+type Stream interface {
+	Next(ctx context.Context) (*event.Event, error)
+	Close()
+}
+
+// A Spine is where events come from and alerts go to.
+type Spine interface {
+	// Replace begins streams in the place of others, in one moment: each event is
+	// in the old ones or in the new ones.
+	Replace(old []Stream, with []Want) ([]Stream, error)
+	// Tell publishes an event.
+	Tell(*event.Event)
+}
+
+// An Engine makes alerts. Its methods may be called by any goroutine; Run is
+// called once.
+type Engine struct {
+	cfg   Config
+	spine Spine
+	log   *slog.Logger
+
+	now     atomic.Pointer[rules]
+	alerts  atomic.Uint64 // told, each match of a summary counted
+	lost    atomic.Uint64 // events that rules would have read
+	refused atomic.Pointer[refusal]
+
+	mu    sync.Mutex
+	files []rule.File // that now was made of, or that were refused
+}
+
+// rules are a set at work.
+type rules struct {
+	set     *rule.Set
+	matcher *rule.Matcher
+	loaded  time.Time
+	matched map[*rule.Rule]*atomic.Uint64
+}
+
+type refusal struct {
+	at  time.Time
+	err error
+}
+
+// New loads the rules. The error is that the files cannot be read, or a
+// *[BadRulesError].
+func New(cfg Config, spine Spine, log *slog.Logger) (*Engine, error) {
+	e := &Engine{cfg: cfg.withDefaults(), spine: spine, log: log}
+	files, err := e.cfg.Load()
+	if err != nil {
+		return nil, err
+	}
+	r, err := e.load(files)
+	if err != nil {
+		return nil, err
+	}
+	e.files = files
+	e.now.Store(r)
+	return e, nil
+}
+
+// A BadRulesError says that rule files have mistakes.
+type BadRulesError struct{ Findings []rule.Finding }
+
+// Error tells the first mistake, and how many more there are.
+func (e *BadRulesError) Error() string {
+	var first *rule.Finding
+	n := 0
+	for i := range e.Findings {
+		if e.Findings[i].IsError() {
+			if n++; first == nil {
+				first = &e.Findings[i]
+			}
+		}
+	}
+	if first == nil {
+		return "the rules have mistakes"
+	}
+	msg := fmt.Sprintf("%v: %s (%s)", first.Place, first.Msg, first.Code)
+	if n > 1 {
+		msg += fmt.Sprintf("; and %d more: see warren rule check", n-1)
+	}
+	return msg
+}
+
+func (e *Engine) load(files []rule.File) (*rules, error) {
+	set, findings := rule.Load(files, e.cfg.Rules)
+	if set == nil {
+		return nil, &BadRulesError{findings}
+	}
+	set = e.alerting(set)
+	r := &rules{set: set, matcher: rule.NewMatcher(set, rule.SourceSyscall), loaded: time.Now(), matched: map[*rule.Rule]*atomic.Uint64{}}
+	for _, x := range set.Rules {
+		r.matched[x] = new(atomic.Uint64)
+	}
+	return r, nil
+}
+
+// alerting returns the rules of a set that are bad enough.
+func (e *Engine) alerting(set *rule.Set) *rule.Set {
+	return &rule.Set{Rules: slices.DeleteFunc(slices.Clone(set.Rules), func(r *rule.Rule) bool { return r.Priority > e.cfg.Least })}
+}
+
+// kinds are those that rules of this machine's events can be about.
+const kinds = event.AllKinds &^ (event.StateKinds | event.NoticeKinds | 1<<event.KindAlert)
+
+// wants are the streams of some rules, one for each worker. That a worker shall
+// not be handed the events of others is judged first, for it is cheap.
+func (e *Engine) wants(r *rules) []Want {
+	var of event.KindSet
+	var all interest.Interest
+	for _, x := range r.set.Rules {
+		if x.Enabled && x.Source == rule.SourceSyscall {
+			of |= x.Program.Kinds() & kinds
+			all.Terms = append(all.Terms, x.Program.Interest().Among(kinds).Terms...)
+		}
+	}
+	list := make([]Want, e.cfg.Workers)
+	for i := range list {
+		list[i] = Want{Name: "rules", Kinds: of, Interest: all}
+		if n := uint64(len(list)); n > 1 {
+			list[i].Name = fmt.Sprintf("rules %d", i+1)
+			list[i].Match = func(e *event.Event) bool { return share(e)%n == uint64(i) }
+		}
+	}
+	return list
+}
+
+// share is a number by which the events of a process stay together.
+func share(e *event.Event) uint64 {
+	h := (uint64(e.Actor.PID)<<32 ^ e.Actor.Start) * 0x9e3779b97f4a7c15 // Knuth: 2^64 divided by the golden ratio
+	return h >> 32
+}
+
+// Run makes alerts until ctx ends, or the stream of events does.
+func (e *Engine) Run(ctx context.Context) error {
+	g, ctx := errgroup.WithContext(ctx)
+	r := e.now.Load()
+	streams, err := e.start(ctx, g, r, nil)
+	if err != nil {
+		return err
+	}
+	g.Go(func() error {
+		tick := time.NewTicker(e.cfg.Look)
+		defer tick.Stop()
+		for {
+			select {
+			case <-ctx.Done():
+				return nil
+			case <-tick.C:
+			}
+			next := e.changed()
+			if next == nil {
+				continue
+			}
+			if streams, err = e.start(ctx, g, next, streams); err != nil {
+				return err
+			}
+			e.now.Store(next)
+		}
+	})
+	return g.Wait()
+}
+
+// start puts rules to work in the place of others.
+func (e *Engine) start(ctx context.Context, g *errgroup.Group, r *rules, old []Stream) ([]Stream, error) {
+	streams, err := e.spine.Replace(old, e.wants(r))
+	if err != nil {
+		return nil, fmt.Errorf("begin to look at events: %w", err)
+	}
+	for _, s := range streams {
+		w := &worker{e: e, rules: r, match: r.matcher.NewWorker(), spent: map[*rule.Rule]*spending{}}
+		g.Go(func() error { return w.run(ctx, s) })
+	}
+	return streams, nil
+}
+
+// changed returns the rules of files that have changed, nil where they have not,
+// or cannot be used: then that is said, once.
+func (e *Engine) changed() *rules {
+	files, err := e.cfg.Load()
+	if err != nil {
+		e.refuse(err)
+		return nil
+	}
+	e.mu.Lock()
+	same := slices.EqualFunc(files, e.files, func(a, b rule.File) bool { return a.Name == b.Name && string(a.Text) == string(b.Text) })
+	e.files = files
+	e.mu.Unlock()
+	if same {
+		return nil
+	}
+	r, err := e.load(files)
+	if err != nil {
+		e.refuse(err)
+		return nil
+	}
+	e.refused.Store(nil)
+	e.log.Info("the rules have changed", "rules", len(r.set.Rules))
+	return r
+}
+
+// refuse keeps the rules that there are, and says why.
+func (e *Engine) refuse(err error) {
+	if was := e.refused.Load(); was != nil && was.err.Error() == err.Error() {
+		return
+	}
+	e.refused.Store(&refusal{time.Now(), err})
+	e.log.Error("the rule files cannot be used: the rules stay as they were", "err", err)
+}
+
+// A worker looks at the events of some processes.
+type worker struct {
+	e      *Engine
+	rules  *rules
+	match  *rule.Worker
+	second time.Time // that spent is about
+	spent  map[*rule.Rule]*spending
+	lost   uint64
+	what   string
+	text   []byte
+}
+
+// spending is what a rule has alerted in a second.
+type spending struct {
+	told int
+	more uint64       // matches that were not told one by one
+	last *event.Event // of these
+}
+
+func (w *worker) run(ctx context.Context, s Stream) error {
+	defer s.Close()
+	w.second = time.Now()
+	for {
+		// A summary is due though nothing more happens.
+		wait, cancel := ctx, context.CancelFunc(func() {})
+		if w.owes() {
+			wait, cancel = context.WithDeadline(ctx, w.second.Add(time.Second))
+		}
+		ev, err := s.Next(wait)
+		cancel()
+		if now := time.Now(); now.Sub(w.second) >= time.Second {
+			w.summarise()
+			w.second = now
+		}
+		switch {
+		case err == nil:
+			w.look(ev)
+		case errors.Is(err, io.EOF) || ctx.Err() != nil:
+			w.summarise()
+			return nil
+		case !errors.Is(err, context.DeadlineExceeded):
+			return fmt.Errorf("read events: %w", err)
+		}
+	}
+}
+
+func (w *worker) owes() bool {
+	if w.lost > 0 {
+		return true
+	}
+	for _, s := range w.spent {
+		if s.more > 0 {
+			return true
+		}
+	}
+	return false
+}
+
+// look matches one event.
+func (w *worker) look(ev *event.Event) {
+	if l, ok := ev.Data.(*event.Lost); ok {
+		w.lost += l.Count
+		w.what = l.What + " (" + l.Lane + ")"
+		w.e.lost.Add(l.Count)
+		return
+	}
+	for _, r := range w.match.Match(ev) {
+		w.rules.matched[r].Add(1)
+		s := w.spent[r]
+		if s == nil {
+			s = &spending{}
+			w.spent[r] = s
+		}
+		if s.told < w.e.cfg.Budget {
+			s.told++
+			w.alert(r, ev, 1)
+		} else {
+			s.more++
+			s.last = ev
+		}
+		if w.e.cfg.First {
+			return
+		}
+	}
+}
+
+// summarise tells what was not told one by one.
+func (w *worker) summarise() {
+	for r, s := range w.spent {
+		if s.more > 0 {
+			w.alert(r, s.last, s.more)
+		}
+		delete(w.spent, r)
+	}
+	if w.lost > 0 {
+		w.e.spine.Tell(&event.Event{Time: time.Now(), Data: &event.Alert{
+			Type: "alert", Rule: LostRule, Priority: rule.Warning.String(), Source: "internal", ID: newID(),
+			Output: fmt.Sprintf("%d events were lost that rules may have matched: %s", w.lost, w.what),
+			Fields: string(rule.AppendString([]byte(fmt.Sprintf(`{"lost.count":%d,"lost.kind":`, w.lost)), w.what)) + "}",
+		}})
+		w.lost = 0
+	}
+}
+
+// LostRule is the name of alerts about events that were lost before a rule could
+// look at them.
+const LostRule = "Warren: events lost"
+
+// alert tells of a match, or of several like it.
+func (w *worker) alert(r *rule.Rule, ev *event.Event, times uint64) {
+	w.e.alerts.Add(times)
+	w.text = r.Format.Append(w.text[:0], ev)
+	output := string(w.text)
+	w.text = r.Format.AppendFields(w.text[:0], ev)
+	a := &event.Alert{
+		Type: "alert", Rule: r.Name, Priority: r.Priority.String(), Source: r.Source, Output: output, Fields: string(w.text), Tags: r.Tags, ID: newID(),
+		About: ev.Seq, Cause: typeOf(ev), Times: times,
+	}
+	w.e.spine.Tell(&event.Event{Time: ev.Time, Ktime: ev.Ktime, Actor: ev.Actor, Process: ev.Process, Data: a})
+}
+
+var typeField, _ = event.Lookup("evt.type")
+
+func typeOf(ev *event.Event) string {
+	s, _ := typeField.Str(ev, 0)
+	return s
+}
+
+// newID returns a random UUID (RFC 9562, version 4).
+func newID() string {
+	var b [16]byte
+	rand.Read(b[:]) // never fails
+	b[6], b[8] = b[6]&0x0f|0x40, b[8]&0x3f|0x80
+	text := make([]byte, 36)
+	hex.Encode(text, b[:4])
+	hex.Encode(text[9:], b[4:6])
+	hex.Encode(text[14:], b[6:8])
+	hex.Encode(text[19:], b[8:10])
+	hex.Encode(text[24:], b[10:])
+	text[8], text[13], text[18], text[23] = '-', '-', '-', '-'
+	return string(text)
+}

@@ -1,0 +1,318 @@
+package alert
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"warren/event"
+	"warren/rule"
+)
+
+// fakeSpine hands events to the streams that want them.
+type fakeSpine struct {
+	mu      sync.Mutex
+	seq     uint64
+	streams []*fakeStream
+	told    []*event.Event
+	begun   int // times that Replace was called
+}
+
+type fakeStream struct {
+	want   Want
+	events chan *event.Event
+	closed bool
+}
+
+func (s *fakeSpine) Replace(old []Stream, with []Want) (list []Stream, _ error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.begun++
+	for _, o := range old {
+		o := o.(*fakeStream)
+		s.streams = slices.DeleteFunc(s.streams, func(x *fakeStream) bool { return x == o })
+		close(o.events)
+	}
+	for _, w := range with {
+		st := &fakeStream{want: w, events: make(chan *event.Event, 1<<16)}
+		s.streams = append(s.streams, st)
+		list = append(list, st)
+	}
+	return list, nil
+}
+
+func (s *fakeSpine) Tell(e *event.Event) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.told = append(s.told, e)
+}
+
+// emit hands an event out, as the pipeline does.
+func (s *fakeSpine) emit(e *event.Event) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.seq++
+	e.Seq = s.seq
+	for _, st := range s.streams {
+		if st.want.Kinds.Has(e.Data.Kind()) && st.want.Interest.Match(e) && (st.want.Match == nil || st.want.Match(e)) || e.Data.Kind() == event.KindLost {
+			st.events <- e
+		}
+	}
+}
+
+// alerts returns what was told since the last time, by rule and output, sorted.
+func (s *fakeSpine) alerts() (list []string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, e := range s.told {
+		a := e.Data.(*event.Alert)
+		text := a.Rule + ": " + a.Output
+		if a.Times != 1 {
+			text += fmt.Sprintf(" x%d", a.Times)
+		}
+		list = append(list, text)
+	}
+	s.told = nil
+	slices.Sort(list)
+	return list
+}
+
+func (s *fakeStream) Next(ctx context.Context) (*event.Event, error) {
+	select {
+	case e, ok := <-s.events:
+		if !ok {
+			return nil, io.EOF
+		}
+		return e, nil
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+}
+
+func (s *fakeStream) Close() {}
+
+// files are rule files that a test changes.
+type files struct {
+	mu   sync.Mutex
+	text string
+	err  error
+}
+
+func (f *files) set(text string, err error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.text, f.err = text, err
+}
+
+func (f *files) load() ([]rule.File, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return []rule.File{{Name: "rules.yaml", Text: []byte(f.text)}}, f.err
+}
+
+const someRules = `
+- rule: shell
+  desc: d
+  condition: evt.type = execve and proc.name = sh
+  output: "%proc.name by %proc.pname"
+  priority: WARNING
+  tags: [b, a]
+- rule: any
+  desc: d
+  condition: evt.type = execve
+  output: "%proc.name"
+  priority: NOTICE
+- rule: off
+  desc: d
+  condition: evt.type = execve
+  output: o
+  priority: NOTICE
+  enabled: false
+`
+
+func exec(pid uint32, name string) *event.Event {
+	e := &event.Event{Time: time.Now(), Actor: event.Key{PID: pid, Start: 1}, Data: &event.Exec{Type: "execve"}}
+	e.Process = &event.Process{Key: e.Actor, PID: pid, Name: name, Parent: &event.Process{Name: "parent"}}
+	return e
+}
+
+// run runs an engine in a bubble of synctest until the test ends it.
+func run(t *testing.T, cfg Config) (*Engine, *fakeSpine, func()) {
+	spine := &fakeSpine{}
+	e, err := New(cfg, spine, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- e.Run(ctx) }()
+	synctest.Wait()
+	return e, spine, func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+func TestAlerts(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := &files{text: someRules}
+		e, spine, stop := run(t, Config{Load: f.load})
+		defer stop()
+		spine.emit(exec(1, "sh"))
+		spine.emit(exec(2, "ls"))
+		spine.emit(&event.Event{Data: &event.Exit{}})
+		synctest.Wait()
+		if got, want := spine.alerts(), []string{"any: ls", "any: sh", "shell: sh by parent"}; !slices.Equal(got, want) {
+			t.Errorf("alerts %q, want %q", got, want)
+		}
+		if st := e.Status(); st.Alerts != 3 || len(st.Rules) != 3 || st.Rules[0].Matches != 1 || st.Rules[1].Matches != 2 || st.Rules[2].Enabled {
+			t.Errorf("status %+v", st)
+		}
+	})
+}
+
+func TestFirst(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := &files{text: someRules}
+		_, spine, stop := run(t, Config{Load: f.load, First: true, Least: rule.Warning})
+		defer stop()
+		spine.emit(exec(1, "sh"))
+		spine.emit(exec(2, "ls"))
+		synctest.Wait()
+		if got, want := spine.alerts(), []string{"shell: sh by parent"}; !slices.Equal(got, want) {
+			t.Errorf("alerts %q, want %q", got, want)
+		}
+	})
+}
+
+// TestReload changes the rules while events come: each event meets the old rules
+// or the new ones, and files with mistakes change nothing.
+func TestReload(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := &files{text: someRules}
+		e, spine, stop := run(t, Config{Load: f.load, Workers: 3})
+		defer stop()
+		f.set(strings.ReplaceAll(someRules, "proc.name = sh", "proc.nmae = sh"), nil)
+		time.Sleep(1500 * time.Millisecond)
+		spine.emit(exec(1, "sh"))
+		synctest.Wait()
+		if got, want := spine.alerts(), []string{"any: sh", "shell: sh by parent"}; !slices.Equal(got, want) {
+			t.Errorf("with a broken file: alerts %q, want %q", got, want)
+		}
+		var bad *BadRulesError
+		if st := e.Status(); !errors.As(st.Refused, &bad) || !strings.HasPrefix(bad.Error(), "rules.yaml:4:36: no field proc.nmae (LOAD_ERR_COMPILE_CONDITION)") {
+			t.Errorf("refused: %v", st.Refused)
+		}
+		f.set(someRules, errors.New("read rules.yaml: permission denied"))
+		time.Sleep(1500 * time.Millisecond)
+		if st := e.Status(); st.Refused == nil || st.Refused.Error() != "read rules.yaml: permission denied" {
+			t.Errorf("refused: %v", st.Refused)
+		}
+		f.set(strings.ReplaceAll(someRules, "proc.name = sh", "proc.name = ls"), nil)
+		time.Sleep(1500 * time.Millisecond)
+		spine.emit(exec(1, "sh"))
+		spine.emit(exec(2, "ls"))
+		synctest.Wait()
+		if got, want := spine.alerts(), []string{"any: ls", "any: sh", "shell: ls by parent"}; !slices.Equal(got, want) {
+			t.Errorf("with other rules: alerts %q, want %q", got, want)
+		}
+		if st := e.Status(); st.Refused != nil || st.Rules[0].Matches != 1 {
+			t.Errorf("status %+v", st)
+		}
+		if spine.begun != 2 {
+			t.Errorf("the streams began %d times, want 2", spine.begun)
+		}
+	})
+}
+
+// TestWorkers compares what one worker and several make of the same events.
+func TestWorkers(t *testing.T) {
+	var want []string
+	for _, workers := range []int{1, 2, 5} {
+		synctest.Test(t, func(t *testing.T) {
+			f := &files{text: someRules}
+			_, spine, stop := run(t, Config{Load: f.load, Workers: workers, Budget: 1 << 20})
+			defer stop()
+			for i := range 500 {
+				spine.emit(exec(uint32(i%37+2), []string{"sh", "ls", "cat"}[i%3]))
+			}
+			synctest.Wait()
+			got := spine.alerts()
+			if want == nil {
+				want = got
+			}
+			if len(got) != 667 || !slices.Equal(got, want) {
+				t.Errorf("%d workers make %d alerts, one makes %d", workers, len(got), len(want))
+			}
+		})
+	}
+}
+
+// TestFlood lets one rule match far too often: the other's alerts come all the
+// same, and every match is counted.
+func TestFlood(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := &files{text: someRules}
+		e, spine, stop := run(t, Config{Load: f.load, Workers: 1, Budget: 10})
+		defer stop()
+		time.Sleep(time.Second)
+		for range 1000 {
+			spine.emit(exec(1, "ls"))
+		}
+		spine.emit(exec(1, "sh"))
+		synctest.Wait()
+		time.Sleep(2 * time.Second)
+		got := spine.alerts()
+		if !slices.Contains(got, "shell: sh by parent") || !slices.Contains(got, "any: sh x991") || len(got) != 12 {
+			t.Errorf("%d alerts: %q", len(got), got)
+		}
+		if st := e.Status(); st.Rules[1].Matches != 1001 || st.Alerts != 1002 {
+			t.Errorf("status %+v", st)
+		}
+	})
+}
+
+func TestLost(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := &files{text: someRules}
+		e, spine, stop := run(t, Config{Load: f.load, Workers: 1})
+		defer stop()
+		spine.emit(&event.Event{Data: &event.Lost{Count: 3, What: "process.exec", Lane: "critical"}})
+		spine.emit(&event.Event{Data: &event.Lost{Count: 4, What: "process.exec", Lane: "critical"}})
+		synctest.Wait()
+		time.Sleep(2 * time.Second)
+		got := strings.Join(spine.alerts(), "\n")
+		if !strings.Contains(got, LostRule) || e.Status().Lost != 7 {
+			t.Errorf("%s; %+v", got, e.Status())
+		}
+	})
+}
+
+func TestFalcoJSON(t *testing.T) {
+	ev := exec(1, "sh")
+	ev.Time = time.Date(2026, 2, 3, 4, 5, 6, 789, time.UTC)
+	ev.Data = &event.Alert{Rule: "shell", Priority: "Warning", Source: "syscall", Output: "sh \x1b\n", Fields: `{"proc.name":"sh"}`, Tags: []string{"a", "b"}, ID: "id"}
+	got := string(AppendFalco(nil, ev, "host"))
+	want := `{"hostname":"host","output":"04:05:06.000000789: Warning sh \u001b\n","output_fields":{"evt.time":1770091506000000789,"proc.name":"sh"},"priority":"Warning","rule":"shell","source":"syscall","tags":["a","b"],"time":"2026-02-03T04:05:06.000000789Z","uuid":"id"}`
+	if got != want || !json.Valid([]byte(got)) {
+		t.Errorf("%s\nwant %s", got, want)
+	}
+	ev.Data.(*event.Alert).Fields = "{}"
+	if got := AppendFalco(nil, ev, "host"); !json.Valid(got) {
+		t.Errorf("%s", got)
+	}
+	if a, b := newID(), newID(); a == b || len(a) != 36 || a[14] != '4' {
+		t.Errorf("ids %s and %s", a, b)
+	}
+}

@@ -1,0 +1,37 @@
+package alert
+
+import "time"
+
+// Status is how an engine is doing.
+type Status struct {
+	Loaded time.Time // when the rules at work were read
+	Rules  []RuleStatus
+	// Alerts counts what was told, Lost the events that were lost before a rule
+	// could look at them.
+	Alerts, Lost uint64
+	// Refused says why files that have changed are not used, since when; nil where
+	// all is well.
+	Refused   error
+	RefusedAt time.Time
+}
+
+// RuleStatus is what became of a rule.
+type RuleStatus struct {
+	Name, Priority string
+	Enabled        bool
+	// Matches counts the events since the rules were loaded.
+	Matches uint64
+}
+
+// Status returns it.
+func (e *Engine) Status() Status {
+	r := e.now.Load()
+	st := Status{Loaded: r.loaded, Alerts: e.alerts.Load(), Lost: e.lost.Load()}
+	for _, x := range r.set.Rules {
+		st.Rules = append(st.Rules, RuleStatus{Name: x.Name, Priority: x.Priority.String(), Enabled: x.Enabled, Matches: r.matched[x].Load()})
+	}
+	if was := e.refused.Load(); was != nil {
+		st.Refused, st.RefusedAt = was.err, was.at
+	}
+	return st
+}
