@@ -40,6 +40,7 @@ var layers = []struct {
 	{4, []string{"store"}, "the history knows events and what is asked of them, not who tells and who asks"},
 	{4, []string{"settings"}, "what people write about agents and hubs"},
 	{4, []string{"archive"}, "copies files that it is told of, and knows neither events nor who sealed them"},
+	{5, []string{"alert"}, "rules at work know a stream of events, not whose"},
 	{5, []string{"pipeline", "api"}, "the spine and the answers know interfaces of sensors, not sensors"},
 	{5, []string{"datapath"}, "what packets meet knows the nouns of a cluster and policy, and nobody who asks"},
 	{6, []string{"sensor/all"}, "the one list of sensors"},
@@ -120,7 +121,7 @@ var thirdParties = []struct {
 	{"golang.org/x/text", []string{"cli", "event", "filter"}, "Unicode"},
 	{"golang.org/x/net", []string{"l7"}, "dnsmessage"},
 	{"github.com/minio/minio-go/v7", []string{"archive"}, "buckets of S3"},
-	{"golang.org/x/sync", []string{"agent", "hub", "pipeline", "api", "identity", "bpf", "cli"}, "errgroup"},
+	{"golang.org/x/sync", []string{"agent", "hub", "pipeline", "api", "identity", "bpf", "cli", "alert"}, "errgroup"},
 	{"golang.org/x/sys", []string{"*", "sensor/*", "internal/testkit"}, "system calls"},
 	{"kernel.org/pub/linux/libs/security/libcap", []string{"agent"}, "capabilities of this process"},
 	// For tests: everywhere.

@@ -91,6 +91,11 @@ func Run(ctx context.Context, cfg Config, stdout io.Writer, log *slog.Logger) (e
 	// Events that know who -> those who asked.
 	me.spine = pipeline.New(cfg.Pipeline, me.road, me.who, sensors, log)
 
+	// Events that match rules -> alerts, which are events again.
+	if me.alerts, err = openRules(cfg.Rules, me.spine, log); err != nil {
+		return err
+	}
+
 	// Those who ask -> people and programs.
 	if me.talk = me.mapOfTalk(); me.talk != nil {
 		cfg.API.Map = me.talk.Answer
@@ -134,6 +139,9 @@ func Run(ctx context.Context, cfg Config, stdout io.Writer, log *slog.Logger) (e
 	if me.net != nil {
 		part("datapath", me.net.kernel.Run)
 		part("network", me.net.run)
+	}
+	if me.alerts != nil {
+		part("rules", me.alerts.Run)
 	}
 	if me.talk != nil {
 		part("map", func(ctx context.Context) error { return me.talk.Run(ctx, events{me.spine}) })

@@ -49,6 +49,7 @@ type Config struct {
 	Hub        HubConfig
 	Hubble     HubbleConfig
 	Network    NetworkConfig
+	Rules      RulesConfig
 
 	Road     bpf.Config
 	Sensors  all.Config
@@ -133,6 +134,7 @@ type Options struct {
 	HubbleSocket  string // path of the socket for Hubble's gRPC, or off
 	MetricsListen string // address for metrics and health, or off
 	Network       string // how pods are connected: off, routed, vxlan or chained
+	Rules         string // rule files and directories of them, by comma
 }
 
 // The defaults that derive from nothing else. Instances of other names than the
@@ -182,6 +184,7 @@ func Load(o Options) (Config, error) {
 		{"--hubble-listen", o.HubbleListen, settings.AddressOrOff(func(c *Config) *string { return &c.Hubble.Listen })},
 		{"--hubble-socket", o.HubbleSocket, setHubbleSocket},
 		{"--network", o.Network, setNetwork},
+		{"--rules", o.Rules, setRules},
 	} {
 		if f.value == "" {
 			continue

@@ -8,6 +8,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"warren/alert"
 	"warren/api"
 	"warren/bpf"
 	"warren/event"
@@ -31,6 +32,7 @@ type self struct {
 	net      *network    // nil where packets are left alone
 	creds    *api.Credentials
 	hubble   *api.Hubble       // nil where nobody can ask for flows
+	alerts   *alert.Engine     // nil where there are no rules
 	seen     *flowWatch        // nil where packets are left alone
 	talk     *api.MapCollector // nil where connections are not watched
 	road     *bpf.Road
@@ -81,6 +83,7 @@ func (s *self) Status() api.Status {
 		Node:          s.cfg.Node,
 		Kubernetes:    s.kubernetes(),
 		Network:       s.net.describe(),
+		Rules:         s.rules(),
 		Capabilities:  []api.Cap{},
 		Sensors:       []api.Sensor{},
 		Kinds:         []api.Kind{},

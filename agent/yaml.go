@@ -64,6 +64,12 @@ func options() []option {
 			{Key: "cni-conf", Doc: "directory of the container runtime's network configuration (/etc/cni/net.d)", Set: file(func(c *Config) *string { return &c.Network.CNIConf })},
 			{Key: "cni-bin", Doc: "directory of its plugins (/opt/cni/bin)", Set: file(func(c *Config) *string { return &c.Network.CNIBin })},
 		}},
+		{Key: "rules", Doc: "rules that alert: Falco's rule files", Sub: []option{
+			{Key: "path", Doc: "rule files and directories of them, by comma, in the order in which they are read; they are looked at each second", Set: setRules},
+			{Key: "matching", Doc: "all rules that an event matches alert, or the first, which is Falco's way (all)", Set: setMatching},
+			{Key: "priority", Doc: "least priority that alerts (debug)", Set: setLeast},
+			{Key: "output", Doc: "what is said behind every rule's output: \"container=%container.id\"", Set: setRuleOutput},
+		}},
 		{Key: "rings", Doc: "the rings between kernel and agent", Check: checkPolls, Sub: []option{
 			{Key: "critical", Doc: "size of the ring for processes, a power of two (2MiB)", Set: ring(func(c *Config) *int { return &c.Road.CriticalBytes })},
 			{Key: "bulk", Doc: "size of the ring for the rest, a power of two (16MiB)", Set: ring(func(c *Config) *int { return &c.Road.BulkBytes })},

@@ -34,6 +34,8 @@ type Status struct {
 	// Flows and Network are absent where the agent leaves packets alone.
 	Flows   *FlowsState `json:"flows,omitempty"`
 	Network *Network    `json:"network,omitempty"`
+	// Rules is absent where there are none.
+	Rules *Rules `json:"rules,omitempty"`
 
 	Capabilities []Cap    `json:"capabilities"`
 	Sensors      []Sensor `json:"sensors"`
@@ -50,6 +52,27 @@ type Status struct {
 	Subscriptions []Subscription `json:"subscriptions"`
 	// Ended sums up the subscriptions that are over.
 	Ended Consumed `json:"ended_subscriptions"`
+}
+
+// Rules is what makes alerts.
+type Rules struct {
+	Loaded time.Time   `json:"loaded"` // when the rules at work were read
+	Rules  []RuleState `json:"rules"`
+	// Alerts counts matches that were told, Lost events that were lost before a
+	// rule could look at them.
+	Alerts uint64 `json:"alerts"`
+	Lost   uint64 `json:"lost"`
+	// Refused says why files that have changed are not used.
+	Refused   string     `json:"refused,omitempty"`
+	RefusedAt *time.Time `json:"refused_at,omitempty"`
+}
+
+// RuleState is what became of a rule since it was loaded.
+type RuleState struct {
+	Name     string `json:"name"`
+	Priority string `json:"priority"`
+	Enabled  bool   `json:"enabled"`
+	Matches  uint64 `json:"matches"`
 }
 
 // Kubernetes is what the agent knows of its cluster.

@@ -33,6 +33,8 @@ func (s screen) detail(r *record) cell {
 		return s.connectionDetail(r)
 	case event.KindDNS:
 		return s.dnsDetail(r)
+	case event.KindAlert:
+		return s.alertDetail(r)
 	case event.KindLost:
 		return cell{text: s.lostDetail(r), color: red}
 	case event.KindFlow:
@@ -60,6 +62,22 @@ func (s screen) attemptDetail(r *record) cell {
 		return cell{text: text + f, color: yellow}
 	}
 	return cell{text: text + ": nothing changed"}
+}
+
+// alertDetail says what a rule says, in the colour of how bad it is.
+func (s screen) alertDetail(r *record) cell {
+	text := r.str("alert.priority") + ": " + r.str("alert.rule") + ": " + r.str("alert.output")
+	if n := r.num("alert.count"); n > 1 {
+		text += fmt.Sprintf(" (%d times)", n)
+	}
+	c := cell{text: s.safe(text), color: yellow}
+	switch r.str("alert.priority") {
+	case "Emergency", "Alert", "Critical", "Error":
+		c.color = red
+	case "Informational", "Debug":
+		c.color = plain
+	}
+	return c
 }
 
 func (s screen) orUnknown(text string) string {

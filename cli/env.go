@@ -10,7 +10,6 @@ package cli
 import (
 	"context"
 	"io"
-	"path/filepath"
 	"strings"
 	"time"
 
@@ -74,6 +73,7 @@ type AgentOptions struct {
 	HubbleSocket  string // path of the socket of Hubble's gRPC, "off" for none
 	MetricsListen string // address of metrics and health, "off" for none
 	Network       string // how pods are connected: off, routed, vxlan or chained
+	Rules         string // rule files and directories of them, by comma
 }
 
 // HubOptions are the flags of warren hub; an empty one was not given.
@@ -184,12 +184,4 @@ func (s screen) paint(color, text string) string {
 		return text
 	}
 	return color + text + reset
-}
-
-// path returns where a file is that was named on the command line.
-func (env *Env) path(name string) string {
-	if env.Dir == "" || filepath.IsAbs(name) {
-		return name
-	}
-	return filepath.Join(env.Dir, name)
 }

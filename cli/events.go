@@ -296,6 +296,7 @@ func (et *eventTable) fields() []string {
 		"evt.arg.ruid", "evt.arg.euid", "evt.arg.suid", "evt.arg.rgid", "evt.arg.egid", "evt.arg.sgid", "evt.arg.fd", "evt.arg.nstype",
 		"conn.bytes_sent", "conn.bytes_received", "conn.duration", "conn.rtt", "conn.retransmits", "conn.latency",
 		"dns.type", "dns.name", "dns.response", "dns.rcode", "dns.answers", "dns.latency",
+		"alert.rule", "alert.priority", "alert.output", "alert.count",
 	})
 	if et.wide {
 		names = slices.Concat(names, userFields, executableFields, []string{"proc.cwd", "container.image"})

@@ -5,18 +5,13 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
-	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 
+	"warren/alert"
 	"warren/filter"
 	"warren/rule"
 )
-
-// mostRuleFile is how many bytes of a rule file are read.
-const mostRuleFile = 64 << 20
 
 // ruleCheckCommand says what is wrong with rule files.
 func ruleCheckCommand() *command {
@@ -70,58 +65,16 @@ func readRules(env *Env, names []string) (files []rule.File, err error) {
 			files = append(files, rule.File{Name: "standard input", Text: text})
 			continue
 		}
-		info, err := os.Stat(env.path(name))
+		list, err := alert.Files([]string{name}, env.Dir)
 		if err != nil {
 			return nil, err
 		}
-		paths := []string{name}
-		if info.IsDir() {
-			if paths, err = rulesOf(env, name); err != nil {
-				return nil, err
-			}
+		if len(list) == 0 {
+			return nil, fmt.Errorf("%s has no .yaml and no .yml", name)
 		}
-		for _, path := range paths {
-			text, err := readRuleFile(env, path)
-			if err != nil {
-				return nil, err
-			}
-			files = append(files, rule.File{Name: path, Text: text})
-		}
+		files = append(files, list...)
 	}
 	return files, nil
-}
-
-// rulesOf returns the rule files of a directory, by name.
-func rulesOf(env *Env, dir string) (paths []string, err error) {
-	list, err := os.ReadDir(env.path(dir))
-	if err != nil {
-		return nil, err
-	}
-	for _, e := range list {
-		if ext := filepath.Ext(e.Name()); (ext == ".yaml" || ext == ".yml") && !e.IsDir() {
-			paths = append(paths, filepath.Join(dir, e.Name()))
-		}
-	}
-	if len(paths) == 0 {
-		return nil, fmt.Errorf("%s has no .yaml and no .yml", dir)
-	}
-	return paths, nil
-}
-
-func readRuleFile(env *Env, path string) ([]byte, error) {
-	f, err := os.Open(env.path(path))
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	text, err := io.ReadAll(io.LimitReader(f, mostRuleFile+1))
-	if err != nil {
-		return nil, fmt.Errorf("read %s: %w", path, err)
-	}
-	if len(text) > mostRuleFile {
-		return nil, fmt.Errorf("%s has more than %d MiB", path, mostRuleFile>>20)
-	}
-	return text, nil
 }
 
 // printFindings says it to people, as compilers do.

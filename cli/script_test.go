@@ -75,9 +75,9 @@ func runMain(ts *testscript.TestScript, neg bool, args []string, change func(*En
 	env := &Env{
 		Stdout: ts.Stdout(), Stderr: ts.Stderr(),
 		Getenv: ts.Getenv, Dir: ts.MkAbs("."),
-		Now:    func() time.Time { return now },
-		Dial:   func(socket string) Agent { return api.NewClient(socket) },
-		Build:  Build{Version: "v1.2.3", Revision: "0123456789abcdef", Go: "go1.26", Platform: "linux/amd64"},
+		Now:   func() time.Time { return now },
+		Dial:  func(socket string) Agent { return api.NewClient(socket) },
+		Build: Build{Version: "v1.2.3", Revision: "0123456789abcdef", Go: "go1.26", Platform: "linux/amd64"},
 		RunAgent: func(_ context.Context, o AgentOptions) error {
 			_, err := io.WriteString(ts.Stdout(), "agent "+strings.Join([]string{o.Socket, o.HTTP, o.State, o.Config, o.Instance, o.LogLevel}, "|")+"\n")
 			return err

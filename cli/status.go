@@ -81,6 +81,7 @@ func (v *statusView) write() {
 	v.cluster()
 	v.network()
 	v.sensors()
+	v.rules()
 	v.capabilities()
 	v.traffic()
 	v.losses()

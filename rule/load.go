@@ -18,6 +18,8 @@ type File struct {
 type Config struct {
 	// Sources are the sources of events beside [SourceSyscall].
 	Sources []string
+	// Extra is appended to what every rule says, behind a blank.
+	Extra string
 }
 
 func (c Config) sources() []string { return append([]string{SourceSyscall}, c.Sources...) }

@@ -141,6 +141,9 @@ func (l *loader) compile(d *ruleDef) *Rule {
 	if d.skipUnknown {
 		unknown = WarnUnknownFilter
 	}
+	if l.cfg.Extra != "" {
+		r.Output += " " + l.cfg.Extra
+	}
 	var err *FormatError
 	if r.Format, err = ParseFormat(r.Output); err != nil {
 		code := ErrCompileOutput

@@ -1,0 +1,126 @@
+package agent
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"path/filepath"
+	"strings"
+
+	"warren/alert"
+	"warren/api"
+	"warren/pipeline"
+	"warren/rule"
+)
+
+// RulesConfig is which rules alert.
+type RulesConfig struct {
+	// Paths are rule files, and directories of them, in their order; none for no
+	// rules.
+	Paths []string
+	// First is Falco's way: of several rules that an event matches, the first
+	// alerts.
+	First bool
+	// Least is the least priority that alerts; zero is Debug.
+	Least rule.Priority
+	// Output is appended to what every rule says: %container.id and the like.
+	Output string
+}
+
+// openRules returns what makes alerts, nil where there are no rules.
+func openRules(cfg RulesConfig, spine *pipeline.Pipeline, log *slog.Logger) (*alert.Engine, error) {
+	if len(cfg.Paths) == 0 {
+		return nil, nil
+	}
+	e, err := alert.New(alert.Config{Load: func() ([]rule.File, error) { return alert.Files(cfg.Paths, "") }, Rules: rule.Config{Extra: cfg.Output}, First: cfg.First, Least: cfg.Least}, ruleSpine{spine}, log)
+	if err != nil {
+		return nil, fmt.Errorf("load rules: %w", err)
+	}
+	return e, nil
+}
+
+// ruleSpine is the pipeline as rules see it.
+type ruleSpine struct{ *pipeline.Pipeline }
+
+// Replace implements [alert.Spine].
+func (s ruleSpine) Replace(old []alert.Stream, with []alert.Want) ([]alert.Stream, error) {
+	subs := make([]*pipeline.Subscription, len(old))
+	for i, o := range old {
+		subs[i] = o.(*pipeline.Subscription)
+	}
+	options := make([]pipeline.Options, len(with))
+	for i, w := range with {
+		options[i] = pipeline.Options{Name: w.Name, Filter: "rules", Kinds: w.Kinds, Interest: w.Interest, Match: w.Match, Queue: ruleQueue}
+	}
+	subs, err := s.Pipeline.Replace(subs, options...)
+	if err != nil {
+		return nil, err
+	}
+	streams := make([]alert.Stream, len(subs))
+	for i, sub := range subs {
+		streams[i] = sub
+	}
+	return streams, nil
+}
+
+// ruleQueue is how many events wait for a worker: at the most that sensors tell in
+// a second on one core, some tens of milliseconds.
+const ruleQueue = 1 << 15
+
+func setLeast(c *Config, v string) error {
+	p, ok := rule.ParsePriority(v)
+	if !ok {
+		return fmt.Errorf("%q is no priority: want one from emergency to debug", v)
+	}
+	c.Rules.Least = p
+	return nil
+}
+
+func setMatching(c *Config, v string) error {
+	if v != "all" && v != "first" {
+		return fmt.Errorf("%q is neither all nor first", v)
+	}
+	c.Rules.First = v == "first"
+	return nil
+}
+
+// setRules takes paths, by comma.
+func setRules(c *Config, v string) error {
+	var paths []string
+	for p := range strings.SplitSeq(v, ",") {
+		if p == "" {
+			return errors.New("want paths of rule files or directories, by comma")
+		}
+		abs, err := filepath.Abs(p)
+		if err != nil {
+			return fmt.Errorf("find %s: %w", p, err)
+		}
+		paths = append(paths, abs)
+	}
+	c.Rules.Paths = paths
+	return nil
+}
+
+func setRuleOutput(c *Config, v string) error {
+	if _, err := rule.ParseFormat(v); err != nil {
+		return err
+	}
+	c.Rules.Output = v
+	return nil
+}
+
+// rules describes what makes alerts.
+func (s *self) rules() *api.Rules {
+	if s.alerts == nil {
+		return nil
+	}
+	st := s.alerts.Status()
+	out := &api.Rules{Loaded: st.Loaded, Alerts: st.Alerts, Lost: st.Lost, Rules: []api.RuleState{}}
+	for _, r := range st.Rules {
+		out.Rules = append(out.Rules, api.RuleState{Name: r.Name, Priority: r.Priority, Enabled: r.Enabled, Matches: r.Matches})
+	}
+	if st.Refused != nil {
+		out.Refused, out.RefusedAt = st.Refused.Error(), &st.RefusedAt
+	}
+	return out
+}
