@@ -30,7 +30,6 @@ type fakeSpine struct {
 type fakeStream struct {
 	want   Want
 	events chan *event.Event
-	closed bool
 }
 
 func (s *fakeSpine) Replace(old []Stream, with []Want) (list []Stream, _ error) {
