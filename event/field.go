@@ -194,6 +194,15 @@ func (f *Field) Key(e *Event, key string) (string, bool) {
 	return "", false
 }
 
+// All returns what a field with KeyArg has under all keys. It is the event's own:
+// do not change it.
+func (f *Field) All(e *Event) map[string]string {
+	if g := f.gets[kindOf(e)].all; g != nil {
+		return g(e)
+	}
+	return nil
+}
+
 func kindOf(e *Event) Kind {
 	if e.Data == nil {
 		return 0
