@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"unicode/utf8"
 
+	"github.com/parquet-go/parquet-go/deprecated"
 	"github.com/parquet-go/parquet-go/encoding/thrift"
 	"github.com/parquet-go/parquet-go/format"
 )
@@ -81,7 +82,8 @@ type parquetColumn struct {
 	bloom bool
 }
 
-// schemaElements describes columns for the footer.
+// schemaElements describes columns for the footer, by logical types and by what
+// there was before them: some readers, DuckDB among them, know lists by that alone.
 func schemaElements(cols []parquetColumn) []format.SchemaElement {
 	root := format.SchemaElement{Name: "event"}
 	root.NumChildren = thrift.New(int32(len(cols)))
@@ -91,20 +93,20 @@ func schemaElements(cols []parquetColumn) []format.SchemaElement {
 		switch c.shape {
 		case shapeText:
 			el.Type = thrift.New(format.ByteArray)
-			el.LogicalType.Value = &format.StringType{}
+			el.LogicalType.Value, el.ConvertedType = &format.StringType{}, thrift.New(deprecated.UTF8)
 		case shapeTexts:
 			list := format.SchemaElement{Name: "list", RepetitionType: thrift.New(format.Repeated), NumChildren: thrift.New(int32(1))}
 			item := format.SchemaElement{Name: "element", RepetitionType: thrift.New(format.Required), Type: thrift.New(format.ByteArray)}
-			item.LogicalType.Value = &format.StringType{}
+			item.LogicalType.Value, item.ConvertedType = &format.StringType{}, thrift.New(deprecated.UTF8)
 			el.NumChildren = thrift.New(int32(1))
-			el.LogicalType.Value = &format.ListType{}
+			el.LogicalType.Value, el.ConvertedType = &format.ListType{}, thrift.New(deprecated.List)
 			els = append(els, el, list, item)
 			continue
 		case shapeInt:
 			el.Type = thrift.New(format.Int64)
 		case shapeUint:
 			el.Type = thrift.New(format.Int64)
-			el.LogicalType.Value = &format.IntType{BitWidth: 64}
+			el.LogicalType.Value, el.ConvertedType = &format.IntType{BitWidth: 64}, thrift.New(deprecated.Uint64)
 		case shapeTime:
 			el.Type = thrift.New(format.Int64)
 			el.LogicalType.Value = &format.TimestampType{IsAdjustedToUTC: true, Unit: format.TimeUnit{Value: &format.NanoSeconds{}}}

@@ -55,6 +55,7 @@ func shapeOf(c *event.Column) shape {
 type groupBuilder struct {
 	layout *event.Layout
 	host   *event.Host
+	node   string // that names of files have
 	w      *parquetWriter
 	rows   int
 	cols   []groupColumn // by the index of the layout
@@ -87,7 +88,7 @@ const processPageRows = 1 << 10
 
 func newGroupBuilder(w io.Writer, l *event.Layout, host *event.Host, keys map[string]string) *groupBuilder {
 	g := &groupBuilder{
-		layout: l, host: host, w: newParquetWriter(w, fileColumns(l), keys), cols: make([]groupColumn, len(l.Columns)), limit: rowGroupRows,
+		layout: l, host: host, node: keys[keyNode], w: newParquetWriter(w, fileColumns(l), keys), cols: make([]groupColumn, len(l.Columns)), limit: rowGroupRows,
 		first: math.MaxInt64, last: math.MinInt64, by: "evt.time",
 	}
 	if l.Kind == event.KindProcess {
@@ -332,16 +333,12 @@ func (g *groupBuilder) flush() error {
 
 // hostVector returns a column with the same text in all rows.
 func (g *groupBuilder) hostVector(i int) *vector {
-	text := ""
-	if g.host != nil {
-		switch hostColumns[i].name {
-		case columnNode:
-			if text = g.host.Node(); text == "" {
-				text = g.host.Name()
-			}
-		case columnHostname:
+	text := g.node
+	if name := hostColumns[i].name; name != columnNode {
+		text = ""
+		if g.host != nil && name == columnHostname {
 			text = g.host.Name()
-		case columnBootID:
+		} else if g.host != nil {
 			text = g.host.BootID()
 		}
 	}
