@@ -62,9 +62,9 @@ root: $(CACHE)/bin/promtool ## BPF on this machine's kernel
 	build/need $(ROOT_PACKAGES)
 	$(GO) test -count=1 -p 1 -run '$(or $(RUN),^Test(BPF|Root|Containers))' $(if $(V),-v) $(PKGS)
 
-e2e: build $(CACHE)/bin/promtool $(CACHE)/bin/hubble $(CACHE)/bin/hubble-relay ## the built program as a user meets it
+e2e: build $(CACHE)/bin/promtool $(CACHE)/bin/hubble $(CACHE)/bin/hubble-relay $(CACHE)/duckdb/installed ## the built program as a user meets it
 	build/need $(ROOT_PACKAGES)
-	$(GO) test -count=1 -run '^TestE2E' ./test/e2e ./hub
+	$(GO) test -count=1 -run '^TestE2E' ./test/e2e ./test/duckdb ./hub
 
 vm: ## the root tests on Debian's 6.1 and 6.12 kernels under qemu
 	build/need $(VM_PACKAGES)
@@ -91,6 +91,7 @@ bench: build ## every figure that docs/performance.md promises, measured here
 	$(GO) run ./test/bench -seconds $(BENCH_SECONDS) -rounds $(BENCH_ROUNDS)
 	$(GO) run ./test/bench -network -rounds $(BENCH_ROUNDS)
 	$(GO) run ./test/bench -files -seconds $(BENCH_SECONDS) -rounds $(BENCH_ROUNDS)
+	$(GO) run ./test/bench -history -rounds $(BENCH_ROUNDS)
 
 bench-cluster: build bin/cluster ## those of a Kubernetes cluster, with 1,000 nodes and 20,000 pods that kwok simulates
 	build/need $(CLUSTER_PACKAGES)
@@ -103,6 +104,7 @@ bench-short: build ## the same in a few minutes, with less weight
 	$(GO) run ./test/bench -short
 	$(GO) run ./test/bench -network -short
 	$(GO) run ./test/bench -files -short
+	$(GO) run ./test/bench -history -short
 
 generate: ## BPF objects and reference pages, from their sources
 	build/need $(BPF_PACKAGES)
@@ -138,6 +140,15 @@ $(CACHE)/bin/golangci-lint: build/tools/go.mod
 # server.
 $(CACHE)/bin/promtool:
 	build/promtool $@
+
+# DuckDB for node, 70 MB: it reads what the history has sealed. The lock file says
+# its checksum; node and npm are Debian's, or whatever is there.
+$(CACHE)/duckdb/installed: test/duckdb/package.json test/duckdb/package-lock.json
+	command -v npm >/dev/null || build/need nodejs npm
+	mkdir -p $(@D)
+	cp test/duckdb/package.json test/duckdb/package-lock.json $(@D)
+	cd $(@D) && npm install --no-audit --no-fund --ignore-scripts
+	touch $@
 
 # Hubble's own command line and relay, as they are published: tests ask agents
 # by them.
