@@ -130,6 +130,7 @@ var thirdParties = []struct {
 	{"golang.org/x/tools", nil, "txtar"},
 	{"github.com/getkin/kin-openapi", nil, "holds the API against its document"},
 	{"github.com/johannesboyne/gofakes3", nil, "a server of buckets"},
+	{"modernc.org/sqlite", nil, "what the history is compared with"},
 }
 
 const (

@@ -85,7 +85,7 @@ func TestPromised(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for table, list := range [][]part{ofMachine: parts, ofCluster: clusterParts, ofNetwork: networkParts, ofFiles: filesParts} {
+	for table, list := range [][]part{ofMachine: parts, ofCluster: clusterParts, ofNetwork: networkParts, ofFiles: filesParts, ofHistory: historyParts} {
 		var measured []string
 		for _, p := range list {
 			measured = append(measured, p.figures...)

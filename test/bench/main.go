@@ -1,7 +1,7 @@
 // Command bench measures every figure that docs/performance.md promises, beside
 // what each is compared with, in one run.
 //
-//	go run ./test/bench [-files | -network | -cluster [-ceiling]] [-short] [-seconds N] [-rounds N] [-only PART,...]
+//	go run ./test/bench [-files | -network | -history | -cluster [-ceiling]] [-short] [-seconds N] [-rounds N] [-only PART,...]
 //
 // It prints one line for each figure and exits 1 if one of them is not reached,
 // could not be measured, or is promised and not among them. It needs root, the
@@ -15,6 +15,9 @@
 // With -files the figures are those of files and system calls, the fourth table.
 // They need make and opensnoop; where WARREN_TEST_DATA names a folder with
 // falco_rules.yaml, its rules are among those that are asked for.
+//
+// With -history the figures are those of the history, the fifth table: events made
+// up by package traffic, kept by processes of this program's own.
 //
 // With -cluster the figures are those of a Kubernetes cluster, the second table
 // of the page. They need root and the programs of package bed, and are measured
@@ -110,10 +113,12 @@ var clusterParts = []part{
 
 func main() {
 	bed.Child()
+	historyChild()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	ofNetwork := flag.Bool("network", false, "the figures of pods' connections")
 	ofFiles := flag.Bool("files", false, "the figures of files and system calls")
+	ofEvents := flag.Bool("history", false, "the figures of the history")
 	inCluster := flag.Bool("cluster", false, "the figures of a Kubernetes cluster")
 	short := flag.Bool("short", false, "little weight, for CI")
 	ceiling := flag.Bool("ceiling", false, "with -cluster: how fast pods can come and go without Warren, too, where the machine is too slow for what is promised")
@@ -137,7 +142,7 @@ func main() {
 	if *rounds > 0 {
 		w.rounds = *rounds
 	}
-	if err := run(ctx, w, *warren, *only, setOf(*ofNetwork, *inCluster, *ofFiles), *short); err != nil {
+	if err := run(ctx, w, *warren, *only, setOf(*ofNetwork, *inCluster, *ofFiles, *ofEvents), *short); err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		stop()
 		os.Exit(1)
@@ -150,10 +155,13 @@ const (
 	ofCluster
 	ofNetwork
 	ofFiles
+	ofHistory
 )
 
-func setOf(network, cluster, files bool) int {
+func setOf(network, cluster, files, history bool) int {
 	switch {
+	case history:
+		return ofHistory
 	case files:
 		return ofFiles
 	case network:
@@ -194,6 +202,9 @@ func run(ctx context.Context, w weight, warren, only string, table int, short bo
 		b.tellLoad()
 	case ofFiles:
 		all = filesParts
+		b.tellLoad()
+	case ofHistory:
+		all = historyParts
 		b.tellLoad()
 	}
 	if table == ofMachine || table == ofFiles {
