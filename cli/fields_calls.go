@@ -44,8 +44,10 @@ Names are Falco's, and the kernel's where Falco has none; a name that Falco give
 What an argument points at is read when the call returns: another thread of the process may have changed it meanwhile. Numbers cannot be changed. What could not be read
 is missing and named in ` + "`evt.args_unreadable`; what was longer than is kept is named in `evt.args_truncated`" + `.
 
-Not seen are the calls of 32-bit programs on 64-bit machines, for which the kernel has no tracepoints of single calls, and requests by io_uring, which make no call. Calls that
-change credentials or namespaces (` + "`setuid`, `capset`, `setns`, `unshare`" + ` and their relatives) are events of the kinds ` + "`credentials` and `namespace`" + `; connections, and datagrams
+Not seen are 32-bit calls on 64-bit machines, whoever makes them: the kernel's tracepoints of single calls leave them out, and the one that sees them would make every call of
+every process dearer. Not seen are requests by io_uring either, which make no call; what they do to files is told by the kinds of files, with ` + "`evt.io_uring`" + `. Calls that
+change credentials or namespaces (` + "`setuid`, `capset`, `setns`, `unshare`" + ` and their relatives) are events of the kinds ` + "`credentials` and `namespace`" + `, and of the kind ` + "`attempt`" + ` where
+they fail or change nothing (of a process with several threads: where they fail), for who asks for that kind or one of the types; connections, and datagrams
 by ` + "`sendto` and `recvfrom`" + `, of the kind ` + "`connection`" + `; what has a path, of ` + "`open`, `file` and `mount`" + `.
 
 Loads of modules and kernels that succeed travel with processes on the critical ring, so that no flood drops them; everything else is bulk, since a flood of it needs no privilege.
