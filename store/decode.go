@@ -13,7 +13,7 @@ import (
 var errFrame = errors.New("the frame is damaged")
 
 // maxRows bounds what a reader takes for a batch.
-const maxRows = 1 << 16
+const maxRows = 1 << 14
 
 // A reader takes bytes apart. What is wrong makes it fail, once and for all, and
 // nothing that is read of it then is more than was there.
@@ -112,6 +112,9 @@ func decodeBatch(data []byte, s *schema, host *event.Host, want func(*event.Colu
 			return nil, errFrame
 		}
 		c := s.columns[index]
+		if c != nil && b.Vectors[c.Index] != nil {
+			return nil, errFrame // a column stands once
+		}
 		if c == nil || want != nil && !want(c) && c.Name != "evt.time" {
 			continue
 		}
