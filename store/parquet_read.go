@@ -440,6 +440,7 @@ func (c *chunk) decode(d *dataPage) error {
 	v := &c.current
 	v.rows, v.dict = rows, c.dict
 	there := values - nulls
+	c.longs, c.ints = slices.Grow(c.longs[:0], there+256), slices.Grow(c.ints[:0], there+64) // with room for what decoders write beyond
 	if c.col.shape == shapeTexts {
 		return c.decodeLists(rep, def, body, rows, values, there)
 	}
@@ -489,7 +490,7 @@ func (c *chunk) decode(d *dataPage) error {
 		return corrupt("an encoding that Warren does not write")
 	}
 	if nulls == 0 {
-		v.nums, c.longs, v.null = c.longs, v.nums, nil
+		v.nums, v.null = append(slices.Grow(v.nums[:0], rows), c.longs...), nil
 		return nil
 	}
 	v.nums, v.null = slices.Grow(v.nums[:0], rows)[:rows], slices.Grow(v.null[:0], rows)[:rows]
