@@ -222,6 +222,9 @@ func (s *Store) sealKind(ctx context.Context, g *segment, k event.Kind) (out *se
 	w := bufio.NewWriterSize(file, 256<<10)
 	b := newGroupBuilder(w, event.LayoutOf(k), g.host, keys)
 	for i := range frames {
+		b.expect += frames[i].rows
+	}
+	for i := range frames {
 		if err := ctx.Err(); err != nil {
 			return f, err
 		}

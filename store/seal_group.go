@@ -60,6 +60,8 @@ type groupBuilder struct {
 	rows   int
 	cols   []groupColumn // by the index of the layout
 	limit  int           // rows of a group
+	expect int           // rows that will come, as far as that is known
+	none   vector        // of a column without a value, for all
 	by     string        // column that rows are sorted by
 	times  []int64       // what rows are sorted by
 	order  []int32
@@ -73,6 +75,7 @@ type groupBuilder struct {
 // A groupColumn is a column of the row group that is being gathered.
 type groupColumn struct {
 	v     vector
+	some  bool // a row has a value; else v is nothing but a number of rows
 	known map[string]uint32
 	ints  map[int64]uint32 // of numbers that have names
 	bytes int              // of texts in the dictionary
@@ -103,7 +106,7 @@ func (g *groupBuilder) add(b *Batch) error {
 	for from := 0; from < b.Rows; {
 		to := min(b.Rows, from+g.limit-g.rows)
 		for i, c := range g.layout.Columns {
-			g.cols[i].add(c, vectorAt(b, i), from, to)
+			g.cols[i].add(c, vectorAt(b, i), from, to, min(g.limit, max(g.expect, to-from)))
 		}
 		text := 0
 		for i := range g.cols {
@@ -126,12 +129,37 @@ func vectorAt(b *Batch, i int) *Vector {
 	return nil
 }
 
-// add adds rows of a vector, nil for none with a value.
-func (c *groupColumn) add(col *event.Column, v *Vector, from, to int) {
+// begin makes room for the rows of a group, those before without a value.
+func (c *groupColumn) begin(s shape, before, room int) {
+	c.some = true
+	switch s {
+	case shapeText:
+		c.v.codes = slices.Grow(c.v.codes, max(before, room))
+		for range before {
+			c.v.codes = append(c.v.codes, missing)
+		}
+	case shapeTexts:
+		c.v.offsets = append(slices.Grow(c.v.offsets, max(before, room)+1), make([]uint32, before)...)
+	default:
+		c.v.nums = append(slices.Grow(c.v.nums, max(before, room)), make([]int64, before)...)
+		if before > 0 {
+			c.v.setNull(0, before, func(int) bool { return true })
+		}
+	}
+}
+
+// add adds rows of a vector, nil for none with a value. The group will have room rows.
+func (c *groupColumn) add(col *event.Column, v *Vector, from, to, room int) {
 	n := to - from
 	before := c.v.rows
 	c.v.rows += n
 	s := shapeOf(col)
+	if !c.some {
+		if v == nil {
+			return
+		}
+		c.begin(s, before, room)
+	}
 	if v == nil {
 		switch s {
 		case shapeText:
@@ -299,7 +327,7 @@ func splitPair(s string) (k, v string) {
 func (c *groupColumn) reset() {
 	clear(c.v.dict)
 	c.v = vector{codes: c.v.codes[:0], offsets: c.v.offsets[:0], dict: c.v.dict[:0], nums: c.v.nums[:0]}
-	c.bytes = 0
+	c.bytes, c.some = 0, false
 	clear(c.known)
 	clear(c.ints)
 }
@@ -315,6 +343,9 @@ func (g *groupBuilder) flush() error {
 			return g.hostVector(i)
 		}
 		c := &g.cols[i-len(hostColumns)]
+		if !c.some {
+			return g.noVector()
+		}
 		if shapeOf(g.layout.Columns[i-len(hostColumns)]) == shapeTexts {
 			c.v.offsets = append(c.v.offsets, uint32(len(c.v.codes)))
 		}
@@ -351,6 +382,18 @@ func (g *groupBuilder) hostVector(i int) *vector {
 	for range g.rows {
 		v.codes = append(v.codes, code)
 	}
+	return v
+}
+
+// noVector returns a column without a value, of any shape.
+func (g *groupBuilder) noVector() *vector {
+	v := &g.none
+	v.rows = g.rows
+	for len(v.codes) < g.rows {
+		v.codes, v.nums, v.null = append(v.codes, missing), append(v.nums, 0), append(v.null, true)
+	}
+	v.codes, v.nums, v.null = v.codes[:g.rows], v.nums[:g.rows], v.null[:g.rows]
+	v.offsets = append(v.offsets[:0], make([]uint32, g.rows+1)...)
 	return v
 }
 
