@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"iter"
 	"log/slog"
 	"os/signal"
 	"syscall"
@@ -17,6 +18,7 @@ import (
 
 	"warren/api"
 	"warren/bpf"
+	"warren/event"
 	"warren/identity"
 	"warren/pipeline"
 	"warren/sensor/all"
@@ -96,6 +98,12 @@ func Run(ctx context.Context, cfg Config, stdout io.Writer, log *slog.Logger) (e
 		return err
 	}
 
+	// Events that know who -> what is kept of them.
+	if me.history, err = openHistory(cfg, me.spine, func() iter.Seq[*event.Process] { return me.who.Processes }, log); err != nil {
+		return err
+	}
+	cfg.API.History = me.history.past()
+
 	// Those who ask -> people and programs.
 	if me.talk = me.mapOfTalk(); me.talk != nil {
 		cfg.API.Map = me.talk.Answer
@@ -133,6 +141,9 @@ func Run(ctx context.Context, cfg Config, stdout io.Writer, log *slog.Logger) (e
 	}
 	part("identity", me.who.Run)
 	part("pipeline", me.spine.Run)
+	if me.history.keeps() {
+		part("history", me.history.run)
+	}
 	if me.member != nil {
 		part("kubernetes", func(ctx context.Context) error { return me.member.run(ctx, log) })
 	}

@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -11,6 +12,7 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -18,6 +20,7 @@ import (
 	"warren/bpf"
 	"warren/datapath"
 	"warren/event"
+	"warren/filter"
 	"warren/identity"
 	"warren/pipeline"
 	"warren/sensor/all"
@@ -50,6 +53,7 @@ type Config struct {
 	Hubble     HubbleConfig
 	Network    NetworkConfig
 	Rules      RulesConfig
+	History    HistoryConfig
 
 	Road     bpf.Config
 	Sensors  all.Config
@@ -135,6 +139,7 @@ type Options struct {
 	MetricsListen string // address for metrics and health, or off
 	Network       string // how pods are connected: off, routed, vxlan or chained
 	Rules         string // rule files and directories of them, by comma
+	History       string // directory of the history, or off
 }
 
 // The defaults that derive from nothing else. Instances of other names than the
@@ -146,6 +151,12 @@ const (
 	otherHTTP       = "127.0.0.1:0"
 	off             = "off"
 	auto            = "auto"
+)
+
+// What is kept of the past unless somebody says otherwise.
+const (
+	defaultHistorySize = 1 << 30
+	defaultHistoryAge  = 7 * 24 * time.Hour
 )
 
 // nodeVariable names the node where nothing else does: a pod has it from the
@@ -185,6 +196,7 @@ func Load(o Options) (Config, error) {
 		{"--hubble-socket", o.HubbleSocket, setHubbleSocket},
 		{"--network", o.Network, setNetwork},
 		{"--rules", o.Rules, setRules},
+		{"--history", o.History, setHistory},
 	} {
 		if f.value == "" {
 			continue
@@ -222,6 +234,14 @@ func (c *Config) complete() error {
 		// Elsewhere nobody has to pay for flows that he does not ask for.
 		def(&c.Hubble.Socket, filepath.Join(filepath.Dir(c.Socket), "hubble.sock"))
 	}
+	def(&c.History.Dir, filepath.Join(c.State, "history"))
+	def(&c.History.Filter, defaultHistory)
+	if c.History.Size == 0 {
+		c.History.Size = defaultHistorySize
+	}
+	if c.History.Age == 0 {
+		c.History.Age = defaultHistoryAge
+	}
 	for _, p := range []*string{&c.HTTP, &c.Metrics, &c.Hub.Listen, &c.Hubble.Listen, &c.Hubble.Socket} {
 		if *p == off {
 			*p = ""
@@ -229,7 +249,7 @@ func (c *Config) complete() error {
 	}
 	c.Sensors.Process.CriticalBytes = c.Road.CriticalBytes
 	c.API.Node = c.Node
-	for _, p := range []*string{&c.Socket, &c.State, &c.Hubble.Socket, &c.Kubernetes.Kubeconfig, &c.Hub.TLS} {
+	for _, p := range []*string{&c.Socket, &c.State, &c.Hubble.Socket, &c.Kubernetes.Kubeconfig, &c.Hub.TLS, &c.History.Dir} {
 		if *p == "" {
 			continue
 		}
@@ -381,6 +401,33 @@ func setUplink(c *Config, v string) error {
 		return fmt.Errorf("%q cannot be a device's name", v)
 	}
 	c.Network.Uplink = v
+	return nil
+}
+
+// setHistory is the flag: where the history is, or off.
+func setHistory(c *Config, v string) error {
+	if c.History.Off = v == off; c.History.Off {
+		return nil
+	}
+	return file(func(c *Config) *string { return &c.History.Dir })(c, v)
+}
+
+func setHistoryEnabled(c *Config, v string) error {
+	on, err := settings.ParseBool(v)
+	c.History.Off = err == nil && !on
+	return err
+}
+
+// setHistoryFilter checks that something can be kept.
+func setHistoryFilter(c *Config, v string) error {
+	prog, err := filter.Compile(v)
+	if err != nil {
+		return err
+	}
+	if prog.Asked()&^event.StateKinds == 0 {
+		return fmt.Errorf("no event can match: the filter wants %s", cmp.Or((prog.Kinds()&event.AllKinds).String(), "what cannot be at the same time"))
+	}
+	c.History.Filter = v
 	return nil
 }
 

@@ -81,7 +81,7 @@ func readFlags(t *testing.T, text string, o *Options) {
 		name, value, _ := strings.Cut(strings.TrimSpace(line), " ")
 		at := map[string]*string{"--socket": &o.Socket, "--http": &o.HTTP, "--state": &o.State, "--instance": &o.Instance, "--log-level": &o.LogLevel, "--config": &o.Config,
 			"--node": &o.Node, "--cgroup-root": &o.CgroupRoot, "--kubernetes": &o.Kubernetes, "--kubeconfig": &o.Kubeconfig, "--tls-dir": &o.TLSDir,
-			"--hub-listen": &o.HubListen, "--hubble-listen": &o.HubbleListen, "--hubble-socket": &o.HubbleSocket, "--metrics-listen": &o.MetricsListen, "--network": &o.Network}[name]
+			"--hub-listen": &o.HubListen, "--hubble-listen": &o.HubbleListen, "--hubble-socket": &o.HubbleSocket, "--metrics-listen": &o.MetricsListen, "--network": &o.Network, "--history": &o.History}[name]
 		if at == nil {
 			t.Fatalf("no flag %s", name)
 		}
@@ -116,6 +116,9 @@ func outcome(o Options) string {
 	show("hubble", fmt.Sprintf("socket %s, listen %s, flows %d, bytes %d", c.Hubble.Socket, c.Hubble.Listen, c.Hubble.Flows, c.Hubble.Bytes))
 	if !reflect.DeepEqual(c.Network, NetworkConfig{}) {
 		show("network", fmt.Sprintf("%+v", c.Network))
+	}
+	if d := (HistoryConfig{Dir: filepath.Join(c.State, "history"), Size: defaultHistorySize, Age: defaultHistoryAge, Filter: defaultHistory}); c.History != d {
+		show("history", fmt.Sprintf("%+v", c.History))
 	}
 	show("rings", fmt.Sprint(c.Road.CriticalBytes, " ", c.Road.BulkBytes, " ", c.Road.Idle, " ", c.Road.Busy))
 	show("process sensor's ring", c.Sensors.Process.CriticalBytes)

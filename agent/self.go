@@ -38,6 +38,7 @@ type self struct {
 	road     *bpf.Road
 	who      *identity.Identity
 	spine    *pipeline.Pipeline
+	history  *history // nil where nothing is kept
 	failure  atomic.Pointer[error]
 }
 
@@ -112,6 +113,7 @@ func (s *self) Status() api.Status {
 		st.Hubble = &api.HubbleState{Flows: h.Flows, MaxFlows: h.MaxFlows, Bytes: h.Bytes, MaxBytes: h.MaxBytes, Seen: h.Seen, Oldest: h.Oldest, Streams: h.Streams, Stalled: h.Stalled}
 	}
 	st.Flows = s.seen.state()
+	st.History = s.history.state()
 	for _, n := range *s.rights.Load() {
 		st.Capabilities = append(st.Capabilities, api.Cap{Name: n.name(), For: n.feature, Required: n.required, Held: n.held, Returned: n.returned})
 	}

@@ -70,6 +70,13 @@ func options() []option {
 			{Key: "priority", Doc: "least priority that alerts (debug)", Set: setLeast},
 			{Key: "output", Doc: "what is said behind every rule's output: \"container=%container.id\"", Set: setRuleOutput},
 		}},
+		{Key: "history", Doc: "what is kept of the past, on disk", Sub: []option{
+			{Key: "enabled", Doc: "false keeps nothing (true)", Set: setHistoryEnabled},
+			{Key: "dir", Doc: "directory; without it history below that of the state", Set: file(func(c *Config) *string { return &c.History.Dir })},
+			{Key: "size", Doc: "what it takes at most, before the oldest goes (1GiB)", Set: settings.Size(8<<20, 1<<40, func(c *Config) *int64 { return &c.History.Size })},
+			{Key: "age", Doc: "for how long events are kept (7d)", Set: settings.Span(time.Minute, 5*366*24*time.Hour, func(c *Config) *time.Duration { return &c.History.Age })},
+			{Key: "filter", Doc: "which events are kept (" + defaultHistory + ")", Set: setHistoryFilter},
+		}},
 		{Key: "rings", Doc: "the rings between kernel and agent", Check: checkPolls, Sub: []option{
 			{Key: "critical", Doc: "size of the ring for processes, a power of two (2MiB)", Set: ring(func(c *Config) *int { return &c.Road.CriticalBytes })},
 			{Key: "bulk", Doc: "size of the ring for the rest, a power of two (16MiB)", Set: ring(func(c *Config) *int { return &c.Road.BulkBytes })},

@@ -109,6 +109,10 @@ type Question struct {
 	Exited bool
 	// Nodes asks a hub for those nodes of the cluster only.
 	Nodes []string
+	// Since and Until bound the past that is asked for: of Events and Recent, which
+	// then tell what was kept, and of Connections those that there were. At asks
+	// Processes for those that ran at a moment. Zero is none.
+	Since, Until, At time.Time
 	// Begun, if it is not nil, is called when the answer begins, before its first
 	// line, which may be long in coming: it was not refused.
 	Begun func()
@@ -129,7 +133,17 @@ func (q Question) values(path string, follow bool) url.Values {
 	if q.Exited && path == PathProcesses {
 		v.Set("exited", "true")
 	}
-	if path != PathProcesses && follow != lookupListing(path).follow {
+	past := false
+	for _, at := range []struct {
+		name string
+		time time.Time
+	}{{"since", q.Since}, {"until", q.Until}, {"at", q.At}} {
+		if !at.time.IsZero() && slices.Contains(lookupListing(path).params, at.name) {
+			v.Set(at.name, at.time.Format(time.RFC3339Nano))
+			past = true
+		}
+	}
+	if path != PathProcesses && (past || follow != lookupListing(path).follow) {
 		v.Set("follow", strconv.FormatBool(follow))
 	}
 	if follow {
@@ -147,13 +161,15 @@ func nodeValues(nodes []string) url.Values {
 	return v
 }
 
-// Events yields events as they happen that match. Losses come in between, as
+// Events yields events as they happen that match, with Since after those that were
+// kept. Losses come in between, as
 // events of kind lost, which are not limited.
 func (c *Client) Events(ctx context.Context, q Question) Lines {
 	return c.lines(ctx, PathEvents, q.values(PathEvents, true), q.Begun)
 }
 
-// Recent yields the last events that match, of as many as the agent remembers.
+// Recent yields the last events that match, of as many as the agent remembers;
+// with Limit, Since or Until also of those that were kept.
 func (c *Client) Recent(ctx context.Context, q Question) Lines {
 	return c.lines(ctx, PathEvents, q.values(PathEvents, false), q.Begun)
 }

@@ -178,7 +178,7 @@ func (s *Server) serveFlows(w http.ResponseWriter, req *http.Request, q Query) e
 		return err
 	}
 	defer stream.close()
-	return s.follow(req.Context(), out, stream, a.Limit, 0)
+	return s.follow(req.Context(), out, stream, a.Limit, nothingKnown)
 }
 
 // What an agent without a datapath has to say of flows.

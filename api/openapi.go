@@ -173,6 +173,9 @@ func (s *Server) document() ([]byte, error) {
 	if s.cfg.Endpoints != nil {
 		operations = (*endpoints)(nil).operations()
 	}
+	if s.cfg.History != nil {
+		operations = append(operations, (*pruner)(nil).operations()...)
+	}
 	return describeRoutes("Warren agent", "What runs on this machine and whom it talks to. The agent answers on a Unix socket (by default /run/warren/warren.sock) and on loopback. "+documentOfLists, s.routes(), operations)
 }
 

@@ -135,14 +135,25 @@ func TestDocumentAndAnswers(t *testing.T) {
 	talk := pods.collector(true)
 	talk.Add(flowEvent("flow_drop", flowTime, pods.front, pods.redis, 40000, 6379, false, event.Dropped))
 	cfg.Policy, cfg.PolicyStatus = talk.Answer, statusOfPolicies
+	past := newFakeHistory(whole.recent...)
+	past.procs = whole.procs
+	cfg.History = past
 	for _, r := range newServer(newFake(), Config{}).routes() {
 		path := strings.Replace(r.Pattern, "{id}", "1", 1)
 		ask(whole, path+"?bogus=1", 400, here)
 		ask(whole, path, 403, elsewhere)
-		if r.Pattern != "/v1/events" && r.Pattern != "/v1/files/watch" && r.Pattern != "/v1/events/count" { // which follow
+		if r.Pattern != "/v1/events" && r.Pattern != "/v1/files/watch" && r.Pattern != "/v1/events/count" && r.Pattern != "/v1/who" { // which follow, or want more
 			ask(whole, path, 200, here)
 		}
 	}
+	ask(whole, "/v1/events?since=2001-01-01&until=2001-10-01&limit=3", 200, here)
+	ask(whole, "/v1/connections?since=2001-01-01", 200, here)
+	ask(whole, "/v1/processes?at=2001-10-01", 200, here)
+	ask(whole, "/v1/who?to=fd00::1", 200, here)
+	ask(whole, "/v1/who?to=example.org:443&since=2001-01-01&until=2001-10-01&limit=3&filter=proc.name%20exists", 200, here)
+	cfg.History = nil
+	ask(whole, "/v1/history", 503, here)
+	ask(whole, "/v1/history/export", 503, here)
 	ask(whole, "/v1/events?follow=false", 200, here)
 	ask(whole, "/v1/events?follow=false&limit=2&filter=proc.name%3Dcurl", 200, here)
 	ask(whole, "/v1/events?filter=a.b%3D1", 400, here)
@@ -217,8 +228,12 @@ func TestDocumentAndAnswers(t *testing.T) {
 	impatient(starting, "/v1/processes")
 	impatient(starting, "/v1/processes/1")
 	impatient(starting, "/v1/connections")
+	impatient(starting, "/v1/who?to=::1")
 
 	for path, item := range doc.Paths.Map() {
+		if item.Get == nil {
+			continue
+		}
 		for status := range item.Get.Responses.Map() {
 			if !had[path+" "+status] {
 				t.Errorf("%s: nothing here answers %s, which the document promises", path, status)

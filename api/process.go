@@ -35,6 +35,17 @@ func (s *Server) serveProcesses(w http.ResponseWriter, req *http.Request, q Quer
 	if err := s.ready(req.Context()); err != nil {
 		return err
 	}
+	byStart := func(e *event.Event) time.Time { return e.Process.StartTime }
+	if !a.At.IsZero() {
+		if a.Exited {
+			return BadRequest("at tells of those that ran at that moment: leave out exited")
+		}
+		list, err := s.processesAt(req.Context(), a)
+		if err != nil {
+			return err
+		}
+		return writeRows(NewWriter(w, req, s.cfg.Stall, a.Fields), list, byStart)
+	}
 	at := readClock()
 	var list []*event.Event
 	s.tables.Processes(func(p *event.Process) bool {
@@ -46,7 +57,7 @@ func (s *Server) serveProcesses(w http.ResponseWriter, req *http.Request, q Quer
 		return true
 	})
 	slices.SortFunc(list, func(a, b *event.Event) int { return compareKeys(a.Actor, b.Actor) })
-	return writeRows(NewWriter(w, req, s.cfg.Stall, a.Fields), list, func(e *event.Event) time.Time { return e.Process.StartTime })
+	return writeRows(NewWriter(w, req, s.cfg.Stall, a.Fields), list, byStart)
 }
 
 // compareKeys orders processes by the time they started.

@@ -7,9 +7,11 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"warren/event"
 	"warren/filter"
+	"warren/settings"
 )
 
 // Query is the parameters of a request, each given at most once.
@@ -107,6 +109,35 @@ func (q Query) Count(name string) (int, error) {
 		return 0, BadRequest("parameter %s is %s, want a number of at least 1", name, printable(v))
 	}
 	return n, nil
+}
+
+// Moment returns a moment of the past, as [settings.ParseMoment] reads it at the
+// time now; the zero time, where the parameter is missing.
+func (q Query) Moment(name string, now time.Time) (time.Time, error) {
+	v, ok := q[name]
+	if !ok {
+		return time.Time{}, nil
+	}
+	at, err := settings.ParseMoment(v, now)
+	if err != nil {
+		return at, BadRequest("parameter %s: %v", name, err)
+	}
+	return at, nil
+}
+
+// Span returns the parameters since and until; the zero time for one that is
+// missing.
+func (q Query) Span(now time.Time) (since, until time.Time, err error) {
+	if since, err = q.Moment("since", now); err != nil {
+		return since, until, err
+	}
+	if until, err = q.Moment("until", now); err != nil {
+		return since, until, err
+	}
+	if !since.IsZero() && !until.IsZero() && !since.Before(until) {
+		return since, until, BadRequest("since (%s) is not before until (%s)", since.Format(time.RFC3339), until.Format(time.RFC3339))
+	}
+	return since, until, nil
 }
 
 // List returns the elements, separated by commas, of a parameter; nil where it

@@ -3,6 +3,7 @@ package api
 import (
 	"net/http"
 	"strings"
+	"time"
 
 	"warren/event"
 	"warren/filter"
@@ -28,9 +29,9 @@ type listing struct {
 // listings are all of them. watch says to servers between client and agent that
 // the answer does not end; to us follow does.
 var listings = []listing{
-	{PathEvents, "event", event.AllKinds &^ event.StateKinds, true, []string{"follow", "limit", "watch"}},
-	{PathProcesses, "process", event.Kinds(event.KindProcess), false, []string{"exited"}},
-	{PathConnections, "connection", event.Kinds(event.KindConnection), false, []string{"follow", "watch"}},
+	{PathEvents, "event", event.AllKinds &^ event.StateKinds, true, []string{"follow", "limit", "since", "until", "watch"}},
+	{PathProcesses, "process", event.Kinds(event.KindProcess), false, []string{"at", "exited"}},
+	{PathConnections, "connection", event.Kinds(event.KindConnection), false, []string{"follow", "since", "until", "watch"}},
 	{PathFlows, "flow", event.Kinds(event.KindFlow), false, []string{"follow", "limit", "watch"}},
 }
 
@@ -58,9 +59,15 @@ type Asked struct {
 	Limit  int      // 0 for none
 	Exited bool     // of processes: also those that have ended
 	Nodes  []string // of which nodes; nil for all
+	// Since and Until bound the past that is asked for, At is the moment of which a
+	// list is; zero is none.
+	Since, Until, At time.Time
 
 	question Question
 }
+
+// past reports whether the past is asked for.
+func (a *Asked) past() bool { return !a.Since.IsZero() || !a.Until.IsZero() || !a.At.IsZero() }
 
 // Question returns what was asked in the form in which it is asked of others.
 func (a Asked) Question() Question { return a.question }
@@ -79,8 +86,14 @@ func ParseQuestion(path string, q Query) (a Asked, err error) {
 	if a.Fields, err = q.Fields(); err != nil {
 		return a, err
 	}
-	if a.Follow, err = q.Bool("follow", l.follow); err != nil {
+	if err = a.times(q, time.Now()); err != nil {
 		return a, err
+	}
+	if a.Follow, err = q.Bool("follow", l.follow && !a.past()); err != nil {
+		return a, err
+	}
+	if a.Follow && !a.Until.IsZero() {
+		return a, BadRequest("until ends an answer, and with follow it has no end")
 	}
 	if _, err = q.Bool("watch", false); err != nil {
 		return a, err
@@ -94,11 +107,22 @@ func ParseQuestion(path string, q Query) (a Asked, err error) {
 	if a.Nodes, err = q.List("node"); err != nil {
 		return a, err
 	}
-	a.question = Question{Filter: q["filter"], Limit: a.Limit, Exited: a.Exited, Nodes: a.Nodes}
+	a.question = Question{Filter: q["filter"], Limit: a.Limit, Exited: a.Exited, Nodes: a.Nodes, Since: a.Since, Until: a.Until, At: a.At}
 	if list, ok := q["fields"]; ok {
 		a.question.Fields = strings.Split(list, ",")
 	}
 	return a, nil
+}
+
+// times reads the bounds of what is asked for, at the time now.
+func (a *Asked) times(q Query, now time.Time) (err error) {
+	if a.Since, a.Until, err = q.Span(now); err != nil {
+		return err
+	}
+	if a.At, err = q.Moment("at", now); err != nil {
+		return err
+	}
+	return nil
 }
 
 // cannotMatch says that a list would be empty whatever happens: the filter

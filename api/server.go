@@ -56,6 +56,8 @@ type Config struct {
 	Locate func(path string) (FileID, error)
 	// Endpoints are the pods that the agent connects; nil where it connects none.
 	Endpoints Endpoints
+	// History is what is kept of the past; nil where nothing is.
+	History History
 }
 
 func (c Config) withDefaults() Config {
@@ -80,6 +82,9 @@ type Events interface {
 	Recent() []*event.Event
 	// Seq returns the number of the last event that the tables know of.
 	Seq() uint64
+	// Settled returns the number up to which every event has reached those who
+	// asked for it: some wait for the description of their container.
+	Settled() uint64
 }
 
 // A Stream is one consumer's events. Next and Buffered are called by one
@@ -144,6 +149,9 @@ func (s *Server) routes() []Route {
 		MapRoute(s.answerMap),
 		PolicyRoute(s.answerPolicy),
 		PolicyStatusRoute(s.answerPolicyStatus),
+		{"/v1" + PathHistory, []string{"node"}, s.serveHistory},
+		{"/v1" + PathHistoryExport, []string{"filter", "since", "until"}, s.serveExport},
+		WhoRoute(s.answerWho),
 		{"/v1/fields", []string{"kind"}, ServeFields},
 		{"/v1/status", []string{"node"}, s.serveStatus},
 		{"/openapi.json", nil, s.serveOpenAPI},
@@ -185,10 +193,14 @@ func (s *Server) Door(l net.Listener) Door {
 	if l.Addr().Network() == "tcp" {
 		return Door{l, local(s, l.Addr())}
 	}
-	if s.cfg.Endpoints != nil && l.Addr().Network() == "unix" {
-		return Door{l, &endpoints{s.cfg.Endpoints, s}}
+	if l.Addr().Network() != "unix" {
+		return Door{l, s}
 	}
-	return Door{l, s}
+	var h http.Handler = s
+	if s.cfg.Endpoints != nil {
+		h = &endpoints{s.cfg.Endpoints, s}
+	}
+	return Door{l, &pruner{s, h}}
 }
 
 // question checks what a list or a stream is asked for.

@@ -36,6 +36,8 @@ type Status struct {
 	Network *Network    `json:"network,omitempty"`
 	// Rules is absent where there are none.
 	Rules *Rules `json:"rules,omitempty"`
+	// History is absent where nothing is kept.
+	History *HistoryStatus `json:"history,omitempty"`
 
 	Capabilities []Cap    `json:"capabilities"`
 	Sensors      []Sensor `json:"sensors"`

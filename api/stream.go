@@ -17,23 +17,34 @@ func (s *Server) serveEvents(w http.ResponseWriter, req *http.Request, q Query) 
 	if err != nil {
 		return err
 	}
+	if a.past() {
+		kinds := a.Filter.Asked()
+		if a.Follow {
+			kinds = event.AllKinds // what is not kept happens
+		}
+		if err := s.kept(kinds); err != nil {
+			return err
+		}
+	}
 	out := NewWriter(w, req, s.cfg.Stall, a.Fields)
-	if !a.Follow {
-		return s.recentEvents(out, a.Filter, a.Limit)
+	switch {
+	case a.past() && a.Follow:
+		return s.followPast(req, out, a)
+	case a.past():
+		return s.pastEvents(req.Context(), out, a)
+	case !a.Follow:
+		return s.lastEvents(req.Context(), out, a)
 	}
 	stream, err := s.subscribe(req, "events", a.Filter, a.Filter.Asked())
 	if err != nil {
 		return err
 	}
 	defer stream.close()
-	return s.follow(req.Context(), out, stream, a.Limit, 0)
+	return s.follow(req.Context(), out, stream, a.Limit, nothingKnown)
 }
 
-// recentEvents answers with what matches among the last events, the last limit
-// of them, and what was lost in between.
-func (s *Server) recentEvents(out *Writer, prog *filter.Program, limit int) error {
-	return writeRows(out, lastOf(s.events.Recent(), prog, limit), func(e *event.Event) time.Time { return e.Time })
-}
+// nothingKnown is for streams that begin with what happens now.
+func nothingKnown(*event.Event) bool { return false }
 
 func (s *Server) serveConnections(w http.ResponseWriter, req *http.Request, q Query) error {
 	a, err := s.question(PathConnections, q)
@@ -43,9 +54,14 @@ func (s *Server) serveConnections(w http.ResponseWriter, req *http.Request, q Qu
 	if err := s.ready(req.Context()); err != nil {
 		return err
 	}
+	if a.past() {
+		if err := s.kept(event.Kinds(event.KindConnection)); err != nil {
+			return err
+		}
+	}
 	out := NewWriter(w, req, s.cfg.Stall, a.Fields)
 	if !a.Follow {
-		return writeRows(out, s.connections(a.Filter.Match), start)
+		return s.listConnections(req.Context(), out, a)
 	}
 	// First the stream, then the rows: what changes meanwhile is in one of the
 	// two. A change that the rows tell of already is not told again.
@@ -55,10 +71,10 @@ func (s *Server) serveConnections(w http.ResponseWriter, req *http.Request, q Qu
 	}
 	defer stream.close()
 	known := s.events.Seq()
-	if err := writeRows(out, s.connections(a.Filter.Match), start); err != nil {
+	if err := s.listConnections(req.Context(), out, a); err != nil {
 		return err
 	}
-	return s.follow(req.Context(), out, stream, 0, known)
+	return s.follow(req.Context(), out, stream, 0, func(e *event.Event) bool { return e.Seq <= known && !event.NoticeKinds.Has(e.Data.Kind()) })
 }
 
 // connections returns the rows of the table that match, oldest first.
@@ -112,8 +128,8 @@ func (st *stream) close() {
 
 // follow writes events as they come: at once while there is time, in large
 // pieces while there is none. It ends with the stream, after limit events, or
-// when the client has gone. Events up to the number known are left out.
-func (s *Server) follow(ctx context.Context, out *Writer, from *stream, limit int, known uint64) error {
+// when the client has gone. Events that are known are left out.
+func (s *Server) follow(ctx context.Context, out *Writer, from *stream, limit int, known func(*event.Event) bool) error {
 	if err := out.Flush(); err != nil { // tells the client that the stream has begun
 		return err
 	}
@@ -126,7 +142,7 @@ func (s *Server) follow(ctx context.Context, out *Writer, from *stream, limit in
 			return err
 		}
 		k := e.Data.Kind()
-		if e.Seq <= known && !event.NoticeKinds.Has(k) {
+		if known(e) {
 			continue
 		}
 		if err := out.Event(e); err != nil {

@@ -38,6 +38,7 @@ func agentCommand(g *globals) *command {
 			{long: "hubble-socket", meta: "PATH", text: &o.HubbleSocket, doc: "Unix socket of Hubble's gRPC for this machine, or off (default hubble.sock beside the socket where a node's name is known, else off)"},
 			{long: "network", meta: "MODE", text: &o.Network, choices: []string{"off", "routed", "vxlan", "chained"}, doc: "connect the pods of this node and enforce network policy: routed by routes between nodes, vxlan by tunnels, chained where another CNI plugin connects them; off leaves packets alone, and takes away what an agent of this instance has made (default off)"},
 			{long: "rules", meta: "PATHS", text: &o.Rules, doc: "rule files, Falco's, and directories of them, by comma: what matches is an event of kind alert; they are read again when they change"},
+			{long: "history", meta: "DIR", text: &o.History, doc: "directory of what is kept of the past, or off (default history below that of the state)"},
 			{long: "log-level", meta: "LEVEL", text: &o.LogLevel, choices: []string{"debug", "info", "warn", "error"}, doc: "least level of what is logged: debug, info, warn or error (default info)"},
 		},
 		run: func(ctx context.Context, env *Env, args []string) error {

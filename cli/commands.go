@@ -21,9 +21,13 @@ func commandTable(g *globals) ([]*command, []*option) {
 		processTreeCommand(g),
 		processShowCommand(g),
 		connectionListCommand(g),
+		whoCommand(g),
 		fileWatchCommand(g),
 		flowsCommand(g),
 		mapCommand(g),
+		historyStatusCommand(g),
+		historyExportCommand(g),
+		historyPruneCommand(g),
 		policyStatusCommand(g),
 		policySuggestCommand(g),
 		policyTestCommand(g),
@@ -34,7 +38,7 @@ func commandTable(g *globals) ([]*command, []*option) {
 	}
 	var global []*option
 	if g.kubectl {
-		local := []string{"agent", "hub", "network remove", "file watch"} // of one machine
+		local := []string{"agent", "hub", "network remove", "file watch", "history status", "history export", "history prune"} // of one machine
 		commands = slices.DeleteFunc(commands, func(c *command) bool { return slices.Contains(local, c.name) })
 		global = clusterFlags(g)
 	} else {

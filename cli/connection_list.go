@@ -15,17 +15,20 @@ func connectionListCommand(g *globals) *command {
 	var output, columns string
 	var follow bool
 	var about selection
+	var when period
 	return &command{
 		name:    "connection list",
 		args:    "[FILTER]",
 		summary: "List TCP connections, listening sockets and UDP flows with their owners",
 		about: "Those that are open, and those that were closed lately. LOCAL and REMOTE carry the name that this machine was answered by DNS for the address. " +
-			"FILTER is a condition on the fields of the kind connection. With --follow, what happens to them is shown as it happens.",
+			"FILTER is a condition on the fields of the kind connection. With --follow, what happens to them is shown as it happens.\n\n" +
+			"With --since, all that there were since then are shown, by the history: as they ended, or as they were when they were last heard of.",
 		examples: []example{
 			{"warren connection list", "Who talks to whom"},
 			{"warren connection list 'conn.direction = listen'", "What can be connected to"},
 			{"warren connection list 'conn.error exists or conn.retransmits > 0' -o wide", "What goes wrong"},
 			{"warren connection list -f 'proc.name = curl'", "What curl does from now on"},
+			{"warren connection list --since 1d 'fd.rport = 22'", "Who used SSH in the last day"},
 		},
 		cluster: []example{
 			{"kubectl warren connection list -n shop", "Whom the pods of a namespace talk to"},
@@ -35,8 +38,11 @@ func connectionListCommand(g *globals) *command {
 			{long: "follow", short: "f", yes: &follow, doc: "then show changes as they happen"},
 			outputFlag(&output, "", "table", "wide", "json"),
 			{long: "columns", short: "c", meta: "FIELDS", text: &columns, doc: "show these fields instead, separated by commas; also of JSON"},
-		}, podFlags(g, &about)...),
+		}, append(when.flags(), podFlags(g, &about)...)...),
 		run: func(ctx context.Context, env *Env, args []string) error {
+			if follow && when.until != "" {
+				return usagef("--until ends what -f goes on with: leave out one of them")
+			}
 			chosen, err := parseColumns(columns)
 			if err != nil {
 				return err
@@ -53,6 +59,9 @@ func connectionListCommand(g *globals) *command {
 			}
 			typed := filterOf(args)
 			q, err := who.question(api.Question{Filter: typed, Fields: append(st.fields(), "conn.start")})
+			if err == nil {
+				err = when.ask(&q, env.Now())
+			}
 			if err != nil {
 				return err
 			}
@@ -65,6 +74,7 @@ func connectionListCommand(g *globals) *command {
 			}
 			ctx, cancel := g.finite(ctx, follow)
 			defer cancel()
+			who.remembered(ctx, q.Since)
 			lines := who.Connections(ctx, q)
 			if follow {
 				lines = who.FollowConnections(ctx, q)

@@ -4,11 +4,13 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"io"
 	"os"
 	"path/filepath"
 	"regexp"
 	"strings"
 	"testing"
+	"time"
 
 	"warren/api"
 	"warren/filter"
@@ -63,6 +65,14 @@ func (judge) Policy(context.Context, api.PolicyQuestion) (api.PolicyReport, erro
 }
 func (judge) PolicyStatus(context.Context, api.PolicyStatusQuestion) (api.PolicyStatus, error) {
 	return api.PolicyStatus{}, errStop
+}
+func (judge) Who(context.Context, api.WhoQuestion) (api.Who, error) { return api.Who{}, errStop }
+func (judge) History(context.Context) ([]byte, error)               { return nil, errStop }
+func (judge) ExportHistory(context.Context, api.Question) (io.ReadCloser, error) {
+	return nil, errStop
+}
+func (judge) PruneHistory(context.Context, time.Time) (api.Pruned, error) {
+	return api.Pruned{}, errStop
 }
 func (judge) Process(context.Context, string, ...string) ([]byte, error) { return nil, errStop }
 func (judge) Status(context.Context, ...string) ([]byte, error)          { return nil, errStop }

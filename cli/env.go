@@ -74,6 +74,7 @@ type AgentOptions struct {
 	MetricsListen string // address of metrics and health, "off" for none
 	Network       string // how pods are connected: off, routed, vxlan or chained
 	Rules         string // rule files and directories of them, by comma
+	History       string // directory of what is kept of the past, "off" for none
 }
 
 // HubOptions are the flags of warren hub; an empty one was not given.
@@ -117,6 +118,10 @@ type Agent interface {
 	Map(ctx context.Context, q api.MapQuestion) (api.Map, error)
 	Policy(ctx context.Context, q api.PolicyQuestion) (api.PolicyReport, error)
 	PolicyStatus(ctx context.Context, q api.PolicyStatusQuestion) (api.PolicyStatus, error)
+	Who(ctx context.Context, q api.WhoQuestion) (api.Who, error)
+	History(ctx context.Context) ([]byte, error)
+	ExportHistory(ctx context.Context, q api.Question) (io.ReadCloser, error)
+	PruneHistory(ctx context.Context, before time.Time) (api.Pruned, error)
 }
 
 var _ Agent = (*api.Client)(nil)

@@ -20,8 +20,9 @@ import (
 func eventsCommand(g *globals) *command {
 	var output, columns, countBy string
 	var limit int
-	var recent bool
+	var recent, follow bool
 	var about selection
+	var when period
 	var counts []*option
 	counting := ""
 	if !g.kubectl {
@@ -38,7 +39,9 @@ func eventsCommand(g *globals) *command {
 			"warren filter explain says why.\n\n" +
 			"DETAIL tells what matters for the kind of event: the command and who started it, the exit code and the time it took, " +
 			"both ends of a connection by name. Events that were lost on the way are reported where they are missing.\n\n" +
-			"The stream ends after --limit events, or when it is interrupted. With --recent it does not wait: it shows the last events that the agent still remembers." + counting,
+			"The stream ends after --limit events, or when it is interrupted. With --recent it does not wait: it shows the last events that the agent still remembers, and before them, where --limit asks for more, those of the history.\n\n" +
+			"With --since and --until the answer comes from the history, which is on the node's disk and keeps what its configuration says: processes, connections, names, changes of rights, losses. " +
+			"With -f it then goes on with what happens, without a gap or a repetition. Repeats of a connection within a second are one event there, with their number." + counting,
 		examples: []example{
 			{"warren events", "Processes, connections and names, live"},
 			{"warren events 'evt.type in (open, openat, creat) and fd.name startswith /etc and evt.is_open_write = true'", "Who opens files below /etc to write"},
@@ -48,6 +51,8 @@ func eventsCommand(g *globals) *command {
 			{"warren events 'evt.type = connect and not fd.rip in (127.0.0.0/8)' -o wide", "Who connects to other machines, with user and executable"},
 			{"warren events 'evt.kind = dns and dns.rcode = NXDOMAIN' --columns evt.time,proc.name,dns.name", "Names that do not exist, and who asked"},
 			{"warren events --recent --limit 20 'evt.kind = credentials'", "Who changed their rights, looking back"},
+			{"warren events --since 2h --until 1h30m 'evt.type = execve'", "What was started in that half hour"},
+			{"warren events --since 14:32 -f 'proc.name = nginx and evt.kind exists'", "What a program has done since, and does"},
 			{"warren events 'evt.kind = exit and exit.code != 0' -o json --limit 10", "The next ten failures, for a script"},
 			{"warren events --count-by proc.exepath,fd.directory 'evt.kind = open and fd.name startswith /usr/'", "Which programs open files, and where"},
 			{"warren events -n shop -l app=cart", "On a node of a cluster: what some pods do"},
@@ -60,11 +65,20 @@ func eventsCommand(g *globals) *command {
 		},
 		flags: append([]*option{
 			outputFlag(&output, "", "table", "wide", "json"),
-			{long: "limit", meta: "N", number: &limit, doc: "end after N events; with --recent, the last N"},
+			{long: "limit", meta: "N", number: &limit, doc: "end after N events; with --recent, or --since without -f, the last N"},
+			{long: "follow", short: "f", yes: &follow, doc: "with --since: go on with what happens"},
 			{long: "recent", yes: &recent, doc: "show what the agent remembers instead of what happens next"},
 			{long: "columns", short: "c", meta: "FIELDS", text: &columns, doc: "show these fields instead, separated by commas; also of JSON; proc.aname[1] and the like give one of several values in tables"},
-		}, append(counts, podFlags(g, &about)...)...),
+		}, append(append(when.flags(), counts...), podFlags(g, &about)...)...),
 		run: func(ctx context.Context, env *Env, args []string) error {
+			switch {
+			case recent && (when.given() || follow):
+				return usagef("--recent is about the last events: leave out --since, --until and -f")
+			case when.until != "" && follow:
+				return usagef("--until ends what -f goes on with: leave out one of them")
+			case countBy != "" && when.given():
+				return usagef("--count-by counts what happens: leave out --since and --until")
+			}
 			if countBy != "" && (recent || columns != "") {
 				return usagef("--count-by shows counts: leave out --recent and --columns")
 			}
@@ -76,14 +90,20 @@ func eventsCommand(g *globals) *command {
 			if err != nil {
 				return err
 			}
-			var st streamTable = newEventTable(env, who, output == "wide")
+			events := newEventTable(env, who, output == "wide")
+			var st streamTable = events
 			if chosen != nil {
 				st = newFieldTable(env, chosen, output == "table")
 			}
 			q, err := who.question(api.Question{Filter: filterOf(args), Limit: limit, Fields: st.fields()})
+			if err == nil {
+				err = when.ask(&q, env.Now())
+			}
 			if err != nil {
 				return err
 			}
+			past := when.given() && !follow
+			events.dated = when.given() && dated(q.Since, q.Until, env.Now())
 			if countBy != "" {
 				by, err := fieldsToCountBy(countBy)
 				if err != nil {
@@ -100,10 +120,11 @@ func eventsCommand(g *globals) *command {
 			} else {
 				out.ask(&q)
 			}
-			ctx, cancel := g.finite(ctx, !recent)
+			ctx, cancel := g.finite(ctx, !recent && !past)
 			defer cancel()
+			who.remembered(ctx, q.Since)
 			lines := who.Events(ctx, q)
-			if recent {
+			if recent || past {
 				lines = who.Recent(ctx, q)
 			} else {
 				warnOfCost(env, filterOf(args))
@@ -114,7 +135,7 @@ func eventsCommand(g *globals) *command {
 				err = out.write(who.lines(lines, keepRoll, filterOf(args)))
 			}
 			switch {
-			case recent:
+			case recent || past:
 				return who.whole(err)
 			case err == nil && limit == 0:
 				return who.left()
@@ -265,6 +286,7 @@ type eventTable struct {
 	screen screen
 	place  place
 	wide   bool
+	dated  bool // times with their day
 	now    func() time.Time
 }
 
@@ -279,6 +301,9 @@ const eventContainer = 4
 func (et *eventTable) open(out io.Writer) *table {
 	cols := []column{{head: "TIME", min: 12}, {head: "TYPE", min: 8, max: 13}, {head: "PID", min: 7, right: true}, {head: "PROCESS", min: 12, max: 15}}
 	cols = et.place.columns(cols, column{head: "CONTAINER", min: 16, max: 24}, eventContainer, true)
+	if et.dated {
+		cols[0].min = 19
+	}
 	if et.wide {
 		cols[0].min = 27
 		cols = append(cols, column{head: "USER", min: 8, max: 16}, column{head: "PPID", min: 7, right: true}, column{head: "EXEPATH", min: 16, max: 40},
@@ -288,7 +313,7 @@ func (et *eventTable) open(out io.Writer) *table {
 }
 
 func (et *eventTable) fields() []string {
-	names := []string{"evt.time", "evt.type", "evt.kind", "evt.res", "proc.pid", "proc.name"}
+	names := []string{"evt.time", "evt.type", "evt.kind", "evt.res", "evt.count", "proc.pid", "proc.name"}
 	names = slices.Concat(names, placeFields, commandFields, errorFields, flowFields, fileFields, callFields(), []string{
 		"proc.aname", "proc.pname", "proc.ppid", "ns.changed",
 		"exit.code", "exit.signal", "exit.core_dumped", "exit.duration", "exit.utime", "exit.stime", "exit.maxrss",
@@ -333,6 +358,9 @@ func (et *eventTable) row(r *record) []cell {
 		{text: s.safe(r.str("proc.name"))},
 	}
 	row = et.place.cells(row, r, eventContainer, true)
+	if et.dated {
+		row[0].text = at.Format("Jan _2 15:04:05.000")
+	}
 	if et.wide {
 		row[0].text = at.Format("2006-01-02T15:04:05.000000Z07:00")
 		row = append(row, cell{text: s.user(r)}, cell{text: s.safe(r.str("proc.ppid"))}, cell{text: s.executable(r)},
@@ -341,6 +369,9 @@ func (et *eventTable) row(r *record) []cell {
 	d := s.detail(r)
 	if et.wide && r.kind() == event.KindExec {
 		d.tail = "" // it has a column of its own
+	}
+	if n := r.num("evt.count"); n > 1 {
+		d.text = strings.TrimSpace(d.text + fmt.Sprintf(" (%d times)", n))
 	}
 	return append(row, d)
 }

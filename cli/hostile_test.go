@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"warren/api"
 	"warren/cluster"
@@ -166,6 +167,7 @@ func (h hostileHub) Status(ctx context.Context, _ ...string) ([]byte, error) {
 func (h hostile) Status(context.Context, ...string) ([]byte, error) {
 	x := h.text
 	st := api.Status{
+		History: &api.HistoryStatus{Dir: x, Filter: x, Error: x, Segments: []api.HistorySegments{{Kind: x}}},
 		Version: x, Instance: x, Hostname: x, BootID: x, Kernel: x, Lockdown: x, StateDir: x, Listen: []string{x},
 		Capabilities: []api.Cap{{Name: x, For: x}},
 		Sensors:      []api.Sensor{{Name: x, Running: true, Kinds: []string{x}, Error: x, Hooks: []api.Hook{{Name: x, Purpose: x, Rung: x, Target: x, Error: x, Refused: []api.Refusal{{Rung: x, Reason: x}}}, {Name: x, Error: x}}}},
@@ -173,6 +175,29 @@ func (h hostile) Status(context.Context, ...string) ([]byte, error) {
 		Rings: []api.Ring{{Lane: x}}, Reader: api.Reader{LastError: x}, Tables: []api.Table{{Name: x}}, Subscriptions: []api.Subscription{{Name: x, Filter: x, Kinds: []string{x}}},
 	}
 	return json.Marshal(st)
+}
+
+func (h hostile) Who(context.Context, api.WhoQuestion) (api.Who, error) {
+	x := h.text
+	return api.Who{
+		To: "x.example", NoHistory: x, Addresses: []api.WhoAddress{{Address: x, Name: x}}, Missing: []string{x}, Total: 1, Lost: 1, More: 1,
+		Rows: []api.WhoRow{{
+			Node: x, Name: x, ExePath: x, User: x, LoginName: x, Container: x, ContainerID: x, Image: x, Namespace: x, Pod: x, Unit: x, Direction: x, ExecID: x, Cmdline: x, Failed: 1,
+			Ancestry: []api.WhoAncestor{{Name: x, ExePath: x, ExecID: x, Cmdline: x}}, Ends: []string{"tcp " + x + " " + x, x, x},
+		}},
+	}, nil
+}
+
+func (h hostile) History(context.Context) ([]byte, error) {
+	x := h.text
+	return json.Marshal(api.HistoryStatus{Dir: x, Filter: x, Error: x, Lost: 1, Torn: 1, Broken: 1, Kinds: []string{x}, Segments: []api.HistorySegments{{Kind: x}}})
+}
+
+func (hostile) ExportHistory(context.Context, api.Question) (io.ReadCloser, error) {
+	return nil, errStop
+}
+func (hostile) PruneHistory(context.Context, time.Time) (api.Pruned, error) {
+	return api.Pruned{}, errStop
 }
 
 // FuzzTerminal has every command show a machine whose every text is hostile:
@@ -184,6 +209,7 @@ func FuzzTerminal(f *testing.F) {
 	commands := []string{"events", "events -o wide", "events -o json", "events -c evt.time,proc.name,proc.argv,proc.aname[1],fd.rip,lost.kind", "process list --exited --kernel", "process list -o wide", "process tree --kernel",
 		"process show 1", "process show 1 -o json", "connection list", "connection list -f", "connection list -o wide", "flows", "flows -o wide", "flows -f", "status", "status -o wide", "status -o json",
 		"events -A", "process list -A", "events -c k8s.pod.labels", "map", "map -o wide", "map -o dot", "map -o json",
+		"who 1.2.3.4", "who x.example -o wide", "who x.example -o json", "who 1.2.3.4 -A", "history status", "history status -o json", "history export", "events --since 1d", "connection list --since 1d", "process tree --at 1d --kernel",
 		"policy status", "policy status -o wide", "policy status -o json", "policy suggest -n shop", "policy test -n shop --from victim --to 10.0.0.2:80", "policy test -n shop --from victim --to 10.0.0.2:80 -o json", "policy explain -n shop victim",
 		"policy explain -n shop victim -o dot", "policy explain -n shop victim -o json", "policy diff -n shop -", "policy diff -n shop - -o json"}
 	f.Fuzz(func(t *testing.T, text string, columns uint8) {

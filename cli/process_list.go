@@ -15,16 +15,19 @@ func processListCommand(g *globals) *command {
 	var output, columns string
 	var exited, kernel bool
 	var about selection
+	var when string
 	return &command{
 		name:    "process list",
 		args:    "[FILTER]",
 		summary: "List processes",
 		about: "Those that run, in the order in which they started; with --exited also those that have ended and are still remembered. " +
-			"FILTER is a condition on the fields of the kind process. Threads of the kernel are left out unless --kernel is given.",
+			"FILTER is a condition on the fields of the kind process. Threads of the kernel are left out unless --kernel is given. " +
+			"With --at, those that ran at that moment, as they were then: by the history.",
 		examples: []example{
 			{"warren process list", "What runs"},
 			{"warren process list 'container.id != host' -o wide", "What runs in containers, with user and executable"},
 			{"warren process list --exited 'proc.aname = sshd and exit.code != 0'", "What failed in SSH sessions lately"},
+			{"warren process list --at 1h30m 'user.name = root'", "What ran as root an hour and a half ago"},
 			{"warren process list 'proc.is_exe_from_memfd = true or proc.is_exe_deleted = true'", "Programs that are in no directory"},
 			{"warren process list --columns proc.pid,proc.name,thread.cap_effective 'thread.cap_effective exists'", "Who holds which capabilities"},
 		},
@@ -36,6 +39,7 @@ func processListCommand(g *globals) *command {
 		flags: append([]*option{
 			{long: "exited", yes: &exited, doc: "also processes that have ended"},
 			{long: "kernel", yes: &kernel, doc: "also threads of the kernel"},
+			{long: "at", meta: "WHEN", text: &when, doc: "as it was at this moment: " + whenDoc},
 			outputFlag(&output, "", "table", "wide", "json"),
 			{long: "columns", short: "c", meta: "FIELDS", text: &columns, doc: "show these fields instead, separated by commas; also of JSON"},
 		}, podFlags(g, &about)...),
@@ -44,14 +48,21 @@ func processListCommand(g *globals) *command {
 			if err != nil {
 				return err
 			}
+			at, err := moment("--at", when, env.Now())
+			if err != nil {
+				return err
+			}
+			if exited && !at.IsZero() {
+				return usagef("--at shows what ran at that moment: leave out --exited")
+			}
 			who, err := g.answerer(env, &about)
 			if err != nil {
 				return err
 			}
 			s := env.screen(output == "table")
-			pt := &processTable{screen: s, place: who.place(s, output == "wide"), wide: output == "wide", exited: exited, now: env.Now()}
+			pt := &processTable{screen: s, place: who.place(s, output == "wide"), wide: output == "wide", exited: exited, now: env.Now(), at: at}
 			typed := filterOf(args)
-			q, err := who.question(api.Question{Filter: typed, Exited: exited, Fields: pt.fields()})
+			q, err := who.question(api.Question{Filter: typed, Exited: exited, At: at, Fields: pt.fields()})
 			if err != nil {
 				return err
 			}
@@ -170,6 +181,7 @@ type processTable struct {
 	wide   bool
 	exited bool
 	now    time.Time
+	at     time.Time // the moment that the list is of; zero: now
 }
 
 // processContainer is where the column of the container stands, treeContainer
@@ -236,7 +248,11 @@ func (pt *processTable) duration(r *record) string {
 	case start.IsZero():
 		return ""
 	default:
-		return span(pt.now.Sub(start))
+		now := pt.now
+		if !pt.at.IsZero() {
+			now = pt.at
+		}
+		return span(now.Sub(start))
 	}
 }
 

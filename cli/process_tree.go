@@ -13,16 +13,19 @@ func processTreeCommand(g *globals) *command {
 	var living, kernel, exited bool
 	exited = true
 	var about selection
+	var when string
 	return &command{
 		name:    "process tree",
 		args:    "[PID|EXEC-ID]",
 		summary: "Draw who started whom",
 		about: "All processes that run, and those that have ended and are still remembered, with how they ended; or those that one process started, below its ancestors. " +
-			"A process stands below the one that started it, also after that one has ended and the kernel has handed it to another.",
+			"A process stands below the one that started it, also after that one has ended and the kernel has handed it to another.\n\n" +
+			"With --at, those that ran at that moment, as they were then: by the history.",
 		examples: []example{
 			{"warren process tree", "The whole machine"},
 			{"warren process tree 1", "What init started"},
 			{"warren process tree --living", "Without those that have ended"},
+			{"warren process tree --at 14:32", "As it was then"},
 		},
 		cluster: []example{
 			{"kubectl warren process tree -n shop -l app=cart", "Who started whom in the pods of an application"},
@@ -32,6 +35,7 @@ func processTreeCommand(g *globals) *command {
 			{long: "exited", yes: &exited, doc: "also processes that have ended (default true)"},
 			{long: "living", yes: &living, doc: "the same as --exited=false"},
 			{long: "kernel", yes: &kernel, doc: "also threads of the kernel"},
+			{long: "at", meta: "WHEN", text: &when, doc: "as it was at this moment: " + whenDoc},
 		}, podFlags(g, &about)...),
 		run: func(ctx context.Context, env *Env, args []string) error {
 			if err := atMost(1, args); err != nil {
@@ -46,9 +50,13 @@ func processTreeCommand(g *globals) *command {
 					return err
 				}
 			}
-			pt := processTable{screen: env.screen(true), exited: exited && !living, now: env.Now()}
+			at, err := moment("--at", when, env.Now())
+			if err != nil {
+				return err
+			}
+			pt := processTable{screen: env.screen(true), exited: exited && !living && at.IsZero(), now: env.Now(), at: at}
 			pt.place = who.place(pt.screen, false)
-			q, err := who.question(api.Question{Exited: pt.exited, Fields: append(pt.fields(), "proc.parent_exec_id")})
+			q, err := who.question(api.Question{Exited: pt.exited, At: at, Fields: append(pt.fields(), "proc.parent_exec_id")})
 			if err != nil {
 				return err
 			}

@@ -171,7 +171,7 @@ func startAgent(check func(error), socket string, m *machine) (stop func()) {
 	listener, err := api.ListenUnix(socket)
 	check(err)
 	ctx, cancel := context.WithCancel(context.Background())
-	server := api.New(api.Config{Map: m.talk().Answer, Flows: m.flows}, recorded{m}, recorded{m}, recorded{m}, slog.New(slog.DiscardHandler))
+	server := api.New(api.Config{Map: m.talk().Answer, Flows: m.flows, History: kept{m}}, recorded{m}, recorded{m}, recorded{m}, slog.New(slog.DiscardHandler))
 	done := make(chan error, 1)
 	go func() { done <- server.Serve(ctx, listener) }()
 	return sync.OnceFunc(func() {
@@ -191,6 +191,7 @@ func (r recorded) Subscribe(_ string, wanted *filter.Program, among event.KindSe
 }
 func (r recorded) Recent() []*event.Event { return r.m.events }
 func (r recorded) Seq() uint64            { return 0 }
+func (r recorded) Settled() uint64        { return 0 }
 
 func (r recorded) Process(k event.Key) *event.Process {
 	for _, p := range r.m.processes() {

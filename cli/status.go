@@ -86,6 +86,10 @@ func (v *statusView) write() {
 	v.traffic()
 	v.losses()
 	v.room()
+	if v.st.History != nil {
+		v.heading("History")
+		v.history(v.st.History, v.now)
+	}
 	v.consumers()
 }
 

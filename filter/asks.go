@@ -1,6 +1,11 @@
 package filter
 
-import "warren/event"
+import (
+	"maps"
+	"slices"
+
+	"warren/event"
+)
 
 // Asked returns the kinds of events that a stream of what the expression holds
 // for tells of: all that can match, if it says which it is about. If it does not,
@@ -52,4 +57,43 @@ func operandNamesKinds(o Operand) bool {
 		}
 	}
 	return false
+}
+
+// Fields returns the names of the fields that the expression compares, each once,
+// sorted.
+func (p *Program) Fields() []string {
+	names := map[string]bool{}
+	var expr func(Expr)
+	var operand func(Operand)
+	operand = func(o Operand) {
+		switch o := o.(type) {
+		case *Field:
+			names[o.Name] = true
+		case *Call:
+			for _, arg := range o.Args {
+				operand(arg)
+			}
+		}
+	}
+	expr = func(x Expr) {
+		switch x := x.(type) {
+		case *And:
+			for _, y := range x.X {
+				expr(y)
+			}
+		case *Or:
+			for _, y := range x.X {
+				expr(y)
+			}
+		case *Not:
+			expr(x.X)
+		case *Check:
+			operand(x.Left)
+			operand(x.Right)
+		}
+	}
+	if p.expr != nil {
+		expr(p.expr)
+	}
+	return slices.Sorted(maps.Keys(names))
 }

@@ -194,12 +194,14 @@ type fakeAgent struct {
 	quiet      bool          // streams give no sign of life
 	refuse     func(q api.Query) *api.Error
 
-	mu      sync.Mutex
-	lists   map[string][]api.Row // by path
-	process map[string]string    // by id
-	talk    api.Map
-	policy  api.PolicyReport
-	inForce func(api.PolicyStatusQuestion) api.NodePolicies
+	mu       sync.Mutex
+	lists    map[string][]api.Row // by path
+	process  map[string]string    // by id
+	talk     api.Map
+	reached  api.Who
+	policy   api.PolicyReport
+	inForce  func(api.PolicyStatusQuestion) api.NodePolicies
+	whoAsked []api.WhoQuestion
 	// policyAsked are the questions about policies.
 	policyAsked []api.PolicyQuestion
 	streams     map[chan api.Row]bool
@@ -239,6 +241,7 @@ func (a *fakeAgent) listen(t testing.TB, ca *authority) *fakeAgent {
 		{Pattern: "/v1/connections", Params: api.Params(api.PathConnections), Handle: a.rows(api.PathConnections)},
 		{Pattern: "/v1/processes/{id}", Handle: a.serveProcess},
 		{Pattern: "/v1/status", Handle: a.serveStatus},
+		api.WhoRoute(a.serveWho),
 		api.MapRoute(a.serveMap),
 		api.PolicyRoute(a.servePolicy),
 		api.PolicyStatusRoute(a.servePolicyStatus),
@@ -278,6 +281,13 @@ func (a *fakeAgent) serveProcess(w http.ResponseWriter, req *http.Request, _ api
 	}
 	_, err := io.WriteString(w, p)
 	return err
+}
+
+func (a *fakeAgent) serveWho(_ context.Context, q api.WhoQuestion) (api.Who, error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.whoAsked = append(a.whoAsked, q)
+	return a.reached, nil
 }
 
 func (a *fakeAgent) serveMap(context.Context, api.MapQuestion) (api.Map, error) {

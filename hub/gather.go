@@ -185,10 +185,15 @@ func refused(err error) bool {
 	return false
 }
 
+// same asks every agent the same question.
+func same(q api.Question) func(*agent) api.Question {
+	return func(*agent) api.Question { return q }
+}
+
 // askRows returns how agents are asked for rows.
-func askRows(path string, follow bool, q api.Question) func(context.Context, *agent, *source[api.Row], func()) error {
+func askRows(path string, follow bool, question func(*agent) api.Question) func(context.Context, *agent, *source[api.Row], func()) error {
 	return func(ctx context.Context, a *agent, to *source[api.Row], began func()) error {
-		begun := false
+		begun, q := false, question(a)
 		for batch, err := range attentive(ctx, a.patience(), func(ctx context.Context) api.Batches {
 			return a.client.Rows(ctx, path, follow, q)
 		}) {
@@ -256,7 +261,10 @@ func (a *agents) each(ctx context.Context, nodes []string, within time.Duration,
 			continue
 		}
 		t.ask(m.node)
-		limit := min(within, m.agent.patience())
+		limit := within
+		if !m.agent.line().up {
+			limit = min(within, downTime)
+		}
 		all.Go(func() {
 			ctx, cancel := context.WithTimeoutCause(ctx, limit, fmt.Errorf("no answer within %v", limit))
 			defer cancel()

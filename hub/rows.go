@@ -104,7 +104,20 @@ func (h *hub) serveRows(w http.ResponseWriter, req *http.Request, path string, q
 	defer cancel()
 
 	a.pushTo(v)
-	g := &gathering[api.Row]{agents: h.agents, follow: a.Follow, nodes: a.Nodes, ask: askRows(path, a.Follow, a.push)}
+	out := &answer{h: h, api: api.NewWriter(w, req, h.cfg.Stall, a.Fields), see: h.sight(c, what, v)}
+	ask, limit := same(a.push), a.Limit
+	if a.Follow && !a.Since.IsZero() && a.foreign == nil {
+		past := newCatchUp(a.push, time.Now())
+		n, err := out.before(ctx, h.earlier(path, a.Nodes, past), limit)
+		if err != nil || n == limit && limit > 0 {
+			return err
+		}
+		ask = past.live
+		if limit > 0 {
+			limit -= n
+		}
+	}
+	g := &gathering[api.Row]{agents: h.agents, follow: a.Follow, nodes: a.Nodes, ask: askRows(path, a.Follow, ask)}
 	if a.Follow {
 		g.out = newMerger(rowForm(live), live, h.cfg.Wait, h.cfg.StreamBytes, &h.pool, &h.merged)
 	} else {
@@ -118,9 +131,8 @@ func (h *hub) serveRows(w http.ResponseWriter, req *http.Request, path string, q
 			return a.foreign
 		}
 	}
-	out := &answer{h: h, api: api.NewWriter(w, req, h.cfg.Stall, a.Fields), see: h.sight(c, what, v)}
 	if a.Follow {
-		return out.stream(ctx, g, a.Limit)
+		return out.stream(ctx, g, limit)
 	}
 	return out.list(ctx, g, a.Limit)
 }
@@ -253,8 +265,29 @@ func (a *answer) await(ctx context.Context, g *gathering[api.Row], d time.Durati
 // list writes rows until all nodes have told theirs, and then which did. Of
 // more than limit the last are written.
 func (a *answer) list(ctx context.Context, g *gathering[api.Row], limit int) error {
-	var buf []api.Row
 	last := tail[api.Row]{notice: func(r api.Row) bool { return notice(r.Kind) }}
+	write := a.api.Row
+	if limit > 0 {
+		write = func(r api.Row) error { last.add(r, limit); return nil }
+	}
+	if err := a.drain(ctx, g, limit == 0, write); err != nil {
+		return err
+	}
+	for _, r := range last.list() {
+		if err := a.api.Row(r); err != nil {
+			return err
+		}
+	}
+	if err := a.api.Row(g.tally.row(time.Now())); err != nil {
+		return err
+	}
+	return a.api.Flush()
+}
+
+// drain hands the rows of a list to write, until all nodes have told theirs. What
+// is written is sent whenever nothing more is there, if flush says so.
+func (a *answer) drain(ctx context.Context, g *gathering[api.Row], flush bool, write func(api.Row) error) error {
+	var buf []api.Row
 	for ended := false; ; {
 		select {
 		case <-g.done:
@@ -268,9 +301,7 @@ func (a *answer) list(ctx context.Context, g *gathering[api.Row], limit int) err
 			return a.broken(ctx, err)
 		}
 		for _, r := range a.visible(rows) {
-			if limit > 0 {
-				last.add(r, limit)
-			} else if err := a.api.Row(r); err != nil {
+			if err := write(r); err != nil {
 				return err
 			}
 		}
@@ -279,9 +310,9 @@ func (a *answer) list(ctx context.Context, g *gathering[api.Row], limit int) err
 			continue
 		}
 		if ended {
-			break
+			return nil
 		}
-		if limit == 0 {
+		if flush {
 			if err := a.api.Flush(); err != nil {
 				return err
 			}
@@ -301,15 +332,6 @@ func (a *answer) list(ctx context.Context, g *gathering[api.Row], limit int) err
 		}
 		t.Stop()
 	}
-	for _, r := range last.list() {
-		if err := a.api.Row(r); err != nil {
-			return err
-		}
-	}
-	if err := a.api.Row(g.tally.row(time.Now())); err != nil {
-		return err
-	}
-	return a.api.Flush()
 }
 
 // broken ends the connection, so that what was written does not look whole.

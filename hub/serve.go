@@ -28,6 +28,7 @@ func (h *hub) routes() ([]api.Route, error) {
 		{Pattern: "/v1/processes/{id}", Params: []string{"node"}, Handle: h.serveProcess},
 		h.rowsRoute(api.PathConnections),
 		h.rowsRoute(api.PathFlows),
+		api.WhoRoute(h.who),
 		api.MapRoute(h.drawMap),
 		api.PolicyRoute(h.reportPolicy),
 		api.PolicyStatusRoute(h.reportPolicyStatus),

@@ -130,6 +130,18 @@ func (p *Pipeline) Seq() uint64 {
 	return p.seq
 }
 
+// Settled returns the number up to which all events have reached their consumers:
+// some wait, and are published after later ones.
+func (p *Pipeline) Settled() uint64 {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	settled := p.seq
+	for _, it := range p.waiting.fifo {
+		settled = min(settled, it.e.Seq-1)
+	}
+	return settled
+}
+
 // waiting holds events that are not complete yet, in their order: the runtime
 // has not described their container, or their process is being looked up. Events of the same container, or of the same process, wait
 // behind them, so that nobody sees a process exit before its exec.

@@ -65,6 +65,7 @@ type Subscription struct {
 	gap      gap
 	matched  uint64
 	lost     uint64
+	puts     uint64 // what was ever put into the queue, or taken past it
 	sleeping bool
 	closed   bool
 	wake     chan struct{} // capacity 1: the consumer sleeps in one place
@@ -233,6 +234,23 @@ func (s *Subscription) put(e *event.Event) {
 	}
 	s.queue[i] = e
 	s.n++
+	s.puts++
+}
+
+// Mark returns how many events Next will have returned, those that tell of losses
+// counted too, when it has returned all that was published before the call. Any
+// goroutine may call it.
+func (s *Subscription) Mark() uint64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	n := s.puts
+	if s.gap.open() {
+		n += uint64(len(s.gap.notes))
+		if s.gap.count > 0 {
+			n++
+		}
+	}
+	return n
 }
 
 // drop counts an event for which there is no room. A notice of a loss elsewhere
@@ -365,7 +383,10 @@ func (s *Subscription) take(sleep bool) (bool, error) {
 	case len(s.batch) > 0:
 		return true, nil
 	case s.gap.open(): // nothing came after the gap that would have ended it
-		s.endGap(func(e *event.Event) { s.batch = append(s.batch, e) })
+		s.endGap(func(e *event.Event) {
+			s.batch = append(s.batch, e)
+			s.puts++
+		})
 		return true, nil
 	case s.closed:
 		return false, io.EOF

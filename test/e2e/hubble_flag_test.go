@@ -343,6 +343,7 @@ func (s *manyEvents) Subscribe(string, *filter.Program, event.KindSet) (api.Stre
 }
 func (*manyEvents) Recent() []*event.Event { return nil }
 func (*manyEvents) Seq() uint64            { return 0 }
+func (*manyEvents) Settled() uint64        { return 0 }
 func (*manyEvents) Buffered() bool         { return false }
 func (*manyEvents) Close()                 {}
 

@@ -1,0 +1,100 @@
+package cli
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"time"
+
+	"warren/api"
+	"warren/settings"
+)
+
+// A period is what the flags --since and --until say.
+type period struct {
+	since, until string // as they were typed
+}
+
+// whenDoc is how moments are typed.
+const whenDoc = "how long ago like 2h, 1h30m or 1d, a time of day like 14:32, a day like 2026-11-21, or 2026-11-21T14:32:00Z"
+
+func (p *period) flags() []*option {
+	return []*option{
+		{long: "since", meta: "WHEN", text: &p.since, doc: "look back, by the history: " + whenDoc},
+		{long: "until", meta: "WHEN", text: &p.until, doc: "look back no further than to this moment; now, where it is not given"},
+	}
+}
+
+func (p *period) given() bool { return p.since != "" || p.until != "" }
+
+// times returns the moments; the zero time for one that is not given.
+func (p *period) times(now time.Time) (since, until time.Time, err error) {
+	if since, err = moment("--since", p.since, now); err != nil {
+		return since, until, err
+	}
+	if until, err = moment("--until", p.until, now); err != nil {
+		return since, until, err
+	}
+	if !since.IsZero() && !until.IsZero() && !since.Before(until) {
+		return since, until, usagef("--since %s is not before --until %s", p.since, p.until)
+	}
+	return since, until, nil
+}
+
+// moment understands a flag that is a moment of the past; the zero time where it
+// was not given.
+func moment(flag, text string, now time.Time) (time.Time, error) {
+	if text == "" {
+		return time.Time{}, nil
+	}
+	at, err := settings.ParseMoment(text, now)
+	if err != nil {
+		return at, usagef("%s %s", flag, err.Error())
+	}
+	return at, nil
+}
+
+// ask adds the period to a question.
+func (p *period) ask(q *api.Question, now time.Time) (err error) {
+	q.Since, q.Until, err = p.times(now)
+	return err
+}
+
+// remembered says where the history begins, if that is after what is asked for:
+// nobody takes silence for an answer then. Agents without one say so themselves.
+func (a *answerer) remembered(ctx context.Context, since time.Time) {
+	if a.cluster || since.IsZero() {
+		return
+	}
+	b, err := a.History(ctx)
+	var st api.HistoryStatus
+	if err != nil || json.Unmarshal(b, &st) != nil {
+		return
+	}
+	now := a.env.Now()
+	if text := beginOf(&st, since, now); text != "" {
+		fmt.Fprintln(a.env.Stderr, a.env.program()+": "+text)
+	}
+}
+
+// beginOf says where a history begins that does not reach back to since; "" where
+// it does.
+func beginOf(st *api.HistoryStatus, since, now time.Time) string {
+	switch {
+	case st.Oldest.IsZero():
+		return "the history is empty"
+	case since.Before(st.Oldest.Add(-time.Second)):
+		return "the history begins at " + day(st.Oldest, now) + ": of what was before nothing is known"
+	}
+	return ""
+}
+
+// dated reports whether times need their day, because the past is asked for that
+// is not today.
+func dated(since, until, now time.Time) bool {
+	if since.IsZero() {
+		return !until.IsZero()
+	}
+	since = since.In(now.Location())
+	return since.Year() != now.Year() || since.YearDay() != now.YearDay()
+}

@@ -1,0 +1,116 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"iter"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"warren/api"
+	"warren/event"
+)
+
+// kept is the history of a machine: what it saw is all there ever was.
+type kept struct{ m *machine }
+
+var _ api.History = kept{}
+
+func (k kept) Sync(context.Context) (uint64, error) { return 0, nil }
+
+func (k kept) Events(_ context.Context, q api.PastQuestion) iter.Seq2[*event.Event, error] {
+	return func(yield func(*event.Event, error) bool) {
+		list := slices.Clone(k.m.events)
+		slices.SortStableFunc(list, func(a, b *event.Event) int { return a.Time.Compare(b.Time) })
+		list = slices.DeleteFunc(list, func(e *event.Event) bool {
+			return !q.Since.IsZero() && e.Time.Before(q.Since) || !q.Until.IsZero() && !e.Time.Before(q.Until) || q.Kinds != 0 && !q.Kinds.Has(e.Data.Kind()) || q.Filter != nil && !q.Filter.Match(e)
+		})
+		if q.Newest && q.Limit > 0 && len(list) > q.Limit {
+			list = list[len(list)-q.Limit:]
+		}
+		for _, e := range list {
+			if e.Data.Kind() == event.KindDNS {
+				copied := *e
+				copied.Past = &event.Past{Count: 3, Last: e.Time.Add(time.Millisecond)}
+				e = &copied
+			}
+			if !yield(e, nil) {
+				return
+			}
+		}
+	}
+}
+
+func (k kept) Processes(_ context.Context, at time.Time) iter.Seq2[*event.Process, error] {
+	return func(yield func(*event.Process, error) bool) {
+		for _, p := range k.m.processes() {
+			if p.StartTime.After(at) {
+				continue
+			}
+			alive := *p
+			alive.Exited = nil
+			if p.Exited != nil && p.StartTime.Add(time.Duration(p.Exited.Duration)).Before(at) {
+				continue
+			}
+			if !yield(&alive, nil) {
+				return
+			}
+		}
+	}
+}
+
+func (k kept) Export(_ context.Context, w io.Writer, _ api.PastQuestion) (int64, error) {
+	_, err := io.WriteString(w, "PAR1")
+	return 1, err
+}
+
+func (k kept) Prune(_ context.Context, before time.Time) (api.Pruned, error) {
+	return api.Pruned{Segments: 3, Bytes: 4 << 20, Before: before, Oldest: at(3_600_000)}, nil
+}
+
+func (k kept) Status() api.HistoryStatus {
+	return api.HistoryStatus{
+		Dir: "/var/lib/warren/history", Filter: "evt.kind in (exec, exit)", Kinds: []string{"exec", "exit", "connection", "dns", "credentials", "namespace", "lost"},
+		Bytes: 300 << 20, MaxBytes: 1 << 30, MaxAge: 7 * 24 * time.Hour, Oldest: at(36_000_000), Newest: at(10), Events: 123456, Rows: 45678, RawBytes: 2400 << 20, SealedBytes: 290 << 20, Torn: 512,
+		Segments: []api.HistorySegments{{Kind: "active", Segments: 1, Rows: 123, Bytes: 1 << 20}, {Kind: "exec", Segments: 17, Rows: 45555, Bytes: 290 << 20, Oldest: at(36_000_000), Newest: at(60_000)}},
+	}
+}
+
+func TestPruneAsks(t *testing.T) {
+	for answer, done := range map[string]bool{"y\n": true, "yes\n": true, "n\n": false, "\n": false, "": false} {
+		var out, errs strings.Builder
+		asked := &pruned{}
+		env := testEnv(io.Discard, asked)
+		env.Stdout, env.Stderr, env.Stdin = &out, &errs, strings.NewReader(answer)
+		env.Terminal, env.StderrTerminal, env.Width = true, true, func() int { return 80 }
+		if code := Main(t.Context(), env, []string{"history", "prune", "--before", "1d"}); code != 0 {
+			t.Errorf("%q: exit code %d: %s", answer, code, &errs)
+		}
+		if asked.before.IsZero() == done || !strings.Contains(errs.String(), "[y/N]") {
+			t.Errorf("%q: taken away before %v: %s%s", answer, asked.before, &out, &errs)
+		}
+	}
+}
+
+type pruned struct {
+	judge
+	before time.Time
+}
+
+func (p *pruned) PruneHistory(_ context.Context, before time.Time) (api.Pruned, error) {
+	p.before = before
+	return api.Pruned{Segments: 1}, nil
+}
+
+func TestDated(t *testing.T) {
+	for text, want := range map[string]bool{"1h": false, "20h": false, "1d": true, "14:32": false, "22:00": true} {
+		p := period{since: text}
+		since, until, err := p.times(now)
+		if err != nil || dated(since, until, now) != want {
+			t.Error(fmt.Sprint(text, since, err))
+		}
+	}
+}

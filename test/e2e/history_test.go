@@ -1,0 +1,261 @@
+package e2e
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"net"
+	"net/netip"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"warren/internal/testkit"
+)
+
+// again starts an agent on the state that another one has left.
+func (a *agent) again() *agent {
+	a.t.Helper()
+	b := newAgent(a.t, options{args: []string{"--socket", a.socket, "--state", filepath.Join(a.dir, "state")}})
+	b.socket, b.dir = a.socket, a.dir
+	b.launch()
+	b.waitReady()
+	return b
+}
+
+// servers answers every question of DNS with an address, on which somebody
+// listens, in a network of its own. It returns the port.
+func servers(t *testing.T, n *testkit.Netns, address netip.Addr) (port string) {
+	t.Helper()
+	var dns net.PacketConn
+	var listener net.Listener
+	err := n.Do(func() (err error) {
+		if dns, err = net.ListenPacket("udp4", "127.0.0.1:53"); err != nil {
+			return err
+		}
+		listener, err = net.Listen("tcp4", netip.AddrPortFrom(address, 0).String())
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _, _ = dns.Close(), listener.Close() })
+	go func() {
+		buf := make([]byte, 1500)
+		for {
+			size, from, err := dns.ReadFrom(buf)
+			if err != nil {
+				return
+			}
+			if reply, err := answer(buf[:size], address); err == nil {
+				_, _ = dns.WriteTo(reply, from)
+			}
+		}
+	}()
+	go func() {
+		for {
+			c, err := listener.Accept()
+			if err != nil {
+				return
+			}
+			_, _ = io.ReadFull(c, make([]byte, 5))
+			_, _ = c.Write([]byte("welcome"))
+			_ = c.Close()
+		}
+	}()
+	return strconv.Itoa(listener.Addr().(*net.TCPAddr).Port)
+}
+
+// TestE2EHistory lets programs do things, kills the agent, and asks the next one
+// what happened.
+func TestE2EHistory(t *testing.T) {
+	a := start(t, options{})
+	n := testkit.NewNetns(t)
+	begin := time.Now()
+	port := servers(t, n, netip.MustParseAddr("127.83.0.10"))
+	const name = "history.example.test"
+	for range 2 {
+		helper := testkit.Command(t, "talk", name, port)
+		if err := n.Do(helper.Run); err != nil {
+			t.Fatal(err)
+		}
+	}
+	word := unique(t)
+	lived := shell(t, "read x", word)
+	hold, err := lived.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := lived.Start(); err != nil {
+		t.Fatal(err)
+	}
+	testkit.Wait(t, "the start of a process that lives", func() bool {
+		return len(a.objects("events", "--since", "1h", "evt.kind = exec and proc.name = sh and proc.cmdline contains "+word)) == 1
+	})
+	moment := time.Now()
+	_ = hold.Close()
+	if err := lived.Wait(); err == nil {
+		t.Fatal("read read nothing, and said it did")
+	}
+	since := begin.Format(time.RFC3339Nano)
+	testkit.Wait(t, "the end of all of them", func() bool {
+		return len(a.objects("events", "--since", since, "evt.kind = exit and proc.name = sh and proc.cmdline contains "+word)) == 1 &&
+			len(a.objects("events", "--since", since, "evt.type = close and fd.rport = "+port)) > 0
+	})
+	check := func(t *testing.T, a *agent) {
+		t.Helper()
+		// What happened, and in which order.
+		var types []string
+		for _, o := range a.objects("events", "--since", since, "proc.name = sh and proc.cmdline contains "+word+" and evt.kind in (exec, exit)") {
+			types = append(types, o.str("evt.kind"))
+		}
+		if !slices.Equal(types, []string{"exec", "exit"}) {
+			t.Errorf("of the process that lived: %v", types)
+		}
+		// Who it was, by name and by address.
+		for _, to := range []string{name, name + ":" + port, "127.83.0.10:" + port, "127.83.0.0/28:" + port} {
+			var who struct {
+				Rows []struct {
+					ExePath     string `json:"proc.exepath"`
+					Direction   string `json:"conn.direction"`
+					Connections int
+					Sent        int `json:"bytes_sent"`
+					Received    int `json:"bytes_received"`
+					Processes   int
+					Ancestry    []struct {
+						Name string `json:"proc.name"`
+					}
+				}
+			}
+			if err := json.Unmarshal([]byte(a.ok("who", to, "--since", since, "-o", "json")), &who); err != nil {
+				t.Fatal(err)
+			}
+			if len(who.Rows) != 1 {
+				t.Errorf("who %s: %+v", to, who)
+				continue
+			}
+			r := who.Rows[0]
+			if r.ExePath != readlink(t, "/proc/self/exe") || r.Direction != "out" || r.Connections != 2 || r.Sent != 10 || r.Received != 14 || r.Processes != 2 || len(r.Ancestry) == 0 {
+				t.Errorf("who %s: %+v", to, r)
+			}
+		}
+		if table := a.ok("who", name, "--since", since); !strings.Contains(table, filepath.Base(readlink(t, "/proc/self/exe"))) {
+			t.Errorf("who, for people:\n%s", table)
+		}
+		// The connections there were.
+		closed := 0
+		for _, o := range a.objects("connection", "list", "--since", since, "fd.rport = "+port) {
+			if o.str("conn.state") == "CLOSED" && o.str("fd.rip.name") == name {
+				closed++
+				if o.str("evt.count") != "" {
+					closed++
+				}
+			}
+		}
+		if closed != 2 {
+			t.Errorf("%d connections were closed, want 2:\n%s", closed, a.ok("connection", "list", "--since", since, "fd.rport = "+port))
+		}
+		// Who ran.
+		at := moment.Format(time.RFC3339Nano)
+		if tree := a.ok("process", "tree", "--at", at); strings.Count(tree, word) != 1 {
+			t.Errorf("the tree at a moment of the past has the process %d times:\n%s", strings.Count(tree, word), tree)
+		}
+		later := time.Now().Format(time.RFC3339Nano)
+		if tree := a.ok("process", "tree", "--at", later); strings.Contains(tree, word) {
+			t.Errorf("the tree of now has what has ended:\n%s", tree)
+		}
+		if st := a.ok("history", "status"); !strings.Contains(st, "reaches back") {
+			t.Errorf("the history's state:\n%s", st)
+		}
+	}
+	check(t, a)
+	done := time.Now()
+	testkit.Wait(t, "a second after which nothing may be lost", func() bool { return time.Since(done) > 1100*time.Millisecond })
+	if err := a.end(syscall.SIGKILL); err == nil {
+		t.Error("killed, and yet no error")
+	}
+	b := a.again()
+	t.Run("killed", func(t *testing.T) { check(t, b) })
+	if err := b.end(syscall.SIGTERM); err != nil {
+		t.Errorf("the agent ended with %v", err)
+	}
+	c := a.again()
+	t.Run("stopped", func(t *testing.T) { check(t, c) })
+
+	// Taken away, it is gone; what happens is kept again.
+	if out := c.ok("history", "prune", "--before", "now", "--yes"); !strings.Contains(out, "taken away") {
+		t.Error(out)
+	}
+	if left := c.objects("events", "--since", since, "proc.name = sh and proc.cmdline contains "+word); len(left) > 0 {
+		t.Errorf("what was taken away is there: %v", left)
+	}
+	if r := c.warren("history", "prune", "--before", "1h"); r.code != 2 {
+		t.Errorf("nobody was asked: exit code %d: %s", r.code, r.stderr)
+	}
+}
+
+// TestE2EHistorySeam has processes start in a flood while somebody begins to look,
+// from the past on: each is told once, in the order of their starts.
+func TestE2EHistorySeam(t *testing.T) {
+	const most = 3000
+	a := start(t, options{})
+	word := unique(t)
+	since := time.Now().Format(time.RFC3339Nano)
+	flood := shell(t, fmt.Sprintf("i=0; while [ $i -lt %d ]; do /bin/true %s-$i-; i=$((i+1)); done", most, word))
+	if err := flood.Start(); err != nil {
+		t.Fatal(err)
+	}
+	testkit.Wait(t, "some of the flood in the history", func() bool {
+		return len(a.objects("events", "--since", since, "--limit", "200", "evt.kind = exec and proc.args startswith "+word)) == 200
+	})
+	list := a.objects("events", "--since", since, "-f", "--limit", strconv.Itoa(most), "evt.kind = exec and proc.args startswith "+word)
+	if err := flood.Wait(); err != nil {
+		t.Fatal(err)
+	}
+	next, last := 0, uint64(0)
+	for _, o := range list {
+		if o.str("evt.kind") == "lost" {
+			t.Fatalf("events were lost: %v", o)
+		}
+		num, err := strconv.ParseUint(o.str("evt.num"), 10, 64)
+		if want := fmt.Sprintf("%s-%d-", word, next); err != nil || o.str("proc.args") != want || num <= last {
+			t.Fatalf("event %d, number %d after %d, is %s, want %s", next, num, last, o.str("proc.args"), want)
+		}
+		next, last = next+1, num
+	}
+	if next != most {
+		t.Errorf("%d events, want %d", next, most)
+	}
+}
+
+// TestE2EHistoryWithoutRoom has an agent whose history cannot be: it says so, and
+// what happens is shown all the same.
+func TestE2EHistoryWithoutRoom(t *testing.T) {
+	a := start(t, options{args: []string{"--history", "/proc/no/such"}})
+	word := unique(t)
+	f := a.follow("proc.cmdline contains " + word)
+	if err := shell(t, "exit 0", word).Run(); err != nil {
+		t.Fatal(err)
+	}
+	f.wait("the exit", func(o object) bool { return o.str("evt.kind") == "exit" })
+	if n := strings.Count(a.out.String(), "nothing is kept for later"); n != 1 {
+		t.Errorf("said %d times:\n%s", n, a.out)
+	}
+	if st := a.ok("status"); !strings.Contains(st, "nothing can be kept") {
+		t.Errorf("status does not tell:\n%s", st)
+	}
+	if r := a.warren("events", "--since", "1h"); r.code != 1 || !strings.Contains(r.stderr, "/proc/no/such") {
+		t.Errorf("exit code %d: %s", r.code, r.stderr)
+	}
+	if who := a.ok("who", "127.0.0.1"); strings.Contains(who, "/proc/no") {
+		t.Error(who)
+	}
+	off := start(t, options{args: []string{"--history", "off"}})
+	if r := off.warren("history", "status"); r.code != 1 || !strings.Contains(r.stderr, "keeps no history") {
+		t.Errorf("exit code %d: %s", r.code, r.stderr)
+	}
+}
