@@ -304,3 +304,26 @@ func TestBadFiles(t *testing.T) {
 		t.Log(said.String())
 	}
 }
+
+// TestSnapshotNumbersGoOn: they are unique also where the clock was set back and
+// everything has been sealed.
+func TestSnapshotNumbersGoOn(t *testing.T) {
+	dir, now := t.TempDir(), time.Unix(1_700_000_000, 0)
+	cfg := Config{Dir: dir, Now: func() time.Time { return now }}
+	s := openAt(t, cfg)
+	s.snaps.last = now.Add(time.Hour).UnixNano() // as after a clock that was set back by an hour
+	m := newInventor(2)
+	fillStore(t, s, m, 50)
+	if err := s.Seal(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	last := s.snaps.last
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	s = openAt(t, cfg)
+	defer s.Close() //nolint:errcheck // checked by others
+	if s.snaps.last < last {
+		t.Errorf("numbers go on at %d, and %d was given", s.snaps.last, last)
+	}
+}

@@ -211,7 +211,28 @@ func (s *Store) recoverSealed() error {
 		}
 	}
 	s.sealed.add(found)
+	s.lastSnapshot()
 	return nil
+}
+
+// lastSnapshot lets numbers of snapshots go on where they ended, which is later than
+// the clock where that was set back. A file that is damaged says so when it is asked.
+func (s *Store) lastSnapshot() {
+	for _, f := range slices.Backward(s.sealed.files) {
+		if f.Kind != event.KindProcess {
+			continue
+		}
+		file, err := f.open(s.cfg.Dir)
+		if err != nil {
+			continue
+		}
+		n, err := strconv.ParseInt(file.keys[keyMaxSeq], 10, 64)
+		_ = file.close() // read only
+		if err == nil {
+			s.snaps.last = max(s.snaps.last, n)
+			return
+		}
+	}
 }
 
 // foreign says once that a file is not the history's.
