@@ -66,22 +66,22 @@ func (b *bench) keepHistory(ctx context.Context) error {
 				return kept{}, 0, err
 			}
 			k, err := b.keepEventsIn(ctx, name, filepath.Join(dir, name+strconv.FormatBool(distinct)), events, rate, distinct)
-			return k, float64(k.CPU-bare.CPU) / float64(events), err
+			return k, float64(k.CPU-bare.CPU) / float64(max(events-k.Lost, 1)), err
 		}
 		all, each, err := measure("history", seconds*offered, offered, true)
 		if err != nil {
 			return err
 		}
-		own := float64(all.Bytes) / float64(all.Events)
+		own := float64(all.Bytes) / float64(all.Events-all.Lost)
 		cpu, bytes = append(cpu, each), append(bytes, own)
 		heaps = append(heaps, float64(all.Heap)/mebi)
-		rates = append(rates, float64(all.Events)/all.Wall.Seconds())
+		rates = append(rates, float64(all.Events-all.Lost)/all.Wall.Seconds())
 		some, _, err := measure("history", seconds*offered, offered, false)
 		if err != nil {
 			return err
 		}
-		mixed = append(mixed, float64(some.Bytes)/float64(some.Events))
-		rows = append(rows, float64(some.Rows)/float64(some.Events))
+		mixed = append(mixed, float64(some.Bytes)/float64(some.Events-some.Lost))
+		rows = append(rows, float64(some.Rows)/float64(some.Events-some.Lost))
 		k, other, err := measure("sqlite", sqlite, 0, true)
 		if err != nil {
 			return err

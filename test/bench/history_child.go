@@ -82,6 +82,7 @@ type kept struct {
 	Bytes   int64
 	Heap    int64          // the most there was, sampled
 	Rows    int64          // of the history, if it is one
+	Lost    int64          // events that it had no time for
 	Answers map[string]int // how many answer each question, as the events were made
 }
 
@@ -153,7 +154,7 @@ func keepEvents(name, dir string, events, rate int64, distinct bool) (kept, erro
 	<-stopped
 	result.Heap = peak.Load()
 	if h, ok := k.(*historyKeeper); ok {
-		result.Rows = h.rows()
+		result.Rows, result.Lost = h.rows()
 	}
 	if err := k.close(); err != nil {
 		return result, err
