@@ -90,7 +90,9 @@ type kept struct {
 // it can if that is 0.
 func keepEvents(name, dir string, events, rate int64, distinct bool) (kept, error) {
 	result := kept{Events: events, Answers: map[string]int{}}
-	debug.SetGCPercent(200) // as the agent does
+	// As an agent outside of clusters does, whose tables are part of its limit.
+	debug.SetGCPercent(200)
+	debug.SetMemoryLimit(96 * mebi)
 	source := traffic.New(traffic.Config{Seed: 1, Distinct: distinct})
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return result, err
