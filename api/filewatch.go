@@ -127,17 +127,18 @@ func (w *fileWatch) add(i inode) bool {
 
 // filter is a condition that holds for everything that may be about the file.
 func (w *fileWatch) filter() string {
-	var files, execs, asked, failed []string
+	var files, execs, failed, near []string
 	for _, name := range w.names {
+		// What changes beside the file: a name that it is given is its own before
+		// the kernel is told of it.
+		for _, field := range []string{"fs.path.name", "fs.path.source", "fs.path.target"} {
+			if dir := path.Dir(name); dir != "/" && !w.dir {
+				near = append(near, field+" startswith "+quotePath(below(dir)))
+			}
+		}
 		failed = append(failed, "fd.nameraw endswith "+quotePath(path.Base(name)))
 		if w.dir {
 			failed = append(failed, "fd.nameraw startswith "+quotePath(below(name)))
-		}
-		for _, field := range []string{"fs.path.nameraw", "fs.path.sourceraw", "fs.path.targetraw"} {
-			asked = append(asked, field+" endswith "+quotePath(path.Base(name)))
-			if w.dir {
-				asked = append(asked, field+" startswith "+quotePath(below(name)))
-			}
 		}
 		for _, field := range []string{"fd.name", "fs.path.name", "fs.path.source", "fs.path.target"} {
 			files = append(files, field+" = "+quotePath(name))
@@ -156,7 +157,12 @@ func (w *fileWatch) filter() string {
 	}
 	// Where the kernel proves no names of calls that change files, there are those
 	// that were asked for; so there are of opens that fail. Such calls are few.
-	return "(evt.kind = open and evt.rawres < 0 and (" + strings.Join(failed, " or ") + ")) or (evt.kind = file and fd.name_unresolved = true and (" + strings.Join(asked, " or ") + ")) or (evt.kind in (open, file, file_close, mount) and (" + strings.Join(files, " or ") + ")) or (evt.kind = exec and (" + strings.Join(execs, " or ") + "))"
+	slices.Sort(near)
+	beside := ""
+	if near = slices.Compact(near); near != nil {
+		beside = "(evt.kind = file and (" + strings.Join(near, " or ") + ")) or "
+	}
+	return beside + "(evt.kind = open and evt.rawres < 0 and (" + strings.Join(failed, " or ") + ")) or (evt.kind = file and fd.name_unresolved = true) or (evt.kind in (open, file, file_close, mount) and (" + strings.Join(files, " or ") + ")) or (evt.kind = exec and (" + strings.Join(execs, " or ") + "))"
 }
 
 // below is what the names begin with of all that lies in a directory.
@@ -217,6 +223,17 @@ func (w *fileWatch) namesOfFile(e *event.Event) (names []string, now string, fil
 // it had when it began; of a path relative to a descriptor nothing is known then
 // but its last name: it is taken for a name that is watched rather than missed.
 func (w *fileWatch) askedFor(e *event.Event, raw string, dir int32) string {
+	if raw == "" || path.IsAbs(raw) {
+		return cleaned(raw)
+	}
+	if !w.dir && !slices.ContainsFunc(w.names, func(name string) bool { return path.Base(name) == path.Base(raw) }) {
+		return "" // most are of others
+	}
+	return w.resolve(e, raw, dir)
+}
+
+// resolve is askedFor for a path that matters.
+func (w *fileWatch) resolve(e *event.Event, raw string, dir int32) string {
 	if raw == "" || path.IsAbs(raw) {
 		return cleaned(raw)
 	}
@@ -312,7 +329,10 @@ func (w *fileWatch) moved(e *event.Event, names []string) bool {
 	}
 	source, target := d.Source, d.Target
 	if d.NoName && len(names) == 3 {
-		source, target = names[1], names[2]
+		source, target = names[1], ""
+		if slices.Contains(w.names, source) {
+			target = w.resolve(e, d.TargetRaw, d.NewDir)
+		}
 	}
 	switch {
 	case strings.HasPrefix(d.Type, "rename"):
