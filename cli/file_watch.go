@@ -18,10 +18,11 @@ func fileWatchCommand(g *globals) *command {
 		args:    "PATH",
 		summary: "Show who opens, writes, renames or removes a file",
 		about: "Who opens a file, executes it, closes it after writing, renames, links or removes it, changes its mode, owner or size: as it happens, with the name by which it was reached. " +
-			"The file is known by its inode as well as by its path: hard links, bind mounts and other names of containers are seen too, and a file that is moved away is followed. " +
+			"The file is known by its inode as well as by its path: hard links, bind mounts and other names of containers are seen too, and a file that is moved away is followed, to its new name too. " +
 			"Where another file is put in its place, that one is followed beside it. There need be no such file yet.\n\n" +
 			"Of a directory, all that lies in it is shown, with -r all below it; those files by their names alone. " +
-			"PATH is one of the host. A file of the same name in a container is shown only where it is the same file. Calls that fail lead to no file, and are not shown. Where a kernel proves no names of calls that change files, these are shown by the path that was asked for; where that is relative to a descriptor, they are not.",
+			"PATH is one of the host. A file of the same name in a container is shown only where it is the same file. Opens that fail, and changes of which the kernel proves no names, are shown by the path that was asked for; where that is relative to a descriptor of a process that has ended, by its last name. " +
+			"The agent's sensors are told of other files once a second at most: of a file that is replaced more often, uses by other names can be missing meanwhile.",
 		examples: []example{
 			{"warren file watch /etc/shadow", "Who reads passwords"},
 			{"warren file watch -r /etc -o wide", "What happens to the configuration, with user and executable"},
