@@ -216,9 +216,6 @@ func (h *history) Processes(ctx context.Context, at time.Time) iter.Seq2[*event.
 	return h.store.Processes(ctx, at)
 }
 
-// errNoExport is why the store does not export.
-var errNoExport = errors.New("the history cannot be exported as Parquet; its files are Parquet themselves")
-
 // Export implements [api.History].
 func (h *history) Export(ctx context.Context, w io.Writer, q api.PastQuestion) (int64, error) {
 	if h.store == nil {
@@ -228,13 +225,7 @@ func (h *history) Export(ctx context.Context, w io.Writer, q api.PastQuestion) (
 	if err != nil {
 		return 0, err
 	}
-	past, ok := any(h.store).(interface {
-		Export(context.Context, io.Writer, store.Query) (int64, error)
-	})
-	if !ok {
-		return 0, errNoExport
-	}
-	return past.Export(ctx, w, sq)
+	return h.store.Export(ctx, w, sq)
 }
 
 // Prune implements [api.History].
