@@ -383,7 +383,8 @@ struct sched_entity {
 };
 
 struct thread_info {
-	__u32 status; /* x86: TS_COMPAT */
+	__u32 status;	     /* x86: TS_COMPAT */
+	unsigned long flags; /* arm64: TIF_32BIT */
 };
 
 typedef struct {
@@ -444,6 +445,7 @@ enum {
 	PF_KTHREAD = 0x200000,
 	SIGNAL_GROUP_EXIT = 0x4,
 	TS_COMPAT = 0x2,
+	TIF_32BIT_ARM64 = 1 << 22,
 };
 
 struct pt_regs { /* x86 */

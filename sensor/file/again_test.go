@@ -29,6 +29,10 @@ func TestBPFChangeOfInterests(t *testing.T) {
 	if err := w.sensor.Start(want, add); err != nil {
 		t.Fatal(err)
 	}
+	// Another hook comes and goes, too: of nothing that happens here.
+	other := want.With(interest.Union(interest.Holder{Name: "another", Interest: interest.Interest{Terms: []interest.Term{{
+		Kinds: event.Kinds(event.KindMount), Types: []string{"move_mount"},
+	}}}}))
 	var closes int64
 	var failed error
 	stop := meanwhile(func(int) {
@@ -47,6 +51,17 @@ func TestBPFChangeOfInterests(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
+	}
+	before := w.sensor.epochs[fileFileWhatFILE_CLOSE]
+	for range 10 {
+		for _, set := range []interest.Set{other, want} {
+			if err := w.sensor.Start(set, add); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	if after := w.sensor.epochs[fileFileWhatFILE_CLOSE]; after != before {
+		t.Error("what was seen of closes is thrown away when another hook comes or goes")
 	}
 	stop()
 	if failed != nil {

@@ -21,43 +21,45 @@
 #ifndef FILE_CHANGE_H
 #define FILE_CHANGE_H
 
+#include "calls.h"
 #include "record.h"
 
 /* Which arguments of a call are what; -1: it has none. The group follows the user. */
 struct change_shape {
 	__s8 path, dir, target, target_dir, flags, mode, owner, size, fd;
-	__u8 last; /* names that are not followed: 1 the path, 2 the target */
+	__u8 last;	    /* names that are not followed: 1 the path, 2 the target */
+	__s16 nr, nr_arm64; /* of the system call */
 };
 
 /* clang-format off */
 static const struct change_shape shapes[FILE_WHATS] = {
-	/*                     path dir tgt tdir flags mode owner size fd last */
-	[FILE_UNLINK]	  = {  0, -1, -1, -1, -1, -1, -1, -1, -1, 1 },
-	[FILE_UNLINKAT]	  = {  1,  0, -1, -1,  2, -1, -1, -1, -1, 1 },
-	[FILE_RMDIR]	  = {  0, -1, -1, -1, -1, -1, -1, -1, -1, 1 },
-	[FILE_RENAME]	  = {  0, -1,  1, -1, -1, -1, -1, -1, -1, 3 },
-	[FILE_RENAMEAT]	  = {  1,  0,  3,  2, -1, -1, -1, -1, -1, 3 },
-	[FILE_RENAMEAT2]  = {  1,  0,  3,  2,  4, -1, -1, -1, -1, 3 },
-	[FILE_LINK]	  = {  0, -1,  1, -1, -1, -1, -1, -1, -1, 3 },
-	[FILE_LINKAT]	  = {  1,  0,  3,  2,  4, -1, -1, -1, -1, 2 },
-	[FILE_SYMLINK]	  = {  0, -1,  1, -1, -1, -1, -1, -1, -1, 2 },
-	[FILE_SYMLINKAT]  = {  0, -1,  2,  1, -1, -1, -1, -1, -1, 2 },
-	[FILE_MKDIR]	  = {  0, -1, -1, -1, -1,  1, -1, -1, -1, 1 },
-	[FILE_MKDIRAT]	  = {  1,  0, -1, -1, -1,  2, -1, -1, -1, 1 },
-	[FILE_CHMOD]	  = {  0, -1, -1, -1, -1,  1, -1, -1, -1, 0 },
-	[FILE_FCHMOD]	  = { -1, -1, -1, -1, -1,  1, -1, -1,  0, 0 },
-	[FILE_FCHMODAT]	  = {  1,  0, -1, -1, -1,  2, -1, -1, -1, 0 },
-	[FILE_FCHMODAT2]  = {  1,  0, -1, -1,  3,  2, -1, -1, -1, 0 },
-	[FILE_CHOWN]	  = {  0, -1, -1, -1, -1, -1,  1, -1, -1, 0 },
-	[FILE_LCHOWN]	  = {  0, -1, -1, -1, -1, -1,  1, -1, -1, 1 },
-	[FILE_FCHOWN]	  = { -1, -1, -1, -1, -1, -1,  1, -1,  0, 0 },
-	[FILE_FCHOWNAT]	  = {  1,  0, -1, -1,  4, -1,  2, -1, -1, 0 },
-	[FILE_TRUNCATE]	  = {  0, -1, -1, -1, -1, -1, -1,  1, -1, 0 },
-	[FILE_FTRUNCATE]  = { -1, -1, -1, -1, -1, -1, -1,  1,  0, 0 },
-	[FILE_MOUNT]	  = {  0, -1,  1, -1,  3, -1, -1, -1, -1, 0 },
-	[FILE_UMOUNT]	  = { -1, -1,  0, -1,  1, -1, -1, -1, -1, 0 },
-	[FILE_MOVE_MOUNT] = {  1,  0,  3,  2,  4, -1, -1, -1, -1, 0 },
-	[FILE_CLOSE]	  = { -1, -1, -1, -1, -1, -1, -1, -1,  0, 0 },
+	/*                     path dir tgt tdir flags mode owner size fd last  nr arm */
+	[FILE_UNLINK]	  = {  0, -1, -1, -1, -1, -1, -1, -1, -1, 1,  87,  -1 },
+	[FILE_UNLINKAT]	  = {  1,  0, -1, -1,  2, -1, -1, -1, -1, 1, 263,  35 },
+	[FILE_RMDIR]	  = {  0, -1, -1, -1, -1, -1, -1, -1, -1, 1,  84,  -1 },
+	[FILE_RENAME]	  = {  0, -1,  1, -1, -1, -1, -1, -1, -1, 3,  82,  -1 },
+	[FILE_RENAMEAT]	  = {  1,  0,  3,  2, -1, -1, -1, -1, -1, 3, 264,  38 },
+	[FILE_RENAMEAT2]  = {  1,  0,  3,  2,  4, -1, -1, -1, -1, 3, 316, 276 },
+	[FILE_LINK]	  = {  0, -1,  1, -1, -1, -1, -1, -1, -1, 3,  86,  -1 },
+	[FILE_LINKAT]	  = {  1,  0,  3,  2,  4, -1, -1, -1, -1, 2, 265,  37 },
+	[FILE_SYMLINK]	  = {  0, -1,  1, -1, -1, -1, -1, -1, -1, 2,  88,  -1 },
+	[FILE_SYMLINKAT]  = {  0, -1,  2,  1, -1, -1, -1, -1, -1, 2, 266,  36 },
+	[FILE_MKDIR]	  = {  0, -1, -1, -1, -1,  1, -1, -1, -1, 1,  83,  -1 },
+	[FILE_MKDIRAT]	  = {  1,  0, -1, -1, -1,  2, -1, -1, -1, 1, 258,  34 },
+	[FILE_CHMOD]	  = {  0, -1, -1, -1, -1,  1, -1, -1, -1, 0,  90,  -1 },
+	[FILE_FCHMOD]	  = { -1, -1, -1, -1, -1,  1, -1, -1,  0, 0,  91,  52 },
+	[FILE_FCHMODAT]	  = {  1,  0, -1, -1, -1,  2, -1, -1, -1, 0, 268,  53 },
+	[FILE_FCHMODAT2]  = {  1,  0, -1, -1,  3,  2, -1, -1, -1, 0, 452, 452 },
+	[FILE_CHOWN]	  = {  0, -1, -1, -1, -1, -1,  1, -1, -1, 0,  92,  -1 },
+	[FILE_LCHOWN]	  = {  0, -1, -1, -1, -1, -1,  1, -1, -1, 1,  94,  -1 },
+	[FILE_FCHOWN]	  = { -1, -1, -1, -1, -1, -1,  1, -1,  0, 0,  93,  55 },
+	[FILE_FCHOWNAT]	  = {  1,  0, -1, -1,  4, -1,  2, -1, -1, 0, 260,  54 },
+	[FILE_TRUNCATE]	  = {  0, -1, -1, -1, -1, -1, -1,  1, -1, 0,  76,  45 },
+	[FILE_FTRUNCATE]  = { -1, -1, -1, -1, -1, -1, -1,  1,  0, 0,  77,  46 },
+	[FILE_MOUNT]	  = {  0, -1,  1, -1,  3, -1, -1, -1, -1, 0, 165,  40 },
+	[FILE_UMOUNT]	  = { -1, -1,  0, -1,  1, -1, -1, -1, -1, 0, 166,  39 },
+	[FILE_MOVE_MOUNT] = {  1,  0,  3,  2,  4, -1, -1, -1, -1, 0, 429, 429 },
+	[FILE_CLOSE]	  = { -1, -1, -1, -1, -1, -1, -1, -1,  0, 0,   3,  57 },
 };
 /* clang-format on */
 
@@ -74,20 +76,24 @@ struct change_asked {
 	char name[NAME_MAX + 1];
 };
 
-/*
- * What is known of the call that a task is in. Not of this CPU but the task's:
- * what sees objects in the middle of a call can be preempted there.
- */
+#define CALL_TEXT 640  /* bytes of paths for which a slot has room */
+#define LONG_TEXT 8192 /* longer ones lie elsewhere */
+
+/* What is known of the call that a thread is in. */
 struct change_call {
-	__u64 nr;    /* of the system call that this is about */
-	__u32 epoch; /* of the hooks: what was left behind by others is not taken for true */
-	__u32 seen;  /* objects have been seen; w has their names */
-	__u32 target_len;
+	__u32 epoch; /* of the call's hooks: what was left behind by others is not taken for true */
+	__u32 seen;  /* 1 + enum path_end: objects have been seen; texts has their names */
+	__u32 name_len, target_len;
 	__u32 marks;
+	__u32 zero;
 	__u64 size;
 	struct file_object file;
-	struct change_asked asked, target;
-	struct walk walk;
+	union {
+		struct {
+			struct change_asked asked, target;
+		};
+		char texts[CALL_TEXT];
+	};
 };
 
 /* Its bytes: the type of such a map's values must be told, and Go has none for pointers. */
@@ -95,51 +101,120 @@ struct change_slot {
 	__u64 words[sizeof(struct change_call) / sizeof(__u64)];
 };
 
+/* Sizes are set by Go. */
 struct {
-	__uint(type, BPF_MAP_TYPE_TASK_STORAGE);
-	__uint(map_flags, BPF_F_NO_PREALLOC);
-	__type(key, int);
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, SLOT_WAYS);
+	__type(key, __u32);
 	__type(value, struct change_slot);
-} change_calls SEC(".maps");
+} calls SEC(".maps");
 
-/* Counts up whenever hooks are attached or detached. */
-__u32 change_epoch;
+struct call_text {
+	char bytes[LONG_TEXT];
+};
 
-static __always_inline __u64 syscall_nr(struct task_struct *p)
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, SLOT_WAYS);
+	__type(key, __u32);
+	__type(value, struct call_text);
+} call_texts SEC(".maps");
+
+/* By enum file_what: counts up whenever hooks of such calls are attached. */
+#define CHANGE_EPOCHS 64
+volatile __u32 change_epochs[CHANGE_EPOCHS];
+
+static __always_inline __u32 change_epoch(__u32 what)
 {
-	struct pt_regs *regs = (struct pt_regs *)bpf_task_pt_regs(p);
-	struct pt_regs___arm64 *arm = (void *)regs;
-
-	if (bpf_core_field_exists(regs->orig_ax))
-		return regs->orig_ax;
-	return BPF_CORE_READ(arm, syscallno);
+	barrier_var(what);
+	return change_epochs[what & (CHANGE_EPOCHS - 1)];
 }
 
-/* Begins with what there is to know of the call that p, the current task, is in. */
-static __always_inline struct change_call *change_begin(struct task_struct *p)
+/* Takes a slot for the call that the current task is in. NULL: there is no room. */
+static __always_inline struct change_call *change_begin(__s32 *slot, __u32 what)
 {
 	struct change_call *c;
 
-	if (!task_in_scope(p) || p->flags & PF_KTHREAD)
+	*slot = slot_take(SLOT_CALLS, what);
+	if (*slot < 0)
 		return NULL;
-	c = (void *)bpf_task_storage_get(&change_calls, p, NULL, BPF_LOCAL_STORAGE_GET_F_CREATE);
+	c = bpf_map_lookup_elem(&calls, slot);
 	if (!c)
-		return NULL;
-	c->nr = syscall_nr(p);
-	c->epoch = change_epoch;
+		return NULL; /* never */
+	c->epoch = change_epoch(what);
 	c->seen = 0;
-	c->target_len = 0;
+	c->name_len = c->target_len = 0;
 	c->marks = 0;
+	c->size = 0;
 	__builtin_memset(&c->file, 0, sizeof(c->file));
-	c->asked.len = c->target.len = 0;
-	c->walk.off = WALK_END;
 	return c;
 }
 
-/* Whether what is in c is about the call that p is in now. */
-static __always_inline bool change_holds(const struct change_call *c, struct task_struct *p)
+/* Keeps the texts around the end of w, a name and a target. Returns false if there is no room. */
+static __always_inline bool change_keep_texts(struct change_call *c, struct walk *w, __u32 target, __u32 what)
 {
-	return c && c->nr == syscall_nr(p) && c->epoch == change_epoch;
+	__u64 off = w->off, len = WALK_END - off + target;
+	struct call_text *text;
+	__s32 slot;
+
+	barrier_var(len);
+	if (len > LONG_TEXT - 1)
+		return false; /* never: two paths with 4,095 bytes each */
+	c->name_len = WALK_END - off;
+	c->target_len = target;
+	if (len <= CALL_TEXT) {
+		bpf_probe_read_kernel(c->texts, len, walk_at(w, off));
+		return true;
+	}
+	slot = slot_take(SLOT_TEXTS, what);
+	if (slot < 0)
+		return false;
+	text = bpf_map_lookup_elem(&call_texts, &slot);
+	if (text)
+		bpf_probe_read_kernel(text->bytes, masked(len, LONG_TEXT - 1), walk_at(w, off));
+	slot_leave(SLOT_TEXTS, slot, true);
+	return true;
+}
+
+/* Puts them back. Returns false if they are gone. */
+static __always_inline bool change_take_texts(struct change_call *c, struct walk *w, __u32 what)
+{
+	__u64 name = c->name_len, len = name + c->target_len;
+	struct call_text *text;
+	__s32 slot;
+
+	barrier_var(len);
+	if (len > LONG_TEXT - 1 || name > PATH_MAX)
+		return false; /* never */
+	w->off = WALK_END - name;
+	if (len <= CALL_TEXT) {
+		bpf_probe_read_kernel(walk_at(w, WALK_END - name), len, c->texts);
+		return true;
+	}
+	slot = slot_find(SLOT_TEXTS, what);
+	if (slot < 0) {
+		w->off = WALK_END;
+		return false;
+	}
+	text = bpf_map_lookup_elem(&call_texts, &slot);
+	if (text)
+		bpf_probe_read_kernel(walk_at(w, WALK_END - name), masked(len, LONG_TEXT - 1), text->bytes);
+	slot_leave(SLOT_TEXTS, slot, false);
+	return true;
+}
+
+/*
+ * Begins an event of a call that has not returned, as interest_begin does:
+ * whether anybody may want it, however it ends. both says that who wants it if
+ * it fails is who wants it anyway: only then what is asked next holds for either.
+ */
+static __always_inline bool change_may_be_wanted(struct interest *m, __u32 what, bool *both)
+{
+	struct interest failed;
+	bool done = interest_begin(m, what, 0, false), not = interest_begin(&failed, what, 0, true);
+
+	*both = failed.slot == m->slot && !interest_more(&failed.may, &failed.may, &m->may);
+	return done || not;
 }
 
 /* ---- before the call: what is asked for, where that proves something ---- */
@@ -233,17 +308,28 @@ static __noinline int change_enter(__u32 what)
 	struct task_struct *p = bpf_get_current_task_btf();
 	const struct change_shape *shape;
 	struct change_call *c;
+	struct interest m;
+	__s32 slot;
 
 	if (what >= FILE_WHATS)
 		return 0; /* never */
 	shape = &shapes[what];
-	c = change_begin(p);
-	if (!c || READ(p->mm, mm_users.counter) != 1)
+	/* Of calls that fail, and of threads that share their memory, names are not proven. */
+	if (!shape->last || !task_in_scope(p) || READ(p->mm, mm_users.counter) != 1 ||
+	    !interest_begin(&m, what, 0, false))
 		return 0;
+	c = change_begin(&slot, what);
+	if (!c) {
+		if (interest_needs_name(&m))
+			record_count_lost(record_of(what)); /* else it is told without its name */
+		return 0;
+	}
+	c->asked.len = c->target.len = 0;
 	if (shape->last & 1)
 		change_ask(&c->asked, p, shape_dir(p, shape->dir), (void *)call_arg(p, shape->path));
 	if (shape->last & 2)
 		change_ask(&c->target, p, shape_dir(p, shape->target_dir), (void *)call_arg(p, shape->target));
+	slot_leave(SLOT_CALLS, slot, c->asked.len || c->target.len);
 	return 0;
 }
 
@@ -273,13 +359,15 @@ static long same_step(__u32 i, struct same_scan *s)
 /* Whether the name at user is still a's. */
 static __always_inline bool change_same(struct change_asked *a, struct walk *w, const void *user)
 {
-	long n = bpf_probe_read_user_str(&w->bytes[WALK_END], NAME_MAX + 1, user);
+	/* Behind where the name of the target may be. */
+	char *now = &w->bytes[WALK_END + PATH_MAX];
+	long n = bpf_probe_read_user_str(now, NAME_MAX + 1, user);
 	struct same_scan scan = { .a = a };
 
 	if (n <= 0 || n != a->len + 1)
 		return false;
 	a->mine = (__u64)a->name;
-	a->now = (__u64)&w->bytes[WALK_END];
+	a->now = (__u64)now;
 	a->left = n;
 	a->differ = 0;
 	bpf_loop((NAME_MAX + 1) / 8, same_step, &scan, 0);
@@ -346,52 +434,42 @@ static __always_inline bool change_wanted(struct interest *m, __u32 what, struct
 	return interest_wanted(m);
 }
 
-static __noinline int change_tell(__u32 what, long res)
+/* c is what is known of the call; NULL: nothing. */
+static __noinline int change_tell(__u32 what, long res, struct change_call *c)
 {
 	struct task_struct *p = bpf_get_current_task_btf();
+	struct file_scratch *s = file_scratch();
 	struct file_object object = {};
 	const struct change_shape *shape;
 	struct change_record *r;
-	__u32 marks, error = res < 0 ? FILE_FAILED : FILE_UNPROVEN, target = 0, raw = 0, target_raw = 0;
-	struct change_call *c;
+	__u32 marks = 0, error = res < 0 ? FILE_FAILED : FILE_UNPROVEN, target = 0, raw = 0, target_raw = 0;
 	struct walk *w;
-	__u64 at, len, name;
+	__u64 at, len;
 	struct interest m;
 	__u8 pad;
 
-	if (what >= FILE_WHATS || !task_in_scope(p))
-		return 0;
+	if (what >= FILE_WHATS || !s)
+		return 0; /* never */
 	shape = &shapes[what];
 	if (!interest_begin(&m, what, 0, res < 0))
 		return 0;
-	marks = asker_marks(p);
-	c = (void *)bpf_task_storage_get(&change_calls, p, NULL, 0);
-	if (change_holds(c, p)) {
-		w = &c->walk;
-		c->nr = ~0ULL; /* it is over */
-	} else {
-		struct file_scratch *s = file_scratch();
-
-		if (!s)
-			return 0; /* never */
-		w = &s->walk;
-		w->off = WALK_END;
-		c = NULL;
-	}
+	w = &s->walk;
+	w->off = WALK_END;
 	if (c && c->seen) {
 		error = walk_error(c->seen - 1);
 		object = c->file;
-		marks |= c->marks;
-		target = c->target_len;
+		marks = c->marks;
+		if (change_take_texts(c, w, what))
+			target = c->target_len;
+		else
+			error = FILE_UNPROVEN; /* never */
 	} else if (shape->fd >= 0) {
 		struct file *file = file_of(p, call_arg(p, shape->fd));
 
-		if (what == FILE_CLOSE)
-			return 0; /* not seen: it was not open for writing */
 		if (file) {
 			struct dentry *dentry = READ(file, f_path.dentry);
 
-			marks |= object_fill(&object, READ(file, f_inode), dentry);
+			marks = object_fill(&object, READ(file, f_inode), dentry);
 			error = walk_error(walk_resolve(w, READ(file, f_path.mnt), dentry, p->fs, WALK_END));
 		} else if (res >= 0) {
 			error = FILE_CLOSED;
@@ -404,24 +482,13 @@ static __noinline int change_tell(__u32 what, long res)
 			target = text_behind(w);
 		}
 		if (shape->last & 1) {
-			/* Built in the other buffer: this one has the target behind its end. */
-			struct file_scratch *s = file_scratch();
-			__u32 e;
+			__u32 e = change_prove(&c->asked, w, shape_dir(p, shape->dir), call_arg(p, shape->path));
 
-			if (!s)
-				return 0; /* never */
-			e = change_prove(&c->asked, &s->walk, shape_dir(p, shape->dir), call_arg(p, shape->path));
 			if (e)
 				error = e;
-			name = s->walk.off;
-			bpf_probe_read_kernel(walk_at(w, name), masked(WALK_END - name, 0x1fff),
-					      walk_at(&s->walk, name));
-			w->off = name;
 		} else if (shape->path >= 0 && what != FILE_SYMLINK && what != FILE_SYMLINKAT) {
 			error = FILE_UNPROVEN;
 		}
-		if (!shape->last)
-			error = FILE_UNPROVEN;
 	}
 	if (shape->path >= 0)
 		raw = raw_copy(w, target, (void *)call_arg(p, shape->path));
@@ -431,6 +498,7 @@ static __noinline int change_tell(__u32 what, long res)
 		return 0;
 	if (WALK_END - w->off + target + raw + target_raw > CHANGE_TEXT)
 		raw = target_raw = 0;
+	marks |= asker_marks(p);
 	r = head_of(w, sizeof(*r), &at, &pad);
 	if (!r)
 		return 0; /* never */
@@ -461,7 +529,28 @@ static __noinline int change_tell(__u32 what, long res)
 		r->size = c ? c->size : 0;
 	r->h.flags = 0;
 	len = masked(WALK_END - at + target + raw + target_raw, 0x3fff);
-	record_output(&bulk, r, what >= FILE_CLOSE ? REC_FILE_CLOSE : what >= FILE_MOUNT ? REC_MOUNT : REC_FILE, len);
+	record_output(&bulk, r, record_of(what), len);
+	return 0;
+}
+
+/* The call that p is in returns. */
+static __noinline int change_exit(__u32 what, long res)
+{
+	struct task_struct *p = bpf_get_current_task_btf();
+	struct change_call *c = NULL;
+	__s32 slot;
+
+	if (!task_in_scope(p))
+		return 0;
+	slot = slot_find(SLOT_CALLS, what);
+	if (slot >= 0)
+		c = bpf_map_lookup_elem(&calls, &slot);
+	if (c && c->epoch != change_epoch(what))
+		c = NULL;
+	if (c || what != FILE_CLOSE) /* else it was not open for writing */
+		change_tell(what, res, c);
+	if (slot >= 0)
+		slot_leave(SLOT_CALLS, slot, false);
 	return 0;
 }
 
@@ -469,7 +558,7 @@ static __noinline int change_tell(__u32 what, long res)
 	SEC("tracepoint/syscalls/sys_exit_" call)                  \
 	int file_##name##_x(struct trace_event_raw_sys_exit *ctx)  \
 	{                                                          \
-		return change_tell(what, ctx->ret);                \
+		return change_exit(what, ctx->ret);                \
 	}                                                          \
 	SEC("tracepoint/syscalls/sys_enter_" call)                 \
 	int file_##name##_e(struct trace_event_raw_sys_enter *ctx) \

@@ -7,9 +7,14 @@
  *   record.h  what is written, and from which objects of the kernel
  *   open.h    open(2) and its relatives, by the tracepoints of their exits
  *   uring.h   the same, and changes, where io_uring is asked for them
+ *   change.h  names, files and mounts that are changed
+ *   seen.h    the objects that such a call is about, in its middle; closes
+ *   calls.h   what is known of calls that are on their way
  *
- * Out:   struct open_record (REC_OPEN) in the ring `bulk`.
- * State: none; `file_scratches` is where records are built.
+ * Out:   struct open_record (REC_OPEN) and struct change_record (REC_FILE,
+ *        REC_MOUNT, REC_FILE_CLOSE) in the ring `bulk`.
+ * State: call_sets, calls, text_sets, call_texts: of calls that are on their way.
+ *        file_scratches and seen_walks are where records and paths are built.
  */
 #include "kernel.h"
 #include "record.h"

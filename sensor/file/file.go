@@ -22,6 +22,8 @@ import (
 	"strings"
 	"sync/atomic"
 
+	"github.com/cilium/ebpf"
+
 	"warren/bpf"
 	"warren/event"
 	"warren/interest"
@@ -32,10 +34,31 @@ import (
 //go:generate go tool bpf2go -cc clang-19 -no-strip -target bpfel -type open_record -type change_record -type file_object -type file_actor -type file_what -type file_error -type file_marks file file.bpf.c -- -O2 -mcpu=v3 -Wall -Werror -I../../bpf/include
 
 // Config tunes the sensor. The zero value is usable.
-type Config struct{}
+type Config struct {
+	// Calls is how many calls that change or close files can be on their way at
+	// the same time: what is known of more is lost, and counted. The kernel holds
+	// some 1.2 KiB for each. A power of two, at least 64; default 1024.
+	Calls int
+}
+
+// Validate checks the values.
+func (c Config) Validate() error {
+	if c.Calls != 0 && (c.Calls < 64 || c.Calls > 1<<20 || c.Calls&(c.Calls-1) != 0) {
+		return fmt.Errorf("%d calls: has to be a power of two between 64 and 1048576", c.Calls)
+	}
+	return nil
+}
+
+func (c Config) withDefaults() Config {
+	if c.Calls == 0 {
+		c.Calls = 1024
+	}
+	return c
+}
 
 // A Sensor is the file sensor. Make one with New.
 type Sensor struct {
+	cfg  Config
 	road *bpf.Road
 	log  *slog.Logger
 
@@ -47,14 +70,14 @@ type Sensor struct {
 	obj    *bpf.Object
 	filter *prefilter.Engine
 	status map[string]bpf.HookStatus
-	epoch  uint32 // change_epoch of the programs
+	epochs [maxWhats]uint32 // change_epochs of the programs
 }
 
 var _ sensor.Sensor = (*Sensor)(nil)
 
 // New returns a sensor that writes to road. It starts nothing.
-func New(road *bpf.Road, _ Config, log *slog.Logger) *Sensor {
-	return &Sensor{road: road, log: log, status: map[string]bpf.HookStatus{}}
+func New(road *bpf.Road, cfg Config, log *slog.Logger) *Sensor {
+	return &Sensor{cfg: cfg.withDefaults(), road: road, log: log, status: map[string]bpf.HookStatus{}}
 }
 
 // Name implements [sensor.Sensor].
@@ -186,25 +209,31 @@ func (s *Sensor) Start(want interest.Set, emit func(*event.Event)) (err error) {
 		return err
 	}
 	var spare []string
-	moved := false
 	for _, h := range hooks() {
-		unwanted, tried := s.arrange(h, want)
+		unwanted, err := s.arrange(h, want)
+		if err != nil {
+			return err
+		}
 		if unwanted {
 			spare = append(spare, h.Name)
 		}
-		moved = moved || unwanted || tried
 	}
-	if err := s.obj.Detach(spare...); err != nil {
-		return err
+	return s.obj.Detach(spare...)
+}
+
+// maxWhats is how many kinds of calls the programs keep apart.
+const maxWhats = 64
+
+// begin has what was seen so far of a hook's calls not be taken for true: calls
+// that were on their way when it was detached ended unseen.
+func (s *Sensor) begin(h hook) error {
+	for what, t := range types {
+		if t.Kind == h.kind && slices.Contains(h.types, t.Name) {
+			s.epochs[what]++
+		}
 	}
-	if !moved { // calls that are on their way now keep what was seen of them
-		return nil
-	}
-	// What was seen of a call while not all of its hooks were there stays behind,
-	// and is not to be taken for what another call is about.
-	s.epoch++
-	if err := s.obj.Variable("change_epoch").Set(s.epoch); err != nil {
-		return fmt.Errorf("set change_epoch: %w", err)
+	if err := s.obj.Variable("change_epochs").Set(s.epochs); err != nil {
+		return fmt.Errorf("set change_epochs: %w", err)
 	}
 	return nil
 }
@@ -214,6 +243,9 @@ func (s *Sensor) open() error {
 	spec, err := loadFile()
 	if err != nil {
 		return fmt.Errorf("read object file: %w", err)
+	}
+	if err := s.size(spec); err != nil {
+		return err
 	}
 	s.obj, err = s.road.Open("file", spec)
 	if err != nil {
@@ -231,6 +263,31 @@ func (s *Sensor) open() error {
 	s.road.Handle(bpf.RecFile, "file.change", bpf.Bulk, s.decodeChange)
 	s.road.Handle(bpf.RecMount, "file.mount", bpf.Bulk, s.decodeChange)
 	s.road.Handle(bpf.RecClose, "file.close", bpf.Bulk, s.decodeChange)
+	return nil
+}
+
+// slotWays is how many slots a set has: calls.h.
+const slotWays = 8
+
+// longTexts is how many calls there are for one that may have paths which do not
+// fit into its slot.
+const longTexts = 16
+
+// size gives the maps of calls that are on their way their sizes.
+func (s *Sensor) size(spec *ebpf.CollectionSpec) error {
+	if err := s.cfg.Validate(); err != nil {
+		return err
+	}
+	for _, m := range []struct {
+		sets, slots, mask string
+		n                 int
+	}{{"call_sets", "calls", "call_mask", s.cfg.Calls}, {"text_sets", "call_texts", "text_mask", max(slotWays, s.cfg.Calls/longTexts)}} {
+		sets := uint32(m.n / slotWays)
+		spec.Maps[m.sets].MaxEntries, spec.Maps[m.slots].MaxEntries = sets, sets*slotWays
+		if err := spec.Variables[m.mask].Set(sets - 1); err != nil {
+			return fmt.Errorf("set %s: %w", m.mask, err)
+		}
+	}
 	return nil
 }
 
@@ -259,23 +316,30 @@ func (s *Sensor) Prefilter() prefilter.Status {
 }
 
 // arrange attaches a hook that is wanted. It reports whether the hook is attached
-// and nobody wants it, and whether it has tried to attach it.
-func (s *Sensor) arrange(h hook, want interest.Set) (spare, tried bool) {
+// and nobody wants it.
+func (s *Sensor) arrange(h hook, want interest.Set) (spare bool, err error) {
 	st, known := s.status[h.Name]
 	attached := known && st.Err == ""
 	if !h.wanted(want) {
 		delete(s.status, h.Name)
-		return attached, false
+		return attached, nil
 	}
 	if attached {
-		return false, false
+		return false, nil
 	}
-	st, err := s.obj.Attach(h.Hook)
+	if err := s.begin(h); err != nil {
+		return false, err
+	}
+	st, err = s.obj.Attach(h.Hook)
 	s.status[h.Name] = st
 	if err != nil {
 		s.log.Warn("hook is not available", "hook", h.Name, "err", err)
+		return false, nil
 	}
-	return false, true
+	if len(st.Refused) == 0 {
+		return false, nil
+	}
+	return false, s.begin(h) // programs of a rung that was tried may have left something
 }
 
 // Snapshot implements [sensor.Sensor]: files have no past that is told.
@@ -293,6 +357,7 @@ func (s *Sensor) Stop() error {
 	errs = append(errs, s.obj.Close())
 	s.obj = nil
 	s.counts.Store(nil)
+	s.epochs = [maxWhats]uint32{}
 	clear(s.status)
 	return errors.Join(errs...)
 }

@@ -13,6 +13,11 @@ import (
 	"github.com/cilium/ebpf"
 )
 
+type fileCallText struct {
+	_     structs.HostLayout
+	Bytes [8192]int8
+}
+
 type fileChangeRecord struct {
 	_            structs.HostLayout
 	H            fileRecord
@@ -41,7 +46,7 @@ type fileChangeRecord struct {
 
 type fileChangeSlot struct {
 	_     structs.HostLayout
-	Words [2721]uint64
+	Words [87]uint64
 }
 
 type fileCountKey struct {
@@ -291,12 +296,19 @@ const (
 	fileRecordTypeREC_MAX        fileRecordType = 64
 )
 
+type fileSlotSet struct {
+	_      structs.HostLayout
+	Owners [8]uint64
+}
+
 // Names of all BPF objects in the ELF.
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
 	fileMapBulk            = "bulk"
-	fileMapChangeCalls     = "change_calls"
+	fileMapCallSets        = "call_sets"
+	fileMapCallTexts       = "call_texts"
+	fileMapCalls           = "calls"
 	fileMapCountRooms      = "count_rooms"
 	fileMapCounters        = "counters"
 	fileMapCounts          = "counts"
@@ -307,6 +319,8 @@ const (
 	fileMapInterestNames   = "interest_names"
 	fileMapInterestTails   = "interest_tails"
 	fileMapInterestUids    = "interest_uids"
+	fileMapSeenWalks       = "seen_walks"
+	fileMapTextSets        = "text_sets"
 	fileMapUringCalls      = "uring_calls"
 	fileMapUringNames      = "uring_names"
 	fileMapUringScratches  = "uring_scratches"
@@ -386,13 +400,15 @@ const (
 	fileProgFileUnlinkatE  = "file_unlinkat_e"
 	fileProgFileUnlinkatX  = "file_unlinkat_x"
 	fileVarBulkSize        = "bulk_size"
-	fileVarChangeEpoch     = "change_epoch"
+	fileVarCallMask        = "call_mask"
+	fileVarChangeEpochs    = "change_epochs"
 	fileVarCountSlot       = "count_slot"
 	fileVarCriticalSize    = "critical_size"
 	fileVarInterestSlot    = "interest_slot"
 	fileVarInterestTables  = "interest_tables"
 	fileVarScopeId         = "scope_id"
 	fileVarScopeLevel      = "scope_level"
+	fileVarTextMask        = "text_mask"
 	fileVarTypes           = "types"
 )
 
@@ -518,7 +534,9 @@ type fileProgramSpecs struct {
 // It can be passed ebpf.CollectionSpec.Assign.
 type fileMapSpecs struct {
 	Bulk           *ebpf.MapSpec `ebpf:"bulk"`
-	ChangeCalls    *ebpf.MapSpec `ebpf:"change_calls"`
+	CallSets       *ebpf.MapSpec `ebpf:"call_sets"`
+	CallTexts      *ebpf.MapSpec `ebpf:"call_texts"`
+	Calls          *ebpf.MapSpec `ebpf:"calls"`
 	CountRooms     *ebpf.MapSpec `ebpf:"count_rooms"`
 	Counters       *ebpf.MapSpec `ebpf:"counters"`
 	Counts         *ebpf.MapSpec `ebpf:"counts"`
@@ -529,6 +547,8 @@ type fileMapSpecs struct {
 	InterestNames  *ebpf.MapSpec `ebpf:"interest_names"`
 	InterestTails  *ebpf.MapSpec `ebpf:"interest_tails"`
 	InterestUids   *ebpf.MapSpec `ebpf:"interest_uids"`
+	SeenWalks      *ebpf.MapSpec `ebpf:"seen_walks"`
+	TextSets       *ebpf.MapSpec `ebpf:"text_sets"`
 	UringCalls     *ebpf.MapSpec `ebpf:"uring_calls"`
 	UringNames     *ebpf.MapSpec `ebpf:"uring_names"`
 	UringScratches *ebpf.MapSpec `ebpf:"uring_scratches"`
@@ -541,13 +561,15 @@ type fileMapSpecs struct {
 // It can be passed ebpf.CollectionSpec.Assign.
 type fileVariableSpecs struct {
 	BulkSize       *ebpf.VariableSpec `ebpf:"bulk_size"`
-	ChangeEpoch    *ebpf.VariableSpec `ebpf:"change_epoch"`
+	CallMask       *ebpf.VariableSpec `ebpf:"call_mask"`
+	ChangeEpochs   *ebpf.VariableSpec `ebpf:"change_epochs"`
 	CountSlot      *ebpf.VariableSpec `ebpf:"count_slot"`
 	CriticalSize   *ebpf.VariableSpec `ebpf:"critical_size"`
 	InterestSlot   *ebpf.VariableSpec `ebpf:"interest_slot"`
 	InterestTables *ebpf.VariableSpec `ebpf:"interest_tables"`
 	ScopeId        *ebpf.VariableSpec `ebpf:"scope_id"`
 	ScopeLevel     *ebpf.VariableSpec `ebpf:"scope_level"`
+	TextMask       *ebpf.VariableSpec `ebpf:"text_mask"`
 	Types          *ebpf.VariableSpec `ebpf:"types"`
 }
 
@@ -572,7 +594,9 @@ func (o *fileObjects) Close() error {
 // It can be passed to loadFileObjects or ebpf.CollectionSpec.LoadAndAssign.
 type fileMaps struct {
 	Bulk           *ebpf.Map `ebpf:"bulk"`
-	ChangeCalls    *ebpf.Map `ebpf:"change_calls"`
+	CallSets       *ebpf.Map `ebpf:"call_sets"`
+	CallTexts      *ebpf.Map `ebpf:"call_texts"`
+	Calls          *ebpf.Map `ebpf:"calls"`
 	CountRooms     *ebpf.Map `ebpf:"count_rooms"`
 	Counters       *ebpf.Map `ebpf:"counters"`
 	Counts         *ebpf.Map `ebpf:"counts"`
@@ -583,6 +607,8 @@ type fileMaps struct {
 	InterestNames  *ebpf.Map `ebpf:"interest_names"`
 	InterestTails  *ebpf.Map `ebpf:"interest_tails"`
 	InterestUids   *ebpf.Map `ebpf:"interest_uids"`
+	SeenWalks      *ebpf.Map `ebpf:"seen_walks"`
+	TextSets       *ebpf.Map `ebpf:"text_sets"`
 	UringCalls     *ebpf.Map `ebpf:"uring_calls"`
 	UringNames     *ebpf.Map `ebpf:"uring_names"`
 	UringScratches *ebpf.Map `ebpf:"uring_scratches"`
@@ -593,7 +619,9 @@ type fileMaps struct {
 func (m *fileMaps) Close() error {
 	return _FileClose(
 		m.Bulk,
-		m.ChangeCalls,
+		m.CallSets,
+		m.CallTexts,
+		m.Calls,
 		m.CountRooms,
 		m.Counters,
 		m.Counts,
@@ -604,6 +632,8 @@ func (m *fileMaps) Close() error {
 		m.InterestNames,
 		m.InterestTails,
 		m.InterestUids,
+		m.SeenWalks,
+		m.TextSets,
 		m.UringCalls,
 		m.UringNames,
 		m.UringScratches,
@@ -617,13 +647,15 @@ func (m *fileMaps) Close() error {
 // It can be passed to loadFileObjects or ebpf.CollectionSpec.LoadAndAssign.
 type fileVariables struct {
 	BulkSize       *ebpf.Variable `ebpf:"bulk_size"`
-	ChangeEpoch    *ebpf.Variable `ebpf:"change_epoch"`
+	CallMask       *ebpf.Variable `ebpf:"call_mask"`
+	ChangeEpochs   *ebpf.Variable `ebpf:"change_epochs"`
 	CountSlot      *ebpf.Variable `ebpf:"count_slot"`
 	CriticalSize   *ebpf.Variable `ebpf:"critical_size"`
 	InterestSlot   *ebpf.Variable `ebpf:"interest_slot"`
 	InterestTables *ebpf.Variable `ebpf:"interest_tables"`
 	ScopeId        *ebpf.Variable `ebpf:"scope_id"`
 	ScopeLevel     *ebpf.Variable `ebpf:"scope_level"`
+	TextMask       *ebpf.Variable `ebpf:"text_mask"`
 	Types          *ebpf.Variable `ebpf:"types"`
 }
 

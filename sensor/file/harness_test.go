@@ -34,13 +34,18 @@ type watch struct {
 // start runs a sensor on a road of its own until the test ends.
 func start(t testing.TB, cfg bpf.Config, want event.KindSet) *watch {
 	t.Helper()
+	return startSensor(t, cfg, Config{}, want)
+}
+
+func startSensor(t testing.TB, cfg bpf.Config, own Config, want event.KindSet) *watch {
+	t.Helper()
 	testkit.NeedRoot(t)
 	road, err := bpf.NewRoad(cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
 	w := &watch{t: t, road: road}
-	w.sensor = New(road, Config{}, slog.New(slog.NewTextHandler(t.Output(), nil)))
+	w.sensor = New(road, own, slog.New(slog.NewTextHandler(t.Output(), nil)))
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- road.Run(ctx) }()

@@ -182,6 +182,14 @@ static __always_inline __u64 call_arg(struct task_struct *p, int n)
 	return BPF_CORE_READ(arm, regs[n]);
 }
 
+/* Whether p, the current task, is in a call of a 32-bit program: its number and arguments mean something else. */
+static __always_inline bool task_is_compat(struct task_struct *p)
+{
+	if (bpf_core_field_exists(p->thread_info.status))
+		return p->thread_info.status & TS_COMPAT;
+	return p->thread_info.flags & TIF_32BIT_ARM64;
+}
+
 /* The file behind a descriptor of p, NULL if there is none. */
 static __always_inline struct file *file_of(struct task_struct *p, __u32 fd)
 {

@@ -13,133 +13,235 @@
 
 #include "change.h"
 
-/* Fills in the file, and its path, which is the only one or the first of two. */
-static __always_inline void seen_file(struct change_call *c, struct task_struct *p, struct vfsmount *mnt,
-				      struct dentry *dentry)
-{
-	struct inode *inode = READ(dentry, d_inode);
+/*
+ * Where paths are walked: what sees objects in the middle of a call can be
+ * preempted there by what sees those of another one, so that there are some for
+ * each CPU.
+ */
+struct seen_walk {
+	__u64 busy;
+	struct walk walk;
+};
 
-	if (inode)
-		c->marks |= object_fill(&c->file, inode, dentry);
-	c->seen = 1 + walk_resolve(&c->walk, mnt, dentry, p->fs, WALK_END);
+#define SEEN_WALKS 2
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, SEEN_WALKS);
+	__uint(key_size, sizeof(__u32));
+	__uint(value_size, sizeof(struct seen_walk));
+} seen_walks SEC(".maps");
+
+static __always_inline struct seen_walk *seen_walk_take(void)
+{
+	struct seen_walk *s;
+	__u32 i;
+
+	for (i = 0; i < SEEN_WALKS; i++) {
+		__u32 at = i;
+
+		s = bpf_map_lookup_elem(&seen_walks, &at);
+		if (s && !__sync_val_compare_and_swap(&s->busy, 0, 1))
+			return s;
+	}
+	return NULL;
 }
 
-/* Fills in the path of the target. To be called before seen_file. */
-static __always_inline void seen_target(struct change_call *c, struct task_struct *p, struct vfsmount *mnt,
-					struct dentry *dentry)
+/* Whether the system call that p is in, of the number nr, is this one. */
+static __always_inline bool seen_call(const __u32 what, __u64 nr, bool arm64)
 {
-	c->seen = 1 + walk_resolve(&c->walk, mnt, dentry, p->fs, WALK_END);
-	c->target_len = text_behind(&c->walk);
+	return what && nr == (__u64)(arm64 ? shapes[what].nr_arm64 : shapes[what].nr);
 }
 
-static __noinline int seen_one(struct vfsmount *mnt, struct dentry *dentry)
+/*
+ * What the call is in which an object is seen: one of four; 0 where it is none of
+ * these, because the kernel comes here on other ways too: from 32-bit programs,
+ * whose calls are numbered otherwise, from io_uring, and when files are opened.
+ */
+static __always_inline __u32 seen_what(struct task_struct *p, const __u32 a, const __u32 b, const __u32 c,
+				       const __u32 d)
+{
+	struct pt_regs *regs = (struct pt_regs *)bpf_task_pt_regs(p);
+	struct pt_regs___arm64 *arm = (void *)regs;
+	bool arm64 = !bpf_core_field_exists(regs->orig_ax);
+	__u64 nr;
+
+	if (p->flags & PF_KTHREAD || task_is_compat(p) || !task_in_scope(p))
+		return 0;
+	nr = arm64 ? (__u64)BPF_CORE_READ(arm, syscallno) : regs->orig_ax;
+	if (seen_call(a, nr, arm64))
+		return a;
+	if (seen_call(b, nr, arm64))
+		return b;
+	if (seen_call(c, nr, arm64))
+		return c;
+	return seen_call(d, nr, arm64) ? d : 0;
+}
+
+/* Of the object, what it is; its path into w. Returns what change_call.seen is to be. */
+static __always_inline __u32 seen_walk(struct walk *w, struct task_struct *p, struct vfsmount *mnt,
+				       struct dentry *dentry)
+{
+	return 1 + walk_resolve(w, mnt, dentry, p->fs, WALK_END);
+}
+
+/* Objects of a call: what is changed, and where there are two the target. */
+struct seen {
+	struct vfsmount *mnt, *target_mnt;
+	struct dentry *dentry, *target;
+};
+
+static __noinline int seen_objects(__u32 what, struct seen *o)
 {
 	struct task_struct *p = bpf_get_current_task_btf();
-	struct change_call *c = change_begin(p);
+	struct inode *inode = NULL;
+	struct change_call *c;
+	struct seen_walk *s;
+	struct interest m;
+	__s32 slot;
+	__u32 target = 0, seen = 0;
+	bool both, kept = false;
 
-	if (c)
-		seen_file(c, p, mnt, dentry);
+	if (!what || !change_may_be_wanted(&m, what, &both))
+		return 0;
+	if (o->mnt)
+		inode = READ(o->dentry, d_inode);
+	if (both && interest_needs_inode(&m)) {
+		bool wanted = inode ? interest_inode(&m, READ(inode, i_ino), READ(READ(inode, i_sb), s_dev))
+				    : interest_inode(&m, 0, 0);
+
+		if (!wanted)
+			return 0;
+	}
+	s = seen_walk_take();
+	if (!s)
+		goto lost;
+	if (o->target_mnt) {
+		seen = seen_walk(&s->walk, p, o->target_mnt, o->target);
+		target = text_behind(&s->walk);
+	}
+	if (o->mnt) {
+		__u32 first = seen;
+
+		seen = seen_walk(&s->walk, p, o->mnt, o->dentry);
+		if (first && !path_resolved(first - 1))
+			seen = first;
+	}
+	c = change_begin(&slot, what);
+	if (c) {
+		if (inode)
+			c->marks = object_fill(&c->file, inode, o->dentry);
+		c->seen = seen;
+		kept = change_keep_texts(c, &s->walk, target, what);
+		slot_leave(SLOT_CALLS, slot, kept);
+	}
+	__sync_lock_test_and_set(&s->busy, 0);
+	if (kept)
+		return 0;
+lost:
+	/* When the call returns it is told of by its descriptor, or without names to who asks for none. */
+	if (what < FILE_WHATS && shapes[what].fd < 0 && !(interest_inode(&m, 0, 0) && interest_wanted(&m)))
+		record_count_lost(record_of(what));
 	return 0;
+}
+
+static __always_inline int seen_one(__u32 what, struct vfsmount *mnt, struct dentry *dentry)
+{
+	struct seen o = { .mnt = mnt, .dentry = dentry };
+
+	return seen_objects(what, &o);
 }
 
 /* One that is a target: of a symlink, or where something is mounted. */
-static __noinline int seen_as_target(struct vfsmount *mnt, struct dentry *dentry)
+static __always_inline int seen_as_target(__u32 what, struct vfsmount *mnt, struct dentry *dentry)
 {
-	struct task_struct *p = bpf_get_current_task_btf();
-	struct change_call *c = change_begin(p);
+	struct seen o = { .target_mnt = mnt, .target = dentry };
 
-	if (c)
-		seen_target(c, p, mnt, dentry);
-	return 0;
+	return seen_objects(what, &o);
 }
 
-static __noinline int seen_two(struct vfsmount *mnt, struct dentry *dentry, struct vfsmount *to_mnt, struct dentry *to)
+static __always_inline int seen_two(__u32 what, struct vfsmount *mnt, struct dentry *dentry, struct vfsmount *to_mnt,
+				    struct dentry *to)
 {
-	struct task_struct *p = bpf_get_current_task_btf();
-	struct change_call *c = change_begin(p);
-	__u32 first;
+	struct seen o = { .mnt = mnt, .dentry = dentry, .target_mnt = to_mnt, .target = to };
 
-	if (!c)
-		return 0;
-	seen_target(c, p, to_mnt, to);
-	first = c->seen;
-	seen_file(c, p, mnt, dentry);
-	if (!path_resolved(first - 1))
-		c->seen = first;
-	return 0;
+	return seen_objects(what, &o);
 }
+
+#define SEEN_WHAT(...)		      SEEN_WHAT_OF(__VA_ARGS__, 0, 0, 0)
+#define SEEN_WHAT_OF(a, b, c, d, ...) seen_what(bpf_get_current_task_btf(), a, b, c, d)
 
 SEC("fentry/security_path_unlink")
 int BPF_PROG(file_s_unlink, const struct path *dir, struct dentry *dentry)
 {
-	return seen_one(dir->mnt, dentry);
+	return seen_one(SEEN_WHAT(FILE_UNLINK, FILE_UNLINKAT), dir->mnt, dentry);
 }
 
 SEC("fentry/security_path_rmdir")
 int BPF_PROG(file_s_rmdir, const struct path *dir, struct dentry *dentry)
 {
-	return seen_one(dir->mnt, dentry);
+	return seen_one(SEEN_WHAT(FILE_RMDIR, FILE_UNLINKAT), dir->mnt, dentry);
 }
 
 SEC("fentry/security_path_mkdir")
 int BPF_PROG(file_s_mkdir, const struct path *dir, struct dentry *dentry)
 {
-	return seen_one(dir->mnt, dentry);
+	return seen_one(SEEN_WHAT(FILE_MKDIR, FILE_MKDIRAT), dir->mnt, dentry);
 }
 
 SEC("fentry/security_path_symlink")
 int BPF_PROG(file_s_symlink, const struct path *dir, struct dentry *dentry)
 {
-	return seen_as_target(dir->mnt, dentry);
+	return seen_as_target(SEEN_WHAT(FILE_SYMLINK, FILE_SYMLINKAT), dir->mnt, dentry);
 }
 
 SEC("fentry/security_path_rename")
 int BPF_PROG(file_s_rename, const struct path *dir, struct dentry *dentry, const struct path *to_dir, struct dentry *to)
 {
-	return seen_two(dir->mnt, dentry, to_dir->mnt, to);
+	return seen_two(SEEN_WHAT(FILE_RENAME, FILE_RENAMEAT, FILE_RENAMEAT2), dir->mnt, dentry, to_dir->mnt, to);
 }
 
 /* Both names of a link are on the same mount: the kernel has seen to it. */
 SEC("fentry/security_path_link")
 int BPF_PROG(file_s_link, struct dentry *dentry, const struct path *to_dir, struct dentry *to)
 {
-	return seen_two(to_dir->mnt, dentry, to_dir->mnt, to);
+	return seen_two(SEEN_WHAT(FILE_LINK, FILE_LINKAT), to_dir->mnt, dentry, to_dir->mnt, to);
 }
 
 SEC("fentry/security_path_chmod")
 int BPF_PROG(file_s_chmod, const struct path *path)
 {
-	return seen_one(path->mnt, path->dentry);
+	return seen_one(SEEN_WHAT(FILE_CHMOD, FILE_FCHMOD, FILE_FCHMODAT, FILE_FCHMODAT2), path->mnt, path->dentry);
 }
 
 SEC("fentry/security_path_chown")
 int BPF_PROG(file_s_chown, const struct path *path)
 {
-	return seen_one(path->mnt, path->dentry);
+	return seen_one(SEEN_WHAT(FILE_CHOWN, FILE_LCHOWN, FILE_FCHOWN, FILE_FCHOWNAT), path->mnt, path->dentry);
 }
 
 SEC("fentry/security_path_truncate")
 int BPF_PROG(file_s_truncate, const struct path *path)
 {
-	return seen_one(path->mnt, path->dentry);
+	return seen_one(SEEN_WHAT(FILE_TRUNCATE, FILE_FTRUNCATE), path->mnt, path->dentry);
 }
 
 SEC("fentry/security_sb_mount")
 int BPF_PROG(file_s_mount, const char *dev, const struct path *path)
 {
-	return seen_as_target(path->mnt, path->dentry);
+	return seen_as_target(SEEN_WHAT(FILE_MOUNT), path->mnt, path->dentry);
 }
 
 SEC("fentry/security_sb_umount")
 int BPF_PROG(file_s_umount, struct vfsmount *mnt)
 {
-	return seen_as_target(mnt, READ(mnt, mnt_root));
+	return seen_as_target(SEEN_WHAT(FILE_UMOUNT), mnt, READ(mnt, mnt_root));
 }
 
 SEC("fentry/security_move_mount")
 int BPF_PROG(file_s_movemnt, const struct path *from, const struct path *to)
 {
-	return seen_as_target(to->mnt, to->dentry);
+	return seen_as_target(SEEN_WHAT(FILE_MOVE_MOUNT), to->mnt, to->dentry);
 }
 
 /* An overlay's own inode does not know how long its file in the upper layer is. */
@@ -150,36 +252,68 @@ static __always_inline __u64 size_of(struct inode *inode)
 	return upper ? READ(READ(upper, d_inode), i_size) : READ(inode, i_size);
 }
 
+/*
+ * What is closed is seen before the descriptor is gone, and only kept for the
+ * call's end if somebody wants it.
+ */
 SEC("tracepoint/syscalls/sys_enter_close")
 int file_close_e(struct trace_event_raw_sys_enter *ctx)
 {
 	struct task_struct *p = bpf_get_current_task_btf();
+	struct file_scratch *s;
 	struct change_call *c;
 	struct dentry *dentry;
+	struct inode *inode;
 	struct file *file;
+	struct interest m;
+	__s32 slot;
+	bool both, kept;
+	__u32 seen;
 
 	if (!task_in_scope(p))
 		return 0;
 	file = file_of(p, call_arg(p, 0));
 	if (!file || !(READ(file, f_mode) & FMODE_WRITE))
 		return 0;
+	inode = READ(file, f_inode);
+	if ((READ(inode, i_mode) & S_IFMT) != S_IFREG)
+		return 0;
+	if (!change_may_be_wanted(&m, FILE_CLOSE, &both))
+		return 0;
+	if (both && interest_needs_inode(&m) && !interest_inode(&m, READ(inode, i_ino), READ(READ(inode, i_sb), s_dev)))
+		return 0;
+	s = file_scratch();
+	if (!s)
+		return 0; /* never */
 	dentry = READ(file, f_path.dentry);
-	if ((READ(READ(file, f_inode), i_mode) & S_IFMT) != S_IFREG)
+	seen = 1 + walk_resolve(&s->walk, READ(file, f_path.mnt), dentry, p->fs, WALK_END);
+	if (both && interest_needs_name(&m)) {
+		if (s->walk.off != WALK_END)
+			walk_judge(&m, &s->walk);
+		if (!interest_wanted(&m))
+			return 0;
+	}
+	c = change_begin(&slot, FILE_CLOSE);
+	if (!c) {
+		record_count_lost(REC_FILE_CLOSE);
 		return 0;
-	c = change_begin(p);
-	if (!c)
-		return 0;
-	seen_file(c, p, READ(file, f_path.mnt), dentry);
-	c->size = size_of(READ(file, f_inode));
-	if (c->seen == 1 + PATH_NAMELESS && walk_memfd(&c->walk))
+	}
+	c->marks = object_fill(&c->file, inode, dentry);
+	c->seen = seen;
+	c->size = size_of(inode);
+	if (seen == 1 + PATH_NAMELESS && walk_memfd(&s->walk))
 		c->marks |= FILE_MEMFD;
+	kept = change_keep_texts(c, &s->walk, 0, FILE_CLOSE);
+	slot_leave(SLOT_CALLS, slot, kept);
+	if (!kept)
+		record_count_lost(REC_FILE_CLOSE);
 	return 0;
 }
 
 SEC("tracepoint/syscalls/sys_exit_close")
 int file_close_x(struct trace_event_raw_sys_exit *ctx)
 {
-	return change_tell(FILE_CLOSE, ctx->ret);
+	return change_exit(FILE_CLOSE, ctx->ret);
 }
 
 #endif /* FILE_SEEN_H */
