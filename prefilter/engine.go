@@ -11,7 +11,6 @@ import (
 	"fmt"
 
 	"github.com/cilium/ebpf"
-	"golang.org/x/sys/unix"
 
 	"warren/event"
 	"warren/interest"
@@ -135,14 +134,3 @@ func (e *Engine) fill(m int, slot uint32, entries []entry) error {
 
 // Status returns what is in force.
 func (e *Engine) Status() Status { return e.state }
-
-// membarrierGlobal waits until every CPU has been through a quiescent state: the
-// end of all programs that run now.
-const membarrierGlobal = 1
-
-func waitForPrograms() error {
-	if _, _, errno := unix.Syscall(unix.SYS_MEMBARRIER, membarrierGlobal, 0, 0); errno != 0 && errno != unix.ENOSYS && errno != unix.EINVAL {
-		return errno
-	}
-	return nil
-}
