@@ -69,11 +69,20 @@ type fileWatch struct {
 
 type inode struct{ dev, ino uint64 }
 
+// errUpwards says that a path which goes upwards leads nowhere.
+var errUpwards = errors.New("what lies above a link is known only where there is one: no such directory")
+
 // watchFile begins to follow a path. What is there at present is found out by
 // locate, which may be nil.
-func watchFile(name string, recursive bool, locate func(string) (FileID, error)) *fileWatch {
-	w := &fileWatch{names: []string{path.Clean(name)}, recursive: recursive, locate: locate}
-	if id, err := w.look(name); err == nil {
+func watchFile(name string, recursive bool, locate func(string) (FileID, error)) (*fileWatch, error) {
+	w := &fileWatch{recursive: recursive, locate: locate}
+	id, err := w.look(name)
+	if plain, ok := w.plain(name); ok {
+		w.names = []string{plain}
+	} else if err != nil || id.Path == "" {
+		return nil, errUpwards
+	}
+	if err == nil {
 		w.dir = id.Dir
 		if id.Path != "" && !slices.Contains(w.names, id.Path) {
 			w.names = append(w.names, id.Path)
@@ -81,7 +90,24 @@ func watchFile(name string, recursive bool, locate func(string) (FileID, error))
 		w.add(inode{id.Dev, id.Ino})
 	}
 	w.asked = len(w.names)
-	return w
+	return w, nil
+}
+
+// plain is a path without what says nothing. Where it goes upwards the kernel
+// must be asked: above a symbolic link is what lies above that to which it leads.
+func (w *fileWatch) plain(name string) (string, bool) {
+	if !slices.Contains(strings.Split(name, "/"), "..") {
+		return path.Clean(name), true
+	}
+	dir, base := path.Split(strings.TrimRight(name, "/"))
+	if base == "." || base == ".." {
+		return "", false
+	}
+	id, err := w.look(dir)
+	if err != nil || id.Path == "" {
+		return "", false
+	}
+	return below(id.Path) + base, true
 }
 
 // join follows a name that the file has been given. It reports whether that is new.
@@ -387,7 +413,10 @@ func (s *Server) serveFileWatch(w http.ResponseWriter, req *http.Request, q Quer
 	if err != nil {
 		return err
 	}
-	watch := watchFile(name, recursive, s.cfg.Locate)
+	watch, err := watchFile(name, recursive, s.cfg.Locate)
+	if err != nil {
+		return BadRequest("parameter path: %s: %v", printable(name), err)
+	}
 	stream, err := s.watchStream(req, watch)
 	if err != nil {
 		return err
@@ -415,7 +444,7 @@ func (s *Server) followFile(req *http.Request, out *Writer, from *stream, watch 
 			fresh.close()
 		}
 	}()
-	if err := out.Flush(); err != nil {
+	if err := s.begin(req.Context(), out, from); err != nil {
 		return err
 	}
 	var last uint64

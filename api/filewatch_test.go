@@ -25,14 +25,17 @@ func within(e *event.Event, container string) *event.Event {
 // A watch says what is about the file, and what it leads to from then on.
 func TestFileWatch(t *testing.T) {
 	at := map[string]FileID{
-		"/x/../a": {Path: "/real", Dev: 5, Ino: 1}, "/proc/12/cwd": {Path: "/"}, "/proc/12/fd/8": {Path: "/"}, "/proc/12/fd/9": {Path: "/x"},
+		"/x/../a": {Path: "/real", Dev: 5, Ino: 1}, "/x/../": {Path: "/", Dev: 5, Ino: 100, Dir: true}, "/proc/12/cwd": {Path: "/"}, "/proc/12/fd/8": {Path: "/"}, "/proc/12/fd/9": {Path: "/x"},
 	}
-	w := watchFile("/x/../a", false, func(p string) (FileID, error) {
+	w, err := watchFile("/x/../a", false, func(p string) (FileID, error) {
 		if id, ok := at[p]; ok {
 			return id, nil
 		}
 		return FileID{}, errors.New("no such file")
 	})
+	if err != nil {
+		t.Fatal(err)
+	}
 	created := opened("/b", 3)
 	created.Data.(*event.Open).Create = true
 	failed := opened("/a", 9)
@@ -120,7 +123,10 @@ func TestFileWatchDirectory(t *testing.T) {
 		flat, deep bool
 	}{{"/d", true, true}, {"/d/a", true, true}, {"/d/a/b", false, true}, {"/da", false, false}, {"", false, false}} {
 		for _, recursive := range []bool{false, true} {
-			w := watchFile("/d", recursive, look)
+			w, err := watchFile("/d", recursive, look)
+			if err != nil {
+				t.Fatal(err)
+			}
 			about, changed := w.take(opened(s.name, 9))
 			want := s.flat
 			if recursive {
@@ -131,7 +137,11 @@ func TestFileWatchDirectory(t *testing.T) {
 			}
 		}
 	}
-	if about, _ := watchFile("/", true, look).take(opened("/any/where", 9)); !about {
+	w, err := watchFile("/", true, look)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if about, _ := w.take(opened("/any/where", 9)); !about {
 		t.Error("nothing is below the root")
 	}
 }
@@ -145,7 +155,10 @@ func FuzzWatchedPath(f *testing.F) {
 		if s == "" || s[0] != '/' || slices.Contains([]byte(s), 0) {
 			return
 		}
-		w := watchFile(s, false, nil)
+		w, err := watchFile(s, false, nil)
+		if err != nil {
+			return // it goes upwards
+		}
 		prog, err := filter.Compile(w.filter())
 		if err != nil {
 			t.Fatalf("%q: %v", s, err)
@@ -197,6 +210,43 @@ func TestFileWatchStream(t *testing.T) {
 		if e == nil || e.Status != 400 {
 			t.Errorf("path %q: %v", path, e)
 		}
+	}
+}
+
+// Above a symbolic link lies what lies above that to which it leads.
+func TestFileWatchUpwards(t *testing.T) {
+	at := map[string]FileID{
+		"/link/../":  {Path: "/far", Dev: 5, Ino: 1, Dir: true}, // /link leads to /far/away
+		"/link/../a": {Path: "/far/a", Dev: 5, Ino: 2},
+		"/link/..":   {Path: "/far", Dev: 5, Ino: 1, Dir: true},
+	}
+	look := func(p string) (FileID, error) {
+		if id, ok := at[p]; ok {
+			return id, nil
+		}
+		return FileID{}, errors.New("no such file")
+	}
+	for name, want := range map[string][]string{
+		"/link/../a":     {"/far/a"},
+		"/link/../new":   {"/far/new"},
+		"/link/..":       {"/far"},
+		"/other/../a":    nil,
+		"/a/./b//c":      {"/a/b/c"},
+		"/a/..b/...":     {"/a/..b/..."},
+		"/link/../a/../": nil,
+	} {
+		w, err := watchFile(name, false, look)
+		if want == nil {
+			if err == nil {
+				t.Errorf("%s: is followed as %q", name, w.names)
+			}
+			continue
+		}
+		if err != nil {
+			t.Errorf("%s: %v", name, err)
+			continue
+		}
+		equal(t, w.names, want)
 	}
 }
 

@@ -588,8 +588,9 @@ func (s *mapStream) Next(context.Context) (*event.Event, error) {
 	s.left = s.left[1:]
 	return e, nil
 }
-func (*mapStream) Buffered() bool { return true }
-func (*mapStream) Close()         {}
+func (*mapStream) Buffered() bool              { return true }
+func (*mapStream) Begun(context.Context) error { return nil }
+func (*mapStream) Close()                      {}
 
 func TestMapRun(t *testing.T) {
 	r := newMapRig(MapConfig{})

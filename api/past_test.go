@@ -254,7 +254,7 @@ func (b *bus) Settled() uint64 {
 func (b *bus) Subscribe(who string, wanted *filter.Program, among event.KindSet) (Stream, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	s := &fakeStream{who, wanted.Match, wanted.Kinds() & among, make(chan *event.Event, 1<<20), make(chan struct{})}
+	s := &fakeStream{who, wanted.Match, wanted.Kinds() & among, make(chan *event.Event, 1<<20), make(chan struct{}), nil}
 	b.streams = append(b.streams, s)
 	return s, nil
 }

@@ -94,6 +94,8 @@ type Stream interface {
 	Next(ctx context.Context) (*event.Event, error)
 	// Buffered reports whether Next would return at once.
 	Buffered() bool
+	// Begun waits until nothing that the stream is to have is missed any more.
+	Begun(ctx context.Context) error
 	Close()
 }
 

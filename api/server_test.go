@@ -31,6 +31,7 @@ type fake struct {
 	mu      sync.Mutex
 	streams []*fakeStream
 	refuse  error
+	begun   <-chan struct{} // of the streams to come
 	recent  []*event.Event
 	seq     uint64
 	procs   []*event.Process
@@ -47,6 +48,7 @@ type fakeStream struct {
 	kinds  event.KindSet
 	ch     chan *event.Event
 	closed chan struct{}
+	begun  <-chan struct{} // nil: at once
 }
 
 func (f *fake) Subscribe(who string, wanted *filter.Program, among event.KindSet) (Stream, error) {
@@ -55,7 +57,7 @@ func (f *fake) Subscribe(who string, wanted *filter.Program, among event.KindSet
 	if f.refuse != nil {
 		return nil, f.refuse
 	}
-	s := &fakeStream{who, wanted.Match, wanted.Kinds() & among, make(chan *event.Event, 1000), make(chan struct{})}
+	s := &fakeStream{who, wanted.Match, wanted.Kinds() & among, make(chan *event.Event, 1000), make(chan struct{}), f.begun}
 	f.streams = append(f.streams, s)
 	return s, nil
 }
@@ -74,6 +76,18 @@ func (s *fakeStream) Next(ctx context.Context) (*event.Event, error) {
 
 func (s *fakeStream) Buffered() bool { return len(s.ch) > 0 }
 func (s *fakeStream) Close()         { close(s.closed) }
+
+func (s *fakeStream) Begun(ctx context.Context) error {
+	if s.begun == nil {
+		return nil
+	}
+	select {
+	case <-s.begun:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
 
 // send offers an event to every stream.
 func (f *fake) send(list ...*event.Event) {
@@ -527,6 +541,29 @@ func TestStream(t *testing.T) {
 	f.send(f.recent[0], lost, f.recent[1])
 	f.end() // of the agent: the stream ends, without an error
 	equal(t, <-got, []string{"exec bash", "lost 5", "exec curl"})
+}
+
+// What says that a stream has begun is said when its hooks are there.
+func TestStreamBegins(t *testing.T) {
+	f := newFake()
+	hooks := make(chan struct{})
+	f.begun = hooks
+	c, _ := listen(t, f, Config{})
+	begun := make(chan struct{})
+	got := make(chan []string)
+	go func() {
+		got <- names(t, c.Events(t.Context(), Question{Limit: 1, Begun: func() { close(begun) }}))
+	}()
+	f.stream(t, 0)
+	select {
+	case <-begun:
+		t.Error("the stream has begun before its hooks are there")
+	default:
+	}
+	close(hooks)
+	<-begun
+	f.send(f.recent[0])
+	equal(t, <-got, []string{"exec bash"})
 }
 
 func TestFollowConnections(t *testing.T) {

@@ -126,11 +126,26 @@ func (st *stream) close() {
 	st.done()
 }
 
+// beginTime bounds how long the beginning of a stream waits for its hooks: one
+// that a slow machine takes longer to attach shows itself in status.
+const beginTime = 5 * time.Second
+
+// begin tells the client that the stream has begun: what happens after that is in
+// it.
+func (s *Server) begin(ctx context.Context, out *Writer, from *stream) error {
+	limited, cancel := context.WithTimeout(ctx, beginTime)
+	defer cancel()
+	if err := from.Begun(limited); err != nil && ctx.Err() != nil {
+		return &clientGone{ctx.Err()}
+	}
+	return out.Flush()
+}
+
 // follow writes events as they come: at once while there is time, in large
 // pieces while there is none. It ends with the stream, after limit events, or
 // when the client has gone. Events that are known are left out.
 func (s *Server) follow(ctx context.Context, out *Writer, from *stream, limit int, known func(*event.Event) bool) error {
-	if err := out.Flush(); err != nil { // tells the client that the stream has begun
+	if err := s.begin(ctx, out, from); err != nil {
 		return err
 	}
 	for n := 0; limit == 0 || n < limit; {

@@ -251,8 +251,9 @@ func (r *replay) Next(context.Context) (*event.Event, error) {
 	}
 	return nil, io.EOF
 }
-func (r *replay) Buffered() bool { return true }
-func (r *replay) Close()         {}
+func (r *replay) Buffered() bool              { return true }
+func (r *replay) Begun(context.Context) error { return nil }
+func (r *replay) Close()                      {}
 
 func (r recorded) Status() api.Status {
 	return api.Status{

@@ -1,6 +1,8 @@
 package pipeline
 
 import (
+	"context"
+	"errors"
 	"strconv"
 	"testing"
 	"testing/synctest"
@@ -65,6 +67,42 @@ func TestInterest(t *testing.T) {
 		want(t, r.Status().Sensors[0].Want.HoldersOf(event.KindOpen, "open"), []string{"a too", "c"})
 		r.stop()
 		if err := <-r.done; err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// TestBegun: a subscription has begun when the sensors have been told of it, and
+// not before.
+func TestBegun(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		open := event.Kinds(event.KindOpen)
+		attached := false
+		s := &fakeSensor{name: "file", kinds: open, onStart: func() {
+			time.Sleep(time.Second)
+			attached = true
+		}}
+		var none event.KindSet
+		r := newRig(t, Config{Tables: &none}, newFakeTables(), s)
+		<-r.Ready()
+		sub := r.subscribe(t, Options{Name: "a", Kinds: open})
+		ctx, cancel := context.WithTimeout(t.Context(), time.Millisecond)
+		defer cancel()
+		if err := sub.Begun(ctx); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("begun though the sensor is not told: %v", err)
+		}
+		if err := sub.Begun(t.Context()); err != nil || !attached {
+			t.Errorf("%v, attached %v", err, attached)
+		}
+		again := r.subscribe(t, Options{Name: "b", Kinds: open})
+		if err := again.Begun(t.Context()); err != nil { // of nothing new
+			t.Error(err)
+		}
+		r.stop()
+		if err := <-r.done; err != nil {
+			t.Error(err)
+		}
+		if err := sub.Begun(t.Context()); err != nil {
 			t.Error(err)
 		}
 	})

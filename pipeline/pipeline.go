@@ -136,12 +136,14 @@ type Pipeline struct {
 	recent  recent
 	routes  [maxKinds][]*Subscription // who may match events of the kind
 	subs    []*Subscription
-	closed  bool // no event comes any more
+	asked   uint64 // how often interests have changed
+	closed  bool   // no event comes any more
 	gone    consumed
 
 	sensors sensors
 	losses  losses
 	rates   rates
+	settled settled
 }
 
 // maxKinds is more than there are kinds: a [event.KindSet] has 32 bits.
@@ -165,6 +167,7 @@ func newPipeline(cfg Config, road road, tables tables, list []sensor.Sensor, log
 	p.waiting.init()
 	p.recent.init(p.cfg.Recent)
 	p.losses.init()
+	p.settled.changed = make(chan struct{})
 	for _, s := range list {
 		p.sensors.list = append(p.sensors.list, &runner{sensor: s})
 	}

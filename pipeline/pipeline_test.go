@@ -84,6 +84,7 @@ type fakeSensor struct {
 	refuses  event.KindSet // these the kernel does not have
 	snapshot []*event.Event
 	onStop   func()
+	onStart  func()
 }
 
 var _ sensor.Sensor = (*fakeSensor)(nil)
@@ -109,6 +110,9 @@ func (s *fakeSensor) Start(wanted interest.Set, emit func(*event.Event)) error {
 	want := wanted.Kinds()
 	s.call("start %s", want)
 	s.emit = emit
+	if s.onStart != nil {
+		s.onStart()
+	}
 	if want&s.refuses != 0 {
 		return fmt.Errorf("attach packet: %w", &bpf.UnavailableError{Feature: "socket.packet", Reason: "CAP_NET_ADMIN is missing"})
 	}

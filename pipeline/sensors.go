@@ -46,8 +46,33 @@ func (p *Pipeline) interestChanged() {
 // tablesName names the tables among those who hold interests.
 const tablesName = "tables"
 
-// interest is what somebody needs, with who.
-func (p *Pipeline) interest() interest.Set {
+// settled says which changes of interests the sensors know of.
+type settled struct {
+	mu      sync.Mutex
+	asked   uint64        // those up to this one, as Pipeline.asked counts them
+	changed chan struct{} // closed when asked rises
+}
+
+func (s *settled) to(asked uint64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if asked > s.asked {
+		s.asked = asked
+		close(s.changed)
+		s.changed = make(chan struct{})
+	}
+}
+
+// look reports whether the sensors know of a change; if not, the channel is closed
+// when there is something new.
+func (s *settled) look(asked uint64) (bool, <-chan struct{}) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.asked >= asked, s.changed
+}
+
+// interest is what somebody needs, with who, after so many changes.
+func (p *Pipeline) interest() (interest.Set, uint64) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	tables := *p.cfg.Tables
@@ -59,7 +84,7 @@ func (p *Pipeline) interest() interest.Set {
 		}
 	}
 	holders = append(holders, interest.Holder{Name: tablesName, Interest: interest.Of(tables)})
-	return interest.Union(holders...)
+	return interest.Union(holders...), p.asked
 }
 
 // newestCounter returns who is the newest of those who want numbers alone, of
@@ -107,7 +132,8 @@ func (p *Pipeline) runSensors(ctx context.Context) error {
 // arrange makes the sensors be what is wanted now: missing kinds at once, spare
 // ones after the grace.
 func (p *Pipeline) arrange(ctx context.Context, now time.Time) error {
-	want := p.interest()
+	want, asked := p.interest()
+	defer p.settled.to(asked) // also where some of it is not to be had: it will not be soon
 	var errs []error
 	var fresh []*runner
 	for _, r := range p.sensors.list {

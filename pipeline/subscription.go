@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"math"
 	"slices"
 	"strings"
 	"sync"
@@ -41,6 +42,7 @@ type Options struct {
 type Subscription struct {
 	opts  Options
 	id    uint64
+	asked uint64 // of Pipeline, when it began
 	p     *Pipeline
 	begun time.Time
 	// counts is true where numbers are wanted, of some kinds, and no events.
@@ -111,9 +113,10 @@ func (p *Pipeline) Replace(old []*Subscription, with ...Options) ([]*Subscriptio
 		p.mu.Unlock()
 		return nil, ErrClosed
 	}
+	p.asked++
 	for _, s := range subs {
 		p.gone.subscriptions++
-		s.id = p.gone.subscriptions
+		s.id, s.asked = p.gone.subscriptions, p.asked
 	}
 	all := slices.Concat(p.subs, subs)
 	all = slices.DeleteFunc(all, func(s *Subscription) bool { return slices.Contains(old, s) })
@@ -143,6 +146,23 @@ func newSubscription(p *Pipeline, o Options) *Subscription {
 		counts: slices.ContainsFunc(o.Interest.Terms, func(t interest.Term) bool { return t.Counted != 0 }),
 		queue:  make([]*event.Event, o.Queue),
 		wake:   make(chan struct{}, 1),
+	}
+}
+
+// Begun waits until the sensors have been told what the subscription wants, as
+// far as this kernel lets them: what happens after that is in it. It ends sooner
+// with ctx, of which it returns the error.
+func (s *Subscription) Begun(ctx context.Context) error {
+	for {
+		done, changed := s.p.settled.look(s.asked)
+		if done {
+			return nil
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
 	}
 }
 
@@ -190,6 +210,7 @@ func (p *Pipeline) closeSubscriptions() {
 	p.closed = true
 	subs := p.subs
 	p.mu.Unlock()
+	p.settled.to(math.MaxUint64)
 	for _, s := range subs {
 		s.end(false)
 	}

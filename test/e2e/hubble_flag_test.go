@@ -347,6 +347,8 @@ func (*manyEvents) Settled() uint64        { return 0 }
 func (*manyEvents) Buffered() bool         { return false }
 func (*manyEvents) Close()                 {}
 
+func (*manyEvents) Begun(context.Context) error { return nil }
+
 func (s *manyEvents) Next(ctx context.Context) (*event.Event, error) {
 	if s.told < s.n {
 		s.told++
