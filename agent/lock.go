@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -8,6 +9,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -36,7 +38,7 @@ func lockInstance(cfg Config) (_ locks, err error) {
 		{filepath.Join(cfg.State, "lock"), "state " + cfg.State, "--state"},
 		{cfg.Socket + ".lock", "socket " + cfg.Socket, "--socket"},
 	} {
-		f, err := lock(want.path)
+		f, err := lockOfDying(want.path)
 		if holder := (*heldError)(nil); errors.As(err, &holder) {
 			return nil, fmt.Errorf("another agent%s uses the %s: to run a second one beside it, give it its own --instance or %s", holder.who(), want.what, want.flag)
 		}
@@ -67,6 +69,46 @@ func (e *heldError) who() string {
 		return ""
 	}
 	return fmt.Sprintf(" (pid %d)", e.pid)
+}
+
+// dyingTime is how long a lock is waited for whose holder is ending: one that was
+// killed keeps it until the kernel has detached all its programs.
+const dyingTime = 30 * time.Second
+
+// lockOfDying takes the file at path, as lock does. Where a process that is ending
+// has it, it waits for the end.
+func lockOfDying(path string) (*os.File, error) {
+	for begun := time.Now(); ; {
+		f, err := lock(path)
+		holder := (*heldError)(nil)
+		if !errors.As(err, &holder) || !dying(holder.pid) || time.Since(begun) > dyingTime {
+			return f, err
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+}
+
+// pfExiting is PF_EXITING of the kernel's include/linux/sched.h.
+const pfExiting = 0x4
+
+// dying reports whether a process is ending, or has just ended.
+func dying(pid int) bool {
+	if pid == 0 {
+		return false
+	}
+	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if errors.Is(err, os.ErrNotExist) || errors.Is(err, unix.ESRCH) {
+		return true
+	}
+	// pid (comm) state ppid pgrp session tty_nr tpgid flags ...; comm can have
+	// anything in it.
+	i := bytes.LastIndexByte(stat, ')')
+	fields := strings.Fields(string(stat[i+1:]))
+	if err != nil || len(fields) < 7 {
+		return false
+	}
+	flags, _ := strconv.ParseUint(fields[6], 10, 32)
+	return flags&pfExiting != 0 || fields[0] == "Z" || fields[0] == "X"
 }
 
 // lock takes the file at path for this process, and writes its pid into it.

@@ -3,9 +3,12 @@ package agent
 import (
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"warren/internal/testkit"
 )
 
 func TestLock(t *testing.T) {
@@ -75,5 +78,45 @@ func TestLockRefusesLinks(t *testing.T) {
 	}
 	if b, _ := os.ReadFile(victim); string(b) != "precious" {
 		t.Errorf("the file behind it has become %q", b)
+	}
+}
+
+// TestLockOfDying waits for the lock of a process that was killed, but for none of
+// one that lives.
+func TestLockOfDying(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "lock")
+	held, err := lock(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := lockOfDying(path); err == nil || err.Error() != fmt.Sprintf("held (pid %d)", os.Getpid()) {
+		t.Errorf("of one that lives: %v", err)
+	}
+	// A process that has ended, and that nobody has waited for, is dying.
+	gone := exec.CommandContext(t.Context(), "/bin/true")
+	if err := gone.Start(); err != nil {
+		t.Fatal(err)
+	}
+	testkit.Wait(t, "the end of a process", func() bool { return dying(gone.Process.Pid) })
+	if _, err := held.WriteAt([]byte(fmt.Sprintf("%d       \n", gone.Process.Pid)), 0); err != nil {
+		t.Fatal(err)
+	}
+	got := make(chan error, 1)
+	go func() {
+		f, err := lockOfDying(path)
+		if err == nil {
+			f.Close()
+		}
+		got <- err
+	}()
+	held.Close()
+	if err := <-got; err != nil {
+		t.Error(err)
+	}
+	if err := gone.Wait(); err != nil {
+		t.Error(err)
+	}
+	if dying(os.Getpid()) || dying(0) || !dying(1<<30) {
+		t.Error("who is dying?")
 	}
 }
