@@ -17,6 +17,8 @@ func commandTable(g *globals) ([]*command, []*option) {
 		filterExplainCommand(),
 		ruleCheckCommand(),
 		ruleExplainCommand(),
+		alertListCommand(g),
+		alertShowCommand(g),
 		processListCommand(g),
 		processTreeCommand(g),
 		processShowCommand(g),

@@ -70,14 +70,7 @@ func (s screen) alertDetail(r *record) cell {
 	if n := r.num("alert.count"); n > 1 {
 		text += fmt.Sprintf(" (%d times)", n)
 	}
-	c := cell{text: s.safe(text), color: yellow}
-	switch r.str("alert.priority") {
-	case "Emergency", "Alert", "Critical", "Error":
-		c.color = red
-	case "Informational", "Debug":
-		c.color = plain
-	}
-	return c
+	return cell{text: s.safe(text), color: priorityColor(r.str("alert.priority"))}
 }
 
 func (s screen) orUnknown(text string) string {
