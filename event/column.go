@@ -143,7 +143,7 @@ func buildLayouts() (all [numKinds]*Layout) {
 			continue
 		}
 		l := &Layout{Kind: k, byName: map[string]*Column{}, groups: []group{{}, {data: true}}}
-		l.extern("evt.time", Time, IntRep).own(eventTime, setEventTime)
+		l.extern("evt.time", Time, IntRep).own(eventTimes, setEventTime)
 		l.walk(reflect.TypeFor[Event](), 0, 0, "")
 		l.eventColumns()
 		l.extern(ColumnSnapshot, Int, IntRep)
@@ -171,26 +171,26 @@ func (l *Layout) extern(name string, t Type, r Rep) *Column {
 	return l.add(&Column{Name: name, Type: t, Rep: r, Extern: true})
 }
 
-// own gives an extern column getters after all.
-func (c *Column) own(get func(*Event) (int64, bool), set func(*Event, int64)) {
+// own gives an extern column getters after all: get tells those of many events,
+// noInt for none.
+func (c *Column) own(get func(at []unsafe.Pointer, dst []int64), set func(*Event, int64)) {
 	c.Extern, c.nulls, c.null = false, nullIs, noInt
-	c.ints = func(at []unsafe.Pointer, dst []int64) {
-		for i, p := range at {
-			if v, ok := get((*Event)(p)); ok {
-				dst[i] = v
-			} else {
-				dst[i] = noInt
-			}
-		}
-	}
+	c.ints = get
 	c.setInt = func(p unsafe.Pointer, v int64) { set((*Event)(p), v) }
 }
 
 // noInt stands for no value in columns all of whose likely numbers are values.
 const noInt = math.MinInt64
 
-func eventTime(e *Event) (int64, bool) { return e.Time.UnixNano(), !e.Time.IsZero() }
-func setEventTime(e *Event, v int64)   { e.Time = time.Unix(0, v) }
+func eventTimes(at []unsafe.Pointer, dst []int64) {
+	for i, p := range at {
+		dst[i] = noInt
+		if t := &(*Event)(p).Time; !t.IsZero() {
+			dst[i] = t.UnixNano()
+		}
+	}
+}
+func setEventTime(e *Event, v int64) { e.Time = time.Unix(0, v) }
 func actorDiffers(e *Event) bool {
 	return e.Process == nil && !e.Actor.IsZero() || e.Process != nil && e.Process.Key != e.Actor
 }
@@ -205,21 +205,46 @@ func (e *Event) past() *Past {
 // that is not Process, and what stands for many.
 func (l *Layout) eventColumns() {
 	l.extern("evt.actor.pid", Uint, IntRep).own(
-		func(e *Event) (int64, bool) { return int64(e.Actor.PID), actorDiffers(e) },
+		func(at []unsafe.Pointer, dst []int64) {
+			for i, p := range at {
+				dst[i] = noInt
+				if e := (*Event)(p); actorDiffers(e) {
+					dst[i] = int64(e.Actor.PID)
+				}
+			}
+		},
 		func(e *Event, v int64) { e.Actor.PID = uint32(v) })
 	l.extern("evt.actor.start", Uint, IntRep).own(
-		func(e *Event) (int64, bool) { return int64(e.Actor.Start), actorDiffers(e) },
+		func(at []unsafe.Pointer, dst []int64) {
+			for i, p := range at {
+				dst[i] = noInt
+				if e := (*Event)(p); actorDiffers(e) {
+					dst[i] = int64(e.Actor.Start)
+				}
+			}
+		},
 		func(e *Event, v int64) { e.Actor.Start = uint64(v) })
 	// Always there, so that sums over it count events.
 	l.extern("evt.count", Uint, IntRep).own(
-		func(e *Event) (int64, bool) { return int64(e.Times()), true },
+		func(at []unsafe.Pointer, dst []int64) {
+			for i, p := range at {
+				dst[i] = int64((*Event)(p).Times())
+			}
+		},
 		func(e *Event, v int64) {
 			if v > 1 {
 				e.past().Count = uint64(v)
 			}
 		})
 	l.extern("evt.time_last", Time, IntRep).own(
-		func(e *Event) (int64, bool) { return timeLast(e, 0) },
+		func(at []unsafe.Pointer, dst []int64) {
+			for i, p := range at {
+				dst[i] = noInt
+				if v, ok := timeLast((*Event)(p), 0); ok {
+					dst[i] = v
+				}
+			}
+		},
 		func(e *Event, v int64) { e.past().Last = time.Unix(0, v) })
 }
 
@@ -418,6 +443,7 @@ type Rows struct {
 	layout *Layout
 	n      int
 	at     [][]unsafe.Pointer // by group
+	there  []int              // how many of a group's are there
 }
 
 // Events makes r that of some events, all of the layout's kind. They are kept
@@ -430,6 +456,7 @@ func (r *Rows) Events(l *Layout, events []*Event) {
 	for i, e := range events {
 		r.at[1][i] = dataBase(e, 0)
 	}
+	r.there[0], r.there[1] = len(events), len(events)
 	r.follow(2)
 }
 
@@ -439,6 +466,7 @@ func (r *Rows) Processes(processes []*Process) {
 	for i, p := range processes {
 		r.at[0][i] = unsafe.Pointer(p)
 	}
+	r.there[0] = len(processes)
 	r.follow(1)
 }
 
@@ -452,7 +480,7 @@ func (r *Rows) Clear() {
 func (r *Rows) reset(l *Layout, n int) {
 	r.layout, r.n = l, n
 	for len(r.at) < len(l.groups) {
-		r.at = append(r.at, nil)
+		r.at, r.there = append(r.at, nil), append(r.there, 0)
 	}
 	for g := range l.groups {
 		if cap(r.at[g]) < n {
@@ -466,20 +494,57 @@ func (r *Rows) follow(first int) {
 	for g := first; g < len(r.layout.groups); g++ {
 		d := &r.layout.groups[g]
 		from, to := r.at[d.parent], r.at[g]
-		for i, p := range from {
-			to[i] = nil
-			if p != nil {
-				to[i] = *(*unsafe.Pointer)(unsafe.Add(p, d.off))
+		n := 0
+		if r.there[d.parent] == 0 {
+			clear(to)
+		} else {
+			for i, p := range from {
+				to[i] = nil
+				if p == nil {
+					continue
+				}
+				if q := *(*unsafe.Pointer)(unsafe.Add(p, d.off)); q != nil {
+					to[i] = q
+					n++
+				}
 			}
 		}
+		r.there[g] = n
 	}
 }
 
 // Ints reads an IntRep column: dst and valid have a place for each row. It
 // returns how many rows have no value; those are 0 and not valid.
 func (c *Column) Ints(r *Rows, dst []int64, valid []bool) (nulls int) {
+	there := r.there[c.group]
+	if there == 0 {
+		clear(dst)
+		clear(valid)
+		return len(dst)
+	}
 	at := r.at[c.group]
 	c.ints(at, dst)
+	if there == len(dst) {
+		if c.nulls != never {
+			for _, v := range dst {
+				if v == c.null {
+					nulls++
+				}
+			}
+		}
+		switch nulls {
+		case 0:
+			for i := range valid {
+				valid[i] = true
+			}
+			return 0
+		case len(dst):
+			clear(dst)
+			clear(valid)
+			return nulls
+		}
+	}
+	nulls = 0
 	for i, v := range dst {
 		ok := at[i] != nil && (c.nulls == never || v != c.null)
 		valid[i] = ok
@@ -493,6 +558,11 @@ func (c *Column) Ints(r *Rows, dst []int64, valid []bool) (nulls int) {
 
 // Strs reads a StrRep column, as Ints does.
 func (c *Column) Strs(r *Rows, dst []string, valid []bool) (nulls int) {
+	if r.there[c.group] == 0 {
+		clear(dst)
+		clear(valid)
+		return len(dst)
+	}
 	at := r.at[c.group]
 	c.strs(at, dst)
 	for i, v := range dst {
@@ -507,6 +577,11 @@ func (c *Column) Strs(r *Rows, dst []string, valid []bool) (nulls int) {
 
 // Addrs reads an AddrRep column, as Ints does.
 func (c *Column) Addrs(r *Rows, dst []netip.Addr, valid []bool) (nulls int) {
+	if r.there[c.group] == 0 {
+		clear(dst)
+		clear(valid)
+		return len(dst)
+	}
 	c.addrs(r.at[c.group], dst)
 	for i, v := range dst {
 		if valid[i] = v.IsValid(); !valid[i] {
@@ -518,6 +593,11 @@ func (c *Column) Addrs(r *Rows, dst []netip.Addr, valid []bool) (nulls int) {
 
 // Lists reads a ListRep column, as Ints does. The lists are the events' own.
 func (c *Column) Lists(r *Rows, dst [][]string, valid []bool) (nulls int) {
+	if r.there[c.group] == 0 {
+		clear(dst)
+		clear(valid)
+		return len(dst)
+	}
 	c.lists(r.at[c.group], dst)
 	for i, v := range dst {
 		if valid[i] = len(v) > 0; !valid[i] {
@@ -529,6 +609,11 @@ func (c *Column) Lists(r *Rows, dst [][]string, valid []bool) (nulls int) {
 
 // Maps reads a MapRep column, as Ints does. The maps are the events' own.
 func (c *Column) Maps(r *Rows, dst []map[string]string, valid []bool) (nulls int) {
+	if r.there[c.group] == 0 {
+		clear(dst)
+		clear(valid)
+		return len(dst)
+	}
 	c.maps(r.at[c.group], dst)
 	for i, v := range dst {
 		if valid[i] = len(v) > 0; !valid[i] {

@@ -8,108 +8,161 @@ import (
 	"unsafe"
 )
 
-// codeStrs makes the dictionary of a column of strings. Most strings of events
-// are interned: where one lies tells which it is, without looking at it.
-func (b *builder) codeStrs(v *Vector, strs []string) {
-	v.Codes, v.Strs = grow(v.Codes, len(strs)), v.Strs[:0]
-	if b.known == nil {
-		b.known = map[string]uint32{}
+// A coder makes the dictionary of one column of a batch, some rows at a time:
+// the places of values in it, each of which is there once.
+type coder struct {
+	known  map[string]uint32 // texts; lists and maps as appendStrings writes them
+	recent []recentText
+	slots  []uint32                  // of addresses: 1 + place
+	same   map[unsafe.Pointer]uint32 // maps by where they lie: labels are shared by all events of a pod
+	key    []byte
+	used   bool // since it was cleared
+}
+
+// A recentText is a text whose place is known. Most texts of events are interned:
+// where one lies tells which it is, without looking at it.
+type recentText struct {
+	s    string
+	code uint32
+}
+
+// recentTexts is how many of them are remembered, a power of two.
+const recentTexts = 1 << 9
+
+func (k *coder) clear() {
+	if !k.used {
+		return
 	}
-	clear(b.known)
-	for i := range b.recent {
-		b.recent[i].used = false
+	k.used = false
+	clear(k.known)
+	clear(k.recent)
+	clear(k.slots)
+	clear(k.same)
+}
+
+func (k *coder) texts(codes []uint32, dict, texts []string, valid []bool) []string {
+	k.used = true
+	if k.recent == nil {
+		k.known, k.recent = map[string]uint32{}, make([]recentText, recentTexts)
 	}
-	for i, s := range strs {
-		if !v.Valid[i] {
-			v.Codes[i] = 0
+	for i, s := range texts {
+		if !valid[i] {
+			codes[i] = 0
 			continue
 		}
 		at := uintptr(unsafe.Pointer(unsafe.StringData(s)))
-		r := &b.recent[(at>>3^at>>11^uintptr(len(s)))&255]
-		if r.used && len(r.s) == len(s) && unsafe.StringData(r.s) == unsafe.StringData(s) {
-			v.Codes[i] = r.code
+		r := &k.recent[(at>>3^at>>13^uintptr(len(s)))&(recentTexts-1)]
+		if len(r.s) == len(s) && unsafe.StringData(r.s) == unsafe.StringData(s) && len(s) > 0 {
+			codes[i] = r.code
 			continue
 		}
-		code, ok := b.known[s]
+		code, ok := k.known[s]
 		if !ok {
-			code = uint32(len(v.Strs))
-			b.known[s] = code
-			v.Strs = append(v.Strs, s)
+			code = uint32(len(dict))
+			k.known[s] = code
+			dict = append(dict, s)
 		}
-		*r = recentStr{s, code, true}
-		v.Codes[i] = code
+		*r = recentText{s, code}
+		codes[i] = code
 	}
+	return dict
 }
 
-func (b *builder) codeAddrs(v *Vector, addrs []netip.Addr) {
-	v.Codes, v.Addrs = grow(v.Codes, len(addrs)), v.Addrs[:0]
-	if b.knownAddr == nil {
-		b.knownAddr = map[netip.Addr]uint32{}
-	}
-	clear(b.knownAddr)
-	var last netip.Addr
-	var code uint32
+func (k *coder) addresses(codes []uint32, dict, addrs []netip.Addr, valid []bool) []netip.Addr {
+	k.used = true
 	for i, a := range addrs {
-		if !v.Valid[i] {
-			v.Codes[i] = 0
+		if !valid[i] {
+			codes[i] = 0
 			continue
 		}
-		if a != last {
-			var ok bool
-			if code, ok = b.knownAddr[a]; !ok {
-				code = uint32(len(v.Addrs))
-				b.knownAddr[a] = code
-				v.Addrs = append(v.Addrs, a)
+		if 2*len(dict) >= len(k.slots) {
+			k.widen(dict)
+		}
+		at := hashAddr(a)
+		for {
+			at &= uint64(len(k.slots) - 1)
+			code := k.slots[at]
+			if code == 0 {
+				dict = append(dict, a)
+				code = uint32(len(dict))
+				k.slots[at] = code
 			}
-			last = a
+			if dict[code-1] == a {
+				codes[i] = code - 1
+				break
+			}
+			at++
 		}
-		v.Codes[i] = code
+	}
+	return dict
+}
+
+// widen makes room for more addresses than a dictionary has.
+func (k *coder) widen(dict []netip.Addr) {
+	k.slots = make([]uint32, max(256, 4*len(k.slots)))
+	for i, a := range dict {
+		at := hashAddr(a) & uint64(len(k.slots)-1)
+		for k.slots[at] != 0 {
+			at = (at + 1) & uint64(len(k.slots)-1)
+		}
+		k.slots[at] = uint32(i + 1)
 	}
 }
 
-func (b *builder) codeLists(v *Vector, lists [][]string) {
-	v.Codes, v.Lists = grow(v.Codes, len(lists)), v.Lists[:0]
-	known := map[string]uint32{}
-	var key []byte
+// hashAddr mixes an address; its low bits are to be used.
+func hashAddr(a netip.Addr) uint64 {
+	b := a.As16()
+	const m = 0x9e3779b97f4a7c15
+	h := (binary.LittleEndian.Uint64(b[8:]) ^ binary.LittleEndian.Uint64(b[:8])*m) * m
+	return (h ^ h>>32) * m >> 32
+}
+
+func (k *coder) lists(codes []uint32, dict, lists [][]string, valid []bool) [][]string {
+	k.used = true
+	if k.known == nil {
+		k.known = map[string]uint32{}
+	}
 	for i, l := range lists {
-		v.Codes[i] = 0
-		if !v.Valid[i] {
+		codes[i] = 0
+		if !valid[i] {
 			continue
 		}
-		key = appendStrings(key[:0], l)
-		code, ok := known[string(key)]
+		k.key = appendStrings(k.key[:0], l)
+		code, ok := k.known[string(k.key)]
 		if !ok {
-			code = uint32(len(v.Lists))
-			known[string(key)] = code
-			v.Lists = append(v.Lists, l)
+			code = uint32(len(dict))
+			k.known[string(k.key)] = code
+			dict = append(dict, l)
 		}
-		v.Codes[i] = code
+		codes[i] = code
 	}
+	return dict
 }
 
-func (b *builder) codeMaps(v *Vector, all []map[string]string) {
-	v.Codes, v.Maps = grow(v.Codes, len(all)), v.Maps[:0]
-	known := map[string]uint32{}
-	same := map[unsafe.Pointer]uint32{} // labels are shared by all events of a pod
-	var key []byte
+func (k *coder) maps(codes []uint32, dict, all []map[string]string, valid []bool) []map[string]string {
+	k.used = true
+	if k.same == nil {
+		k.known, k.same = map[string]uint32{}, map[unsafe.Pointer]uint32{}
+	}
 	for i, m := range all {
-		v.Codes[i] = 0
-		if !v.Valid[i] {
+		codes[i] = 0
+		if !valid[i] {
 			continue
 		}
 		at := *(*unsafe.Pointer)(unsafe.Pointer(&m))
-		code, ok := same[at]
+		code, ok := k.same[at]
 		if !ok {
-			key = appendStrings(key[:0], flatten(m))
-			if code, ok = known[string(key)]; !ok {
-				code = uint32(len(v.Maps))
-				known[string(key)] = code
-				v.Maps = append(v.Maps, m)
+			k.key = appendStrings(k.key[:0], flatten(m))
+			if code, ok = k.known[string(k.key)]; !ok {
+				code = uint32(len(dict))
+				k.known[string(k.key)] = code
+				dict = append(dict, m)
 			}
-			same[at] = code
+			k.same[at] = code
 		}
-		v.Codes[i] = code
+		codes[i] = code
 	}
+	return dict
 }
 
 // flatten returns the keys of a map, sorted, each with its value behind it.

@@ -261,16 +261,29 @@ func (s *Store) encodeRows(g *segment, rows []*event.Event) {
 func (s *Store) encodeBatch(g *segment, k event.Kind, events []*event.Event) {
 	r := &s.refs
 	r.reset()
+	s.batches++
 	var last *event.Process
-	var number int64
+	var n snapshot
 	var id string
 	for _, e := range events {
 		if e.Process != last {
 			last = e.Process
-			number, id = s.snaps.number(last, e.Time.UnixNano())
+			n, id = s.snaps.number(last, e.Time.UnixNano()), ""
+			if name := n.name; name != nil {
+				if name.batch != s.batches {
+					name.batch, name.code = s.batches, uint32(len(r.ids))
+					r.ids = append(r.ids, name.id)
+				}
+				id = name.id
+			}
 		}
-		r.snapshot = append(r.snapshot, number)
+		code := uint32(0)
+		if n.name != nil {
+			code = n.name.code
+		}
+		r.snapshot = append(r.snapshot, n.number)
 		r.execID = append(r.execID, id)
+		r.codes = append(r.codes, code)
 	}
 	s.appendProcesses(g)
 	s.appendEvents(g, k, events, r)

@@ -129,6 +129,7 @@ type Store struct {
 	body     []byte
 	snaps    snapshots
 	refs     refs
+	batches  uint64 // that were made
 	collapse collapser
 	byKind   map[event.Kind][]*event.Event
 	order    []event.Kind

@@ -13,8 +13,7 @@ func (s *Store) appendTable(g *segment) {
 	var numbers []int64
 	for p := range s.cfg.Living() {
 		if p != nil && p.Exited == nil {
-			n, _ := s.snaps.number(p, now)
-			numbers = append(numbers, n)
+			numbers = append(numbers, s.snaps.number(p, now).number)
 		}
 		if len(s.snaps.rows) >= maxBatch {
 			s.appendProcesses(g)
