@@ -69,6 +69,15 @@ func randomVector(r *rand.Rand, s shape, rows int) *vector {
 			}
 		}
 	}
+	if r.IntN(2) == 0 { // long runs of the same
+		for i := range rows {
+			if first := i - i%150; s == shapeText {
+				v.codes[i] = v.codes[first]
+			} else if v.nums[i] = v.nums[first]; v.null != nil {
+				v.null[i] = v.null[first]
+			}
+		}
+	}
 	return v
 }
 
@@ -167,6 +176,68 @@ func TestParquetRoundTrip(t *testing.T) {
 		if err := p.close(); err != nil {
 			t.Error(err)
 		}
+	}
+}
+
+// readSparse reads rows of a page one by one; it reports false where that is not done.
+func readSparse(c *chunk, page int, rows []int32) (*vector, bool, error) {
+	v := &vector{rows: len(rows), dict: c.dict, null: make([]bool, len(rows))}
+	if c.col.shape == shapeText {
+		v.codes = make([]uint32, len(rows))
+	} else {
+		v.nums = make([]int64, len(rows))
+	}
+	valid := make([]bool, len(rows))
+	ok, err := c.sparse(page, rows, c.pages[page].row, v.codes, v.nums, valid)
+	for i := range valid {
+		v.null[i] = !valid[i]
+	}
+	return v, ok, err
+}
+
+// TestSparse holds that single rows are what they are in their pages.
+func TestSparse(t *testing.T) {
+	some := 0
+	for seed := range uint64(20) {
+		r := rand.New(rand.NewPCG(seed, 2))
+		path, wrote := writeTestFile(t, r, 1+r.IntN(3*pageRows))
+		p, err := openParquet(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i, want := range wrote[0] {
+			c, err := p.readChunk(0, i, new(pageScratch))
+			if err != nil {
+				t.Fatal(err)
+			}
+			for n := range c.pages {
+				var rows []int32
+				for k := range int(c.pages[n].rows) {
+					if r.IntN(50) == 0 {
+						rows = append(rows, int32(c.pages[n].row+k))
+					}
+				}
+				got, ok, err := readSparse(c, n, rows)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if !ok {
+					continue
+				}
+				for k, row := range rows {
+					some++
+					if a, b := valueAt(c.col.shape, got, k), valueAt(c.col.shape, want, int(row)); !reflect.DeepEqual(a, b) {
+						t.Fatalf("seed %d: column %s, row %d is %v, want %v", seed, c.col.name, row, a, b)
+					}
+				}
+			}
+		}
+		if err := p.close(); err != nil {
+			t.Error(err)
+		}
+	}
+	if some < 1000 {
+		t.Errorf("only %d values were read", some)
 	}
 }
 
@@ -291,6 +362,9 @@ func readAll(path string) error {
 				return err
 			}
 			for n := range c.pages {
+				if _, _, err := readSparse(c, n, []int32{int32(c.pages[n].row)}); err != nil {
+					return err
+				}
 				if _, err := c.page(n); err != nil {
 					return err
 				}

@@ -264,6 +264,16 @@ func (s *Store) openGroup(ctx context.Context, q *query, p *plan, file *sealedFi
 				table.made = newSealedLineage(f)
 			}
 		}
+		if f != nil {
+			numbers := make([]int64, len(rows))
+			for i := range rows {
+				numbers[i] = b.Snapshot(i)
+			}
+			// Where a part is damaged, the others are found one by one.
+			if err := table.made.load(numbers); err != nil && !errors.Is(err, errCorrupt) {
+				return nil, err
+			}
+		}
 		events := make([]*event.Event, len(rows))
 		for i := range rows {
 			var process *event.Process

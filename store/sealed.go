@@ -3,7 +3,6 @@ package store
 import (
 	"net/netip"
 	"slices"
-	"sort"
 
 	"warren/event"
 )
@@ -331,11 +330,27 @@ func (r *groupReader) pick(c *chunk, col *event.Column, rows []int32) (*Vector, 
 	}
 	for k := 0; k < n; {
 		at := c.pageAt(int(rows[k]))
+		first := c.pages[at].row
+		end := k + 1
+		for end < n && int(rows[end]) < first+int(c.pages[at].rows) {
+			end++
+		}
+		some, err := c.sparse(at, rows[k:end], first, from(texts, k), from(v.Ints, k), valid[k:])
+		if err != nil {
+			return nil, err
+		}
+		if some {
+			for ; k < end; k++ {
+				if !valid[k] {
+					nulls++
+				}
+			}
+			continue
+		}
 		p, err := c.page(at)
 		if err != nil {
 			return nil, err
 		}
-		first := c.pages[at].row
 		for ; k < n && int(rows[k]) < first+p.rows; k++ {
 			i := int(rows[k]) - first
 			switch c.col.shape {
@@ -401,6 +416,14 @@ func (r *groupReader) pick(c *chunk, col *event.Column, rows []int32) (*Vector, 
 	return v, nil
 }
 
+// from returns a list from a place on, nil for nil.
+func from[T any](l []T, k int) []T {
+	if l == nil {
+		return nil
+	}
+	return l[k:]
+}
+
 func listFrom(dict []string, codes []uint32) []string {
 	l := make([]string, len(codes))
 	for i, c := range codes {
@@ -433,118 +456,4 @@ func (r *groupReader) numbers(c *chunk, col *event.Column) []int64 {
 		r.nums[c] = l
 	}
 	return r.nums[c]
-}
-
-// A sealedLineage finds the snapshots of processes in a sealed file of them, for one
-// reader; see lineage.
-type sealedLineage struct {
-	f      *sealedFile
-	bounds []int64 // greatest number of each row group
-	known  map[int64]*event.Process
-	reader *groupReader
-	// parts are pages that were read lately, by turns.
-	parts [8]*Batch
-	next  int
-}
-
-func newSealedLineage(f *sealedFile) *sealedLineage {
-	l := &sealedLineage{f: f, known: map[int64]*event.Process{}}
-	col := f.cols[f.layout.Column(event.ColumnSnapshot).Index]
-	for g := range f.groups {
-		most := int64(1<<63 - 1)
-		if col >= 0 {
-			if info := &f.groups[g].chunks[col]; info.bounded && len(info.most) == 8 {
-				most = int64(le64(info.most))
-			}
-		}
-		l.bounds = append(l.bounds, most)
-	}
-	return l
-}
-
-// process returns the snapshot of a number; nil for 0, and where it is not there.
-func (l *sealedLineage) process(number int64) (*event.Process, error) {
-	if number == 0 {
-		return nil, nil
-	}
-	if p, ok := l.known[number]; ok {
-		return p, nil
-	}
-	g := sort.Search(len(l.bounds), func(i int) bool { return l.bounds[i] >= number })
-	if g == len(l.bounds) {
-		return nil, nil
-	}
-	b, row, err := l.find(g, number)
-	if b == nil || err != nil {
-		return nil, err
-	}
-	// A parent is written before its children; else the file is damaged.
-	up := b.Parent(row)
-	var parent *event.Process
-	if up < number {
-		if parent, err = l.process(up); err != nil {
-			return nil, err
-		}
-	}
-	p := b.Process(row, parent)
-	if len(l.known) >= maxKnown {
-		clear(l.known)
-	}
-	l.known[number] = p
-	return p, nil
-}
-
-// find returns the rows with a snapshot, and which of them it is.
-func (l *sealedLineage) find(g int, number int64) (*Batch, int, error) {
-	if l.reader == nil || l.reader.g != g {
-		l.reader = newGroupReader(l.f, g, nil)
-	}
-	for _, b := range l.parts {
-		if b != nil {
-			if row, ok := rowOf(b, number); ok {
-				return b, row, nil
-			}
-		}
-	}
-	c, err := l.reader.chunk(l.f.layout.Column(event.ColumnSnapshot).Index)
-	if c == nil || err != nil {
-		return nil, 0, err
-	}
-	for n := range c.pages {
-		p, err := c.page(n)
-		if err != nil {
-			return nil, 0, err
-		}
-		if p.rows == 0 || p.null != nil || p.nums[p.rows-1] < number {
-			continue
-		}
-		if p.nums[0] > number {
-			break
-		}
-		rows := make([]int32, p.rows)
-		for i := range rows {
-			rows[i] = int32(c.pages[n].row + i)
-		}
-		b, err := l.reader.batch(rows, nil)
-		if err != nil {
-			return nil, 0, err
-		}
-		l.parts[l.next] = b
-		l.next = (l.next + 1) % len(l.parts)
-		row, ok := rowOf(b, number)
-		if !ok {
-			return nil, 0, nil
-		}
-		return b, row, nil
-	}
-	return nil, 0, nil
-}
-
-func rowOf(b *Batch, number int64) (int, bool) {
-	v := b.Vector(event.ColumnSnapshot)
-	if v == nil {
-		return 0, false
-	}
-	row := sort.Search(b.Rows, func(i int) bool { return v.Ints[i] >= number })
-	return row, row < b.Rows && v.Ints[row] == number
 }
