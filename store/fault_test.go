@@ -46,6 +46,11 @@ func (f *faulty) create(path string) (file, error) {
 	return &faultyFile{g, f}, err
 }
 
+func (f *faulty) open(path string) (file, error) {
+	g, err := f.disk.open(path)
+	return &faultyFile{g, f}, err
+}
+
 type faultyFile struct {
 	file
 	of *faulty
@@ -309,7 +314,9 @@ func TestClockBack(t *testing.T) {
 		if i >= 10 {
 			e = e.Add(-time.Hour)
 		}
-		s.Append(connection(uint64(i+1), p, e, 1))
+		c := connection(uint64(i+1), p, e, 1)
+		c.Ktime = uint64(i+2000) * 1e9
+		s.Append(c)
 		if i%3 == 0 {
 			s.flush(false)
 		}

@@ -68,7 +68,11 @@ func (s *Store) Append(e *event.Event) {
 }
 
 func (l *loss) add(e *event.Event) {
-	l.count += e.Times()
+	if d, ok := e.Data.(*event.Lost); ok {
+		l.count += d.Count // or what it tells would be lost besides
+	} else {
+		l.count += e.Times()
+	}
 	l.kinds |= event.Kinds(e.Data.Kind())
 	l.last = e
 }
@@ -116,13 +120,23 @@ func (s *Store) Sync(ctx context.Context, seq uint64) (uint64, error) {
 	s.in.cutHere()
 	last := max(seq, s.in.last)
 	s.in.mu.Unlock()
-	if s.flush(false) {
-		select {
-		case s.wake <- struct{}{}:
-		default:
+	for {
+		critical, all := s.flush(false)
+		if critical {
+			s.in.mu.Lock()
+			s.in.critical = true // Run sees to it that it is on the disk at once
+			s.in.mu.Unlock()
+			select {
+			case s.wake <- struct{}{}:
+			default:
+			}
+		}
+		// What there was no room for has some when what is before it is written. A disk
+		// that takes nothing keeps nobody from what there is: Status tells of it.
+		if all || ctx.Err() != nil || s.active() == nil || s.writeOut() != nil {
+			return last, ctx.Err()
 		}
 	}
-	return last, ctx.Err()
 }
 
 // take returns what waits, in stretches: what is collapsed, and what is not.
@@ -142,17 +156,18 @@ func (in *intake) take(spare []*event.Event) (events []*event.Event, cuts []cut,
 
 // flush makes frames of all that has been appended, which Query finds from then
 // on; with write it writes them, piece by piece: however much came, what is
-// oldest is safe soon. It reports whether some of it is critical.
-func (s *Store) flush(write bool) (critical bool) {
+// oldest is safe soon. It reports whether some of it is critical, and whether there
+// was room for all.
+func (s *Store) flush(write bool) (critical, all bool) {
 	for taken := false; ; {
 		more, c, ok := s.flushSome(&taken)
 		critical = critical || c
 		if !ok || !more && taken {
-			return critical
+			return critical, ok
 		}
 		if write && more {
 			if err := s.writeOut(); err != nil {
-				s.failed("write", err)
+				s.failed(dutyWrite, err)
 			}
 		}
 	}
@@ -353,17 +368,26 @@ func (s *Store) appendBatch(g *segment, b *Batch, info frameInfo) bool {
 }
 
 // watchClock counts how often the clock was set back: events keep the times they
-// came with.
+// came with. What tells is how far the wall clock is from the one that nobody sets:
+// events that come late are of the past, and the clock was not set.
 func (s *Store) watchClock(rows []*event.Event) {
 	for _, e := range rows {
 		t := e.Time.UnixNano()
-		if s.lastTime-t > int64(stepBack) {
+		ahead := t - int64(e.Ktime)
+		back := s.lastTime - t
+		if e.Ktime != 0 && s.lastAhead != 0 {
+			back = s.lastAhead - ahead
+		}
+		if back > int64(stepBack) {
 			s.mu.Lock()
 			s.state.clockSteps++
 			s.mu.Unlock()
-			s.log.Warn("history: the clock was set back", "by", time.Duration(s.lastTime-t))
-			s.lastTime = t
+			s.log.Warn("history: the clock was set back", "by", time.Duration(back))
+			s.lastTime, s.lastAhead = t, 0
 		}
 		s.lastTime = max(s.lastTime, t)
+		if e.Ktime != 0 {
+			s.lastAhead = ahead
+		}
 	}
 }

@@ -48,6 +48,7 @@ const (
 	keyMinSeq   = "warren.min_num"
 	keyMaxSeq   = "warren.max_num"
 	keyLiving   = "warren.living" // of processes: which lived when the segment began
+	keyBlooms   = "warren.blooms" // CRC-32C of each bloom filter, in the order of the footer
 )
 
 // missing is the code of a row without a text.

@@ -3,6 +3,7 @@ package store
 import (
 	"cmp"
 	"encoding/binary"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"hash/crc32"
@@ -51,6 +52,7 @@ type chunkInfo struct {
 	indexAt       int64
 	indexLen      int32
 	bloomLen      int32
+	bloomSum      uint32
 	coded         bool
 	values, nulls int64
 	least, most   []byte
@@ -156,6 +158,19 @@ func (p *parquetFile) readFooter() error {
 			return fmt.Errorf("row group %d: %w", i, err)
 		}
 	}
+	sums, err := hex.DecodeString(p.keys[keyBlooms])
+	if err != nil {
+		return corrupt("checksums of bloom filters: %v", err)
+	}
+	for g := range p.groups {
+		for i := range p.groups[g].chunks {
+			if c := &p.groups[g].chunks[i]; c.bloomLen > 0 && len(sums) >= 4 {
+				c.bloomSum, sums = binary.LittleEndian.Uint32(sums), sums[4:]
+			} else {
+				c.bloomLen = 0 // nothing is left out for what nobody can check
+			}
+		}
+	}
 	return nil
 }
 
@@ -223,6 +238,9 @@ func (p *parquetFile) mayHave(g, col int, hashes []uint64) (bool, error) {
 	if _, err := p.f.ReadAt(b, c.bloomAt); err != nil {
 		return false, readError(err)
 	}
+	if crc32.Checksum(b, castagnoli) != c.bloomSum {
+		return true, nil // the disk has changed it: it says nothing any more
+	}
 	var head format.BloomFilterHeader
 	n, err := unmarshal(b, &head)
 	if err != nil {
@@ -263,6 +281,7 @@ func (p *parquetFile) pageBounds(g, col int) (*format.ColumnIndex, error) {
 type chunk struct {
 	col   *parquetColumn
 	rows  int
+	most  int64    // values, as the footer says
 	dict  []string // of texts
 	nums  []int64  // of numbers, where they are coded
 	pages []dataPage
@@ -293,7 +312,7 @@ type dataPage struct {
 // to one goroutine.
 func (p *parquetFile) readChunk(g, col int, scratch *pageScratch) (*chunk, error) {
 	info := &p.groups[g].chunks[col]
-	c := &chunk{col: &p.cols[col], rows: p.groups[g].rows, decoded: -1, pageScratch: scratch}
+	c := &chunk{col: &p.cols[col], rows: p.groups[g].rows, most: info.values, decoded: -1, pageScratch: scratch}
 	err := guarded(func() error {
 		c.raw = make([]byte, info.length)
 		if _, err := p.f.ReadAt(c.raw, info.at); err != nil {
@@ -312,7 +331,7 @@ var pageUnpacker zstd.Codec
 
 // split finds the pages of a chunk and reads its dictionary.
 func (c *chunk) split(b []byte) error {
-	row := 0
+	row, values := 0, int64(0)
 	for len(b) > 0 {
 		head, n := readPageHeader(b)
 		if n == 0 {
@@ -334,12 +353,14 @@ func (c *chunk) split(b []byte) error {
 			}
 		case head.kind == int64(format.DataPageV2):
 			levels := head.def + head.rep
-			if head.rows < 0 || head.rows > int64(c.rows-row) || head.values < head.rows || head.values > maxPage || head.nulls < 0 || head.nulls > head.values ||
+			// Heads have no checksum, and the footer has.
+			if head.rows < 1 || head.rows > int64(c.rows-row) || head.values < head.rows || head.values > c.most-values || head.nulls < 0 || head.nulls > head.values ||
 				head.def < 0 || head.rep < 0 || levels > head.packed || levels > head.unpacked || c.col.shape != shapeTexts && head.values != head.rows {
 				return corrupt("a page of %d rows with %d values", head.rows, head.values)
 			}
 			c.pages = append(c.pages, dataPage{pageHeader: head, body: body, size: int(head.unpacked - levels), row: row})
 			row += int(head.rows)
+			values += head.values
 		default:
 			return corrupt("a page of a type that Warren does not write")
 		}

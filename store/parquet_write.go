@@ -3,6 +3,7 @@ package store
 import (
 	"bytes"
 	"encoding/binary"
+	"encoding/hex"
 	"fmt"
 	"hash/crc32"
 	"io"
@@ -45,7 +46,8 @@ type parquetWriter struct {
 	groups []format.RowGroup
 	keys   []format.KeyValue
 	rows   int64
-	plain  int64 // bytes of the values, one by one
+	plain  int64  // bytes of the values, one by one
+	blooms []byte // checksums of bloom filters
 
 	// one for each column chunk, in the order of the footer
 	columnIndexes []format.ColumnIndex
@@ -151,6 +153,7 @@ func (p *parquetWriter) writeChunk(col *parquetColumn, v *vector) {
 		m.BloomFilterOffset, m.BloomFilterLength = p.at, int32(len(head)+len(f))
 		p.write(head)
 		p.write(f)
+		p.blooms = binary.LittleEndian.AppendUint32(p.blooms, crc32.Update(crc32.Checksum(head, castagnoli), castagnoli, f))
 	}
 }
 
@@ -597,7 +600,7 @@ func (p *parquetWriter) close() error {
 			i++
 		}
 	}
-	p.keys = append(p.keys, format.KeyValue{Key: keyPlain, Value: strconv.FormatInt(p.plain, 10)})
+	p.keys = append(p.keys, format.KeyValue{Key: keyPlain, Value: strconv.FormatInt(p.plain, 10)}, format.KeyValue{Key: keyBlooms, Value: hex.EncodeToString(p.blooms)})
 	meta := format.FileMetaData{Version: 2, Schema: schemaElements(p.cols), NumRows: p.rows, RowGroups: p.groups, KeyValueMetadata: p.keys, CreatedBy: "Warren"}
 	for range p.cols {
 		meta.ColumnOrders = append(meta.ColumnOrders, format.ColumnOrder{Value: &format.TypeDefinedOrder{}})

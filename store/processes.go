@@ -133,7 +133,7 @@ func fill(living map[event.Key]*event.Process, payload []byte, at time.Time, pro
 	}
 	for _, n := range numbers {
 		p, err := process(n)
-		if err != nil {
+		if err != nil && !isDamage(err) {
 			return began, false, err
 		}
 		if p != nil {

@@ -34,12 +34,26 @@ type Query struct {
 func (q *Query) span() (from, to int64) {
 	from, to = math.MinInt64, math.MaxInt64
 	if !q.Since.IsZero() {
-		from = q.Since.UnixNano()
+		from = nanos(q.Since)
 	}
 	if !q.Until.IsZero() {
-		to = q.Until.UnixNano() - 1
+		if to = nanos(q.Until); to > math.MinInt64 {
+			to--
+		}
 	}
 	return from, to
+}
+
+// nanos returns a time in nanoseconds since 1970. Those that are too far away for that
+// are before everything, or after it.
+func nanos(t time.Time) int64 {
+	switch sec := t.Unix(); {
+	case sec <= math.MinInt64/int64(time.Second):
+		return math.MinInt64
+	case sec >= math.MaxInt64/int64(time.Second):
+		return math.MaxInt64
+	}
+	return t.UnixNano()
 }
 
 // Query yields events by their time. Each is whole: its process, the ancestors of
@@ -163,7 +177,11 @@ func (q *query) candidates(ctx context.Context, p *plan, t tables, n, step int, 
 				set = newRowSet(to-from, true)
 			}
 			for i := range to - from {
-				if n := uint64(v.nums[i]); q.UpTo != 0 && n > q.UpTo || n <= q.After && q.After != 0 {
+				n := uint64(0)
+				if v != nil {
+					n = uint64(v.nums[i])
+				}
+				if q.UpTo != 0 && n > q.UpTo || n <= q.After && q.After != 0 {
 					set[i/64] &^= 1 << (i % 64)
 				}
 			}
@@ -191,7 +209,10 @@ func (q *query) candidates(ctx context.Context, p *plan, t tables, n, step int, 
 			return nil, err
 		}
 		for _, row := range o.rows[before:] {
-			at := v.nums[int(row)-from]
+			at := int64(0)
+			if v != nil {
+				at = v.nums[int(row)-from]
+			}
 			sorted = sorted && (len(o.times) == 0 || at >= o.times[len(o.times)-1])
 			o.times = append(o.times, at)
 		}

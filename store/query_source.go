@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"sync"
 
+	"golang.org/x/sys/unix"
+
 	"warren/event"
 )
 
@@ -56,7 +58,7 @@ func (p *processesOf) get(ctx context.Context, leaves *processLeaves, host *even
 			p.sets, err = newProcessSets(ctx, leaves, host, t)
 		}
 		// What is damaged says nothing of processes: events are looked at one by one.
-		if err != nil && !errors.Is(err, errFrame) && !errors.Is(err, errCorrupt) {
+		if err != nil && !isDamage(err) {
 			p.err = err
 		}
 	})
@@ -92,7 +94,7 @@ func (s *Store) addLog(q *query, g *segment) {
 				want = func(c *event.Column) bool { return p.needed[c.Index] }
 			}
 			b, err := g.read(f, want)
-			if errors.Is(err, errFrame) {
+			if err != nil && isDamage(err) {
 				s.damagedFrame(g, f, err)
 				return &opened{}, nil
 			}
@@ -110,7 +112,11 @@ func (s *Store) addLog(q *query, g *segment) {
 			o.load = func(rows []int32) ([]*event.Event, error) {
 				if whole == nil {
 					if whole, err = g.read(f, nil); err != nil {
-						return nil, err
+						if !isDamage(err) {
+							return nil, err
+						}
+						s.damagedFrame(g, f, err)
+						return nil, nil
 					}
 				}
 				events := make([]*event.Event, len(rows))
@@ -119,7 +125,10 @@ func (s *Store) addLog(q *query, g *segment) {
 				for i, row := range rows {
 					process, err := made.process(whole.Snapshot(int(row)))
 					if err != nil {
-						return nil, fmt.Errorf("process of an event: %w", err)
+						if !isDamage(err) {
+							return nil, fmt.Errorf("process of an event: %w", err)
+						}
+						s.damagedFrame(g, f, err) // the event is worth telling without
 					}
 					events[i] = whole.Event(int(row), process)
 				}
@@ -128,6 +137,12 @@ func (s *Store) addLog(q *query, g *segment) {
 			return o, nil
 		}})
 	}
+}
+
+// isDamage reports whether an error says that what was written is not there any more:
+// another try will not find it either.
+func isDamage(err error) bool {
+	return errors.Is(err, errFrame) || errors.Is(err, errCorrupt) || errors.Is(err, unix.EIO)
 }
 
 // windowRows is how many rows of a row group are evaluated at a time.
@@ -172,6 +187,8 @@ func (s *Store) openSealed(q *query, f *sealed) (*sealedFile, error) {
 		return file, nil
 	case isNotExist(err):
 		return nil, nil
+	case passing(err):
+		return nil, fmt.Errorf("read %s: %w", f.Name, err)
 	}
 	s.unreadable(f, err)
 	return nil, nil
@@ -192,6 +209,10 @@ func (s *Store) addSealed(q *query, f *sealed, table *sealedProcesses) error {
 		s.unreadable(f, corrupt("it has events of kind %v", file.kind))
 		return nil
 	}
+	// Retention may remove the table before it is needed.
+	if _, err := table.open(q); err != nil {
+		return err
+	}
 	timeCol := file.cols[file.layout.Column("evt.time").Index]
 	for g := range file.groups {
 		lo, hi := first, last
@@ -203,16 +224,16 @@ func (s *Store) addSealed(q *query, f *sealed, table *sealedProcesses) error {
 		}
 		q.sources = append(q.sources, &source{plan: p, min: lo, max: hi, own: f.own, open: func(ctx context.Context) (*opened, error) {
 			o, err := s.openGroup(ctx, q, p, file, g, table, lo >= q.from && hi <= q.to, f.own)
-			if err != nil && errors.Is(err, errCorrupt) {
-				s.unreadable(f, err)
+			if err != nil && isDamage(err) {
+				s.damagedPart(f, err)
 				return &opened{}, nil
 			}
 			if o != nil && o.load != nil {
 				load := o.load
 				o.load = func(rows []int32) ([]*event.Event, error) {
 					events, err := load(rows)
-					if errors.Is(err, errCorrupt) {
-						s.unreadable(f, err)
+					if err != nil && isDamage(err) {
+						s.damagedPart(f, err)
 						return nil, nil
 					}
 					return events, err
@@ -278,8 +299,11 @@ func (s *Store) openGroup(ctx context.Context, q *query, p *plan, file *sealedFi
 		for i := range rows {
 			var process *event.Process
 			if f != nil {
-				if process, err = table.made.process(b.Snapshot(i)); err != nil && !errors.Is(err, errCorrupt) {
-					return nil, err
+				if process, err = table.made.process(b.Snapshot(i)); err != nil {
+					if !isDamage(err) {
+						return nil, err
+					}
+					s.damagedPart(table.file, err)
 				}
 			}
 			events[i] = b.Event(i, process)

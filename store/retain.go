@@ -24,18 +24,27 @@ func (s *Store) sealLoop(ctx context.Context) {
 	defer tick.Stop()
 	s.inspect(ctx)
 	for {
-		if err := s.sealAll(ctx); err != nil && ctx.Err() == nil {
-			s.failed("seal", err)
-		}
-		if err := s.retain(); err != nil {
-			s.failed("remove", err)
-		}
+		s.sealAndRetain(ctx)
 		select {
 		case <-ctx.Done():
 			return
 		case <-tick.C:
 		case <-s.rotated:
 		}
+	}
+}
+
+func (s *Store) sealAndRetain(ctx context.Context) {
+	switch err := s.sealAll(ctx); {
+	case err == nil:
+		s.works(dutySeal)
+	case ctx.Err() == nil:
+		s.failed(dutySeal, err)
+	}
+	if err := s.retain(); err != nil {
+		s.failed(dutyRemove, err)
+	} else {
+		s.works(dutyRemove)
 	}
 }
 
@@ -53,7 +62,7 @@ func (s *Store) inspect(ctx context.Context) {
 		switch {
 		case err == nil:
 			_ = file.close() // read only
-		case !isNotExist(err):
+		case !isNotExist(err) && !passing(err):
 			s.unreadable(f, err)
 		}
 	}
@@ -77,7 +86,9 @@ func (s *Store) groups() []group {
 		}
 		g := &l[len(l)-1]
 		g.files = append(g.files, f)
+		f.mu.Lock()
 		g.size += f.Size
+		f.mu.Unlock()
 		// A table's rows are older than what refers to them.
 		if f.Kind != event.KindProcess && f.Last.After(g.last) {
 			g.last = f.Last
@@ -130,13 +141,21 @@ func (s *Store) retain() error {
 			break
 		}
 		total -= g.size
+		s.dropped(g)
 		errs = append(errs, os.Remove(g.path), g.close())
 	}
 	return errors.Join(errs...)
 }
 
+// isHeld reports whether somebody needs one of a group's files. Nobody can have those
+// that cannot be read.
 func (s *Store) isHeld(g group) bool {
-	return s.cfg.Held != nil && slices.ContainsFunc(g.files, func(f *sealed) bool { return s.cfg.Held(f.Name) })
+	return s.cfg.Held != nil && slices.ContainsFunc(g.files, func(f *sealed) bool {
+		f.mu.Lock()
+		bad := f.bad != nil
+		f.mu.Unlock()
+		return !bad && s.cfg.Held(f.Name)
+	})
 }
 
 // giveUp counts segments that are removed though somebody needs them.
@@ -149,6 +168,19 @@ func (s *Store) giveUp(g group) {
 	if first {
 		s.log.Warn("history: segments are removed that have not been archived: there is no room for more", "dir", s.cfg.Dir, "maxBytes", s.cfg.MaxBytes, "heldBytes", s.cfg.HeldBytes)
 	}
+}
+
+// dropped tells of a log that is removed though it could not be sealed: what it has is
+// in the history no more.
+func (s *Store) dropped(g *segment) {
+	g.mu.Lock()
+	events, size := g.total.events, g.size
+	g.mu.Unlock()
+	s.mu.Lock()
+	s.state.givenUp++
+	s.state.givenUpBytes += size
+	s.mu.Unlock()
+	s.log.Warn("history: a log is removed that could not be sealed: there is no room for more", "path", g.path, "events", events, "bytes", size)
 }
 
 // removeGroup removes what was sealed together; events before the processes that they
@@ -206,8 +238,10 @@ type Pruned struct {
 
 // Prune removes all segments whose events are older than a time, whoever needs them.
 func (s *Store) Prune(ctx context.Context, before time.Time) (Pruned, error) {
-	if err := s.Seal(ctx); err != nil {
-		return Pruned{}, fmt.Errorf("prune: %w", err)
+	// A disk that is too full to seal on is one to prune all the same.
+	sealed := s.Seal(ctx)
+	if ctx.Err() != nil {
+		return Pruned{}, fmt.Errorf("prune: %w", sealed)
 	}
 	s.sealing.Lock()
 	defer s.sealing.Unlock()
@@ -216,6 +250,9 @@ func (s *Store) Prune(ctx context.Context, before time.Time) (Pruned, error) {
 	s.mu.Unlock()
 	p := Pruned{Before: before}
 	var errs []error
+	if sealed != nil {
+		errs = append(errs, fmt.Errorf("prune: what is not sealed stays: %w", sealed))
+	}
 	for _, g := range groups {
 		if !g.last.Before(before) {
 			for _, f := range g.files {

@@ -27,8 +27,10 @@ type logHead struct {
 
 // logKind is a layout as a log remembers it.
 type logKind struct {
-	Hash    uint32   `json:"hash"`
-	Columns []string `json:"columns"` // representation:name
+	// Number is what frames call the kind; 0 in logs that do not say: this program's.
+	Number  event.Kind `json:"number"`
+	Hash    uint32     `json:"hash"`
+	Columns []string   `json:"columns"` // representation:name
 }
 
 // schemas are the layouts that the batches of one log may have been written by.
@@ -81,7 +83,7 @@ var ownSchemas = sync.OnceValue(func() schemas {
 func newHead(cfg *Config, host *event.Host, seq uint64, now int64) *logHead {
 	h := &logHead{Version: formatVersion, Warren: cfg.Version, Node: cfg.Node, Hostname: host.Name(), K8sNode: host.Node(), BootID: host.BootID(), Created: now, Seq: seq, Kinds: map[string]logKind{}}
 	for k, hash := range ownHashes() {
-		kind := logKind{Hash: hash}
+		kind := logKind{Number: k, Hash: hash}
 		for _, c := range event.LayoutOf(k).Columns {
 			kind.Columns = append(kind.Columns, c.Rep.String()+":"+c.Name)
 		}
@@ -102,7 +104,7 @@ func parseHead(payload []byte) (*logHead, schemas, error) {
 		return nil, nil, fmt.Errorf("head: %w", err)
 	}
 	if h.Version != formatVersion {
-		return nil, nil, fmt.Errorf("head: format %d is not %d", h.Version, formatVersion)
+		return nil, nil, &logVersionError{h.Version, h.Warren}
 	}
 	s := schemas{}
 	for name, kind := range h.Kinds {
@@ -122,4 +124,30 @@ func parseHead(payload []byte) (*logHead, schemas, error) {
 		s[schemaKey{k, kind.Hash}] = &schema{l, columns}
 	}
 	return h, s, nil
+}
+
+// A logVersionError says that a log is of another format.
+type logVersionError struct {
+	version int
+	by      string
+}
+
+// Error implements error.
+func (e *logVersionError) Error() string {
+	return fmt.Sprintf("format %d, written by Warren %s, and not %d", e.version, e.by, formatVersion)
+}
+
+// numbers says which kinds frames of the log mean, where another program wrote it:
+// kinds have other numbers there. Those that it does not know are 0.
+func (h *logHead) numbers() map[event.Kind]event.Kind {
+	m := map[event.Kind]event.Kind{}
+	for name, kind := range h.Kinds {
+		if k, ok := event.LookupKind(name); kind.Number != 0 {
+			m[kind.Number] = 0
+			if ok {
+				m[kind.Number] = k
+			}
+		}
+	}
+	return m
 }

@@ -41,6 +41,7 @@ func (s *Store) Seal(ctx context.Context) error {
 		if err := s.nextSegment(); err != nil {
 			return fmt.Errorf("seal: %w", err)
 		}
+		s.sync(g)
 	}
 	return s.sealAll(ctx)
 }
@@ -93,6 +94,11 @@ func (s *Store) seal(ctx context.Context, g *segment) (err error) {
 	defer g.release()
 	if g.pending() > 0 {
 		return errors.New("it is not written yet")
+	}
+	// As long as the log is there, it is what is true: it must not come out of a crash
+	// with less than the files have.
+	if err := g.sync(); err != nil {
+		return err
 	}
 	var files []*sealed
 	done := false

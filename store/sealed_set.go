@@ -2,8 +2,10 @@ package store
 
 import (
 	"cmp"
+	"context"
 	"errors"
 	"fmt"
+	"hash/crc32"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -12,6 +14,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"warren/event"
 )
@@ -39,9 +43,10 @@ type sealed struct {
 	own            bool // this program wrote what is in it, and gave its events their numbers
 	minSeq, maxSeq uint64
 
-	mu   sync.Mutex
-	bad  error       // why it cannot be read, once that is known
-	meta *sealedFile // what its footer says, once it has been read; without a file
+	mu      sync.Mutex
+	bad     error       // why it cannot be read, once that is known
+	damaged bool        // a part of it cannot be read, which has been said
+	meta    *sealedFile // what its footer says, once it has been read; without a file
 }
 
 // newSealed names the segment of a kind that a log makes.
@@ -59,13 +64,21 @@ func nameOfNode(node string) string {
 	if node == "" {
 		return "node"
 	}
-	return strings.Map(func(r rune) rune {
+	name := strings.Map(func(r rune) rune {
 		if r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || strings.ContainsRune("._-", r) {
 			return r
 		}
 		return '_'
 	}, node)
+	if len(name) > maxNodeName {
+		return fmt.Sprintf("%s_%08x", name[:maxNodeName-9], crc32.Checksum([]byte(node), castagnoli))
+	}
+	return name
 }
+
+// maxNodeName is the most of a node's name that the name of a file has: a file system
+// takes 255 bytes, times and all. Kubernetes lets nodes have names as long as that.
+const maxNodeName = 150
 
 // parseSealed reads a name back.
 func parseSealed(name string) (*sealed, bool) {
@@ -173,8 +186,13 @@ func (s *Store) recoverSealed() error {
 	}
 	for _, dir := range dirs {
 		err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
-			if err != nil || d.IsDir() {
-				return err
+			if err != nil {
+				// The rest of the history is worth having without it.
+				s.log.Warn("history: a directory cannot be read, and is passed over", "path", path, "err", err)
+				return fs.SkipDir
+			}
+			if d.IsDir() {
+				return nil
 			}
 			rel, err := filepath.Rel(s.cfg.Dir, path)
 			if err != nil {
@@ -241,6 +259,16 @@ func (s *Store) foreign(name string) {
 	s.log.Warn("history: a file that the history did not write is passed over", "dir", s.cfg.Dir, "name", name)
 }
 
+// passing reports whether an error says nothing of the file: the next try may succeed.
+func passing(err error) bool {
+	for _, e := range []error{unix.EMFILE, unix.ENFILE, unix.ENOMEM, unix.EAGAIN, unix.EINTR, context.Canceled, context.DeadlineExceeded} {
+		if errors.Is(err, e) {
+			return true
+		}
+	}
+	return false
+}
+
 // unreadable says once why a sealed file cannot be read; it is passed over from then
 // on, and left for somebody to look at.
 func (s *Store) unreadable(f *sealed, err error) {
@@ -249,6 +277,7 @@ func (s *Store) unreadable(f *sealed, err error) {
 	if !known {
 		f.bad = err
 	}
+	known = known || f.damaged
 	f.mu.Unlock()
 	if known {
 		return
@@ -257,6 +286,22 @@ func (s *Store) unreadable(f *sealed, err error) {
 	s.state.unreadable++
 	s.mu.Unlock()
 	s.log.Warn("history: a sealed file cannot be read, and is passed over", "dir", s.cfg.Dir, "name", f.Name, "err", err)
+}
+
+// damagedPart says once that a part of a sealed file cannot be read. The rest is asked
+// as before.
+func (s *Store) damagedPart(f *sealed, err error) {
+	f.mu.Lock()
+	known := f.damaged || f.bad != nil
+	f.damaged = true
+	f.mu.Unlock()
+	if known {
+		return
+	}
+	s.mu.Lock()
+	s.state.unreadable++
+	s.mu.Unlock()
+	s.log.Warn("history: a part of a sealed file cannot be read, and is passed over", "dir", s.cfg.Dir, "name", f.Name, "err", err)
 }
 
 // damagedFrame says once for each log that the disk has lost something of it.

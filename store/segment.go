@@ -28,6 +28,9 @@ type segment struct {
 
 	room []byte // write's
 
+	syncing  sync.Mutex
+	doubtful bool // the last sync failed; guarded by syncing
+
 	mu      sync.Mutex
 	host    *event.Host
 	schemas schemas
@@ -86,13 +89,20 @@ func recoverSegment(path string, fs files) (*segment, *scan, error) {
 		return nil, nil, errors.Join(err, f.Close())
 	}
 	g := &segment{seq: seq, path: path, file: f, began: info.ModTime(), host: event.NewHost("", "", "")}
+	var another *logVersionError
+	var kinds map[event.Kind]event.Kind
 	s, err := scanLog(f, info.Size(), func(f *frame, payload []byte) error {
+		if k, ok := kinds[f.kind]; ok {
+			f.kind = k
+		}
 		switch f.typ {
 		case frameHead:
 			head, known, err := parseHead(payload)
 			if err != nil {
+				errors.As(err, &another)
 				return err
 			}
+			kinds = head.numbers()
 			g.host, g.schemas = event.NewHost(head.Hostname, head.K8sNode, head.BootID), known
 			g.began = time.Unix(0, head.Created)
 		case frameBatch:
@@ -100,6 +110,9 @@ func recoverSegment(path string, fs files) (*segment, *scan, error) {
 		}
 		return nil
 	})
+	if err == nil && another != nil {
+		err = another // whoever wrote it can read it
+	}
 	if err != nil {
 		return nil, nil, errors.Join(fmt.Errorf("read %s: %w", path, err), f.Close())
 	}
@@ -108,7 +121,7 @@ func recoverSegment(path string, fs files) (*segment, *scan, error) {
 			return nil, nil, errors.Join(fmt.Errorf("cut the torn end of %s: %w", path, err), f.Close())
 		}
 	}
-	g.frames, g.size, g.written, g.synced = s.frames, s.end, s.end, s.end
+	g.frames, g.size, g.written = s.frames, s.end, s.end // that it is on the disk, nobody has said
 	return g, s, nil
 }
 
@@ -190,12 +203,42 @@ func (g *segment) sync() error {
 	if !dirty {
 		return nil
 	}
+	g.syncing.Lock()
+	defer g.syncing.Unlock()
+	if g.doubtful {
+		if err := g.rewrite(upTo); err != nil {
+			return err
+		}
+	}
 	if err := g.file.Sync(); err != nil {
+		g.doubtful = true
 		return err
 	}
+	g.doubtful = false
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.synced = max(g.synced, upTo)
+	return nil
+}
+
+// rewrite writes again what was not synced. After a sync that failed the kernel takes
+// what it could not write for written: the next sync would succeed, and it be lost.
+// The caller holds g.syncing.
+func (g *segment) rewrite(upTo int64) error {
+	g.mu.Lock()
+	at := g.synced
+	g.mu.Unlock()
+	b := make([]byte, min(upTo-at, 256<<10))
+	for at < upTo {
+		n, err := g.file.ReadAt(b[:min(int64(len(b)), upTo-at)], at)
+		if n == 0 {
+			return err
+		}
+		if _, err := g.file.WriteAt(b[:n], at); err != nil {
+			return err
+		}
+		at += int64(n)
+	}
 	return nil
 }
 

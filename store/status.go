@@ -19,7 +19,7 @@ type Status struct {
 	Torn Torn
 	// ClockSteps is how often the clock was set back since the start.
 	ClockSteps uint64
-	// Failure is what the disk does not do, nil while it does all.
+	// Failure is the worst of what the disk does not do, nil while it does all.
 	Failure *Failure
 	// Failures is how often it did not since the start.
 	Failures uint64
@@ -32,7 +32,8 @@ type Status struct {
 	// Unreadable are sealed files that cannot be read, and Foreign those that are not
 	// the history's: both are left alone.
 	Unreadable, Foreign int
-	// GivenUp are segments that were removed for want of room though they were held.
+	// GivenUp are segments that were removed for want of room though they were held, and
+	// logs that were though they could not be sealed.
 	GivenUp      int
 	GivenUpBytes int64
 }
@@ -75,10 +76,7 @@ func (s *Store) Status() Status {
 			span(k.First, k.Last)
 		}
 	}
-	if f := s.state.failure; f != nil {
-		copied := *f
-		t.Failure = &copied
-	}
+	t.Failure = s.failure()
 	for _, g := range s.segments {
 		g.mu.Lock()
 		t.Size += g.written

@@ -133,7 +133,9 @@ type Store struct {
 	collapse collapser
 	byKind   map[event.Kind][]*event.Event
 	order    []event.Kind
-	lastTime int64 // of the latest event, to see clocks that are set back
+	// To see clocks that are set back: evt.time of the latest event, and by how much it
+	// was more than evt.ktime, 0 for unknown.
+	lastTime, lastAhead int64
 
 	// writing writes frames, one goroutine at a time.
 	writing sync.Mutex
@@ -157,7 +159,7 @@ type state struct {
 	lost       uint64
 	torn       Torn
 	clockSteps uint64
-	failure    *Failure
+	failing    map[string]*Failure // what the disk does not do now
 	failures   uint64
 	foreign    int // files that are not the history's
 	unreadable int // sealed files that cannot be read
@@ -203,7 +205,7 @@ func Open(cfg Config, log *slog.Logger) (*Store, error) {
 	}
 	// A disk that is full now may have room later: the store works without.
 	if err := s.beginSegment(); err != nil {
-		s.failed("begin a segment", err)
+		s.failed(dutyBegin, err)
 	}
 	return s, nil
 }
@@ -291,9 +293,9 @@ func (s *Store) Run(ctx context.Context) error {
 // step encodes and writes what came, and begins a new segment when the active one
 // is due, or wanted. It reports whether some of what came is critical.
 func (s *Store) step(newSegment bool) (critical bool) {
-	critical = s.flush(true)
+	critical, _ = s.flush(true)
 	if err := s.writeOut(); err != nil {
-		s.failed("write", err)
+		s.failed(dutyWrite, err)
 		return false
 	}
 	s.rotate(newSegment)
@@ -333,8 +335,10 @@ func (s *Store) sync(g *segment) {
 	}
 	defer g.release()
 	if err := g.sync(); err != nil {
-		s.failed("sync", err)
+		s.failed(dutySync, err)
+		return
 	}
+	s.works(dutySync)
 }
 
 // active returns the segment that is written to, nil where there is none.
@@ -382,6 +386,7 @@ func (s *Store) beginSegment() error {
 	s.mu.Lock()
 	s.segments = append(s.segments, g)
 	s.mu.Unlock()
+	s.works(dutyBegin)
 	s.snaps.begin()
 	if s.cfg.Living != nil {
 		s.appendTable(g)
@@ -397,7 +402,7 @@ func (s *Store) rotate(wanted bool) {
 		return
 	}
 	if err := s.nextSegment(); err != nil {
-		s.failed("begin a segment", err)
+		s.failed(dutyBegin, err)
 		return
 	}
 	if g != nil {
@@ -424,32 +429,75 @@ func (s *Store) writeOut() error {
 	if err := g.write(); err != nil {
 		return err
 	}
-	s.works()
+	s.works(dutyWrite)
 	return nil
 }
 
-// failed says once that the disk fails.
+// What a disk can fail to do, what it means, and what is said when it does it again:
+// in the order of how bad it is.
+var duties = []struct{ what, fails, works string }{
+	{dutyWrite, "events are not written until the disk takes them again", "events are written again"},
+	{dutyBegin, "no log can be begun", "logs can be begun again"},
+	{dutySync, "the disk does not say that it keeps what is written", "the disk keeps what is written again"},
+	{dutySeal, "logs cannot be sealed, and stay as they are", "logs are sealed again"},
+	{dutyRemove, "what is too old or too much cannot be removed", "what is too old or too much is removed again"},
+}
+
+const (
+	dutyWrite  = "write"
+	dutyBegin  = "begin a segment"
+	dutySync   = "sync"
+	dutySeal   = "seal"
+	dutyRemove = "remove"
+)
+
+// failed says once that the disk does not do something.
 func (s *Store) failed(what string, err error) {
 	s.mu.Lock()
 	s.state.failures++
-	first := s.state.failure == nil
+	first := s.state.failing[what] == nil
 	if first {
-		s.state.failure = &Failure{Since: s.cfg.Now(), What: what + ": " + err.Error()}
+		if s.state.failing == nil {
+			s.state.failing = map[string]*Failure{}
+		}
+		s.state.failing[what] = &Failure{Since: s.cfg.Now(), What: what + ": " + err.Error()}
 	}
 	s.mu.Unlock()
-	if first {
-		s.log.Warn("history: events are not written until the disk takes them again", "dir", s.cfg.Dir, "what", what, "err", err)
+	if !first {
+		return
+	}
+	for _, d := range duties {
+		if d.what == what {
+			s.log.Warn("history: "+d.fails, "dir", s.cfg.Dir, "what", what, "err", err)
+		}
 	}
 }
 
-// works says that it does so no more.
-func (s *Store) works() {
+// works says that it does so again.
+func (s *Store) works(what string) {
 	s.mu.Lock()
-	f := s.state.failure
-	s.state.failure = nil
+	f := s.state.failing[what]
+	delete(s.state.failing, what)
 	lost := s.state.lost
 	s.mu.Unlock()
-	if f != nil {
-		s.log.Info("history: events are written again", "dir", s.cfg.Dir, "since", f.Since, "lost", lost)
+	if f == nil {
+		return
 	}
+	for _, d := range duties {
+		if d.what == what {
+			s.log.Info("history: "+d.works, "dir", s.cfg.Dir, "since", f.Since, "lost", lost)
+		}
+	}
+}
+
+// failure is the worst of what the disk does not do; nil while it does all. The caller
+// holds s.mu.
+func (s *Store) failure() *Failure {
+	for _, d := range duties {
+		if f := s.state.failing[d.what]; f != nil {
+			copied := *f
+			return &copied
+		}
+	}
+	return nil
 }
