@@ -192,6 +192,7 @@ type attached struct {
 	links    []closer
 	targets  []string
 	slots    []uint32 // of programs, in the road's costs
+	skips    *skips   // where the programs are watched
 }
 
 // close closes all links at once: for some the kernel waits until all CPUs have
@@ -204,6 +205,7 @@ func (a *attached) close() error {
 	}
 	wg.Wait()
 	for _, p := range a.programs {
+		a.skips.leave(p) // no run of it is left out any more
 		errs = append(errs, p.Close())
 	}
 	return errors.Join(errs...)
@@ -214,7 +216,7 @@ func (o *Object) climb(hook string, rung Rung) (_ *attached, err error) {
 	if len(rung.Attachments) == 0 {
 		return nil, errors.New("the rung has no attachments")
 	}
-	a := &attached{programs: map[string]*ebpf.Program{}}
+	a := &attached{programs: map[string]*ebpf.Program{}, skips: &o.road.skips}
 	defer func() {
 		if err != nil {
 			a.close() // what failed first is what counts
@@ -233,6 +235,7 @@ func (o *Object) climb(hook string, rung Rung) (_ *attached, err error) {
 		}
 		a.programs[at.Program] = p
 		a.slots = append(a.slots, slots...)
+		o.road.skips.watch(hook, p)
 	}
 	for _, at := range rung.Attachments {
 		spec, p := o.spec.Programs[at.Program], a.programs[at.Program]

@@ -281,7 +281,7 @@ func TestBPFPlaceIsFull(t *testing.T) {
 				t.Fatal(err)
 			}
 			where := places{cgroup: dir}
-			all := attached{programs: map[string]*ebpf.Program{}}
+			all := attached{programs: map[string]*ebpf.Program{}, skips: &skips{}}
 			t.Cleanup(func() {
 				if err := errors.Join(all.close(), where.close()); err != nil {
 					t.Error(err)

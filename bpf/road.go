@@ -50,15 +50,22 @@ const (
 	Bulk
 
 	numLanes
+
+	// Kernel is no ring: a program was not run, because one was running already on
+	// that CPU. What is counted are runs, by hook: whether one would have made a
+	// record nobody can say.
+	Kernel = numLanes
 )
 
-// String returns critical or bulk.
+// String returns critical, bulk or kernel.
 func (l Lane) String() string {
 	switch l {
 	case Critical:
 		return "critical"
 	case Bulk:
 		return "bulk"
+	case Kernel:
+		return "kernel"
 	}
 	return fmt.Sprintf("lane(%d)", uint8(l))
 }
@@ -143,6 +150,7 @@ type Road struct {
 
 	scope  scope
 	costs  costs
+	skips  skips
 	places places
 	btf    btfCache
 }
@@ -177,6 +185,7 @@ func NewRoad(cfg Config) (_ *Road, err error) {
 		objects: map[*Object]struct{}{},
 		stopped: make(chan struct{}),
 	}
+	r.skips.init()
 	defer func() {
 		if err != nil {
 			r.Close()
@@ -241,13 +250,15 @@ func (r *Road) Handle(id uint8, name string, lane Lane, decode func(rec []byte) 
 // were.
 func (r *Road) Lose(id uint8, n uint64) { r.handlers[id].given.Add(n) }
 
-// A Counter says what became of the records of one type.
+// A Counter says what became of the records of one type or, on the lane Kernel,
+// how many runs of a hook's programs the kernel left out.
 type Counter struct {
-	ID   uint8
-	Name string
+	ID   uint8  // 0 for a hook
+	Name string // of the record, or of the hook
 	Lane Lane
 	// Submitted and Lost are the kernel's: together they are all records that
-	// programs generated. Lost found the ring full.
+	// programs generated. Lost found the ring full. Of a hook, Lost is the runs
+	// that were left out.
 	Submitted, Lost uint64
 	// Decoded and Malformed are the reader's: after Sync, and once the programs
 	// are quiet, together they are exactly Submitted.
@@ -255,7 +266,8 @@ type Counter struct {
 }
 
 // Counters returns the counts of every record type that has a decoder or was
-// ever generated, in order of their ids. After Close it returns the last ones.
+// ever generated, in order of their ids, then those of the hooks of which the
+// kernel has left out runs, by name. After Close it returns the last ones.
 func (r *Road) Counters() []Counter {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -289,7 +301,7 @@ func (r *Road) counters() []Counter {
 		}
 		out = append(out, c)
 	}
-	return out
+	return append(out, r.skips.counters()...)
 }
 
 // RoadStats is how the reader is doing.

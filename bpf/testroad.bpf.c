@@ -5,7 +5,8 @@
 /* Observes nothing of use: it makes records for the tests of the road.
  *
  * Hooks: syscall programs that the tests run; sched_process_fork by several
- *        kinds of program; getpgid by tracepoints; packets of a cgroup.
+ *        kinds of program; getpgid by tracepoints; packets of a cgroup;
+ *        bpf_trace_printk, by which programs set off programs.
  * Out:   struct test_record to either ring, of the types 60 to 63.
  * State: hits counts runs of the attached programs, by slot.
  */
@@ -244,4 +245,36 @@ int testroad_tasks(struct bpf_iter__task *ctx)
 		make(&critical, TEST_CRITICAL, 0, i);
 	record_pause(ctx->meta->seq, &critical);
 	return 0;
+}
+
+/* What testroad_nested is attached to. */
+SEC("syscall")
+int testroad_print(struct test_order *ctx)
+{
+	bpf_printk("testroad");
+	return 0;
+}
+
+/* Sets itself off: the kernel leaves that run out. */
+SEC("tp_btf/bpf_trace_printk")
+int testroad_nested(void *ctx)
+{
+	hit(7);
+	if (bpf_get_current_pid_tgid() >> 32 == only_tgid)
+		bpf_printk("testroad, nested");
+	return 0;
+}
+
+/* The same at a tracepoint, where no program runs while another one does. */
+SEC("perf_event")
+int testroad_clock(void *ctx)
+{
+	bpf_printk("testroad, at a clock");
+	return 0;
+}
+
+SEC("tp/bpf_trace/bpf_trace_printk")
+int testroad_traced(void *ctx)
+{
+	return hit(7);
 }

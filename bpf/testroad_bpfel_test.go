@@ -91,15 +91,19 @@ const (
 	testroadMapScratch         = "scratch"
 	testroadProgTestroadAlien  = "testroad_alien"
 	testroadProgTestroadBtf    = "testroad_btf"
+	testroadProgTestroadClock  = "testroad_clock"
 	testroadProgTestroadEgress = "testroad_egress"
 	testroadProgTestroadFentry = "testroad_fentry"
 	testroadProgTestroadFexit  = "testroad_fexit"
 	testroadProgTestroadKprobe = "testroad_kprobe"
 	testroadProgTestroadKret   = "testroad_kret"
 	testroadProgTestroadMake   = "testroad_make"
+	testroadProgTestroadNested = "testroad_nested"
 	testroadProgTestroadNone   = "testroad_none"
+	testroadProgTestroadPrint  = "testroad_print"
 	testroadProgTestroadTasks  = "testroad_tasks"
 	testroadProgTestroadTp     = "testroad_tp"
+	testroadProgTestroadTraced = "testroad_traced"
 	testroadProgTestroadWrong  = "testroad_wrong"
 	testroadVarBulkSize        = "bulk_size"
 	testroadVarCriticalSize    = "critical_size"
@@ -151,15 +155,19 @@ type testroadSpecs struct {
 type testroadProgramSpecs struct {
 	TestroadAlien  *ebpf.ProgramSpec `ebpf:"testroad_alien"`
 	TestroadBtf    *ebpf.ProgramSpec `ebpf:"testroad_btf"`
+	TestroadClock  *ebpf.ProgramSpec `ebpf:"testroad_clock"`
 	TestroadEgress *ebpf.ProgramSpec `ebpf:"testroad_egress"`
 	TestroadFentry *ebpf.ProgramSpec `ebpf:"testroad_fentry"`
 	TestroadFexit  *ebpf.ProgramSpec `ebpf:"testroad_fexit"`
 	TestroadKprobe *ebpf.ProgramSpec `ebpf:"testroad_kprobe"`
 	TestroadKret   *ebpf.ProgramSpec `ebpf:"testroad_kret"`
 	TestroadMake   *ebpf.ProgramSpec `ebpf:"testroad_make"`
+	TestroadNested *ebpf.ProgramSpec `ebpf:"testroad_nested"`
 	TestroadNone   *ebpf.ProgramSpec `ebpf:"testroad_none"`
+	TestroadPrint  *ebpf.ProgramSpec `ebpf:"testroad_print"`
 	TestroadTasks  *ebpf.ProgramSpec `ebpf:"testroad_tasks"`
 	TestroadTp     *ebpf.ProgramSpec `ebpf:"testroad_tp"`
+	TestroadTraced *ebpf.ProgramSpec `ebpf:"testroad_traced"`
 	TestroadWrong  *ebpf.ProgramSpec `ebpf:"testroad_wrong"`
 }
 
@@ -240,15 +248,19 @@ type testroadVariables struct {
 type testroadPrograms struct {
 	TestroadAlien  *ebpf.Program `ebpf:"testroad_alien"`
 	TestroadBtf    *ebpf.Program `ebpf:"testroad_btf"`
+	TestroadClock  *ebpf.Program `ebpf:"testroad_clock"`
 	TestroadEgress *ebpf.Program `ebpf:"testroad_egress"`
 	TestroadFentry *ebpf.Program `ebpf:"testroad_fentry"`
 	TestroadFexit  *ebpf.Program `ebpf:"testroad_fexit"`
 	TestroadKprobe *ebpf.Program `ebpf:"testroad_kprobe"`
 	TestroadKret   *ebpf.Program `ebpf:"testroad_kret"`
 	TestroadMake   *ebpf.Program `ebpf:"testroad_make"`
+	TestroadNested *ebpf.Program `ebpf:"testroad_nested"`
 	TestroadNone   *ebpf.Program `ebpf:"testroad_none"`
+	TestroadPrint  *ebpf.Program `ebpf:"testroad_print"`
 	TestroadTasks  *ebpf.Program `ebpf:"testroad_tasks"`
 	TestroadTp     *ebpf.Program `ebpf:"testroad_tp"`
+	TestroadTraced *ebpf.Program `ebpf:"testroad_traced"`
 	TestroadWrong  *ebpf.Program `ebpf:"testroad_wrong"`
 }
 
@@ -256,15 +268,19 @@ func (p *testroadPrograms) Close() error {
 	return _TestroadClose(
 		p.TestroadAlien,
 		p.TestroadBtf,
+		p.TestroadClock,
 		p.TestroadEgress,
 		p.TestroadFentry,
 		p.TestroadFexit,
 		p.TestroadKprobe,
 		p.TestroadKret,
 		p.TestroadMake,
+		p.TestroadNested,
 		p.TestroadNone,
+		p.TestroadPrint,
 		p.TestroadTasks,
 		p.TestroadTp,
+		p.TestroadTraced,
 		p.TestroadWrong,
 	)
 }
