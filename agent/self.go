@@ -124,6 +124,10 @@ func (s *self) Status() api.Status {
 		st.Kinds = append(st.Kinds, api.Kind{Kind: k.Kind.String(), Total: k.Total, Rate: k.Rate})
 	}
 	for _, c := range p.Records {
+		if c.Lane == bpf.Kernel { // no record came to be
+			st.Losses = append(st.Losses, api.Loss{Lane: c.Lane.String(), Kind: c.Name, Count: c.Lost})
+			continue
+		}
 		st.Records = append(st.Records, api.Record{Record: c.Name, Lane: c.Lane.String(), Submitted: c.Submitted, Lost: c.Lost, Decoded: c.Decoded, Malformed: c.Malformed})
 		if c.Lost > 0 {
 			st.Losses = append(st.Losses, api.Loss{Lane: c.Lane.String(), Kind: c.Name, Count: c.Lost})

@@ -104,6 +104,13 @@ var metrics = []Metric[Status]{
 	{"warren_records_lost_total", "Records for which a ring had no room.", Counter, []string{"record", "lane"}, records(func(r Record) uint64 { return r.Lost })},
 	{"warren_records_decoded_total", "Records that were read and understood.", Counter, []string{"record", "lane"}, records(func(r Record) uint64 { return r.Decoded })},
 	{"warren_records_malformed_total", "Records that were read and could not be understood.", Counter, []string{"record", "lane"}, records(func(r Record) uint64 { return r.Malformed })},
+	{"warren_hook_skipped_runs_total", "Runs of a hook's programs that the kernel left out, because one was running already on that CPU. Hooks of which none was are absent.", Counter, []string{"hook"}, func(st *Status, put func(float64, ...string)) {
+		for _, l := range st.Losses {
+			if l.Lane == "kernel" {
+				put(float64(l.Count), l.Kind)
+			}
+		}
+	}},
 	{"warren_ring_size_bytes", "Room in a ring between kernel and agent.", Gauge, []string{"lane"}, rings(func(r Ring) int { return r.Size })},
 	{"warren_ring_waiting_bytes", "What waits in a ring to be read.", Gauge, []string{"lane"}, rings(func(r Ring) int { return r.Waiting })},
 	{"warren_ring_highest_bytes", "The most that ever waited in a ring.", Gauge, []string{"lane"}, rings(func(r Ring) int { return r.Highest })},

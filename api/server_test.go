@@ -237,7 +237,7 @@ func sampleStatus() Status {
 		}}},
 		Kinds:         []Kind{{"exec", 7, 1.5}, {"exit", 3, 0}},
 		Records:       []Record{{"process.exec", "critical", 5, 4, 3, 2}, {"process.exit", "critical", 5, 4, 3, 2}},
-		Losses:        []Loss{{"critical", "process.exec", 4}},
+		Losses:        []Loss{{"critical", "process.exec", 4}, {"kernel", "process.fork", 5}, {"kernel", "socket.state", 6}},
 		Rings:         []Ring{{"critical", 2, 1, 1}, {"bulk", 2, 1, 1}},
 		Reader:        Reader{1, 2, "oops"},
 		Waiting:       Waiting{1, 2, 3, 4},

@@ -252,10 +252,11 @@ type Record struct {
 
 // Loss is where events were lost, and how many. Lane is critical or bulk for a
 // ring that was full, decode for records that could not be read, queue for
-// consumers that did not keep up.
+// consumers that did not keep up, kernel for runs of a hook's programs that the
+// kernel left out, because one was running already on that CPU.
 type Loss struct {
 	Lane  string `json:"lane"`
-	Kind  string `json:"kind"` // the record, or for queues the kinds of events
+	Kind  string `json:"kind"` // the record; the hook; or for queues the kinds of events
 	Count uint64 `json:"count"`
 }
 

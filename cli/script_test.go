@@ -301,7 +301,7 @@ func (r recorded) Status() api.Status {
 		},
 		Kinds:   []api.Kind{{Kind: "exec", Total: 12345, Rate: 3.25}, {Kind: "connection", Total: 67, Rate: 0}, {Kind: "process", Total: 5}},
 		Records: []api.Record{{Record: "process.exec", Lane: "critical", Submitted: 12345, Decoded: 12345}, {Record: "socket.tcp", Lane: "bulk", Submitted: 100, Decoded: 99, Lost: 120, Malformed: 1}},
-		Losses:  []api.Loss{{Lane: "bulk", Kind: "socket.tcp", Count: 120}, {Lane: "decode", Kind: "socket.tcp", Count: 1}},
+		Losses:  []api.Loss{{Lane: "bulk", Kind: "socket.tcp", Count: 120}, {Lane: "decode", Kind: "socket.tcp", Count: 1}, {Lane: "kernel", Kind: "socket.state", Count: 3}},
 		Rings:   []api.Ring{{Lane: "critical", Size: 2 << 20, Waiting: 0, Highest: 34567}, {Lane: "bulk", Size: 16 << 20, Waiting: 128, Highest: 16 << 20}},
 		Waiting: api.Waiting{Now: 1, Total: 12, TimedOut: 2},
 		Tables:  []api.Table{{Name: "processes", Entries: 231, Bytes: 456789, Budget: 32 << 20, Evicted: 5}, {Name: "names", Entries: 17}},

@@ -432,8 +432,19 @@ func TestRingLosses(t *testing.T) {
 		r.emit(exec(100, ""))
 		got := rest(t, b)
 		want(t, got[minQueue:], []string{"lost 6 process.exec,process.exit critical", "lost 1 exec queue"})
-		if n := strings.Count(r.log.String(), "level=WARN"); n != 3 {
-			t.Errorf("%d warnings for three seconds with losses:\n%s", n, r.log)
+
+		// What the kernel has left out is told by hook.
+		left := func(fork, tcp uint64) {
+			r.road.set(bpf.Counter{ID: 2, Name: "process.exec", Lost: 10}, bpf.Counter{ID: 3, Name: "process.exit", Lost: 1},
+				bpf.Counter{Name: "process.fork", Lane: bpf.Kernel, Lost: fork}, bpf.Counter{Name: "socket.state", Lane: bpf.Kernel, Lost: tcp})
+			time.Sleep(time.Second)
+			synctest.Wait()
+		}
+		left(2, 1)
+		left(2, 4)
+		want(t, rest(t, b), []string{"lost 2 process.fork kernel", "lost 1 socket.state kernel", "lost 3 socket.state kernel"})
+		if n := strings.Count(r.log.String(), "level=WARN"); n != 5 {
+			t.Errorf("%d warnings for five seconds with losses:\n%s", n, r.log)
 		}
 	})
 }

@@ -23,7 +23,8 @@ type Status struct {
 	// Kinds are the kinds of which there was an event, or for which a sensor
 	// runs.
 	Kinds []KindStatus
-	// Records are what the kernel submitted and lost, by record.
+	// Records are what the kernel submitted and lost, by record, and the runs of
+	// programs that it left out, by hook.
 	Records       []bpf.Counter
 	Waiting       WaitingStatus
 	Subscriptions []SubscriptionStatus
@@ -219,16 +220,22 @@ func (r *rates) of(k event.Kind, totals *[maxKinds]uint64) float64 {
 // losses remembers what the road's counters said when they were last looked at.
 type losses struct {
 	mu     sync.Mutex
-	seen   map[uint8]bpf.Counter
+	seen   map[counted]bpf.Counter
 	strays uint64 // records without a header that could be read
 	logged time.Time
 	unsaid []*event.Lost // since the last log line
 }
 
-func (l *losses) init() { l.seen = map[uint8]bpf.Counter{} }
+// counted names what a counter counts: a type of record, or the runs of a hook.
+type counted struct {
+	record uint8
+	hook   string
+}
+
+func (l *losses) init() { l.seen = map[counted]bpf.Counter{} }
 
 // reportLosses tells consumers, and once a second the log, what the rings have
-// lost since the last call.
+// lost, and the kernel has left out, since the last call.
 func (p *Pipeline) reportLosses() {
 	l := &p.losses
 	l.mu.Lock()
@@ -236,8 +243,12 @@ func (p *Pipeline) reportLosses() {
 	now := time.Now()
 	var news []*event.Lost
 	for _, c := range p.road.Counters() {
-		was := l.seen[c.ID]
-		l.seen[c.ID] = c
+		of := counted{record: c.ID} // its name may come to be known
+		if c.Lane == bpf.Kernel {
+			of = counted{hook: c.Name}
+		}
+		was := l.seen[of]
+		l.seen[of] = c
 		if n := c.Lost - min(was.Lost, c.Lost); n > 0 {
 			news = append(news, &event.Lost{Type: "lost", Count: n, What: c.Name, Lane: c.Lane.String()})
 		}
