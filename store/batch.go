@@ -63,6 +63,13 @@ func (b *Batch) Vector(name string) *Vector {
 	return nil
 }
 
+func vectorAt(b *Batch, i int) *Vector {
+	if i < len(b.Vectors) {
+		return b.Vectors[i]
+	}
+	return nil
+}
+
 // Time returns evt.time of a row, in nanoseconds since 1970.
 func (b *Batch) Time(i int) int64 {
 	t, _ := b.Vector("evt.time").Int(i)

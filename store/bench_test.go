@@ -12,11 +12,12 @@ import (
 	"golang.org/x/sys/unix"
 
 	"warren/event"
+	"warren/test/traffic"
 )
 
-// traffic makes connections as servers and clients of a busy machine do: of some
+// streams makes connections as servers and clients of a busy machine do: of some
 // hundred processes, to some hundred peers, a connect or accept and a close each.
-type traffic struct {
+type streams struct {
 	procs []*event.Process
 	peers []netip.Addr
 	types []string
@@ -25,8 +26,8 @@ type traffic struct {
 	m     *maker
 }
 
-func newTraffic() *traffic {
-	t := &traffic{m: newMaker(7), at: time.Unix(1700000000, 0)}
+func newStreams() *streams {
+	t := &streams{m: newMaker(7), at: time.Unix(1700000000, 0)}
 	root := &event.Process{Key: event.Key{PID: 1, Start: 5}, PID: 1, Name: "systemd", ExePath: "/usr/lib/systemd/systemd"}
 	for i := range 300 {
 		p := &event.Process{Key: event.Key{PID: uint32(1000 + i), Start: t.m.Uint64N(1 << 50)}, PID: uint32(1000 + i), Name: fmt.Sprint("worker-", i%20), ExePath: "/usr/bin/worker", Parent: root, ParentKey: root.Key, Depth: 1}
@@ -41,7 +42,7 @@ func newTraffic() *traffic {
 }
 
 // next makes the next event, 10 µs after the last.
-func (t *traffic) next() *event.Event {
+func (t *streams) next() *event.Event {
 	t.seq++
 	t.at = t.at.Add(time.Duration(5000 + t.m.IntN(10000)))
 	p := t.procs[t.m.IntN(len(t.procs))]
@@ -80,7 +81,7 @@ func cpuTime() time.Duration {
 func BenchmarkAppend(b *testing.B) {
 	s := openAt(b, Config{Dir: b.TempDir(), MaxBytes: 1 << 40, SegmentBytes: 1 << 40})
 	defer s.Close()
-	tr := newTraffic()
+	tr := newStreams()
 	events := make([]*event.Event, 16384)
 	for i := range events {
 		events[i] = tr.next()
@@ -100,13 +101,38 @@ func BenchmarkAppend(b *testing.B) {
 	b.ReportMetric(float64(s.Status().Size)/float64(b.N), "B-log/op")
 }
 
+// BenchmarkSeal makes a log a Parquet file. An operation is one event; it reports
+// bytes of the file, and CPU time of the whole process, for each.
+func BenchmarkSeal(b *testing.B) {
+	s := openAt(b, Config{Dir: b.TempDir(), MaxBytes: 1 << 40, SegmentBytes: 1 << 40})
+	defer s.Close() //nolint:errcheck // of a directory that goes
+	source := traffic.New(traffic.Config{Seed: 1, Distinct: true})
+	for i := range b.N {
+		s.Append(source.Connection())
+		if i%maxBuffered == maxBuffered-1 {
+			s.step(false)
+		}
+	}
+	s.step(false)
+	runtime.GC()
+	b.ReportAllocs()
+	b.ResetTimer()
+	cpu := cpuTime()
+	if err := s.Seal(b.Context()); err != nil {
+		b.Fatal(err)
+	}
+	b.StopTimer()
+	b.ReportMetric(float64(cpuTime()-cpu)/float64(b.N), "cpu-ns/op")
+	b.ReportMetric(float64(s.Status().Size)/float64(b.N), "B-file/op")
+}
+
 // BenchmarkHeap appends 100,000 events each second, for some seconds.
 func BenchmarkHeap(b *testing.B) {
 	if os.Getenv("WARREN_BENCH") == "" {
 		b.Skip("set WARREN_BENCH=1: it takes ten seconds")
 	}
 	s := openAt(b, Config{Dir: b.TempDir()})
-	tr := newTraffic()
+	tr := newStreams()
 	ctx := b.Context()
 	go func() { _ = s.Run(ctx) }()
 	debug.FreeOSMemory()

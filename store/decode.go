@@ -283,12 +283,28 @@ func (r *reader) planes(vals []int64, base int64, width int) bool {
 	if r.failed {
 		return false
 	}
-	for i := range vals {
-		vals[i] = base
+	plane := func(k int) []byte { return all[k*n:][:n:n] }
+	a := plane(0)
+	switch width {
+	case 1:
+		for i, x := range a {
+			vals[i] = base + int64(x)
+		}
+		return true
+	case 2:
+		b := plane(1)
+		for i, x := range a {
+			vals[i] = base + int64(uint64(x)|uint64(b[i])<<8)
+		}
+		return true
 	}
-	for k := range width {
+	b, c := plane(1), plane(2)
+	for i, x := range a {
+		vals[i] = base + int64(uint64(x)|uint64(b[i])<<8|uint64(c[i])<<16)
+	}
+	for k := 3; k < width; k++ {
 		shift := 8 * uint(k)
-		for i, b := range all[k*n : (k+1)*n] {
+		for i, b := range plane(k) {
 			vals[i] += int64(uint64(b) << shift)
 		}
 	}

@@ -128,20 +128,31 @@ func appendPacked(dst, body []byte) []byte {
 	return append(append(dst, plain), body...)
 }
 
-func unpack(b []byte) ([]byte, error) {
+func unpack(b []byte) ([]byte, error) { return unpackTo(nil, b) }
+
+// unpackTo is unpack into the memory of room where there is enough. What is not
+// packed is not copied without room.
+func unpackTo(room, b []byte) ([]byte, error) {
 	if len(b) == 0 {
 		return nil, errFrame
 	}
 	if b[0] == plain {
+		if room != nil {
+			return append(room[:0], b[1:]...), nil
+		}
 		return b[1:], nil
 	}
 	if b[0] != packed {
 		return nil, errFrame
 	}
-	if n, err := s2.DecodedLen(b[1:]); err != nil || n > maxBody {
+	n, err := s2.DecodedLen(b[1:])
+	if err != nil || n > maxBody {
 		return nil, errFrame
 	}
-	out, err := s2.Decode(nil, b[1:])
+	if cap(room) < n {
+		room = make([]byte, 0, n+n/8)
+	}
+	out, err := s2.Decode(room[:cap(room)], b[1:])
 	if err != nil {
 		return nil, errFrame
 	}

@@ -33,7 +33,7 @@ type vector struct {
 	// Numbers, times and booleans.
 	nums []int64
 
-	// null says which rows of numbers have no value; nil where all have.
+	// null says which rows of numbers have no value; empty where all have.
 	null []bool
 }
 
@@ -107,6 +107,9 @@ func (p *parquetWriter) writeGroup(rows int, vectors func(i int) *vector) error 
 	g := format.RowGroup{NumRows: int64(rows), FileOffset: p.at, Ordinal: int16(min(len(p.groups), math.MaxInt16))}
 	for i := range p.cols {
 		v := vectors(i)
+		if v == nil {
+			return fmt.Errorf("write column %s: it cannot be read", p.cols[i].name)
+		}
 		if v.rows != rows {
 			return fmt.Errorf("write column %s: %d rows of %d", p.cols[i].name, v.rows, rows)
 		}
@@ -473,7 +476,7 @@ func (p *parquetWriter) writeNumbers(v *vector) {
 	shape := p.chunk.col.shape
 	nums := v.nums
 	p.longs = p.longs[:0]
-	if v.null == nil {
+	if len(v.null) == 0 {
 		p.longs = append(p.longs, nums...)
 	} else {
 		for i, n := range nums {
@@ -491,7 +494,7 @@ func (p *parquetWriter) writeNumbers(v *vector) {
 			p.page = binary.LittleEndian.AppendUint64(p.page, uint64(n))
 		}
 		p.writeDictionary(len(p.few))
-		if len(p.few) == 0 || len(p.few) == 1 && v.null == nil {
+		if len(p.few) == 0 || len(p.few) == 1 && len(v.null) == 0 {
 			step = max(v.rows, 1)
 		}
 	} else if shape == shapeBool {
@@ -504,7 +507,7 @@ func (p *parquetWriter) writeNumbers(v *vector) {
 		to := min(from+step, v.rows)
 		values := to - from
 		p.lv = p.lv[:0]
-		if v.null == nil {
+		if len(v.null) == 0 {
 			for range values {
 				p.lv = append(p.lv, 1)
 			}

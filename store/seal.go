@@ -6,6 +6,7 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
+	"io"
 	"math"
 	"os"
 	"path/filepath"
@@ -225,32 +226,8 @@ func (s *Store) sealKind(ctx context.Context, g *segment, k event.Kind) (out *se
 	}
 	keys[keyEvents] = strconv.FormatUint(t.events, 10)
 	keys[keyMinSeq], keys[keyMaxSeq] = strconv.FormatUint(t.minSeq, 10), strconv.FormatUint(t.maxSeq, 10)
-	w := bufio.NewWriterSize(file, 256<<10)
-	b := newGroupBuilder(w, event.LayoutOf(k), g.host, keys)
-	for i := range frames {
-		b.expect += frames[i].rows
-	}
-	for i := range frames {
-		if err := ctx.Err(); err != nil {
-			return f, err
-		}
-		batch, err := g.read(&frames[i], nil)
-		if errors.Is(err, errFrame) {
-			// The disk has lost it since it was written: nobody can have it back.
-			s.damagedFrame(g, &frames[i], err)
-			continue
-		}
-		if err != nil {
-			return f, err
-		}
-		if err := b.add(batch); err != nil {
-			return f, err
-		}
-	}
-	if err := b.close(); err != nil {
-		return f, err
-	}
-	if err := w.Flush(); err != nil {
+	b, err := s.sealRows(ctx, g, k, frames, file, keys)
+	if err != nil {
 		return f, err
 	}
 	if err := file.Sync(); err != nil {
@@ -270,6 +247,58 @@ func (s *Store) sealKind(ctx context.Context, g *segment, k event.Kind) (out *se
 	}
 	f.describe(check)
 	return f, nil
+}
+
+// sealRows writes a file of some frames of a log.
+func (s *Store) sealRows(ctx context.Context, g *segment, k event.Kind, frames []frame, file *os.File, keys map[string]string) (*groupBuilder, error) {
+	w := bufio.NewWriterSize(file, 256<<10)
+	var room []byte
+	damaged := map[int]bool{}
+	for {
+		b := newGroupBuilder(w, event.LayoutOf(k), g.host, keys)
+		err := func() error {
+			for i := range frames {
+				if err := ctx.Err(); err != nil {
+					return err
+				}
+				if damaged[i] {
+					continue
+				}
+				payload, err := g.payloadTo(room, &frames[i])
+				if errors.Is(err, errFrame) {
+					return badFrame(i)
+				}
+				if err != nil {
+					return err
+				}
+				if frames[i].data == nil {
+					room = payload
+				}
+				if err := b.add(i, &frames[i], payload, g.schemas); err != nil {
+					return err
+				}
+			}
+			if err := b.close(); err != nil {
+				return err
+			}
+			return w.Flush()
+		}()
+		bad, ok := errors.AsType[badFrame](err)
+		if !ok {
+			return b, err
+		}
+		// The disk has lost it since it was written: nobody can have it back. The file
+		// is begun again, without it.
+		damaged[int(bad)] = true
+		s.damagedFrame(g, &frames[bad], fmt.Errorf("read %s at %d: %w", g.path, frames[bad].off, errFrame))
+		if err := file.Truncate(0); err != nil {
+			return nil, err
+		}
+		if _, err := file.Seek(0, io.SeekStart); err != nil {
+			return nil, err
+		}
+		w.Reset(file)
+	}
 }
 
 // keys are what a file says of itself.

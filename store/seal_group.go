@@ -50,252 +50,409 @@ func shapeOf(c *event.Column) shape {
 	return shapeInt
 }
 
-// A groupBuilder gathers batches of one kind and machine into row groups, sorted by
-// time, and writes a file of them. It holds one row group.
+// A groupBuilder makes row groups, sorted by time, of the batches of one kind and
+// machine, and writes a file of them. It holds the batches of one row group as they
+// are in a log, unpacked, and the values of one column: however many columns there
+// are, memory is bounded, and used again.
 type groupBuilder struct {
 	layout *event.Layout
 	host   *event.Host
 	node   string // that names of files have
 	w      *parquetWriter
-	rows   int
-	cols   []groupColumn // by the index of the layout
-	limit  int           // rows of a group
-	expect int           // rows that will come, as far as that is known
-	none   vector        // of a column without a value, for all
-	by     string        // column that rows are sorted by
-	times  []int64       // what rows are sorted by
-	order  []int32
+	limit  int // rows of a group
+
+	batches []rawBatch // of the row group; behind them is memory of earlier ones
+	rows    int
+	bytes   int // of the batches
+
+	col    groupColumn
+	times  []int64 // evt.time, in the order of the batches
+	order  []int32 // of the rows; empty where they are in order
 	sorted vector
+	none   vector // of a column without a value, for all
 	texts  vector // of a host's column
 
 	first, last int64 // of evt.time, of all that was written
 	total       int64
 }
 
-// A groupColumn is a column of the row group that is being gathered.
-type groupColumn struct {
-	v     vector
-	some  bool // a row has a value; else v is nothing but a number of rows
-	known map[string]uint32
-	ints  map[int64]uint32 // of numbers that have names
-	bytes int              // of texts in the dictionary
-	codes []uint32         // of a batch's codes
-	lists [][]uint32       // likewise
+// A rawBatch is a batch of a log: where its columns lie.
+type rawBatch struct {
+	rows  int
+	body  []byte
+	cols  [][]byte // by the index of the layout; nil where no row has a value
+	timed bool     // each row has a time
+	frame int      // of the log
 }
 
-// maxGroupText is how many bytes of texts make a row group full before its rows do.
-const maxGroupText = 16 << 20
+// A groupColumn is the column that is being written.
+type groupColumn struct {
+	v     vector
+	known map[string]uint32 // places in v.dict; of addresses by their bytes
+	ints  map[int64]uint32  // of numbers that have names
+	// of a batch
+	codes []uint32   // places of its dictionary
+	lists [][]uint32 // likewise
+	nums  []int64
+}
+
+// A badFrame is the error of a frame that turned out to be damaged.
+type badFrame int
+
+func (b badFrame) Error() string { return errFrame.Error() }
+
+// maxGroupBytes is how many bytes of batches make a row group full before its rows do.
+const maxGroupBytes = 16 << 20
 
 // processPageRows is the rows of a page of processes.
 const processPageRows = 1 << 10
 
 func newGroupBuilder(w io.Writer, l *event.Layout, host *event.Host, keys map[string]string) *groupBuilder {
 	g := &groupBuilder{
-		layout: l, host: host, node: keys[keyNode], w: newParquetWriter(w, fileColumns(l), keys), cols: make([]groupColumn, len(l.Columns)), limit: rowGroupRows,
-		first: math.MaxInt64, last: math.MinInt64, by: "evt.time",
+		layout: l, host: host, node: keys[keyNode], w: newParquetWriter(w, fileColumns(l), keys), limit: rowGroupRows,
+		first: math.MaxInt64, last: math.MinInt64,
 	}
+	g.col.known, g.col.ints = map[string]uint32{}, map[int64]uint32{}
 	if l.Kind == event.KindProcess {
-		// Processes are looked up one by one.
-		g.by, g.w.step = event.ColumnSnapshot, processPageRows
+		g.w.step = processPageRows // they are looked up one by one
 	}
 	return g
 }
 
-// add adds the rows of a batch, which is not kept.
-func (g *groupBuilder) add(b *Batch) error {
-	for from := 0; from < b.Rows; {
-		to := min(b.Rows, from+g.limit-g.rows)
-		for i, c := range g.layout.Columns {
-			g.cols[i].add(c, vectorAt(b, i), from, to, min(g.limit, max(g.expect, to-from)))
+// add adds the rows of a frame, of which payload is not kept. Where a frame is
+// damaged, the error of this call or of a later one is a badFrame.
+func (g *groupBuilder) add(number int, f *frame, payload []byte, known schemas) error {
+	if n := len(g.batches); n == cap(g.batches) {
+		g.batches = append(g.batches, rawBatch{})[:n]
+	}
+	raw := &g.batches[:len(g.batches)+1][len(g.batches)]
+	raw.frame = number
+	if !raw.read(f, payload, known, g.layout) {
+		return badFrame(number)
+	}
+	if raw.rows == 0 {
+		return nil
+	}
+	if g.rows > 0 && (g.rows+raw.rows > g.limit || g.bytes+len(raw.body) > maxGroupBytes) {
+		n := len(g.batches)
+		if err := g.flush(); err != nil {
+			return err
 		}
-		text := 0
-		for i := range g.cols {
-			text += g.cols[i].bytes
+		all := g.batches[:n+1]
+		all[0], all[n] = all[n], all[0]
+		raw = &all[0]
+	}
+	g.batches = g.batches[:len(g.batches)+1]
+	g.rows += raw.rows
+	g.bytes += len(raw.body)
+	return nil
+}
+
+// read finds the columns of a frame's batch. It reports false for what is none.
+func (b *rawBatch) read(f *frame, payload []byte, known schemas, l *event.Layout) bool {
+	r := &reader{b: payload}
+	var info frameInfo
+	info.read(r)
+	s := known.of(f.kind, info.schema)
+	if r.failed || s == nil || s.layout != l {
+		return false
+	}
+	if b.body == nil {
+		b.body = []byte{} // what is not packed is copied too
+	}
+	body, err := unpackTo(b.body, r.b)
+	if err != nil {
+		return false
+	}
+	b.body = body
+	b.cols = grow(b.cols, len(l.Columns))
+	clear(b.cols)
+	r = &reader{b: body}
+	rows := r.uvarint()
+	if rows > maxRows || int(rows) != info.rows {
+		return false
+	}
+	b.rows = int(rows)
+	for range r.count() {
+		index := r.uvarint()
+		data := r.bytes(r.uvarint())
+		if r.failed || index >= uint64(len(s.columns)) {
+			return false
 		}
-		if g.rows += to - from; g.rows == g.limit || text > maxGroupText {
-			if err := g.flush(); err != nil {
-				return err
+		if c := s.columns[index]; c != nil {
+			if b.cols[c.Index] != nil {
+				return false
+			}
+			b.cols[c.Index] = data
+		}
+	}
+	times := b.cols[l.Column("evt.time").Index]
+	b.timed = len(times) > 0 && times[0] == 0
+	return !r.failed
+}
+
+// column reads a column of all batches. It reports false where no row has a value.
+func (g *groupBuilder) column(c *event.Column) (bool, error) {
+	some := false
+	for i := range g.batches {
+		some = some || g.batches[i].cols[c.Index] != nil
+	}
+	if !some {
+		return false, nil
+	}
+	k := &g.col
+	k.reset()
+	s := shapeOf(c)
+	for i := range g.batches {
+		b := &g.batches[i]
+		at := k.v.rows
+		k.v.rows += b.rows
+		if b.cols[c.Index] == nil {
+			k.v.addMissing(s, at, b.rows)
+			continue
+		}
+		if !k.add(c, s, b.cols[c.Index], at, b.rows) {
+			return false, badFrame(b.frame)
+		}
+		if c.Name == "evt.ktime" && b.timed && b.cols[c.Index][0] == 0 {
+			for i, t := range g.times[at : at+b.rows] {
+				k.v.nums[at+i] += t
 			}
 		}
-		from = to
 	}
-	return nil
+	if s == shapeTexts {
+		k.v.offsets = append(k.v.offsets, uint32(len(k.v.codes)))
+	}
+	return true, nil
 }
 
-func vectorAt(b *Batch, i int) *Vector {
-	if i < len(b.Vectors) {
-		return b.Vectors[i]
-	}
-	return nil
-}
-
-// begin makes room for the rows of a group, those before without a value.
-func (c *groupColumn) begin(s shape, before, room int) {
-	c.some = true
+// addMissing adds n rows without a value, the first of them at a place.
+func (v *vector) addMissing(s shape, at, n int) {
 	switch s {
 	case shapeText:
-		c.v.codes = slices.Grow(c.v.codes, max(before, room))
-		for range before {
-			c.v.codes = append(c.v.codes, missing)
+		for range n {
+			v.codes = append(v.codes, missing)
 		}
 	case shapeTexts:
-		c.v.offsets = append(slices.Grow(c.v.offsets, max(before, room)+1), make([]uint32, before)...)
+		for range n {
+			v.offsets = append(v.offsets, uint32(len(v.codes)))
+		}
 	default:
-		c.v.nums = append(slices.Grow(c.v.nums, max(before, room)), make([]int64, before)...)
-		if before > 0 {
-			c.v.setNull(0, before, func(int) bool { return true })
+		v.nums = append(v.nums, make([]int64, n)...)
+		v.nullable(at)
+		for range n {
+			v.null = append(v.null, true)
 		}
 	}
 }
 
-// add adds rows of a vector, nil for none with a value. The group will have room rows.
-func (c *groupColumn) add(col *event.Column, v *Vector, from, to, room int) {
-	n := to - from
-	before := c.v.rows
-	c.v.rows += n
-	s := shapeOf(col)
-	if !c.some {
-		if v == nil {
-			return
-		}
-		c.begin(s, before, room)
+// nullable makes v one whose rows, those before a place with a value, may have none.
+func (v *vector) nullable(at int) {
+	for len(v.null) < at {
+		v.null = append(v.null, false)
 	}
-	if v == nil {
-		switch s {
-		case shapeText:
-			for range n {
-				c.v.codes = append(c.v.codes, missing)
-			}
-		case shapeTexts:
-			for range n {
-				c.v.offsets = append(c.v.offsets, uint32(len(c.v.codes)))
-			}
-		default:
-			c.v.nums = append(c.v.nums, make([]int64, n)...)
-			c.v.setNull(before, n, func(int) bool { return true })
+}
+
+// add adds a batch's values, as appendVector wrote them. It reports false for what
+// is no column of so many rows.
+func (k *groupColumn) add(c *event.Column, s shape, data []byte, at, rows int) bool {
+	r := &reader{b: data}
+	var set []byte // which rows have a value; nil for all
+	n := rows
+	switch r.byte() {
+	case 0:
+	case 1:
+		if set = r.bytes(uint64(rows+7) / 8); set == nil {
+			return false
+		}
+		n = 0
+		for i := range rows {
+			n += int(set[i/8] >> (i % 8) & 1)
+		}
+	default:
+		return false
+	}
+	if n == 0 || c.Rep != event.IntRep && !k.dictionary(r, c.Rep) {
+		return false
+	}
+	k.nums = grow(k.nums, n)
+	if !r.ints(k.nums) || r.failed {
+		return false
+	}
+	switch {
+	case c.Rep == event.IntRep && s == shapeText:
+		k.names(c, set, rows)
+	case c.Rep == event.IntRep:
+		k.numbers(set, at, rows)
+	case s == shapeText:
+		return k.places(set, rows)
+	default:
+		return k.elements(set, rows)
+	}
+	return true
+}
+
+// numbers adds k.nums, where set says that rows have one.
+func (k *groupColumn) numbers(set []byte, at, rows int) {
+	v := &k.v
+	if set == nil {
+		v.nums = append(v.nums, k.nums...)
+		if len(v.null) > 0 {
+			v.nullable(at + rows)
 		}
 		return
 	}
-	switch {
-	case col.Rep == event.IntRep && s == shapeText:
-		if c.ints == nil {
-			c.ints = map[int64]uint32{}
+	v.nullable(at)
+	from := 0
+	for i := range rows {
+		if set[i/8]>>(i%8)&1 == 0 {
+			v.nums, v.null = append(v.nums, 0), append(v.null, true)
+			continue
 		}
-		last, code, some := int64(0), uint32(0), false
-		for i := from; i < to; i++ {
-			if !v.Has(i) {
-				c.v.codes = append(c.v.codes, missing)
-				continue
-			}
-			if n := v.Ints[i]; !some || n != last {
-				last, some = n, true
-				var ok bool
-				if code, ok = c.ints[n]; !ok {
-					code = c.code(col.Text(n))
-					c.ints[n] = code
-				}
-			}
-			c.v.codes = append(c.v.codes, code)
-		}
-	case col.Rep == event.IntRep:
-		c.v.nums = append(c.v.nums, v.Ints[from:to]...)
-		if v.Valid != nil || c.v.null != nil {
-			c.v.setNull(before, n, func(i int) bool { return !v.Has(from + i) })
-		}
-	case s == shapeText:
-		c.place(v)
-		if v.Valid == nil {
-			for _, code := range v.Codes[from:to] {
-				c.v.codes = append(c.v.codes, c.codeOf(v, code))
-			}
-			return
-		}
-		for i := from; i < to; i++ {
-			code := missing
-			if v.Valid[i] {
-				code = c.codeOf(v, v.Codes[i])
-			}
-			c.v.codes = append(c.v.codes, code)
-		}
-	default:
-		c.place(v)
-		for i := from; i < to; i++ {
-			c.v.offsets = append(c.v.offsets, uint32(len(c.v.codes)))
-			if v.Has(i) {
-				c.v.codes = append(c.v.codes, c.listOf(v, v.Codes[i])...)
-			}
-		}
+		v.nums, v.null = append(v.nums, k.nums[from]), append(v.null, false)
+		from++
 	}
 }
 
-// setNull says which of n rows behind the first have no value.
-func (v *vector) setNull(before, n int, null func(i int) bool) {
-	if v.null == nil {
-		v.null = make([]bool, before, before+n)
-	}
-	v.null = append(v.null, make([]bool, before-len(v.null))...)
-	for i := range n {
-		v.null = append(v.null, null(i))
+// names adds what the numbers in k.nums are called.
+func (k *groupColumn) names(c *event.Column, set []byte, rows int) {
+	last, code, some := int64(0), uint32(0), false
+	from := 0
+	for i := range rows {
+		if set != nil && set[i/8]>>(i%8)&1 == 0 {
+			k.v.codes = append(k.v.codes, missing)
+			continue
+		}
+		if n := k.nums[from]; !some || n != last {
+			last, some = n, true
+			var ok bool
+			if code, ok = k.ints[n]; !ok {
+				code = k.code(c.Text(n))
+				k.ints[n] = code
+			}
+		}
+		from++
+		k.v.codes = append(k.v.codes, code)
 	}
 }
 
-// code returns the place of a text in the dictionary of the row group.
-func (c *groupColumn) code(s string) uint32 {
-	if c.known == nil {
-		c.known = map[string]uint32{}
+// places adds the texts whose places in the batch's dictionary are in k.nums.
+func (k *groupColumn) places(set []byte, rows int) bool {
+	size := int64(len(k.codes))
+	if set == nil {
+		for _, n := range k.nums {
+			if uint64(n) >= uint64(size) {
+				return false
+			}
+			k.v.codes = append(k.v.codes, k.codes[n])
+		}
+		return true
 	}
-	code, ok := c.known[s]
+	from := 0
+	for i := range rows {
+		if set[i/8]>>(i%8)&1 == 0 {
+			k.v.codes = append(k.v.codes, missing)
+			continue
+		}
+		n := k.nums[from]
+		if uint64(n) >= uint64(size) {
+			return false
+		}
+		from++
+		k.v.codes = append(k.v.codes, k.codes[n])
+	}
+	return true
+}
+
+// elements adds the lists whose places are in k.nums.
+func (k *groupColumn) elements(set []byte, rows int) bool {
+	from := 0
+	for i := range rows {
+		k.v.offsets = append(k.v.offsets, uint32(len(k.v.codes)))
+		if set != nil && set[i/8]>>(i%8)&1 == 0 {
+			continue
+		}
+		n := k.nums[from]
+		if uint64(n) >= uint64(len(k.lists)) {
+			return false
+		}
+		from++
+		k.v.codes = append(k.v.codes, k.lists[n]...)
+	}
+	return true
+}
+
+// dictionary reads that of a batch, and finds the places of what it has in that of
+// the row group.
+func (k *groupColumn) dictionary(r *reader, rep event.Rep) bool {
+	k.codes, k.lists = k.codes[:0], k.lists[:0]
+	for range r.count() {
+		switch rep {
+		case event.StrRep:
+			k.codes = append(k.codes, k.codeBytes(r.bytes(r.uvarint())))
+		case event.AddrRep:
+			code, ok := k.codeAddr(r.bytes(uint64(r.byte())))
+			if !ok {
+				return false
+			}
+			k.codes = append(k.codes, code)
+		case event.ListRep:
+			list := []uint32{}
+			for range r.count() {
+				list = append(list, k.codeBytes(r.bytes(r.uvarint())))
+			}
+			k.lists = append(k.lists, list)
+		default:
+			flat := r.strings()
+			if len(flat)%2 != 0 {
+				return false
+			}
+			list := []uint32{}
+			for i := 0; i+1 < len(flat); i += 2 {
+				list = append(list, k.code(joinPair(flat[i], flat[i+1])))
+			}
+			k.lists = append(k.lists, list)
+		}
+		if r.failed {
+			return false
+		}
+	}
+	return true
+}
+
+// codeBytes returns the place of a text in the dictionary of the row group.
+func (k *groupColumn) codeBytes(b []byte) uint32 {
+	if code, ok := k.known[string(b)]; ok {
+		return code
+	}
+	return k.code(string(b))
+}
+
+func (k *groupColumn) code(s string) uint32 {
+	code, ok := k.known[s]
 	if !ok {
-		code = uint32(len(c.v.dict))
-		s = strings.Clone(s) // it may lie in something larger
-		c.known[s] = code
-		c.v.dict = append(c.v.dict, s)
-		c.bytes += len(s)
+		code = k.append(s, s)
 	}
 	return code
 }
 
-// place begins with a batch's dictionary, of which no code is known yet.
-func (c *groupColumn) place(v *Vector) {
-	n := max(len(v.Strs), len(v.Addrs), len(v.Lists), len(v.Maps))
-	c.codes = slices.Grow(c.codes[:0], n)[:n]
-	for i := range c.codes {
-		c.codes[i] = missing
+// codeAddr is codeBytes of an address.
+func (k *groupColumn) codeAddr(b []byte) (uint32, bool) {
+	if code, ok := k.known[string(b)]; ok {
+		return code, true
 	}
-	clear(c.lists)
-	c.lists = c.lists[:0]
-	if v.Lists != nil || v.Maps != nil {
-		c.lists = slices.Grow(c.lists, n)[:n]
+	var a netip.Addr
+	if err := a.UnmarshalBinary(b); err != nil {
+		return 0, false
 	}
+	return k.append(string(b), a.String()), true
 }
 
-func (c *groupColumn) codeOf(v *Vector, code uint32) uint32 {
-	if c.codes[code] == missing {
-		if v.Column.Rep == event.AddrRep {
-			c.codes[code] = c.code(v.Addrs[code].String())
-		} else {
-			c.codes[code] = c.code(v.Strs[code])
-		}
-	}
-	return c.codes[code]
-}
-
-func (c *groupColumn) listOf(v *Vector, code uint32) []uint32 {
-	if c.lists[code] == nil {
-		list := []uint32{}
-		if v.Column.Rep == event.MapRep {
-			flat := flatten(v.Maps[code])
-			for i := 0; i+1 < len(flat); i += 2 {
-				list = append(list, c.code(joinPair(flat[i], flat[i+1])))
-			}
-		} else {
-			for _, s := range v.Lists[code] {
-				list = append(list, c.code(s))
-			}
-		}
-		c.lists[code] = list
-	}
-	return c.lists[code]
+func (k *groupColumn) append(key, text string) uint32 {
+	code := uint32(len(k.v.dict))
+	k.known[key] = code
+	k.v.dict = append(k.v.dict, text)
+	return code
 }
 
 // joinPair writes a key and its value as one text, key=value. A = or \ in the key has
@@ -323,13 +480,12 @@ func splitPair(s string) (k, v string) {
 	return s, ""
 }
 
-// reset makes the column empty; its memory is used again, what texts took is not kept.
-func (c *groupColumn) reset() {
-	clear(c.v.dict)
-	c.v = vector{codes: c.v.codes[:0], offsets: c.v.offsets[:0], dict: c.v.dict[:0], nums: c.v.nums[:0]}
-	c.bytes, c.some = 0, false
-	clear(c.known)
-	clear(c.ints)
+// reset makes the column empty; its memory is used again.
+func (k *groupColumn) reset() {
+	clear(k.v.dict)
+	k.v = vector{codes: k.v.codes[:0], offsets: k.v.offsets[:0], dict: k.v.dict[:0], nums: k.v.nums[:0], null: k.v.null[:0]}
+	clear(k.known)
+	clear(k.ints)
 }
 
 // flush writes the row group.
@@ -337,28 +493,32 @@ func (g *groupBuilder) flush() error {
 	if g.rows == 0 {
 		return nil
 	}
-	g.sort()
+	if err := g.sort(); err != nil {
+		return err
+	}
+	var failed error
 	err := g.w.writeGroup(g.rows, func(i int) *vector {
 		if i < len(hostColumns) {
 			return g.hostVector(i)
 		}
-		c := &g.cols[i-len(hostColumns)]
-		if !c.some {
+		some, err := g.column(g.layout.Columns[i-len(hostColumns)])
+		if err != nil {
+			failed = err
+			return nil
+		}
+		if !some {
 			return g.noVector()
 		}
-		if shapeOf(g.layout.Columns[i-len(hostColumns)]) == shapeTexts {
-			c.v.offsets = append(c.v.offsets, uint32(len(c.v.codes)))
+		if len(g.order) == 0 {
+			return &g.col.v
 		}
-		if g.order == nil {
-			return &c.v
-		}
-		return c.v.ordered(g.order, &g.sorted)
+		return g.col.v.ordered(g.order, &g.sorted)
 	})
-	g.total += int64(g.rows)
-	g.rows = 0
-	for i := range g.cols {
-		g.cols[i].reset()
+	if failed != nil {
+		return failed
 	}
+	g.total += int64(g.rows)
+	g.rows, g.bytes, g.batches = 0, 0, g.batches[:0]
 	return err
 }
 
@@ -397,22 +557,37 @@ func (g *groupBuilder) noVector() *vector {
 	return v
 }
 
-// sort finds the order of the rows by time; nil where they are in order.
-func (g *groupBuilder) sort() {
-	g.order = nil
-	for _, t := range g.cols[g.layout.Column("evt.time").Index].v.nums {
+// sort finds the order of the rows: by time, and of processes by number.
+func (g *groupBuilder) sort() error {
+	g.order = g.order[:0]
+	read := func(name string, dst []int64) ([]int64, error) {
+		some, err := g.column(g.layout.Column(name))
+		if !some || err != nil {
+			return append(dst[:0], make([]int64, g.rows)...), err
+		}
+		return append(dst[:0], g.col.v.nums...), nil
+	}
+	var err error
+	if g.times, err = read("evt.time", g.times); err != nil {
+		return err
+	}
+	for _, t := range g.times {
 		g.first, g.last = min(g.first, t), max(g.last, t)
 	}
-	g.times = g.cols[g.layout.Column(g.by).Index].v.nums
-	if slices.IsSorted(g.times) {
-		return
+	by := g.times
+	if g.layout.Kind == event.KindProcess {
+		if by, err = read(event.ColumnSnapshot, nil); err != nil {
+			return err
+		}
 	}
-	g.order = make([]int32, g.rows)
-	for i := range g.order {
-		g.order[i] = int32(i)
+	if slices.IsSorted(by) {
+		return nil
+	}
+	for i := range g.rows {
+		g.order = append(g.order, int32(i))
 	}
 	slices.SortStableFunc(g.order, func(a, b int32) int {
-		switch x, y := g.times[a], g.times[b]; {
+		switch x, y := by[a], by[b]; {
 		case x < y:
 			return -1
 		case x > y:
@@ -420,11 +595,12 @@ func (g *groupBuilder) sort() {
 		}
 		return 0
 	})
+	return nil
 }
 
 // ordered returns v with its rows in another order, in the memory of w.
 func (v *vector) ordered(order []int32, w *vector) *vector {
-	*w = vector{rows: v.rows, dict: v.dict, codes: w.codes[:0], offsets: w.offsets[:0], nums: w.nums[:0], null: nil}
+	*w = vector{rows: v.rows, dict: v.dict, codes: w.codes[:0], offsets: w.offsets[:0], nums: w.nums[:0], null: w.null[:0]}
 	switch {
 	case len(v.offsets) > 0:
 		for _, i := range order {
@@ -440,8 +616,7 @@ func (v *vector) ordered(order []int32, w *vector) *vector {
 		for _, i := range order {
 			w.nums = append(w.nums, v.nums[i])
 		}
-		if v.null != nil {
-			w.null = make([]bool, 0, len(order))
+		if len(v.null) > 0 {
 			for _, i := range order {
 				w.null = append(w.null, v.null[i])
 			}

@@ -135,6 +135,50 @@ func TestSealWhileAsked(t *testing.T) {
 	}
 }
 
+// TestSealDamaged: of a frame whose checksum is right, and one column of which is
+// not what it should be, nothing is sealed; all others are.
+func TestSealDamaged(t *testing.T) {
+	m := newInventor(11)
+	s := openAt(t, Config{Dir: t.TempDir()})
+	defer s.Close() //nolint:errcheck // checked by others
+	events := fillStore(t, s, m, 400)
+	g := s.active()
+	for _, f := range g.list(func(f *frame) bool { return f.typ == frameBatch && f.kind == event.KindConnection }) {
+		payload, err := g.payload(&f)
+		if err != nil {
+			t.Fatal(err)
+		}
+		r := &reader{b: payload}
+		new(frameInfo).read(r)
+		body, err := unpack(r.b)
+		if err != nil {
+			t.Fatal(err)
+		}
+		body = slices.Clone(body)
+		// The last column says of its rows what there is no word for.
+		b := &reader{b: body}
+		b.uvarint()
+		for range b.count() {
+			b.uvarint()
+			size := b.uvarint()
+			at := len(body) - len(b.b)
+			if b.bytes(size); len(b.b) == 0 {
+				body[at] = 7
+			}
+		}
+		data := appendPacked(append(make([]byte, headSize), payload[:len(payload)-len(r.b)]...), body)
+		sealFrame(data, 0, frameBatch, f.kind)
+		g.add(frame{typ: frameBatch, kind: f.kind, frameInfo: f.frameInfo}, data)
+	}
+	if err := s.Seal(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	compare(t, s, byTime(events), Query{})
+	if n := s.Status().Torn.DamagedFrames; n != 1 {
+		t.Errorf("%d frames are told damaged, want one", n)
+	}
+}
+
 func TestRetention(t *testing.T) {
 	m := newInventor(3)
 	now := m.at

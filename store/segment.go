@@ -298,11 +298,14 @@ func (g *segment) read(f *frame, want func(*event.Column) bool) (*Batch, error) 
 	return f.batch(payload, g.schemas, g.host, want)
 }
 
-func (g *segment) payload(f *frame) ([]byte, error) {
+func (g *segment) payload(f *frame) ([]byte, error) { return g.payloadTo(nil, f) }
+
+// payloadTo is payload into the memory of room, where there is enough.
+func (g *segment) payloadTo(room []byte, f *frame) ([]byte, error) {
 	if f.data != nil {
 		return f.data[headSize:], nil
 	}
-	b := make([]byte, headSize+f.size)
+	b := grow(room[:0], headSize+f.size)
 	if _, err := g.file.ReadAt(b, f.off-headSize); err != nil && !errors.Is(err, io.EOF) {
 		return nil, fmt.Errorf("read %s: %w", g.path, err)
 	}
