@@ -183,6 +183,7 @@ func (s *self) announce(ctx context.Context, stdout io.Writer, log *slog.Logger)
 	if err := s.settle(); err != nil {
 		return err
 	}
+	s.history.settled()
 	st := s.Status()
 	log.Debug("ready", "after", time.Since(s.started))
 	if err := report(stdout, st); err != nil {

@@ -103,6 +103,13 @@ func (h *history) run(ctx context.Context) error {
 	return errors.Join(err, <-writing, h.store.Close())
 }
 
+// settled writes down which processes there are, once they have been read.
+func (h *history) settled() {
+	if h.keeps() {
+		h.store.RememberLiving()
+	}
+}
+
 func (h *history) keep(ctx context.Context) error {
 	defer h.end()
 	for {

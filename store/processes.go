@@ -8,6 +8,7 @@ import (
 	"iter"
 	"maps"
 	"slices"
+	"strings"
 	"time"
 
 	"warren/event"
@@ -38,6 +39,10 @@ func (s *Store) Processes(ctx context.Context, at time.Time) iter.Seq2[*event.Pr
 	}
 }
 
+// tableLag is how long before a table events are looked for that it may not have
+// in it: what the kernel has told, and nobody has read yet.
+const tableLag = 500 * time.Millisecond
+
 // living returns the processes that lived at a time.
 func (s *Store) living(ctx context.Context, at time.Time) (map[event.Key]*event.Process, error) {
 	living := map[event.Key]*event.Process{}
@@ -47,7 +52,7 @@ func (s *Store) living(ctx context.Context, at time.Time) (map[event.Key]*event.
 		return nil, err
 	}
 	if found {
-		q.Since, q.Kinds = began, lifeKinds
+		q.Since, q.Kinds = began.Add(-tableLag), lifeKinds
 	}
 	for e, err := range s.Query(ctx, q) {
 		if err != nil {
@@ -57,6 +62,7 @@ func (s *Store) living(ctx context.Context, at time.Time) (map[event.Key]*event.
 		case e.Process == nil:
 		case e.Data.Kind() == event.KindExit, e.Process.Exited != nil:
 			delete(living, e.Process.Key)
+		case e.Time.Before(began) && living[e.Process.Key] != nil: // the table's is later
 		default:
 			living[e.Process.Key] = e.Process
 		}
@@ -81,18 +87,17 @@ func (s *Store) tableBefore(at time.Time, living map[event.Key]*event.Process) (
 	// The latest first: logs are later than what is sealed.
 	for _, g := range slices.Backward(logs) {
 		tables := g.list(func(f *frame) bool { return f.typ == frameTable })
-		if len(tables) == 0 {
-			continue
-		}
-		payload, err := g.payload(&tables[0])
-		if errors.Is(err, errFrame) {
-			continue
-		}
-		if err != nil {
-			return began, false, err
-		}
-		if began, found, err = fill(living, payload, at, newLineage(g).process); found || err != nil {
-			return began, found, err
+		for i := range slices.Backward(tables) {
+			payload, err := g.payload(&tables[i])
+			if errors.Is(err, errFrame) {
+				continue
+			}
+			if err != nil {
+				return began, false, err
+			}
+			if began, found, err = fill(living, payload, at, newLineage(g).process); found || err != nil {
+				return began, found, err
+			}
 		}
 	}
 	for _, f := range slices.Backward(files) {
@@ -106,17 +111,19 @@ func (s *Store) tableBefore(at time.Time, living map[event.Key]*event.Process) (
 		if file == nil || file.keys[keyLiving] == "" {
 			continue
 		}
-		payload, err := base64.StdEncoding.DecodeString(file.keys[keyLiving])
-		if err == nil {
-			began, found, err = fill(living, payload, at, newSealedLineage(file).process)
-		}
-		if err != nil {
-			s.unreadable(f, err)
-			clear(living)
-			continue
-		}
-		if found {
-			return began, true, nil
+		for _, table := range slices.Backward(strings.Split(file.keys[keyLiving], ",")) {
+			payload, err := base64.StdEncoding.DecodeString(table)
+			if err == nil {
+				began, found, err = fill(living, payload, at, newSealedLineage(file).process)
+			}
+			if err != nil {
+				s.unreadable(f, err)
+				clear(living)
+				break
+			}
+			if found {
+				return began, true, nil
+			}
 		}
 	}
 	return began, false, nil

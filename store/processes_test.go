@@ -79,3 +79,56 @@ func TestProcesses(t *testing.T) {
 	check(30*time.Second, "[systemd0 curl2 wget3]")
 	all()
 }
+
+// What the table does not know yet is told by events that come behind it, and a
+// table can be written again when more is known.
+func TestProcessesBeside(t *testing.T) {
+	start := time.Unix(1_700_000_000, 0)
+	now := start
+	proc := func(pid uint32, name string) *event.Process {
+		return &event.Process{Key: event.Key{PID: pid, Start: uint64(pid)}, PID: pid, Name: name}
+	}
+	first, gone, came := proc(1, "systemd"), proc(2, "gone"), proc(3, "came")
+	var living []*event.Process
+	s := openAt(t, Config{Dir: t.TempDir(), Now: func() time.Time { return now }, Living: func() iter.Seq[*event.Process] { return slices.Values(living) }})
+	defer s.Close() //nolint:errcheck // checked by others
+	now = start.Add(time.Second)
+	living = []*event.Process{first, gone}
+	s.RememberLiving()
+	ended := *gone
+	ended.Exited = &event.Exit{Type: "procexit"}
+	renamed := *first
+	renamed.Name = "init"
+	for i, e := range []*event.Event{
+		{Time: now.Add(-200 * time.Millisecond), Process: &renamed, Data: &event.Exec{Type: "execve"}},
+		{Time: now.Add(-100 * time.Millisecond), Process: &ended, Data: ended.Exited},
+		{Time: now.Add(-50 * time.Millisecond), Process: came, Data: &event.Exec{Type: "execve"}},
+	} {
+		e.Seq, e.Actor = uint64(i+1), e.Process.Key
+		s.Append(e)
+	}
+	if _, err := s.Sync(t.Context(), 3); err != nil {
+		t.Fatal(err)
+	}
+	check := func(at time.Time, want string) {
+		t.Helper()
+		var got []string
+		for p, err := range s.Processes(t.Context(), at) {
+			if err != nil {
+				t.Fatal(err)
+			}
+			got = append(got, p.Name)
+		}
+		if fmt.Sprint(got) != want {
+			t.Errorf("at %v: %v, want %s", at.Sub(start), got, want)
+		}
+	}
+	for range 2 {
+		check(start, "[]")
+		check(now, "[systemd came]")
+		check(now.Add(time.Minute), "[systemd came]")
+		if err := s.Seal(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+}

@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"time"
 
 	"warren/event"
@@ -318,23 +319,24 @@ func fileKeys(k event.Kind, host *event.Host, node, version string) map[string]s
 }
 
 // living returns what the log's tables say, for the file of its processes: the
-// numbers of the snapshots that lived when it began.
+// numbers of the snapshots that lived when it began, and when that was written
+// down again, with commas between.
 func (g *segment) living(k event.Kind) (string, error) {
 	if k != event.KindProcess {
 		return "", nil
 	}
-	tables := g.list(func(f *frame) bool { return f.typ == frameTable })
-	if len(tables) == 0 {
-		return "", nil
+	var texts []string
+	for _, f := range g.list(func(f *frame) bool { return f.typ == frameTable }) {
+		payload, err := g.payload(&f)
+		if errors.Is(err, errFrame) {
+			continue
+		}
+		if err != nil {
+			return "", err
+		}
+		texts = append(texts, base64.StdEncoding.EncodeToString(payload))
 	}
-	payload, err := g.payload(&tables[0])
-	if errors.Is(err, errFrame) {
-		return "", nil
-	}
-	if err != nil {
-		return "", err
-	}
-	return base64.StdEncoding.EncodeToString(payload), nil
+	return strings.Join(texts, ","), nil
 }
 
 // nameTime writes a time for the name of a file: so that names sort by it.

@@ -6,6 +6,17 @@ import (
 	"warren/event"
 )
 
+// RememberLiving writes down which processes live now, for [Store.Processes]: an
+// agent that has come to know them calls it, because what it knew when its history
+// began was nothing. Any goroutine may call it.
+func (s *Store) RememberLiving() {
+	s.encoding.Lock()
+	defer s.encoding.Unlock()
+	if g := s.active(); g != nil && s.cfg.Living != nil {
+		s.appendTable(g)
+	}
+}
+
 // appendTable writes which processes live: the snapshots, and a frame that names
 // them. The caller holds s.encoding.
 func (s *Store) appendTable(g *segment) {

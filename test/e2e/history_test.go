@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -164,6 +165,9 @@ func TestE2EHistory(t *testing.T) {
 		if tree := a.ok("process", "tree", "--at", at); strings.Count(tree, word) != 1 {
 			t.Errorf("the tree at a moment of the past has the process %d times:\n%s", strings.Count(tree, word), tree)
 		}
+		if n := len(a.objects("process", "list", "--at", at, "proc.pid = "+strconv.Itoa(os.Getpid()))); n != 1 {
+			t.Errorf("a process older than the agent was there %d times", n)
+		}
 		later := time.Now().Format(time.RFC3339Nano)
 		if tree := a.ok("process", "tree", "--at", later); strings.Contains(tree, word) {
 			t.Errorf("the tree of now has what has ended:\n%s", tree)
@@ -245,7 +249,7 @@ func TestE2EHistoryWithoutRoom(t *testing.T) {
 	if n := strings.Count(a.out.String(), "nothing is kept for later"); n != 1 {
 		t.Errorf("said %d times:\n%s", n, a.out)
 	}
-	if st := a.ok("status"); !strings.Contains(st, "nothing can be kept") {
+	if st := a.ok("status"); !strings.Contains(st, "nothing goes to the disk") {
 		t.Errorf("status does not tell:\n%s", st)
 	}
 	if r := a.warren("events", "--since", "1h"); r.code != 1 || !strings.Contains(r.stderr, "/proc/no/such") {
