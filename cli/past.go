@@ -16,7 +16,7 @@ type period struct {
 }
 
 // whenDoc is how moments are typed.
-const whenDoc = "how long ago like 2h, 1h30m or 1d, a time of day like 14:32, a day like 2026-11-21, or 2026-11-21T14:32:00Z"
+const whenDoc = "how long ago like 2h, 1h30m or 1d, a time of day like 14:32, a day like 2026-11-21 or yesterday, or 2026-11-21T14:32:00Z"
 
 func (p *period) flags() []*option {
 	return []*option{
@@ -81,6 +81,8 @@ func (a *answerer) remembered(ctx context.Context, since time.Time) {
 // it does.
 func beginOf(st *api.HistoryStatus, since, now time.Time) string {
 	switch {
+	case st.Oldest.IsZero() && st.Error != "":
+		return "" // the answer says so
 	case st.Oldest.IsZero():
 		return "the history is empty"
 	case since.Before(st.Oldest.Add(-time.Second)):

@@ -79,7 +79,7 @@ func Span[C any](least, most time.Duration, at func(*C) *time.Duration) func(*C,
 }
 
 // errMoment says what ParseMoment reads.
-var errMoment = errors.New("want a span to look back like 2h, 1h30m or 1d, a time of day like 14:32, a day like 2026-11-21, or both with a zone: 2026-11-21T14:32:00Z")
+var errMoment = errors.New("want a span to look back like 2h, 1h30m or 1d, a time of day like 14:32, a day like 2026-11-21 or yesterday, or both with a zone: 2026-11-21T14:32:00Z")
 
 // dayLayouts are moments that have a day and no zone: they are in now's.
 var dayLayouts = []string{"2006-01-02T15:04:05", "2006-01-02 15:04:05", "2006-01-02T15:04", "2006-01-02 15:04", "2006-01-02"}
@@ -87,12 +87,17 @@ var dayLayouts = []string{"2006-01-02T15:04:05", "2006-01-02 15:04:05", "2006-01
 // ParseMoment reads a moment of the past as people say it at the time now, in
 // now's zone: how long ago it was (2h, 1h30m, 1d), the time of day (14:32,
 // 14:32:05), which is yesterday's where it is later than now, a day (2026-11-21,
-// its begin), or both; with a zone in RFC 3339; or now. A moment after now is an
+// today or yesterday: its begin), or both; with a zone in RFC 3339; or now. A moment after now is an
 // error where it is one of a given day.
 func ParseMoment(v string, now time.Time) (time.Time, error) {
 	wrong := fmt.Errorf("%q is no moment: %w", v, errMoment)
-	if v == "now" {
+	switch v {
+	case "now":
 		return now, nil
+	case "today":
+		return time.Date(now.Year(), now.Month(), now.Day(), 0, 0, 0, 0, now.Location()), nil
+	case "yesterday":
+		return time.Date(now.Year(), now.Month(), now.Day()-1, 0, 0, 0, 0, now.Location()), nil
 	}
 	if d, err := ParseSpan(v); err == nil {
 		return now.Add(-d), nil

@@ -38,6 +38,8 @@ func TestMoment(t *testing.T) {
 		"14:32":                     "2026-11-20T14:32:00+02:00",
 		"9:05:07":                   "2026-11-21T09:05:07+02:00",
 		"13:32:05.25":               "2026-11-21T13:32:05.25+02:00",
+		"yesterday":                 "2026-11-20T00:00:00+02:00",
+		"today":                     "2026-11-21T00:00:00+02:00",
 		"2026-11-20":                "2026-11-20T00:00:00+02:00",
 		"2026-11-20 10:00":          "2026-11-20T10:00:00+02:00",
 		"2026-11-20T10:00:01":       "2026-11-20T10:00:01+02:00",
@@ -50,7 +52,7 @@ func TestMoment(t *testing.T) {
 		}
 	}
 	for text, says := range map[string]string{
-		"": "no moment", "yesterday": "no moment", "25:00": "no moment", "14:60": "no moment", "-2h": "no moment", "1y": "no span", "2026-11-22": "future", "2026-13-01": "no moment",
+		"": "no moment", "25:00": "no moment", "14:60": "no moment", "-2h": "no moment", "1y": "no span", "2026-11-22": "future", "2026-13-01": "no moment",
 		"1900-01-01": "no moment", "2026-11-20T10:00:00": "",
 	} {
 		_, err := ParseMoment(text, now)
