@@ -67,6 +67,7 @@ func (s *Server) listConnections(ctx context.Context, out *Writer, a Asked) erro
 		case now != nil && c.State == event.Close && now.Data.(*event.Connection).State == event.Close:
 			return nil // the same, and it is told below
 		case now != nil && c.State != event.Close:
+			live[k] = begun(now, c)
 			return nil
 		case c.State == event.Close:
 			delete(open, k)
@@ -97,6 +98,18 @@ func (s *Server) listConnections(ctx context.Context, out *Writer, a Asked) erro
 		}
 	}
 	return out.Flush()
+}
+
+// begun returns the last event of a connection, with the begin that the history
+// knows where it is older than the agent.
+func begun(e *event.Event, c *event.Connection) *event.Event {
+	d, ok := e.Data.(*event.Connection)
+	if !ok || !d.Start.IsZero() || c.Start.IsZero() {
+		return e
+	}
+	whole, row := *d, *e
+	whole.Start, row.Data = c.Start, &whole
+	return &row
 }
 
 // lasting reports whether a filter holds for all events of a connection or for

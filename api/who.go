@@ -148,6 +148,9 @@ type Who struct {
 	Until time.Time `json:"until"`
 	// NoHistory says why only what is going on was looked at.
 	NoHistory string `json:"no_history,omitempty"`
+	// Failing says why the history cannot be written at present. What it has was
+	// looked at; what happens may be missing there later.
+	Failing string `json:"history_failing,omitempty"`
 	// Addresses are those that DNS gave the name in that time; of an address, Names
 	// are the names that it was reached by.
 	Addresses []WhoAddress `json:"addresses"`
@@ -309,7 +312,7 @@ func MergeWho(all []Who) Who {
 		if w.Until.After(out.Until) {
 			out.Until = w.Until
 		}
-		out.NoHistory = cmp.Or(out.NoHistory, w.NoHistory)
+		out.NoHistory, out.Failing = cmp.Or(out.NoHistory, w.NoHistory), cmp.Or(out.Failing, w.Failing)
 		out.More += w.More
 		out.Lost += w.Lost
 		out.Rows = append(out.Rows, w.Rows...)

@@ -43,8 +43,20 @@ type whoCollector struct {
 	rows         map[whoKey]*whoSum
 	// going are connections whose end was not seen yet, by their last event.
 	going map[connectionKey]*whoGoing
-	out   Who
+	// parents are those of processes that were told with theirs: an agent that
+	// starts later does not know of ancestors that have ended since.
+	parents map[whoProcess]*event.Process
+	out     Who
 }
+
+// A whoProcess tells processes of all boots apart.
+type whoProcess struct {
+	boot string
+	key  event.Key
+}
+
+// mostWhoParents bounds the parents that are remembered.
+const mostWhoParents = 1 << 16
 
 // whoGiven is a time in which an address had the name.
 type whoGiven struct {
@@ -59,7 +71,7 @@ type whoGoing struct {
 
 type whoSum struct {
 	WhoRow
-	execs map[event.Key]bool
+	execs map[whoProcess]bool
 	ends  map[string]bool
 }
 
@@ -78,7 +90,7 @@ func (s *Server) answerWho(ctx context.Context, q WhoQuestion) (Who, error) {
 	now := time.Now()
 	c := &whoCollector{
 		to: to, since: q.Since, until: q.Until, given: map[netip.Addr][]whoGiven{},
-		rows: map[whoKey]*whoSum{}, going: map[connectionKey]*whoGoing{},
+		rows: map[whoKey]*whoSum{}, going: map[connectionKey]*whoGoing{}, parents: map[whoProcess]*event.Process{},
 		out: Who{To: to.String(), Until: q.Until, Addresses: []WhoAddress{}, Rows: []WhoRow{}},
 	}
 	if c.out.Until.IsZero() {
@@ -116,9 +128,7 @@ func (s *Server) whoWas(ctx context.Context, c *whoCollector, further string) er
 		return ctx.Err()
 	}
 	st := h.Status()
-	if st.Error != "" {
-		c.out.NoHistory = st.Error
-	}
+	c.out.Failing = st.Error
 	if c.since.Before(st.Oldest) {
 		c.since = st.Oldest
 	}
@@ -311,7 +321,8 @@ func (c *whoCollector) connection(e *event.Event) error {
 	if !ok {
 		return nil
 	}
-	r := c.row(e, d)
+	k := keyOf(d)
+	r := c.row(e, d, k)
 	if r == nil {
 		c.out.More += e.Times()
 		return nil
@@ -320,7 +331,6 @@ func (c *whoCollector) connection(e *event.Event) error {
 	if d.Remote.IsValid() && d.RemoteName != "" && c.to.Net.IsValid() {
 		c.address(d.Remote.Unmap(), d.RemoteName, e.Time)
 	}
-	k := keyOf(d)
 	switch {
 	case d.Type != "update" && d.Type != "close":
 		if d.Res != 0 || d.Error != 0 {
@@ -376,7 +386,8 @@ func (c *whoCollector) current(e *event.Event) {
 	if !ok {
 		return
 	}
-	r := c.row(e, d)
+	k := keyOf(d)
+	r := c.row(e, d, k)
 	if r == nil {
 		c.out.More++
 		return
@@ -385,7 +396,6 @@ func (c *whoCollector) current(e *event.Event) {
 	if at := start(e); !at.IsZero() && at.Before(r.First) && !at.Before(c.since) {
 		r.First = at
 	}
-	k := keyOf(d)
 	known := c.going[k]
 	delete(c.going, k)
 	if d.State == event.Close && d.Res != 0 {
@@ -403,8 +413,12 @@ func (c *whoCollector) current(e *event.Event) {
 	r.Received += d.BytesReceived
 }
 
-// row returns the row of an event, nil where there is no room.
-func (c *whoCollector) row(e *event.Event, d *event.Connection) *whoSum {
+// row returns the row of an event, nil where there is no room. A connection stays
+// in the row that it began in, also where less is known of its process later.
+func (c *whoCollector) row(e *event.Event, d *event.Connection, conn connectionKey) *whoSum {
+	if g := c.going[conn]; g != nil {
+		return g.row
+	}
 	p := e.Process
 	k := whoKey{direction: d.Direction()}
 	var line []WhoAncestor
@@ -419,7 +433,7 @@ func (c *whoCollector) row(e *event.Event, d *event.Connection) *whoSum {
 				k.pod = p.Container.Pod.UID
 			}
 		}
-		line = ancestry(p)
+		line = c.ancestry(e)
 		var b strings.Builder
 		for _, a := range line {
 			b.WriteString(cmp.Or(a.ExePath, a.Name))
@@ -433,7 +447,7 @@ func (c *whoCollector) row(e *event.Event, d *event.Connection) *whoSum {
 	if len(c.rows) >= mostWho {
 		return nil
 	}
-	r := &whoSum{WhoRow: WhoRow{Direction: k.direction, First: e.Time, Last: e.Time, Ancestry: line, Node: text(e, "k8s.node.name"), key: k}, execs: map[event.Key]bool{}, ends: map[string]bool{}}
+	r := &whoSum{WhoRow: WhoRow{Direction: k.direction, First: e.Time, Last: e.Time, Ancestry: line, Node: text(e, "k8s.node.name"), key: k}, execs: map[whoProcess]bool{}, ends: map[string]bool{}}
 	if p != nil {
 		r.Name, r.ExePath, r.User, r.UID, r.LoginName, r.Unit = p.Name, p.ExePath, p.UserName, p.UID, p.LoginName, p.Cgroup.Unit
 		r.Container, r.ContainerID, r.Image = text(e, "container.name"), text(e, "container.id"), text(e, "container.image")
@@ -462,9 +476,9 @@ func (r *whoSum) saw(e *event.Event, d *event.Connection, name string) {
 	if last.After(r.Last) {
 		r.Last = last
 	}
-	if p := e.Process; p != nil {
+	if p := e.Process; p != nil && p.ExePath == r.ExePath {
 		if len(r.execs) < mostWhoCounts {
-			r.execs[p.Key] = true
+			r.execs[whoProcess{text(e, "evt.boot_id"), p.Key}] = true
 		}
 		r.PID, r.Cmdline, r.Name = p.PID, p.Cmdline, p.Name
 		r.ExecID = text(e, "proc.exec_id")
@@ -520,16 +534,35 @@ func (c *whoCollector) answer() Who {
 // ancestry returns those who started a process, nearest first: in a container up
 // to its first process, elsewhere up to the leader of the session and who began
 // it.
-func ancestry(p *event.Process) []WhoAncestor {
+func (c *whoCollector) ancestry(e *event.Event) []WhoAncestor {
+	p, boot := e.Process, text(e, "evt.boot_id")
+	execID := event.Key.ExecID
+	if e.Past != nil && e.Past.Host != nil {
+		execID = e.Past.Host.ExecID
+	}
 	var line []WhoAncestor
-	for a, child := p.Parent, p; a != nil && len(line) < longAncestry; a, child = a.Parent, a {
+	for a, child := c.parent(boot, p), p; a != nil && len(line) < longAncestry; a, child = c.parent(boot, a), a {
 		if p.Container != nil && (a.Container == nil || a.Container.FullID != p.Container.FullID) {
 			break
 		}
-		line = append(line, WhoAncestor{PID: a.PID, Name: a.Name, ExePath: a.ExePath, ExecID: a.ExecID(), Cmdline: a.Cmdline})
+		line = append(line, WhoAncestor{PID: a.PID, Name: a.Name, ExePath: a.ExePath, ExecID: execID(a.Key), Cmdline: a.Cmdline})
 		if p.Container == nil && p.SID != 0 && child.PID == p.SID {
 			break // a began the session
 		}
 	}
 	return line
+}
+
+// parent returns who started a process, as an earlier event told where this one
+// does not.
+func (c *whoCollector) parent(boot string, p *event.Process) *event.Process {
+	id := whoProcess{boot, p.Key}
+	known := c.parents[id]
+	if p.Parent == nil {
+		return known
+	}
+	if known == nil && len(c.parents) < mostWhoParents {
+		c.parents[id] = p.Parent
+	}
+	return p.Parent
 }

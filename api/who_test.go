@@ -186,6 +186,53 @@ func TestWhoLives(t *testing.T) {
 	}
 }
 
+// An agent that starts later knows less of a process: it is the same one, in the
+// same row, and so is what it has open.
+func TestWhoAcrossAgents(t *testing.T) {
+	f := newFake()
+	curl := f.procs[3]
+	later := *curl
+	later.Parent = nil
+	h := newFakeHistory()
+	h.status.Oldest = time.Unix(1e9, 0)
+	conn := func(p *event.Process, cookie uint64, typ string, sec int64, sent uint64) *event.Event {
+		c := &event.Connection{Socket: event.Socket{Remote: netip.MustParseAddr("198.51.100.1"), RemotePort: 22, L4: event.TCP, Cookie: cookie}, Type: typ, State: event.Established, BytesSent: sent}
+		if typ == "connect" {
+			c.Start = time.Unix(1e9+sec, 0)
+		}
+		if typ == "close" {
+			c.State = event.Close
+		}
+		return &event.Event{Time: time.Unix(1e9+sec, 0), Seq: uint64(sec), Process: p, Actor: p.Key, Data: c}
+	}
+	h.events = []*event.Event{
+		conn(curl, 1, "connect", 1, 0), conn(curl, 2, "connect", 2, 0),
+		// And now there is another agent.
+		conn(&later, 1, "update", 11, 5), conn(&later, 2, "close", 12, 7), conn(&later, 3, "connect", 13, 0), conn(&later, 3, "close", 14, 9),
+	}
+	open := conn(&later, 1, "update", 15, 6)
+	f.conns = []*event.Event{open, h.events[3], h.events[5]}
+	c, _ := listen(t, f, Config{History: h})
+	for _, failing := range []string{"", "no space left on device"} {
+		h.status.Error = failing
+		w, err := c.Who(t.Context(), WhoQuestion{To: "198.51.100.1"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(w.Rows) != 1 || len(w.Rows[0].Ancestry) != 2 {
+			t.Fatalf("%+v", w.Rows)
+		}
+		if r := w.Rows[0]; r.Connections != 3 || r.Open != 1 || r.Sent != 22 || r.Processes != 1 || w.Failing != failing || w.NoHistory != "" {
+			t.Errorf("%+v", w)
+		}
+	}
+	// The list has the begin of what is older than the agent.
+	rows := begun(open, h.events[0].Data.(*event.Connection))
+	if d := rows.Data.(*event.Connection); !d.Start.Equal(time.Unix(1e9+1, 0)) || !open.Data.(*event.Connection).Start.IsZero() {
+		t.Errorf("begun at %v", d.Start)
+	}
+}
+
 func TestMergeWho(t *testing.T) {
 	a := Who{To: "x", Since: time.Unix(5, 0), Until: time.Unix(9, 0), Addresses: []WhoAddress{{"1.2.3.4", "x", time.Unix(5, 0), time.Unix(6, 0)}}, Rows: []WhoRow{{Node: "a", ExePath: "/x", Last: time.Unix(8, 0), Connections: 2, Namespace: "shop"}}, Lost: 1}
 	b := Who{To: "x", Since: time.Unix(4, 0), Until: time.Unix(10, 0), Addresses: []WhoAddress{{"1.2.3.4", "x", time.Unix(7, 0), time.Unix(8, 0)}}, Rows: []WhoRow{{Node: "b", ExePath: "/x", Last: time.Unix(9, 0), Connections: 3}}, Lost: 2}

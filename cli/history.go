@@ -60,7 +60,7 @@ func historyStatusCommand(g *globals) *command {
 // history writes what is kept of the past.
 func (p *page) history(st *api.HistoryStatus, now time.Time) {
 	if st.Error != "" {
-		p.line("state", p.paint(red, "nothing can be kept: "+p.safe(st.Error)))
+		p.line("state", p.paint(red, "nothing goes to the disk: "+p.safe(st.Error)))
 	}
 	p.line("kept in", p.safe(st.Dir))
 	p.line("reaches back", reachOf(st, now))
@@ -147,9 +147,9 @@ func historyExportCommand(g *globals) *command {
 			who.remembered(ctx, q.Since)
 			to := env.Stdout
 			if file != "" {
-				f, err := newFile(file)
-				if err != nil {
-					return err
+				f, failed := newFile(file)
+				if failed != nil {
+					return failed
 				}
 				defer func() { err = f.done(err) }()
 				to = f

@@ -180,7 +180,7 @@ func (h hostile) Status(context.Context, ...string) ([]byte, error) {
 func (h hostile) Who(context.Context, api.WhoQuestion) (api.Who, error) {
 	x := h.text
 	return api.Who{
-		To: "x.example", NoHistory: x, Addresses: []api.WhoAddress{{Address: x, Name: x}}, Missing: []string{x}, Total: 1, Lost: 1, More: 1,
+		To: "x.example", NoHistory: x, Failing: x, Addresses: []api.WhoAddress{{Address: x, Name: x}}, Missing: []string{x}, Total: 1, Lost: 1, More: 1,
 		Rows: []api.WhoRow{{
 			Node: x, Name: x, ExePath: x, User: x, LoginName: x, Container: x, ContainerID: x, Image: x, Namespace: x, Pod: x, Unit: x, Direction: x, ExecID: x, Cmdline: x, Failed: 1,
 			Ancestry: []api.WhoAncestor{{Name: x, ExePath: x, ExecID: x, Cmdline: x}}, Ends: []string{"tcp " + x + " " + x, x, x},

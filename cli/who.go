@@ -222,13 +222,22 @@ func (v *whoView) notes() []string {
 	w := v.w
 	if len(w.Rows) == 0 {
 		text := "nobody reached " + w.To + " since " + day(w.Since, v.now)
+		if v.asked.Filter != "" {
+			text = "no connection with " + w.To + " since " + day(w.Since, v.now)
+		}
 		if !v.asked.Until.IsZero() {
 			text += " until " + day(w.Until, v.now)
+		}
+		if v.asked.Filter != "" {
+			text += " is one for which holds: " + v.asked.Filter
 		}
 		notes = append(notes, text)
 	}
 	if t, err := api.ParseTarget(w.To); err == nil && t.Name != "" {
 		notes = append(notes, addressNotes(w, v.now)...)
+	}
+	if w.Failing != "" {
+		notes = append(notes, "the history cannot be written: "+w.Failing)
 	}
 	switch {
 	case w.NoHistory != "":
