@@ -10,6 +10,7 @@ import (
 	"math"
 	"slices"
 	"strconv"
+	"strings"
 
 	"github.com/parquet-go/parquet-go/bloom"
 	"github.com/parquet-go/parquet-go/compress/zstd"
@@ -68,8 +69,10 @@ type parquetWriter struct {
 	lv     []uint8
 	ints   []int32
 	longs  []int64
-	places map[int64]uint32
+	places [4 * maxFew]uint16 // 1 + place in few, by hash
 	few    []int64
+	ranks  []int32
+	ranked []int32
 }
 
 // chunkState is the column chunk that is being written.
@@ -80,11 +83,12 @@ type chunkState struct {
 	places format.OffsetIndex
 	row    int64
 	filter []byte
+	raw    bool // its first page was hardly smaller for being packed
 }
 
 // newParquetWriter begins a file. Nothing else is written to w meanwhile.
 func newParquetWriter(w io.Writer, cols []parquetColumn, keys map[string]string) *parquetWriter {
-	p := &parquetWriter{w: w, cols: cols, step: pageRows, codec: zstd.Codec{Level: zstd.SpeedFastest}, levels: rle.Encoding{BitWidth: 1}, places: map[int64]uint32{}}
+	p := &parquetWriter{w: w, cols: cols, step: pageRows, codec: zstd.Codec{Level: zstd.SpeedFastest}, levels: rle.Encoding{BitWidth: 1}}
 	for k, v := range keys {
 		p.keys = append(p.keys, format.KeyValue{Key: k, Value: v})
 	}
@@ -169,12 +173,14 @@ func (p *parquetWriter) writePage(head *format.PageHeader, levels ...[]byte) {
 	// they are not. Only pages of data can say so.
 	body := p.page
 	data := head.DataPageHeaderV2.Valid
-	if !data || len(p.page) >= minPackedPage {
+	if !data || len(p.page) >= minPackedPage && !p.chunk.raw {
 		if p.packed, p.err = p.codec.Encode(p.packed[:0], p.page); p.err != nil {
 			return
 		}
 		if !data || len(p.packed) < len(p.page)-len(p.page)/8 {
 			body = p.packed
+		} else {
+			p.chunk.raw = true // and so will be the others
 		}
 	}
 	if data {
@@ -300,26 +306,37 @@ func (p *parquetWriter) writeTexts(v *vector, list bool) {
 	if len(texts) <= 1 && len(p.ints) == 0 || len(texts) == 1 && len(p.ints) == v.rows {
 		step = max(v.rows, 1) // nothing to skip
 	}
-	var seen []bool
+	if bounded {
+		p.rank(texts)
+	}
+	full := len(p.ints) == v.rows
 	done := 0
 	for from := 0; from < v.rows; from += step {
 		to := min(from+step, v.rows)
-		values := 0
-		p.lv = p.lv[:0]
-		for _, c := range v.codes[from:to] {
-			has := uint8(1)
-			if c == missing {
-				has = 0
+		values := to - from
+		switch {
+		case full:
+			p.sameLevels(values, 1)
+		case len(p.ints) == 0:
+			values = 0
+			p.sameLevels(to-from, 0)
+		default:
+			p.lv = p.lv[:0]
+			for _, c := range v.codes[from:to] {
+				has := uint8(1)
+				if c == missing {
+					has = 0
+					values--
+				}
+				p.lv = append(p.lv, has)
 			}
-			values += int(has)
-			p.lv = append(p.lv, has)
+			p.encodeLevels(1)
 		}
-		p.encodeLevels(1)
 		codes := p.ints[done : done+values]
 		done += values
 		var lo, hi []byte
 		if bounded {
-			lo, hi, seen = textBounds(codes, texts, seen)
+			lo, hi = p.textBounds(codes, texts)
 		}
 		p.encodeCodes(codes)
 		p.writeData(format.RLEDictionary, to-from, to-from, to-from-values, lo, hi)
@@ -329,55 +346,57 @@ func (p *parquetWriter) writeTexts(v *vector, list bool) {
 	}
 }
 
-// fewTexts is up to how many texts in a dictionary pages have bounds of their own:
-// with more, those of the chunk stand in.
-const fewTexts = 512
+// maxRanked is up to how many texts of a chunk are sorted, so that bounds of pages
+// are found among numbers. With more hardly one comes twice, and it does not pay.
+const maxRanked = 8 << 10
+
+// rank sorts the texts of a chunk, if they are few: p.ranks has the place of each.
+func (p *parquetWriter) rank(texts []string) {
+	p.ranks, p.ranked = p.ranks[:0], p.ranked[:0]
+	if len(texts) > maxRanked {
+		return
+	}
+	for i := range texts {
+		p.ranked = append(p.ranked, int32(i))
+	}
+	slices.SortFunc(p.ranked, func(a, b int32) int { return strings.Compare(texts[a], texts[b]) })
+	p.ranks = append(p.ranks, p.ranked...)
+	for at, i := range p.ranked {
+		p.ranks[i] = int32(at)
+	}
+}
 
 // textBounds returns the least and the greatest of texts that codes name.
-func textBounds(codes []int32, texts []string, seen []bool) (least, most []byte, scratch []bool) {
+func (p *parquetWriter) textBounds(codes []int32, texts []string) (least, most []byte) {
 	if len(codes) == 0 {
-		return nil, nil, seen
+		return nil, nil
 	}
-	if len(texts) > fewTexts {
-		lo, hi := texts[codes[0]], texts[codes[0]]
+	if len(p.ranks) > 0 {
+		lo, hi := p.ranks[codes[0]], p.ranks[codes[0]]
 		for _, c := range codes[1:] {
-			if t := texts[c]; t < lo {
-				lo = t
-			} else if t > hi {
-				hi = t
-			}
+			r := p.ranks[c]
+			lo, hi = min(lo, r), max(hi, r)
 		}
-		return []byte(lo), []byte(hi), nil
+		return []byte(texts[p.ranked[lo]]), []byte(texts[p.ranked[hi]])
 	}
-	if seen == nil {
-		seen = make([]bool, len(texts))
-	}
-	clear(seen)
-	for _, c := range codes {
-		seen[c] = true
-	}
-	first := true
-	lo, hi := "", ""
-	for i, s := range seen {
-		if !s {
-			continue
-		}
-		if t := texts[i]; first {
-			lo, hi, first = t, t, false
-		} else if t < lo {
+	lo, hi := texts[codes[0]], texts[codes[0]]
+	for _, c := range codes[1:] {
+		if t := texts[c]; t < lo {
 			lo = t
 		} else if t > hi {
 			hi = t
 		}
 	}
-	return []byte(lo), []byte(hi), seen
+	return []byte(lo), []byte(hi)
 }
 
 // writeLists writes the pages of a chunk of lists; p.ints are codes of all
 // elements.
 func (p *parquetWriter) writeLists(v *vector, texts []string, bounded bool) {
 	const some = 2 // definition level of an element; 0 is no list. An empty one is none, as everywhere.
-	var seen []bool
+	if bounded {
+		p.rank(texts)
+	}
 	for from := 0; from < v.rows; from += p.step {
 		to := min(from+p.step, v.rows)
 		p.lv = p.lv[:0]
@@ -405,7 +424,7 @@ func (p *parquetWriter) writeLists(v *vector, texts []string, bounded bool) {
 		codes := p.ints[v.offsets[from]:v.offsets[to]]
 		var lo, hi []byte
 		if bounded {
-			lo, hi, seen = textBounds(codes, texts, seen)
+			lo, hi = p.textBounds(codes, texts)
 		}
 		p.encodeCodes(codes)
 		p.writeData(format.RLEDictionary, to-from, values, nulls, lo, hi)
@@ -419,6 +438,11 @@ func (p *parquetWriter) writeLists(v *vector, texts []string, bounded bool) {
 func (p *parquetWriter) encodeBits(dst []byte, lv []uint8, width int) ([]byte, error) {
 	p.levels.BitWidth = width
 	return p.levels.EncodeLevels(dst[:0], lv)
+}
+
+// sameLevels encodes n definition levels that are all the same.
+func (p *parquetWriter) sameLevels(n int, level byte) {
+	p.def = append(binary.AppendUvarint(p.def[:0], uint64(n)<<1), level)
 }
 
 // encodeLevels encodes p.lv as definition levels.
@@ -447,25 +471,32 @@ func bloomFilter(texts []string) []byte {
 // maxFew is how many different numbers of a chunk make a dictionary.
 const maxFew = 256
 
-// fewNumbers reports whether the numbers of v are few, and leaves them in p.few and
-// their places in p.places.
+// fewNumbers reports whether numbers are few, and leaves them in p.few and the places
+// of all in p.ints.
 func (p *parquetWriter) fewNumbers(nums []int64) bool {
-	clear(p.places)
+	clear(p.places[:])
 	p.few = p.few[:0]
-	last, some := int64(0), false
-	for _, n := range nums {
-		if some && n == last {
-			continue
+	p.ints = grow(p.ints, len(nums))
+	last, place := int64(0), int32(-1)
+	for i, n := range nums {
+		if place < 0 || n != last {
+			last = n
+			for at := uint64(n) * 0x9e3779b97f4a7c15 >> 54; ; at = (at + 1) % uint64(len(p.places)) {
+				if place = int32(p.places[at]) - 1; place < 0 {
+					if len(p.few) == maxFew {
+						return false
+					}
+					place = int32(len(p.few))
+					p.few = append(p.few, n)
+					p.places[at] = uint16(place + 1)
+					break
+				}
+				if p.few[place] == n {
+					break
+				}
+			}
 		}
-		last, some = n, true
-		if _, ok := p.places[n]; ok {
-			continue
-		}
-		if len(p.few) == maxFew {
-			return false
-		}
-		p.places[n] = uint32(len(p.few))
-		p.few = append(p.few, n)
+		p.ints[i] = place
 	}
 	return true
 }
@@ -475,18 +506,17 @@ func appendBound(n int64) []byte { return binary.LittleEndian.AppendUint64(nil, 
 func (p *parquetWriter) writeNumbers(v *vector) {
 	shape := p.chunk.col.shape
 	nums := v.nums
-	p.longs = p.longs[:0]
-	if len(v.null) == 0 {
-		p.longs = append(p.longs, nums...)
-	} else {
+	if len(v.null) > 0 {
+		p.longs = p.longs[:0]
 		for i, n := range nums {
 			if !v.null[i] {
 				p.longs = append(p.longs, n)
 			}
 		}
+		nums = p.longs
 	}
-	p.plain += 8 * int64(len(p.longs))
-	coded := shape != shapeBool && p.fewNumbers(p.longs)
+	p.plain += 8 * int64(len(nums))
+	coded := shape != shapeBool && p.fewNumbers(nums)
 	step := p.step
 	if coded {
 		p.page = p.page[:0]
@@ -506,12 +536,14 @@ func (p *parquetWriter) writeNumbers(v *vector) {
 	for from := 0; from < v.rows; from += step {
 		to := min(from+step, v.rows)
 		values := to - from
-		p.lv = p.lv[:0]
-		if len(v.null) == 0 {
-			for range values {
-				p.lv = append(p.lv, 1)
-			}
-		} else {
+		switch {
+		case len(nums) == v.rows:
+			p.sameLevels(values, 1)
+		case len(nums) == 0:
+			values = 0
+			p.sameLevels(to-from, 0)
+		default:
+			p.lv = p.lv[:0]
 			for _, null := range v.null[from:to] {
 				has := uint8(1)
 				if null {
@@ -520,23 +552,16 @@ func (p *parquetWriter) writeNumbers(v *vector) {
 				}
 				p.lv = append(p.lv, has)
 			}
+			p.encodeLevels(1)
 		}
-		p.encodeLevels(1)
-		page := p.longs[done : done+values]
+		page := nums[done : done+values]
+		codes := done
 		done += values
 		enc := format.DeltaBinaryPacked
 		switch {
 		case coded:
 			enc = format.RLEDictionary
-			p.ints = p.ints[:0]
-			last, place := int64(0), int32(-1)
-			for _, n := range page {
-				if place < 0 || n != last {
-					last, place = n, int32(p.places[n])
-				}
-				p.ints = append(p.ints, place)
-			}
-			p.encodeCodes(p.ints)
+			p.encodeCodes(p.ints[codes:done])
 		case shape == shapeBool:
 			enc = format.Plain
 			p.page = append(p.page[:0], make([]byte, (len(page)+7)/8)...)
@@ -549,7 +574,10 @@ func (p *parquetWriter) writeNumbers(v *vector) {
 		lo, hi := numberBounds(shape, page)
 		p.writeData(enc, to-from, to-from, to-from-values, lo, hi)
 	}
-	lo, hi := numberBounds(shape, p.longs)
+	if coded {
+		nums = p.few
+	}
+	lo, hi := numberBounds(shape, nums)
 	p.bounds(lo, hi)
 }
 
