@@ -342,7 +342,7 @@ func (s *Server) lastEvents(ctx context.Context, out *Writer, a Asked) error {
 		if len(recent) > 0 {
 			// Nothing is told twice; what was published late may be missing.
 			first := slices.MinFunc(recent, func(a, b *event.Event) int { return cmp.Compare(a.Seq, b.Seq) })
-			q.UpTo, q.Until = first.Seq-1, first.Time
+			q.UpTo, q.Until = max(first.Seq-1, 1), first.Time // 0 would be no bound
 		}
 		if err := s.past(ctx, out, s.synced(ctx, q), nil, out.Event); err != nil {
 			return err

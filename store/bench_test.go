@@ -20,7 +20,6 @@ import (
 type streams struct {
 	procs []*event.Process
 	peers []netip.Addr
-	types []string
 	at    time.Time
 	seq   uint64
 	m     *maker

@@ -140,6 +140,7 @@ func TestPageHeads(t *testing.T) {
 	for name, head := range map[string]format.DataPageHeaderV2{
 		"values":  {NumValues: 200 << 20, NumRows: 10},
 		"no rows": {NumValues: 0, NumRows: 0},
+		"nulls":   {NumValues: 20, NumNulls: 20, NumRows: 20},
 	} {
 		h := format.PageHeader{Type: format.DataPageV2}
 		h.DataPageHeaderV2.V, h.DataPageHeaderV2.Valid = head, true

@@ -282,6 +282,7 @@ type chunk struct {
 	col   *parquetColumn
 	rows  int
 	most  int64    // values, as the footer says
+	nulls int64    // of them, likewise
 	dict  []string // of texts
 	nums  []int64  // of numbers, where they are coded
 	pages []dataPage
@@ -312,7 +313,7 @@ type dataPage struct {
 // to one goroutine.
 func (p *parquetFile) readChunk(g, col int, scratch *pageScratch) (*chunk, error) {
 	info := &p.groups[g].chunks[col]
-	c := &chunk{col: &p.cols[col], rows: p.groups[g].rows, most: info.values, decoded: -1, pageScratch: scratch}
+	c := &chunk{col: &p.cols[col], rows: p.groups[g].rows, most: info.values, nulls: info.nulls, decoded: -1, pageScratch: scratch}
 	err := guarded(func() error {
 		c.raw = make([]byte, info.length)
 		if _, err := p.f.ReadAt(c.raw, info.at); err != nil {
@@ -331,7 +332,7 @@ var pageUnpacker zstd.Codec
 
 // split finds the pages of a chunk and reads its dictionary.
 func (c *chunk) split(b []byte) error {
-	row, values := 0, int64(0)
+	row, values, nulls := 0, int64(0), int64(0)
 	for len(b) > 0 {
 		head, n := readPageHeader(b)
 		if n == 0 {
@@ -361,12 +362,13 @@ func (c *chunk) split(b []byte) error {
 			c.pages = append(c.pages, dataPage{pageHeader: head, body: body, size: int(head.unpacked - levels), row: row})
 			row += int(head.rows)
 			values += head.values
+			nulls += head.nulls
 		default:
 			return corrupt("a page of a type that Warren does not write")
 		}
 	}
-	if row != c.rows {
-		return corrupt("pages of %d rows of %d", row, c.rows)
+	if row != c.rows || values != c.most || nulls != c.nulls {
+		return corrupt("pages of %d rows of %d, with %d values of %d, %d of %d missing", row, c.rows, values, c.most, nulls, c.nulls)
 	}
 	return nil
 }

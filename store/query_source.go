@@ -291,7 +291,7 @@ func (s *Store) openGroup(ctx context.Context, q *query, p *plan, file *sealedFi
 				numbers[i] = b.Snapshot(i)
 			}
 			// Where a part is damaged, the others are found one by one.
-			if err := table.made.load(numbers); err != nil && !errors.Is(err, errCorrupt) {
+			if err := table.made.load(numbers); err != nil && !isDamage(err) {
 				return nil, err
 			}
 		}

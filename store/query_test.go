@@ -100,6 +100,9 @@ func (m *inventor) event() *event.Event {
 		e.Process = m.process()
 		e.Actor = e.Process.Key
 	}
+	if m.IntN(10) == 0 {
+		e.Actor = event.Key{PID: uint32(m.IntN(50)), Start: uint64(m.IntN(50))}
+	}
 	return e
 }
 

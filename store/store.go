@@ -374,7 +374,7 @@ func (s *Store) nextSegment() error {
 // that lives. The caller holds s.encoding, or nobody else knows s.
 func (s *Store) beginSegment() error {
 	var g *segment
-	for err := error(fs.ErrExist); errors.Is(err, fs.ErrExist); { // what cannot be read is left alone
+	for err := fs.ErrExist; errors.Is(err, fs.ErrExist); { // what cannot be read is left alone
 		s.mu.Lock()
 		seq := s.nextSeq
 		s.nextSeq++
@@ -433,14 +433,13 @@ func (s *Store) writeOut() error {
 	return nil
 }
 
-// What a disk can fail to do, what it means, and what is said when it does it again:
-// in the order of how bad it is.
-var duties = []struct{ what, fails, works string }{
-	{dutyWrite, "events are not written until the disk takes them again", "events are written again"},
-	{dutyBegin, "no log can be begun", "logs can be begun again"},
-	{dutySync, "the disk does not say that it keeps what is written", "the disk keeps what is written again"},
-	{dutySeal, "logs cannot be sealed, and stay as they are", "logs are sealed again"},
-	{dutyRemove, "what is too old or too much cannot be removed", "what is too old or too much is removed again"},
+// duties is what a disk can fail to do, and what that means: the worst first.
+var duties = []struct{ what, means string }{
+	{dutyWrite, "events are not written until the disk takes them again"},
+	{dutyBegin, "no log can be begun"},
+	{dutySync, "it is not known that the disk keeps what is written"},
+	{dutySeal, "logs stay as they are"},
+	{dutyRemove, "what is too old or too much stays"},
 }
 
 const (
@@ -468,7 +467,7 @@ func (s *Store) failed(what string, err error) {
 	}
 	for _, d := range duties {
 		if d.what == what {
-			s.log.Warn("history: "+d.fails, "dir", s.cfg.Dir, "what", what, "err", err)
+			s.log.Warn("history: the disk fails", "dir", s.cfg.Dir, "what", what, "so", d.means, "err", err)
 		}
 	}
 }
@@ -480,13 +479,8 @@ func (s *Store) works(what string) {
 	delete(s.state.failing, what)
 	lost := s.state.lost
 	s.mu.Unlock()
-	if f == nil {
-		return
-	}
-	for _, d := range duties {
-		if d.what == what {
-			s.log.Info("history: "+d.works, "dir", s.cfg.Dir, "since", f.Since, "lost", lost)
-		}
+	if f != nil {
+		s.log.Info("history: the disk works again", "dir", s.cfg.Dir, "what", what, "since", f.Since, "lost", lost)
 	}
 }
 
