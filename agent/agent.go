@@ -144,6 +144,9 @@ func Run(ctx context.Context, cfg Config, stdout io.Writer, log *slog.Logger) (e
 	if me.history.keeps() {
 		part("history", me.history.run)
 	}
+	if me.history.archives() {
+		part("archive", me.history.away.Run)
+	}
 	if me.member != nil {
 		part("kubernetes", func(ctx context.Context) error { return me.member.run(ctx, log) })
 	}

@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"warren/api"
+	"warren/archive"
 	"warren/bpf"
 	"warren/datapath"
 	"warren/event"
@@ -157,6 +158,8 @@ const (
 const (
 	defaultHistorySize = 1 << 30
 	defaultHistoryAge  = 7 * 24 * time.Hour
+	defaultSegmentAge  = time.Hour
+	defaultSpare       = 1 << 30
 )
 
 // nodeVariable names the node where nothing else does: a pod has it from the
@@ -242,6 +245,12 @@ func (c *Config) complete() error {
 	if c.History.Age == 0 {
 		c.History.Age = defaultHistoryAge
 	}
+	if c.History.SegmentAge == 0 {
+		c.History.SegmentAge = defaultSegmentAge
+	}
+	if c.History.Archive.Spare == 0 {
+		c.History.Archive.Spare = defaultSpare
+	}
 	for _, p := range []*string{&c.HTTP, &c.Metrics, &c.Hub.Listen, &c.Hubble.Listen, &c.Hubble.Socket} {
 		if *p == off {
 			*p = ""
@@ -249,7 +258,7 @@ func (c *Config) complete() error {
 	}
 	c.Sensors.Process.CriticalBytes = c.Road.CriticalBytes
 	c.API.Node = c.Node
-	for _, p := range []*string{&c.Socket, &c.State, &c.Hubble.Socket, &c.Kubernetes.Kubeconfig, &c.Hub.TLS, &c.History.Dir} {
+	for _, p := range []*string{&c.Socket, &c.State, &c.Hubble.Socket, &c.Kubernetes.Kubeconfig, &c.Hub.TLS, &c.History.Dir, &c.History.Archive.Credentials} {
 		if *p == "" {
 			continue
 		}
@@ -277,6 +286,8 @@ func (c *Config) check() error {
 		return errors.New("a network of pods needs the cluster's API server, and kubernetes is off")
 	case c.Hubble.Socket == c.Socket:
 		return fmt.Errorf("%s cannot be the API's socket and Hubble's", c.Socket)
+	case c.History.Archive.Target.Inside(c.History.Dir):
+		return fmt.Errorf("the history cannot be archived to %s: that is inside of %s, where it is", c.History.Archive.Target, c.History.Dir)
 	}
 	return nil
 }
@@ -428,6 +439,18 @@ func setHistoryFilter(c *Config, v string) error {
 		return fmt.Errorf("no event can match: the filter wants %s", cmp.Or((prog.Kinds()&event.AllKinds).String(), "what cannot be at the same time"))
 	}
 	c.History.Filter = v
+	return nil
+}
+
+func setArchive(c *Config, v string) (err error) {
+	c.History.Archive.Target, err = archive.ParseURL(v)
+	return err
+}
+
+func checkArchive(c *Config) error {
+	if a := &c.History.Archive; a.Credentials != "" && (!a.On() || a.Target.Path != "") {
+		return errors.New("credentials are of use only for a bucket: give url: s3://BUCKET/PREFIX")
+	}
 	return nil
 }
 

@@ -1,7 +1,6 @@
 package agent
 
 import (
-	"bytes"
 	"errors"
 	"flag"
 	"fmt"
@@ -117,7 +116,9 @@ func outcome(o Options) string {
 	if !reflect.DeepEqual(c.Network, NetworkConfig{}) {
 		show("network", fmt.Sprintf("%+v", c.Network))
 	}
-	if d := (HistoryConfig{Dir: filepath.Join(c.State, "history"), Size: defaultHistorySize, Age: defaultHistoryAge, Filter: defaultHistory}); c.History != d {
+	if d := (HistoryConfig{
+		Dir: filepath.Join(c.State, "history"), Size: defaultHistorySize, Age: defaultHistoryAge, SegmentAge: defaultSegmentAge, Filter: defaultHistory, Archive: ArchiveConfig{Spare: defaultSpare},
+	}); c.History != d {
 		show("history", fmt.Sprintf("%+v", c.History))
 	}
 	show("rings", fmt.Sprint(c.Road.CriticalBytes, " ", c.Road.BulkBytes, " ", c.Road.Idle, " ", c.Road.Busy))
@@ -192,7 +193,8 @@ func TestDocumentedConfig(t *testing.T) {
 		for _, o := range list {
 			v, there := page[o.Key]
 			m := regexp.MustCompile(`\(([^()]+)\)$`).FindStringSubmatch(o.Doc)
-			if !there && m == nil && bytes.Contains(src, []byte("# "+strings.Repeat(" ", strings.Count(prefix, "."))+o.Key+": ")) {
+			commented := regexp.MustCompile("(?m)^#" + strings.Repeat("  ", strings.Count(prefix, ".")) + " ?" + o.Key + ": ") // a first space for who reads
+			if !there && m == nil && commented.Match(src) {
 				continue // there is no default: an example stands behind #
 			}
 			if !there {

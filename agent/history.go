@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"warren/api"
+	"warren/archive"
 	"warren/event"
 	"warren/filter"
 	"warren/pipeline"
@@ -25,9 +26,29 @@ type HistoryConfig struct {
 	// Size and Age bound what is kept; 0 for the defaults of [store.Config].
 	Size int64
 	Age  time.Duration
+	// SegmentSize and SegmentAge say when what was written becomes a file for others;
+	// 0 for the defaults of [store.Config].
+	SegmentSize int64
+	SegmentAge  time.Duration
 	// Filter picks what is kept; "" stands for defaultHistory.
 	Filter string
+	// Archive is where these files are copied to.
+	Archive ArchiveConfig
 }
+
+// ArchiveConfig is where the history is copied to.
+type ArchiveConfig struct {
+	// Target is the zero value for nowhere.
+	Target archive.Target
+	// Credentials is a file with the keys of a bucket: see [archive.Config].
+	Credentials string
+	// Spare is how much the history may take beyond its size while it waits to be
+	// copied.
+	Spare int64
+}
+
+// On says whether the history is copied at all.
+func (c *ArchiveConfig) On() bool { return c.Target != archive.Target{} }
 
 // defaultHistory is what is kept unless somebody says otherwise: what has happened
 // to processes and whom they talked to, and what of that was lost.
@@ -46,8 +67,9 @@ type history struct {
 	prog  *filter.Program
 	kinds event.KindSet
 	cfg   HistoryConfig
-	store *store.Store // nil where the directory cannot be used,
-	wrong error        // and then why
+	store *store.Store     // nil where the directory cannot be used,
+	wrong error            // and then why
+	away  *archive.Archive // nil where nothing is copied
 	log   *slog.Logger
 	sub   *pipeline.Subscription
 
@@ -69,15 +91,45 @@ func openHistory(cfg Config, spine *pipeline.Pipeline, living func() iter.Seq[*e
 		return nil, fmt.Errorf("history: filter: %w", err)
 	}
 	h.kinds = h.prog.Asked() &^ event.StateKinds
-	h.store, h.wrong = store.Open(store.Config{
-		Dir: cfg.History.Dir, Node: cfg.Node, Version: cfg.Version, MaxBytes: cfg.History.Size, MaxAge: cfg.History.Age, Living: living,
-	}, log)
+	sc := store.Config{
+		Dir: cfg.History.Dir, Node: cfg.Node, Version: cfg.Version, MaxBytes: cfg.History.Size, MaxAge: cfg.History.Age,
+		SegmentBytes: cfg.History.SegmentSize, SegmentAge: cfg.History.SegmentAge, Living: living,
+	}
+	if cfg.History.Archive.On() {
+		// The store asks for none of these before it runs.
+		sc.Held, sc.HeldBytes = func(name string) bool { return h.away.Held(name) }, cfg.History.Archive.Spare
+		sc.Sealed = func() { h.away.Wake() }
+	}
+	h.store, h.wrong = store.Open(sc, log)
 	if h.wrong != nil {
 		log.Warn("nothing is kept for later", "err", h.wrong)
 		return h, nil
 	}
+	if cfg.History.Archive.On() {
+		if h.away, err = h.openArchive(); err != nil {
+			return nil, errors.Join(fmt.Errorf("history: %w", err), h.store.Close())
+		}
+	}
 	return h, h.subscribe(spine)
 }
+
+// openArchive opens what copies the store's files.
+func (h *history) openArchive() (*archive.Archive, error) {
+	return archive.Open(archive.Config{
+		Dir: h.cfg.Dir, Target: h.cfg.Archive.Target, Credentials: h.cfg.Archive.Credentials,
+		Segments: func() []archive.Segment {
+			sealed := h.store.Segments()
+			list := make([]archive.Segment, len(sealed))
+			for i, s := range sealed {
+				list[i] = archive.Segment{Name: s.Name, Size: s.Size, Last: s.Last}
+			}
+			return list
+		},
+	}, h.log)
+}
+
+// archives reports whether the history is copied.
+func (h *history) archives() bool { return h.keeps() && h.away != nil }
 
 // keeps reports whether there is a store to keep something in.
 func (h *history) keeps() bool { return h != nil && h.store != nil }
@@ -266,6 +318,14 @@ func (h *history) Status() api.HistoryStatus {
 	}
 	if s.Failure != nil {
 		st.Error = s.Failure.What
+	}
+	if h.archives() {
+		a := h.away.Status()
+		st.Archive = &api.HistoryArchive{
+			URL: a.Target, Segments: a.Archived, Bytes: a.ArchivedBytes, Copied: a.Copied, CopiedBytes: a.CopiedBytes, LastCopy: a.LastCopy,
+			Waiting: a.Waiting, WaitingBytes: a.WaitingBytes, WaitingSince: a.WaitingSince, Error: a.Error, FailingSince: a.FailingSince,
+			GivenUp: s.GivenUp, GivenUpBytes: s.GivenUpBytes,
+		}
 	}
 	return st
 }

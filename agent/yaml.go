@@ -76,6 +76,13 @@ func options() []option {
 			{Key: "size", Doc: "what it takes at most, before the oldest goes (1GiB)", Set: settings.Size(8<<20, 1<<40, func(c *Config) *int64 { return &c.History.Size })},
 			{Key: "age", Doc: "for how long events are kept (7d)", Set: settings.Span(time.Minute, 5*366*24*time.Hour, func(c *Config) *time.Duration { return &c.History.Age })},
 			{Key: "filter", Doc: "which events are kept (" + defaultHistory + ")", Set: setHistoryFilter},
+			{Key: "segment-size", Doc: "how large what is written grows before it becomes a file for others; without it 64MiB, or a quarter of size where that is less", Set: settings.Size(64<<10, 1<<30, func(c *Config) *int64 { return &c.History.SegmentSize })},
+			{Key: "segment-age", Doc: "how old it becomes (1h)", Set: settings.Span(time.Second, 30*24*time.Hour, func(c *Config) *time.Duration { return &c.History.SegmentAge })},
+			{Key: "archive", Doc: "where these files are copied to", Check: checkArchive, Sub: []option{
+				{Key: "url", Doc: "a directory that exists, file:///PATH, or a bucket, s3://BUCKET/PREFIX?endpoint=https://HOST&region=REGION; without it nothing is copied", Set: setArchive},
+				{Key: "credentials", Doc: "file with the keys of the bucket, as AWS has it; without it they are of the environment", Set: file(func(c *Config) *string { return &c.History.Archive.Credentials })},
+				{Key: "spare", Doc: "what the history may take beyond its size while the archive is away, before it goes without being copied (1GiB)", Set: settings.Size(1<<20, 1<<40, func(c *Config) *int64 { return &c.History.Archive.Spare })},
+			}},
 		}},
 		{Key: "rings", Doc: "the rings between kernel and agent", Check: checkPolls, Sub: []option{
 			{Key: "critical", Doc: "size of the ring for processes, a power of two (2MiB)", Set: ring(func(c *Config) *int { return &c.Road.CriticalBytes })},

@@ -93,6 +93,33 @@ type HistoryStatus struct {
 	Lost   uint64 `json:"lost"`
 	Torn   int64  `json:"torn_bytes"`
 	Broken int    `json:"broken_segments"`
+	// Archive is absent where the history is copied nowhere.
+	Archive *HistoryArchive `json:"archive,omitempty"`
+}
+
+// HistoryArchive is what has become of the sealed segments elsewhere.
+type HistoryArchive struct {
+	// URL is where they are copied to.
+	URL string `json:"url"`
+	// Segments, and their Bytes, are kept here and there; Copied, and CopiedBytes,
+	// were copied since the agent started, at last at LastCopy.
+	Segments    int       `json:"segments"`
+	Bytes       int64     `json:"bytes"`
+	Copied      int       `json:"copied_segments"`
+	CopiedBytes int64     `json:"copied_bytes"`
+	LastCopy    time.Time `json:"last_copy,omitzero"`
+	// Waiting are to be copied yet; the last event of the oldest of them was at
+	// WaitingSince.
+	Waiting      int       `json:"waiting_segments"`
+	WaitingBytes int64     `json:"waiting_bytes"`
+	WaitingSince time.Time `json:"waiting_since,omitzero"`
+	// Error says why none can be copied at present, since FailingSince.
+	Error        string    `json:"error,omitempty"`
+	FailingSince time.Time `json:"failing_since,omitzero"`
+	// GivenUp were removed since the agent started, for want of room, though they
+	// were not copied.
+	GivenUp      int   `json:"given_up_segments"`
+	GivenUpBytes int64 `json:"given_up_bytes"`
 }
 
 // HistorySegments sums up the segments of one kind.

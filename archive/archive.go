@@ -60,6 +60,9 @@ const (
 type Status struct {
 	// Target is the URL.
 	Target string
+	// Archived are those that are still here, and are copied.
+	Archived      int
+	ArchivedBytes int64
 	// Copied and CopiedBytes count since the agent started.
 	Copied      int
 	CopiedBytes int64
@@ -95,7 +98,9 @@ type Archive struct {
 	waiting map[string]int64 // what Run last saw waiting, with sizes
 }
 
-// Open reads what was copied before. The receiver is not asked: it may be away.
+// Open reads what was copied before. The receiver is not asked: it may be away. A
+// disk that cannot be read or written is told of, and ends nothing: then segments
+// may be copied again.
 func Open(c Config, log *slog.Logger) (*Archive, error) {
 	if c.Stall == 0 {
 		c.Stall = 30 * time.Second
@@ -106,14 +111,12 @@ func Open(c Config, log *slog.Logger) (*Archive, error) {
 	if c.Look == 0 {
 		c.Look = time.Minute
 	}
-	if c.Target.Path != "" {
-		if inside, err := filepath.Rel(c.Dir, c.Target.Path); err == nil && filepath.IsLocal(inside) {
-			return nil, fmt.Errorf("archive of %s: %s is inside of it", c.Dir, c.Target.Path)
-		}
+	if c.Target.Inside(c.Dir) {
+		return nil, fmt.Errorf("archive of %s: %s is inside of it", c.Dir, c.Target.Path)
 	}
 	j, err := openJournal(filepath.Join(c.Dir, journalName), c.Target.String())
 	if err != nil {
-		return nil, fmt.Errorf("archive to %s: %w", c.Target, err)
+		log.Warn("which segments are archived cannot be remembered", "err", err)
 	}
 	return &Archive{
 		Config: c, log: log, journal: j,
@@ -147,6 +150,8 @@ func (a *Archive) Status() Status {
 	s := a.status
 	for _, seg := range segments {
 		if a.journal.has(seg.Name) {
+			s.Archived++
+			s.ArchivedBytes += seg.Size
 			continue
 		}
 		s.Waiting++

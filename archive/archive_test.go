@@ -239,6 +239,33 @@ func TestJournalDamage(t *testing.T) {
 	}
 }
 
+// TestJournalUnusable holds that segments are copied where that cannot be
+// remembered, that this is told, and that they are remembered when it can.
+func TestJournalUnusable(t *testing.T) {
+	h, to := newHistory(t, 2), t.TempDir()
+	path := filepath.Join(h.dir, journalName)
+	if err := os.Mkdir(path, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	a := h.start(t, "file://"+to, nil)
+	testkit.Wait(t, "both segments to be copied", func() bool { return a.Status().Copied == 2 })
+	if !strings.Contains(a.log.String(), "cannot be remembered") {
+		t.Errorf("the trouble is not told:\n%s", a.log)
+	}
+	if err := os.Remove(path); err != nil {
+		t.Fatal(err)
+	}
+	h.seal(t, 2)
+	a.Wake()
+	a.waitIdle(t)
+	a.stop()
+	b := h.start(t, "file://"+to, nil)
+	b.waitIdle(t)
+	if s := b.Status(); s.Copied != 0 || s.Archived != 3 || s.ArchivedBytes != 3*1000+3*50_000 {
+		t.Errorf("after a restart: %+v", s)
+	}
+}
+
 func TestJournalForgets(t *testing.T) {
 	j, err := openJournal(filepath.Join(t.TempDir(), journalName), "x")
 	if err != nil {

@@ -27,12 +27,13 @@ type journal struct {
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
 // openJournal reads a journal, or begins one where there is none, or one of
-// another target.
+// another target. With an error there is a journal all the same, which is written
+// when there is something to add.
 func openJournal(path, target string) (*journal, error) {
 	j := &journal{path: path, head: "warren archive 1 " + strconv.Quote(target) + "\n", names: map[string]bool{}}
 	text, err := os.ReadFile(path)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return nil, err
+		return j, err
 	}
 	rest, ok := bytes.CutPrefix(text, []byte(j.head))
 	if !ok {

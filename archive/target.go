@@ -32,6 +32,16 @@ type Target struct {
 // String returns the URL. There are no secrets in it.
 func (t Target) String() string { return t.text }
 
+// Inside reports whether the target is a directory, or in one of its folders, by
+// name.
+func (t Target) Inside(dir string) bool {
+	if t.Path == "" {
+		return false
+	}
+	below, err := filepath.Rel(dir, t.Path)
+	return err == nil && filepath.IsLocal(below)
+}
+
 // amazon keeps buckets of which nothing else is said.
 const amazon = "s3.amazonaws.com"
 

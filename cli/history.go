@@ -22,7 +22,7 @@ func historyStatusCommand(g *globals) *command {
 	return &command{
 		name:    "history status",
 		summary: "Report on what is kept of the past",
-		about: "Where the history is, what it keeps and for how long, how far it reaches back, how much room each kind of event takes, and what was lost of it. " +
+		about: "Where the history is, what it keeps and for how long, how far it reaches back, how much room each kind of event takes, and what was lost of it; where it is archived, what of it is not yet, and why. " +
 			"Its files are Parquet, and others can read them: docs/history.md.",
 		examples: []example{
 			{"warren history status", "How far the history reaches back"},
@@ -82,6 +82,34 @@ func (p *page) history(st *api.HistoryStatus, now time.Time) {
 	}
 	if st.Broken > 0 {
 		p.line("broken", p.paint(red, fmt.Sprintf("%d segments cannot be read", st.Broken)))
+	}
+	if st.Archive != nil {
+		p.archive(st.Archive, now)
+	}
+}
+
+// archive writes what was copied elsewhere, and what was not.
+func (p *page) archive(a *api.HistoryArchive, now time.Time) {
+	segments := func(n int, bytes int64) string {
+		if n == 1 {
+			return "1 segment, " + byteCount(uint64(bytes))
+		}
+		return fmt.Sprintf("%d segments, %s", n, byteCount(uint64(bytes)))
+	}
+	p.line("archived to", p.safe(a.URL))
+	archived := segments(a.Segments, a.Bytes)
+	if !a.LastCopy.IsZero() {
+		archived += "; the last was copied " + span(now.Sub(a.LastCopy)) + " ago"
+	}
+	p.line("archived", archived)
+	if a.Waiting > 0 {
+		p.line("waiting", segments(a.Waiting, a.WaitingBytes)+"; the oldest is of "+day(a.WaitingSince, now))
+	}
+	if a.Error != "" {
+		p.line("failing", p.paint(red, "since "+day(a.FailingSince, now)+": "+p.safe(a.Error)))
+	}
+	if a.GivenUp > 0 {
+		p.line("given up", p.paint(red, segments(a.GivenUp, a.GivenUpBytes)+", for want of room and not archived"))
 	}
 }
 

@@ -125,11 +125,11 @@ func (s *Store) retain() error {
 		if total <= s.cfg.MaxBytes && !g.last.Before(oldest) {
 			continue
 		}
-		if s.isHeld(g) {
+		if held := s.held(g); len(held) > 0 {
 			if total <= s.cfg.MaxBytes+s.cfg.HeldBytes {
 				continue
 			}
-			s.giveUp(g)
+			s.giveUp(held)
 		}
 		errs = append(errs, s.removeGroup(g))
 		total -= g.size
@@ -147,23 +147,27 @@ func (s *Store) retain() error {
 	return errors.Join(errs...)
 }
 
-// isHeld reports whether somebody needs one of a group's files. Nobody can have those
-// that cannot be read.
-func (s *Store) isHeld(g group) bool {
-	return s.cfg.Held != nil && slices.ContainsFunc(g.files, func(f *sealed) bool {
+// held returns those of a group that somebody still needs, and can read.
+func (s *Store) held(g group) []*sealed {
+	if s.cfg.Held == nil {
+		return nil
+	}
+	return slices.DeleteFunc(slices.Clone(g.files), func(f *sealed) bool {
 		f.mu.Lock()
 		bad := f.bad != nil
 		f.mu.Unlock()
-		return !bad && s.cfg.Held(f.Name)
+		return bad || !s.cfg.Held(f.Name)
 	})
 }
 
 // giveUp counts segments that are removed though somebody needs them.
-func (s *Store) giveUp(g group) {
+func (s *Store) giveUp(held []*sealed) {
 	s.mu.Lock()
 	first := s.state.givenUp == 0
-	s.state.givenUp += len(g.files)
-	s.state.givenUpBytes += g.size
+	for _, f := range held {
+		s.state.givenUp++
+		s.state.givenUpBytes += f.Size
+	}
 	s.mu.Unlock()
 	if first {
 		s.log.Warn("history: segments are removed that have not been archived: there is no room for more", "dir", s.cfg.Dir, "maxBytes", s.cfg.MaxBytes, "heldBytes", s.cfg.HeldBytes)

@@ -2,8 +2,10 @@ package e2e
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net"
 	"net/netip"
 	"os"
@@ -19,9 +21,9 @@ import (
 )
 
 // again starts an agent on the state that another one has left.
-func (a *agent) again() *agent {
+func (a *agent) again(args ...string) *agent {
 	a.t.Helper()
-	b := newAgent(a.t, options{args: []string{"--socket", a.socket, "--state", filepath.Join(a.dir, "state")}})
+	b := newAgent(a.t, options{args: append([]string{"--socket", a.socket, "--state", filepath.Join(a.dir, "state")}, args...)})
 	b.socket, b.dir = a.socket, a.dir
 	b.launch()
 	b.waitReady()
@@ -261,5 +263,146 @@ func TestE2EHistoryWithoutRoom(t *testing.T) {
 	off := start(t, options{args: []string{"--history", "off"}})
 	if r := off.warren("history", "status"); r.code != 1 || !strings.Contains(r.stderr, "keeps no history") {
 		t.Errorf("exit code %d: %s", r.code, r.stderr)
+	}
+}
+
+// archived is what `warren history status` says of the archive.
+func (a *agent) archived() (st struct {
+	URL      string
+	Segments int
+	Waiting  int `json:"waiting_segments"`
+	Error    string
+	LastCopy time.Time `json:"last_copy"`
+}) {
+	a.t.Helper()
+	var all struct{ Archive any }
+	all.Archive = &st
+	if err := json.Unmarshal([]byte(a.ok("history", "status", "-o", "json")), &all); err != nil {
+		a.t.Fatal(err)
+	}
+	return st
+}
+
+// segmentsIn are the sealed files below a directory, with what is in them.
+func segmentsIn(t *testing.T, dir string) map[string]string {
+	t.Helper()
+	paths, err := filepath.Glob(filepath.Join(dir, "kind=*", "date=*", "*.parquet"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	found := map[string]string{}
+	for _, path := range paths {
+		b, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		name, err := filepath.Rel(dir, path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		found[name] = string(b)
+	}
+	return found
+}
+
+// sameSegments compares two directories, whose files nothing changes meanwhile.
+func sameSegments(t *testing.T, history, archive string) {
+	t.Helper()
+	here, there := segmentsIn(t, history), segmentsIn(t, archive)
+	if len(here) == 0 {
+		t.Error("nothing is sealed")
+	}
+	for name, b := range here {
+		if got, ok := there[name]; !ok || got != b {
+			t.Errorf("%s is archived: %t, whole: %t", name, ok, got == b)
+		}
+	}
+	for name := range there {
+		if _, ok := here[name]; !ok {
+			t.Errorf("%s is archived, and not in the history", name)
+		}
+	}
+}
+
+// TestE2EHistoryArchive has the history copied to a directory that is not there at
+// first: that is told once, and nothing else suffers; then each file is in both.
+func TestE2EHistoryArchive(t *testing.T) {
+	to := filepath.Join(t.TempDir(), "traces")
+	a := start(t, options{config: "history:\n  archive:\n    url: file://" + to + "\n"})
+	happen := func() {
+		t.Helper()
+		word := unique(t)
+		f := a.follow("proc.cmdline contains " + word)
+		if err := shell(t, "exit 0", word).Run(); err != nil {
+			t.Fatal(err)
+		}
+		f.wait("the exit", func(o object) bool { return o.str("evt.kind") == "exit" })
+		testkit.Wait(t, "the exit in the history", func() bool {
+			return len(a.objects("events", "--since", "1h", "evt.kind = exit and proc.cmdline contains "+word)) == 1
+		})
+		a.ok("history", "prune", "--before", "5d", "--yes") // seals
+	}
+	happen()
+	testkit.Wait(t, "the archive to fail", func() bool { st := a.archived(); return st.Error != "" && st.Waiting > 0 })
+	happen()
+	for _, args := range [][]string{{"status"}, {"history", "status"}} {
+		if st := a.ok(args...); !strings.Contains(st, "archived to      file://"+to) || !strings.Contains(st, "no such file") || !strings.Contains(st, "waiting  ") {
+			t.Errorf("%v does not tell:\n%s", args, st)
+		}
+	}
+	if err := os.Mkdir(to, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	idle := func(a *agent) func() bool {
+		return func() bool {
+			st := a.archived()
+			return st.Error == "" && st.Waiting == 0 && st.Segments > 0
+		}
+	}
+	testkit.Wait(t, "the archive", idle(a))
+	history := filepath.Join(a.dir, "state", "history")
+	sameSegments(t, history, to)
+	if st := a.archived(); st.URL != "file://"+to || st.LastCopy.IsZero() {
+		t.Errorf("the archive's state: %+v", st)
+	}
+	happen()
+	testkit.Wait(t, "what is new in the archive", idle(a))
+	sameSegments(t, history, to)
+	for what, n := range map[string]int{"the history cannot be archived": 1, "the history is archived again": 1} {
+		if got := strings.Count(a.out.String(), what); got != n {
+			t.Errorf("said %q %d times, want %d:\n%s", what, got, n, a.out)
+		}
+	}
+
+	// What comes after the next start is copied, by itself and soon; nothing else is.
+	before := segmentsIn(t, to)
+	if err := a.end(syscall.SIGTERM); err != nil {
+		t.Errorf("the agent ended with %v", err)
+	}
+	if err := os.RemoveAll(filepath.Join(to, "kind=exec")); err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join(a.dir, "config.yaml")
+	if err := os.WriteFile(file, []byte("history:\n  segment-age: 1s\n  archive:\n    url: file://"+to+"\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	b := a.again("--config", file)
+	word := unique(t)
+	if err := shell(t, "exit 0", word).Run(); err != nil {
+		t.Fatal(err)
+	}
+	testkit.Wait(t, "an exec that is archived", func() bool {
+		for name := range segmentsIn(t, to) {
+			if _, old := before[name]; !old && strings.HasPrefix(name, "kind=exec/") {
+				return true
+			}
+		}
+		return false
+	})
+	testkit.Wait(t, "the archive", idle(b))
+	for name := range before {
+		if _, err := os.Stat(filepath.Join(to, name)); strings.HasPrefix(name, "kind=exec/") != errors.Is(err, fs.ErrNotExist) {
+			t.Errorf("%s, which was archived: %v", name, err)
+		}
 	}
 }
