@@ -109,7 +109,18 @@ func storm(t *testing.T, count int) {
 // TestE2EClientThatStopsReading has one client that reads nothing: the others do
 // not notice, and the agent counts what it could not tell the one.
 func TestE2EClientThatStopsReading(t *testing.T) {
-	a := start(t, options{})
+	t.Run("usual", func(t *testing.T) { clientThatStopsReading(t, start(t, options{})) })
+	t.Run("losses", func(t *testing.T) {
+		a := start(t, options{config: "rings:\n  critical: 4KiB\n"})
+		clientThatStopsReading(t, a)
+		if body, err := a.get("/v1/status"); err != nil || !strings.Contains(string(body), `"lane":"critical"`) {
+			t.Errorf("a ring of a page lost nothing: %v", err)
+		}
+	})
+}
+
+func clientThatStopsReading(t *testing.T, a *agent) {
+	t.Helper()
 	const filter = "evt.kind in (fork, exec, exit) and proc.exepath != stuck"
 	response, err := a.client().Get("http://agent/v1/events?follow=true&filter=" + strings.ReplaceAll(filter, " ", "%20"))
 	if err != nil {
@@ -155,9 +166,32 @@ func TestE2EClientThatStopsReading(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	testkit.Wait(t, "all exits for the client that reads", func() bool { return len(reader.all()) >= count })
-	if n := len(reader.all()); n != count {
-		t.Errorf("the client that reads has %d exits, want %d", n, count)
+	// Everybody is told of losses, whatever he asked for: they are no exits. What
+	// was lost of processes may have been one of ours.
+	told := func() (exits int, missing bool) {
+		pids := map[string]bool{}
+		for _, e := range reader.all() {
+			switch e.str("evt.kind") {
+			case "exit":
+				if pid := e.str("proc.pid"); pids[pid] {
+					t.Errorf("the exit of process %s was told twice", pid)
+				} else {
+					pids[pid] = true
+				}
+			case "lost":
+				missing = missing || strings.HasPrefix(e.str("lost.kind"), "process.")
+			default:
+				t.Errorf("the client that reads is told %v", e)
+			}
+		}
+		return len(pids), missing
+	}
+	testkit.Wait(t, "all exits for the client that reads", func() bool {
+		exits, missing := told()
+		return exits >= count || missing
+	})
+	if exits, missing := told(); exits > count || exits < count && !missing {
+		t.Errorf("the client that reads has %d exits, want %d; losses: %v", exits, count, missing)
 	}
 }
 
