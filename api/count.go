@@ -19,15 +19,16 @@ import (
 	"warren/filter"
 )
 
-// PathEventsCount answers how many events there are of each sort, below the root
-// of the API.
-const PathEventsCount = "/events/count"
+// PathCounts answers how many events there are of each sort, below the root of
+// the API. Its one part lets a cluster's API server see that it may be a watch.
+const PathCounts = "/counts"
 
 // A CountQuestion asks how many events there are, by the values of fields.
 type CountQuestion struct {
 	Filter string
 	By     []string // names of fields
 	Limit  int      // above 0: end after so many events
+	Nodes  []string // asks a hub for those nodes of the cluster only
 	Begun  func()   // as of a Question
 }
 
@@ -38,13 +39,19 @@ type Counts struct {
 	By    []string   `json:"by"`
 	Rows  []CountRow `json:"rows"` // the most first
 	// Other are events for which there was no room among the rows: a question has
-	// up to 4096, and 4 MiB of values. Unshown are those of rows that were left out here.
+	// up to 4096, and 2 MiB of values. Unshown are those of rows that were left out here.
 	Other   uint64 `json:"other"`
 	Unshown uint64 `json:"unshown"`
 	Total   uint64 `json:"total"`
 	// Lost are events that were lost before they were counted.
 	Lost uint64 `json:"lost"`
 	Last bool   `json:"last"` // nothing comes after it
+	// What a hub says of its nodes: how many were asked, and as in [Map] those that
+	// do not answer at present. Gaps are what else makes the counts too low, in
+	// words; an agent has none.
+	Nodes   int      `json:"nodes_total,omitempty"`
+	Missing []string `json:"nodes_missing,omitempty"`
+	Gaps    []string `json:"gaps,omitempty"`
 }
 
 // CountRow counts the events of one combination of values.
@@ -55,7 +62,7 @@ type CountRow struct {
 
 const (
 	maxGroups     = 4096    // combinations of values that are counted
-	maxGroupBytes = 4 << 20 // of all their values
+	maxGroupBytes = 2 << 20 // of all their values: a line of JSON, in which they may be six times as long, is one that clients read
 	maxRows       = 500     // of these: told
 	maxBy         = 8
 	countTick     = 2 * time.Second
@@ -64,17 +71,67 @@ const (
 // A counter counts events by the values of fields.
 type counter struct {
 	fields []*event.Field
-	groups map[string]*CountRow
-	bytes  int // of the values in groups
+	groups
+}
+
+// groups are sums by combinations of values, of which there are not too many.
+type groups struct {
+	rows   map[string]*CountRow // by key
+	bytes  int                  // of the keys
 	counts Counts
-	key    []byte // values of an event, one behind the other; before each of them 1, or 0 and nothing
+	key    []byte // values, one behind the other; before each of them 1, or 0 and nothing
 	ends   []int  // of the values in key
 }
 
-func newCounter(names []string) (*counter, error) {
-	c := &counter{groups: map[string]*CountRow{}, counts: Counts{Since: time.Now(), By: names}}
-	if len(names) == 0 || len(names) > maxBy {
-		return nil, BadRequest("parameter by has to name one to %d fields, separated by commas", maxBy)
+func newGroups(by []string) groups {
+	return groups{rows: map[string]*CountRow{}, counts: Counts{Since: time.Now(), By: by}}
+}
+
+// begin forgets the key, which is made anew.
+func (g *groups) begin() { g.key, g.ends = g.key[:0], g.ends[:0] }
+
+// put counts n events of the combination that key has.
+func (g *groups) put(n uint64) {
+	g.counts.Total += n
+	for _, end := range g.ends { // values can have any byte in them: of equal keys, each is as long
+		g.key = binary.NativeEndian.AppendUint32(g.key, uint32(end))
+	}
+	if row := g.rows[string(g.key)]; row != nil {
+		row.Count += n
+		return
+	}
+	if len(g.rows) >= maxGroups || g.bytes+len(g.key) > maxGroupBytes {
+		g.counts.Other += n
+		return
+	}
+	g.bytes += len(g.key)
+	row := &CountRow{Values: make([]*string, 0, len(g.ends)), Count: n}
+	all, start := string(g.key), 0
+	for _, end := range g.ends {
+		if all[start] == 0 {
+			row.Values = append(row.Values, nil)
+		} else {
+			text := all[start+1 : end]
+			row.Values = append(row.Values, &text)
+		}
+		start = end
+	}
+	g.rows[all] = row
+}
+
+// next tells what was counted since it was last called, in all its rows.
+func (g *groups) next() *Counts {
+	out := g.tell(maxGroups)
+	g.rows, g.bytes = map[string]*CountRow{}, 0
+	g.counts.Other, g.counts.Total, g.counts.Lost = 0, 0, 0
+	return out
+}
+
+// newCounter counts by at most so many fields.
+func newCounter(names []string, most int) (*counter, error) {
+	c := &counter{groups: newGroups(names)}
+	if len(names) == 0 || len(names) > most {
+		return nil, BadRequest("parameter by has to name one to %d fields, separated by commas", most)
 	}
 	for _, name := range names {
 		f, ok := event.Lookup(name)
@@ -97,9 +154,7 @@ func (c *counter) add(e *event.Event) {
 		c.counts.Lost += l.Count
 		return
 	}
-	times := e.Times()
-	c.counts.Total += times
-	c.key, c.ends = c.key[:0], c.ends[:0]
+	c.begin()
 	for _, f := range c.fields {
 		start := len(c.key)
 		c.key = append(c.key, 1)
@@ -109,30 +164,7 @@ func (c *counter) add(e *event.Event) {
 		}
 		c.ends = append(c.ends, len(c.key))
 	}
-	for _, end := range c.ends { // values can have any byte in them: of equal keys, each is as long
-		c.key = binary.NativeEndian.AppendUint32(c.key, uint32(end))
-	}
-	if g := c.groups[string(c.key)]; g != nil {
-		g.Count += times
-		return
-	}
-	if len(c.groups) >= maxGroups || c.bytes+len(c.key) > maxGroupBytes {
-		c.counts.Other += times
-		return
-	}
-	c.bytes += len(c.key)
-	row := &CountRow{Count: times}
-	all, start := string(c.key), 0
-	for _, end := range c.ends {
-		if all[start] == 0 {
-			row.Values = append(row.Values, nil)
-		} else {
-			text := all[start+1 : end]
-			row.Values = append(row.Values, &text)
-		}
-		start = end
-	}
-	c.groups[all] = row
+	c.put(e.Times())
 }
 
 // appendValue appends the value of a field as people read it.
@@ -159,17 +191,17 @@ func appendValue(b []byte, f *event.Field, e *event.Event) ([]byte, bool) {
 	return strconv.AppendInt(b, n, 10), true
 }
 
-// tell returns the counts so far.
-func (c *counter) tell() *Counts {
-	out := c.counts
-	out.Rows = make([]CountRow, 0, len(c.groups))
-	for _, g := range c.groups {
-		out.Rows = append(out.Rows, *g)
+// tell returns the counts so far, in most rows at most.
+func (g *groups) tell(most int) *Counts {
+	out := g.counts
+	out.Rows = make([]CountRow, 0, len(g.rows))
+	for _, row := range g.rows {
+		out.Rows = append(out.Rows, *row)
 	}
 	slices.SortFunc(out.Rows, func(a, b CountRow) int {
 		return cmp.Or(cmp.Compare(b.Count, a.Count), slices.CompareFunc(a.Values, b.Values, compareValues))
 	})
-	for len(out.Rows) > maxRows {
+	for len(out.Rows) > most {
 		last := len(out.Rows) - 1
 		out.Unshown += out.Rows[last].Count
 		out.Rows = out.Rows[:last]
@@ -191,32 +223,65 @@ func boolInt(b bool) int {
 	return 0
 }
 
-func (s *Server) serveCount(w http.ResponseWriter, req *http.Request, q Query) error {
+// An AskedCount is a [CountQuestion] that is checked.
+type AskedCount struct {
+	CountQuestion
+	filter  *filter.Program
+	counter *counter
+}
+
+// ParseCountQuestion checks what was asked for. Errors are those for the client.
+func ParseCountQuestion(q Query) (a AskedCount, err error) {
 	by := []string{}
 	if list := q["by"]; list != "" {
 		by = strings.Split(list, ",")
 	}
-	c, err := newCounter(by)
-	if err != nil {
-		return err
+	most := maxBy
+	if _, parts := q["parts"]; parts {
+		most++ // a hub adds the namespace
 	}
-	delete(q, "by")
-	a, err := s.question(PathEvents, q)
-	if err != nil {
-		return err
+	if a.counter, err = newCounter(by, most); err != nil {
+		return a, err
 	}
-	among := a.Filter.Asked()
-	for _, name := range by {
-		// A field asks for its kinds as a condition on it does.
-		if f, known := event.Lookup(name); known && f.Kinds() != event.AllKinds {
-			among |= a.Filter.Kinds() & f.Kinds()
+	rest := Query{}
+	for name, v := range q {
+		if name != "by" && name != "parts" {
+			rest[name] = v
 		}
 	}
-	wanted := a.Filter
-	if a.Limit == 0 { // or it would not end with the event that it is to end with
-		wanted = wanted.Counted(by, among)
+	of, err := ParseQuestion(PathEvents, rest)
+	a.filter = of.Filter
+	a.CountQuestion = CountQuestion{Filter: q["filter"], By: by, Limit: of.Limit, Nodes: of.Nodes}
+	return a, err
+}
+
+func (s *Server) serveCount(w http.ResponseWriter, req *http.Request, q Query) error {
+	a, err := ParseCountQuestion(q)
+	if err != nil {
+		return err
 	}
-	stream, err := s.subscribe(req, "events by "+strings.Join(by, ","), wanted, among)
+	if err := s.isHere(a.Nodes); err != nil {
+		return err
+	}
+	parts, err := q.Bool("parts", false)
+	if err != nil {
+		return err
+	}
+	if parts && a.Limit > 0 {
+		return BadRequest("limit is of all that is counted: with parts there is none")
+	}
+	among := a.filter.Asked()
+	for _, name := range a.By {
+		// A field asks for its kinds as a condition on it does.
+		if f, known := event.Lookup(name); known && f.Kinds() != event.AllKinds {
+			among |= a.filter.Kinds() & f.Kinds()
+		}
+	}
+	wanted := a.filter
+	if a.Limit == 0 { // or it would not end with the event that it is to end with
+		wanted = wanted.Counted(a.By, among)
+	}
+	stream, err := s.subscribe(req, "events by "+strings.Join(a.By, ","), wanted, among)
 	if err != nil {
 		return err
 	}
@@ -225,23 +290,35 @@ func (s *Server) serveCount(w http.ResponseWriter, req *http.Request, q Query) e
 	if err := out.Flush(); err != nil {
 		return err
 	}
-	return s.count(req.Context(), out, stream, c, uint64(a.Limit))
+	if !parts {
+		return s.count(req.Context(), out, stream, a.counter, uint64(a.Limit), func() *Counts { return a.counter.tell(maxRows) })
+	}
+	// Who puts parts together is to know at once that this one has begun.
+	if err := out.Counts(a.counter.next()); err != nil {
+		return err
+	}
+	return s.count(req.Context(), out, stream, a.counter, 0, a.counter.next)
+}
+
+// Counts writes counts, and sends them.
+func (w *Writer) Counts(c *Counts) error {
+	line, err := json.Marshal(c)
+	if err != nil {
+		return fmt.Errorf("write counts: %w", err)
+	}
+	if err := w.Row(Row{JSON: line}); err != nil {
+		return err
+	}
+	return w.Flush()
 }
 
 // count counts until the stream ends, limit events were counted or the client
 // has gone, and tells every two seconds.
-func (s *Server) count(ctx context.Context, out *Writer, from *stream, c *counter, limit uint64) error {
+func (s *Server) count(ctx context.Context, out *Writer, from *stream, c *counter, limit uint64, so func() *Counts) error {
 	tell := func(last bool) error {
-		counts := c.tell()
+		counts := so()
 		counts.Last = last
-		line, err := json.Marshal(counts)
-		if err != nil {
-			return fmt.Errorf("write counts: %w", err)
-		}
-		if err := out.Row(Row{JSON: line}); err != nil {
-			return err
-		}
-		return out.Flush()
+		return out.Counts(counts)
 	}
 	due := time.Now().Add(countTick)
 	for limit == 0 || c.counts.Total < limit {
@@ -271,12 +348,18 @@ func (s *Server) count(ctx context.Context, out *Writer, from *stream, c *counte
 // CountEvents yields how many events there were so far, now and then and at the
 // end: each line is a [Counts].
 func (c *Client) CountEvents(ctx context.Context, q CountQuestion) Lines {
-	v := url.Values{"by": {strings.Join(q.By, ",")}, "watch": {"true"}}
+	return c.lines(ctx, PathCounts, q.values(), q.Begun)
+}
+
+func (q CountQuestion) values() url.Values {
+	v := nodeValues(q.Nodes)
+	v.Set("by", strings.Join(q.By, ","))
+	v.Set("watch", "true")
 	if q.Filter != "" {
 		v.Set("filter", q.Filter)
 	}
 	if q.Limit > 0 {
 		v.Set("limit", strconv.Itoa(q.Limit))
 	}
-	return c.lines(ctx, PathEventsCount, v, q.Begun)
+	return v
 }

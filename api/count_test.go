@@ -57,14 +57,14 @@ func TestCount(t *testing.T) {
 
 // However many values there are, the sum is exact.
 func TestCountBounded(t *testing.T) {
-	c, err := newCounter([]string{"fd.ino"})
+	c, err := newCounter([]string{"fd.ino"}, maxBy)
 	if err != nil {
 		t.Fatal(err)
 	}
 	for i := range 3 * maxGroups {
 		c.add(opened("/x", uint64(i%(2*maxGroups))+1))
 	}
-	got := c.tell()
+	got := c.tell(maxRows)
 	sum := got.Other + got.Unshown
 	for _, r := range got.Rows {
 		sum += r.Count
@@ -76,7 +76,7 @@ func TestCountBounded(t *testing.T) {
 
 // Processes choose texts: with any bytes, and as long as there is room for.
 func TestCountForeignValues(t *testing.T) {
-	c, err := newCounter([]string{"fd.name", "fd.nameraw", "fd.ino"})
+	c, err := newCounter([]string{"fd.name", "fd.nameraw", "fd.ino"}, maxBy)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -88,7 +88,7 @@ func TestCountForeignValues(t *testing.T) {
 		want = append(want, fmt.Sprintf("%q %q 7", names[0], names[1]))
 	}
 	var got []string
-	for _, r := range c.tell().Rows {
+	for _, r := range c.tell(maxRows).Rows {
 		got = append(got, fmt.Sprintf("%q %q %s", *r.Values[0], *r.Values[1], *r.Values[2]))
 	}
 	slices.Sort(got)
@@ -101,7 +101,7 @@ func TestCountForeignValues(t *testing.T) {
 	for i := range 10 {
 		c.add(opened(fmt.Sprint(long, i), 7))
 	}
-	if counts := c.tell(); len(counts.Rows) > 3+4 || counts.Other < 6 || counts.Total != 13 {
+	if counts := c.tell(maxRows); len(counts.Rows) > 3+4 || counts.Other < 6 || counts.Total != 13 {
 		t.Errorf("%d rows, %d others of %d", len(counts.Rows), counts.Other, counts.Total)
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/url"
 	"path"
 	"slices"
 	"strconv"
@@ -16,8 +17,12 @@ import (
 	"warren/filter"
 )
 
-// PathFileWatch answers what happens to a file, below the root of the API.
-const PathFileWatch = "/files/watch"
+// PathFiles answers what happens to a file, below the root of the API. Its one part
+// lets a cluster's API server see that it may be a watch.
+const PathFiles = "/files"
+
+// FileParams are the parameters that it takes.
+var FileParams = []string{"path", "recursive", "fields", "limit", "node", "watch"}
 
 // A FileQuestion asks what happens to a file.
 type FileQuestion struct {
@@ -28,6 +33,7 @@ type FileQuestion struct {
 	Recursive bool
 	Fields    []string // as of a Question
 	Limit     int      // above 0: end after so many events
+	Node      string   // the node that a hub asks
 	Begun     func()   // as of a Question
 }
 
@@ -387,41 +393,57 @@ func succeeded(e *event.Event) bool {
 	return false
 }
 
-func (s *Server) serveFileWatch(w http.ResponseWriter, req *http.Request, q Query) error {
-	name := q["path"]
-	if !path.IsAbs(name) || strings.ContainsRune(name, 0) {
-		return BadRequest("parameter path has to be an absolute path, not %s", printable(name))
+// ParseFileQuestion checks what was asked for, and returns the fields that are
+// told, nil for all. Errors are those for the client.
+func ParseFileQuestion(q Query) (a FileQuestion, fields *event.Selection, err error) {
+	a.Path = q["path"]
+	if !path.IsAbs(a.Path) || strings.ContainsRune(a.Path, 0) {
+		return a, nil, BadRequest("parameter path has to be an absolute path, not %s", printable(a.Path))
 	}
-	if len(name) > maxWatched {
-		return BadRequest("parameter path has %d bytes, and no path more than %d", len(name), maxWatched)
+	if len(a.Path) > maxWatched {
+		return a, nil, BadRequest("parameter path has %d bytes, and no path more than %d", len(a.Path), maxWatched)
+	}
+	nodes, err := q.List("node")
+	if err != nil {
+		return a, nil, err
+	}
+	if len(nodes) > 1 {
+		return a, nil, BadRequest("parameter node names %d nodes: a file is one node's", len(nodes))
+	}
+	a.Node = strings.Join(nodes, "")
+	if a.Recursive, err = q.Bool("recursive", false); err != nil {
+		return a, nil, err
+	}
+	if _, err = q.Bool("watch", false); err != nil {
+		return a, nil, err
+	}
+	if a.Limit, err = q.Count("limit"); err != nil {
+		return a, nil, err
+	}
+	if list, ok := q["fields"]; ok {
+		a.Fields = strings.Split(list, ",")
+	}
+	fields, err = q.Fields()
+	return a, fields, err
+}
+
+func (s *Server) serveFileWatch(w http.ResponseWriter, req *http.Request, q Query) error {
+	a, fields, err := ParseFileQuestion(q)
+	if err != nil {
+		return err
 	}
 	if err := s.here(q); err != nil {
 		return err
 	}
-	recursive, err := q.Bool("recursive", false)
+	watch, err := watchFile(a.Path, a.Recursive, s.cfg.Locate)
 	if err != nil {
-		return err
-	}
-	if _, err := q.Bool("watch", false); err != nil {
-		return err
-	}
-	limit, err := q.Count("limit")
-	if err != nil {
-		return err
-	}
-	fields, err := q.Fields()
-	if err != nil {
-		return err
-	}
-	watch, err := watchFile(name, recursive, s.cfg.Locate)
-	if err != nil {
-		return BadRequest("parameter path: %s: %v", printable(name), err)
+		return BadRequest("parameter path: %s: %v", printable(a.Path), err)
 	}
 	stream, err := s.watchStream(req, watch)
 	if err != nil {
 		return err
 	}
-	return s.followFile(req, NewWriter(w, req, s.cfg.Stall, fields), stream, watch, limit)
+	return s.followFile(req, NewWriter(w, req, s.cfg.Stall, fields), stream, watch, a.Limit)
 }
 
 func (s *Server) watchStream(req *http.Request, w *fileWatch) (*stream, error) {
@@ -518,10 +540,23 @@ func (s *Server) nextUntil(ctx context.Context, out *Writer, from *stream, due t
 // WatchFile yields what happens to a file: who opens, executes, writes, renames
 // or removes it, by any of its names. Losses come in between.
 func (c *Client) WatchFile(ctx context.Context, q FileQuestion) Lines {
-	v := Question{Fields: q.Fields, Limit: q.Limit}.values(PathEvents, true)
+	return c.lines(ctx, PathFiles, q.values(), q.Begun)
+}
+
+// FileRows yields what WatchFile does, in batches: see [Client.Rows].
+func (c *Client) FileRows(ctx context.Context, q FileQuestion) Batches {
+	return c.batches(ctx, PathFiles, q.values())
+}
+
+func (q FileQuestion) values() url.Values {
+	var nodes []string
+	if q.Node != "" {
+		nodes = []string{q.Node}
+	}
+	v := Question{Fields: q.Fields, Limit: q.Limit, Nodes: nodes}.values(PathEvents, true)
 	v.Set("path", q.Path)
 	if q.Recursive {
 		v.Set("recursive", "true")
 	}
-	return c.lines(ctx, PathFileWatch, v, q.Begun)
+	return v
 }

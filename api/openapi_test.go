@@ -116,7 +116,7 @@ func TestDocumentAndAnswers(t *testing.T) {
 		if ct == "application/x-ndjson" {
 			schema := route.Operation.Responses.Status(status).Value.Content[ct].Schema.Value
 			always := []string{"evt.kind", "evt.type", "evt.time"}
-			if route.Path == "/v1/fields" || route.Path == "/v1/events/count" || req.URL.Query().Has("fields") {
+			if route.Path == "/v1/fields" || route.Path == "/v1/counts" || req.URL.Query().Has("fields") {
 				always = nil
 			}
 			validateLines(t, target, schema, w.Body, always...)
@@ -142,7 +142,7 @@ func TestDocumentAndAnswers(t *testing.T) {
 		path := strings.Replace(r.Pattern, "{id}", "1", 1)
 		ask(whole, path+"?bogus=1", 400, here)
 		ask(whole, path, 403, elsewhere)
-		if r.Pattern != "/v1/events" && r.Pattern != "/v1/files/watch" && r.Pattern != "/v1/events/count" && r.Pattern != "/v1/who" { // which follow, or want more
+		if r.Pattern != "/v1/events" && r.Pattern != "/v1/files" && r.Pattern != "/v1/counts" && r.Pattern != "/v1/who" { // which follow, or want more
 			ask(whole, path, 200, here)
 		}
 	}
@@ -162,7 +162,7 @@ func TestDocumentAndAnswers(t *testing.T) {
 		ask(whole, list+"a.b", 400, here)
 	}
 	ask(full, "/v1/events", 503, here)
-	ask(full, "/v1/files/watch?path=/x", 503, here)
+	ask(full, "/v1/files?path=/x", 503, here)
 	watched := newFake()
 	ended := make(chan struct{})
 	go func() {
@@ -173,9 +173,9 @@ func TestDocumentAndAnswers(t *testing.T) {
 		watched.send(x)
 		watched.end()
 	}()
-	ask(watched, "/v1/files/watch?path=/x&recursive=true&limit=2", 200, here)
+	ask(watched, "/v1/files?path=/x&recursive=true&limit=2", 200, here)
 	<-ended
-	ask(full, "/v1/events/count?by=proc.name", 503, here)
+	ask(full, "/v1/counts?by=proc.name", 503, here)
 	counted := newFake()
 	over := make(chan struct{})
 	go func() {
@@ -184,7 +184,7 @@ func TestDocumentAndAnswers(t *testing.T) {
 		counted.send(opened("/x", 0))
 		counted.end()
 	}()
-	ask(counted, "/v1/events/count?by=evt.type,fd.name&limit=2", 200, here)
+	ask(counted, "/v1/counts?by=evt.type,fd.name&limit=2", 200, here)
 	<-over
 	ask(whole, "/v1/processes?exited=true", 200, here)
 	ask(whole, "/v1/processes/"+fmt.Sprint(self.PID), 200, here)

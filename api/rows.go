@@ -9,6 +9,7 @@ import (
 	"iter"
 	"mime"
 	"net/http"
+	"net/url"
 	"strings"
 	"sync"
 	"time"
@@ -102,8 +103,12 @@ func wantsRows(req *http.Request) bool {
 // Rows asks for a list or a stream, [PathEvents] or another, in batches. Where
 // follow is true a stream does not end before ctx does, or the agent.
 func (c *Client) Rows(ctx context.Context, path string, follow bool, q Question) Batches {
+	return c.batches(ctx, path, q.values(path, follow))
+}
+
+func (c *Client) batches(ctx context.Context, path string, q url.Values) Batches {
 	return func(yield func(Batch, error) bool) {
-		resp, err := c.get(ctx, path, q.values(path, follow), RowsType)
+		resp, err := c.get(ctx, path, q, RowsType)
 		if err != nil {
 			yield(Batch{}, err)
 			return

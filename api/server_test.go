@@ -708,7 +708,7 @@ func FuzzQuery(f *testing.F) {
 	f.Fuzz(func(t *testing.T, raw string) {
 		for _, r := range h.routes() {
 			path := strings.Replace(r.Pattern, "{id}", "200", 1)
-			if path == "/v1"+PathFileWatch || path == "/v1"+PathEventsCount {
+			if path == "/v1"+PathFiles || path == "/v1"+PathCounts {
 				continue // they always follow
 			}
 			q := raw

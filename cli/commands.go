@@ -40,7 +40,7 @@ func commandTable(g *globals) ([]*command, []*option) {
 	}
 	var global []*option
 	if g.kubectl {
-		local := []string{"agent", "hub", "network remove", "file watch", "history status", "history export", "history prune"} // of one machine
+		local := []string{"agent", "hub", "network remove", "history status", "history export", "history prune"} // of one machine
 		commands = slices.DeleteFunc(commands, func(c *command) bool { return slices.Contains(local, c.name) })
 		global = clusterFlags(g)
 	} else {

@@ -23,12 +23,7 @@ func eventsCommand(g *globals) *command {
 	var recent, follow bool
 	var about selection
 	var when period
-	var counts []*option
-	counting := ""
-	if !g.kubectl {
-		counting = " With --count-by there is one row for each combination of values. Opens and system calls are counted in the kernel where the process, what it executes, the type, the result and the directory tell apart all that is asked for, in FIELDS and in FILTER; the numbers are as exact, and up to two seconds late. warren filter explain --count-by says whether they are. Other events are counted in the agent. What finds no room among 4096 rows, or in 4 MiB of values, is counted as others."
-		counts = append(counts, &option{long: "count-by", meta: "FIELDS", text: &countBy, doc: "count events by the values of these fields instead of showing each"})
-	}
+	counting := " With --count-by there is one row for each combination of values. Opens and system calls are counted in the kernel where the process, what it executes, the type, the result and the directory tell apart all that is asked for, in FIELDS and in FILTER; the numbers are as exact, and up to two seconds late. warren filter explain --count-by says whether they are. Other events are counted in the agent. What finds no room among 4096 rows, or in 2 MiB of values, is counted as others."
 	return &command{
 		name:    "events",
 		args:    "[FILTER]",
@@ -61,6 +56,7 @@ func eventsCommand(g *globals) *command {
 			{"kubectl warren events", "What pods of my namespace do, on all nodes"},
 			{"kubectl warren events -n shop -l 'app in (cart, payment)' 'evt.type = connect'", "Whom two applications connect to"},
 			{"kubectl warren events -A 'evt.type = execve and proc.name in (sh, bash)'", "Shells that are started anywhere"},
+			{"kubectl warren events -n shop --count-by k8s.pod.name,proc.exepath 'evt.type = execve'", "How often pods run which programs, over all nodes"},
 			{"kubectl warren events -A --node node-1,node-2 --recent 'evt.kind = credentials' -o wide", "Who changed their rights on two nodes, looking back"},
 		},
 		flags: append([]*option{
@@ -69,7 +65,7 @@ func eventsCommand(g *globals) *command {
 			{long: "follow", short: "f", yes: &follow, doc: "with --since: go on with what happens"},
 			{long: "recent", yes: &recent, doc: "show what the agent remembers instead of what happens next"},
 			{long: "columns", short: "c", meta: "FIELDS", text: &columns, doc: "show these fields instead, separated by commas; also of JSON; proc.aname[1] and the like give one of several values in tables"},
-		}, append(append(when.flags(), counts...), podFlags(g, &about)...)...),
+		}, append(append(when.flags(), &option{long: "count-by", meta: "FIELDS", text: &countBy, doc: "count events by the values of these fields instead of showing each"}), podFlags(g, &about)...)...),
 		run: func(ctx context.Context, env *Env, args []string) error {
 			switch {
 			case recent && (when.given() || follow):
@@ -111,8 +107,13 @@ func eventsCommand(g *globals) *command {
 				}
 				ctx, cancel := g.finite(ctx, true)
 				defer cancel()
-				warnOfCounting(env, q.Filter, by, limit)
-				return countEvents(ctx, env, who, api.CountQuestion{Filter: q.Filter, By: by, Limit: limit}, output)
+				ends := limit
+				if who.cluster { // the hub ends it, and agents count as if there were none
+					ends = 0
+				}
+				warnOfCounting(env, q.Filter, by, ends)
+				err = countEvents(ctx, env, who, api.CountQuestion{Filter: q.Filter, By: by, Limit: limit, Nodes: q.Nodes}, output)
+				return who.typed(err, filterOf(args))
 			}
 			out := newStream(env, st, who)
 			if output == "json" {

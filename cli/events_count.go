@@ -15,21 +15,42 @@ import (
 // stream ends: on a terminal always what is so far, elsewhere what it was in the
 // end.
 func countEvents(ctx context.Context, env *Env, who *answerer, q api.CountQuestion, output string) error {
-	lines := who.CountEvents(ctx, q)
-	if output == "json" {
-		return writeJSON(env, lines)
-	}
 	var last *api.Counts
-	for line, err := range lines {
+	lines := func(yield func([]byte, error) bool) {
+		for line, err := range who.CountEvents(ctx, q) {
+			if err == nil {
+				last = &api.Counts{}
+				if err = json.Unmarshal(line, last); err != nil {
+					err = fmt.Errorf("read counts: %w", err)
+				}
+			}
+			if !yield(line, err) {
+				return
+			}
+		}
+	}
+	// What is missing is said once, at the end, where no picture says it.
+	missing := func(err error) error {
+		if err != nil || last == nil {
+			return err
+		}
+		say := screen{utf8: env.utf8()}
+		for _, gap := range last.Gaps {
+			who.missing = true
+			fmt.Fprintln(env.Stderr, env.program()+": "+say.safe(gap))
+		}
+		who.missingNodes(last.Nodes, last.Missing)
+		return who.whole(nil)
+	}
+	if output == "json" {
+		return missing(writeJSON(env, lines))
+	}
+	for _, err := range lines {
 		if err != nil {
 			if last == nil || ctx.Err() == nil {
 				return err
 			}
 			break // somebody has seen enough
-		}
-		last = &api.Counts{}
-		if err := json.Unmarshal(line, last); err != nil {
-			return fmt.Errorf("read counts: %w", err)
 		}
 		if env.Terminal && !last.Last {
 			if err := writeCounts(env, last, true); err != nil {
@@ -40,7 +61,7 @@ func countEvents(ctx context.Context, env *Env, who *answerer, q api.CountQuesti
 	if last == nil {
 		return nil
 	}
-	return writeCounts(env, last, env.Terminal)
+	return missing(writeCounts(env, last, env.Terminal))
 }
 
 // fieldsToCountBy returns the fields of a list.
@@ -88,6 +109,9 @@ func writeCounts(env *Env, c *api.Counts, anew bool) error {
 	}
 	if c.Lost > 0 {
 		notes = append(notes, v.paint(red, fmt.Sprintf("%d were lost before they were counted", c.Lost)))
+	}
+	if n := len(c.Missing); n > 0 && !c.Last {
+		notes = append(notes, v.paint(red, fmt.Sprintf("%d of %d nodes answer", c.Nodes-n, c.Nodes)))
 	}
 	v.b.WriteString("  " + strings.Join(notes, ", ") + "\n")
 	return v.print(env)

@@ -258,6 +258,13 @@ func (h *hub) review(ctx context.Context, c *caller, what string, saw *view) (*v
 	return v, err
 }
 
+// notAll refuses what is told to who sees everything, and to nobody else.
+func notAll(c *caller) *api.Error {
+	e := api.Forbidden("%s may not get pods in all namespaces", nameOf(c.user))
+	e.Hint = "what is of a node, and of no pod, is told to who may"
+	return e
+}
+
 // A sight is the view of a caller whose answer goes on, as it is at any time.
 // One goroutine uses it.
 type sight struct {
@@ -265,6 +272,7 @@ type sight struct {
 	caller *caller
 	what   string
 	view   *view
+	whole  bool // the answer is for who sees everything, and ends with that
 	proven time.Time
 	next   time.Time // when to ask again
 }
@@ -282,6 +290,9 @@ func (s *sight) keep(ctx context.Context, now time.Time) error {
 	}
 	s.next = now.Add(s.h.cfg.Review / 2)
 	switch v, err := s.h.review(ctx, s.caller, s.what, s.view); {
+	case err == nil && s.whole && !v.all:
+		s.h.door.refuse(refusedLate, s.caller.from, nameOf(s.caller.user), s.what, notAll(s.caller))
+		return errRevoked
 	case err == nil:
 		s.view, s.proven = v, now
 	case errors.Is(err, errRevoked) || now.Sub(s.proven) >= awayTime:

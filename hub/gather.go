@@ -27,7 +27,7 @@ type gathering[T any] struct {
 	// called when the agent answers.
 	ask func(ctx context.Context, a *agent, to *source[T], began func()) error
 
-	out   *merger[T]
+	out   *merger[T] // nil where ask has no use for a source
 	tally *tally
 
 	done  chan struct{} // closed when nothing comes any more
@@ -82,7 +82,10 @@ func (g *gathering[T]) run(ctx context.Context) {
 			feed, stop := context.WithCancel(ctx)
 			running[m.node] = feeding{m.agent, stop}
 			g.tally.ask(m.node)
-			src := g.out.source(time.Now())
+			var src *source[T]
+			if g.out != nil {
+				src = g.out.source(time.Now())
+			}
 			g.feeds.Go(func() {
 				defer src.end()
 				g.feed(feed, m.node, m.agent, src)
@@ -190,13 +193,16 @@ func same(q api.Question) func(*agent) api.Question {
 	return func(*agent) api.Question { return q }
 }
 
-// askRows returns how agents are asked for rows.
+// askRows returns how agents are asked for the rows of a list or stream.
 func askRows(path string, follow bool, question func(*agent) api.Question) func(context.Context, *agent, *source[api.Row], func()) error {
+	return askBatches(func(ctx context.Context, a *agent) api.Batches { return a.client.Rows(ctx, path, follow, question(a)) })
+}
+
+// askBatches returns how agents are asked for rows.
+func askBatches(ask func(context.Context, *agent) api.Batches) func(context.Context, *agent, *source[api.Row], func()) error {
 	return func(ctx context.Context, a *agent, to *source[api.Row], began func()) error {
-		begun, q := false, question(a)
-		for batch, err := range attentive(ctx, a.patience(), func(ctx context.Context) api.Batches {
-			return a.client.Rows(ctx, path, follow, q)
-		}) {
+		begun := false
+		for batch, err := range attentive(ctx, a.patience(), func(ctx context.Context) api.Batches { return ask(ctx, a) }) {
 			if err != nil {
 				return err
 			}

@@ -277,6 +277,9 @@ func (s *source[T]) tellLost(came int64) {
 
 // pause says that nothing comes from the node for now.
 func (s *source[T]) pause() {
+	if s == nil {
+		return
+	}
 	s.m.mu.Lock()
 	defer s.m.mu.Unlock()
 	s.away = true
@@ -286,6 +289,9 @@ func (s *source[T]) pause() {
 // end says that the node has told all that it had to tell. It may be called
 // again.
 func (s *source[T]) end() {
+	if s == nil {
+		return
+	}
 	s.m.mu.Lock()
 	defer s.m.mu.Unlock()
 	s.done = true

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"iter"
 	"time"
 
 	"google.golang.org/grpc/codes"
@@ -21,11 +22,11 @@ var (
 	errSilent = fmt.Errorf("no sign of life for %v", silence)
 )
 
-// attentive reads batches that ask returns, and gives up when none comes within
-// first, or later for too long: ask's context is cancelled then, and the error
+// attentive reads batches, or something else, that ask returns, and gives up when
+// none comes within first, or later for too long: ask's context is cancelled then, and the error
 // is errSilent. The time that its reader takes does not count.
-func attentive(ctx context.Context, first time.Duration, ask func(context.Context) api.Batches) api.Batches {
-	return func(yield func(api.Batch, error) bool) {
+func attentive[T any](ctx context.Context, first time.Duration, ask func(context.Context) iter.Seq2[T, error]) iter.Seq2[T, error] {
+	return func(yield func(T, error) bool) {
 		ctx, cancel := context.WithCancelCause(ctx)
 		defer cancel(nil)
 		watch := time.AfterFunc(first, func() { cancel(errSilent) })

@@ -28,6 +28,8 @@ func (h *hub) routes() ([]api.Route, error) {
 		{Pattern: "/v1/processes/{id}", Params: []string{"node"}, Handle: h.serveProcess},
 		h.rowsRoute(api.PathConnections),
 		h.rowsRoute(api.PathFlows),
+		{Pattern: "/v1" + api.PathCounts, Params: []string{"filter", "by", "limit", "node", "watch"}, Handle: h.serveCounts},
+		{Pattern: "/v1" + api.PathFiles, Params: api.FileParams, Handle: h.serveFile},
 		api.WhoRoute(h.who),
 		api.MapRoute(h.drawMap),
 		api.PolicyRoute(h.reportPolicy),
