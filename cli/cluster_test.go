@@ -3,6 +3,7 @@ package cli
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -49,6 +50,7 @@ func (m *machine) talk() *api.MapCollector {
 //	""            every node answers
 //	missing       node-2 does not
 //	back          node-2 does not, and then does
+//	partial       who asks may not get pods in all namespaces
 //	none          there is no hub
 //	forbidden, unavailable, expired, broken, away   what the API server says
 //	slow          nobody answers
@@ -101,7 +103,19 @@ func (h *fakeHub) RoundTrip(req *http.Request) (*http.Response, error) {
 	}
 	req.URL.Path = path
 	q := req.URL.Query()
-	if q.Get("node") == "node-2" {
+	if path == "/v1/files" {
+		if h.how == "partial" { // what the hub says to who does not see everything
+			rec := httptest.NewRecorder()
+			e := api.Forbidden("eve may not get pods in all namespaces")
+			e.Hint = "what is of a node, and of no pod, is told to who may"
+			api.WriteError(rec, e)
+			return rec.Result(), nil
+		}
+	}
+	if path == "/v1/counts" {
+		q.Del("limit") // of all nodes
+	}
+	if q.Get("node") == "node-2" && path != "/v1/files" {
 		q.Set("filter", "proc.pid = 0") // it has nothing to tell
 	}
 	q.Del("node")
@@ -119,6 +133,9 @@ func (h *fakeHub) RoundTrip(req *http.Request) (*http.Response, error) {
 	default:
 		h.agent.ServeHTTP(rec, req)
 	}
+	if path == "/v1/counts" && rec.Code == http.StatusOK {
+		return h.counts(rec)
+	}
 	if rec.Code == http.StatusOK && rec.Header().Get("Content-Type") == "application/x-ndjson" {
 		body := rec.Body.Bytes()
 		switch h.how {
@@ -134,6 +151,31 @@ func (h *fakeHub) RoundTrip(req *http.Request) (*http.Response, error) {
 		}
 		rec.Body = bytes.NewBuffer(body)
 	}
+	return rec.Result(), nil
+}
+
+// counts are those of node-1, by what a hub knows of its nodes.
+func (h *fakeHub) counts(rec *httptest.ResponseRecorder) (*http.Response, error) {
+	var out bytes.Buffer
+	for line := range bytes.Lines(rec.Body.Bytes()) {
+		var c api.Counts
+		if err := json.Unmarshal(line, &c); err != nil {
+			return nil, err
+		}
+		c.Nodes = 2
+		switch h.how {
+		case "missing":
+			c.Missing = []string{connectionRefused}
+		case "back":
+			c.Gaps = []string{"node-2 broke off for a while: what happened there meanwhile is not counted"}
+		}
+		b, err := json.Marshal(c)
+		if err != nil {
+			return nil, err
+		}
+		out.Write(append(b, '\n'))
+	}
+	rec.Body = &out
 	return rec.Result(), nil
 }
 

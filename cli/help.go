@@ -214,6 +214,8 @@ const clusterIntro = "The same commands over a whole cluster: the program by the
 	"- **Tables** have the columns NODE and POD instead of CONTAINER, and NAMESPACE with `-A`. `-o wide` has the container too. `-o json` is the same rows as on one machine.\n" +
 	"- **Nodes that do not answer** are told on standard error: `3 of 4 nodes answered; node-2: connection refused`. What the others know is shown all the same; " +
 	"an answer that ends by itself and lacks nodes makes the exit code 1. In `-o json` there is a row of kind `nodes` as well. A stream goes on without them, and tells when they are back.\n" +
+	"- **Counts.** `events --count-by` adds up what the nodes tell every two seconds; with `--limit` it ends once they have told of so many, or more. It counts in your namespaces; what is missing from the counts is told at the end, and makes the exit code 1.\n" +
+	"- **Files.** `file watch` is of one node, which `--node` names, and of a path as that node has it: for those who may see all pods.\n" +
 	"- **Processes.** An exec id names one process of the whole cluster; a pid wants `--node`.\n" +
 	"- **Completion.** By the name `kubectl_complete-warren` in `PATH`, the program completes what kubectl asks it to.\n"
 

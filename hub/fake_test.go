@@ -1,7 +1,6 @@
 package hub
 
 import (
-	"bufio"
 	"cmp"
 	"context"
 	"crypto/tls"
@@ -199,6 +198,7 @@ type fakeAgent struct {
 	process  map[string]string    // by id
 	talk     api.Map
 	reached  api.Who
+	counting map[chan api.Counts]bool
 	policy   api.PolicyReport
 	inForce  func(api.PolicyStatusQuestion) api.NodePolicies
 	whoAsked []api.WhoQuestion
@@ -214,7 +214,7 @@ type fakeAgent struct {
 // newAgent returns an agent that does not listen yet.
 func newAgent(node string) *fakeAgent {
 	return &fakeAgent{node: node, name: "warren-agent-" + node, version: "v1", started: time.Now(), claims: node,
-		lists: map[string][]api.Row{}, process: map[string]string{}, streams: map[chan api.Row]bool{}}
+		lists: map[string][]api.Row{}, process: map[string]string{}, streams: map[chan api.Row]bool{}, counting: map[chan api.Counts]bool{}}
 }
 
 func (a *fakeAgent) pod() kube.Agent {
@@ -236,6 +236,8 @@ func (a *fakeAgent) listen(t testing.TB, ca *authority) *fakeAgent {
 	log := slog.New(slog.DiscardHandler)
 	creds := ca.credentials(t, agentLeaf, log)
 	mux := api.NewMux([]api.Route{
+		{Pattern: "/v1/counts", Params: []string{"filter", "by", "parts", "watch"}, Handle: a.serveCounts},
+		{Pattern: "/v1/files", Params: api.FileParams, Handle: a.rows(api.PathFiles)},
 		{Pattern: "/v1/events", Params: api.Params(api.PathEvents), Handle: a.rows(api.PathEvents)},
 		{Pattern: "/v1/processes", Params: api.Params(api.PathProcesses), Handle: a.rows(api.PathProcesses)},
 		{Pattern: "/v1/connections", Params: api.Params(api.PathConnections), Handle: a.rows(api.PathConnections)},
@@ -336,7 +338,7 @@ func (a *fakeAgent) rows(path string) func(http.ResponseWriter, *http.Request, a
 		} else if e := refuse(q); e != nil {
 			return e
 		}
-		follow := q["follow"] != "false" && path == api.PathEvents || q["follow"] == "true"
+		follow := q["follow"] != "false" && (path == api.PathEvents || path == api.PathFiles) || q["follow"] == "true"
 		w.Header().Set("Content-Type", api.RowsType)
 		out := http.NewResponseController(w)
 		send := func(rows []api.Row) error {
@@ -574,125 +576,4 @@ func (f *fixture) list(who shows, path string) []string {
 		}
 	}
 	return list
-}
-
-// saying returns a row in short: "node-1 shop ls", or what a notice says.
-func saying(t testing.TB, line []byte) string {
-	t.Helper()
-	var row struct {
-		Kind     string   `json:"evt.kind"`
-		Node     string   `json:"k8s.node.name"`
-		NS       string   `json:"k8s.ns.name"`
-		Name     string   `json:"proc.name"`
-		Total    int      `json:"nodes.total"`
-		Answered int      `json:"nodes.answered"`
-		Missing  []string `json:"nodes.missing"`
-		Lost     uint64   `json:"lost.count"`
-	}
-	if err := json.Unmarshal(line, &row); err != nil {
-		t.Fatalf("%q: %v", line, err)
-	}
-	switch row.Kind {
-	case "nodes":
-		return strings.Join(append([]string{fmt.Sprintf("%d of %d", row.Answered, row.Total)}, row.Missing...), "; ")
-	case "lost":
-		return fmt.Sprintf("lost %d", row.Lost)
-	}
-	return row.Node + " " + row.NS + " " + row.Name
-}
-
-// A following is a stream that is being read.
-type following struct {
-	t     testing.TB
-	lines chan string // closed at the end
-	stop  context.CancelFunc
-	err   error // of the end; to be read when lines is closed
-}
-
-func (f *fixture) follow(who shows, path string) *following {
-	f.t.Helper()
-	ctx, stop := context.WithCancel(f.t.Context())
-	resp := f.open(ctx, who, path) //nolint:bodyclose // the goroutine below does
-	if resp.StatusCode != http.StatusOK {
-		b, _ := io.ReadAll(resp.Body)
-		f.t.Fatalf("GET %s: %d %s", path, resp.StatusCode, b)
-	}
-	s := &following{t: f.t, lines: make(chan string, 1024), stop: stop}
-	ended := make(chan struct{})
-	go func() {
-		defer close(ended)
-		defer close(s.lines)
-		defer resp.Body.Close()
-		in := bufio.NewScanner(resp.Body)
-		for in.Scan() {
-			if len(in.Bytes()) > 0 {
-				s.lines <- saying(f.t, in.Bytes())
-			}
-		}
-		s.err = in.Err()
-	}()
-	f.t.Cleanup(func() {
-		stop()
-		<-ended
-	})
-	return s
-}
-
-// until reads lines until one is as wanted. Those before it begin in one of some
-// ways.
-func (s *following) until(want string, before ...string) {
-	s.t.Helper()
-	deadline := time.After(testkit.Patience)
-	for {
-		select {
-		case got, ok := <-s.lines:
-			switch {
-			case !ok:
-				s.t.Fatalf("the stream ended (%v), want %q", s.err, want)
-			case got == want:
-				return
-			case !slices.ContainsFunc(before, func(p string) bool { return strings.HasPrefix(got, p) }):
-				s.t.Fatalf("the stream says %q, want %q", got, want)
-			}
-		case <-deadline:
-			s.t.Fatalf("the stream does not say %q", want)
-		}
-	}
-}
-
-// want reads the next lines.
-func (s *following) want(lines ...string) {
-	s.t.Helper()
-	for _, want := range lines {
-		select {
-		case got, ok := <-s.lines:
-			if !ok {
-				s.t.Fatalf("the stream ended (%v), want %q", s.err, want)
-			}
-			if got != want {
-				s.t.Fatalf("the stream says %q, want %q", got, want)
-			}
-		case <-time.After(testkit.Patience):
-			s.t.Fatalf("the stream says nothing, want %q", want)
-		}
-	}
-}
-
-// wantEnd reads the end of a stream. What comes before is left out.
-func (s *following) wantEnd(clean bool) {
-	s.t.Helper()
-	deadline := time.After(testkit.Patience)
-	for {
-		select {
-		case _, ok := <-s.lines:
-			if !ok {
-				if (s.err == nil) != clean {
-					s.t.Errorf("the stream ended with %v; clean should be %t", s.err, clean)
-				}
-				return
-			}
-		case <-deadline:
-			s.t.Fatal("the stream does not end")
-		}
-	}
 }
