@@ -108,7 +108,7 @@ func begun(e *event.Event, c *event.Connection) *event.Event {
 		return e
 	}
 	whole, row := *d, *e
-	whole.Start, row.Data = c.Start, &whole
+	whole.Start, whole.Duration, row.Data = c.Start, int64(max(e.Time.Sub(c.Start), 0)), &whole
 	return &row
 }
 

@@ -228,7 +228,7 @@ func TestWhoAcrossAgents(t *testing.T) {
 	}
 	// The list has the begin of what is older than the agent.
 	rows := begun(open, h.events[0].Data.(*event.Connection))
-	if d := rows.Data.(*event.Connection); !d.Start.Equal(time.Unix(1e9+1, 0)) || !open.Data.(*event.Connection).Start.IsZero() {
+	if d := rows.Data.(*event.Connection); !d.Start.Equal(time.Unix(1e9+1, 0)) || d.Duration != int64(14*time.Second) || !open.Data.(*event.Connection).Start.IsZero() {
 		t.Errorf("begun at %v", d.Start)
 	}
 }
