@@ -93,6 +93,34 @@ func TestSealDies(t *testing.T) {
 	}
 }
 
+// TestSealFails: what a failed attempt has made is taken back, and the log is what is
+// asked until another one succeeds.
+func TestSealFails(t *testing.T) {
+	s := openAt(t, Config{Dir: t.TempDir()})
+	defer s.Close() //nolint:errcheck // checked by others
+	m := newInventor(6)
+	events := fillStore(t, s, m, 200)
+	// A file where a directory is to be.
+	wall := filepath.Join(s.cfg.Dir, "kind=lost")
+	if err := os.WriteFile(wall, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Seal(t.Context()); err == nil {
+		t.Fatal("sealed all the same")
+	}
+	compare(t, s, byTime(events), Query{})
+	if left, _ := filepath.Glob(filepath.Join(s.cfg.Dir, "kind=*", "*", "*")); len(left) > 0 {
+		t.Errorf("a failed attempt leaves %v", left)
+	}
+	if err := os.Remove(wall); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Seal(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	compare(t, s, byTime(events), Query{})
+}
+
 // TestSealWhileAsked asks again and again while events come and are sealed: each
 // answer is all that was there, once, in order.
 func TestSealWhileAsked(t *testing.T) {
