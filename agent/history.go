@@ -100,8 +100,7 @@ func openHistory(cfg Config, spine *pipeline.Pipeline, living func() iter.Seq[*e
 		sc.Held, sc.HeldBytes = func(name string) bool { return h.away.Held(name) }, cfg.History.Archive.Spare
 		sc.Sealed = func() { h.away.Wake() }
 	}
-	h.store, h.wrong = store.Open(sc, log)
-	if h.wrong != nil {
+	if h.store, h.wrong = store.Open(sc, log); h.store == nil {
 		log.Warn("nothing is kept for later", "err", h.wrong)
 		return h, nil
 	}
