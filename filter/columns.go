@@ -26,7 +26,8 @@ type Condition struct {
 // the event has no such value.
 //
 // Where the field can have several values (see [event.Many]), it holds where one of
-// them satisfies it; with Every, where there are values and all do.
+// them satisfies it; with Every, where there are values and all do. Where it has those of
+// all ancestors, the process itself is none of them.
 type Comparison struct {
 	Field *event.Field
 	Every bool
@@ -84,7 +85,7 @@ func conditionsOf(xs []Expr) []*Condition {
 func comparisonOf(x *Check) *Comparison {
 	c := newCompiler()
 	t, err := c.term(x.Left)
-	if err != nil || t.field == nil || t.many == event.Ancestors {
+	if err != nil || t.field == nil {
 		return nil
 	}
 	out := &Comparison{Field: t.field}

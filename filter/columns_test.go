@@ -34,7 +34,11 @@ func judgeColumns(t *testing.T, c *Condition, e *event.Event) bool {
 			held++
 		}
 	}
-	for i := 0; x.Field.Many == event.List || i < 2 && x.Field.Many == event.Either || i < 1; i++ {
+	first := 0
+	if x.Field.Many == event.Ancestors {
+		first = 1
+	}
+	for i := first; x.Field.Many == event.List || i < 2 && x.Field.Many == event.Either || i < 1 || first == 1; i++ {
 		there := false
 		switch {
 		case x.Field.Type == event.String:
@@ -58,7 +62,7 @@ func judgeColumns(t *testing.T, c *Condition, e *event.Event) bool {
 				each(x.Num(v))
 			}
 		}
-		if !there && x.Field.Many == event.List {
+		if !there && (x.Field.Many == event.List || first == 1 && e.Process.Ancestor(i) == nil) {
 			break
 		}
 	}

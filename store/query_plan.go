@@ -51,6 +51,8 @@ type leaf struct {
 	program *filter.Program
 	column  *event.Column // of processes, where one has the value; nil: ask program
 	instead string        // what stands for a process without the column: host
+	// above says that the column is asked of the process's ancestors.
+	above bool
 }
 
 type leafForm uint8
@@ -176,8 +178,11 @@ func (p *plan) processLeaf(c *filter.Condition) *leaf {
 		return nil // cannot be: the whole has been compiled
 	}
 	l := &leaf{cmp: c.Compared, id: len(p.procs.all), form: leafProcess, program: program}
-	if c.Compared != nil && c.Compared.Field.Many == event.One {
+	if c.Compared != nil && (c.Compared.Field.Many == event.One || c.Compared.Field.Many == event.Ancestors) {
 		name := c.Compared.Field.Name
+		if l.above = c.Compared.Field.Many == event.Ancestors; l.above {
+			name = strings.Replace(name, "proc.a", "proc.", 1)
+		}
 		if col := event.LayoutOf(event.KindProcess).Column(name); col != nil && col.Type == c.Compared.Field.Type && !different[name] && col.Rep != event.MapRep && col.Rep != event.ListRep &&
 			(col.Type == event.String || !strings.HasPrefix(name, "container.")) { // the host is told of as a container with zeros
 			l.column = col

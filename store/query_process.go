@@ -38,6 +38,9 @@ func newProcessSets(ctx context.Context, leaves *processLeaves, host *event.Host
 	}
 	ids := make([]map[string]struct{}, len(leaves.all))
 	var columns, programs []*leaf
+	// Of leaves about ancestors: processes that satisfy it themselves or have an ancestor
+	// that does. A parent stands before its children.
+	above := make([]map[int64]struct{}, len(leaves.all))
 	for _, l := range leaves.all {
 		ids[l.id] = map[string]struct{}{}
 		if l.column == nil {
@@ -48,6 +51,10 @@ func newProcessSets(ctx context.Context, leaves *processLeaves, host *event.Host
 		needed[l.column.Name] = true
 		if l.instead != "" {
 			needed["container.full_id"] = true
+		}
+		if l.above {
+			needed[event.ColumnParentSnapshot] = true
+			above[l.id] = map[int64]struct{}{}
 		}
 	}
 	err := table.parts(ctx, func(t tables, b *Batch) error {
@@ -72,7 +79,16 @@ func newProcessSets(ctx context.Context, leaves *processLeaves, host *event.Host
 				return err
 			}
 			for i := range b.Rows {
-				if held.has(i) {
+				has := held.has(i)
+				if l.above {
+					up := above[l.id]
+					_, of := up[b.Parent(i)]
+					if has || of {
+						up[numbers.Ints[i]] = struct{}{}
+					}
+					has = of
+				}
+				if has {
 					add(l, i)
 				}
 			}
@@ -205,7 +221,7 @@ func (t sealedTable) parts(ctx context.Context, fn func(tables, *Batch) error, w
 		for i := range rows {
 			rows[i] = int32(i)
 		}
-		b, err := r.batch(rows, func(c *event.Column) bool { return c.Name == event.ColumnSnapshot || c.Name == event.ColumnExecID })
+		b, err := r.batch(rows, func(c *event.Column) bool { return c.Extern && want(c) })
 		if err != nil {
 			return err
 		}

@@ -382,3 +382,18 @@ func TestQueryIsMatch(t *testing.T) {
 		t.Errorf("only %d queries told some events and not all", some)
 	}
 }
+
+// TestQueryByAncestors asks what is found by the links between processes.
+func TestQueryByAncestors(t *testing.T) {
+	s, _, events := fixture(t, 7, 1500)
+	for _, text := range []string{
+		"proc.aname = sshd", "not proc.aname = sshd", "proc.aname != sshd", "proc.aname exists", "proc.aname in (curl, shop)", "proc.aname = anyof (curl, shop)", "proc.aname = oneof (curl, shop)",
+		"proc.aname contains s and proc.name = curl", "proc.apid = 3", "proc.apid > 20", "proc.aexepath startswith /usr", "proc.acmdline = a", "proc.aname[2] = sshd", "proc.aname = nothing or proc.apid = 1",
+	} {
+		p, err := filter.Compile(text)
+		if err != nil {
+			t.Fatal(err)
+		}
+		compare(t, s, events, Query{Filter: p})
+	}
+}
