@@ -35,7 +35,7 @@ type Counter struct {
 	lost   func(typ uint32) uint8
 	emit   func(*event.Event)
 
-	mu       sync.Mutex // guards what follows: who reads the counts, and decoders
+	mu       sync.Mutex                 // guards what follows: who reads the counts, and decoders
 	examples [2]map[uint64]*event.Event // by slot, which is the lowest bit of their numbers
 
 	// Of whoever holds reading.
@@ -211,7 +211,8 @@ func (c *Counter) take(slot uint32) (keys []countKey, values []countValue, err e
 	var at ebpf.MapBatchCursor
 	for {
 		n, err := c.counts.BatchLookup(&at, ks, vs, nil)
-		if err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
+		last := errors.Is(err, ebpf.ErrKeyNotExist)
+		if err != nil && !last {
 			return nil, nil, err
 		}
 		for i := range n {
@@ -219,7 +220,7 @@ func (c *Counter) take(slot uint32) (keys []countKey, values []countValue, err e
 				keys, values = append(keys, ks[i]), append(values, vs[i])
 			}
 		}
-		if err != nil {
+		if last {
 			return keys, values, nil
 		}
 	}

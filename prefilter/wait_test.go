@@ -1,6 +1,7 @@
 package prefilter
 
 import (
+	"errors"
 	"runtime"
 	"testing"
 
@@ -111,7 +112,7 @@ func TestBPFWait(t *testing.T) {
 			}
 		})
 	}
-	if err := waitUnless(unix.EFAULT); err != unix.EFAULT {
+	if err := waitUnless(unix.EFAULT); !errors.Is(err, unix.EFAULT) {
 		t.Errorf("what nobody expects is told as %v", err)
 	}
 }
