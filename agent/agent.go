@@ -21,6 +21,7 @@ import (
 	"warren/event"
 	"warren/identity"
 	"warren/pipeline"
+	"warren/prefilter"
 	"warren/sensor/all"
 	"warren/sensor/process"
 )
@@ -79,6 +80,10 @@ func Run(ctx context.Context, cfg Config, stdout io.Writer, log *slog.Logger) (e
 		return wrongRoot(fmt.Errorf("start the road: %w", err))
 	}
 	defer func() { err = errors.Join(err, me.road.Close()) }()
+
+	// Which container a cgroup is of -> what the kernel leaves out.
+	workloads := &prefilter.Workloads{}
+	cfg.Identity.Workloads, cfg.Sensors.File.Workloads, cfg.Sensors.Syscall.Workloads = workloads, workloads, workloads
 
 	// Records -> events.
 	cfg.Sensors.Flow = me.net.watchFlows()

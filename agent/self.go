@@ -147,7 +147,7 @@ func (s *self) Status() api.Status {
 	for _, c := range p.Subscriptions {
 		lostInQueues += c.Lost
 		st.Subscriptions = append(st.Subscriptions, api.Subscription{
-			Name: c.Name, Filter: c.Filter, Kinds: api.KindNames(c.Kinds), Since: c.Begun, Size: c.Size, Queued: c.Queued,
+			Name: c.Name, Filter: c.Filter, Kinds: api.KindNames(c.Kinds), Since: c.Begun, Size: c.Size, Queued: c.Queued, Unnamed: c.Unnamed,
 			Consumed: api.Consumed{Matched: c.Matched, Delivered: c.Delivered, Lost: c.Lost},
 		})
 	}
@@ -172,10 +172,14 @@ func (s *self) kubernetes() *api.Kubernetes {
 
 func describeSensor(s pipeline.SensorStatus) api.Sensor {
 	out := api.Sensor{Name: s.Name, Running: s.Running, Kinds: api.KindNames(s.Kinds &^ event.StateKinds), Prefilter: []api.Want{}, Hooks: []api.Hook{}}
-	for _, t := range s.Want.Terms() {
-		if t.Kinds &^= event.StateKinds; t.Kinds == 0 {
-			continue
-		}
+	out.Judges, out.Widened = []string{}, []string{}
+	terms := s.Want.Terms()
+	if f := s.Prefilter; f != nil {
+		terms = f.Terms
+		out.Judges, out.Widened = append(out.Judges, f.Judges...), append(out.Widened, f.Widened...)
+		out.Cgroups, out.CgroupsUnjudged = f.Cgroups()
+	}
+	for _, t := range judgedTerms(terms, out.Judges) {
 		whole := interest.Of(t.Kinds).Terms[0]
 		out.Prefilter = append(out.Prefilter, api.Want{Events: t.String(), Whole: t.String() == whole.String(), For: append([]string{}, s.Want.HoldersOfTerm(t)...)})
 	}
@@ -196,6 +200,17 @@ func describeSensor(s pipeline.SensorStatus) api.Sensor {
 	}
 	slices.SortStableFunc(out.Hooks, func(a, b api.Hook) int { return cmp.Compare(a.Name, b.Name) })
 	return out
+}
+
+// judgedTerms returns terms with what the kernel judges of them.
+func judgedTerms(terms []interest.Term, judges []string) []interest.Term {
+	var out []interest.Term
+	for _, t := range terms {
+		if t.Kinds &^= event.StateKinds; t.Kinds != 0 {
+			out = append(out, t.Only(judges...))
+		}
+	}
+	return interest.Merge(out)
 }
 
 func tables(t identity.Stats) []api.Table {
@@ -223,6 +238,9 @@ func (e events) Subscribe(who string, wanted *filter.Program, among event.KindSe
 	o := pipeline.Options{Name: who, Filter: wanted.String(), Kinds: wanted.Kinds() & among, Interest: wanted.Interest().Among(among), Match: wanted.Match}
 	if o.Filter == "" {
 		o.Match = nil // everything
+	}
+	if u := wanted.Unnamed(); u != nil {
+		o.Unnamed = u.Match
 	}
 	s, err := e.Pipeline.Subscribe(o)
 	if err != nil {

@@ -231,7 +231,7 @@ func sampleStatus() Status {
 			Packets:   []NetworkPackets{{"egress", "denied", "denied by policy", 11, 12}}, EventsLost: 13, Evicted: 14, Unflowed: 15,
 		},
 		Capabilities: []Cap{{"CAP_BPF", "x", true, true, true}},
-		Sensors: []Sensor{{"process", true, []string{"exec"}, "late", []Want{{"evt.kind = exec", true, []string{"tables"}}}, []Hook{
+		Sensors: []Sensor{{"process", true, []string{"exec"}, "late", []Want{{"evt.kind = exec", true, []string{"tables"}}}, []string{"paths", "workload"}, []string{"uids"}, 3, 1, []Hook{
 			{"process.exec", "programs started", "tp_btf", "sched_process_exec", "", []Refusal{{"fentry", "lockdown refuses it"}}, []string{"tables"}, &HookCost{4096, 4, 2000, 500, 0.01}},
 			{Name: "process.exit", Purpose: "ends", Error: "refused", For: []string{}},
 		}}},
@@ -243,7 +243,7 @@ func sampleStatus() Status {
 		Waiting:       Waiting{1, 2, 3, 4},
 		Tables:        []Table{{"processes", 1, 2, 3, 4}, {"names", 1, 0, 0, 4}},
 		Memory:        Memory{1, 2, 3},
-		Subscriptions: []Subscription{{"events", "proc.name = x", []string{"exec"}, time.Unix(1e9, 0), 8192, 1, Consumed{4, 2, 1}}, {Name: "b", Kinds: []string{}, Consumed: Consumed{Matched: 1}}},
+		Subscriptions: []Subscription{{"events", "proc.name = x", []string{"exec"}, time.Unix(1e9, 0), 8192, 1, 5, Consumed{4, 2, 1}}, {Name: "b", Kinds: []string{}, Consumed: Consumed{Matched: 1}}},
 		Ended:         Consumed{10, 9, 1},
 	}
 }

@@ -185,10 +185,20 @@ type Sensor struct {
 	Running bool     `json:"running"`
 	Kinds   []string `json:"kinds"` // that it watches at present
 	Error   string   `json:"error,omitempty"`
-	// Prefilter is what the kernel lets through: events for which one of these
-	// holds, and as many others as it cannot tell from them.
+	// Prefilter is what is in force in the kernel: events for which one of these
+	// holds are recorded, and no others, but for what it cannot tell exactly.
 	Prefilter []Want `json:"prefilter"`
-	Hooks     []Hook `json:"hooks"`
+	// Judges are the dimensions of conditions that the sensor's programs judge, beside
+	// kinds and types of events: what else was asked is left to the filters. Widened are
+	// those of them that are not judged now, because too much is asked of them.
+	Judges  []string `json:"judges"`
+	Widened []string `json:"widened"`
+	// Cgroups are those of which it is known whose they are, while somebody asks for
+	// containers or pods; for CgroupsUnjudged there was no room: whatever happens there
+	// is recorded.
+	Cgroups         int    `json:"cgroups_judged,omitempty"`
+	CgroupsUnjudged int    `json:"cgroups_unjudged,omitempty"`
+	Hooks           []Hook `json:"hooks"`
 }
 
 // Want is something that consumers want.
@@ -309,6 +319,9 @@ type Subscription struct {
 	Since  time.Time `json:"since"`
 	Size   int       `json:"queue_size"`
 	Queued uint64    `json:"queued"`
+	// Unnamed are events that could have matched: of files of which the kernel does not
+	// show which they were.
+	Unnamed uint64 `json:"unnamed,omitempty"`
 	Consumed
 }
 

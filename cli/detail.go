@@ -350,6 +350,8 @@ func (s screen) lostDetail(r *record) string {
 	}
 	text := fmt.Sprintf("%s events lost: %s", s.orUnknown(count), s.safe(what))
 	switch lane := r.str("lost.lane"); lane {
+	case "name":
+		return fmt.Sprintf("%s events of %s could be of those asked for: the kernel does not show which file they are about", s.orUnknown(count), s.safe(what))
 	case "critical", "bulk":
 		text += ", the " + lane + " ring was full"
 	case "queue":

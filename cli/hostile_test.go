@@ -172,7 +172,7 @@ func (h hostile) Status(context.Context, ...string) ([]byte, error) {
 		Capabilities: []api.Cap{{Name: x, For: x}},
 		Sensors:      []api.Sensor{{Name: x, Running: true, Kinds: []string{x}, Error: x, Hooks: []api.Hook{{Name: x, Purpose: x, Rung: x, Target: x, Error: x, Refused: []api.Refusal{{Rung: x, Reason: x}}}, {Name: x, Error: x}}}},
 		Kinds:        []api.Kind{{Kind: x}}, Records: []api.Record{{Record: x, Lane: x}}, Losses: []api.Loss{{Lane: x, Kind: x, Count: 1}},
-		Rings: []api.Ring{{Lane: x}}, Reader: api.Reader{LastError: x}, Tables: []api.Table{{Name: x}}, Subscriptions: []api.Subscription{{Name: x, Filter: x, Kinds: []string{x}}},
+		Rings: []api.Ring{{Lane: x}}, Reader: api.Reader{LastError: x}, Tables: []api.Table{{Name: x}}, Subscriptions: []api.Subscription{{Name: x, Unnamed: 1, Filter: x, Kinds: []string{x}}},
 	}
 	return json.Marshal(st)
 }

@@ -286,7 +286,7 @@ func (r recorded) Status() api.Status {
 			{Name: "CAP_SYS_ADMIN", For: "open tracefs; given back once the sensors run", Returned: true},
 		},
 		Sensors: []api.Sensor{
-			{Name: "process", Running: true, Kinds: []string{"exec", "fork", "exit"}, Prefilter: []api.Want{
+			{Name: "process", Running: true, Kinds: []string{"exec", "fork", "exit"}, Judges: []string{"uids", "paths", "workload"}, Widened: []string{"nets"}, Cgroups: 41, CgroupsUnjudged: 2, Prefilter: []api.Want{
 				{Events: "evt.kind in (exec, fork, exit)", Whole: true, For: []string{"tables"}},
 				{Events: "evt.type = setuid and user.uid = 1000", For: []string{"events", "x\x1b[31m"}},
 				{Events: "evt.type = open and path in (" + strings.Repeat("/some/where, ", 20) + "/etc)", For: []string{}},
@@ -306,7 +306,7 @@ func (r recorded) Status() api.Status {
 		Waiting: api.Waiting{Now: 1, Total: 12, TimedOut: 2},
 		Tables:  []api.Table{{Name: "processes", Entries: 231, Bytes: 456789, Budget: 32 << 20, Evicted: 5}, {Name: "names", Entries: 17}},
 		Memory:  api.Memory{RSSAnon: 34 << 20, Heap: 12 << 20, Rings: 18 << 20},
-		Subscriptions: []api.Subscription{{Name: "events @", Filter: "evt.type = execve", Kinds: []string{"exec"}, Since: at(60_000), Size: 8192, Queued: 3,
+		Subscriptions: []api.Subscription{{Name: "events @", Filter: "evt.type = execve", Kinds: []string{"exec"}, Since: at(60_000), Size: 8192, Queued: 3, Unnamed: 12,
 			Consumed: api.Consumed{Matched: 40, Delivered: 30, Lost: 7}}},
 		Ended: api.Consumed{Matched: 100, Delivered: 100},
 	}

@@ -153,6 +153,7 @@ func (v *statusView) sensors() {
 		for i, h := range s.Hooks {
 			rows[i] = v.hook(h, &why)
 		}
+		v.judges(s)
 		v.prefilter(s.Prefilter)
 		v.rows([]column{{head: "HOOK"}, {head: "ATTACHED BY"}, {head: "REFUSED"}, {head: "A RUN", right: true}, {head: "CORE", right: true}, {head: "FOR WHOM", max: 24}, {head: "WHAT FOR"}, {head: "WHERE", spare: 1}}, rows)
 	}
@@ -217,6 +218,24 @@ func (v *statusView) prefilter(wants []api.Want) {
 			who = v.safe(strings.Join(w.For, ", "))
 		}
 		v.line("lets through", text+v.paint(dim, ", for "+who))
+	}
+}
+
+// judges writes what a sensor's programs judge before they record, and what not.
+func (v *statusView) judges(s api.Sensor) {
+	if len(s.Judges) == 0 {
+		return // kinds and types of events decide which hooks are attached, and that is all
+	}
+	v.line("judges", v.safe(strings.Join(s.Judges, ", ")))
+	if len(s.Widened) > 0 {
+		v.line("too many", v.paint(yellow, v.safe(strings.Join(s.Widened, ", "))+": the kernel has no room for what is asked, and lets it all through"))
+	}
+	if s.Cgroups > 0 || s.CgroupsUnjudged > 0 {
+		text := fmt.Sprintf("%d cgroups are known to be a container's or the host's, others are let through", s.Cgroups)
+		if s.CgroupsUnjudged > 0 {
+			text += v.paint(yellow, fmt.Sprintf("; for %d there was no room", s.CgroupsUnjudged))
+		}
+		v.line("workloads", text)
 	}
 }
 
@@ -351,6 +370,11 @@ func (v *statusView) consumers() {
 			rows[i] = []cell{{text: v.safe(s.Name)}, {text: span(v.now.Sub(s.Since))}, count(s.Matched), count(s.Delivered), {text: fmt.Sprintf("%d of %d", s.Queued, s.Size)}, bad(s.Lost), {text: v.safe(s.Filter)}}
 		}
 		v.rows([]column{{head: "WHO", min: 16, max: 32}, {head: "SINCE", right: true}, {head: "MATCHED", right: true}, {head: "DELIVERED", right: true}, {head: "QUEUE", right: true}, {head: "LOST", right: true}, {head: "FILTER"}}, rows)
+	}
+	for _, s := range v.st.Subscriptions {
+		if s.Unnamed > 0 {
+			v.line("could match", fmt.Sprintf("%d events for %s: the kernel does not show which file they are about", s.Unnamed, v.safe(s.Name)))
+		}
 	}
 	if e := v.st.Ended; e.Matched > 0 {
 		v.line("ended ones", fmt.Sprintf("%d matched, %d delivered, %d lost, %d still queued when they ended", e.Matched, e.Delivered, e.Lost, e.Matched-e.Delivered-e.Lost))

@@ -128,7 +128,7 @@ type Lost struct {
 	Type     string `field:"evt.type" doc:"type of the event: the system call's name, or what the kernel did"`
 	Count    uint64 `field:"lost.count" doc:"how many"`
 	What     string `field:"lost.kind" doc:"which records were lost, by sensor and record: process.exec; on the lane kernel which hook missed as many calls"`
-	Lane     string `field:"lost.lane" doc:"where: critical, bulk or ring (a ring was full), queue (a consumer did not keep up), table (a kernel map was full), kernel (a program was not run, because one was running already on that CPU), disk (the history could not be written)"`
+	Lane     string `field:"lost.lane" doc:"where: critical, bulk or ring (a ring was full), queue (a consumer did not keep up), table (a kernel map was full), kernel (a program was not run, because one was running already on that CPU), disk (the history could not be written), name (of files: the kernel does not show which they were, and the events could have been of those asked for)"`
 	Consumer string `field:"lost.consumer" doc:"whose queue it was"`
 }
 

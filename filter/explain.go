@@ -97,6 +97,9 @@ func (e *Explanation) parts(x Expr, not bool) {
 func explainCheck(x *Check, not bool) Part {
 	p := Part{Text: x.String()}
 	o := checkOutline(x)
+	if ofWorkload(x) {
+		o = workloadOutline(x)
+	}
 	terms := o.hold
 	if not {
 		p.Text = "not " + p.Text
@@ -104,9 +107,6 @@ func explainCheck(x *Check, not bool) Part {
 	}
 	f, _ := x.Left.(*Field)
 	switch {
-	case ofWorkload(x):
-		p.Note = "containers are known to user space"
-		return p
 	case f != nil && (f.Name == "evt.type" || f.Name == "evt.kind"):
 		if kindsOf(terms) != event.AllKinds || slices.ContainsFunc(terms, func(t interest.Term) bool { return t.Types != nil }) {
 			p.Judge = Hooks
@@ -118,7 +118,7 @@ func explainCheck(x *Check, not bool) Part {
 		if t.Kinds&kernelKinds == 0 {
 			continue
 		}
-		t.Exes, t.Workload, t.Ports, t.Nets = nil, nil, nil, nil
+		t = kernelPart(t)
 		if plain := (interest.Term{Kinds: t.Kinds, Types: t.Types}); !equalTerms(plain, t) {
 			restricted = true
 		}
@@ -148,6 +148,9 @@ func equalTerms(a, b interest.Term) bool {
 func widerNote(x *Check, f *Field) string {
 	if f == nil {
 		return ""
+	}
+	if ofWorkload(x) {
+		return "by the cgroup, once its container is described"
 	}
 	switch f.Name {
 	case "fd.directory", "fd.containerdirectory":
@@ -223,8 +226,9 @@ func (e *Explanation) warn() {
 	}
 }
 
-// kernelPart is t without what the kernel does not judge.
+// kernelPart is t without what the kernel does not judge. Of the kinds that it
+// judges, only system calls have ports and networks.
 func kernelPart(t interest.Term) interest.Term {
-	t.Exes, t.Workload, t.Ports, t.Nets = nil, nil, nil, nil
+	t.Exes = nil
 	return t
 }

@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"warren/cluster"
 	"warren/event"
 	"warren/interest"
 )
@@ -310,5 +311,39 @@ func TestInterestOfCalls(t *testing.T) {
 	p := mustCompile(t, "fd.name = /etc/passwd")
 	if in := p.Interest(); !p.Match(e) || !in.Match(e) {
 		t.Error("a copy of a descriptor is kept out")
+	}
+}
+
+// TestWorkloadFields: what is taken for a condition on containers is one of events
+// of any kind, and looks at nothing but the container of the process.
+func TestWorkloadFields(t *testing.T) {
+	c := &event.Container{FullID: "abc", ID: "abc", Type: "docker", Name: "web", Labels: map[string]string{"k": "v"},
+		Pod: &cluster.Pod{UID: "u", Name: "p", Namespace: "n", Labels: map[string]string{"k": "v"}, NamespaceLabels: map[string]string{"k": "v"}}}
+	n := 0
+	for _, f := range event.Fields() {
+		name := f.Name
+		if f.Arg == event.KeyArg {
+			name += "[k]"
+		}
+		x, err := Parse(name + " exists")
+		if err != nil || !ofWorkload(x) {
+			continue
+		}
+		n++
+		if f.Kinds() != event.AllKinds {
+			t.Errorf("%s is of %s alone", f.Name, f.Kinds())
+		}
+		p, err := CompileExpr(x)
+		if err != nil {
+			t.Fatal(err)
+		}
+		bare := &event.Event{Process: &event.Process{Container: c}, Data: &event.Open{}}
+		other := &event.Event{Time: time.Unix(1, 0), Ktime: 7, Seq: 3, Process: &event.Process{Name: "x", PID: 7, Container: c}, Data: &event.Connection{Type: "connect"}}
+		if p.Match(bare) != p.Match(other) {
+			t.Errorf("%s is not the container's", f.Name)
+		}
+	}
+	if n < 20 {
+		t.Errorf("%d fields of containers", n)
 	}
 }

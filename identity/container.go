@@ -1,6 +1,7 @@
 package identity
 
 import (
+	"slices"
 	"strings"
 	"time"
 
@@ -73,6 +74,7 @@ type container struct {
 	pod      *pod             // nil outside pods
 	role     string           // its name in the pod, as the runtime's labels have it
 	sandbox  string           // id of the sandbox it belongs to, as the runtime has it
+	cgroups  []*cgroup        // that lie in it, as far as they are told
 	members  *entry           // all processes in it that are remembered
 	living   int
 	deadline uint64 // ktime until which its events are Pending
@@ -130,7 +132,7 @@ func (i *Identity) forgetCgroups() {
 	for _, keep := range []uint64{fresh, 0} {
 		for k, cg := range t.cgroups {
 			if cg.procs == 0 && cg.told+keep <= i.procs.now {
-				delete(t.cgroups, k)
+				i.drop(k, cg)
 				t.forgotten++
 			}
 		}
@@ -145,7 +147,12 @@ func (i *Identity) forgetCgroups() {
 func (i *Identity) setPath(cg *cgroup, path string) {
 	place := i.parse(path)
 	cg.Path, cg.Unit = i.procs.intern.str(path), i.procs.intern.str(place.Unit)
-	cg.cont = i.containerOf(place)
+	i.cfg.Workloads.Doubt(cg.CgroupKey)
+	cg.withdraw()
+	if cg.cont = i.containerOf(place); cg.cont != nil {
+		cg.cont.cgroups = append(cg.cont.cgroups, cg)
+	}
+	defer i.judge(cg)
 	if cg.procs == 0 {
 		return
 	}
@@ -157,6 +164,47 @@ func (i *Identity) setPath(cg *cgroup, path string) {
 			i.join(en, &q)
 		}
 	}
+}
+
+// drop forgets a cgroup.
+func (i *Identity) drop(k event.CgroupKey, cg *cgroup) {
+	i.cfg.Workloads.Doubt(k)
+	cg.withdraw()
+	delete(i.conts.cgroups, k)
+}
+
+// withdraw takes a cgroup out of its container's.
+func (cg *cgroup) withdraw() {
+	if c := cg.cont; c != nil {
+		c.cgroups = slices.DeleteFunc(c.cgroups, func(o *cgroup) bool { return o == cg })
+	}
+}
+
+// doubt has nothing of a container judged by its cgroups: what is known of it is
+// about to change. What happens before know is judged by who knows what it is then.
+func (i *Identity) doubt(c *container) {
+	for _, cg := range c.cgroups {
+		i.cfg.Workloads.Doubt(cg.CgroupKey)
+	}
+}
+
+// know has a container judged by its cgroups, if all is known of it that will be.
+func (i *Identity) know(c *container) {
+	for _, cg := range c.cgroups {
+		i.judge(cg)
+	}
+}
+
+// judge has what happens in a cgroup judged by its container: not while that is to
+// be described yet, by its runtime or by the cluster.
+func (i *Identity) judge(cg *cgroup) {
+	var d *event.Container
+	if cg.cont != nil {
+		if d = cg.cont.desc; d.Pending || d.Pod != nil && d.Pod.Name == "" {
+			return
+		}
+	}
+	i.cfg.Workloads.Know(cg.CgroupKey, d)
 }
 
 // containerOf returns the container that a path lies in, nil for the host.
@@ -213,6 +261,8 @@ func (i *Identity) wait(c *container) {
 // setDescription replaces what is known of a container, in the snapshots of its
 // processes too.
 func (i *Identity) setDescription(c *container, d *event.Container) {
+	i.doubt(c)
+	defer i.know(c)
 	c.desc = d
 	for en := c.members; en != nil; en = en.cnext {
 		q := *en.snap.p
@@ -247,7 +297,7 @@ func (i *Identity) forgetContainers() {
 	}
 	for k, cg := range t.cgroups {
 		if cg.cont != nil && t.byID[cg.cont.id] != cg.cont {
-			delete(t.cgroups, k)
+			i.drop(k, cg)
 			t.last = nil
 		}
 	}

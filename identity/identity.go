@@ -54,6 +54,8 @@ type Config struct {
 	// Cluster is what is known of the Kubernetes cluster that the machine is a
 	// node of; nil where it is none.
 	Cluster Cluster
+	// Workloads is told which container each cgroup is of; nil: nobody is.
+	Workloads Workloads
 	// CgroupRoot is the subtree of the unified hierarchy that the sensors see, as
 	// /k8s/node1; empty for all of it. What is looked up in /proc and lies outside
 	// is not taken into the tables.
@@ -85,6 +87,23 @@ type Cluster interface {
 	Changed() <-chan struct{}
 }
 
+// Workloads is told of containers by their cgroups, so that the kernel can judge
+// by these what happens in a container before it is recorded. It answers at once.
+type Workloads interface {
+	// Know says that processes in a cgroup belong to a container from now on, nil
+	// for the host.
+	Know(k event.CgroupKey, c *event.Container)
+	// Doubt says that nothing is known of a cgroup any more, until Know does. It
+	// returns before anything else is told of the cgroup's processes.
+	Doubt(k event.CgroupKey)
+}
+
+// noWorkloads is for those whom nobody asks.
+type noWorkloads struct{}
+
+func (noWorkloads) Know(event.CgroupKey, *event.Container) {}
+func (noWorkloads) Doubt(event.CgroupKey)                  {}
+
 func (c Config) withDefaults() Config {
 	def := func(p *int, v int) {
 		if *p <= 0 {
@@ -110,6 +129,9 @@ func (c Config) withDefaults() Config {
 		c.DescribeFor = 20 * time.Second
 	}
 	c.Sockets = c.Sockets.withDefaults()
+	if c.Workloads == nil {
+		c.Workloads = noWorkloads{}
+	}
 	if c.Root == "" {
 		c.Root = "/"
 	}

@@ -291,6 +291,8 @@ func sameInPod(a, b *event.Container) bool {
 // from now on. Those that have ended keep what was true of them, unless that was
 // nothing yet.
 func (i *Identity) replaceDescription(c *container, d *event.Container) {
+	i.doubt(c)
+	defer i.know(c)
 	c.desc = d
 	for en := c.members; en != nil; en = en.cnext {
 		old := en.snap.p.Container

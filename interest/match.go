@@ -100,6 +100,9 @@ func openMask(e *event.Event) OpenMask {
 }
 
 func (t *Term) matchPath(e *event.Event) bool {
+	if Unnamed(e) {
+		return true
+	}
 	for _, field := range names {
 		if field == "fs.path.source" && rawSource(e) {
 			continue
@@ -110,6 +113,24 @@ func (t *Term) matchPath(e *event.Event) bool {
 		}
 	}
 	return false
+}
+
+// Unnamed reports whether e is about a file whose name is not known, though it has
+// one: no comparison with a path can tell whether it would hold. A call that
+// failed has no file, and a name there is none of.
+func Unnamed(e *event.Event) bool {
+	var why event.PathError
+	switch d := e.Data.(type) {
+	case *event.Open:
+		why = d.Error
+	case *event.File:
+		why = d.Error
+	case *event.Mount:
+		why = d.Error
+	case *event.FileClose:
+		why = d.Error
+	}
+	return why != event.PathKnown && why != event.PathFailed
 }
 
 func matchDots(e *event.Event) bool {
@@ -126,6 +147,9 @@ func rawSource(e *event.Event) bool {
 
 func (t *Term) matchInode(e *event.Event) bool {
 	ino, ok := number(e, "fd.ino")
+	if !ok && Unnamed(e) {
+		return true // which file it is, is not known either
+	}
 	dev, okDev := number(e, "fd.dev")
 	return slices.ContainsFunc(t.Inodes, func(i Inode) bool {
 		return (i.Ino == 0 || ok && i.Ino == uint64(ino)) && (i.Dev == 0 || okDev && i.Dev == uint64(dev))

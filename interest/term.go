@@ -106,6 +106,17 @@ var dims = []dim{
 	},
 }
 
+// Only returns t without what it says of other dimensions than these: it holds
+// wherever t does. That events are only counted is no condition on them, and stays.
+func (t Term) Only(dimensions ...string) Term {
+	for _, d := range dims {
+		if d.name != "counted" && !slices.Contains(dimensions, d.name) {
+			d.widen(&t)
+		}
+	}
+	return t
+}
+
 func sameWorkload(a, b Workload) bool {
 	if a == nil || b == nil {
 		return a == nil && b == nil

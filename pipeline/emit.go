@@ -4,6 +4,7 @@ import (
 	"time"
 
 	"warren/event"
+	"warren/interest"
 )
 
 // emit takes an event from a sensor. It is called by the goroutine that reads
@@ -60,6 +61,9 @@ func (p *Pipeline) publish(e *event.Event) {
 	for _, s := range p.routes[e.Data.Kind()%maxKinds] {
 		if s.opts.Match == nil || s.opts.Match(e) {
 			s.push(e)
+		} else if s.opts.Unnamed != nil && interest.Unnamed(e) && s.opts.Unnamed(e) {
+			s.unnamed.total++
+			s.unnamed.kinds |= event.Kinds(e.Data.Kind())
 		}
 	}
 }
@@ -86,6 +90,21 @@ func (p *Pipeline) lost(now time.Time, ktime uint64, l *event.Lost) {
 	p.recent.add(e)
 	for _, s := range p.subs {
 		s.push(e)
+	}
+}
+
+// sayUnnamed tells consumers how many events could have been theirs, since the last
+// call. The caller holds p.mu.
+func (p *Pipeline) sayUnnamed(now time.Time) {
+	for _, s := range p.subs {
+		u := &s.unnamed
+		if u.total == u.said {
+			continue
+		}
+		p.seq++
+		l := &event.Lost{Type: "lost", Count: u.total - u.said, What: u.kinds.String(), Lane: "name", Consumer: s.opts.Name}
+		s.push(&event.Event{Time: now, Ktime: bootTime(), Seq: p.seq, Data: l})
+		u.said, u.kinds = u.total, 0
 	}
 }
 

@@ -107,3 +107,48 @@ func TestBegun(t *testing.T) {
 		}
 	})
 }
+
+// TestUnnamed: of files of which nobody knows the name, a consumer that asks for
+// names is told how many there were that could be of its own.
+func TestUnnamed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		files := event.Kinds(event.KindFile)
+		s := &fakeSensor{name: "file", kinds: files}
+		var none event.KindSet
+		r := newRig(t, Config{Tables: &none}, newFakeTables(), s)
+		<-r.Ready()
+		o := Options{Name: "a", Kinds: files,
+			Match:   func(e *event.Event) bool { return e.Data.(*event.File).Name == "/etc/passwd" },
+			Unnamed: func(e *event.Event) bool { return e.Data.(*event.File).Type == "unlink" }}
+		a := r.subscribe(t, o)
+		o.Name, o.Unnamed = "b", nil
+		b := r.subscribe(t, o)
+		synctest.Wait()
+		for range 3 {
+			s.emit(&event.Event{Data: &event.File{Type: "unlink", Error: event.PathUnproven}})
+		}
+		s.emit(&event.Event{Data: &event.File{Type: "rename", Error: event.PathUnproven}})
+		s.emit(&event.Event{Data: &event.File{Type: "unlink", Error: event.PathFailed}})
+		s.emit(&event.Event{Data: &event.File{Type: "unlink", Name: "/x"}})
+		s.emit(&event.Event{Data: &event.File{Type: "unlink", Name: "/etc/passwd"}})
+		time.Sleep(3 * time.Second)
+		e, err := a.Next(t.Context())
+		if f, ok := e.Data.(*event.File); err != nil || !ok || f.Name != "/etc/passwd" {
+			t.Errorf("%+v, %v", e, err)
+		}
+		e, err = a.Next(t.Context())
+		if l, ok := e.Data.(*event.Lost); err != nil || !ok || l.Count != 3 || l.Lane != "name" || l.What != "file" || l.Consumer != "a" {
+			t.Errorf("%+v, %v", e.Data, err)
+		}
+		if _, err := b.Next(t.Context()); err != nil || a.Buffered() || b.Buffered() {
+			t.Errorf("more was told: %v", err)
+		}
+		if st := r.Status().Subscriptions; st[0].Unnamed != 3 || st[1].Unnamed != 0 || st[0].Matched != 1 {
+			t.Errorf("%+v", st)
+		}
+		r.stop()
+		if err := <-r.done; err != nil {
+			t.Error(err)
+		}
+	})
+}

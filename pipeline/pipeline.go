@@ -244,6 +244,7 @@ func (p *Pipeline) keep(ctx context.Context) {
 			p.reportLosses()
 			costs := p.road.Costs()
 			p.mu.Lock()
+			p.sayUnnamed(now)
 			p.rates.sample(now, &p.totals, costs)
 			p.mu.Unlock()
 			continue

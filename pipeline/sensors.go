@@ -11,6 +11,7 @@ import (
 	"warren/bpf"
 	"warren/event"
 	"warren/interest"
+	"warren/prefilter"
 	"warren/sensor"
 )
 
@@ -31,8 +32,16 @@ type runner struct {
 	refused event.KindSet // what this kernel, or our rights, do not allow
 	hooks   []sensor.HookStatus
 	counter uint64 // who is the newest of those that count of those that it knows
-	err     error
-	spareAt time.Time // since when it has more than is wanted; zero: it has not
+	// prefilter is nil where the kernel judges nothing.
+	prefilter *prefilter.Status
+	err       error
+	spareAt   time.Time // since when it has more than is wanted; zero: it has not
+}
+
+// prefiltered is a sensor whose programs judge what is wanted before they record.
+type prefiltered interface {
+	// Prefilter is called by the goroutine that calls Start.
+	Prefilter() prefilter.Status
 }
 
 // interestChanged has runSensors look again.
@@ -244,9 +253,14 @@ func (p *Pipeline) start(s sensor.Sensor, want interest.Set) (event.KindSet, err
 // note remembers, for Status, what a sensor does now.
 func (p *Pipeline) note(r *runner, want interest.Set, kinds, refused event.KindSet, err error) {
 	hooks := r.sensor.Hooks()
+	var judged *prefilter.Status
+	if s, ok := r.sensor.(prefiltered); ok && kinds != 0 {
+		st := s.Prefilter()
+		judged = &st
+	}
 	p.sensors.mu.Lock()
 	defer p.sensors.mu.Unlock()
-	r.running, r.want, r.kinds, r.hooks, r.spareAt = kinds != 0, want, kinds, hooks, time.Time{}
+	r.running, r.want, r.kinds, r.hooks, r.prefilter, r.spareAt = kinds != 0, want, kinds, hooks, judged, time.Time{}
 	r.refused |= refused
 	if err != nil || r.refused == 0 {
 		r.err = err
@@ -286,7 +300,7 @@ func (p *Pipeline) stopSensors() error {
 			errs = append(errs, fmt.Errorf("stop sensor %s: %w", r.sensor.Name(), err))
 		}
 		p.sensors.mu.Lock()
-		r.running, r.want, r.kinds = false, interest.Set{}, 0
+		r.running, r.want, r.kinds, r.prefilter = false, interest.Set{}, 0, nil
 		p.sensors.mu.Unlock()
 	}
 	return errors.Join(errs...)

@@ -13,6 +13,7 @@ import (
 	"warren/bpf"
 	"warren/event"
 	"warren/interest"
+	"warren/prefilter"
 	"warren/sensor"
 )
 
@@ -40,9 +41,12 @@ type SensorStatus struct {
 	// Want is what it was started with: who wants which hooks, and what the
 	// kernel lets through. What nobody has a name for is nobody's any more, and
 	// will go.
-	Want  interest.Set
-	Hooks []HookStatus
-	Err   error // why it could not do what was last asked of it
+	Want interest.Set
+	// Prefilter is what of it the kernel judges before anything is recorded; nil:
+	// nothing, all events of the kinds and types wanted are recorded.
+	Prefilter *prefilter.Status
+	Hooks     []HookStatus
+	Err       error // why it could not do what was last asked of it
 }
 
 // HookStatus describes a hook of a sensor.
@@ -84,6 +88,9 @@ type SubscriptionStatus struct {
 	Matched   uint64
 	Delivered uint64
 	Lost      uint64
+	// Unnamed are events that could have matched: nobody knows which file they were
+	// about.
+	Unnamed uint64
 }
 
 // consumed sums up subscriptions that have ended.
@@ -111,7 +118,7 @@ func (p *Pipeline) Status() Status {
 	var running event.KindSet
 	p.sensors.mu.Lock()
 	for _, r := range p.sensors.list {
-		st.Sensors = append(st.Sensors, SensorStatus{Name: r.sensor.Name(), Running: r.running, Kinds: r.kinds, Want: r.want, Hooks: hookStatus(r.hooks, r.want), Err: r.err})
+		st.Sensors = append(st.Sensors, SensorStatus{Name: r.sensor.Name(), Running: r.running, Kinds: r.kinds, Want: r.want, Prefilter: r.prefilter, Hooks: hookStatus(r.hooks, r.want), Err: r.err})
 		running |= r.kinds
 	}
 	p.sensors.mu.Unlock()
@@ -134,7 +141,9 @@ func (p *Pipeline) Status() Status {
 	w := &p.waiting
 	st.Waiting = WaitingStatus{Now: len(w.fifo), Total: w.total, TimedOut: w.timedOut, PushedOut: w.pushedOut}
 	for _, s := range p.subs {
-		st.Subscriptions = append(st.Subscriptions, s.status())
+		one := s.status()
+		one.Unnamed = s.unnamed.total
+		st.Subscriptions = append(st.Subscriptions, one)
 	}
 	st.Gone = SubscriptionStatus{Matched: p.gone.matched, Delivered: p.gone.delivered, Lost: p.gone.lost}
 	return st

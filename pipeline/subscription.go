@@ -33,6 +33,10 @@ type Options struct {
 	// Match picks from them; nil wants all. It is called by the goroutine that
 	// reads the rings: it must neither block nor keep the event.
 	Match func(*event.Event) bool
+	// Unnamed picks, from events of files of which the kernel does not show which
+	// they are, those for which Match could hold if it did; nil: none. They are
+	// counted, and told by an [event.Lost].
+	Unnamed func(*event.Event) bool
 	// Queue is how many events wait for the consumer; zero stands for
 	// Config.Queue.
 	Queue int
@@ -51,6 +55,7 @@ type Subscription struct {
 	left bool // closed by its consumer; p.mu guards it
 
 	delivered atomic.Uint64
+	unnamed   unnamed // guarded by p.mu
 	// batch is what the consumer has taken from the queue and not yet been
 	// given, in buf. Only the consumer's goroutine touches them.
 	batch []*event.Event
@@ -71,6 +76,13 @@ type Subscription struct {
 	sleeping bool
 	closed   bool
 	wake     chan struct{} // capacity 1: the consumer sleeps in one place
+}
+
+// unnamed counts the events that could have been a consumer's: nobody knows which
+// file they were about.
+type unnamed struct {
+	total, said uint64
+	kinds       event.KindSet // since they were last said
 }
 
 // gap is a run of events for which there was no room.

@@ -3,6 +3,7 @@ package prefilter
 import (
 	"cmp"
 	"encoding/binary"
+	"net/netip"
 	"slices"
 	"strings"
 
@@ -16,13 +17,10 @@ const (
 	maxTypes = 128
 	maxText  = 64
 	// maxPaths and maxKeys are half of a map: one slot's share.
-	maxPaths = 8192 / 2
-	maxKeys  = 4096 / 2
+	maxPaths   = 8192 / 2
+	maxKeys    = 4096 / 2
+	maxCgroups = 8192 / 2
 )
-
-// Judged are the dimensions of terms that the kernel judges, for the kinds of
-// events that an engine is asked about. The rest is left to filters.
-var Judged = []string{"outcome", "open", "uids", "raw", "inodes", "paths"}
 
 // A mask is a set of terms.
 type mask [maxTerms / 64]uint64
@@ -51,26 +49,37 @@ type entry struct {
 
 // table is struct interest_table.
 type table struct {
-	Types                         [maxTypes]mask
-	Calls                         [32]mask
-	Heads, Tails                  [256]mask
-	NoUID, NoInode, NoPath, NoRaw mask
-	Plain, Enough                 mask
-	UIDs, Inodes, Paths, Raws     uint32
-	Counts, CountDirs             uint32
+	Types                                     [maxTypes]mask
+	Calls                                     [32]mask
+	Heads, Tails                              [256]mask
+	NoUID, NoInode, NoPath, NoRaw, NoWorkload mask
+	NoPort, NoNet                             mask
+	Plain, Enough                             mask
+	UIDs, Inodes, Paths, Raws, Workloads      uint32
+	Ports, Nets                               uint32
+	Counts, CountDirs                         uint32
+	Zero                                      uint32
 }
 
 // tables is what a slot holds.
 type tables struct {
 	table   table
 	entries [numMaps][]entry
+	works   []work
 }
 
-// compile makes tables of terms.
-func compile(terms []interest.Term, types []Type) (tables, Status) {
+// A work is a condition on containers with the terms that have it.
+type work struct {
+	interest.Workload
+	mask mask
+}
+
+// compile makes tables of terms. Of these it keeps the dimensions that are
+// judged.
+func compile(terms []interest.Term, types []Type, judged []string) (tables, Status) {
 	terms = slices.Clone(terms)
 	for i := range terms { // what the kernel does not judge
-		terms[i].Exes, terms[i].Workload, terms[i].Ports, terms[i].Nets = nil, nil, nil, nil
+		terms[i] = terms[i].Only(judged...)
 	}
 	terms, widened := interest.Limit(terms, maxTerms)
 	status := Status{Widened: widened}
@@ -83,8 +92,10 @@ func compile(terms []interest.Term, types []Type) (tables, Status) {
 			widen(&terms[i])
 		}
 	}
-	var uids, inodes, paths int
+	var uids, inodes, paths, ports, nets int
 	for i := range terms {
+		ports += len(terms[i].Ports)
+		nets += len(terms[i].Nets)
 		uids += len(terms[i].UIDs)
 		inodes += len(terms[i].Inodes)
 		paths += 2 * len(terms[i].Paths) // a directory has two entries
@@ -92,9 +103,14 @@ func compile(terms []interest.Term, types []Type) (tables, Status) {
 	over("uids", uids, maxKeys, func(t *interest.Term) { t.UIDs = nil })
 	over("inodes", inodes, maxKeys, func(t *interest.Term) { t.Inodes = nil })
 	over("paths", paths, maxPaths, func(t *interest.Term) { t.Paths = nil })
+	over("ports", ports, maxKeys, func(t *interest.Term) { t.Ports = nil })
+	over("nets", nets, maxKeys, func(t *interest.Term) { t.Nets = nil })
 	for i := range terms { // a device alone cannot be looked up
 		if slices.ContainsFunc(terms[i].Inodes, func(n interest.Inode) bool { return n.Ino == 0 }) {
 			terms[i].Inodes = nil
+			if !slices.Contains(status.Widened, "inodes") {
+				status.Widened = append(status.Widened, "inodes")
+			}
 		}
 	}
 	status.Terms = terms
@@ -111,6 +127,8 @@ func assemble(terms []interest.Term, types []Type) tables {
 		raws                   int
 		counted                interest.Counted
 		uids                   = map[uint32]mask{}
+		ports                  = map[uint16]mask{}
+		nets                   = map[netip.Prefix]mask{}
 		inodes                 = map[interest.Inode]mask{}
 		texts                  [2]map[string]mask // heads, tails
 		letters                [2][256]mask
@@ -165,6 +183,23 @@ func assemble(terms []interest.Term, types []Type) tables {
 		for _, p := range term.Paths {
 			addPath(p, n, &texts, &letters)
 		}
+		if term.Workload == nil {
+			t.table.NoWorkload.set(n)
+		} else {
+			t.addWork(term.Workload, n)
+		}
+		if term.Ports == nil {
+			t.table.NoPort.set(n)
+		}
+		for _, port := range term.Ports {
+			add(ports, port, n)
+		}
+		if term.Nets == nil {
+			t.table.NoNet.set(n)
+		}
+		for _, net := range term.Nets {
+			add(nets, within6(net), n)
+		}
 	}
 	t.table.Types, t.table.Calls = byType, calls
 	t.table.Heads, t.table.Tails = letters[0], letters[1]
@@ -172,6 +207,7 @@ func assemble(terms []interest.Term, types []Type) tables {
 	t.table.NoRaw, t.table.Raws = noRaw, flag(raws)
 	t.table.Counts, t.table.CountDirs = flag(int(counted)), flag(int(counted&interest.CountedByDirectory))
 	t.table.UIDs, t.table.Inodes, t.table.Paths = flag(len(uids)), flag(len(inodes)), flag(len(texts[0])+len(texts[1]))
+	t.table.Workloads, t.table.Ports, t.table.Nets = flag(len(t.works)), flag(len(ports)), flag(len(nets))
 
 	for uid, m := range uids {
 		t.entries[mapUIDs] = append(t.entries[mapUIDs], entry{func(slot uint32) []byte {
@@ -186,7 +222,52 @@ func assemble(terms []interest.Term, types []Type) tables {
 		}, m})
 	}
 	t.entries[mapHeads], t.entries[mapTails] = prefixes(texts[0]), prefixes(texts[1])
+	for port, m := range ports {
+		t.entries[mapPorts] = append(t.entries[mapPorts], entry{func(slot uint32) []byte {
+			return binary.LittleEndian.AppendUint32(binary.LittleEndian.AppendUint32(nil, uint32(port)), slot)
+		}, m})
+	}
+	t.entries[mapNets] = networks(nets)
 	return t
+}
+
+// addWork adds a term to those of its workload.
+func (t *tables) addWork(w interest.Workload, term int) {
+	i := slices.IndexFunc(t.works, func(o work) bool { return o.String() == w.String() })
+	if i < 0 {
+		i = len(t.works)
+		t.works = append(t.works, work{Workload: w})
+	}
+	t.works[i].mask.set(term)
+}
+
+// within6 is a network among those of IPv6.
+func within6(p netip.Prefix) netip.Prefix {
+	if !p.Addr().Is4() {
+		return p
+	}
+	return netip.PrefixFrom(netip.AddrFrom16(p.Addr().As16()), p.Bits()+96)
+}
+
+// networks returns the entries of a trie in which every network has the terms of
+// all that hold it.
+func networks(nets map[netip.Prefix]mask) []entry {
+	var out []entry
+	for p := range nets {
+		var m mask
+		for q, terms := range nets {
+			if q.Bits() <= p.Bits() && q.Contains(p.Addr()) {
+				m.or(terms)
+			}
+		}
+		out = append(out, entry{func(slot uint32) []byte {
+			b := binary.LittleEndian.AppendUint32(nil, uint32(32+p.Bits()))
+			b = binary.LittleEndian.AppendUint32(b, slot)
+			a := p.Addr().As16()
+			return append(b, a[:]...)
+		}, m})
+	}
+	return out
 }
 
 func flag(n int) uint32 { return uint32(min(n, 1)) }

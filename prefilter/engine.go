@@ -32,14 +32,27 @@ type Type struct {
 	Name string // evt.type
 }
 
+// A Config says what an engine has to do with.
+type Config struct {
+	// Types are by the number that the programs give interest_begin.
+	Types []Type
+	// Judges are the dimensions of terms that the programs judge, as [interest.Term.Only]
+	// has them; nil stands for all of which they have the maps.
+	Judges []string
+	// Workloads know the containers; nil: nobody does.
+	Workloads *Workloads
+}
+
 // An Engine is the prefilter of one sensor. Its methods are called by one
 // goroutine at a time.
 type Engine struct {
 	types  []Type
 	kinds  event.KindSet
+	judges []string
 	tables *ebpf.Variable
 	slot   *ebpf.Variable
-	maps   [numMaps]*ebpf.Map
+	maps   [numMaps]*ebpf.Map // nil: it has none
+	places *places
 
 	force uint32               // the slot in force
 	keys  [2][numMaps][][]byte // what is in the maps, by slot
@@ -52,10 +65,12 @@ const (
 	mapInodes
 	mapHeads
 	mapTails
+	mapPorts // these two only where events have ends: interest_ends.h
+	mapNets
 	numMaps
 )
 
-var mapNames = [numMaps]string{"interest_uids", "interest_inodes", "interest_heads", "interest_tails"}
+var mapNames = [numMaps]string{"interest_uids", "interest_inodes", "interest_heads", "interest_tails", "interest_ports", "interest_nets"}
 
 // Status is what an engine does.
 type Status struct {
@@ -65,31 +80,57 @@ type Status struct {
 	// Widened are dimensions that are not judged because there would be too many
 	// terms, or values, for the kernel.
 	Widened []string
+	// Judges are the dimensions that the programs judge at all.
+	Judges []string
+
+	places *places
+	slot   uint32
 }
 
-// New returns the engine of an object in which nothing is wanted yet. types are
-// by the number that the programs give interest_begin.
-func New(o Object, types []Type) (*Engine, error) {
-	if len(types) > maxTypes {
-		return nil, fmt.Errorf("prefilter: %d types of events, and room for %d", len(types), maxTypes)
+// Cgroups returns for how many cgroups it is known which terms want what happens
+// there, where a term asks for containers, and for how many there was no room:
+// what happens in these is let through. Any goroutine may call it.
+func (s Status) Cgroups() (judged, unjudged int) {
+	if s.places == nil {
+		return 0, 0
 	}
-	e := &Engine{types: types, kinds: Kinds(types), tables: o.Variable("interest_tables"), slot: o.Variable("interest_slot")}
-	if e.tables == nil || e.slot == nil {
+	return s.places.count(s.slot)
+}
+
+// New returns the engine of an object in which nothing is wanted yet.
+func New(o Object, cfg Config) (*Engine, error) {
+	if len(cfg.Types) > maxTypes {
+		return nil, fmt.Errorf("prefilter: %d types of events, and room for %d", len(cfg.Types), maxTypes)
+	}
+	e := &Engine{types: cfg.Types, kinds: Kinds(cfg.Types), judges: cfg.Judges, tables: o.Variable("interest_tables"), slot: o.Variable("interest_slot")}
+	cgroups := o.Map("interest_groups")
+	if e.tables == nil || e.slot == nil || cgroups == nil {
 		return nil, errors.New("prefilter: the programs do not include interest.h")
 	}
 	for i, name := range mapNames {
-		if e.maps[i] = o.Map(name); e.maps[i] == nil {
+		if e.maps[i] = o.Map(name); e.maps[i] == nil && i < mapPorts {
 			return nil, fmt.Errorf("prefilter: the programs have no map %s", name)
 		}
 	}
+	if e.judges == nil {
+		e.judges = []string{"outcome", "open", "uids", "raw", "inodes", "paths", "workload"}
+		if e.maps[mapPorts] != nil && e.maps[mapNets] != nil {
+			e.judges = append(e.judges, "ports", "nets")
+		}
+	}
+	e.places = cfg.Workloads.join(cgroups)
 	return e, nil
 }
+
+// Close ends the engine: what its programs are asked from now on is not changed.
+func (e *Engine) Close() { e.places.leave() }
 
 // Apply puts what a set wants in force. When it fails, what was in force is
 // still.
 func (e *Engine) Apply(want interest.Set) error {
 	next := e.force ^ 1
-	t, status := compile(want.Among(e.kinds).Terms(), e.types)
+	t, status := compile(want.Among(e.kinds).Terms(), e.types, e.judges)
+	status.Judges, status.places, status.slot = e.judges, e.places, next
 	// Programs that began before the last switch may still look here.
 	if err := waitForPrograms(); err != nil {
 		return fmt.Errorf("change the prefilter: wait for programs: %w", err)
@@ -98,6 +139,9 @@ func (e *Engine) Apply(want interest.Set) error {
 		if err := e.fill(m, next, t.entries[m]); err != nil {
 			return fmt.Errorf("change the prefilter: %w", err)
 		}
+	}
+	if err := e.places.prepare(next, t.works); err != nil {
+		return fmt.Errorf("change the prefilter: %w", err)
 	}
 	var both [2]table
 	if err := e.tables.Get(&both); err != nil {

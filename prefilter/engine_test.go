@@ -4,13 +4,17 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"net/netip"
+	"os"
 	"reflect"
 	"strings"
 	"testing"
 
 	"github.com/cilium/ebpf"
+	"golang.org/x/sys/unix"
 
 	"warren/bpf"
+	"warren/cluster"
 	"warren/event"
 	"warren/interest"
 	"warren/internal/testkit"
@@ -23,12 +27,15 @@ type rig struct {
 	obj    *bpf.Object
 	engine *Engine
 	ask    *ebpf.Program
+	works  Workloads
+	mine   event.CgroupKey // of this process
 }
 
 // testTypes are types by number, with numbers that stand for none.
 var testTypes = []Type{
 	{}, {event.KindOpen, "open"}, {event.KindOpen, "openat"}, {event.KindOpen, "creat"}, {},
 	{event.KindFile, "unlink"}, {event.KindFile, "rename"}, {event.KindFileClose, "close"}, {event.KindExec, "execve"},
+	{event.KindConnection, "connect"},
 }
 
 func newRig(t testing.TB) *rig {
@@ -46,15 +53,22 @@ func newRig(t testing.TB) *rig {
 	if r.obj, err = road.Open("prefilter", spec); err != nil {
 		t.Fatal(err)
 	}
-	if r.engine, err = New(r.obj, testTypes); err != nil {
+	if r.engine, err = New(r.obj, Config{Types: testTypes, Workloads: &r.works}); err != nil {
 		t.Fatal(err)
 	}
+	t.Cleanup(r.engine.Close)
 	if r.ask, err = r.obj.Program("prefilter_ask"); err != nil {
 		if v := (*ebpf.VerifierError)(nil); errors.As(err, &v) {
 			t.Logf("%+v", v)
 		}
 		t.Fatal(err)
 	}
+	r.wanted(t)
+	var mine prefilterCgroupKey
+	if err := r.obj.Variable("mine").Get(&mine); err != nil {
+		t.Fatal(err)
+	}
+	r.mine = event.CgroupKey{ID: mine.Id, Hierarchy: mine.Hierarchy}
 	return r
 }
 
@@ -67,6 +81,12 @@ func (r *rig) apply(t testing.TB, terms ...interest.Term) {
 
 // put describes an event to the programs.
 func (r *rig) put(t testing.TB, typ uint32, open interest.OpenMask, failed bool, ino, dev uint64, raw string, names ...string) {
+	t.Helper()
+	r.putWith(t, func(*prefilterQuestion) {}, typ, open, failed, ino, dev, raw, names...)
+}
+
+// putWith is put of what more says.
+func (r *rig) putWith(t testing.TB, more func(*prefilterQuestion), typ uint32, open interest.OpenMask, failed bool, ino, dev uint64, raw string, names ...string) {
 	t.Helper()
 	q := prefilterQuestion{Type: typ, Open: uint32(open), Ino: ino, Dev: dev, Count: uint32(len(names)), RawLen: uint32(len(raw))}
 	for i := range min(len(raw), len(q.Raw)) {
@@ -88,6 +108,7 @@ func (r *rig) put(t testing.TB, typ uint32, open interest.OpenMask, failed bool,
 			q.Back[i][len(q.Back[i])-1-j] = int8(name[len(name)-1-j])
 		}
 	}
+	more(&q)
 	if err := r.obj.Variable("question_now").Set(q); err != nil {
 		t.Fatal(err)
 	}
@@ -120,8 +141,9 @@ func TestLayout(t *testing.T) {
 	}
 	for name, size := range map[string]uintptr{
 		"uids": reflect.TypeFor[prefilterInterestUid]().Size(), "inodes": reflect.TypeFor[prefilterInterestInode]().Size(), "texts": reflect.TypeFor[prefilterInterestText]().Size(),
+		"cgroups": reflect.TypeFor[prefilterInterestCgroup]().Size(), "ports": reflect.TypeFor[prefilterInterestPort]().Size(), "nets": reflect.TypeFor[prefilterInterestNet]().Size(),
 	} {
-		got := map[string]int{"uids": 8, "inodes": 24, "texts": 8 + maxText}
+		got := map[string]int{"uids": 8, "inodes": 24, "texts": 8 + maxText, "cgroups": len(placeKey(event.CgroupKey{}, 0)), "ports": 8, "nets": 8 + 16}
 		if uintptr(got[name]) != size {
 			t.Errorf("key of %s: %d bytes, want %d", name, got[name], size)
 		}
@@ -148,8 +170,14 @@ func TestBPFEngine(t *testing.T) {
 		for range 60 {
 			e, typ := someEvent(rnd)
 			open, failed, ino, dev, raw, names := describe(e)
-			r.put(t, typ, open, failed, ino, dev, raw, names...)
+			r.putWith(t, func(q *prefilterQuestion) { ends(q, e) }, typ, open, failed, ino, dev, raw, names...)
+			// Of some cgroups nothing is known yet: whoever asks for containers gets it all.
+			unknown := rnd.IntN(4) == 0
+			if r.works.Doubt(r.mine); !unknown {
+				r.works.Know(r.mine, e.Process.Container)
+			}
 			got, may := r.wanted(t), want.Match(e)
+			exact := exact && !unknown
 			all++
 			if may {
 				yes++
@@ -236,6 +264,20 @@ func someTerm(rnd *rand.Rand) interest.Term {
 	if rnd.IntN(6) == 0 {
 		t.Inodes = []interest.Inode{{Dev: uint64(rnd.IntN(3)), Ino: uint64(1 + rnd.IntN(3))}}
 	}
+	if rnd.IntN(4) == 0 {
+		t.Workload = someWorkloads[rnd.IntN(len(someWorkloads))]
+	}
+	if rnd.IntN(3) == 0 {
+		t.Kinds, t.Types = event.Kinds(event.KindConnection), nil
+		t.Open, t.RawDots, t.Inodes = 0, false, nil
+		if rnd.IntN(2) == 0 {
+			t.Ports = []uint16{uint16(1 + rnd.IntN(4)), 443}
+		}
+		for range rnd.IntN(3) {
+			t.Nets = append(t.Nets, netip.MustParsePrefix(someNets[rnd.IntN(len(someNets))]))
+		}
+		return t
+	}
 	if rnd.IntN(8) == 0 {
 		t.Exes = []string{"/nowhere"} // which the kernel does not judge
 	}
@@ -248,7 +290,12 @@ func someTerm(rnd *rand.Rand) interest.Term {
 }
 
 func someEvent(rnd *rand.Rand) (*event.Event, uint32) {
-	e := &event.Event{Process: &event.Process{ExePath: "/nowhere"}}
+	e := &event.Event{Process: &event.Process{ExePath: "/nowhere", Container: someContainers[rnd.IntN(len(someContainers))]}}
+	if rnd.IntN(3) == 0 {
+		addr := func() netip.Addr { return netip.MustParseAddr(someEnds[rnd.IntN(len(someEnds))]) }
+		e.Data = &event.Connection{Type: "connect", Socket: event.Socket{Local: addr(), Remote: addr(), LocalPort: uint16(1 + rnd.IntN(4)), RemotePort: uint16(440 + rnd.IntN(5))}}
+		return e, 9
+	}
 	res := int64(rnd.IntN(3) - 1)
 	obj := event.FileObject{Inode: uint64(rnd.IntN(4)), Dev: uint64(1 + rnd.IntN(2))}
 	typ := uint32(1 + rnd.IntN(7))
@@ -262,6 +309,9 @@ func someEvent(rnd *rand.Rand) (*event.Event, uint32) {
 			Read: m&1 != 0, Write: m&2 != 0, Exec: m&4 != 0, Create: m&8 != 0}
 		if rnd.IntN(10) != 0 {
 			e.Data.(*event.Open).Name = someName(rnd)
+		} else if rnd.IntN(2) == 0 {
+			e.Data.(*event.Open).Error, obj = event.PathClosed, event.FileObject{}
+			e.Data.(*event.Open).FileObject = obj
 		}
 		e.Data.(*event.Open).NameRaw = someRaw(rnd)
 		return e, typ
@@ -290,6 +340,8 @@ func describe(e *event.Event) (open interest.OpenMask, failed bool, ino, dev uin
 		}
 	}
 	switch x := e.Data.(type) {
+	case *event.Connection:
+		return 0, false, 0, 0, "", nil
 	case *event.Open:
 		for i, on := range []bool{x.Read, x.Write, x.Exec, x.Create} {
 			if on {
@@ -306,6 +358,97 @@ func describe(e *event.Event) (open interest.OpenMask, failed bool, ino, dev uin
 		return 0, x.RawRes < 0, x.Inode, x.Dev, "", names
 	}
 	panic(fmt.Sprintf("an event of kind %v", e.Data.Kind()))
+}
+
+// ends is the rest of what a sensor would tell of an event.
+func ends(q *prefilterQuestion, e *event.Event) {
+	if interest.Unnamed(e) {
+		q.Unnamed = 1
+	}
+	c, ok := e.Data.(*event.Connection)
+	if !ok {
+		return
+	}
+	q.Lport, q.Rport, q.Family = c.LocalPort, c.RemotePort, unix.AF_INET6
+	if c.Remote.Is4() && c.Local.Is4() {
+		a, b := c.Local.As4(), c.Remote.As4()
+		copy(q.Laddr[:], a[:])
+		copy(q.Raddr[:], b[:])
+		q.Family = unix.AF_INET
+		return
+	}
+	q.Laddr, q.Raddr = c.Local.As16(), c.Remote.As16()
+}
+
+var (
+	someNets = []string{"10.0.0.0/8", "10.1.0.0/16", "10.1.2.3/32", "192.168.1.7/24", "2001:db8::/32", "2001:db8::1/128", "fe80::/10", "0.0.0.0/0"}
+	someEnds = []string{"10.0.0.1", "10.1.2.3", "10.1.2.4", "192.168.1.1", "2001:db8::1", "2001:db8::2", "fe80::1", "127.0.0.1", "::1"}
+
+	someContainers = []*event.Container{
+		nil, {FullID: "a1", ID: "a1", Name: "web", Type: "docker", Labels: map[string]string{"app": "shop"}},
+		{FullID: "b2", ID: "b2", Name: "db", Type: "containerd", Pod: &cluster.Pod{Name: "db-0", Namespace: "shop", Labels: map[string]string{"app": "db"}}},
+	}
+	someWorkloads = []interest.Workload{
+		&workload{"container.id != host", func(c *event.Container) bool { return c != nil }},
+		&workload{"container.id = host", func(c *event.Container) bool { return c == nil }},
+		&workload{"container.name = web", func(c *event.Container) bool { return c != nil && c.Name == "web" }},
+		&workload{"k8s.ns.name = shop", func(c *event.Container) bool { return c != nil && c.Pod != nil && c.Pod.Namespace == "shop" }},
+	}
+)
+
+// A workload is a condition on a container.
+type workload struct {
+	text string
+	is   func(*event.Container) bool
+}
+
+func (w *workload) String() string            { return w.text }
+func (w *workload) Match(e *event.Event) bool { return w.is(e.Process.Container) }
+
+// TestBPFEngineWorkloads: containers are judged as they are known at the moment, in
+// the set that is in force and in the next one, and let through while nothing is
+// known of them.
+func TestBPFEngineWorkloads(t *testing.T) {
+	r := newRig(t)
+	web := interest.Term{Kinds: event.Kinds(event.KindOpen), Workload: someWorkloads[2]}
+	host := interest.Term{Kinds: event.Kinds(event.KindOpen), Workload: someWorkloads[1], UIDs: []uint32{uint32(os.Geteuid())}}
+	r.put(t, 1, 0, false, 5, 1, "", "/x")
+	expect := func(what string, want bool) {
+		t.Helper()
+		if got := r.wanted(t); got != want {
+			t.Errorf("%s: %v", what, got)
+		}
+	}
+	r.apply(t, web)
+	expect("nothing is known", true)
+	r.works.Know(r.mine, someContainers[2])
+	expect("another container", false)
+	r.apply(t, web, host)
+	expect("after a change of interests", false)
+	r.works.Know(r.mine, someContainers[1])
+	expect("the container", true)
+	r.works.Know(r.mine, nil)
+	expect("the host, of a user", true)
+	r.apply(t, web)
+	expect("the host", false)
+	r.works.Doubt(r.mine)
+	expect("nothing is known any more", true)
+	r.works.Know(r.mine, nil)
+	for i := range maxCgroups + 10 {
+		r.works.Know(event.CgroupKey{ID: uint64(1<<40) + uint64(i), Hierarchy: 9}, nil)
+	}
+	expect("the host, beside many", false)
+	if judged, unjudged := r.engine.Status().Cgroups(); judged != maxCgroups || unjudged != 11 {
+		t.Errorf("%d cgroups are judged, for %d was no room", judged, unjudged)
+	}
+	r.apply(t, interest.Term{Kinds: event.Kinds(event.KindOpen), UIDs: []uint32{uint32(os.Geteuid())}})
+	expect("nobody asks for containers", true)
+	if judged, _ := r.engine.Status().Cgroups(); judged != 0 {
+		t.Errorf("%d cgroups are judged, and nobody asks", judged)
+	}
+	r.apply(t, web)
+	r.engine.Close()
+	r.works.Know(r.mine, someContainers[1])
 }
 
 // TestBPFEngineLimits: what is too much for the kernel is let through.
@@ -346,7 +489,7 @@ func TestBPFEngineLimits(t *testing.T) {
 	if r.wanted(t) {
 		t.Error("nothing is asked for any more")
 	}
-	if _, err := New(r.obj, make([]Type, maxTypes+1)); err == nil {
+	if _, err := New(r.obj, Config{Types: make([]Type, maxTypes+1)}); err == nil {
 		t.Error("more types than there is room for")
 	}
 }

@@ -9,7 +9,7 @@
  * State: the engine's maps; what a test asks, and is answered.
  */
 #include "kernel.h"
-#include "interest.h"
+#include "interest_ends.h"
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";
 
@@ -20,7 +20,10 @@ struct question {
 	__u32 type, open, failed, count; /* count: how many names it has, 0 to 2 */
 	__u64 ino, dev;
 	__u32 len[2];
-	__u32 raw_len, pad;
+	__u32 raw_len, unnamed; /* unnamed: it has one, which is not known, nor which file it is */
+	__u8 laddr[16], raddr[16];
+	__u16 lport, rport;
+	__u32 family;
 	char text[2][QUESTION_TEXT]; /* from the beginning */
 	char back[2][QUESTION_TEXT]; /* up to the end */
 	char raw[INTEREST_RAW + 10];
@@ -28,6 +31,7 @@ struct question {
 
 struct question question_now;
 __u32 wanted;
+struct cgroup_key mine; /* of the task that asks */
 __u64 asked, passed; /* of repeated ones */
 
 static __always_inline bool judge(void)
@@ -40,10 +44,15 @@ static __always_inline bool judge(void)
 		return false;
 	if (interest_needs_raw(&m) && !interest_raw(&m, q->raw, q->raw_len))
 		return false;
-	if (interest_needs_inode(&m) && !interest_inode(&m, q->ino, q->dev))
+	if (interest_needs_ends(&m) &&
+	    !interest_ends(&m, q->family, q->laddr, q->raddr, q->lport, q->rport))
+		return false;
+	if (q->unnamed)
+		interest_unnamed(&m);
+	else if (interest_needs_inode(&m) && !interest_inode(&m, q->ino, q->dev))
 		return false;
 	if (!interest_needs_name(&m))
-		return true;
+		return interest_wanted(&m);
 	for (i = 0; i < 2; i++) {
 		if (i < q->count)
 			interest_name(&m, q->text[i], q->back[i] + QUESTION_TEXT, q->len[i]);
@@ -54,6 +63,12 @@ static __always_inline bool judge(void)
 SEC("raw_tracepoint/sys_enter")
 int prefilter_ask(void *ctx)
 {
+	struct cgroup *c = task_cgroup(bpf_get_current_task_btf());
+
+	if (c) {
+		mine.id = BPF_CORE_READ(c, kn, id);
+		mine.hierarchy = BPF_CORE_READ(c, root, hierarchy_id);
+	}
 	wanted = judge();
 	return 0;
 }

@@ -12,14 +12,15 @@
  *	struct interest m;
  *
  *	if (!interest_begin(&m, type, open, failed))
- *		return 0;                              nobody, whatever its name
+ *		return 0;                              nobody of whom this task is, whatever its name
  *	if (interest_needs_raw(&m) && !interest_raw(&m, text, len))
  *		return 0;                              what the process gave
  *	if (interest_needs_inode(&m) && !interest_inode(&m, ino, dev))
  *		return 0;
  *	if (interest_needs_name(&m)) {
  *		... resolve the path ...
- *		interest_name(&m, head, tail, len);    for each name that is reported
+ *		interest_name(&m, head, tail, len);    for each name that is reported,
+ *		interest_unnamed(&m);                  or where it is not known
  *		if (!interest_wanted(&m))
  *			return 0;
  *	}
@@ -39,10 +40,13 @@
 #include <bpf/bpf_core_read.h>
 #include <bpf/bpf_endian.h>
 
+#include "cgroup.h"
+
 #define INTEREST_TYPES 128 /* values of evt.type that a sensor can have, by its own numbers */
 #define INTEREST_TEXT  64  /* bytes at either end of a name that are looked at */
 #define INTEREST_PATHS 8192
 #define INTEREST_KEYS  4096
+#define INTEREST_CGROUPS 8192
 #define INTEREST_RAW   1022 /* bytes of what a process gave that are looked at */
 
 #define INTEREST_FAILED 16 /* beside the purposes: 1 read, 2 write, 4 execute, 8 create */
@@ -57,11 +61,13 @@ struct interest_table {
 	struct interest_mask calls[32]; /* by purposes and INTEREST_FAILED */
 	/* Of terms with a path that a name of these letters may satisfy: behind the first one, and the last. */
 	struct interest_mask heads[256], tails[256];
-	struct interest_mask no_uid, no_inode, no_path, no_raw; /* terms without such a condition */
-	struct interest_mask plain;	 /* terms that want the event itself, and not only count */
-	struct interest_mask enough;	 /* those of them without a path */
-	__u32 uids, inodes, paths, raws; /* whether there are terms with one */
+	struct interest_mask no_uid, no_inode, no_path, no_raw, no_workload; /* terms without such a condition */
+	struct interest_mask no_port, no_net;				     /* interest_ends.h */
+	struct interest_mask plain;  /* terms that want the event itself, and not only count */
+	struct interest_mask enough; /* those of them without a path */
+	__u32 uids, inodes, paths, raws, workloads, ports, nets; /* whether there are terms with one */
 	__u32 counts, count_dirs;	 /* whether there are terms that only count, and by directory */
+	__u32 zero;
 };
 
 struct interest_table interest_tables[2] SEC(".data.interest");
@@ -71,6 +77,11 @@ volatile __u32 interest_slot SEC(".data.interest");
 
 struct interest_uid {
 	__u32 uid, slot;
+};
+
+struct interest_cgroup {
+	__u64 id;
+	__u32 hierarchy, slot;
 };
 
 struct interest_inode {
@@ -98,6 +109,18 @@ struct {
 	__type(key, struct interest_uid);
 	__type(value, struct interest_mask);
 } interest_uids SEC(".maps");
+
+/*
+ * Of each control group of which user space knows whose it is. One that is not here is
+ * not judged: its container has just begun, or is not described yet.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, INTEREST_CGROUPS);
+	__type(key, struct interest_cgroup);
+	__type(value, struct interest_mask);
+} interest_groups SEC(".maps");
 
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
@@ -182,6 +205,39 @@ static __always_inline void interest_add_uid(struct interest_mask *m, __u32 slot
 		interest_or(m, found);
 }
 
+/* Adds the terms that want the workload of c. Returns whether it is known which these are. */
+static __always_inline bool interest_add_cgroup(struct interest_mask *m, __u32 slot, struct cgroup *c)
+{
+	struct interest_cgroup key = { .slot = slot };
+	struct interest_mask *found;
+
+	if (!c)
+		return false; /* never */
+	key.id = BPF_CORE_READ(c, kn, id);
+	key.hierarchy = BPF_CORE_READ(c, root, hierarchy_id);
+	found = bpf_map_lookup_elem(&interest_groups, &key);
+	if (!found)
+		return false;
+	interest_or(m, found);
+	return true;
+}
+
+/*
+ * Leaves of the terms those that want the container of the current task: its own, and
+ * its process's, which is what is known of a process, where single threads are elsewhere.
+ */
+static __always_inline void interest_workload(struct interest *m, struct interest_table *t)
+{
+	struct task_struct *p = bpf_get_current_task_btf(), *leader = p->group_leader;
+	struct interest_mask of = t->no_workload;
+
+	if (!interest_add_cgroup(&of, m->slot, task_cgroup(leader)))
+		return;
+	if (p->cgroups != leader->cgroups && !interest_add_cgroup(&of, m->slot, task_cgroup(p)))
+		return;
+	interest_and(&m->may, &of);
+}
+
 /*
  * Begins an event of the current task. type is the sensor's number of it; open is
  * what a file was opened for, 0 for other events. Returns whether anybody may
@@ -214,6 +270,8 @@ static __always_inline bool interest_begin(struct interest *m, __u32 type, __u32
 		interest_add_uid(&of, m->slot, p->group_leader->cred->euid.val);
 		interest_and(&m->may, &of);
 	}
+	if (t->workloads)
+		interest_workload(m, t);
 	return !interest_none(&m->may);
 }
 
@@ -375,6 +433,15 @@ static __always_inline void interest_name(struct interest *m, const char *head, 
 		if (found)
 			interest_or(&m->named, found);
 	}
+}
+
+/*
+ * A name of the event is not known, though there is one: whoever asks for names gets
+ * the event, and says that it could be one of theirs.
+ */
+static __always_inline void interest_unnamed(struct interest *m)
+{
+	__builtin_memset(&m->named, 0xff, sizeof(m->named));
 }
 
 /* Whether anybody may want the event, after all that is known of it was said. */

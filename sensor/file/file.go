@@ -39,6 +39,9 @@ type Config struct {
 	// the same time: what is known of more is lost, and counted. The kernel holds
 	// some 1.2 KiB for each. A power of two, at least 64; default 1024.
 	Calls int
+	// Workloads know which container a cgroup is of, so that the kernel can judge it;
+	// nil: it judges none.
+	Workloads *prefilter.Workloads
 }
 
 // Validate checks the values.
@@ -251,7 +254,7 @@ func (s *Sensor) open() error {
 	if err != nil {
 		return err
 	}
-	if s.filter, err = prefilter.New(s.obj, types); err != nil {
+	if s.filter, err = prefilter.New(s.obj, prefilter.Config{Types: types, Workloads: s.cfg.Workloads}); err != nil {
 		return errors.Join(err, s.Stop())
 	}
 	counts, err := prefilter.NewCounter(s.obj, s.road, func(uint32) uint8 { return bpf.RecOpen }, s.send)
@@ -309,7 +312,7 @@ func typesOf() []prefilter.Type {
 
 // Prefilter returns what of the wanted events the kernel is asked to tell.
 func (s *Sensor) Prefilter() prefilter.Status {
-	if s.obj == nil {
+	if s.filter == nil {
 		return prefilter.Status{}
 	}
 	return s.filter.Status()
@@ -353,6 +356,10 @@ func (s *Sensor) Stop() error {
 	var errs []error
 	if counts := s.counts.Load(); counts != nil { // what was counted is told when nothing is any more
 		errs = append(errs, s.obj.Detach(slices.Collect(maps.Keys(s.status))...), counts.Close())
+	}
+	if s.filter != nil {
+		s.filter.Close()
+		s.filter = nil
 	}
 	errs = append(errs, s.obj.Close())
 	s.obj = nil

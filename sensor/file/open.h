@@ -196,15 +196,17 @@ static __always_inline int open_tell(const enum file_what what, long res)
 		seq = READ(dentry, d_seq.seqcount.sequence);
 		end = walk_resolve(w, READ(file, f_path.mnt), dentry, p->fs, WALK_END);
 		error = walk_error(end);
-		if (!error && interest_needs_name(&m))
+		if (error)
+			interest_unnamed(&m);
+		else if (interest_needs_name(&m))
 			walk_judge(&m, w);
 		if (!interest_wanted(&m))
 			return 0;
 		marks |= object_fill(&object, inode, dentry);
 		if (end == PATH_NAMELESS && walk_memfd(w))
 			marks |= FILE_MEMFD;
-	} else if ((interest_needs_inode(&m) && !interest_inode(&m, 0, 0)) || !interest_wanted(&m)) {
-		return 0;
+	} else if (res < 0 && ((interest_needs_inode(&m) && !interest_inode(&m, 0, 0)) || !interest_wanted(&m))) {
+		return 0; /* of a file that was opened and is closed already, nothing is known: it can be any */
 	}
 	if (interest_counts(&m) && end != PATH_NAMELESS) {
 		bool dirs = file && !error && interest_counts_dirs(&m);

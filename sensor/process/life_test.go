@@ -23,15 +23,15 @@ import (
 func TestBPFHooks(t *testing.T) {
 	w := start(t, bpf.Config{}, kinds)
 	logRungs(t, w.sensor)
-	if n := len(w.sensor.Hooks()); n != 6 {
-		t.Errorf("%d hooks, want 6: %+v", n, w.sensor.Hooks())
+	if n := len(w.sensor.Hooks()); n != 7 {
+		t.Errorf("%d hooks, want 7: %+v", n, w.sensor.Hooks())
 	}
 	// Fewer kinds: the difference is detached; none: everything.
 	if err := w.sensor.Start(interest.All(event.Kinds(event.KindExec)), w.add); err != nil {
 		t.Fatal(err)
 	}
-	if n := len(w.sensor.Hooks()); n != 4 {
-		t.Errorf("%d hooks for execs, want 4: %+v", n, w.sensor.Hooks())
+	if n := len(w.sensor.Hooks()); n != 5 {
+		t.Errorf("%d hooks for execs, want 5: %+v", n, w.sensor.Hooks())
 	}
 	if err := w.sensor.Stop(); err != nil {
 		t.Fatal(err)
@@ -51,6 +51,41 @@ func TestBPFHooks(t *testing.T) {
 		t.Fatal(err)
 	}
 	w.execOf(exec.Command(install(t, exits(0), "x")))
+}
+
+// A process that is moved to another cgroup is told at once, with that cgroup: its
+// events belong to another container from then on.
+func TestBPFMoved(t *testing.T) {
+	for name, cgroup := range map[string]func(*testing.T) *testkit.Cgroup{
+		"v2": func(t *testing.T) *testkit.Cgroup { return testkit.NewCgroup(t, "to") },
+		"v1": func(t *testing.T) *testkit.Cgroup {
+			mountV1(t, "pids")
+			cg := testkit.NewCgroupV1(t, "pids", "to")
+			sub := &testkit.Cgroup{Path: cg.Path + "/a/b/c", Dir: cg.Dir + "/a/b/c"} // deeper than any other is
+			if err := os.MkdirAll(sub.Dir, 0o755); err != nil {
+				t.Fatal(err)
+			}
+			return sub
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			to := cgroup(t)
+			w := start(t, bpf.Config{}, kinds)
+			cmd := exec.Command("/bin/sleep", "1000")
+			if err := cmd.Start(); err != nil {
+				t.Fatal(err)
+			}
+			defer func() {
+				_ = cmd.Process.Kill()
+				_ = cmd.Wait()
+			}()
+			to.Add(t, cmd.Process.Pid)
+			_, at := data[*event.ProcessState](w.of(cmd.Process.Pid))
+			if len(at) != 1 || at[0].Process.Cgroup.ID != to.ID(t) {
+				t.Errorf("told %d times: %+v", len(at), at)
+			}
+		})
+	}
 }
 
 // The whole life of one process.

@@ -6,7 +6,7 @@
  * when they change their credentials or namespaces.
  *
  * Hooks: tp_btf sched_process_fork, sched_process_exec, sched_process_exit, and
- *        with a scope cgroup_attach_task.
+ *        cgroup_attach_task.
  *        Credentials: fentry/commit_creds, or entries and exits of the system
  *        calls. Namespaces: fentry/switch_task_namespaces and commit_creds (a
  *        user namespace comes with credentials), or entries and exits of setns
@@ -283,10 +283,10 @@ int process_task(struct bpf_iter__task *ctx)
 /* ---- moves ---- */
 
 /*
- * A process is moved to another cgroup of the unified hierarchy, into the scope,
- * within it or out of it: it is told as it is now. One that comes in was unknown
- * until then; of one that leaves, only its end is told from now on. Single
- * threads are moved within one subtree only.
+ * A process is moved to another cgroup, into the scope, within it or out of it: it
+ * is told as it is now. One that comes in was unknown until then; of one that
+ * leaves, only its end is told from now on. Single threads are moved within one
+ * subtree only.
  *
  * The kernel holds a lock around this: it runs once at a time.
  */
@@ -301,7 +301,10 @@ int BPF_PROG(process_moved, struct cgroup *to, const char *path, struct task_str
 	bool leaves;
 
 	/* One that ends stays where it is, and may be told to have ended already. */
-	if (!all || p->flags & PF_EXITING || BPF_CORE_READ(p, cgroups, dfl_cgrp) != to || !told_has(p))
+	if (!all || p->flags & PF_EXITING || !told_has(p))
+		return 0;
+	/* The scope is of the unified hierarchy; which one tells the container, a move in any can change. */
+	if (scope_id && BPF_CORE_READ(p, cgroups, dfl_cgrp) != to)
 		return 0;
 	s = bpf_map_lookup_elem(&exec_scratches, &slot);
 	if (!s)

@@ -56,9 +56,10 @@ var base = []bpf.Hook{
 	}},
 }
 
-// moves is attached beside them where the road is limited to a part of the
-// machine: processes come into it, and leave it, by being moved.
-var moves = bpf.Hook{Name: "process.moves", Purpose: "processes moved into the scope, or out of it", Rungs: []bpf.Rung{
+// moves is attached beside them: a process that is moved to another cgroup belongs
+// to another container from then on, and where the road is limited to a part of the
+// machine it comes into it, or leaves it.
+var moves = bpf.Hook{Name: "process.moves", Purpose: "processes moved to other cgroups", Rungs: []bpf.Rung{
 	{Kind: "tp_btf", Attachments: []bpf.Attachment{bpf.BTF("process_moved")}},
 }}
 
@@ -197,6 +198,7 @@ func (s *Sensor) Start(wanted interest.Set, emit func(*event.Event)) (err error)
 			return fmt.Errorf("start process sensor: %w", err)
 		}
 	}
+	s.tryAttach(moves)
 	for _, k := range []event.Kind{event.KindCredentials, event.KindNamespace} {
 		h := changes[k]
 		if !want.Has(k) {
@@ -232,10 +234,8 @@ func (s *Sensor) open() (*bpf.Object, error) {
 	if err != nil {
 		return nil, fmt.Errorf("count CPUs: %w", err)
 	}
-	spec.Maps["exec_scratches"].MaxEntries = uint32(cpus)
-	if s.road.Limited() {
-		spec.Maps["exec_scratches"].MaxEntries++ // for moves
-	} else {
+	spec.Maps["exec_scratches"].MaxEntries = uint32(cpus) + 1 // for moves
+	if !s.road.Limited() {
 		spec.Maps["told"].MaxEntries = 1 // nothing is remembered
 	}
 	if err := spec.Variables["cpus"].Set(uint32(cpus)); err != nil {

@@ -11,14 +11,14 @@
  *        marked so and have succeeded.
  * State: call_plans, by number: what to read of each call. Written once, by Go,
  *        from the table event.Calls. scratches: records in the making. What is
- *        wanted of whom: interest.h.
+ *        wanted of whom: interest.h, interest_ends.h.
  */
 #include "kernel.h"
 #include "road.h"
 #include "walk.h"
 #include "task.h"
 
-#include "interest.h"
+#include "interest_ends.h"
 #include "count.h"
 
 #include "record.h"
@@ -364,6 +364,9 @@ int syscall_exit(struct trace_event_raw_sys_exit *ctx)
 		if (fd >= 0)
 			object_fill(s, fd);
 	}
+	if (interest_needs_ends(&m) && !interest_ends(&m, r->object.family, r->object.local, r->object.remote,
+						      r->object.local_port, r->object.remote_port))
+		return 0;
 	len = s->off + sizeof(*r);
 	barrier_var(len);
 	if (len > sizeof(*r) + sizeof(s->data))

@@ -34,11 +34,16 @@ import (
 //go:generate go tool bpf2go -cc clang-19 -no-strip -target bpfel -type syscall_record -type call_plan -type read_plan -type fd_object -type task_key -type read_flags -type read_how syscall syscall.bpf.c -- -O2 -mcpu=v3 -Wall -Werror -I../../bpf/include
 
 // Config tunes the sensor. The zero value is usable.
-type Config struct{}
+type Config struct {
+	// Workloads know which container a cgroup is of, so that the kernel can judge it;
+	// nil: it judges none.
+	Workloads *prefilter.Workloads
+}
 
 // A Sensor is the syscall sensor. Make one with New.
 type Sensor struct {
 	road *bpf.Road
+	cfg  Config
 	log  *slog.Logger
 
 	// Of the decoder.
@@ -54,8 +59,8 @@ type Sensor struct {
 var _ sensor.Sensor = (*Sensor)(nil)
 
 // New returns a sensor that writes to road. It starts nothing.
-func New(road *bpf.Road, _ Config, log *slog.Logger) *Sensor {
-	return &Sensor{road: road, log: log, status: map[string]bpf.HookStatus{}}
+func New(road *bpf.Road, cfg Config, log *slog.Logger) *Sensor {
+	return &Sensor{road: road, cfg: cfg, log: log, status: map[string]bpf.HookStatus{}}
 }
 
 // Name implements [sensor.Sensor].
@@ -151,12 +156,13 @@ func (s *Sensor) open() error {
 	for i := range types {
 		types[i] = prefilter.Type{Kind: event.KindSyscall, Name: event.Calls[i].Name}
 	}
-	if s.engine, err = prefilter.New(obj, types); err != nil {
+	if s.engine, err = prefilter.New(obj, prefilter.Config{Types: types, Workloads: s.cfg.Workloads}); err != nil {
 		_ = obj.Close()
 		return err
 	}
 	counts, err := prefilter.NewCounter(obj, s.road, recordTypeOf, s.send)
 	if err != nil {
+		s.engine.Close()
 		_ = obj.Close()
 		return err
 	}
@@ -252,6 +258,7 @@ func (s *Sensor) Stop() error {
 	if s.obj == nil {
 		return nil
 	}
+	s.engine.Close()
 	// What was counted is told when nothing is any more.
 	err := errors.Join(s.obj.Detach(slices.Collect(maps.Keys(s.status))...), s.counts.Load().Close(), s.obj.Close())
 	s.obj = nil
