@@ -13,6 +13,20 @@ import (
 	"github.com/cilium/ebpf"
 )
 
+type prefilterCgroupKey struct {
+	_         structs.HostLayout
+	Id        uint64
+	Hierarchy uint32
+	Zero      uint32
+}
+
+type prefilterInterestCgroup struct {
+	_         structs.HostLayout
+	Id        uint64
+	Hierarchy uint32
+	Slot      uint32
+}
+
 type prefilterInterestInode struct {
 	_    structs.HostLayout
 	Ino  uint64
@@ -29,6 +43,19 @@ type prefilterInterestKeys struct {
 type prefilterInterestMask struct {
 	_    structs.HostLayout
 	Bits [4]uint64
+}
+
+type prefilterInterestNet struct {
+	_         structs.HostLayout
+	Prefixlen uint32
+	Slot      uint32
+	Addr      [4]uint32
+}
+
+type prefilterInterestPort struct {
+	_    structs.HostLayout
+	Port uint32
+	Slot uint32
 }
 
 type prefilterInterestTable struct {
@@ -65,6 +92,18 @@ type prefilterInterestTable struct {
 		_    structs.HostLayout
 		Bits [4]uint64
 	}
+	NoWorkload struct {
+		_    structs.HostLayout
+		Bits [4]uint64
+	}
+	NoPort struct {
+		_    structs.HostLayout
+		Bits [4]uint64
+	}
+	NoNet struct {
+		_    structs.HostLayout
+		Bits [4]uint64
+	}
 	Plain struct {
 		_    structs.HostLayout
 		Bits [4]uint64
@@ -77,8 +116,12 @@ type prefilterInterestTable struct {
 	Inodes    uint32
 	Paths     uint32
 	Raws      uint32
+	Workloads uint32
+	Ports     uint32
+	Nets      uint32
 	Counts    uint32
 	CountDirs uint32
+	Zero      uint32
 }
 
 type prefilterInterestText struct {
@@ -95,28 +138,36 @@ type prefilterInterestUid struct {
 }
 
 type prefilterQuestion struct {
-	_      structs.HostLayout
-	Type   uint32
-	Open   uint32
-	Failed uint32
-	Count  uint32
-	Ino    uint64
-	Dev    uint64
-	Len    [2]uint32
-	RawLen uint32
-	Pad    uint32
-	Text   [2][256]int8
-	Back   [2][256]int8
-	Raw    [1032]int8
+	_       structs.HostLayout
+	Type    uint32
+	Open    uint32
+	Failed  uint32
+	Count   uint32
+	Ino     uint64
+	Dev     uint64
+	Len     [2]uint32
+	RawLen  uint32
+	Unnamed uint32
+	Laddr   [16]uint8
+	Raddr   [16]uint8
+	Lport   uint16
+	Rport   uint16
+	Family  uint32
+	Text    [2][256]int8
+	Back    [2][256]int8
+	Raw     [1032]int8
 }
 
 // Names of all BPF objects in the ELF.
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
+	prefilterMapInterestGroups  = "interest_groups"
 	prefilterMapInterestHeads   = "interest_heads"
 	prefilterMapInterestInodes  = "interest_inodes"
 	prefilterMapInterestNames   = "interest_names"
+	prefilterMapInterestNets    = "interest_nets"
+	prefilterMapInterestPorts   = "interest_ports"
 	prefilterMapInterestTails   = "interest_tails"
 	prefilterMapInterestUids    = "interest_uids"
 	prefilterProgPrefilterAsk   = "prefilter_ask"
@@ -125,6 +176,7 @@ const (
 	prefilterVarAsked           = "asked"
 	prefilterVarInterestSlot    = "interest_slot"
 	prefilterVarInterestTables  = "interest_tables"
+	prefilterVarMine            = "mine"
 	prefilterVarPassed          = "passed"
 	prefilterVarQuestionNow     = "question_now"
 	prefilterVarWanted          = "wanted"
@@ -181,9 +233,12 @@ type prefilterProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type prefilterMapSpecs struct {
+	InterestGroups *ebpf.MapSpec `ebpf:"interest_groups"`
 	InterestHeads  *ebpf.MapSpec `ebpf:"interest_heads"`
 	InterestInodes *ebpf.MapSpec `ebpf:"interest_inodes"`
 	InterestNames  *ebpf.MapSpec `ebpf:"interest_names"`
+	InterestNets   *ebpf.MapSpec `ebpf:"interest_nets"`
+	InterestPorts  *ebpf.MapSpec `ebpf:"interest_ports"`
 	InterestTails  *ebpf.MapSpec `ebpf:"interest_tails"`
 	InterestUids   *ebpf.MapSpec `ebpf:"interest_uids"`
 }
@@ -195,6 +250,7 @@ type prefilterVariableSpecs struct {
 	Asked          *ebpf.VariableSpec `ebpf:"asked"`
 	InterestSlot   *ebpf.VariableSpec `ebpf:"interest_slot"`
 	InterestTables *ebpf.VariableSpec `ebpf:"interest_tables"`
+	Mine           *ebpf.VariableSpec `ebpf:"mine"`
 	Passed         *ebpf.VariableSpec `ebpf:"passed"`
 	QuestionNow    *ebpf.VariableSpec `ebpf:"question_now"`
 	Wanted         *ebpf.VariableSpec `ebpf:"wanted"`
@@ -220,18 +276,24 @@ func (o *prefilterObjects) Close() error {
 //
 // It can be passed to loadPrefilterObjects or ebpf.CollectionSpec.LoadAndAssign.
 type prefilterMaps struct {
+	InterestGroups *ebpf.Map `ebpf:"interest_groups"`
 	InterestHeads  *ebpf.Map `ebpf:"interest_heads"`
 	InterestInodes *ebpf.Map `ebpf:"interest_inodes"`
 	InterestNames  *ebpf.Map `ebpf:"interest_names"`
+	InterestNets   *ebpf.Map `ebpf:"interest_nets"`
+	InterestPorts  *ebpf.Map `ebpf:"interest_ports"`
 	InterestTails  *ebpf.Map `ebpf:"interest_tails"`
 	InterestUids   *ebpf.Map `ebpf:"interest_uids"`
 }
 
 func (m *prefilterMaps) Close() error {
 	return _PrefilterClose(
+		m.InterestGroups,
 		m.InterestHeads,
 		m.InterestInodes,
 		m.InterestNames,
+		m.InterestNets,
+		m.InterestPorts,
 		m.InterestTails,
 		m.InterestUids,
 	)
@@ -244,6 +306,7 @@ type prefilterVariables struct {
 	Asked          *ebpf.Variable `ebpf:"asked"`
 	InterestSlot   *ebpf.Variable `ebpf:"interest_slot"`
 	InterestTables *ebpf.Variable `ebpf:"interest_tables"`
+	Mine           *ebpf.Variable `ebpf:"mine"`
 	Passed         *ebpf.Variable `ebpf:"passed"`
 	QuestionNow    *ebpf.Variable `ebpf:"question_now"`
 	Wanted         *ebpf.Variable `ebpf:"wanted"`

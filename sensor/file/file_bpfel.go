@@ -162,6 +162,13 @@ const (
 	fileFileWhatFILE_WHATS          fileFileWhat = 32
 )
 
+type fileInterestCgroup struct {
+	_         structs.HostLayout
+	Id        uint64
+	Hierarchy uint32
+	Slot      uint32
+}
+
 type fileInterestInode struct {
 	_    structs.HostLayout
 	Ino  uint64
@@ -214,6 +221,18 @@ type fileInterestTable struct {
 		_    structs.HostLayout
 		Bits [4]uint64
 	}
+	NoWorkload struct {
+		_    structs.HostLayout
+		Bits [4]uint64
+	}
+	NoPort struct {
+		_    structs.HostLayout
+		Bits [4]uint64
+	}
+	NoNet struct {
+		_    structs.HostLayout
+		Bits [4]uint64
+	}
 	Plain struct {
 		_    structs.HostLayout
 		Bits [4]uint64
@@ -226,8 +245,12 @@ type fileInterestTable struct {
 	Inodes    uint32
 	Paths     uint32
 	Raws      uint32
+	Workloads uint32
+	Ports     uint32
+	Nets      uint32
 	Counts    uint32
 	CountDirs uint32
+	Zero      uint32
 }
 
 type fileInterestText struct {
@@ -314,6 +337,7 @@ const (
 	fileMapCounts          = "counts"
 	fileMapCritical        = "critical"
 	fileMapFileScratches   = "file_scratches"
+	fileMapInterestGroups  = "interest_groups"
 	fileMapInterestHeads   = "interest_heads"
 	fileMapInterestInodes  = "interest_inodes"
 	fileMapInterestNames   = "interest_names"
@@ -542,6 +566,7 @@ type fileMapSpecs struct {
 	Counts         *ebpf.MapSpec `ebpf:"counts"`
 	Critical       *ebpf.MapSpec `ebpf:"critical"`
 	FileScratches  *ebpf.MapSpec `ebpf:"file_scratches"`
+	InterestGroups *ebpf.MapSpec `ebpf:"interest_groups"`
 	InterestHeads  *ebpf.MapSpec `ebpf:"interest_heads"`
 	InterestInodes *ebpf.MapSpec `ebpf:"interest_inodes"`
 	InterestNames  *ebpf.MapSpec `ebpf:"interest_names"`
@@ -602,6 +627,7 @@ type fileMaps struct {
 	Counts         *ebpf.Map `ebpf:"counts"`
 	Critical       *ebpf.Map `ebpf:"critical"`
 	FileScratches  *ebpf.Map `ebpf:"file_scratches"`
+	InterestGroups *ebpf.Map `ebpf:"interest_groups"`
 	InterestHeads  *ebpf.Map `ebpf:"interest_heads"`
 	InterestInodes *ebpf.Map `ebpf:"interest_inodes"`
 	InterestNames  *ebpf.Map `ebpf:"interest_names"`
@@ -627,6 +653,7 @@ func (m *fileMaps) Close() error {
 		m.Counts,
 		m.Critical,
 		m.FileScratches,
+		m.InterestGroups,
 		m.InterestHeads,
 		m.InterestInodes,
 		m.InterestNames,

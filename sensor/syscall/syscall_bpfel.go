@@ -81,6 +81,13 @@ type syscallFdObject struct {
 	Magic      uint64
 }
 
+type syscallInterestCgroup struct {
+	_         structs.HostLayout
+	Id        uint64
+	Hierarchy uint32
+	Slot      uint32
+}
+
 type syscallInterestInode struct {
 	_    structs.HostLayout
 	Ino  uint64
@@ -97,6 +104,19 @@ type syscallInterestKeys struct {
 type syscallInterestMask struct {
 	_    structs.HostLayout
 	Bits [4]uint64
+}
+
+type syscallInterestNet struct {
+	_         structs.HostLayout
+	Prefixlen uint32
+	Slot      uint32
+	Addr      [4]uint32
+}
+
+type syscallInterestPort struct {
+	_    structs.HostLayout
+	Port uint32
+	Slot uint32
 }
 
 type syscallInterestTable struct {
@@ -133,6 +153,18 @@ type syscallInterestTable struct {
 		_    structs.HostLayout
 		Bits [4]uint64
 	}
+	NoWorkload struct {
+		_    structs.HostLayout
+		Bits [4]uint64
+	}
+	NoPort struct {
+		_    structs.HostLayout
+		Bits [4]uint64
+	}
+	NoNet struct {
+		_    structs.HostLayout
+		Bits [4]uint64
+	}
 	Plain struct {
 		_    structs.HostLayout
 		Bits [4]uint64
@@ -145,8 +177,12 @@ type syscallInterestTable struct {
 	Inodes    uint32
 	Paths     uint32
 	Raws      uint32
+	Workloads uint32
+	Ports     uint32
+	Nets      uint32
 	Counts    uint32
 	CountDirs uint32
+	Zero      uint32
 }
 
 type syscallInterestText struct {
@@ -261,9 +297,12 @@ const (
 	syscallMapCounters       = "counters"
 	syscallMapCounts         = "counts"
 	syscallMapCritical       = "critical"
+	syscallMapInterestGroups = "interest_groups"
 	syscallMapInterestHeads  = "interest_heads"
 	syscallMapInterestInodes = "interest_inodes"
 	syscallMapInterestNames  = "interest_names"
+	syscallMapInterestNets   = "interest_nets"
+	syscallMapInterestPorts  = "interest_ports"
 	syscallMapInterestTails  = "interest_tails"
 	syscallMapInterestUids   = "interest_uids"
 	syscallMapScratches      = "scratches"
@@ -336,9 +375,12 @@ type syscallMapSpecs struct {
 	Counters       *ebpf.MapSpec `ebpf:"counters"`
 	Counts         *ebpf.MapSpec `ebpf:"counts"`
 	Critical       *ebpf.MapSpec `ebpf:"critical"`
+	InterestGroups *ebpf.MapSpec `ebpf:"interest_groups"`
 	InterestHeads  *ebpf.MapSpec `ebpf:"interest_heads"`
 	InterestInodes *ebpf.MapSpec `ebpf:"interest_inodes"`
 	InterestNames  *ebpf.MapSpec `ebpf:"interest_names"`
+	InterestNets   *ebpf.MapSpec `ebpf:"interest_nets"`
+	InterestPorts  *ebpf.MapSpec `ebpf:"interest_ports"`
 	InterestTails  *ebpf.MapSpec `ebpf:"interest_tails"`
 	InterestUids   *ebpf.MapSpec `ebpf:"interest_uids"`
 	Scratches      *ebpf.MapSpec `ebpf:"scratches"`
@@ -387,9 +429,12 @@ type syscallMaps struct {
 	Counters       *ebpf.Map `ebpf:"counters"`
 	Counts         *ebpf.Map `ebpf:"counts"`
 	Critical       *ebpf.Map `ebpf:"critical"`
+	InterestGroups *ebpf.Map `ebpf:"interest_groups"`
 	InterestHeads  *ebpf.Map `ebpf:"interest_heads"`
 	InterestInodes *ebpf.Map `ebpf:"interest_inodes"`
 	InterestNames  *ebpf.Map `ebpf:"interest_names"`
+	InterestNets   *ebpf.Map `ebpf:"interest_nets"`
+	InterestPorts  *ebpf.Map `ebpf:"interest_ports"`
 	InterestTails  *ebpf.Map `ebpf:"interest_tails"`
 	InterestUids   *ebpf.Map `ebpf:"interest_uids"`
 	Scratches      *ebpf.Map `ebpf:"scratches"`
@@ -404,9 +449,12 @@ func (m *syscallMaps) Close() error {
 		m.Counters,
 		m.Counts,
 		m.Critical,
+		m.InterestGroups,
 		m.InterestHeads,
 		m.InterestInodes,
 		m.InterestNames,
+		m.InterestNets,
+		m.InterestPorts,
 		m.InterestTails,
 		m.InterestUids,
 		m.Scratches,
