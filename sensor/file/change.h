@@ -124,6 +124,19 @@ struct {
 #define CHANGE_EPOCHS 64
 volatile __u32 change_epochs[CHANGE_EPOCHS];
 
+/*
+ * By enum file_what: whether the objects of all such calls are seen. Then a call that
+ * was not kept is one that nobody wanted, or for which there was no room, which was
+ * counted.
+ */
+volatile __u8 change_sees[CHANGE_EPOCHS];
+
+static __always_inline bool change_seen(__u32 what)
+{
+	barrier_var(what);
+	return change_sees[what & (CHANGE_EPOCHS - 1)];
+}
+
 static __always_inline __u32 change_epoch(__u32 what)
 {
 	barrier_var(what);
@@ -319,11 +332,8 @@ static __noinline int change_enter(__u32 what)
 	    !interest_begin(&m, what, 0, false))
 		return 0;
 	c = change_begin(&slot, what);
-	if (!c) {
-		if (interest_needs_name(&m))
-			record_count_lost(record_of(what)); /* else it is told without its name */
-		return 0;
-	}
+	if (!c)
+		return 0; /* it is told without its name */
 	c->asked.len = c->target.len = 0;
 	if (shape->last & 1)
 		change_ask(&c->asked, p, shape_dir(p, shape->dir), (void *)call_arg(p, shape->path));
@@ -415,13 +425,20 @@ static __always_inline __u32 text_behind(struct walk *w)
 	return len;
 }
 
-/* Whether somebody wants it, by inode or by any of its names. */
+/*
+ * Whether somebody wants it, by inode or by any of its names. error is enum
+ * file_error: where it says that the file is not known, it can be anybody's.
+ */
 static __always_inline bool change_wanted(struct interest *m, __u32 what, struct walk *w, struct file_object *object,
-					  __u32 target, __u32 raw)
+					  __u32 target, __u32 raw, __u32 error)
 {
-	if (interest_needs_inode(m) && !interest_inode(m, object->ino, object->dev))
+	bool unnamed = file_unnamed(error);
+
+	if (interest_needs_inode(m) && (object->ino || !unnamed) && !interest_inode(m, object->ino, object->dev))
 		return false;
-	if (interest_needs_name(m)) {
+	if (unnamed) {
+		interest_unnamed(m);
+	} else if (interest_needs_name(m)) {
 		if (w->off != WALK_END)
 			walk_judge(m, w);
 		if (target)
@@ -443,6 +460,7 @@ static __noinline int change_tell(__u32 what, long res, struct change_call *c)
 	const struct change_shape *shape;
 	struct change_record *r;
 	__u32 marks = 0, error = res < 0 ? FILE_FAILED : FILE_UNPROVEN, target = 0, raw = 0, target_raw = 0;
+	__u32 judged;
 	struct walk *w;
 	__u64 at, len;
 	struct interest m;
@@ -494,7 +512,8 @@ static __noinline int change_tell(__u32 what, long res, struct change_call *c)
 		raw = raw_copy(w, target, (void *)call_arg(p, shape->path));
 	if (shape->target >= 0)
 		target_raw = raw_copy(w, target + raw, (void *)call_arg(p, shape->target));
-	if (!change_wanted(&m, what, w, &object, target, raw))
+	judged = !c && shape->fd < 0 && change_seen(what) ? FILE_KNOWN : error;
+	if (!change_wanted(&m, what, w, &object, target, raw, judged))
 		return 0;
 	if (WALK_END - w->off + target + raw + target_raw > CHANGE_TEXT)
 		raw = target_raw = 0;

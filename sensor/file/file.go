@@ -74,6 +74,7 @@ type Sensor struct {
 	filter *prefilter.Engine
 	status map[string]bpf.HookStatus
 	epochs [maxWhats]uint32 // change_epochs of the programs
+	sees   [maxWhats]uint8  // and change_sees
 }
 
 var _ sensor.Sensor = (*Sensor)(nil)
@@ -227,6 +228,22 @@ func (s *Sensor) Start(want interest.Set, emit func(*event.Event)) (err error) {
 // maxWhats is how many kinds of calls the programs keep apart.
 const maxWhats = 64
 
+// see tells the programs whether the objects of a hook's calls are seen.
+func (s *Sensor) see(h hook, all bool) error {
+	for what, t := range types {
+		if t.Kind == h.kind && slices.Contains(h.types, t.Name) {
+			s.sees[what] = 0
+			if all {
+				s.sees[what] = 1
+			}
+		}
+	}
+	if err := s.obj.Variable("change_sees").Set(s.sees); err != nil {
+		return fmt.Errorf("set change_sees: %w", err)
+	}
+	return nil
+}
+
 // begin has what was seen so far of a hook's calls not be taken for true: calls
 // that were on their way when it was detached ended unseen.
 func (s *Sensor) begin(h hook) error {
@@ -333,11 +350,17 @@ func (s *Sensor) arrange(h hook, want interest.Set) (spare bool, err error) {
 	if err := s.begin(h); err != nil {
 		return false, err
 	}
+	if err := s.see(h, false); err != nil {
+		return false, err
+	}
 	st, err = s.obj.Attach(h.Hook)
 	s.status[h.Name] = st
 	if err != nil {
 		s.log.Warn("hook is not available", "hook", h.Name, "err", err)
 		return false, nil
+	}
+	if st.Rung == "fentry" {
+		return false, s.see(h, true)
 	}
 	if len(st.Refused) == 0 {
 		return false, nil
@@ -364,7 +387,7 @@ func (s *Sensor) Stop() error {
 	errs = append(errs, s.obj.Close())
 	s.obj = nil
 	s.counts.Store(nil)
-	s.epochs = [maxWhats]uint32{}
+	s.epochs, s.sees = [maxWhats]uint32{}, [maxWhats]uint8{}
 	clear(s.status)
 	return errors.Join(errs...)
 }

@@ -426,6 +426,7 @@ const (
 	fileVarBulkSize        = "bulk_size"
 	fileVarCallMask        = "call_mask"
 	fileVarChangeEpochs    = "change_epochs"
+	fileVarChangeSees      = "change_sees"
 	fileVarCountSlot       = "count_slot"
 	fileVarCriticalSize    = "critical_size"
 	fileVarInterestSlot    = "interest_slot"
@@ -588,6 +589,7 @@ type fileVariableSpecs struct {
 	BulkSize       *ebpf.VariableSpec `ebpf:"bulk_size"`
 	CallMask       *ebpf.VariableSpec `ebpf:"call_mask"`
 	ChangeEpochs   *ebpf.VariableSpec `ebpf:"change_epochs"`
+	ChangeSees     *ebpf.VariableSpec `ebpf:"change_sees"`
 	CountSlot      *ebpf.VariableSpec `ebpf:"count_slot"`
 	CriticalSize   *ebpf.VariableSpec `ebpf:"critical_size"`
 	InterestSlot   *ebpf.VariableSpec `ebpf:"interest_slot"`
@@ -676,6 +678,7 @@ type fileVariables struct {
 	BulkSize       *ebpf.Variable `ebpf:"bulk_size"`
 	CallMask       *ebpf.Variable `ebpf:"call_mask"`
 	ChangeEpochs   *ebpf.Variable `ebpf:"change_epochs"`
+	ChangeSees     *ebpf.Variable `ebpf:"change_sees"`
 	CountSlot      *ebpf.Variable `ebpf:"count_slot"`
 	CriticalSize   *ebpf.Variable `ebpf:"critical_size"`
 	InterestSlot   *ebpf.Variable `ebpf:"interest_slot"`

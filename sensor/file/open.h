@@ -205,8 +205,10 @@ static __always_inline int open_tell(const enum file_what what, long res)
 		marks |= object_fill(&object, inode, dentry);
 		if (end == PATH_NAMELESS && walk_memfd(w))
 			marks |= FILE_MEMFD;
-	} else if (res < 0 && ((interest_needs_inode(&m) && !interest_inode(&m, 0, 0)) || !interest_wanted(&m))) {
-		return 0; /* of a file that was opened and is closed already, nothing is known: it can be any */
+	} else if (res >= 0) {
+		interest_unnamed(&m); /* it is closed already: it can be any */
+	} else if ((interest_needs_inode(&m) && !interest_inode(&m, 0, 0)) || !interest_wanted(&m)) {
+		return 0;
 	}
 	if (interest_counts(&m) && end != PATH_NAMELESS) {
 		bool dirs = file && !error && interest_counts_dirs(&m);

@@ -264,6 +264,15 @@ static __always_inline __u8 walk_error(__u32 end)
 	return FILE_KNOWN;
 }
 
+/*
+ * Whether it says that there is a file of which the name is not known, as
+ * interest.Unnamed has it. A call that failed has none.
+ */
+static __always_inline bool file_unnamed(__u32 error)
+{
+	return error != FILE_KNOWN && error != FILE_FAILED;
+}
+
 /* Adds the text of w to the names of an event that somebody may want. */
 static __always_inline void walk_judge(struct interest *m, struct walk *w)
 {

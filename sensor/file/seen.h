@@ -288,7 +288,9 @@ int file_close_e(struct trace_event_raw_sys_enter *ctx)
 	dentry = READ(file, f_path.dentry);
 	seen = 1 + walk_resolve(&s->walk, READ(file, f_path.mnt), dentry, p->fs, WALK_END);
 	if (both && interest_needs_name(&m)) {
-		if (s->walk.off != WALK_END)
+		if (file_unnamed(walk_error(seen - 1)))
+			interest_unnamed(&m);
+		else if (s->walk.off != WALK_END)
 			walk_judge(&m, &s->walk);
 		if (!interest_wanted(&m))
 			return 0;

@@ -297,7 +297,7 @@ static __noinline int uring_tell_open(struct uring_scratch *s, struct io_kiocb *
 	struct file_scratch *f = file_scratch();
 	struct uring_call *c = &s->call;
 	struct file_object object = {};
-	__u32 marks, error = FILE_FAILED, raw = c->raw_len, slot = c->slot;
+	__u32 marks, error = res == -EINPROGRESS ? FILE_UNPROVEN : FILE_FAILED, raw = c->raw_len, slot = c->slot;
 	struct file *file = NULL;
 	struct open_record *r;
 	struct interest m = {};
@@ -346,11 +346,15 @@ static __noinline int uring_tell_open(struct uring_scratch *s, struct io_kiocb *
 			return 0;
 		end = walk_resolve(w, READ(file, f_path.mnt), dentry, READ(task, fs), WALK_END);
 		error = walk_error(end);
-		if (judge && !error && interest_needs_name(&m))
+		if (error)
+			interest_unnamed(&m);
+		else if (judge && interest_needs_name(&m))
 			walk_judge(&m, w);
 		marks |= object_fill(&object, inode, dentry);
 		if (end == PATH_NAMELESS && walk_memfd(w))
 			marks |= FILE_MEMFD;
+	} else if (file_unnamed(error)) {
+		interest_unnamed(&m); /* it can be any */
 	} else if (judge && interest_needs_inode(&m) && !interest_inode(&m, 0, 0)) {
 		return 0;
 	}
@@ -426,7 +430,7 @@ static __noinline int uring_tell_change(struct uring_scratch *s, struct io_kiocb
 		return 0;
 	if (c->what != FILE_CLOSE)
 		bpf_probe_read_kernel(&w->bytes[WALK_END], masked(raw + target_raw, 0x1fff), s->text);
-	if (judge && !change_wanted(&m, c->what, w, &object, 0, raw))
+	if (judge && !change_wanted(&m, c->what, w, &object, 0, raw, error))
 		return 0;
 	r = head_of(w, sizeof(*r), &at, &pad);
 	if (!r)
