@@ -90,9 +90,34 @@ func (e *Explanation) parts(x Expr, not bool) {
 	case *Not:
 		e.parts(x.X, !not)
 	case *Check:
-		e.Parts = append(e.Parts, explainCheck(x, not))
+		p := explainCheck(x, not)
+		e.beside(&p, x)
+		e.Parts = append(e.Parts, p)
 	}
 }
+
+// beside corrects what is said of a comparison on which events of some kinds have a
+// field that the kernel judges in others only.
+func (e *Explanation) beside(p *Part, x *Check) {
+	has := func(of func(interest.Term) bool) bool { return slices.ContainsFunc(checkOutline(x).hold, of) }
+	switch {
+	case has(func(t interest.Term) bool { return t.Ports != nil || t.Nets != nil }):
+		if e.Kinds&interest.SocketKinds&^kernelKinds == 0 {
+			return
+		}
+		if p.Note = everyConnection; p.Judge == Kernel {
+			p.Judge = KernelInPart
+		}
+		if e.Kinds&kernelKinds == 0 {
+			p.Judge = UserSpace
+		}
+	case has(func(t interest.Term) bool { return t.Exes != nil }) && p.Judge == UserSpace && p.Note == "":
+		p.Note = "executables are judged in user space"
+	}
+}
+
+// everyConnection is why the kernel judges no ports and networks of connections.
+const everyConnection = "every connection is recorded: the agent's own table wants it"
 
 func explainCheck(x *Check, not bool) Part {
 	p := Part{Text: x.String()}
