@@ -32,7 +32,7 @@ struct question {
 struct question question_now;
 __u32 wanted;
 struct cgroup_key mine; /* of the task that asks */
-__u64 asked, passed; /* of repeated ones */
+__u64 asked, passed;	/* of repeated ones */
 
 static __always_inline bool judge(void)
 {
@@ -44,8 +44,7 @@ static __always_inline bool judge(void)
 		return false;
 	if (interest_needs_raw(&m) && !interest_raw(&m, q->raw, q->raw_len))
 		return false;
-	if (interest_needs_ends(&m) &&
-	    !interest_ends(&m, q->family, q->laddr, q->raddr, q->lport, q->rport))
+	if (interest_needs_ends(&m) && !interest_ends(&m, q->family, q->laddr, q->raddr, q->lport, q->rport))
 		return false;
 	if (q->unnamed)
 		interest_unnamed(&m);

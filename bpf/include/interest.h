@@ -42,12 +42,12 @@
 
 #include "cgroup.h"
 
-#define INTEREST_TYPES 128 /* values of evt.type that a sensor can have, by its own numbers */
-#define INTEREST_TEXT  64  /* bytes at either end of a name that are looked at */
-#define INTEREST_PATHS 8192
-#define INTEREST_KEYS  4096
+#define INTEREST_TYPES	 128 /* values of evt.type that a sensor can have, by its own numbers */
+#define INTEREST_TEXT	 64  /* bytes at either end of a name that are looked at */
+#define INTEREST_PATHS	 8192
+#define INTEREST_KEYS	 4096
 #define INTEREST_CGROUPS 8192
-#define INTEREST_RAW   1022 /* bytes of what a process gave that are looked at */
+#define INTEREST_RAW	 1022 /* bytes of what a process gave that are looked at */
 
 #define INTEREST_FAILED 16 /* beside the purposes: 1 read, 2 write, 4 execute, 8 create */
 
@@ -66,7 +66,7 @@ struct interest_table {
 	struct interest_mask plain;  /* terms that want the event itself, and not only count */
 	struct interest_mask enough; /* those of them without a path */
 	__u32 uids, inodes, paths, raws, workloads, ports, nets; /* whether there are terms with one */
-	__u32 counts, count_dirs;	 /* whether there are terms that only count, and by directory */
+	__u32 counts, count_dirs; /* whether there are terms that only count, and by directory */
 	__u32 zero;
 };
 
