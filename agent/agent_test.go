@@ -184,7 +184,7 @@ func TestBPFOnDemand(t *testing.T) {
 	needBPF(t)
 	dir := t.TempDir()
 	config := filepath.Join(dir, "config.yaml")
-	text := "tables: {exec: false, fork: false, exit: false, credentials: false, namespace: false, connection: false, dns: false}\nstop-grace: 50ms\n"
+	text := "tables: {exec: false, fork: false, exit: false, credentials: false, namespace: false, connection: false, dns: false}\nstop-grace: 50ms\nhistory: {enabled: false}\n"
 	if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
