@@ -23,8 +23,8 @@ import (
 func TestBPFHooks(t *testing.T) {
 	w := start(t, bpf.Config{}, kinds)
 	logRungs(t, w.sensor)
-	if n := len(w.sensor.Hooks()); n != 7 {
-		t.Errorf("%d hooks, want 7: %+v", n, w.sensor.Hooks())
+	if n := len(w.sensor.Hooks()); n != 9 {
+		t.Errorf("%d hooks, want 9: %+v", n, w.sensor.Hooks())
 	}
 	// Fewer kinds: the difference is detached; none: everything.
 	if err := w.sensor.Start(interest.All(event.Kinds(event.KindExec)), w.add); err != nil {

@@ -50,7 +50,7 @@ func main() {
 	flag.StringVar(&o.run, "run", defaultRun, "which tests")
 	flag.BoolVar(&o.update, "update", false, "look for newer kernels than the cached")
 	flag.BoolVar(&o.verbose, "v", false, "print everything the tests print as it comes")
-	flag.DurationVar(&o.timeout, "timeout", 40*time.Minute, "for each kernel")
+	flag.DurationVar(&o.timeout, "timeout", 60*time.Minute, "for each kernel")
 	flag.IntVar(&o.memory, "memory", 1536, "MiB of each machine")
 	flag.Parse()
 	if err := vm(ctx, o, flag.Args()); err != nil {
