@@ -37,7 +37,8 @@ func (b *bench) launch(config string) (*agent, error) {
 		return nil, err
 	}
 	socket := filepath.Join(dir, "socket")
-	args := []string{"agent", "--instance", name, "--socket", socket, "--state", filepath.Join(dir, "state"), "--http", "off"}
+	// The history has figures of its own, and opens files.
+	args := []string{"agent", "--instance", name, "--socket", socket, "--state", filepath.Join(dir, "state"), "--http", "off", "--history", "off"}
 	if config != "" {
 		file := filepath.Join(dir, "config.yaml")
 		if err := os.WriteFile(file, []byte(config), 0o600); err != nil {
