@@ -39,6 +39,8 @@ func (c *floodCheck) event(line []byte) {
 		switch {
 		case string(text(line, "lost.lane")) == "critical":
 			c.critical.Add(n)
+		case string(text(line, "lost.lane")) == "name" || string(text(line, "lost.lane")) == "kernel":
+			// Of opens of others, too, and of such that nobody asked for.
 		case kind == "open" || kind == "file.open":
 			c.lost.Add(n)
 		}
