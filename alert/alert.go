@@ -374,7 +374,7 @@ func (w *worker) summarise() {
 		w.e.spine.Tell(&event.Event{Time: time.Now(), Data: &event.Alert{
 			Type: "alert", Rule: LostRule, Priority: rule.Warning.String(), Source: "internal", ID: newID(),
 			Output: fmt.Sprintf("%d events were lost that rules may have matched: %s", w.lost, w.what),
-			Fields: string(rule.AppendString([]byte(fmt.Sprintf(`{"lost.count":%d,"lost.kind":`, w.lost)), w.what)) + "}",
+			Fields: string(event.AppendString([]byte(fmt.Sprintf(`{"lost.count":%d,"lost.kind":`, w.lost)), w.what)) + "}",
 		}})
 		w.lost = 0
 	}

@@ -4,7 +4,6 @@ import (
 	"strconv"
 
 	"warren/event"
-	"warren/rule"
 )
 
 // AppendFalco appends an alert as Falco writes it in JSON, with a uuid beside it.
@@ -16,9 +15,9 @@ func AppendFalco(b []byte, e *event.Event, hostname string) []byte {
 		return b
 	}
 	b = append(b, `{"hostname":`...)
-	b = rule.AppendString(b, hostname)
+	b = event.AppendString(b, hostname)
 	b = append(b, `,"output":`...)
-	b = rule.AppendString(b, e.Time.Format("15:04:05.000000000: ")+a.Priority+" "+a.Output)
+	b = event.AppendString(b, e.Time.Format("15:04:05.000000000: ")+a.Priority+" "+a.Output)
 	b = append(b, `,"output_fields":{"evt.time":`...)
 	b = strconv.AppendInt(b, e.Time.UnixNano(), 10)
 	if len(a.Fields) > len("{}") {
@@ -28,21 +27,21 @@ func AppendFalco(b []byte, e *event.Event, hostname string) []byte {
 		b = append(b, '}')
 	}
 	b = append(b, `,"priority":`...)
-	b = rule.AppendString(b, a.Priority)
+	b = event.AppendString(b, a.Priority)
 	b = append(b, `,"rule":`...)
-	b = rule.AppendString(b, a.Rule)
+	b = event.AppendString(b, a.Rule)
 	b = append(b, `,"source":`...)
-	b = rule.AppendString(b, a.Source)
+	b = event.AppendString(b, a.Source)
 	b = append(b, `,"tags":[`...)
 	for i, tag := range a.Tags {
 		if i > 0 {
 			b = append(b, ',')
 		}
-		b = rule.AppendString(b, tag)
+		b = event.AppendString(b, tag)
 	}
 	b = append(b, `],"time":"`...)
 	b = e.Time.UTC().AppendFormat(b, "2006-01-02T15:04:05.000000000Z")
 	b = append(b, `","uuid":`...)
-	b = rule.AppendString(b, a.ID)
+	b = event.AppendString(b, a.ID)
 	return append(b, '}')
 }

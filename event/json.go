@@ -165,7 +165,14 @@ func appendValue(b []byte, f *Field, e *Event, i int) (_ []byte, ok, valid bool)
 
 const hexDigits = "0123456789abcdef"
 
-// appendString appends s as a JSON string and reports whether it was UTF-8.
+// AppendString appends s as a JSON string: bytes that are not UTF-8 become U+FFFD,
+// and what a terminal would not print is escaped.
+func AppendString(b []byte, s string) []byte {
+	b, _ = appendString(b, s)
+	return b
+}
+
+// appendString appends s as [AppendString] does and reports whether it was UTF-8.
 func appendString(b []byte, s string) (_ []byte, valid bool) {
 	valid = true
 	b = append(b, '"')

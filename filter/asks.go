@@ -1,7 +1,6 @@
 package filter
 
 import (
-	"maps"
 	"slices"
 
 	"warren/event"
@@ -62,38 +61,10 @@ func operandNamesKinds(o Operand) bool {
 // Fields returns the names of the fields that the expression compares, each once,
 // sorted.
 func (p *Program) Fields() []string {
-	names := map[string]bool{}
-	var expr func(Expr)
-	var operand func(Operand)
-	operand = func(o Operand) {
-		switch o := o.(type) {
-		case *Field:
-			names[o.Name] = true
-		case *Call:
-			for _, arg := range o.Args {
-				operand(arg)
-			}
-		}
+	if p.expr == nil {
+		return nil
 	}
-	expr = func(x Expr) {
-		switch x := x.(type) {
-		case *And:
-			for _, y := range x.X {
-				expr(y)
-			}
-		case *Or:
-			for _, y := range x.X {
-				expr(y)
-			}
-		case *Not:
-			expr(x.X)
-		case *Check:
-			operand(x.Left)
-			operand(x.Right)
-		}
-	}
-	if p.expr != nil {
-		expr(p.expr)
-	}
-	return slices.Sorted(maps.Keys(names))
+	names := FieldsOf(p.expr)
+	slices.Sort(names)
+	return slices.Compact(names)
 }

@@ -5,7 +5,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"unicode/utf8"
 
 	"warren/event"
 	"warren/filter"
@@ -187,7 +186,7 @@ func (f *Format) AppendFields(b []byte, e *event.Event) []byte {
 		if b[len(b)-1] != '{' {
 			b = append(b, ',')
 		}
-		b = AppendString(b, p.name)
+		b = event.AppendString(b, p.name)
 		b = append(b, ':')
 		text, ok := p.append(room[:0], e)
 		switch {
@@ -196,7 +195,7 @@ func (f *Format) AppendFields(b []byte, e *event.Event) []byte {
 		case p.plain():
 			b = append(b, text...)
 		default:
-			b = AppendString(b, string(text))
+			b = event.AppendString(b, string(text))
 		}
 	}
 	return append(b, '}')
@@ -212,36 +211,4 @@ func (p *part) plain() bool {
 		return true
 	}
 	return inNanoseconds(p.name)
-}
-
-const hexDigits = "0123456789abcdef"
-
-// AppendString appends s as a JSON string. Bytes that are not UTF-8 become
-// U+FFFD.
-func AppendString(b []byte, s string) []byte {
-	b = append(b, '"')
-	for i := 0; i < len(s); {
-		if c := s[i]; c < utf8.RuneSelf {
-			i++
-			switch {
-			case c == '"' || c == '\\':
-				b = append(b, '\\', c)
-			case c == '\n':
-				b = append(b, '\\', 'n')
-			case c == '\t':
-				b = append(b, '\\', 't')
-			case c == '\r':
-				b = append(b, '\\', 'r')
-			case c < ' ' || c == 0x7f:
-				b = append(b, '\\', 'u', '0', '0', hexDigits[c>>4], hexDigits[c&15])
-			default:
-				b = append(b, c)
-			}
-			continue
-		}
-		r, n := utf8.DecodeRuneInString(s[i:])
-		b = utf8.AppendRune(b, r)
-		i += n
-	}
-	return append(b, '"')
 }
