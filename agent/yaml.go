@@ -85,7 +85,7 @@ func options() []option {
 			}},
 		}},
 		{Key: "rings", Doc: "the rings between kernel and agent", Check: checkPolls, Sub: []option{
-			{Key: "critical", Doc: "size of the ring for processes, a power of two (2MiB)", Set: ring(func(c *Config) *int { return &c.Road.CriticalBytes })},
+			{Key: "critical", Doc: "size of the ring for processes, a power of two (8MiB)", Set: ring(func(c *Config) *int { return &c.Road.CriticalBytes })},
 			{Key: "bulk", Doc: "size of the ring for the rest, a power of two (16MiB)", Set: ring(func(c *Config) *int { return &c.Road.BulkBytes })},
 			{Key: "idle", Doc: "how often the rings are looked at while nothing happens (50ms)", Set: settings.Duration(time.Millisecond, time.Second, func(c *Config) *time.Duration { return &c.Road.Idle })},
 			{Key: "busy", Doc: "how often while something does (1ms)", Set: settings.Duration(time.Millisecond, time.Second, func(c *Config) *time.Duration { return &c.Road.Busy })},

@@ -189,6 +189,10 @@ func (o *Object) Iterate(ctx context.Context, program string) error {
 	// One byte: the kernel returns as soon as the program has written any.
 	var pause [1]byte
 	for {
+		// Sync may find all done, however it was asked.
+		if err := ctx.Err(); err != nil {
+			return fmt.Errorf("read iterator %s: %w", program, err)
+		}
 		n, err := rd.Read(pause[:])
 		if n == 0 && errors.Is(err, io.EOF) {
 			return o.road.Sync(ctx)

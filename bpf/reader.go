@@ -103,6 +103,9 @@ func (r *Road) reached(end [numLanes]uint64) bool {
 // critical must be decoded up to its own end, noted second, before bulk may be
 // decoded up to its end.
 //
+// Bulk's ring holds more than critical's has time for: while it is decoded, critical
+// is looked at again and again (dispatchBulk), and only ever decoded earlier for it.
+//
 // fill is how full the fuller ring was, from 0 to 1. stuck means that a critical
 // record is reserved but not yet submitted: bulk has to wait for it.
 func (r *Road) cycle() (fill float64, stuck bool) {
@@ -114,8 +117,30 @@ func (r *Road) cycle() (fill float64, stuck bool) {
 	if !critical.read(criticalEnd, r.dispatch, r.garbled) {
 		return fill, true
 	}
-	bulk.read(bulkEnd, r.dispatch, r.garbled)
+	bulk.read(bulkEnd, r.dispatchBulk, r.garbled)
 	return fill, false
+}
+
+// lookAfter is how many bulk records are decoded before the critical ring is looked
+// at: a look takes less than one of them.
+const lookAfter = 64
+
+// dispatchBulk is dispatch for records of the bulk ring. Where the critical ring
+// fills meanwhile, that goes first: a full bulk ring takes tens of milliseconds to
+// decode, and several times that on a busy machine, in which the critical one would
+// overflow.
+func (r *Road) dispatchBulk(rec []byte) {
+	r.dispatch(rec)
+	if r.unlooked++; r.unlooked < lookAfter {
+		return
+	}
+	r.unlooked = 0
+	critical := r.rings[Critical]
+	if end := critical.produced(); r.note(Critical, end) > fillBusy {
+		// What is stuck there, if anything, came later than what this read of bulk may
+		// depend on.
+		critical.read(end, r.dispatch, r.garbled)
+	}
 }
 
 // note returns how full a ring is up to end, and remembers the fullest.

@@ -104,6 +104,67 @@ func TestCycleBulkWaitsForCritical(t *testing.T) {
 	}
 }
 
+// While much waits in bulk, what comes to critical does not wait until that is done:
+// it is more than there is room for.
+func TestCycleLooksAtCriticalMeanwhile(t *testing.T) {
+	r, critical, bulk := fakeRoad(t)
+	size := uint64(critical.size())
+	var made, lost, decoded, bulks int
+	var lagging bool
+	r.Handle(1, "test", Critical, func([]byte) error { decoded++; return nil })
+	r.Handle(2, "test", Bulk, func([]byte) error {
+		bulks++
+		for range 2 { // the kernel writes on
+			made++
+			if critical.produced()-critical.consumed()+24 > size {
+				lost++
+				continue
+			}
+			critical.write(record(1, ""), 0)
+		}
+		lagging = lagging || made-decoded > 2*lookAfter+int(fillBusy*float64(size))/24+2
+		return nil
+	})
+	n := int(size / 24)
+	for range n {
+		bulk.write(record(2, ""), 0)
+	}
+	if made = 0; 2*n*24 < int(size) {
+		t.Fatalf("%d critical records fit into the ring: the test proves nothing", 2*n)
+	}
+	r.cycle()
+	r.cycle()
+	if lost != 0 || lagging || bulks != n || decoded != made {
+		t.Errorf("%d of %d critical records lost, %d decoded, waited too long %v; %d of %d bulk records decoded", lost, made, decoded, lagging, bulks, n)
+	}
+	if h := r.stats.highest[Critical].Load(); h == 0 || h > size {
+		t.Errorf("at most %d bytes were waiting", h)
+	}
+}
+
+// A critical record that is being written while bulk is decoded keeps nothing: bulk
+// depends on none that came after its own.
+func TestCycleBulkGoesOnBesideBusyCritical(t *testing.T) {
+	r, critical, bulk := fakeRoad(t)
+	bulks := 0
+	r.Handle(1, "test", Critical, func([]byte) error { return nil })
+	r.Handle(2, "test", Bulk, func([]byte) error {
+		if bulks++; bulks == 1 {
+			critical.write(record(1, "slow"), ringBusy)
+			for range 20 {
+				critical.write(record(1, "behind"), 0)
+			}
+		}
+		return nil
+	})
+	for range lookAfter + 10 {
+		bulk.write(record(2, ""), 0)
+	}
+	if _, stuck := r.cycle(); stuck || bulks != lookAfter+10 || critical.consumed() != 0 {
+		t.Errorf("stuck %v, %d bulk records, %d bytes of critical decoded", stuck, bulks, critical.consumed())
+	}
+}
+
 func TestDispatch(t *testing.T) {
 	tests := map[string]struct {
 		rec                          []byte

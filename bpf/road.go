@@ -13,6 +13,8 @@
 // them. Whatever was submitted to the critical ring before a record of the bulk
 // ring was reserved is decoded before that record. The reverse does not hold: a
 // record of the bulk ring may be decoded after later ones of the critical ring.
+// So a flood of bulk records keeps no critical one waiting: those are decoded in
+// between.
 //
 // # Concurrency
 //
@@ -73,7 +75,8 @@ func (l Lane) String() string {
 // Config sizes a road. The zero value is usable.
 type Config struct {
 	// CriticalBytes and BulkBytes are the sizes of the rings: powers of two, at
-	// least a page. 0 means 2 MiB and 16 MiB.
+	// least a page. 0 means 8 MiB, for what 10,000 processes tell from their forks to
+	// their ends, and 16 MiB.
 	CriticalBytes, BulkBytes int
 	// Idle and Busy bound the interval at which the rings are polled: Idle, the
 	// longest that a record waits, while few come, down to Busy the faster the
@@ -103,7 +106,7 @@ func (c Config) withDefaults() (Config, error) {
 			*v = d
 		}
 	}
-	def(&c.CriticalBytes, 2<<20)
+	def(&c.CriticalBytes, 8<<20)
 	def(&c.BulkBytes, 16<<20)
 	if c.Idle == 0 {
 		c.Idle = 50 * time.Millisecond
@@ -132,8 +135,9 @@ type Road struct {
 
 	handlers [roadRecordTypeREC_MAX]slot
 
-	stats   readerStats
-	lastErr atomic.Pointer[string]
+	unlooked int // bulk records since the reader has looked at critical; its own
+	stats    readerStats
+	lastErr  atomic.Pointer[string]
 
 	mu      sync.Mutex // guards objects and last; held while maps are made
 	objects map[*Object]struct{}
