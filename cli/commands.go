@@ -17,6 +17,7 @@ func commandTable(g *globals) ([]*command, []*option) {
 		filterExplainCommand(),
 		ruleCheckCommand(),
 		ruleExplainCommand(),
+		ruleTestCommand(),
 		alertListCommand(g),
 		alertShowCommand(g),
 		processListCommand(g),

@@ -125,3 +125,18 @@ func TestFileTooLarge(t *testing.T) {
 		t.Errorf("%+v", findings)
 	}
 }
+
+// FuzzParseSuite runs what it can read.
+func FuzzParseSuite(f *testing.F) {
+	f.Add("a.txtar", "-- r.yaml --\n- rule: r\n  desc: d\n  condition: evt.type = execve\n  output: o\n  priority: INFO\n-- x/events --\n{evt.type: execve}\n{\"evt.type\":\"openat\",\"fd.name\":\"/x\"}\n-- x/alerts --\nr: o\n-- quiet --\n- evt.type: clone\n")
+	f.Add("a.yaml", "rules:\n- rule: r\n  desc: d\n  condition: evt.type = execve\n  output: o\n  priority: INFO\ntests:\n- name: x\n  events: [{evt.type: execve, proc.aname: [a, null]}]\n  alerts: [{rule: r, output: o}, r: x]\n")
+	f.Fuzz(func(t *testing.T, name, text string) {
+		s, err := ParseSuite(File{name, []byte(text)})
+		if err != nil {
+			return
+		}
+		if set, _ := Load(s.Rules, Config{}); set != nil {
+			s.Run(set)
+		}
+	})
+}
