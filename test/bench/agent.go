@@ -53,7 +53,9 @@ func (b *bench) launch(config string) (*agent, error) {
 	}
 	defer func() { _ = log.Close() }()
 	a.cmd.Stdout, a.cmd.Stderr = log, log
-	a.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGTERM}
+	// A session of its own, as a service has: the kernel divides processors between
+	// sessions first, and those of the load are others.
+	a.cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Pdeathsig: syscall.SIGTERM}
 	a.client = &http.Client{Transport: &http.Transport{
 		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 			return (&net.Dialer{}).DialContext(ctx, "unix", socket)

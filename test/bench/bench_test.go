@@ -54,7 +54,10 @@ func TestStormCheck(t *testing.T) {
 		{"wrong exit code", strings.Replace(good, `code":1`, `code":2`, 1), "1 1 0, 1 wrong, 0 lost"},
 		{"no exit code", strings.Replace(good, `,"exit.code":1`, ``, 1), "1 1 0, 1 wrong, 0 lost"},
 		{"twice", good + strings.SplitAfter(good, "\n")[1], "1 1 1, 1 wrong, 0 lost"},
-		{"lost", good + `{"evt.kind":"lost","lost.count":5}` + "\n", "1 1 1, 0 wrong, 5 lost"},
+		{"lost", good + `{"evt.kind":"lost","lost.count":5,"lost.kind":"process.fork","lost.lane":"critical"}` + "\n", "1 1 1, 0 wrong, 5 lost"},
+		{"not read", good + `{"evt.kind":"lost","lost.count":7,"lost.kind":"exec,exit","lost.lane":"queue"}` + "\n", "1 1 1, 0 wrong, 7 lost"},
+		{"not decoded", good + `{"evt.kind":"lost","lost.count":3,"lost.kind":"process.exec","lost.lane":"decode"}` + "\n", "1 1 1, 0 wrong, 3 lost"},
+		{"opens lost", good + `{"evt.kind":"lost","lost.count":9,"lost.kind":"file.open","lost.lane":"bulk"}` + "\n", "1 1 1, 0 wrong, 0 lost"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			check := &stormCheck{parent: 9}

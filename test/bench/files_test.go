@@ -72,12 +72,34 @@ func TestFloodCheck(t *testing.T) {
 	} {
 		c.event([]byte(line))
 	}
-	got := fmt.Sprint(c.delivered.Load(), c.lost.Load(), c.critical.Load())
-	if want := "1 12 11"; got != want {
-		t.Errorf("delivered, lost and critical are %s, want %s", got, want)
+	got := fmt.Sprint(c.delivered.Load(), c.lost.Load())
+	if want := "1 12"; got != want {
+		t.Errorf("delivered and lost are %s, want %s", got, want)
 	}
 	r := floodResult{watched: 20, delivered: c.delivered.Load(), lost: c.lost.Load()}
 	if r.left() != 7 {
 		t.Errorf("%d are left, want 7", r.left())
+	}
+}
+
+// TestFloodBad holds that what is missing and what is told to be lost are not added
+// up where they are the same.
+func TestFloodBad(t *testing.T) {
+	for name, tt := range map[string]struct {
+		storm         stormResult
+		strict, other int // with and without what the client did not read
+	}{
+		"nothing":                     {stormResult{}, 0, 0},
+		"lost by the ring":            {stormResult{missing: 24, critical: 24}, 24, 24},
+		"not read":                    {stormResult{missing: 7, unread: 7}, 7, 0},
+		"both":                        {stormResult{missing: 10, unread: 7, critical: 3}, 10, 3},
+		"wrong as well":               {stormResult{missing: 10, unread: 7, critical: 3, wrong: 2}, 12, 5},
+		"of other processes":          {stormResult{critical: 3}, 3, 3},
+		"missing, and nobody says so": {stormResult{missing: 4}, 4, 4},
+	} {
+		r := floodResult{storm: tt.storm}
+		if strict, other := r.bad(true), r.bad(false); strict != tt.strict || other != tt.other {
+			t.Errorf("%s: %d and %d are bad, want %d and %d", name, strict, other, tt.strict, tt.other)
+		}
 	}
 }

@@ -35,6 +35,7 @@ import (
 	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"syscall"
@@ -114,6 +115,9 @@ var clusterParts = []part{
 func main() {
 	bed.Child()
 	historyChild()
+	// What is started here, agents above all, is to end with the thread that has started
+	// it: with this one, which no goroutine that binds its own and lets it go can have.
+	runtime.LockOSThread()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	ofNetwork := flag.Bool("network", false, "the figures of pods' connections")

@@ -22,14 +22,16 @@ const (
 // stormFields are what execsnoop and exitsnoop print of a process, and more:
 // when, what, who, of whom, run by whom, from which file, in which container,
 // with which arguments and how it ended.
-const stormFields = "evt.time,evt.kind,proc.name,proc.pid,proc.ppid,proc.aname,user.name,proc.exepath,container.id,proc.cmdline,exit.code,exit.signal,exit.duration"
+const stormFields = "evt.time,evt.kind,proc.name,proc.pid,proc.ppid,proc.aname,user.name,proc.exepath,container.id,proc.cmdline,exit.code,exit.signal,exit.duration,lost.kind,lost.lane,lost.count"
 
 // A stormCheck compares the events of a storm with what the storm did: process
 // N was started by the storm, has the argument N and ends with N % 251.
 type stormCheck struct {
 	mu           sync.Mutex
 	parent       int64
-	forks, lost  int
+	forks        int
+	lost, unread int    // as the stream says: of processes, on the way to us; of these, since we did not read in time
+	critical     int    // the same, on the critical lane, of whatever kind
 	execs, exits []bool // by N
 	nExecs       int
 	nExits       int
@@ -43,8 +45,7 @@ func (s *stormCheck) event(line []byte) {
 	defer s.mu.Unlock()
 	kind := text(line, "evt.kind")
 	if string(kind) == "lost" {
-		n, _ := number(line, "lost.count")
-		s.lost += int(n)
+		s.lose(line)
 		return
 	}
 	command := text(line, "proc.cmdline")
@@ -81,6 +82,25 @@ func (s *stormCheck) event(line []byte) {
 	}
 }
 
+// lose takes a line that tells of a loss: all clients are told of all that the rings
+// lose, opens too.
+func (s *stormCheck) lose(line []byte) {
+	count, _ := number(line, "lost.count")
+	n := int(count)
+	switch string(text(line, "lost.lane")) {
+	case "critical":
+		s.critical += n
+		s.lost += n
+	case "queue":
+		s.unread += n
+		s.lost += n
+	case "decode":
+		if bytes.Contains(text(line, "lost.kind"), []byte("process.")) {
+			s.lost += n
+		}
+	}
+}
+
 // see notes that the event of process n came, and that it came once.
 func (s *stormCheck) see(line []byte, seen []bool, n int, count *int) []bool {
 	for len(seen) <= n {
@@ -108,9 +128,11 @@ type stormResult struct {
 	took    time.Duration
 	cpu     time.Duration // of the agent
 	missing int           // forks, execs and exits of which no event came
-	lost    int           // as the stream said
-	wrong   int
-	example string
+	// As the stream said: those lost on the way; of these, by the client's queue and
+	// on the critical lane.
+	lost, unread, critical int
+	wrong                  int
+	example                string
 }
 
 func (r stormResult) rate() float64 { return float64(r.started) / r.took.Seconds() }
@@ -168,7 +190,8 @@ func (b *bench) runStorm(ctx context.Context, a *agent, length time.Duration, co
 	defer check.mu.Unlock()
 	r.cpu = after - before
 	r.missing = 3*r.started - check.forks - check.nExecs - check.nExits
-	r.lost, r.wrong, r.example = check.lost, check.wrong, check.example
+	r.lost, r.unread, r.critical = check.lost, check.unread, check.critical
+	r.wrong, r.example = check.wrong, check.example
 	return r, nil
 }
 
@@ -182,7 +205,7 @@ type runningStorm struct {
 func (b *bench) startStorm(ctx context.Context, length time.Duration, count int) (*runningStorm, error) {
 	seconds := int(length.Round(time.Second) / time.Second)
 	s := &runningStorm{cmd: exec.CommandContext(ctx, b.load, "storm", strconv.Itoa(seconds), strconv.Itoa(count))}
-	s.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	s.cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Pdeathsig: syscall.SIGKILL}
 	s.cmd.Stdout = &s.out
 	s.begin = time.Now()
 	if err := s.cmd.Start(); err != nil {
