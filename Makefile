@@ -35,7 +35,7 @@ VM_PACKAGES := qemu-system-x86 busybox-static xz-utils iproute2 nftables
 BENCH_PACKAGES := gcc libc6-dev libbpf-tools nftables iptables
 CLUSTER_PACKAGES := busybox-static gcc libc6-dev libseccomp-dev iproute2 iptables nftables
 
-.PHONY: help run build test unit race root e2e vm bench bench-cluster bench-short cluster cluster-down cluster-test generate generate-check lint tree fuzz clean
+.PHONY: help run build test unit race root e2e vm bench bench-once bench-cluster bench-short cluster cluster-down cluster-test generate generate-check lint tree fuzz clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -46,7 +46,7 @@ run: build ## build and start the agent in the foreground
 build: ## bin/warren; needs Go alone
 	CGO_ENABLED=0 $(GO) build -trimpath -o bin/warren .
 
-test: lint generate-check tree unit race root e2e vm bench-short ## every level; make fuzz searches on, and may find what nobody knew
+test: lint generate-check tree unit race root e2e vm bench-once ## every level; make fuzz searches on, and may find what nobody knew
 
 tree: ## the rules of the tree: imports, sizes, names
 	$(GO) test -count=1 .
@@ -98,9 +98,11 @@ bench-cluster: build bin/cluster ## those of a Kubernetes cluster, with 1,000 no
 	bin/cluster build
 	$(GO) run ./test/bench -cluster -seconds $(BENCH_SECONDS) -rounds $(BENCH_ROUNDS)
 
-bench-short: build ## the same in a few minutes, with less weight
+bench-once: ## every benchmark of the packages once: that it runs, not how fast
+	$(GO) test -run '^$$' -bench . -benchtime 1x -timeout 20m $(PKGS)
+
+bench-short: build bench-once ## every figure in a few minutes, with less weight
 	build/need $(BENCH_PACKAGES)
-	$(GO) test -run '^$$' -bench . -benchtime 1x ./...
 	$(GO) run ./test/bench -short
 	$(GO) run ./test/bench -network -short
 	$(GO) run ./test/bench -files -short
