@@ -55,8 +55,9 @@ type Column struct {
 	null   int64 // the number that is none, with nullIs
 	names  *naming
 
+	off   uintptr // of texts
+	call  bool    // the text is the name of a Call
 	ints  func(at []unsafe.Pointer, dst []int64)
-	strs  func(at []unsafe.Pointer, dst []string)
 	addrs func(at []unsafe.Pointer, dst []netip.Addr)
 	lists func(at []unsafe.Pointer, dst [][]string)
 	maps  func(at []unsafe.Pointer, dst []map[string]string)
@@ -379,17 +380,7 @@ func (l *Layout) pointer(t reflect.Type, g int, off uintptr, name string) bool {
 	case reflect.TypeFor[*cluster.Peer]():
 		l.peer(g, off, name)
 	case reflect.TypeFor[*Call]():
-		c := l.add(&Column{Name: name, Type: String, Rep: StrRep, group: g, nulls: nullIs})
-		c.strs = func(at []unsafe.Pointer, dst []string) {
-			for i, p := range at {
-				dst[i] = ""
-				if p != nil {
-					if call := *(**Call)(unsafe.Add(p, off)); call != nil {
-						dst[i] = call.Name
-					}
-				}
-			}
-		}
+		c := l.add(&Column{Name: name, Type: String, Rep: StrRep, group: g, nulls: nullIs, off: off, call: true})
 		c.setStr = func(p unsafe.Pointer, v string) { *(**Call)(unsafe.Add(p, off)) = LookupCall(v) }
 	case reflect.TypeFor[[6]uint64]():
 		for i := range 6 {
@@ -513,6 +504,14 @@ func (r *Rows) follow(first int) {
 	}
 }
 
+// allValid are rows that all have a value.
+var allValid = func() (valid [256]bool) {
+	for i := range valid {
+		valid[i] = true
+	}
+	return valid
+}()
+
 // Ints reads an IntRep column: dst and valid have a place for each row. It
 // returns how many rows have no value; those are 0 and not valid.
 func (c *Column) Ints(r *Rows, dst []int64, valid []bool) (nulls int) {
@@ -534,8 +533,8 @@ func (c *Column) Ints(r *Rows, dst []int64, valid []bool) (nulls int) {
 		}
 		switch nulls {
 		case 0:
-			for i := range valid {
-				valid[i] = true
+			for rest := valid; len(rest) > 0; {
+				rest = rest[copy(rest, allValid[:]):]
 			}
 			return 0
 		case len(dst):
@@ -556,23 +555,37 @@ func (c *Column) Ints(r *Rows, dst []int64, valid []bool) (nulls int) {
 	return nulls
 }
 
-// Strs reads a StrRep column, as Ints does.
-func (c *Column) Strs(r *Rows, dst []string, valid []bool) (nulls int) {
+// Strs reads a StrRep column: valid has a place for each row, and value is called
+// with those that have a value. It returns how many have none.
+func (c *Column) Strs(r *Rows, valid []bool, value func(i int, s string)) (nulls int) {
 	if r.there[c.group] == 0 {
-		clear(dst)
 		clear(valid)
-		return len(dst)
+		return len(valid)
 	}
-	at := r.at[c.group]
-	c.strs(at, dst)
-	for i, v := range dst {
-		ok := v != "" || c.nulls == never && at[i] != nil
-		valid[i] = ok
-		if !ok {
+	for i, p := range r.at[c.group] {
+		ok := false
+		if p != nil {
+			s := c.str(unsafe.Add(p, c.off))
+			if ok = s != "" || c.nulls == never; ok {
+				value(i, s)
+			}
+		}
+		if valid[i] = ok; !ok {
 			nulls++
 		}
 	}
 	return nulls
+}
+
+// str is the text at a member.
+func (c *Column) str(p unsafe.Pointer) string {
+	if !c.call {
+		return *(*string)(p)
+	}
+	if call := *(**Call)(p); call != nil {
+		return call.Name
+	}
+	return ""
 }
 
 // Addrs reads an AddrRep column, as Ints does.

@@ -40,30 +40,40 @@ func (k *coder) clear() {
 	clear(k.same)
 }
 
-func (k *coder) texts(codes []uint32, dict, texts []string, valid []bool) []string {
+// begin makes the coder one of texts.
+func (k *coder) begin() {
 	k.used = true
 	if k.recent == nil {
 		k.known, k.recent = map[string]uint32{}, make([]recentText, recentTexts)
 	}
+}
+
+// text returns the place of a text.
+func (k *coder) text(dict *[]string, s string) uint32 {
+	if !k.used {
+		k.begin()
+	}
+	at := uintptr(unsafe.Pointer(unsafe.StringData(s)))
+	r := &k.recent[(at>>3^at>>13^uintptr(len(s)))%recentTexts]
+	if len(r.s) == len(s) && unsafe.StringData(r.s) == unsafe.StringData(s) && len(s) > 0 {
+		return r.code
+	}
+	code, ok := k.known[s]
+	if !ok {
+		code = uint32(len(*dict))
+		k.known[s] = code
+		*dict = append(*dict, s)
+	}
+	*r = recentText{s, code}
+	return code
+}
+
+func (k *coder) texts(codes []uint32, dict, texts []string, valid []bool) []string {
+	clear(codes)
 	for i, s := range texts {
-		if !valid[i] {
-			codes[i] = 0
-			continue
+		if valid[i] {
+			codes[i] = k.text(&dict, s)
 		}
-		at := uintptr(unsafe.Pointer(unsafe.StringData(s)))
-		r := &k.recent[(at>>3^at>>13^uintptr(len(s)))&(recentTexts-1)]
-		if len(r.s) == len(s) && unsafe.StringData(r.s) == unsafe.StringData(s) && len(s) > 0 {
-			codes[i] = r.code
-			continue
-		}
-		code, ok := k.known[s]
-		if !ok {
-			code = uint32(len(dict))
-			k.known[s] = code
-			dict = append(dict, s)
-		}
-		*r = recentText{s, code}
-		codes[i] = code
 	}
 	return dict
 }

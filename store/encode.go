@@ -4,6 +4,8 @@ import (
 	"encoding/binary"
 	"math/bits"
 	"net/netip"
+	"slices"
+	"unsafe"
 
 	"warren/event"
 )
@@ -22,6 +24,7 @@ const (
 // appendBatch writes a batch. What it needs to be read is its layout: see
 // schema.
 func (w *encoder) appendBatch(dst []byte, b *Batch) []byte {
+	w.texts = 0
 	dst = binary.AppendUvarint(dst, uint64(b.Rows))
 	n := 0
 	for _, v := range b.Vectors {
@@ -45,9 +48,12 @@ func (w *encoder) appendBatch(dst []byte, b *Batch) []byte {
 
 // An encoder writes batches; its memory is used again.
 type encoder struct {
-	body []byte
-	ints []int64
-	dict intDict
+	body  []byte
+	texts int // bytes of dictionaries in the batch
+	ints  []int64
+	steps []int64
+	codes []uint32
+	dict  intDict
 }
 
 func (w *encoder) appendVector(dst []byte, b *Batch, v *Vector, times *Vector) []byte {
@@ -57,28 +63,41 @@ func (w *encoder) appendVector(dst []byte, b *Batch, v *Vector, times *Vector) [
 		dst = append(dst, 1)
 		dst = appendBits(dst, v.Valid[:b.Rows])
 	}
-	w.ints = w.ints[:0]
+	if v.Column.Rep != event.IntRep {
+		at := len(dst)
+		dst = w.appendDictionary(dst, v)
+		w.texts += len(dst) - at
+		return w.appendCodes(dst, v, b.Rows)
+	}
 	switch {
-	case v.Column.Rep != event.IntRep:
-		for i, c := range v.Codes[:b.Rows] {
-			if v.Valid == nil || v.Valid[i] {
-				w.ints = append(w.ints, int64(c))
-			}
-		}
 	case v.Column.Name == "evt.ktime" && v.Valid == nil && times != nil && times.Valid == nil:
 		// Both clocks go alike: what lies between them is one number.
+		w.ints = grow(w.ints, b.Rows)
 		for i, x := range v.Ints[:b.Rows] {
-			w.ints = append(w.ints, x-times.Ints[i])
+			w.ints[i] = x - times.Ints[i]
 		}
 	case v.Valid == nil:
-		w.ints = append(w.ints, v.Ints[:b.Rows]...)
+		return w.appendInts(dst, v.Ints[:b.Rows])
 	default:
-		for i, x := range v.Ints[:b.Rows] {
-			if v.Valid[i] {
-				w.ints = append(w.ints, x)
-			}
+		w.ints = there(w.ints, v.Ints, v.Valid[:b.Rows])
+	}
+	return w.appendInts(dst, w.ints)
+}
+
+// there returns those values that are valid, in the memory of room.
+func there[T any](room, vals []T, valid []bool) []T {
+	room = grow(room, len(valid))
+	n := 0
+	for i, ok := range valid {
+		if ok {
+			room[n] = vals[i]
+			n++
 		}
 	}
+	return room[:n]
+}
+
+func (w *encoder) appendDictionary(dst []byte, v *Vector) []byte {
 	switch v.Column.Rep {
 	case event.StrRep:
 		dst = appendStrings(dst, v.Strs)
@@ -98,7 +117,22 @@ func (w *encoder) appendVector(dst []byte, b *Batch, v *Vector, times *Vector) [
 			dst = appendStrings(dst, flatten(m))
 		}
 	}
-	return w.appendInts(dst)
+	return dst
+}
+
+// appendCodes writes places in a dictionary.
+func (w *encoder) appendCodes(dst []byte, v *Vector, rows int) []byte {
+	size := max(len(v.Strs), len(v.Addrs), len(v.Lists), len(v.Maps))
+	if size == 1 {
+		return append(dst, encConst, 0)
+	}
+	codes := v.Codes[:rows]
+	if v.Valid != nil {
+		w.codes = there(w.codes, codes, v.Valid[:rows])
+		codes = w.codes
+	}
+	width := bytesOf(uint64(size - 1))
+	return appendPlanes(append(dst, encOffset, byte(width), 0), codes, 0, width)
 }
 
 func appendAddr(dst []byte, a netip.Addr) []byte {
@@ -110,38 +144,58 @@ func appendAddr(dst []byte, a netip.Addr) []byte {
 }
 
 func appendBits(dst []byte, valid []bool) []byte {
-	at := len(dst)
-	dst = append(dst, make([]byte, (len(valid)+7)/8)...)
-	for i, ok := range valid {
-		if ok {
-			dst[at+i/8] |= 1 << (i % 8)
+	i := 0
+	for ; i+8 <= len(valid); i += 8 {
+		// Eight bytes that are 0 or 1: each one's lowest bit comes to lie in the uppermost byte.
+		eight := *(*[8]byte)(unsafe.Pointer(&valid[i]))
+		dst = append(dst, byte(binary.LittleEndian.Uint64(eight[:])*0x0102040810204080>>56))
+	}
+	if i < len(valid) {
+		last := byte(0)
+		for k, ok := range valid[i:] {
+			if ok {
+				last |= 1 << k
+			}
 		}
+		dst = append(dst, last)
 	}
 	return dst
 }
 
-// appendInts writes w.ints, of which there is at least one.
-func (w *encoder) appendInts(dst []byte) []byte {
-	vals := w.ints
+// appendInts writes numbers, of which there is at least one.
+func (w *encoder) appendInts(dst []byte, vals []int64) []byte {
 	first := vals[0]
 	least, most := first, first
-	var leastStep, mostStep int64
-	if len(vals) > 1 {
-		leastStep = vals[1] - first
-		mostStep = leastStep
-	}
-	last := first
 	for _, v := range vals[1:] {
-		least, most = min(least, v), max(most, v)
-		step := v - last
-		leastStep, mostStep = min(leastStep, step), max(mostStep, step)
-		last = v
+		if v < least {
+			least = v
+		} else if v > most {
+			most = v
+		}
 	}
 	if least == most {
 		dst = append(dst, encConst)
 		return binary.AppendVarint(dst, least)
 	}
-	width, stepWidth := bytesOf(uint64(most-least)), bytesOf(uint64(mostStep-leastStep))
+	width := bytesOf(uint64(most - least))
+	if width == 1 {
+		dst = append(dst, encOffset, 1)
+		dst = binary.AppendVarint(dst, least)
+		return appendPlanes(dst, vals, least, 1)
+	}
+	last := first
+	leastStep := vals[1] - first
+	mostStep := leastStep
+	for _, v := range vals[1:] {
+		step := v - last
+		last = v
+		if step < leastStep {
+			leastStep = step
+		} else if step > mostStep {
+			mostStep = step
+		}
+	}
+	stepWidth := bytesOf(uint64(mostStep - leastStep))
 	if min(width, stepWidth) > 2 && len(vals) >= 16 && w.dict.fill(vals) {
 		dst = append(dst, encDict)
 		dst = binary.AppendUvarint(dst, uint64(len(w.dict.values)))
@@ -154,10 +208,11 @@ func (w *encoder) appendInts(dst []byte) []byte {
 		dst = append(dst, encDelta, byte(stepWidth))
 		dst = binary.AppendVarint(dst, first)
 		dst = binary.AppendVarint(dst, leastStep)
-		for i := len(vals) - 1; i > 0; i-- {
-			vals[i] -= vals[i-1]
+		w.steps = grow(w.steps, len(vals)-1)
+		for i := range w.steps {
+			w.steps[i] = vals[i+1] - vals[i]
 		}
-		return appendPlanes(dst, vals[1:], leastStep, stepWidth)
+		return appendPlanes(dst, w.steps, leastStep, stepWidth)
 	}
 	dst = append(dst, encOffset, byte(width))
 	dst = binary.AppendVarint(dst, least)
@@ -165,15 +220,34 @@ func (w *encoder) appendInts(dst []byte) []byte {
 }
 
 // appendPlanes writes numbers less a base, byte by byte.
-func appendPlanes(dst []byte, vals []int64, base int64, width int) []byte {
+func appendPlanes[T int64 | uint32](dst []byte, vals []T, base T, width int) []byte {
 	at := len(dst)
 	n := len(vals)
-	dst = append(dst, make([]byte, n*width)...)
-	for k := range width {
-		plane := dst[at+k*n : at+(k+1)*n]
-		shift := 8 * uint(k)
+	dst = slices.Grow(dst, n*width)[:at+n*width]
+	plane := func(k int) []byte { return dst[at+k*n:][:n:n] }
+	switch a := plane(0); width {
+	case 1:
 		for i, v := range vals {
-			plane[i] = byte(uint64(v-base) >> shift)
+			a[i] = byte(v - base)
+		}
+	case 2:
+		b := plane(1)
+		for i, v := range vals {
+			v -= base
+			a[i], b[i] = byte(v), byte(v>>8)
+		}
+	case 3:
+		b, c := plane(1), plane(2)
+		for i, v := range vals {
+			v -= base
+			a[i], b[i], c[i] = byte(v), byte(v>>8), byte(v>>16)
+		}
+	default:
+		for k := range width {
+			p, shift := plane(k), 8*uint(k)
+			for i, v := range vals {
+				p[i] = byte(uint64(v-base) >> shift)
+			}
 		}
 	}
 	return dst

@@ -355,14 +355,21 @@ func (s *Store) appendBatch(g *segment, b *Batch, info frameInfo) bool {
 	if len(s.body) > splitAt && b.Rows > 1 {
 		return false
 	}
-	data := make([]byte, headSize, headSize+64+len(s.body)/2)
-	data = info.append(data)
-	data = appendPacked(data, s.body)
+	var head [headSize + 64]byte
+	front := info.append(head[:headSize])
+	var data []byte
+	if 2*s.encode.texts < len(s.body) {
+		data = make([]byte, 0, len(front)+1+len(s.body))
+		data = append(append(append(data, front...), plain), s.body...)
+	} else {
+		s.room = appendPacked(append(s.room[:0], front...), s.body)
+		data = slices.Clone(s.room)
+	}
 	k := b.Layout.Kind
 	sealFrame(data, 0, frameBatch, k)
 	g.add(frame{typ: frameBatch, kind: k, frameInfo: info}, data)
 	if cap(s.body) > 2*splitAt {
-		s.body = nil
+		s.body, s.room = nil, nil
 	}
 	return true
 }

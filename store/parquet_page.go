@@ -3,6 +3,8 @@ package store
 import (
 	"encoding/binary"
 	"hash/crc32"
+
+	"github.com/parquet-go/parquet-go/format"
 )
 
 // maxPage is the most bytes and values of a page that is read.
@@ -69,6 +71,30 @@ func readPageHeader(b []byte) (h pageHeader, n int) {
 		return h, 0
 	}
 	return h, w.at
+}
+
+// append writes the head of a page, as readPageHeader reads it.
+func (h *pageHeader) append(b []byte) []byte {
+	number := func(v int64) { b = binary.AppendVarint(append(b, 1<<4|5), v) }
+	number(h.kind)
+	number(h.unpacked)
+	number(h.packed)
+	number(int64(int32(h.sum)))
+	if h.kind == int64(format.DictionaryPage) {
+		b = append(b, 3<<4|12) // field 7
+		number(h.values)
+		number(h.encoding)
+		return append(b, 0, 0)
+	}
+	b = append(b, 4<<4|12) // field 8
+	for _, v := range [...]int64{h.values, h.nulls, h.rows, h.encoding, h.def, h.rep} {
+		number(v)
+	}
+	packed := byte(1)
+	if h.raw {
+		packed = 2
+	}
+	return append(b, 1<<4|packed, 0, 0)
 }
 
 // check compares a page with its checksum.

@@ -16,7 +16,6 @@ import (
 	"github.com/parquet-go/parquet-go/compress/zstd"
 	"github.com/parquet-go/parquet-go/encoding/delta"
 	"github.com/parquet-go/parquet-go/encoding/rle"
-	"github.com/parquet-go/parquet-go/encoding/thrift"
 	"github.com/parquet-go/parquet-go/format"
 )
 
@@ -36,6 +35,10 @@ type vector struct {
 
 	// null says which rows of numbers have no value; empty where all have.
 	null []bool
+
+	// uniform says that all rows have the one text in dict, or, where there is none, no
+	// value: codes, nums and null say nothing then.
+	uniform bool
 }
 
 // A parquetWriter writes one file, row group by row group. It keeps what it needs
@@ -64,6 +67,7 @@ type parquetWriter struct {
 	chunk  chunkState
 	page   []byte // encoded
 	packed []byte // compressed
+	head   []byte // of a page
 	def    []byte // definition levels, encoded
 	rep    []byte // repetition levels, encoded
 	lv     []uint8
@@ -165,14 +169,14 @@ func (p *parquetWriter) writeChunk(col *parquetColumn, v *vector) {
 }
 
 // writePage compresses p.page and writes it with its levels.
-func (p *parquetWriter) writePage(head *format.PageHeader, levels ...[]byte) {
+func (p *parquetWriter) writePage(head *pageHeader) {
 	if p.err != nil {
 		return
 	}
 	// Numbers in few bits are hardly smaller for being packed, and read much faster if
 	// they are not. Only pages of data can say so.
 	body := p.page
-	data := head.DataPageHeaderV2.Valid
+	data := head.kind == int64(format.DataPageV2)
 	if !data || len(p.page) >= minPackedPage && !p.chunk.raw {
 		if p.packed, p.err = p.codec.Encode(p.packed[:0], p.page); p.err != nil {
 			return
@@ -184,28 +188,23 @@ func (p *parquetWriter) writePage(head *format.PageHeader, levels ...[]byte) {
 		}
 	}
 	if data {
-		head.DataPageHeaderV2.V.IsCompressed = thrift.New(len(p.page) > 0 && &body[0] != &p.page[0])
+		head.raw = len(p.page) == 0 || &body[0] == &p.page[0]
 	}
-	sum, n := uint32(0), 0
-	for _, l := range levels {
-		sum = crc32.Update(sum, crc32.IEEETable, l)
-		n += len(l)
+	var rep, def []byte
+	if data {
+		rep, def = p.rep, p.def
 	}
-	head.CRC = int32(crc32.Update(sum, crc32.IEEETable, body))
-	head.CompressedPageSize = int32(n + len(body))
-	head.UncompressedPageSize = int32(n + len(p.page))
-	b, err := marshal(head)
-	if err != nil {
-		p.err = err
-		return
-	}
+	head.rep, head.def = int64(len(rep)), int64(len(def))
+	n := head.rep + head.def
+	head.sum = crc32.Update(crc32.Update(crc32.ChecksumIEEE(rep), crc32.IEEETable, def), crc32.IEEETable, body)
+	head.packed, head.unpacked = n+int64(len(body)), n+int64(len(p.page))
+	p.head = head.append(p.head[:0])
 	m := &p.chunk.meta
-	m.TotalCompressedSize += int64(len(b)) + int64(head.CompressedPageSize)
-	m.TotalUncompressedSize += int64(len(b)) + int64(head.UncompressedPageSize)
-	p.write(b)
-	for _, l := range levels {
-		p.write(l)
-	}
+	m.TotalCompressedSize += int64(len(p.head)) + head.packed
+	m.TotalUncompressedSize += int64(len(p.head)) + head.unpacked
+	p.write(p.head)
+	p.write(rep)
+	p.write(def)
 	p.write(body)
 }
 
@@ -216,9 +215,7 @@ const minPackedPage = 64
 func (p *parquetWriter) writeDictionary(n int) {
 	p.chunk.meta.DictionaryPageOffset = p.at
 	p.chunk.meta.Encoding = append(p.chunk.meta.Encoding, format.RLEDictionary, format.Plain)
-	head := format.PageHeader{Type: format.DictionaryPage}
-	head.DictionaryPageHeader = thrift.New(format.DictionaryPageHeader{NumValues: int32(n), Encoding: format.Plain})
-	p.writePage(&head)
+	p.writePage(&pageHeader{kind: int64(format.DictionaryPage), values: int64(n), encoding: int64(format.Plain)})
 }
 
 // writeData writes a data page: p.page holds its values. rows, values and nulls are
@@ -230,12 +227,7 @@ func (p *parquetWriter) writeData(enc format.Encoding, rows, values, nulls int, 
 		c.meta.DataPageOffset = p.at
 	}
 	at := p.at
-	head := format.PageHeader{Type: format.DataPageV2}
-	head.DataPageHeaderV2 = thrift.New(format.DataPageHeaderV2{
-		NumValues: int32(values), NumNulls: int32(nulls), NumRows: int32(rows), Encoding: enc,
-		DefinitionLevelsByteLength: int32(len(p.def)), RepetitionLevelsByteLength: int32(len(p.rep)),
-	})
-	p.writePage(&head, p.rep, p.def)
+	p.writePage(&pageHeader{kind: int64(format.DataPageV2), values: int64(values), nulls: int64(nulls), rows: int64(rows), encoding: int64(enc)})
 	c.places.PageLocations = append(c.places.PageLocations, format.PageLocation{Offset: at, CompressedPageSize: int32(p.at - at), FirstRowIndex: c.row})
 	c.index.NullPages = append(c.index.NullPages, nulls == values)
 	c.index.NullCounts = append(c.index.NullCounts, int64(nulls))
@@ -262,7 +254,16 @@ func (p *parquetWriter) writeTexts(v *vector, list bool) {
 	used := make([]int32, len(v.dict))
 	var order []uint32
 	p.ints = p.ints[:0]
-	for _, c := range v.codes {
+	codes := v.codes
+	if v.uniform {
+		if codes = nil; len(v.dict) > 0 {
+			order = append(order, 0)
+			p.ints = grow(p.ints, v.rows)
+			clear(p.ints)
+			p.plain += int64(v.rows) * int64(len(v.dict[0])+4)
+		}
+	}
+	for _, c := range codes {
 		if c == missing {
 			continue
 		}
@@ -370,6 +371,9 @@ func (p *parquetWriter) rank(texts []string) {
 func (p *parquetWriter) textBounds(codes []int32, texts []string) (least, most []byte) {
 	if len(codes) == 0 {
 		return nil, nil
+	}
+	if len(texts) == 1 {
+		return []byte(texts[0]), []byte(texts[0])
 	}
 	if len(p.ranks) > 0 {
 		lo, hi := p.ranks[codes[0]], p.ranks[codes[0]]
@@ -506,7 +510,9 @@ func appendBound(n int64) []byte { return binary.LittleEndian.AppendUint64(nil, 
 func (p *parquetWriter) writeNumbers(v *vector) {
 	shape := p.chunk.col.shape
 	nums := v.nums
-	if len(v.null) > 0 {
+	if v.uniform {
+		nums = nil
+	} else if len(v.null) > 0 {
 		p.longs = p.longs[:0]
 		for i, n := range nums {
 			if !v.null[i] {

@@ -507,7 +507,7 @@ func (g *groupBuilder) flush() error {
 			return nil
 		}
 		if !some {
-			return g.noVector()
+			return g.noVector(shapeOf(g.layout.Columns[i-len(hostColumns)]))
 		}
 		if len(g.order) == 0 {
 			return &g.col.v
@@ -533,27 +533,22 @@ func (g *groupBuilder) hostVector(i int) *vector {
 			text = g.host.BootID()
 		}
 	}
-	code := uint32(0)
-	if text == "" {
-		code = missing
-	}
 	v := &g.texts
-	v.rows, v.dict, v.codes = g.rows, append(v.dict[:0], text), v.codes[:0]
-	for range g.rows {
-		v.codes = append(v.codes, code)
+	v.rows, v.uniform, v.dict = g.rows, true, v.dict[:0]
+	if text != "" {
+		v.dict = append(v.dict, text)
 	}
 	return v
 }
 
-// noVector returns a column without a value, of any shape.
-func (g *groupBuilder) noVector() *vector {
+// noVector returns a column without a value.
+func (g *groupBuilder) noVector(s shape) *vector {
 	v := &g.none
-	v.rows = g.rows
-	for len(v.codes) < g.rows {
-		v.codes, v.nums, v.null = append(v.codes, missing), append(v.nums, 0), append(v.null, true)
+	v.rows, v.uniform = g.rows, true
+	if s == shapeTexts {
+		v.offsets = grow(v.offsets, g.rows+1)
+		clear(v.offsets)
 	}
-	v.codes, v.nums, v.null = v.codes[:g.rows], v.nums[:g.rows], v.null[:g.rows]
-	v.offsets = append(v.offsets[:0], make([]uint32, g.rows+1)...)
 	return v
 }
 

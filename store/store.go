@@ -127,11 +127,12 @@ type Store struct {
 	build    builder
 	encode   encoder
 	body     []byte
+	room     []byte // for what is packed
 	snaps    snapshots
 	refs     refs
 	batches  uint64 // that were made
 	collapse collapser
-	byKind   map[event.Kind][]*event.Event
+	byKind   [1 << 8][]*event.Event // by event.Kind
 	order    []event.Kind
 	// To see clocks that are set back: evt.time of the latest event, and by how much it
 	// was more than evt.ktime, 0 for unknown.
@@ -190,7 +191,6 @@ func Open(cfg Config, log *slog.Logger) (*Store, error) {
 	s := &Store{
 		cfg: cfg, log: log, lock: held, host: event.ThisHost(),
 		wake: make(chan struct{}, 1), synced: make(chan struct{}, 1), rotated: make(chan struct{}, 1),
-		byKind: map[event.Kind][]*event.Event{},
 	}
 	s.in.most = maxBuffered
 	s.state.began = cfg.Now()
