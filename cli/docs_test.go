@@ -19,7 +19,7 @@ import (
 // TestGenerated holds the generated pages of docs against what they are
 // generated from.
 func TestGenerated(t *testing.T) {
-	for page, command := range map[string]string{"events.md": "fields -o markdown", "cli.md": "help -o markdown"} {
+	for page, command := range map[string]string{"events.md": "fields -o markdown", "cli.md": "help -o markdown", "falco.md": "fields -o falco"} {
 		var out bytes.Buffer
 		if code := Main(t.Context(), testEnv(&out, nil), strings.Fields(command)); code != 0 {
 			t.Fatalf("warren %s: exit code %d: %s", command, code, &out)

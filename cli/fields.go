@@ -14,13 +14,14 @@ import (
 
 //go:generate sh -c "go run warren fields -o markdown > ../docs/events.md.new && mv ../docs/events.md.new ../docs/events.md"
 //go:generate sh -c "go run warren fields -o calls > ../docs/syscalls.md.new && mv ../docs/syscalls.md.new ../docs/syscalls.md"
+//go:generate sh -c "go run warren fields -o falco > ../docs/falco.md.new && mv ../docs/falco.md.new ../docs/falco.md"
 //go:generate sh -c "go run warren help -o markdown > ../docs/cli.md.new && mv ../docs/cli.md.new ../docs/cli.md"
 
 // fieldsCommand lists the fields of events. It asks no agent.
 func fieldsCommand() *command {
 	var output string
-	f := outputFlag(&output, "", "table", "json", "markdown", "calls")
-	f.doc = "table or json (default table)" // markdown is for docs/events.md, calls for docs/syscalls.md
+	f := outputFlag(&output, "", "table", "json", "markdown", "calls", "falco")
+	f.doc = "table or json (default table)" // markdown is for docs/events.md, calls for docs/syscalls.md, falco for docs/falco.md
 	return &command{
 		name:    "fields",
 		args:    "[KIND]",
@@ -53,6 +54,8 @@ func fieldsCommand() *command {
 				return fieldsMarkdown(env.Stdout)
 			case "calls":
 				return callsMarkdown(env.Stdout)
+			case "falco":
+				return falcoMarkdown(env.Stdout)
 			}
 			return fieldsTable(env, kinds, len(args) == 1)
 		},

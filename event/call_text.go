@@ -128,7 +128,11 @@ func (s *Syscall) appendArgs(b []byte) []byte {
 		plain := string(b[at:])
 		mark := len(b)
 		b = append(b, '(')
-		b, _ = s.appendArg(b, a)
+		if typed := s.typed(a); typed != "" {
+			b = append(b, typed...)
+		} else {
+			b, _ = s.appendArg(b, a)
+		}
 		if string(b[mark+1:]) == plain {
 			b = b[:mark]
 		} else {
@@ -136,6 +140,16 @@ func (s *Syscall) appendArgs(b []byte) []byte {
 		}
 	}
 	return b
+}
+
+// typed returns what an argument that is the call's descriptor refers to, "" for
+// others, and where that is not known.
+func (s *Syscall) typed(a *CallArg) string {
+	n, ok := s.number(a)
+	if !ok || a.Form != FormFD || n < 0 || n != int64(s.FD) {
+		return ""
+	}
+	return fdTyped(&Event{Data: s})
 }
 
 func (s *Syscall) appendMemory(b []byte, a *CallArg) (_ []byte, ok bool) {

@@ -3,7 +3,6 @@ package event
 import (
 	"cmp"
 	"net/netip"
-	"time"
 
 	"warren/cluster"
 )
@@ -15,40 +14,35 @@ var derived = map[string]getter{
 	"evt.hostname":  str(func(e *Event) string { return hostOf(e).name }),
 	"k8s.node.name": str(func(e *Event) string { return hostOf(e).node }),
 	"evt.boot_id":   str(func(e *Event) string { return hostOf(e).bootID }),
-	"evt.datetime":  composed(func(b []byte, e *Event) []byte { return e.Time.AppendFormat(b, time.RFC3339Nano) }),
 	"evt.count":     {num: func(e *Event, i int) (int64, bool) { n := e.Times(); return int64(n), i == 0 && n > 1 }},
 	"evt.time_last": {num: timeLast},
 	"evt.dir":       str(func(*Event) string { return "<" }),
 	"evt.rawtime":   {num: func(e *Event, i int) (int64, bool) { return e.Time.UnixNano(), i == 0 }},
 
 	"evt.arg.flags": composed(argFlags),
-	"evt.args":      composed(func(b []byte, e *Event) []byte { return e.Data.(*Syscall).appendArgs(b) }),
-	"evt.arg":       {key: argKey, all: func(*Event) map[string]string { return nil }},
 
-	"fd.num":                {num: fdNum},
-	"fd.directory":          str(func(e *Event) string { d, _ := splitPath(fdPath(e)); return d }),
-	"fd.filename":           str(func(e *Event) string { _, f := splitPath(fdPath(e)); return f }),
-	"fd.containerdirectory": str(func(e *Event) string { d, _ := splitPath(fdPath(e)); return d }),
-	"fd.containername":      str(fdPath),
-	"fs.path.name":          str(pathName),
-	"fs.path.nameraw":       str(pathNameRaw),
-	"fs.path.source":        str(func(e *Event) string { return e.Data.(*Mount).Source }),
-	"file.type":             str(func(e *Event) string { return objectOf(e).Type() }),
-	"file.mode":             composed(func(b []byte, e *Event) []byte { return objectOf(e).appendMode(b) }),
-	"file.uid":              objectNum(func(o *FileObject) uint32 { return o.FileUID }),
-	"file.links":            objectNum(func(o *FileObject) uint32 { return o.Links }),
-	"evt.arg.mode":          composed(argMode),
-	"evt.arg.path":          argPath("mkdir", "mkdirat", "rmdir", "unlink", "truncate"),
-	"evt.arg.name":          argPath("unlinkat", "umount", "umount2", "open", "openat", "openat2", "creat"),
-	"evt.arg.filename":      argPath("chmod", "fchmodat", "fchmodat2"),
-	"evt.arg.pathname":      argPath("chown", "lchown", "fchownat"),
-	"evt.arg.dir":           argPath("mount", "move_mount"),
-	"evt.arg.oldpath":       str(func(e *Event) string { return e.Data.(*File).oldPath() }),
-	"evt.arg.newpath":       str(func(e *Event) string { return e.Data.(*File).newPath() }),
-	"evt.arg.target":        fileStr(func(f *File) string { return f.SourceRaw }, "symlink", "symlinkat"),
-	"evt.arg.linkpath":      fileStr(func(f *File) string { return cmp.Or(f.Target, f.TargetRaw) }, "symlink", "symlinkat"),
-	"evt.arg.dirfd":         composed(argDir),
-	"evt.arg.newdirfd":      composed(argNewDir),
+	"fd.num":           {num: fdNum},
+	"fd.directory":     str(func(e *Event) string { d, _ := splitPath(fdPath(e)); return d }),
+	"fd.filename":      str(func(e *Event) string { _, f := splitPath(fdPath(e)); return f }),
+	"fs.path.name":     str(pathName),
+	"fs.path.nameraw":  str(pathNameRaw),
+	"fs.path.source":   str(func(e *Event) string { return e.Data.(*Mount).Source }),
+	"file.type":        str(func(e *Event) string { return objectOf(e).Type() }),
+	"file.mode":        composed(func(b []byte, e *Event) []byte { return objectOf(e).appendMode(b) }),
+	"file.uid":         objectNum(func(o *FileObject) uint32 { return o.FileUID }),
+	"file.links":       objectNum(func(o *FileObject) uint32 { return o.Links }),
+	"evt.arg.mode":     composed(argMode),
+	"evt.arg.path":     argPath("mkdir", "mkdirat", "rmdir", "unlink", "truncate"),
+	"evt.arg.name":     argPath("unlinkat", "umount", "umount2", "open", "openat", "openat2", "creat"),
+	"evt.arg.filename": argPath("chmod", "fchmodat", "fchmodat2"),
+	"evt.arg.pathname": argPath("chown", "lchown", "fchownat"),
+	"evt.arg.dir":      argPath("mount", "move_mount"),
+	"evt.arg.oldpath":  str(func(e *Event) string { return e.Data.(*File).oldPath() }),
+	"evt.arg.newpath":  str(func(e *Event) string { return e.Data.(*File).newPath() }),
+	"evt.arg.target":   fileStr(func(f *File) string { return f.SourceRaw }, "symlink", "symlinkat"),
+	"evt.arg.linkpath": fileStr(func(f *File) string { return cmp.Or(f.Target, f.TargetRaw) }, "symlink", "symlinkat"),
+	"evt.arg.dirfd":    composed(argDir),
+	"evt.arg.newdirfd": composed(argNewDir),
 	"evt.arg.uid": orAttempt(fileNum(func(f *File) int64 { return int64(f.UID) }, "chown", "lchown", "fchown", "fchownat"),
 		attemptID("setuid", "setfsuid")),
 	"evt.arg.gid": orAttempt(fileNum(func(f *File) int64 { return int64(f.GID) }, "chown", "lchown", "fchown", "fchownat"),
@@ -87,14 +81,6 @@ var derived = map[string]getter{
 			n += len(a)
 		}
 		return int64(n), true
-	}),
-	"proc.sname": procStr(func(_ *Event, p *Process) string {
-		for a := p; a != nil; a = a.Parent {
-			if a.PID == p.SID {
-				return a.Name
-			}
-		}
-		return ""
 	}),
 	"proc.is_vpgid_leader": procNum(func(_ *Event, p *Process) (int64, bool) { return truth(p.PGID == p.PID), true }),
 	"proc.is_sid_leader":   procNum(func(_ *Event, p *Process) (int64, bool) { return truth(p.SID == p.PID), true }),

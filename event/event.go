@@ -40,11 +40,29 @@ type Event struct {
 	_ struct{} `field:"evt.hostname" type:"string" doc:"name of the machine"`
 	_ struct{} `field:"k8s.node.name" type:"string" doc:"name of the machine as a node of its cluster"`
 	_ struct{} `field:"evt.boot_id" type:"string" doc:"id of the machine's current boot"`
-	_ struct{} `field:"evt.datetime" type:"string" virtual:"1" doc:"the same as evt.time, as text"`
+	_ struct{} `field:"evt.datetime" type:"string" virtual:"1" doc:"when it happened, as Falco writes it: 2026-02-03 04:05:06.123456789, in the agent's time zone"`
+	_ struct{} `field:"evt.datetime.s" type:"string" virtual:"1" doc:"evt.datetime without nanoseconds"`
+	_ struct{} `field:"evt.time.s" type:"string" virtual:"1" doc:"time of the day: 04:05:06"`
+	_ struct{} `field:"evt.time.iso8601" type:"string" virtual:"1" doc:"when it happened, in UTC: 2026-02-03T04:05:06.123456789+0000"`
+	_ struct{} `field:"evt.outputtime" type:"string" virtual:"1" doc:"time of the day with nanoseconds"`
 	_ struct{} `field:"evt.count" type:"uint" doc:"how often it happened, in the second that began with it: repeats are one event in the history; absent for once"`
 	_ struct{} `field:"evt.time_last" type:"time" doc:"when it happened last, where it happened more than once"`
 	_ struct{} `field:"evt.dir" type:"string" virtual:"1" doc:"always <: Falco's name for the end of a call, which is when it is told"`
 	_ struct{} `field:"evt.rawtime" type:"int" virtual:"1" doc:"when it happened: nanoseconds since 1970"`
+	_ struct{} `field:"evt.rawtime.s" type:"int" virtual:"1" doc:"seconds of evt.rawtime"`
+	_ struct{} `field:"evt.rawtime.ns" type:"int" virtual:"1" doc:"nanoseconds of evt.rawtime in its second"`
+	_ struct{} `field:"evt.source" type:"string" virtual:"1" doc:"Falco's name for where it came from: syscall"`
+	_ struct{} `field:"evt.type.is" type:"string" virtual:"1" doc:"1 of events of a type, 0 of others: evt.type.is.open"`
+	_ struct{} `field:"syscall.type" type:"string" virtual:"1" doc:"evt.type, of what is a system call"`
+	_ struct{} `field:"evt.category" type:"string" virtual:"1" doc:"Falco's class of the call: file, net, IPC, memory, process, signal, user, other; of a call on any descriptor file, net, ipc or unknown, by its type"`
+	_ struct{} `field:"evt.is_async" type:"bool" virtual:"1" doc:"always false: no event is one of Falco's asynchronous ones"`
+	_ struct{} `field:"evt.is_io" type:"bool" virtual:"1" doc:"true of calls that read from a descriptor, or write to one"`
+	_ struct{} `field:"evt.is_io_read" type:"bool" virtual:"1" doc:"true of calls that read from a descriptor"`
+	_ struct{} `field:"evt.is_io_write" type:"bool" virtual:"1" doc:"true of calls that write to a descriptor"`
+	_ struct{} `field:"evt.io_dir" type:"string" virtual:"1" doc:"read or write, of calls that do that"`
+	_ struct{} `field:"evt.is_wait" type:"bool" virtual:"1" doc:"always false: no call that only waits is observed"`
+	_ struct{} `field:"evt.is_syslog" type:"bool" virtual:"1" doc:"true of calls that write to /dev/log"`
+	_ struct{} `field:"evt.count.exit" type:"uint" virtual:"1" doc:"always 1: what is told has happened"`
 }
 
 // Past is what an event has that was kept: where it is from, and how many it

@@ -328,6 +328,8 @@ func buildCatalog() *fields {
 	}
 	c.add(reflect.TypeFor[Socket](), Kinds(KindSyscall), syscallSocket, 0)
 	c.addCallArgs()
+	c.addEventArgs()
+	c.addCallFields()
 	for k := Kind(1); k < numKinds; k++ {
 		for _, f := range c.all {
 			if f.Has(k) && !f.Virtual {
@@ -406,6 +408,9 @@ func (c *fields) add(t reflect.Type, ks KindSet, at base, offset uintptr) {
 		if sf.Name == "_" {
 			d, ok := derived[name]
 			if !ok {
+				d, ok = falcoDerived[name]
+			}
+			if !ok {
 				panic("event: no function derives " + name)
 			}
 			g = d
@@ -434,6 +439,8 @@ func (c *fields) add(t reflect.Type, ks KindSet, at base, offset uintptr) {
 		}
 		if a := sf.Tag.Get("ancestors"); a != "" {
 			up := f
+			a, opt, _ := strings.Cut(a, ",")
+			up.Virtual = opt == "virtual"
 			up.Name, up.Doc, up.Many, up.Arg = a, "of an ancestor, nearest first: [1] is the parent, [0] the process itself; without a number, of any ancestor: "+f.Doc, Ancestors, IndexArg
 			up.of = readOf(sf.Type, offset+sf.Offset)
 			_, _, _, g := access(sf.Type, ancestorBase, offset+sf.Offset, opts == "omitzero")
@@ -469,14 +476,6 @@ func (c *fields) register(f Field, g getter, ks KindSet) {
 	for _, k := range ks.List() {
 		old.gets[k] = g
 	}
-}
-
-// hide registers a field that is found by its name alone: no list has it.
-func (c *fields) hide(f Field, g getter, ks KindSet) {
-	for _, k := range ks.List() {
-		f.gets[k] = g
-	}
-	c.byName[f.Name] = &f
 }
 
 func typeNamed(s string) Type {

@@ -39,8 +39,10 @@ type Open struct {
 	_ struct{} `field:"fd.num" type:"int" doc:"number of the descriptor"`
 	_ struct{} `field:"fd.directory" type:"string" doc:"directory that the file lies in: fd.name up to its last slash"`
 	_ struct{} `field:"fd.filename" type:"string" doc:"name of the file in its directory: fd.name behind its last slash"`
-	_ struct{} `field:"fd.containerdirectory" type:"string" virtual:"1" doc:"the same as fd.directory: paths are those that the process sees"`
-	_ struct{} `field:"fd.containername" type:"string" virtual:"1" doc:"the same as fd.name: paths are those that the process sees"`
+	_ struct{} `field:"fd.containerdirectory" type:"string" virtual:"1" doc:"container.id, a colon and fd.directory"`
+	_ struct{} `field:"fd.containername" type:"string" virtual:"1" doc:"container.id, a colon and fd.name"`
+	_ struct{} `field:"fd.is_upper_layer" type:"bool" virtual:"1" doc:"true when the file lies in the upper layer of an overlay"`
+	_ struct{} `field:"fd.is_lower_layer" type:"bool" virtual:"1" doc:"true when the file lies in a lower layer of an overlay"`
 	_ struct{} `field:"fd.type" type:"string" doc:"type of the descriptor: file, directory"`
 	_ struct{} `field:"fd.typechar" type:"string" virtual:"1" doc:"type of the descriptor as one letter: f, d"`
 	_ struct{} `field:"fs.path.name" type:"string" virtual:"1" doc:"absolute path of the file"`
@@ -65,6 +67,9 @@ type FileObject struct {
 	Deleted  bool   `field:"file.deleted,omitzero" doc:"true when the file had no name left where it was opened"`
 	Memfd    bool   `field:"file.memfd,omitzero" doc:"true when the file is an anonymous one in memory (memfd_create)"`
 
+	_ struct{} `field:"fd.dev.major" type:"uint" virtual:"1" doc:"major number of fd.dev"`
+	_ struct{} `field:"fd.dev.minor" type:"uint" virtual:"1" doc:"minor number of fd.dev"`
+	_ struct{} `field:"fd.uid" type:"string" virtual:"1" doc:"id of the thread and number of the descriptor, one behind the other"`
 	_ struct{} `field:"file.type" type:"string" doc:"type of the file: regular, directory, symlink, char, block, fifo, socket"`
 	_ struct{} `field:"file.mode" type:"string" doc:"permissions of the file, octal"`
 	_ struct{} `field:"file.uid" type:"uint" doc:"owner of the file"`

@@ -47,7 +47,7 @@ func TestOpenFields(t *testing.T) {
 		"evt.arg.flags": "O_CREAT|O_RDWR|O_CLOEXEC|O_F_CREATED|FD_UPPER_LAYER", "evt.arg.mode": "0640", "evt.arg.name": "/etc/ssh/sshd_config", "evt.arg.dirfd": "AT_FDCWD",
 		"evt.is_open_read": "true", "evt.is_open_write": "true", "evt.is_open_exec": "false", "evt.is_open_create": "true", "evt.io_uring": "",
 		"fd.name_unresolved": "", "fd.name_error": "", "fd.name_mismatch": "", "file.type": "regular", "file.mode": "0600", "file.uid": "0", "file.links": "2", "file.deleted": "",
-		"fd.containername": "/etc/ssh/sshd_config", "fd.containerdirectory": "/etc/ssh",
+		"fd.containername": "", "fd.containerdirectory": "",
 	})
 	values(t, &Open{Type: "open", Res: 2, RawRes: -2, NameRaw: "/none", NoName: true, Error: PathFailed, Flags: unix.O_WRONLY, Write: true}, map[string]string{
 		"evt.res": "ENOENT", "evt.rawres": "-2", "fd.num": "", "fd.name": "", "fd.nameraw": "/none", "fd.name_unresolved": "true", "fd.name_error": "failed", "fd.type": "", "fd.typechar": "",

@@ -30,7 +30,7 @@ type Process struct {
 	Exe      string   `field:"proc.exe" parent:"proc.pexe" ancestors:"proc.aexe" doc:"first argument: what the process was told its own name is"`
 	ExePath  string   `field:"proc.exepath" parent:"proc.pexepath" ancestors:"proc.aexepath" doc:"path of the executable file, resolved by the kernel, seen from the process's root"`
 	Cmdline  string   `field:"proc.cmdline" parent:"proc.pcmdline" ancestors:"proc.acmdline" doc:"proc.name and the arguments behind the first, joined by blanks"`
-	ArgsLine string   `field:"proc.args" doc:"the arguments behind the first, joined by blanks"`
+	ArgsLine string   `field:"proc.args" ancestors:"proc.aargs,virtual" doc:"the arguments behind the first, joined by blanks"`
 	Args     []string `field:"proc.argv" doc:"every argument, the first included"`
 	ArgsCut  bool     `field:"proc.args_truncated,omitzero" doc:"true when arguments are missing: they were longer than what is kept (32 KiB), or could not be read"`
 	Cwd      string   `field:"proc.cwd" doc:"working directory at the last exec, or when the agent first saw the process; seen from the process's root"`
@@ -85,9 +85,23 @@ type Process struct {
 	_ struct{} `field:"proc.cmdnargs" type:"uint" virtual:"1" doc:"number of arguments behind the first"`
 	_ struct{} `field:"proc.cmdlenargs" type:"uint" virtual:"1" doc:"bytes in the arguments behind the first, without blanks between them"`
 	_ struct{} `field:"proc.sname" type:"string" virtual:"1" doc:"proc.name of the session's leader"`
+	_ struct{} `field:"proc.sid.exe" type:"string" virtual:"1" doc:"proc.exe of the session's leader"`
+	_ struct{} `field:"proc.sid.exepath" type:"string" virtual:"1" doc:"proc.exepath of the session's leader"`
+	_ struct{} `field:"proc.pgid.name" type:"string" virtual:"1" doc:"proc.name of the process group's leader"`
+	_ struct{} `field:"proc.pgid.exe" type:"string" virtual:"1" doc:"proc.exe of the process group's leader"`
+	_ struct{} `field:"proc.pgid.exepath" type:"string" virtual:"1" doc:"proc.exepath of the process group's leader"`
+	_ struct{} `field:"proc.vpgid.name" type:"string" virtual:"1" doc:"the same as proc.pgid.name"`
+	_ struct{} `field:"proc.vpgid.exe" type:"string" virtual:"1" doc:"the same as proc.pgid.exe"`
+	_ struct{} `field:"proc.vpgid.exepath" type:"string" virtual:"1" doc:"the same as proc.pgid.exepath"`
+	_ struct{} `field:"proc.pvpid" type:"uint" virtual:"1" doc:"proc.vpid of the parent process"`
+	_ struct{} `field:"proc.loginshellid" type:"uint" virtual:"1" doc:"process id of the oldest shell among the process and its ancestors: of what has a name that ends in sh"`
+	_ struct{} `field:"proc.pidns_init_start_ts" type:"int" virtual:"1" doc:"start of the first process of the pid namespace, where that is an ancestor: nanoseconds since 1970"`
+	_ struct{} `field:"proc.exe_ino.ctime_duration_pidns_start" type:"duration" virtual:"1" doc:"nanoseconds between the start of the pid namespace's first process and the last change of the executable's inode, where that came later"`
+	_ struct{} `field:"proc.is_pgid_leader" type:"bool" virtual:"1" doc:"true when the process leads its process group"`
 	_ struct{} `field:"proc.is_vpgid_leader" type:"bool" virtual:"1" doc:"true when the process leads its process group"`
 	_ struct{} `field:"proc.is_sid_leader" type:"bool" virtual:"1" doc:"true when the process leads its session"`
 	_ struct{} `field:"proc.exe_ino.ctime_duration_proc_start" type:"duration" virtual:"1" doc:"nanoseconds between the last change of the executable's inode and the start of the process"`
+	_ struct{} `field:"thread.vtid" type:"uint" virtual:"1" doc:"id of the thread that acted, as seen in its own pid namespace, of a process's first thread and of all on the host"`
 	_ struct{} `field:"thread.ismain" type:"bool" virtual:"1" doc:"true when the thread that acted is the process's first"`
 }
 
@@ -164,6 +178,12 @@ type Container struct {
 	// Services are those that stood for the pod, by name.
 	Services []string `field:"k8s.svc.name" doc:"names of the services that stand for the pod"`
 
+	_ struct{} `field:"container.labels" type:"string" virtual:"1" doc:"the same as container.label; without a key, all of them: key:value, joined by commas and blanks"`
+	_ struct{} `field:"container.duration" type:"duration" virtual:"1" doc:"nanoseconds since the container started"`
+	_ struct{} `field:"container.ip" type:"string" virtual:"1" doc:"address of the container's pod, of IPv4"`
+	_ struct{} `field:"container.host_pid" type:"bool" virtual:"1" doc:"true when the process is in the host's pid namespace"`
+	_ struct{} `field:"container.host_ipc" type:"bool" virtual:"1" doc:"true when the process is in the host's IPC namespace"`
+	_ struct{} `field:"container.host_network" type:"bool" virtual:"1" doc:"true when the process is in the host's network namespace"`
 	_ struct{} `field:"k8s.pod.ip" type:"ip" many:"either" doc:"addresses of the pod, of both families; its node's where it shares the node's network"`
 	_ struct{} `field:"k8s.pod.id" type:"string" virtual:"1" doc:"the same as k8s.pod.uid"`
 	_ struct{} `field:"k8s.pod.sandbox_id" type:"string" virtual:"1" doc:"id of the pod's sandbox, its first 12 digits"`

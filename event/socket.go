@@ -44,6 +44,7 @@ type Socket struct {
 	_ struct{} `field:"fd.snet" type:"net" virtual:"1" doc:"network of the server"`
 	_ struct{} `field:"fd.lnet" type:"net" virtual:"1" doc:"network of this machine's end"`
 	_ struct{} `field:"fd.rnet" type:"net" virtual:"1" doc:"network of the other end"`
+	_ struct{} `field:"fd.proto" type:"string" many:"either" virtual:"1" doc:"well-known service of the port of either end; the port where it has none"`
 	_ struct{} `field:"fd.cproto" type:"string" virtual:"1" doc:"well-known service of the client's port"`
 	_ struct{} `field:"fd.sproto" type:"string" virtual:"1" doc:"well-known service of the server's port"`
 	_ struct{} `field:"fd.lproto" type:"string" virtual:"1" doc:"well-known service of the near port"`

@@ -35,8 +35,6 @@ type Syscall struct {
 	Truncated  []string `field:"evt.args_truncated" doc:"arguments that were longer than what is kept of them"`
 
 	_ struct{} `field:"fd.num" type:"int" doc:"number of the descriptor"`
-	_ struct{} `field:"evt.args" type:"string" virtual:"1" doc:"all arguments as Falco writes them: NAME=VALUE, and behind a number that has a name, the name in parentheses; NULL where memory could not be read"`
-	_ struct{} `field:"evt.arg" type:"string" virtual:"1" doc:"an argument by its name or number: evt.arg[pid], evt.arg[0], as text; docs/syscalls.md has the names"`
 }
 
 // Kind implements [Data].
@@ -83,20 +81,6 @@ func (s *Syscall) arg(name string) *CallArg {
 		}
 	}
 	return nil
-}
-
-// argKey is evt.arg[KEY]: an argument by name, or by its number.
-func argKey(e *Event, key string) (string, bool) {
-	s := e.Data.(*Syscall)
-	a := s.arg(key)
-	if n, err := strconv.Atoi(key); err == nil && n >= 0 {
-		a = s.argAt(n)
-	}
-	if a == nil {
-		return "", false
-	}
-	b, ok := s.appendArg(nil, a)
-	return string(b), ok
 }
 
 // argAt returns the n-th argument: those that exclude each other count once.
@@ -159,7 +143,7 @@ func KnownArg(key string) bool {
 	if n, err := strconv.Atoi(key); err == nil {
 		return n >= 0
 	}
-	return slices.Contains(CallArgNames(), key)
+	return slices.Contains(CallArgNames(), key) || slices.ContainsFunc(argKinds.List(), func(k Kind) bool { return slices.Contains(argNamesOf(k), key) })
 }
 
 // addCallArgs makes a field of each argument. Where other kinds have an argument
@@ -201,8 +185,7 @@ func (c *fields) addCallArgs() {
 		}
 		c.register(f, g, f.kinds)
 		if x.number {
-			raw := Field{Name: "evt.rawarg." + name, Type: Int, kinds: f.kinds, Virtual: true, Doc: "number behind evt.arg." + name}
-			c.hide(raw, argNumber(name), f.kinds)
+			c.addHidden("evt.rawarg."+name, "number behind evt.arg."+name, argNumber(name), KindSyscall)
 		}
 	}
 }

@@ -47,7 +47,7 @@ func operandNamesKinds(o Operand) bool {
 	switch o := o.(type) {
 	case *Field:
 		f, known := event.Lookup(o.Name)
-		return !known || f.Name == "evt.kind" || f.Name == "evt.type" || f.Kinds() != event.AllKinds
+		return !known || f.Name == "evt.kind" || f.Name == "evt.type" || f.Name == "syscall.type" || f.Name == "evt.category" || f.Kinds() != event.AllKinds
 	case *Call:
 		for _, arg := range o.Args {
 			if operandNamesKinds(arg) {

@@ -88,6 +88,9 @@ func (c *compiler) field(x *Field) (*term, *Error) {
 	if !ok {
 		at := x.Span
 		at.End = at.Pos + len(x.Name)
+		if why := event.FalcoWhy(x.Name); why != "" {
+			return nil, at.errorf("no field "+x.Name+": "+why, "docs/falco.md has Falco's fields")
+		}
 		return nil, at.errorf("no field "+x.Name, SuggestField(x.Name))
 	}
 	t := &term{Span: x.Span, name: quoted(string(x.append(nil))), typ: f.Type, many: f.Many, kinds: f.Kinds()}

@@ -108,7 +108,7 @@ func (c *Counting) field(k event.Kind, name string) bool {
 		return false
 	case !f.Kinds().Has(k) || slices.Contains(sameFields, f.Name):
 		return true
-	case k == event.KindOpen && (f.Name == "fd.directory" || f.Name == "fd.containerdirectory"):
+	case k == event.KindOpen && f.Name == "fd.directory":
 		c.by |= interest.CountedByDirectory
 		return true
 	}

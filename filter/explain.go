@@ -178,7 +178,7 @@ func widerNote(x *Check, f *Field) string {
 		return "by the cgroup, once its container is described"
 	}
 	switch f.Name {
-	case "fd.directory", "fd.containerdirectory":
+	case "fd.directory":
 		if x.Op != StartsWith && x.Op != Pmatch {
 			return "all below the directory"
 		}

@@ -264,8 +264,8 @@ func (q *question) ask() {
 		q.askOpen(interest.OpenExec)
 	case "evt.is_open_create":
 		q.askOpen(interest.OpenCreate)
-	case "fd.name", "fd.containername", "fs.path.name", "fs.path.source", "fs.path.target",
-		"fd.directory", "fd.containerdirectory", "fd.filename":
+	case "fd.name", "fs.path.name", "fs.path.source", "fs.path.target",
+		"fd.directory", "fd.filename":
 		q.askPath()
 	case "fd.nameraw":
 		if all(q.values, q.dotted) {
@@ -510,7 +510,7 @@ func rooted(p interest.Path) bool { return p.Op != interest.Suffix && strings.Ha
 func (q *question) paths(v *Value) ([]interest.Path, bool) {
 	op, text := q.check.Op, v.Text
 	switch q.term.field.Name {
-	case "fd.directory", "fd.containerdirectory":
+	case "fd.directory":
 		return directoryPaths(op, v)
 	case "fd.filename":
 		return filenamePaths(op, text)

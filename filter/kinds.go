@@ -1,6 +1,10 @@
 package filter
 
-import "warren/event"
+import (
+	"slices"
+
+	"warren/event"
+)
 
 // reach says for which kinds of events a part of an expression can hold, and
 // for which it can fail to hold: what not needs to know. Both are supersets of
@@ -49,6 +53,18 @@ func reachOfText(f *event.Field, match func(string) bool) reach {
 				r.mayHold |= event.Kinds(k)
 			} else {
 				r.mayFail |= event.Kinds(k)
+			}
+		}
+	case "syscall.type":
+		for _, k := range r.mayHold.List() {
+			if !matchAny(k.Calls(), match) {
+				r.mayHold &^= event.Kinds(k)
+			}
+		}
+	case "evt.category":
+		for _, k := range r.mayHold.List() {
+			if !slices.ContainsFunc(k.Types(), func(t string) bool { return matchAny(event.Categories(t), match) }) {
+				r.mayHold &^= event.Kinds(k)
 			}
 		}
 	case "evt.type":

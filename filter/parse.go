@@ -212,12 +212,35 @@ func (p *parser) operatorFollows() bool {
 func (p *parser) field() (*Field, *Error) {
 	start := p.pos
 	name := p.dotted()
+	for _, f := range dottedKeys {
+		if strings.HasPrefix(name, f+".") {
+			return p.dottedKey(f), nil
+		}
+	}
 	p.pos += len(name)
 	arg, err := p.arg()
 	if err != nil {
 		return nil, err
 	}
 	return &Field{p.at(start), name, arg}, nil
+}
+
+// dottedKeys are fields whose key can follow a dot, as rules of Falco have it. A
+// key goes on to the next character that no key has.
+var dottedKeys = []string{"evt.type.is", "container.label", "k8s.pod.label", "k8s.ns.label"}
+
+// dottedKey reads such a field.
+func (p *parser) dottedKey(name string) *Field {
+	start := p.pos
+	p.pos += len(name) + 1
+	key := p.pos
+	for p.pos < len(p.s) && (isLetter(p.s[p.pos]) || strings.IndexByte("0123456789._-/", p.s[p.pos]) >= 0) {
+		p.pos++
+	}
+	for strings.IndexByte("._-/", p.s[p.pos-1]) >= 0 && p.pos > key {
+		p.pos-- // the end of a sentence
+	}
+	return &Field{Span: p.at(start), Name: name, Arg: &Value{Span: p.at(key), Text: p.s[key:p.pos]}}
 }
 
 // arg reads [x] or ["x"]. It returns nil where there is no bracket.

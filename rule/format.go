@@ -154,24 +154,28 @@ func (f *Format) Append(b []byte, e *event.Event) []byte {
 
 // append appends a value as Falco writes it.
 func (p *part) append(b []byte, e *event.Event) ([]byte, bool) {
-	switch p.name {
-	case "evt.time":
-		return e.Time.AppendFormat(b, "15:04:05.000000000"), true
-	case "evt.datetime":
-		return e.Time.AppendFormat(b, "2006-01-02 15:04:05.000000000"), true
-	}
-	if inNanoseconds(p.name) {
-		n, ok := p.value.Num(e)
-		if !ok {
-			return b, false
+	var ok bool
+	start := len(b)
+	if fn := renders[p.name]; fn != nil {
+		b, ok = fn(b, e)
+	} else if fn := numbers[p.name]; fn != nil && p.name != "evt.outputtime" {
+		var n int64
+		if n, ok = fn(e); ok {
+			b = strconv.AppendInt(b, n, 10)
 		}
-		return strconv.AppendInt(b, n, 10), true
+	} else {
+		b, ok = p.value.Append(b, e)
 	}
-	return p.value.Append(b, e)
+	if ok {
+		return b, true
+	}
+	if fn := instead[p.name]; fn != nil {
+		if s := fn(e); s != "" {
+			return append(b[:start], s...), true
+		}
+	}
+	return b[:start], false
 }
-
-// inNanoseconds are moments that Falco writes as numbers.
-func inNanoseconds(name string) bool { return name == "container.start_ts" }
 
 // AppendFields appends the fields of the format and their values as a JSON
 // object: output_fields of an alert. What is missing is null. The time, evt.time, is
@@ -189,6 +193,11 @@ func (f *Format) AppendFields(b []byte, e *event.Event) []byte {
 		b = event.AppendString(b, p.name)
 		b = append(b, ':')
 		text, ok := p.append(room[:0], e)
+		if fn := numbers[p.name]; fn != nil {
+			var n int64
+			n, ok = fn(e)
+			text = strconv.AppendInt(room[:0], n, 10)
+		}
 		switch {
 		case !ok:
 			b = append(b, "null"...)
@@ -203,6 +212,12 @@ func (f *Format) AppendFields(b []byte, e *event.Event) []byte {
 
 // plain reports whether the value is a JSON number, or true or false.
 func (p *part) plain() bool {
+	if numbers[p.name] != nil {
+		return true
+	}
+	if renders[p.name] != nil {
+		return false
+	}
 	if f := p.value.Field(); f != nil && f.Many != event.One {
 		return false
 	}
@@ -210,5 +225,5 @@ func (p *part) plain() bool {
 	case event.Int, event.Uint, event.Bool, event.Duration:
 		return true
 	}
-	return inNanoseconds(p.name)
+	return false
 }
