@@ -235,8 +235,8 @@ func (e *Engine) start(ctx context.Context, g *errgroup.Group, r *rules, old []S
 	if err != nil {
 		return nil, fmt.Errorf("begin to look at events: %w", err)
 	}
-	for _, s := range streams {
-		w := &worker{e: e, rules: r, match: r.matcher.NewWorker(), spent: map[*rule.Rule]*spending{}}
+	for i, s := range streams {
+		w := &worker{e: e, rules: r, match: r.matcher.NewWorker(), spent: map[*rule.Rule]*spending{}, others: i > 0}
 		g.Go(func() error { return w.run(ctx, s) })
 	}
 	return streams, nil
@@ -283,6 +283,7 @@ type worker struct {
 	match  *rule.Worker
 	second time.Time // that spent is about
 	spent  map[*rule.Rule]*spending
+	others bool // which another worker is told of as well: losses before the streams
 	lost   uint64
 	what   string
 	text   []byte
@@ -337,6 +338,10 @@ func (w *worker) owes() bool {
 // look matches one event.
 func (w *worker) look(ev *event.Event) {
 	if l, ok := ev.Data.(*event.Lost); ok {
+		// What is nobody's own, each stream tells of.
+		if w.others && l.Consumer == "" {
+			return
+		}
 		w.lost += l.Count
 		w.what = l.What + " (" + l.Lane + ")"
 		w.e.lost.Add(l.Count)

@@ -282,20 +282,31 @@ func TestFlood(t *testing.T) {
 	})
 }
 
+// TestLost tells of what was lost before the streams once, though each of them
+// tells of it, and of what each lost itself.
 func TestLost(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		f := &files{text: someRules}
-		e, spine, stop := run(t, Config{Load: f.load, Workers: 1})
-		defer stop()
-		spine.emit(&event.Event{Data: &event.Lost{Count: 3, What: "process.exec", Lane: "critical"}})
-		spine.emit(&event.Event{Data: &event.Lost{Count: 4, What: "process.exec", Lane: "critical"}})
-		synctest.Wait()
-		time.Sleep(2 * time.Second)
-		got := strings.Join(spine.alerts(), "\n")
-		if !strings.Contains(got, LostRule) || e.Status().Lost != 7 {
-			t.Errorf("%s; %+v", got, e.Status())
-		}
-	})
+	for workers := 1; workers <= 3; workers++ {
+		synctest.Test(t, func(t *testing.T) {
+			f := &files{text: someRules}
+			e, spine, stop := run(t, Config{Load: f.load, Workers: workers})
+			defer stop()
+			spine.emit(&event.Event{Data: &event.Lost{Count: 3, What: "process.exec", Lane: "critical"}})
+			spine.emit(&event.Event{Data: &event.Lost{Count: 4, What: "process.exec", Lane: "critical"}})
+			spine.emit(&event.Event{Data: &event.Lost{Count: 5, What: "open", Lane: "queue", Consumer: "rules"}})
+			synctest.Wait()
+			time.Sleep(2 * time.Second)
+			sum := 0
+			for _, text := range spine.alerts() {
+				var n int
+				if _, err := fmt.Sscanf(text, LostRule+": %d events", &n); err == nil {
+					sum += n
+				}
+			}
+			if want := 7 + 5*workers; sum != want || e.Status().Lost != uint64(want) {
+				t.Errorf("%d workers: %d events were lost, want %d: %q; %+v", workers, sum, want, spine.alerts(), e.Status())
+			}
+		})
+	}
 }
 
 func TestFalcoJSON(t *testing.T) {
