@@ -245,6 +245,9 @@ func (c *Config) complete() error {
 	if c.History.Age == 0 {
 		c.History.Age = defaultHistoryAge
 	}
+	if c.Rules.Aggregate == 0 {
+		c.Rules.Aggregate = defaultAggregate
+	}
 	if c.History.SegmentAge == 0 {
 		c.History.SegmentAge = defaultSegmentAge
 	}

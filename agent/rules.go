@@ -6,11 +6,13 @@ import (
 	"log/slog"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"warren/alert"
 	"warren/api"
 	"warren/pipeline"
 	"warren/rule"
+	"warren/settings"
 )
 
 // RulesConfig is which rules alert.
@@ -21,18 +23,25 @@ type RulesConfig struct {
 	// First is Falco's way: of several rules that an event matches, the first
 	// alerts.
 	First bool
+	// Aggregate is for how long alerts like one that was told are counted and not
+	// told; 0 stands for defaultAggregate, and less: each is told.
+	Aggregate time.Duration
 	// Least is the least priority that alerts; zero is Debug.
 	Least rule.Priority
 	// Output is appended to what every rule says: %container.id and the like.
 	Output string
 }
 
+// defaultAggregate is long enough for what happens with each request or in each
+// loop of a script to be told once, and short enough to learn soon that it goes on.
+const defaultAggregate = time.Minute
+
 // openRules returns what makes alerts, nil where there are no rules.
 func openRules(cfg RulesConfig, spine *pipeline.Pipeline, log *slog.Logger) (*alert.Engine, error) {
 	if len(cfg.Paths) == 0 {
 		return nil, nil
 	}
-	e, err := alert.New(alert.Config{Load: func() ([]rule.File, error) { return alert.Files(cfg.Paths, "") }, Rules: rule.Config{Extra: cfg.Output}, First: cfg.First, Least: cfg.Least}, ruleSpine{spine}, log)
+	e, err := alert.New(alert.Config{Load: func() ([]rule.File, error) { return alert.Files(cfg.Paths, "") }, Rules: rule.Config{Extra: cfg.Output}, First: cfg.First, Least: cfg.Least, Aggregate: max(0, cfg.Aggregate)}, ruleSpine{spine}, log)
 	if err != nil {
 		return nil, fmt.Errorf("load rules: %w", err)
 	}
@@ -76,6 +85,15 @@ func setLeast(c *Config, v string) error {
 	return nil
 }
 
+// setAggregate takes how long alerts that are alike are counted; 0 tells each.
+func setAggregate(c *Config, v string) error {
+	if v == "0" || v == "0s" {
+		c.Rules.Aggregate = -1
+		return nil
+	}
+	return settings.Span(time.Second, 24*time.Hour, func(c *Config) *time.Duration { return &c.Rules.Aggregate })(c, v)
+}
+
 func setMatching(c *Config, v string) error {
 	if v != "all" && v != "first" {
 		return fmt.Errorf("%q is neither all nor first", v)
@@ -115,7 +133,7 @@ func (s *self) rules() *api.Rules {
 		return nil
 	}
 	st := s.alerts.Status()
-	out := &api.Rules{Loaded: st.Loaded, Alerts: st.Alerts, Lost: st.Lost, Rules: []api.RuleState{}}
+	out := &api.Rules{Loaded: st.Loaded, Alerts: st.Alerts, Lost: st.Lost, Unlike: st.Unlike, Rules: []api.RuleState{}}
 	for _, r := range st.Rules {
 		out.Rules = append(out.Rules, api.RuleState{Name: r.Name, Priority: r.Priority, Enabled: r.Enabled, Matches: r.Matches})
 	}

@@ -68,6 +68,7 @@ func options() []option {
 			{Key: "path", Doc: "rule files and directories of them, by comma, in the order in which they are read; they are looked at each second", Set: setRules},
 			{Key: "matching", Doc: "all rules that an event matches alert, or the first, which is Falco's way (all)", Set: setMatching},
 			{Key: "priority", Doc: "least priority that alerts (debug)", Set: setLeast},
+			{Key: "aggregate", Doc: "for how long alerts like one that was told are counted, and told as one with their number when it ends: of the same rule, workload and values; 0 tells each (1m)", Set: setAggregate},
 			{Key: "output", Doc: "what is said behind every rule's output: \"container=%container.id\"", Set: setRuleOutput},
 		}},
 		{Key: "history", Doc: "what is kept of the past, on disk", Sub: []option{

@@ -47,6 +47,9 @@ type Config struct {
 	// Budget is how many alerts of a rule a worker tells one by one in a second;
 	// the others of that second are one, with their number. Default 200.
 	Budget int
+	// Aggregate is for how long alerts like one that was told are not told again but
+	// counted; 0: each is told.
+	Aggregate time.Duration
 }
 
 func (c Config) withDefaults() Config {
@@ -102,6 +105,9 @@ type rules struct {
 	matcher *rule.Matcher
 	loaded  time.Time
 	matched map[*rule.Rule]*atomic.Uint64
+	noise   *noise        // nil where each alert is told
+	left    atomic.Int64  // workers that look
+	over    chan struct{} // closed when none does any more
 }
 
 type refusal struct {
@@ -159,6 +165,10 @@ func (e *Engine) load(files []rule.File) (*rules, error) {
 	r := &rules{set: set, matcher: rule.NewMatcher(set, rule.SourceSyscall), loaded: time.Now(), matched: map[*rule.Rule]*atomic.Uint64{}}
 	for _, x := range set.Rules {
 		r.matched[x] = new(atomic.Uint64)
+	}
+	r.over = make(chan struct{})
+	if e.cfg.Aggregate > 0 {
+		r.noise = newNoise(e.cfg.Aggregate, set)
 	}
 	return r, nil
 }
@@ -235,11 +245,54 @@ func (e *Engine) start(ctx context.Context, g *errgroup.Group, r *rules, old []S
 	if err != nil {
 		return nil, fmt.Errorf("begin to look at events: %w", err)
 	}
+	r.left.Store(int64(len(streams)))
 	for i, s := range streams {
-		w := &worker{e: e, rules: r, match: r.matcher.NewWorker(), spent: map[*rule.Rule]*spending{}, others: i > 0}
-		g.Go(func() error { return w.run(ctx, s) })
+		w := e.newWorker(r)
+		w.others = i > 0
+		g.Go(func() error {
+			defer func() {
+				if r.left.Add(-1) == 0 {
+					close(r.over)
+				}
+			}()
+			return w.run(ctx, s)
+		})
+	}
+	if r.noise != nil {
+		g.Go(func() error { e.quiet(r); return nil })
 	}
 	return streams, nil
+}
+
+func (e *Engine) newWorker(r *rules) *worker {
+	return &worker{e: e, rules: r, match: r.matcher.NewWorker(), spent: map[*rule.Rule]*spending{}}
+}
+
+// quiet tells of alerts that were counted, when it is time, and of those that are
+// left when no worker is.
+func (e *Engine) quiet(r *rules) {
+	w := e.newWorker(r)
+	tell := func(now time.Time) {
+		for _, s := range r.noise.ended(now) {
+			w.alert(s.rule, s.last, s.times, s.first)
+		}
+	}
+	tick := time.NewTicker(min(r.noise.window/4, time.Second))
+	defer tick.Stop()
+	var said uint64
+	for {
+		select {
+		case now := <-tick.C:
+			tell(now)
+		case <-r.over:
+			tell(time.Time{})
+			return
+		}
+		if over := r.noise.overflow(); over > 0 && said == 0 {
+			said = over
+			e.log.Warn("too many different alerts to find those that are alike: each is told", "most", maxGroups)
+		}
+	}
 }
 
 // changed returns the rules of files that have changed, nil where they have not,
@@ -291,9 +344,11 @@ type worker struct {
 
 // spending is what a rule has alerted in a second.
 type spending struct {
-	told int
-	more uint64       // matches that were not told one by one
-	last *event.Event // of these
+	told   int
+	looked int    // matches that were laid beside others
+	more   uint64 // matches that were not told one by one
+	first  time.Time
+	last   *event.Event // of these
 }
 
 func (w *worker) run(ctx context.Context, s Stream) error {
@@ -349,29 +404,51 @@ func (w *worker) look(ev *event.Event) {
 	}
 	for _, r := range w.match.Match(ev) {
 		w.rules.matched[r].Add(1)
-		s := w.spent[r]
-		if s == nil {
-			s = &spending{}
-			w.spent[r] = s
-		}
-		if s.told < w.e.cfg.Budget {
-			s.told++
-			w.alert(r, ev, 1)
-		} else {
-			s.more++
-			s.last = ev
-		}
+		w.matched(r, ev)
 		if w.e.cfg.First {
 			return
 		}
 	}
 }
 
+// looks is how many matches of a rule are laid beside others in a second, for
+// each that may be told: whoever floods a rule is counted, and costs nobody else.
+const looks = 50
+
+// matched tells of a match, or counts it.
+func (w *worker) matched(r *rule.Rule, ev *event.Event) {
+	s := w.spent[r]
+	if s == nil {
+		s = &spending{}
+		w.spent[r] = s
+	}
+	if n := w.rules.noise; n != nil && s.looked < looks*w.e.cfg.Budget {
+		s.looked++
+		var again bool
+		if w.text, again = n.add(w.text, r, ev, time.Now()); again {
+			return
+		}
+		if s.told < w.e.cfg.Budget {
+			s.told++
+			w.alert(r, ev, 1, time.Time{})
+			return
+		}
+	} else if n == nil && s.told < w.e.cfg.Budget {
+		s.told++
+		w.alert(r, ev, 1, time.Time{})
+		return
+	}
+	if s.more++; s.more == 1 {
+		s.first = ev.Time
+	}
+	s.last = ev
+}
+
 // summarise tells what was not told one by one.
 func (w *worker) summarise() {
 	for r, s := range w.spent {
 		if s.more > 0 {
-			w.alert(r, s.last, s.more)
+			w.alert(r, s.last, s.more, s.first)
 		}
 		delete(w.spent, r)
 	}
@@ -389,15 +466,19 @@ func (w *worker) summarise() {
 // look at them.
 const LostRule = "Warren: events lost"
 
-// alert tells of a match, or of several like it.
-func (w *worker) alert(r *rule.Rule, ev *event.Event, times uint64) {
+// alert tells of a match, or of several: first is when the first of them was, and
+// the zero time where there is but one.
+func (w *worker) alert(r *rule.Rule, ev *event.Event, times uint64, first time.Time) {
 	w.e.alerts.Add(times)
 	w.text = r.Format.Append(w.text[:0], ev)
 	output := string(w.text)
 	w.text = r.Format.AppendFields(w.text[:0], ev)
 	a := &event.Alert{
 		Type: "alert", Rule: r.Name, Priority: r.Priority.String(), Source: r.Source, Output: output, Fields: string(w.text), Tags: r.Tags, ID: newID(),
-		About: ev.Seq, Cause: typeOf(ev), Times: times,
+		About: ev.Seq, Cause: typeOf(ev), Times: times, First: first,
+	}
+	if !first.IsZero() {
+		a.Last = ev.Time
 	}
 	w.e.spine.Tell(&event.Event{Time: ev.Time, Ktime: ev.Ktime, Actor: ev.Actor, Process: ev.Process, Data: a})
 }

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net/netip"
 	"slices"
 	"strings"
 	"sync"
@@ -324,5 +325,167 @@ func TestFalcoJSON(t *testing.T) {
 	}
 	if a, b := newID(), newID(); a == b || len(a) != 36 || a[14] != '4' {
 		t.Errorf("ids %s and %s", a, b)
+	}
+}
+
+const logins = `
+- rule: logins
+  desc: a program begins
+  condition: evt.type = execve and proc.name = x
+  output: "%proc.name in %container.id by %user.uid (pid=%proc.pid at %evt.time)"
+  priority: INFO
+- rule: other
+  desc: the same
+  condition: evt.type = execve and user.uid = 7
+  output: "%user.uid"
+  priority: INFO
+`
+
+// TestAggregate tells what is alike once, and then how often it was.
+func TestAggregate(t *testing.T) {
+	for _, workers := range []int{1, 4} {
+		t.Run(fmt.Sprint(workers), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				spine := &fakeSpine{}
+				f := &files{text: logins}
+				e, err := New(Config{Load: f.load, Aggregate: time.Minute, Workers: workers}, spine, slog.New(slog.DiscardHandler))
+				if err != nil {
+					t.Fatal(err)
+				}
+				ctx, cancel := context.WithCancel(t.Context())
+				ended := make(chan error, 1)
+				go func() { ended <- e.Run(ctx) }()
+				synctest.Wait()
+				pid := uint32(0)
+				emit := func(container string, uid uint32) {
+					pid++
+					p := &event.Process{Key: event.Key{PID: pid, Start: 1}, PID: pid, Name: "x", Creds: event.Creds{UID: uid}}
+					if container != "" {
+						p.Container = &event.Container{FullID: container + "0", ID: container}
+					}
+					spine.emit(&event.Event{Time: time.Now(), Actor: p.Key, Process: p, Data: &event.Exec{Type: "execve"}})
+				}
+				told := func() (list []string) {
+					synctest.Wait()
+					spine.mu.Lock()
+					defer spine.mu.Unlock()
+					for _, x := range spine.told {
+						a := x.Data.(*event.Alert)
+						text, _, _ := strings.Cut(a.Output, " (pid")
+						text = fmt.Sprintf("%s: %s x%d", a.Rule, text, a.Times)
+						if !a.First.IsZero() {
+							text += fmt.Sprintf(" for %v", a.Last.Sub(a.First))
+						}
+						list = append(list, text)
+					}
+					spine.told = nil
+					slices.Sort(list)
+					return list
+				}
+				equal := func(what string, want ...string) {
+					t.Helper()
+					if got := told(); !slices.Equal(got, want) {
+						t.Errorf("%s: told %q, want %q", what, got, want)
+					}
+				}
+				emit("", 1)
+				emit("", 1)
+				emit("a", 1)
+				emit("b", 1)
+				emit("", 7)
+				equal("different ones", "logins: x in a by 1 x1", "logins: x in b by 1 x1", "logins: x in host by 1 x1", "logins: x in host by 7 x1", "other: 7 x1")
+				for range 20 {
+					time.Sleep(time.Second)
+					emit("", 1)
+					emit("", 7)
+				}
+				equal("alike")
+				time.Sleep(time.Minute)
+				equal("the window's end", "logins: x in host by 1 x21 for 20s", "logins: x in host by 7 x20 for 19s", "other: 7 x20 for 19s")
+				emit("", 1)
+				equal("it goes on")
+				time.Sleep(time.Minute)
+				equal("the next window", "logins: x in host by 1 x1 for 0s")
+				time.Sleep(2 * time.Minute)
+				equal("nothing more")
+				emit("", 1)
+				equal("again", "logins: x in host by 1 x1")
+				emit("", 1)
+				synctest.Wait()
+				cancel()
+				if err := <-ended; err != nil {
+					t.Fatal(err)
+				}
+				equal("the end", "logins: x in host by 1 x1 for 0s")
+				if st := e.Status(); st.Alerts != st.Rules[0].Matches+st.Rules[1].Matches || st.Unlike != 0 {
+					t.Errorf("%+v", st)
+				}
+			})
+		})
+	}
+}
+
+// TestAggregateFlood counts a flood of one rule, and of different alerts, without
+// losing another rule's.
+func TestAggregateFlood(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		spine := &fakeSpine{}
+		f := &files{text: logins}
+		e, err := New(Config{Load: f.load, Aggregate: time.Minute, Workers: 1, Budget: 1000}, spine, slog.New(slog.DiscardHandler))
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		ended := make(chan error, 1)
+		go func() { ended <- e.Run(ctx) }()
+		synctest.Wait()
+		emit := func(container, name string, uid uint32) {
+			p := &event.Process{Key: event.Key{PID: 1, Start: 1}, PID: 1, Name: name, Creds: event.Creds{UID: uid}, Container: &event.Container{FullID: container, ID: container}}
+			spine.emit(&event.Event{Time: time.Now(), Actor: p.Key, Process: p, Data: &event.Exec{Type: "execve"}})
+		}
+		const all = maxGroups + 100
+		for i := range all {
+			emit(fmt.Sprint(i), "x", 1)
+		}
+		for range 60_000 {
+			emit("same", "x", 1)
+		}
+		emit("z", "y", 7)
+		synctest.Wait()
+		cancel()
+		if err := <-ended; err != nil {
+			t.Fatal(err)
+		}
+		var n, other uint64
+		for _, x := range spine.told {
+			switch a := x.Data.(*event.Alert); a.Rule {
+			case "logins":
+				n += a.Times
+			case "other":
+				other += a.Times
+			}
+		}
+		if n != all+60_000 || other != 1 || len(spine.told) > maxGroups {
+			t.Errorf("%d and %d events in %d alerts", n, other, len(spine.told))
+		}
+		if st := e.Status(); st.Unlike == 0 {
+			t.Errorf("nothing found no room: %+v", st)
+		}
+	})
+}
+
+// TestAggregateSockets takes a client's port for no difference.
+func TestAggregateSockets(t *testing.T) {
+	set, _ := rule.Load([]rule.File{{Name: "r.yaml", Text: []byte("- rule: r\n  desc: d\n  condition: evt.type = connect\n  output: '%fd.name %fd.lport %fd.rport'\n  priority: INFO\n")}}, rule.Config{})
+	n := newNoise(time.Minute, set)
+	connect := func(from, to string) bool {
+		c := &event.Connection{Type: "connect"}
+		c.Local, c.Remote = netip.MustParseAddrPort(from).Addr(), netip.MustParseAddrPort(to).Addr()
+		c.LocalPort, c.RemotePort = netip.MustParseAddrPort(from).Port(), netip.MustParseAddrPort(to).Port()
+		_, again := n.add(nil, set.Rules[0], &event.Event{Time: time.Unix(1, 0), Data: c}, time.Unix(1, 0))
+		return again
+	}
+	if connect("10.0.0.1:4000", "10.0.0.2:443") || !connect("10.0.0.1:4001", "10.0.0.2:443") || connect("10.0.0.1:4000", "10.0.0.2:80") || connect("10.0.0.1:4000", "10.0.0.3:443") {
+		t.Error("who talks to whom is told wrong")
 	}
 }

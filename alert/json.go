@@ -1,6 +1,7 @@
 package alert
 
 import (
+	"fmt"
 	"strconv"
 
 	"warren/event"
@@ -8,7 +9,8 @@ import (
 
 // AppendFalco appends an alert as Falco writes it in JSON, with a uuid beside it.
 // Its keys are sorted, as Falco's are. It appends nothing for an event that is no
-// alert.
+// alert. An alert of several events says so in its
+// output and in its fields.
 func AppendFalco(b []byte, e *event.Event, hostname string) []byte {
 	a, ok := e.Data.(*event.Alert)
 	if !ok {
@@ -17,8 +19,18 @@ func AppendFalco(b []byte, e *event.Event, hostname string) []byte {
 	b = append(b, `{"hostname":`...)
 	b = event.AppendString(b, hostname)
 	b = append(b, `,"output":`...)
-	b = event.AppendString(b, e.Time.Format("15:04:05.000000000: ")+a.Priority+" "+a.Output)
-	b = append(b, `,"output_fields":{"evt.time":`...)
+	b = event.AppendString(b, e.Time.Format(clock+": ")+a.Priority+" "+a.Output+several(a))
+	b = append(b, `,"output_fields":{`...)
+	if !a.First.IsZero() {
+		b = append(b, `"alert.count":`...)
+		b = strconv.AppendUint(b, a.Times, 10)
+		b = append(b, `,"alert.first":`...)
+		b = strconv.AppendInt(b, a.First.UnixNano(), 10)
+		b = append(b, `,"alert.last":`...)
+		b = strconv.AppendInt(b, a.Last.UnixNano(), 10)
+		b = append(b, ',')
+	}
+	b = append(b, `"evt.time":`...)
 	b = strconv.AppendInt(b, e.Time.UnixNano(), 10)
 	if len(a.Fields) > len("{}") {
 		b = append(b, ',')
@@ -45,3 +57,15 @@ func AppendFalco(b []byte, e *event.Event, hostname string) []byte {
 	b = event.AppendString(b, a.ID)
 	return append(b, '}')
 }
+
+// several says of how many events an alert tells, behind what the rule says; "" of
+// one.
+func several(a *event.Alert) string {
+	if a.First.IsZero() {
+		return ""
+	}
+	return fmt.Sprintf(" | count=%d first=%s last=%s", a.Times, a.First.Format(clock), a.Last.Format(clock))
+}
+
+// clock is how Falco writes times of day.
+const clock = "15:04:05.000000000"

@@ -9,6 +9,9 @@ type Status struct {
 	// Alerts counts what was told, Lost the events that were lost before a rule
 	// could look at them.
 	Alerts, Lost uint64
+	// Unlike counts alerts that were told each, because there are too many different
+	// ones to find those that are alike.
+	Unlike uint64
 	// Refused says why files that have changed are not used, since when; nil where
 	// all is well.
 	Refused   error
@@ -27,6 +30,9 @@ type RuleStatus struct {
 func (e *Engine) Status() Status {
 	r := e.now.Load()
 	st := Status{Loaded: r.loaded, Alerts: e.alerts.Load(), Lost: e.lost.Load()}
+	if r.noise != nil {
+		st.Unlike = r.noise.overflow()
+	}
 	for _, x := range r.set.Rules {
 		st.Rules = append(st.Rules, RuleStatus{Name: x.Name, Priority: x.Priority.String(), Enabled: x.Enabled, Matches: r.matched[x].Load()})
 	}

@@ -64,6 +64,9 @@ type Rules struct {
 	// rule could look at them.
 	Alerts uint64 `json:"alerts"`
 	Lost   uint64 `json:"lost"`
+	// Unlike counts alerts that were told each, because there were too many
+	// different ones to find those that are alike.
+	Unlike uint64 `json:"unlike"`
 	// Refused says why files that have changed are not used.
 	Refused   string     `json:"refused,omitempty"`
 	RefusedAt *time.Time `json:"refused_at,omitempty"`

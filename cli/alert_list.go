@@ -27,7 +27,7 @@ func alertListCommand(g *globals) *command {
 		args:    "[FILTER]",
 		summary: "Show what rules have alerted, by the history",
 		about: "The alerts of the last day, or since another moment, oldest first; with --follow, those to come as well. The agent makes them of its rule files: \"warren agent --rules\". " +
-			"FILTER is a condition on the fields of the kind alert. A rule that matches too often has one alert for many events, and TIMES says for how many. What happened around an alert, \"warren alert show\" tells.",
+			"FILTER is a condition on the fields of the kind alert. One alert can be of many events that are alike, or of a rule that matches too often: TIMES says of how many. What happened around an alert, \"warren alert show\" tells.",
 		examples: []example{
 			{"warren alert list", "What happened in the last day"},
 			{"warren alert list --since 1h 'alert.priority in (Emergency, Alert, Critical, Error)' -f", "The worst of the last hour, and what comes"},
@@ -99,7 +99,7 @@ type alertTable struct {
 const alertContainer = 5
 
 func (at *alertTable) fields() []string {
-	names := slices.Concat([]string{"evt.time", "evt.kind", "alert.priority", "alert.rule", "alert.output", "alert.count", "alert.uuid", "proc.pid", "proc.name"}, placeFields,
+	names := slices.Concat([]string{"evt.time", "evt.kind", "alert.priority", "alert.rule", "alert.output", "alert.count", "alert.first", "alert.uuid", "proc.pid", "proc.name"}, placeFields,
 		[]string{"lost.count", "lost.kind", "lost.lane", "lost.consumer"})
 	if at.wide {
 		names = slices.Concat(names, userFields, executableFields, []string{"proc.aname", "proc.pname"})
@@ -125,7 +125,7 @@ func (at *alertTable) row(r *record) []cell {
 		{},
 		{text: s.safe(r.str("proc.name"))},
 	}
-	if n := r.num("alert.count"); n > 1 {
+	if n := r.num("alert.count"); n > 1 || r.has("alert.first") {
 		row[3] = count(uint64(n))
 	}
 	row = at.place.cells(row, r, alertContainer, true)
@@ -230,7 +230,11 @@ func showAlert(ctx context.Context, env *Env, who *answerer, r *record) error {
 	v.line("priority", v.paint(priorityColor(r.str("alert.priority")), v.safe(r.str("alert.priority"))))
 	v.line("when", at.In(env.Now().Location()).Format("2006-01-02 15:04:05.000"))
 	v.line("says", v.safe(r.str("alert.output")))
-	if n := r.num("alert.count"); n > 1 {
+	switch n := r.num("alert.count"); {
+	case r.has("alert.first"):
+		first := r.time("alert.first").In(env.Now().Location()).Format("2006-01-02 15:04:05.000")
+		v.line("times", fmt.Sprintf("%d since %s, of which this is the last", n, first))
+	case n > 1:
 		v.line("times", fmt.Sprintf("%d, of which this is the last", n))
 	}
 	v.line("tags", v.safe(strings.Join(r.list("alert.tags"), ", ")))

@@ -20,6 +20,9 @@ func (v *statusView) rules() {
 		v.line("changed files", v.paint(red, "not used: ")+v.safe(st.Refused))
 	}
 	v.line("alerts", strconv.FormatUint(st.Alerts, 10))
+	if st.Unlike > 0 {
+		v.line("not counted together", v.paint(yellow, strconv.FormatUint(st.Unlike, 10)+" alerts: too many are different"))
+	}
 	if st.Lost > 0 {
 		v.line("lost", v.paint(red, strconv.FormatUint(st.Lost, 10)+" events that rules may have matched"))
 	}

@@ -1,5 +1,7 @@
 package event
 
+import "time"
+
 // Alert says that an event matched a rule. Its time and its process are those of
 // that event.
 type Alert struct {
@@ -13,10 +15,13 @@ type Alert struct {
 	ID       string   `field:"alert.uuid" doc:"id of the alert that no other has"`
 	// About is the number of the event, 0 where the alert is about none.
 	About uint64 `field:"alert.evt.num,omitzero" doc:"evt.num of the event that matched"`
-	// Times is how many events the alert is about: where a rule matches too often
-	// to tell each, those of a second are one alert, about the last of them.
-	Times uint64 `field:"alert.count,omitzero" doc:"how many events matched; more than one where a rule matches too often to tell each"`
-	Cause string `field:"alert.evt.type" doc:"evt.type of the event that matched"`
+	// Times is how many events the alert is about. Where a rule matches too often to
+	// tell each, and where alerts are like one that was told before, they are told
+	// together: First and Last are when, and the event is the last of them.
+	Times uint64    `field:"alert.count,omitzero" doc:"how many events matched; more than one where several are told together: too many in a second, or like one that was told before"`
+	First time.Time `field:"alert.first" doc:"when the first of several events that are told together happened"`
+	Last  time.Time `field:"alert.last" doc:"when the last of them happened"`
+	Cause string    `field:"alert.evt.type" doc:"evt.type of the event that matched"`
 }
 
 // Kind implements [Data].

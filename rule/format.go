@@ -227,3 +227,16 @@ func (p *part) plain() bool {
 	}
 	return false
 }
+
+// Key returns a format of the fields of f alone, with a zero byte behind each:
+// what it says of two events is the same if the values are. Fields that skip
+// names are not in it.
+func (f *Format) Key(skip func(name string) bool) *Format {
+	k := &Format{}
+	for _, p := range f.fields {
+		if !skip(p.name) {
+			k.parts = append(k.parts, part{name: p.name, value: p.value}, part{text: "\x00"})
+		}
+	}
+	return k
+}
