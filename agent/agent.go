@@ -146,11 +146,8 @@ func Run(ctx context.Context, cfg Config, stdout io.Writer, log *slog.Logger) (e
 	}
 	part("identity", me.who.Run)
 	part("pipeline", me.spine.Run)
-	if me.history.keeps() {
+	if me.history != nil {
 		part("history", me.history.run)
-	}
-	if me.history.archives() {
-		part("archive", me.history.away.Run)
 	}
 	if me.member != nil {
 		part("kubernetes", func(ctx context.Context) error { return me.member.run(ctx, log) })

@@ -8,6 +8,7 @@ import (
 	"iter"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"warren/api"
@@ -64,60 +65,112 @@ const (
 
 // A history takes what is kept from the pipeline to the store, and answers for it.
 type history struct {
-	prog  *filter.Program
-	kinds event.KindSet
-	cfg   HistoryConfig
-	store *store.Store     // nil where the directory cannot be used,
-	wrong error            // and then why
-	away  *archive.Archive // nil where nothing is copied
-	log   *slog.Logger
-	sub   *pipeline.Subscription
+	prog   *filter.Program
+	kinds  event.KindSet
+	cfg    HistoryConfig
+	node   string
+	by     string // version of Warren
+	living func() iter.Seq[*event.Process]
+	spine  *pipeline.Pipeline
+	log    *slog.Logger
+	kept   atomic.Pointer[keeping] // nil while the directory cannot be used
 
 	mu     sync.Mutex
+	wrong  error         // why it cannot
 	taken  uint64        // of what the subscription has told
 	caught chan struct{} // closed when taken has grown, and somebody waits; or nil
 	ended  bool
 }
 
+// A keeping is where events are kept, and where they come from.
+type keeping struct {
+	store *store.Store
+	away  *archive.Archive // nil where nothing is copied
+	sub   *pipeline.Subscription
+}
+
+// How soon a directory that cannot be used is tried again: after the first, and twice
+// that each time, up to the second.
+const (
+	historyRetry    = time.Second
+	maxHistoryRetry = time.Minute
+)
+
 // openHistory opens the store; nil where nothing is to be kept. That the store
-// cannot be used is told, and leaves the agent to what happens.
+// cannot be used is told, and leaves the agent to what happens: run tries again.
 func openHistory(cfg Config, spine *pipeline.Pipeline, living func() iter.Seq[*event.Process], log *slog.Logger) (*history, error) {
 	if cfg.History.Off {
 		return nil, nil
 	}
-	h := &history{cfg: cfg.History, log: log}
+	h := &history{cfg: cfg.History, node: cfg.Node, by: cfg.Version, living: living, spine: spine, log: log}
 	var err error
 	if h.prog, err = filter.Compile(cfg.History.Filter); err != nil {
 		return nil, fmt.Errorf("history: filter: %w", err)
 	}
 	h.kinds = h.prog.Asked() &^ event.StateKinds
+	if err := h.open(); err != nil {
+		h.failed(err)
+	}
+	return h, nil
+}
+
+// open opens the store and what copies its files, and asks the pipeline for what is
+// kept.
+func (h *history) open() (err error) {
+	k := &keeping{}
 	sc := store.Config{
-		Dir: cfg.History.Dir, Node: cfg.Node, Version: cfg.Version, MaxBytes: cfg.History.Size, MaxAge: cfg.History.Age,
-		SegmentBytes: cfg.History.SegmentSize, SegmentAge: cfg.History.SegmentAge, Living: living,
+		Dir: h.cfg.Dir, Node: h.node, Version: h.by, MaxBytes: h.cfg.Size, MaxAge: h.cfg.Age,
+		SegmentBytes: h.cfg.SegmentSize, SegmentAge: h.cfg.SegmentAge, Living: h.living,
 	}
-	if cfg.History.Archive.On() {
+	if h.cfg.Archive.On() {
 		// The store asks for none of these before it runs.
-		sc.Held, sc.HeldBytes = func(name string) bool { return h.away.Held(name) }, cfg.History.Archive.Spare
-		sc.Sealed = func() { h.away.Wake() }
+		sc.Held, sc.HeldBytes = func(name string) bool { return k.away.Held(name) }, h.cfg.Archive.Spare
+		sc.Sealed = func() { k.away.Wake() }
 	}
-	if h.store, h.wrong = store.Open(sc, log); h.store == nil {
-		log.Warn("nothing is kept for later", "err", h.wrong)
-		return h, nil
+	if k.store, err = store.Open(sc, h.log); err != nil {
+		return err
 	}
-	if cfg.History.Archive.On() {
-		if h.away, err = h.openArchive(); err != nil {
-			return nil, errors.Join(fmt.Errorf("history: %w", err), h.store.Close())
-		}
+	if h.cfg.Archive.On() {
+		k.away, err = h.openArchive(k.store)
 	}
-	return h, h.subscribe(spine)
+	if err == nil {
+		o := pipeline.Options{Name: "history", Filter: h.prog.String(), Kinds: h.kinds, Interest: h.prog.Interest().Among(h.kinds), Match: h.prog.Match, Queue: historyQueue}
+		k.sub, err = h.spine.Subscribe(o)
+	}
+	if err != nil {
+		return errors.Join(fmt.Errorf("history: %w", err), k.store.Close())
+	}
+	h.kept.Store(k)
+	return nil
+}
+
+// failed says why nothing is kept, once for each reason.
+func (h *history) failed(err error) {
+	h.mu.Lock()
+	known := h.wrong != nil && h.wrong.Error() == err.Error()
+	h.wrong = err
+	h.mu.Unlock()
+	if !known {
+		h.log.Warn("nothing is kept for later", "err", err)
+	}
+}
+
+// store returns the store, or why there is none.
+func (h *history) store() (*store.Store, error) {
+	if k := h.kept.Load(); k != nil {
+		return k.store, nil
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return nil, h.wrong
 }
 
 // openArchive opens what copies the store's files.
-func (h *history) openArchive() (*archive.Archive, error) {
+func (h *history) openArchive(s *store.Store) (*archive.Archive, error) {
 	return archive.Open(archive.Config{
 		Dir: h.cfg.Dir, Target: h.cfg.Archive.Target, Credentials: h.cfg.Archive.Credentials,
 		Segments: func() []archive.Segment {
-			sealed := h.store.Segments()
+			sealed := s.Segments()
 			list := make([]archive.Segment, len(sealed))
 			for i, s := range sealed {
 				list[i] = archive.Segment{Name: s.Name, Size: s.Size, Last: s.Last}
@@ -127,51 +180,73 @@ func (h *history) openArchive() (*archive.Archive, error) {
 	}, h.log)
 }
 
-// archives reports whether the history is copied.
-func (h *history) archives() bool { return h.keeps() && h.away != nil }
-
-// keeps reports whether there is a store to keep something in.
-func (h *history) keeps() bool { return h != nil && h.store != nil }
-
-// subscribe asks the pipeline for what is kept.
-func (h *history) subscribe(spine *pipeline.Pipeline) (err error) {
-	o := pipeline.Options{Name: "history", Filter: h.prog.String(), Kinds: h.kinds, Interest: h.prog.Interest().Among(h.kinds), Match: h.prog.Match, Queue: historyQueue}
-	h.sub, err = spine.Subscribe(o)
-	return err
+// retry opens the store, however long that takes; nil when ctx ends before.
+func (h *history) retry(ctx context.Context) *keeping {
+	for wait, began := historyRetry, time.Now(); ; wait = min(2*wait, maxHistoryRetry) {
+		if k := h.kept.Load(); k != nil {
+			return k
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(wait):
+		}
+		if err := h.open(); err != nil {
+			h.failed(err)
+			continue
+		}
+		h.log.Info("what happens is kept from now on", "dir", h.cfg.Dir, "nothingFor", time.Since(began).Round(time.Second))
+	}
 }
 
 // run keeps events until the pipeline ends, which ctx makes it do, and then sees
 // to it that all are on the disk.
 func (h *history) run(ctx context.Context) error {
+	k := h.retry(ctx)
+	if k == nil {
+		return nil
+	}
 	over, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	defer cancel()
 	context.AfterFunc(ctx, func() { time.AfterFunc(historyGrace, cancel) })
-	writing := make(chan error, 1)
+	writing, copying := make(chan error, 1), make(chan error, 1)
 	storing, stop := context.WithCancel(context.WithoutCancel(ctx))
-	go func() { writing <- h.store.Run(storing) }()
-	err := h.keep(over)
+	copied, leave := context.WithCancel(ctx)
+	go func() { writing <- k.store.Run(storing) }()
+	go func() {
+		var err error
+		if k.away != nil {
+			err = k.away.Run(copied)
+		}
+		copying <- err
+	}()
+	err := h.keep(over, k)
 	stop()
-	return errors.Join(err, <-writing, h.store.Close())
+	leave()
+	return errors.Join(err, <-writing, <-copying, k.store.Close())
 }
 
 // settled writes down which processes there are, once they have been read.
 func (h *history) settled() {
-	if h.keeps() {
-		h.store.RememberLiving()
+	if h == nil {
+		return
+	}
+	if k := h.kept.Load(); k != nil {
+		k.store.RememberLiving()
 	}
 }
 
-func (h *history) keep(ctx context.Context) error {
+func (h *history) keep(ctx context.Context, k *keeping) error {
 	defer h.end()
 	for {
-		e, err := h.sub.Next(ctx)
+		e, err := k.sub.Next(ctx)
 		switch {
 		case errors.Is(err, io.EOF), err != nil && ctx.Err() != nil:
 			return nil
 		case err != nil:
 			return err
 		}
-		h.store.Append(e)
+		k.store.Append(e)
 		h.mu.Lock()
 		h.taken++
 		if h.caught != nil {
@@ -193,8 +268,8 @@ func (h *history) end() {
 }
 
 // catch waits until the store has had everything that was published so far.
-func (h *history) catch(ctx context.Context) error {
-	mark := h.sub.Mark()
+func (h *history) catch(ctx context.Context, k *keeping) error {
+	mark := k.sub.Mark()
 	for {
 		h.mu.Lock()
 		if h.taken >= mark || h.ended {
@@ -226,73 +301,70 @@ var _ api.History = (*history)(nil)
 
 // Sync implements [api.History].
 func (h *history) Sync(ctx context.Context) (uint64, error) {
-	if h.store == nil {
-		return 0, h.wrong
-	}
-	if err := h.catch(ctx); err != nil {
+	s, err := h.store()
+	if err != nil {
 		return 0, err
 	}
-	return h.store.Sync(ctx, 0)
+	if err := h.catch(ctx, h.kept.Load()); err != nil {
+		return 0, err
+	}
+	return s.Sync(ctx, 0)
 }
 
 // Events implements [api.History]. What was lost is told whatever the filter is.
 func (h *history) Events(ctx context.Context, q api.PastQuestion) iter.Seq2[*event.Event, error] {
-	sq, err := h.query(q)
+	s, sq, err := h.query(q)
 	if err == nil {
-		return h.store.Query(ctx, sq)
+		return s.Query(ctx, sq)
 	}
 	return func(yield func(*event.Event, error) bool) { yield(nil, err) }
 }
 
 // query is a question in the words of the store.
-func (h *history) query(q api.PastQuestion) (store.Query, error) {
+func (h *history) query(q api.PastQuestion) (*store.Store, store.Query, error) {
 	sq := store.Query{Filter: q.Filter, Since: q.Since, Until: q.Until, Kinds: q.Kinds, UpTo: q.UpTo, After: q.After, Limit: q.Limit, Newest: q.Newest}
-	if h.store == nil {
-		return sq, h.wrong
-	}
-	if q.Filter != nil && q.Kinds.Has(event.KindLost) && q.Filter.String() != "" {
-		var err error
+	s, err := h.store()
+	if err == nil && q.Filter != nil && q.Kinds.Has(event.KindLost) && q.Filter.String() != "" {
 		sq.Filter, err = filter.Compile("(" + q.Filter.String() + ") or evt.kind = lost")
-		return sq, err
 	}
-	return sq, nil
+	return s, sq, err
 }
 
 // Hold implements [api.History].
 func (h *history) Hold() func() {
-	if h.store == nil {
+	s, err := h.store()
+	if err != nil {
 		return func() {}
 	}
-	return h.store.Hold()
+	return s.Hold()
 }
 
 // Processes implements [api.History].
 func (h *history) Processes(ctx context.Context, at time.Time) iter.Seq2[*event.Process, error] {
-	if h.store == nil {
-		return func(yield func(*event.Process, error) bool) { yield(nil, h.wrong) }
+	s, err := h.store()
+	if err != nil {
+		return func(yield func(*event.Process, error) bool) { yield(nil, err) }
 	}
-	return h.store.Processes(ctx, at)
+	return s.Processes(ctx, at)
 }
 
 // Export implements [api.History].
 func (h *history) Export(ctx context.Context, w io.Writer, q api.PastQuestion) (int64, error) {
-	if h.store == nil {
-		return 0, h.wrong
-	}
-	sq, err := h.query(q)
+	s, sq, err := h.query(q)
 	if err != nil {
 		return 0, err
 	}
-	return h.store.Export(ctx, w, sq)
+	return s.Export(ctx, w, sq)
 }
 
 // Prune implements [api.History].
 func (h *history) Prune(ctx context.Context, before time.Time) (api.Pruned, error) {
-	if h.store == nil {
-		return api.Pruned{}, h.wrong
+	s, err := h.store()
+	if err != nil {
+		return api.Pruned{}, err
 	}
-	p, err := h.store.Prune(ctx, before)
-	return api.Pruned{Segments: p.Segments, Bytes: p.Bytes, Before: before, Oldest: h.store.Status().First}, err
+	p, err := s.Prune(ctx, before)
+	return api.Pruned{Segments: p.Segments, Bytes: p.Bytes, Before: before, Oldest: s.Status().First}, err
 }
 
 // Status implements [api.History].
@@ -300,11 +372,12 @@ func (h *history) Status() api.HistoryStatus {
 	st := api.HistoryStatus{
 		Dir: h.cfg.Dir, Filter: h.prog.String(), Kinds: api.KindNames(h.kinds), MaxBytes: h.cfg.Size, MaxAge: h.cfg.Age, Segments: []api.HistorySegments{},
 	}
-	if h.store == nil {
-		st.Error = h.wrong.Error()
+	open, err := h.store()
+	if err != nil {
+		st.Error = err.Error()
 		return st
 	}
-	s := h.store.Status()
+	s := open.Status()
 	st.Bytes, st.Oldest, st.Newest, st.Events, st.Rows, st.Lost = s.Size, s.First, s.Last, s.Events, s.Rows, s.Lost
 	st.Torn, st.Broken = s.Torn.Bytes+s.Torn.DamagedBytes, int(s.Torn.Unreadable)+s.Unreadable
 	if s.Logs > 0 {
@@ -318,8 +391,8 @@ func (h *history) Status() api.HistoryStatus {
 	if s.Failure != nil {
 		st.Error = s.Failure.What
 	}
-	if h.archives() {
-		a := h.away.Status()
+	if away := h.kept.Load().away; away != nil {
+		a := away.Status()
 		st.Archive = &api.HistoryArchive{
 			URL: a.Target, Segments: a.Archived, Bytes: a.ArchivedBytes, Copied: a.Copied, CopiedBytes: a.CopiedBytes, LastCopy: a.LastCopy,
 			Waiting: a.Waiting, WaitingBytes: a.WaitingBytes, WaitingSince: a.WaitingSince, Error: a.Error, FailingSince: a.FailingSince,

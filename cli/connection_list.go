@@ -74,7 +74,7 @@ func connectionListCommand(g *globals) *command {
 			}
 			ctx, cancel := g.finite(ctx, follow)
 			defer cancel()
-			who.remembered(ctx, q.Since)
+			who.remembered(ctx, &q)
 			lines := who.Connections(ctx, q)
 			if follow {
 				lines = who.FollowConnections(ctx, q)

@@ -123,7 +123,7 @@ func eventsCommand(g *globals) *command {
 			}
 			ctx, cancel := g.finite(ctx, !recent && !past)
 			defer cancel()
-			who.remembered(ctx, q.Since)
+			who.remembered(ctx, &q)
 			lines := who.Events(ctx, q)
 			if recent || past {
 				lines = who.Recent(ctx, q)

@@ -172,7 +172,7 @@ func historyExportCommand(g *globals) *command {
 			if err := when.ask(&q, env.Now()); err != nil {
 				return err
 			}
-			who.remembered(ctx, q.Since)
+			who.remembered(ctx, &q)
 			to := env.Stdout
 			if file != "" {
 				f, failed := newFile(file)

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"warren/api"
+	"warren/filter"
 	"warren/settings"
 )
 
@@ -61,9 +62,14 @@ func (p *period) ask(q *api.Question, now time.Time) (err error) {
 }
 
 // remembered says where the history begins, if that is after what is asked for:
-// nobody takes silence for an answer then. Agents without one say so themselves.
-func (a *answerer) remembered(ctx context.Context, since time.Time) {
+// nobody takes silence for an answer then. Agents without one say so themselves. What
+// is no question, as its filter is none, is only told that.
+func (a *answerer) remembered(ctx context.Context, q *api.Question) {
+	since := q.Since
 	if a.cluster || since.IsZero() {
+		return
+	}
+	if _, err := filter.Compile(q.Filter); err != nil {
 		return
 	}
 	b, err := a.History(ctx)

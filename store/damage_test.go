@@ -574,7 +574,9 @@ func TestLateEvents(t *testing.T) {
 
 // TestUnreadableHolds: what nobody can read is not kept for anybody.
 func TestUnreadableHolds(t *testing.T) {
-	s := openAt(t, Config{Dir: t.TempDir(), MaxAge: time.Hour, Held: func(string) bool { return true }, HeldBytes: 1 << 40})
+	up := time.Duration(0)
+	uptime := func() time.Duration { up += 2 * time.Hour; return up } // the clock is believed
+	s := openAt(t, Config{Dir: t.TempDir(), MaxAge: time.Hour, uptime: uptime, Held: func(string) bool { return true }, HeldBytes: 1 << 40})
 	defer s.Close()                     //nolint:errcheck // checked by others
 	fillStore(t, s, newInventor(1), 20) // of 2023
 	if err := s.Seal(t.Context()); err != nil {

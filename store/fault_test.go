@@ -330,3 +330,15 @@ func TestClockBack(t *testing.T) {
 		t.Fatalf("%+v; said:\n%s", st, said())
 	}
 }
+
+func TestFailureText(t *testing.T) {
+	for want, err := range map[string]error{
+		"write: no space left on device":          syscall.ENOSPC,
+		"write /h/1.wrs: no space left on device": &os.PathError{Op: "write", Path: "/h/1.wrs", Err: syscall.ENOSPC},
+		"write: open /h/1.wrs: no such file":      errors.New("open /h/1.wrs: no such file"),
+	} {
+		if got := failureText("write", err); got != want {
+			t.Errorf("%q, want %q", got, want)
+		}
+	}
+}

@@ -107,12 +107,14 @@ func (s *Store) groups() []group {
 func (s *Store) retain() error {
 	s.sealing.Lock()
 	defer s.sealing.Unlock()
-	oldest := s.cfg.Now().Add(-s.cfg.MaxAge)
 	s.mu.Lock()
 	groups := s.groups()
-	total := int64(0)
+	total, newest := int64(0), time.Time{}
 	for _, g := range groups {
 		total += g.size
+		if g.last.After(newest) {
+			newest = g.last
+		}
 	}
 	for _, g := range s.segments {
 		g.mu.Lock()
@@ -120,6 +122,7 @@ func (s *Store) retain() error {
 		g.mu.Unlock()
 	}
 	s.mu.Unlock()
+	oldest := s.age(newest).Add(-s.cfg.MaxAge)
 	var errs []error
 	for _, g := range groups {
 		if total <= s.cfg.MaxBytes && !g.last.Before(oldest) {

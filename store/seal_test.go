@@ -209,10 +209,11 @@ func TestSealDamaged(t *testing.T) {
 
 func TestRetention(t *testing.T) {
 	m := newInventor(3)
-	now := m.at
+	now, began := m.at, m.at
 	dir := t.TempDir()
 	held := map[string]bool{}
 	cfg := Config{Dir: dir, MaxBytes: 1 << 40, MaxAge: time.Hour, Now: func() time.Time { return now }, Held: func(name string) bool { return held[name] }, HeldBytes: 1 << 40}
+	cfg.uptime = func() time.Duration { return now.Sub(began) }
 	s := openAt(t, cfg)
 	defer s.Close() //nolint:errcheck // checked by others
 	var batches [][]*event.Event
@@ -290,6 +291,64 @@ func TestRetention(t *testing.T) {
 			t.Errorf("%+v", k)
 		}
 	}
+}
+
+// TestClockSetForward: what is kept is not old because somebody set the clock, unless
+// it stays where it was set to.
+func TestClockSetForward(t *testing.T) {
+	m := newInventor(3)
+	now, up := m.at, time.Duration(0)
+	log, said := logged()
+	cfg := Config{Dir: t.TempDir(), MaxAge: 24 * time.Hour, Now: func() time.Time { return now }, uptime: func() time.Duration { return up }}
+	open := func() *Store {
+		s, err := Open(cfg, log)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return s
+	}
+	s := open()
+	fillStore(t, s, m, 50)
+	if err := s.Seal(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	retain := func(want bool, lines int) {
+		t.Helper()
+		if err := s.retain(); err != nil {
+			t.Fatal(err)
+		}
+		if got := len(s.Segments()) > 0; got != want {
+			t.Fatalf("there is a history: %v", got)
+		}
+		if n := strings.Count(said(), "far ahead"); n != lines {
+			t.Fatalf("said %d times, want %d:\n%s", n, lines, said())
+		}
+	}
+	later := func(wall, real time.Duration) { now, up = now.Add(wall), up+real }
+	retain(true, 0)
+	later(20*time.Hour, 20*time.Hour)
+	retain(true, 0)
+	later(1000*time.Hour, time.Minute)
+	retain(true, 1)
+	later(time.Minute, time.Minute)
+	retain(true, 1)
+	later(-1000*time.Hour, time.Minute) // and back again
+	retain(true, 1)
+	later(1000*time.Hour, time.Minute)
+	retain(true, 2)
+	// Time goes on meanwhile.
+	later(30*time.Minute, 30*time.Minute)
+	retain(true, 2)
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	s = open()      // at a start nobody knows
+	defer s.Close() //nolint:errcheck // checked by others
+	retain(true, 3)
+	later(59*time.Minute, 59*time.Minute)
+	retain(true, 3)
+	later(time.Minute, time.Minute)
+	retain(false, 3)
 }
 
 // TestBadFiles puts files into the history that are no good: each is named once and

@@ -24,6 +24,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"time"
 
@@ -56,6 +57,8 @@ type Config struct {
 
 	files    files
 	sealStep sealStep
+	// uptime goes on whatever the wall clock is set to.
+	uptime func() time.Duration
 	// maxPending is how many bytes wait for a disk that does not take them.
 	maxPending int64
 }
@@ -98,6 +101,10 @@ func (c Config) withDefaults() (Config, error) {
 	}
 	if c.Now == nil {
 		c.Now = time.Now
+	}
+	if c.uptime == nil {
+		began := time.Now()
+		c.uptime = func() time.Duration { return time.Since(began) }
 	}
 	if c.files == nil {
 		c.files = disk{}
@@ -149,6 +156,7 @@ type Store struct {
 
 	// sealing seals and removes, one goroutine at a time; rotated asks for it.
 	sealing sync.Mutex
+	aged    ageClock
 	rotated chan struct{}
 }
 
@@ -459,7 +467,7 @@ func (s *Store) failed(what string, err error) {
 		if s.state.failing == nil {
 			s.state.failing = map[string]*Failure{}
 		}
-		s.state.failing[what] = &Failure{Since: s.cfg.Now(), What: what + ": " + err.Error()}
+		s.state.failing[what] = &Failure{Since: s.cfg.Now(), What: failureText(what, err)}
 	}
 	s.mu.Unlock()
 	if !first {
@@ -470,6 +478,14 @@ func (s *Store) failed(what string, err error) {
 			s.log.Warn("history: the disk fails", "dir", s.cfg.Dir, "what", what, "so", d.means, "err", err)
 		}
 	}
+}
+
+// failureText says what failed and why. Errors of files begin with the same word.
+func failureText(what string, err error) string {
+	if text := err.Error(); strings.HasPrefix(text, what+" ") {
+		return text
+	}
+	return what + ": " + err.Error()
 }
 
 // works says that it does so again.

@@ -260,6 +260,30 @@ func TestE2EHistoryWithoutRoom(t *testing.T) {
 	if who := a.ok("who", "127.0.0.1"); strings.Contains(who, "/proc/no") {
 		t.Error(who)
 	}
+	// A directory that can be used after all is used.
+	file := filepath.Join(t.TempDir(), "file")
+	if err := os.WriteFile(file, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	late := start(t, options{args: []string{"--history", filepath.Join(file, "history")}})
+	if st := late.ok("status"); !strings.Contains(st, "nothing goes to the disk") {
+		t.Errorf("status does not tell:\n%s", st)
+	}
+	if err := os.Remove(file); err != nil {
+		t.Fatal(err)
+	}
+	testkit.Wait(t, "what happens in the history", func() bool {
+		if late.warren("events", "--since", "1h").code != 0 {
+			return false
+		}
+		if err := shell(t, "exit 0", word).Run(); err != nil {
+			t.Fatal(err)
+		}
+		return len(late.objects("events", "--since", "1h", "evt.kind = exit and proc.cmdline contains "+word)) > 0
+	})
+	if st := late.ok("status"); strings.Contains(st, "nothing goes to the disk") {
+		t.Errorf("status tells of what is over:\n%s", st)
+	}
 	off := start(t, options{args: []string{"--history", "off"}})
 	if r := off.warren("history", "status"); r.code != 1 || !strings.Contains(r.stderr, "keeps no history") {
 		t.Errorf("exit code %d: %s", r.code, r.stderr)
