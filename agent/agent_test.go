@@ -9,6 +9,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -227,4 +228,52 @@ func TestBPFOnDemand(t *testing.T) {
 			}
 		}
 	}
+}
+
+// A process whose records were lost is known all the same, when the losses are over.
+func TestBPFLostProcess(t *testing.T) {
+	needBPF(t)
+	dir := t.TempDir()
+	config := filepath.Join(dir, "config.yaml")
+	if err := os.WriteFile(config, []byte("rings: {critical: 64KiB}\nhistory: {enabled: false}\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	a := startAgent(t, dir, "-config", config).running(t)
+	goOn := func() { _ = a.cmd.Process.Signal(unix.SIGCONT) }
+	t.Cleanup(goOn) // before the agent is waited for
+	if err := a.cmd.Process.Signal(unix.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	testkit.Wait(t, "the agent to stop", func() bool {
+		stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", a.cmd.Process.Pid))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return bytes.HasPrefix(stat[bytes.LastIndexByte(stat, ')')+1:], []byte(" T"))
+	})
+	// Far more than the ring holds.
+	if err := exec.Command("sh", "-c", "i=0; while [ $i -lt 600 ]; do (:); i=$((i+1)); done").Run(); err != nil {
+		t.Fatal(err)
+	}
+	sleeper := exec.Command("sleep", "1000")
+	if err := sleeper.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		_ = sleeper.Process.Kill()
+		_ = sleeper.Wait()
+	})
+	goOn()
+	testkit.Wait(t, "the losses to be told", func() bool {
+		return slices.ContainsFunc(a.status(t).Losses, func(l api.Loss) bool { return l.Lane == "critical" && l.Count > 0 })
+	})
+	testkit.Wait(t, "the process to be known", func() bool {
+		for line, err := range a.Processes(t.Context(), api.Question{Filter: fmt.Sprintf("proc.pid = %d and proc.cmdline = 'sleep 1000'", sleeper.Process.Pid)}) {
+			if err != nil {
+				t.Fatal(err)
+			}
+			return len(line) > 0
+		}
+		return false
+	})
 }

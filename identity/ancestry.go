@@ -65,7 +65,17 @@ func (i *Identity) Relink() {
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	i.relink()
+	i.procs.doubt = 0
 	i.filler.askHidden(i.unseenParents(), i.procs.now)
+}
+
+// Doubt says that records of processes may be missing since a time (ktime), and that
+// all that exist are read now: of a process that has been forked since then and of
+// which no exec is known, what is read is believed. [Identity.Relink] ends it.
+func (i *Identity) Doubt(since uint64) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	i.procs.doubt = since
 }
 
 // maxHidden bounds how many parents are looked up at the start: more are missing only

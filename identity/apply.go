@@ -1,6 +1,8 @@
 package identity
 
 import (
+	"slices"
+
 	"warren/event"
 )
 
@@ -137,6 +139,7 @@ func (i *Identity) applyTask(e *event.Event) {
 	}
 	parent := t.get(p.ParentKey)
 	img := (*image)(nil)
+	known := false
 	if en != nil {
 		// Known from its own events. The record adds nothing but what has changed
 		// unseen; an image that is still the same is better known from its exec.
@@ -147,13 +150,17 @@ func (i *Identity) applyTask(e *event.Event) {
 		if !old.StartTime.IsZero() {
 			p.StartTime = old.StartTime
 		}
-		if old.ExePath == p.ExePath && old.ExeInode == p.ExeInode && len(old.Args) > 0 {
+		if known = old.ExePath == p.ExePath && old.ExeInode == p.ExeInode && len(old.Args) > 0 && (!t.doubted(old) || slices.Equal(old.Args, p.Args)); known {
 			name := p.Name
 			inherit(p, old)
 			p.Name = name
 			img = en.snap.img
 		}
 		inheritSession(p, old)
+		if known && en.list == &t.living && sameTask(old, p) {
+			e.Process = old // a snapshot that says no more would be memory for nothing
+			return
+		}
 	}
 	i.tidy(p)
 	if img == nil {
@@ -164,6 +171,21 @@ func (i *Identity) applyTask(e *event.Event) {
 	t.incomplete = true
 	en = i.put(e, p, parent, img)
 	i.users.execed(p, en.cont, t.now)
+}
+
+// doubted reports whether the image of a process may be its parent's, though it has
+// one of its own: it was forked when records were being lost, and no exec is known.
+func (t *processes) doubted(p *event.Process) bool {
+	return t.doubt != 0 && p.Key.Start >= t.doubt && p.ExecTime.Before(p.StartTime)
+}
+
+// sameTask reports whether a record of a process that exists, completed by the image
+// that is known, tells nothing that has changed.
+func sameTask(old, p *event.Process) bool {
+	return old.Name == p.Name && old.Cwd == p.Cwd && old.Creds == p.Creds && old.Namespaces == p.Namespaces &&
+		old.Cgroup.CgroupKey == p.Cgroup.CgroupKey && old.LoginUID == p.LoginUID && old.SessionID == p.SessionID &&
+		old.SID == p.SID && old.PGID == p.PGID && old.TTY == p.TTY && old.VSID == p.VSID && old.VPGID == p.VPGID &&
+		old.ParentKey == p.ParentKey && (old.Parent != nil || p.ParentKey.IsZero())
 }
 
 // put makes p, complete but for its parent, the present snapshot of its process.

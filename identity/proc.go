@@ -29,6 +29,9 @@ type filler struct {
 	// nested is true where the agent has a cgroup namespace of its own, as in a
 	// pod: /proc then tells cgroups as they are seen from there.
 	nested bool
+	// firstClock is true where /proc tells starts by the clock of events, which those
+	// in another time namespace have not.
+	firstClock bool
 	// queue holds processes to be looked up; capacity 256. More unknown
 	// processes at a time mean a storm of losses, which this cannot mend.
 	queue chan event.Key
@@ -57,6 +60,7 @@ const (
 func (f *filler) init(cfg Config) {
 	f.dir = cfg.Proc
 	f.able = firstNamespace(cfg.Proc, "pid") == initPidNS
+	f.firstClock = namespaceOf(filepath.Join(cfg.Proc, "self/ns/time")) == initTimeNS
 	ns := namespaceOf(filepath.Join(cfg.Proc, "self/ns/cgroup"))
 	f.nested = ns != 0 && ns != initCgroupNS
 	f.queue = make(chan event.Key, 256)
@@ -492,8 +496,8 @@ func likeliest(lines []cgroupLine) string {
 	return best
 }
 
-// sweepGone forgets living processes that are no longer there: the record of
-// their end was lost. It looks at some each time, and believes what it sees the
+// sweepGone forgets living processes that are no longer there, or whose pid another
+// one has by now: the record of their end was lost. It looks at some each time, and believes what it sees the
 // second time: an exit can be under way.
 func (i *Identity) sweepGone() {
 	f := &i.filler
@@ -502,8 +506,12 @@ func (i *Identity) sweepGone() {
 	}
 	const perSweep = 1024
 	gone := func(k event.Key) bool {
-		var st unix.Stat_t
-		return errors.Is(unix.Stat(filepath.Join(f.dir, strconv.FormatUint(uint64(k.PID), 10)), &st), unix.ENOENT)
+		data, err := readUpTo(filepath.Join(f.dir, strconv.FormatUint(uint64(k.PID), 10), "stat"), 512)
+		if err != nil || !f.firstClock {
+			return errors.Is(err, unix.ENOENT)
+		}
+		st, err := parseStat(data)                      // nothing of one that goes at this moment
+		return err == nil && st.start != ticks(k.Start) // another has its pid
 	}
 	for k := range f.missing {
 		delete(f.missing, k)

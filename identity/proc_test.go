@@ -210,6 +210,25 @@ func TestVanishedProcess(t *testing.T) {
 	m.check()
 }
 
+// A process that ended unseen, and whose pid another one has by now that nobody told
+// of either.
+func TestVanishedProcessWithReusedPID(t *testing.T) {
+	m := realMachine(t)
+	if !m.filler.firstClock {
+		t.Skip("/proc tells starts by another clock than that of events")
+	}
+	k := startProcess(t, exec.Command("/bin/sleep", "1000"))
+	before := event.Key{PID: k.PID, Start: k.Start - 5e9}
+	m.Apply(&event.Event{Actor: before, Process: &event.Process{Key: before, PID: before.PID, Name: "before"}, Data: &event.ProcessState{}})
+	for range 3 {
+		m.sweepOnce(m.cfg.Ktime())
+	}
+	if s := m.Stats(); m.Process(before) != nil || s.Vanished != 1 {
+		t.Errorf("still there; %d vanished", s.Vanished)
+	}
+	m.check()
+}
+
 // TestContainerUsers runs a process in a root of its own, as containers do.
 func TestContainerUsers(t *testing.T) {
 	busybox, err := os.ReadFile("/bin/busybox")

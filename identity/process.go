@@ -32,7 +32,8 @@ type processes struct {
 	spareEntries int
 	spareSnaps   int
 
-	incomplete  bool // tasks came whose parents may have come later
+	incomplete  bool   // tasks came whose parents may have come later
+	doubt       uint64 // ktime since which records may be missing; 0: none is
 	relinkRound uint32
 	evicted     uint64
 	stripped    uint64

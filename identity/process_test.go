@@ -319,6 +319,79 @@ func TestTaskAfterItsOwnEvents(t *testing.T) {
 	m.check()
 }
 
+// When records were lost, a child with its parent's image may have one of its own: the
+// same program with other arguments, as the tools of busybox are.
+func TestTaskAfterLosses(t *testing.T) {
+	m := newMachine(t, nil)
+	init := m.task(1, event.Key{}, "init")
+	old, _ := m.fork(init, 90)
+	m.exec(old, nil, "/bin/busybox", "httpd")
+	worker, _ := m.fork(old, 91) // before the losses: it has its parent's image, and another title
+	m.tick(time.Second)
+	since := m.ktime
+	sh, _ := m.fork(init, 100)
+	m.exec(sh, nil, "/bin/busybox", "sh")
+	child, _ := m.fork(sh, 101) // its exec is lost
+	lost := event.Key{PID: 102, Start: m.ktime + 2000}
+
+	read := func(k, parent event.Key, args ...string) {
+		p := &event.Process{Key: k, PID: k.PID, TID: k.PID, ParentKey: parent, Name: args[0], ExePath: "/bin/busybox", ExeInode: 12, LoginUID: event.NoLogin, StartTime: m.now()}
+		p.SetArgs(args)
+		m.apply(k, p, &event.ProcessState{Type: "process"})
+	}
+	all := func() {
+		read(old, init, "busybox", "title")
+		read(worker, old, "busybox", "title")
+		read(sh, init, "busybox", "title")
+		read(child, sh, "wget", "http://x")
+		read(lost, sh, "nc", "-l")
+	}
+	is := func(when string, want ...string) {
+		t.Helper()
+		var got []string
+		for _, k := range []event.Key{old, worker, sh, child, lost} {
+			p := m.Process(k)
+			if p == nil {
+				got = append(got, "unknown")
+				continue
+			}
+			got = append(got, p.Name+": "+p.Cmdline)
+		}
+		if diff := cmp.Diff(want, got); diff != "" {
+			t.Errorf("%s (-want +got):\n%s", when, diff)
+		}
+	}
+	const httpd, shell = "busybox: busybox httpd", "busybox: busybox sh"
+	is("before", httpd, httpd, shell, shell, "unknown")
+	m.Doubt(since)
+	all()
+	m.Relink()
+	is("read again", httpd, httpd, shell, "wget: wget http://x", "nc: nc -l")
+	if a := ancestry(m.Process(lost)); a != "nc < busybox < init" {
+		t.Errorf("ancestry %s", a)
+	}
+	m.check()
+
+	// What has not changed is not kept once more.
+	before := m.Process(sh)
+	bytes := m.procs.bytes
+	m.Doubt(since)
+	all()
+	m.Relink()
+	if m.Process(sh) != before || m.procs.bytes > bytes {
+		t.Errorf("read without a change, the tables have %d bytes, had %d", m.procs.bytes, bytes)
+	}
+	m.check()
+
+	// Without losses what is known from their own events is better.
+	next, _ := m.fork(sh, 103)
+	read(next, sh, "busybox", "title")
+	if p := m.Process(next); p.Cmdline != "busybox sh" {
+		t.Errorf("after a record of what exists: %q", p.Cmdline)
+	}
+	m.check()
+}
+
 // A program that re-forks itself for ever, with and without an exec.
 func TestEndlessChain(t *testing.T) {
 	m := newMachine(t, func(c *Config) { c.MaxExited = 10 })

@@ -265,6 +265,7 @@ const (
 	initUserNS   = 0xEFFFFFFD
 	initPidNS    = 0xEFFFFFFC
 	initCgroupNS = 0xEFFFFFFB
+	initTimeNS   = 0xEFFFFFFA
 )
 
 // firstNamespace returns the number of the namespace that the machine's first

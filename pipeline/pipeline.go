@@ -102,11 +102,12 @@ type road interface {
 }
 
 // tables is what the pipeline needs of an [identity.Identity]. Apply, Pending,
-// Resolve and Relink are called by one goroutine at a time.
+// Resolve, Doubt and Relink are called by one goroutine at a time.
 type tables interface {
 	Apply(e *event.Event)
 	Pending(e *event.Event) bool
 	Resolve(e *event.Event, final bool)
+	Doubt(since uint64)
 	Relink()
 	Described() <-chan struct{}
 }
@@ -242,6 +243,9 @@ func (p *Pipeline) keep(ctx context.Context) {
 		case <-look.C:
 		case now := <-second.C:
 			p.reportLosses()
+			if p.losses.doubtDue(now) {
+				p.interestChanged() // to runSensors: one goroutine calls the sensors
+			}
 			costs := p.road.Costs()
 			p.mu.Lock()
 			p.sayUnnamed(now)

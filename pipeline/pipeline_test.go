@@ -85,6 +85,8 @@ type fakeSensor struct {
 	snapshot []*event.Event
 	onStop   func()
 	onStart  func()
+	// onSnapshot fails Snapshot, or holds it up.
+	onSnapshot func(context.Context) error
 }
 
 var _ sensor.Sensor = (*fakeSensor)(nil)
@@ -119,8 +121,13 @@ func (s *fakeSensor) Start(wanted interest.Set, emit func(*event.Event)) error {
 	return s.startErr
 }
 
-func (s *fakeSensor) Snapshot(context.Context) error {
+func (s *fakeSensor) Snapshot(ctx context.Context) error {
 	s.call("snapshot")
+	if s.onSnapshot != nil {
+		if err := s.onSnapshot(ctx); err != nil {
+			return err
+		}
+	}
 	for _, e := range s.snapshot {
 		s.emit(e)
 	}
@@ -145,6 +152,7 @@ type fakeTables struct {
 	mu        sync.Mutex
 	applied   int
 	relinks   int
+	doubts    []uint64
 	pending   map[string]bool
 	described chan struct{}
 }
@@ -159,6 +167,7 @@ func newFakeTables(pending ...string) *fakeTables {
 
 func (t *fakeTables) Apply(*event.Event) { t.applied++ }
 func (t *fakeTables) Relink()            { t.relinks++ }
+func (t *fakeTables) Doubt(since uint64) { t.doubts = append(t.doubts, since) }
 
 func (t *fakeTables) Pending(e *event.Event) bool {
 	t.mu.Lock()

@@ -132,6 +132,7 @@ func (p *Pipeline) runSensors(ctx context.Context) error {
 		if err := p.arrange(ctx, time.Now()); err != nil && ctx.Err() == nil {
 			p.log.Warn("a sensor could not be started", "err", err)
 		}
+		p.readAgain(ctx, time.Now())
 		if at, ok := p.nextStop(); ok {
 			timer.Reset(time.Until(at))
 		}

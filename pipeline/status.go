@@ -233,6 +233,8 @@ type losses struct {
 	strays uint64 // records without a header that could be read
 	logged time.Time
 	unsaid []*event.Lost // since the last log line
+	read   uint64        // ktime before the counters were last looked at
+	doubt  doubt
 }
 
 // counted names what a counter counts: a type of record, or the runs of a hook.
@@ -250,6 +252,8 @@ func (p *Pipeline) reportLosses() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	now := time.Now()
+	since := l.read
+	l.read = bootTime()
 	var news []*event.Lost
 	for _, c := range p.road.Counters() {
 		of := counted{record: c.ID} // its name may come to be known
@@ -258,6 +262,9 @@ func (p *Pipeline) reportLosses() {
 		}
 		was := l.seen[of]
 		l.seen[of] = c
+		if c.Lost > was.Lost || c.Malformed > was.Malformed {
+			l.doubt.note(c, since, now)
+		}
 		if n := c.Lost - min(was.Lost, c.Lost); n > 0 {
 			news = append(news, &event.Lost{Type: "lost", Count: n, What: c.Name, Lane: c.Lane.String()})
 		}
