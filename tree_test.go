@@ -41,6 +41,7 @@ var layers = []struct {
 	{4, []string{"settings"}, "what people write about agents and hubs"},
 	{4, []string{"archive"}, "copies files that it is told of, and knows neither events nor who sealed them"},
 	{5, []string{"alert"}, "rules at work know a stream of events, not whose"},
+	{6, []string{"alert/channel"}, "where alerts go: a channel knows an alert, not who made it"},
 	{5, []string{"pipeline", "api"}, "the spine and the answers know interfaces of sensors, not sensors"},
 	{5, []string{"datapath"}, "what packets meet knows the nouns of a cluster and policy, and nobody who asks"},
 	{6, []string{"sensor/all"}, "the one list of sensors"},

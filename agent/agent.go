@@ -103,6 +103,13 @@ func Run(ctx context.Context, cfg Config, stdout io.Writer, log *slog.Logger) (e
 		return err
 	}
 
+	// Alerts -> who waits for them.
+	if me.channels, err = openAlerts(cfg, me.spine, stdout, log); err != nil {
+		return err
+	}
+	defer me.channels.close()
+	cfg.API.TestAlert = me.channels.test
+
 	// Events that know who -> what is kept of them.
 	if me.history, err = openHistory(cfg, me.spine, func() iter.Seq[*event.Process] { return me.who.Processes }, log); err != nil {
 		return err
@@ -159,6 +166,7 @@ func Run(ctx context.Context, cfg Config, stdout io.Writer, log *slog.Logger) (e
 	if me.alerts != nil {
 		part("rules", me.alerts.Run)
 	}
+	part("alerts", me.channels.run)
 	if me.talk != nil {
 		part("map", func(ctx context.Context) error { return me.talk.Run(ctx, events{me.spine}) })
 	}

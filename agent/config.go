@@ -54,6 +54,7 @@ type Config struct {
 	Hubble     HubbleConfig
 	Network    NetworkConfig
 	Rules      RulesConfig
+	Alerts     AlertsConfig
 	History    HistoryConfig
 
 	Road     bpf.Config
@@ -61,6 +62,8 @@ type Config struct {
 	Identity identity.Config
 	Pipeline pipeline.Config
 	API      api.Config
+
+	given Options // what was loaded
 }
 
 // KubernetesConfig is how the agent learns of the cluster.
@@ -169,7 +172,7 @@ const nodeVariable = "NODE_NAME"
 // Load returns the settings: what is on the command line goes before what is in
 // the file, the file before the environment, and that before the defaults.
 func Load(o Options) (Config, error) {
-	var c Config
+	c := Config{given: o}
 	if o.Config != "" {
 		src, err := os.ReadFile(o.Config)
 		if err != nil {

@@ -121,6 +121,15 @@ func outcome(o Options) string {
 	}); c.History != d {
 		show("history", fmt.Sprintf("%+v", c.History))
 	}
+	for _, ch := range c.Alerts.Channels {
+		var set []string
+		for v, i := reflect.ValueOf(ch), 0; i < v.NumField(); i++ {
+			if f := v.Type().Field(i); f.IsExported() && !v.Field(i).IsZero() {
+				set = append(set, fmt.Sprintf("%s %+v", f.Name, v.Field(i)))
+			}
+		}
+		show("channel", strings.Join(set, ", "))
+	}
 	show("rings", fmt.Sprint(c.Road.CriticalBytes, " ", c.Road.BulkBytes, " ", c.Road.Idle, " ", c.Road.Busy))
 	show("process sensor's ring", c.Sensors.Process.CriticalBytes)
 	for _, hook := range slices.Sorted(maps.Keys(c.Road.Rungs)) {

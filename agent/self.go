@@ -33,6 +33,7 @@ type self struct {
 	creds    *api.Credentials
 	hubble   *api.Hubble       // nil where nobody can ask for flows
 	alerts   *alert.Engine     // nil where there are no rules
+	channels *alerts           // where alerts go
 	seen     *flowWatch        // nil where packets are left alone
 	talk     *api.MapCollector // nil where connections are not watched
 	road     *bpf.Road
@@ -85,6 +86,7 @@ func (s *self) Status() api.Status {
 		Kubernetes:    s.kubernetes(),
 		Network:       s.net.describe(),
 		Rules:         s.rules(),
+		Alerts:        s.channels.status(),
 		Capabilities:  []api.Cap{},
 		Sensors:       []api.Sensor{},
 		Kinds:         []api.Kind{},

@@ -71,6 +71,7 @@ func options() []option {
 			{Key: "aggregate", Doc: "for how long alerts like one that was told are counted, and told as one with their number when it ends: of the same rule, workload and values; 0 tells each (1m)", Set: setAggregate},
 			{Key: "output", Doc: "what is said behind every rule's output: \"container=%container.id\"", Set: setRuleOutput},
 		}},
+		{Key: "alerts", Doc: "where alerts go", Sub: alertsOptions()},
 		{Key: "history", Doc: "what is kept of the past, on disk", Sub: []option{
 			{Key: "enabled", Doc: "false keeps nothing (true)", Set: setHistoryEnabled},
 			{Key: "dir", Doc: "directory; without it history below that of the state", Set: file(func(c *Config) *string { return &c.History.Dir })},

@@ -454,7 +454,7 @@ func (w *worker) summarise() {
 	}
 	if w.lost > 0 {
 		w.e.spine.Tell(&event.Event{Time: time.Now(), Data: &event.Alert{
-			Type: "alert", Rule: LostRule, Priority: rule.Warning.String(), Source: "internal", ID: newID(),
+			Type: "alert", Rule: LostRule, Priority: rule.Warning.String(), Source: "internal", ID: NewID(),
 			Output: fmt.Sprintf("%d events were lost that rules may have matched: %s", w.lost, w.what),
 			Fields: string(event.AppendString([]byte(fmt.Sprintf(`{"lost.count":%d,"lost.kind":`, w.lost)), w.what)) + "}",
 		}})
@@ -474,7 +474,7 @@ func (w *worker) alert(r *rule.Rule, ev *event.Event, times uint64, first time.T
 	output := string(w.text)
 	w.text = r.Format.AppendFields(w.text[:0], ev)
 	a := &event.Alert{
-		Type: "alert", Rule: r.Name, Priority: r.Priority.String(), Source: r.Source, Output: output, Fields: string(w.text), Tags: r.Tags, ID: newID(),
+		Type: "alert", Rule: r.Name, Priority: r.Priority.String(), Source: r.Source, Output: output, Fields: string(w.text), Tags: r.Tags, ID: NewID(),
 		About: ev.Seq, Cause: typeOf(ev), Times: times, First: first,
 	}
 	if !first.IsZero() {
@@ -490,8 +490,8 @@ func typeOf(ev *event.Event) string {
 	return s
 }
 
-// newID returns a random UUID (RFC 9562, version 4).
-func newID() string {
+// NewID returns a random UUID (RFC 9562, version 4).
+func NewID() string {
 	var b [16]byte
 	rand.Read(b[:]) // never fails
 	b[6], b[8] = b[6]&0x0f|0x40, b[8]&0x3f|0x80

@@ -323,7 +323,7 @@ func TestFalcoJSON(t *testing.T) {
 	if got := AppendFalco(nil, ev, "host"); !json.Valid(got) {
 		t.Errorf("%s", got)
 	}
-	if a, b := newID(), newID(); a == b || len(a) != 36 || a[14] != '4' {
+	if a, b := NewID(), NewID(); a == b || len(a) != 36 || a[14] != '4' {
 		t.Errorf("ids %s and %s", a, b)
 	}
 }

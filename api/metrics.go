@@ -165,6 +165,13 @@ var metrics = []Metric[Status]{
 	{"warren_subscription_matched_events_total", "Events that consumers wanted, of all consumers ever.", Counter, nil, consumers(func(c Consumed) uint64 { return c.Matched })},
 	{"warren_subscription_delivered_events_total", "Events that consumers got.", Counter, nil, consumers(func(c Consumed) uint64 { return c.Delivered })},
 	{"warren_subscription_lost_events_total", "Events for which a consumer's queue had no room.", Counter, nil, consumers(func(c Consumed) uint64 { return c.Lost })},
+	{"warren_alert_channel_sent_total", "Alerts that a channel's receiver took.", Counter, []string{"channel"}, channels(func(c *AlertChannel) float64 { return float64(c.Sent) })},
+	{"warren_alert_channel_retries_total", "Attempts of a channel that failed and are made again.", Counter, []string{"channel"}, channels(func(c *AlertChannel) float64 { return float64(c.Retried) })},
+	{"warren_alert_channel_dead_total", "Alerts that a channel's receiver refused for good.", Counter, []string{"channel"}, channels(func(c *AlertChannel) float64 { return float64(c.Dead) })},
+	{"warren_alert_channel_lost_total", "Alerts that a channel had no room for: those that waited longest, and those that could not be written down.", Counter, []string{"channel"}, channels(func(c *AlertChannel) float64 { return float64(c.GivenUp + c.Lost) })},
+	{"warren_alert_channel_waiting", "Alerts that wait to be sent by a channel.", Gauge, []string{"channel"}, channels(func(c *AlertChannel) float64 { return float64(c.Waiting) })},
+	{"warren_alert_channel_waiting_bytes", "What they take.", Gauge, []string{"channel"}, channels(func(c *AlertChannel) float64 { return float64(c.Bytes) })},
+	{"warren_alert_channel_failing", "1 while a channel's receiver takes nothing.", Gauge, []string{"channel"}, channels(func(c *AlertChannel) float64 { return truth(!c.FailingSince.IsZero()) })},
 	{"warren_kubernetes_connected", "1 while the cluster's API server answers.", Gauge, nil, kubernetes(func(k *Kubernetes) float64 { return truth(k.Connected) })},
 	{"warren_kubernetes_synced", "1 when all that the agent wants to know of the cluster has been read once.", Gauge, nil, kubernetes(func(k *Kubernetes) float64 { return truth(k.Synced) })},
 	{"warren_kubernetes_objects", "Objects of the cluster that the agent knows.", Gauge, []string{"resource"}, func(st *Status, put func(float64, ...string)) {
@@ -215,6 +222,19 @@ var metrics = []Metric[Status]{
 	{"warren_hubble_flows_total", "Flows since the start.", Counter, nil, hubble(func(h *HubbleState) float64 { return float64(h.Seen) })},
 	{"warren_hubble_streams", "Requests for flows under way.", Gauge, nil, hubble(func(h *HubbleState) float64 { return float64(h.Streams) })},
 	{"warren_hubble_stalled_total", "Requests for flows that ended because the client took nothing.", Counter, nil, hubble(func(h *HubbleState) float64 { return float64(h.Stalled) })},
+}
+
+// channels puts a value of each channel of alerts.
+func channels(value func(*AlertChannel) float64) func(*Status, func(float64, ...string)) {
+	return func(st *Status, put func(float64, ...string)) {
+		if st.Alerts == nil {
+			return
+		}
+		for i := range st.Alerts.Channels {
+			c := &st.Alerts.Channels[i]
+			put(value(c), c.Name)
+		}
+	}
 }
 
 // kubernetes, hubble and resources give values only where there is a cluster,

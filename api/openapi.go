@@ -176,6 +176,9 @@ func (s *Server) document() ([]byte, error) {
 	if s.cfg.History != nil {
 		operations = append(operations, (*pruner)(nil).operations()...)
 	}
+	if s.cfg.TestAlert != nil {
+		operations = append(operations, (*alertTester)(nil).operations()...)
+	}
 	return describeRoutes("Warren agent", "What runs on this machine and whom it talks to. The agent answers on a Unix socket (by default /run/warren/warren.sock) and on loopback. "+documentOfLists, s.routes(), operations)
 }
 

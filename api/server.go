@@ -58,6 +58,8 @@ type Config struct {
 	Endpoints Endpoints
 	// History is what is kept of the past; nil where nothing is.
 	History History
+	// TestAlert sends a test by a channel of alerts; nil where there can be none.
+	TestAlert func(ctx context.Context, channel string) error
 }
 
 func (c Config) withDefaults() Config {
@@ -202,7 +204,11 @@ func (s *Server) Door(l net.Listener) Door {
 	if s.cfg.Endpoints != nil {
 		h = &endpoints{s.cfg.Endpoints, s}
 	}
-	return Door{l, &pruner{s, h}}
+	h = &pruner{s, h}
+	if s.cfg.TestAlert != nil {
+		h = &alertTester{s, h}
+	}
+	return Door{l, h}
 }
 
 // question checks what a list or a stream is asked for.

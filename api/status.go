@@ -36,6 +36,8 @@ type Status struct {
 	Network *Network    `json:"network,omitempty"`
 	// Rules is absent where there are none.
 	Rules *Rules `json:"rules,omitempty"`
+	// Alerts is absent where they go nowhere.
+	Alerts *Alerts `json:"alerts,omitempty"`
 	// History is absent where nothing is kept.
 	History *HistoryStatus `json:"history,omitempty"`
 

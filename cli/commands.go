@@ -20,6 +20,7 @@ func commandTable(g *globals) ([]*command, []*option) {
 		ruleTestCommand(),
 		alertListCommand(g),
 		alertShowCommand(g),
+		alertTestCommand(g),
 		processListCommand(g),
 		processTreeCommand(g),
 		processShowCommand(g),
@@ -41,7 +42,7 @@ func commandTable(g *globals) ([]*command, []*option) {
 	}
 	var global []*option
 	if g.kubectl {
-		local := []string{"agent", "hub", "network remove", "history status", "history export", "history prune"} // of one machine
+		local := []string{"agent", "hub", "network remove", "alert test", "history status", "history export", "history prune"} // of one machine
 		commands = slices.DeleteFunc(commands, func(c *command) bool { return slices.Contains(local, c.name) })
 		global = clusterFlags(g)
 	} else {

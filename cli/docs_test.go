@@ -71,6 +71,9 @@ func (judge) History(context.Context) ([]byte, error)               { return nil
 func (judge) ExportHistory(context.Context, api.Question) (io.ReadCloser, error) {
 	return nil, errStop
 }
+func (judge) TestAlert(context.Context, string) (api.AlertTested, error) {
+	return api.AlertTested{}, errStop
+}
 func (judge) PruneHistory(context.Context, time.Time) (api.Pruned, error) {
 	return api.Pruned{}, errStop
 }

@@ -122,6 +122,7 @@ type Agent interface {
 	History(ctx context.Context) ([]byte, error)
 	ExportHistory(ctx context.Context, q api.Question) (io.ReadCloser, error)
 	PruneHistory(ctx context.Context, before time.Time) (api.Pruned, error)
+	TestAlert(ctx context.Context, channel string) (api.AlertTested, error)
 }
 
 var _ Agent = (*api.Client)(nil)

@@ -168,6 +168,7 @@ func (h hostile) Status(context.Context, ...string) ([]byte, error) {
 	x := h.text
 	st := api.Status{
 		History: &api.HistoryStatus{Dir: x, Filter: x, Error: x, Segments: []api.HistorySegments{{Kind: x}}},
+		Alerts:  &api.Alerts{Refused: x, Lost: 1, Channels: []api.AlertChannel{{Name: x, Type: x, To: x, Error: x, DiskError: x, DeadFile: x, Damaged: 1, FailingSince: time.Unix(1, 0)}, {Name: x, Error: x}}},
 		Version: x, Instance: x, Hostname: x, BootID: x, Kernel: x, Lockdown: x, StateDir: x, Listen: []string{x},
 		Capabilities: []api.Cap{{Name: x, For: x}},
 		Sensors:      []api.Sensor{{Name: x, Running: true, Kinds: []string{x}, Error: x, Hooks: []api.Hook{{Name: x, Purpose: x, Rung: x, Target: x, Error: x, Refused: []api.Refusal{{Rung: x, Reason: x}}}, {Name: x, Error: x}}}},
@@ -196,6 +197,9 @@ func (h hostile) History(context.Context) ([]byte, error) {
 func (hostile) ExportHistory(context.Context, api.Question) (io.ReadCloser, error) {
 	return nil, errStop
 }
+func (h hostile) TestAlert(context.Context, string) (api.AlertTested, error) {
+	return api.AlertTested{Channel: h.text}, nil
+}
 func (hostile) PruneHistory(context.Context, time.Time) (api.Pruned, error) {
 	return api.Pruned{}, errStop
 }
@@ -209,7 +213,7 @@ func FuzzTerminal(f *testing.F) {
 	commands := []string{"events", "events -o wide", "events -o json", "events -c evt.time,proc.name,proc.argv,proc.aname[1],fd.rip,lost.kind", "process list --exited --kernel", "process list -o wide", "process tree --kernel",
 		"process show 1", "process show 1 -o json", "connection list", "connection list -f", "connection list -o wide", "flows", "flows -o wide", "flows -f", "status", "status -o wide", "status -o json",
 		"events -A", "process list -A", "events -c k8s.pod.labels", "map", "map -o wide", "map -o dot", "map -o json",
-		"alert list", "alert list -o wide", "alert list -o json", "alert show abc", "who 1.2.3.4", "who x.example -o wide", "who x.example -o json", "who 1.2.3.4 -A", "history status", "history status -o json", "history export", "events --since 1d", "connection list --since 1d", "process tree --at 1d --kernel",
+		"alert list", "alert list -o wide", "alert list -o json", "alert show abc", "alert test abc", "who 1.2.3.4", "who x.example -o wide", "who x.example -o json", "who 1.2.3.4 -A", "history status", "history status -o json", "history export", "events --since 1d", "connection list --since 1d", "process tree --at 1d --kernel",
 		"policy status", "policy status -o wide", "policy status -o json", "policy suggest -n shop", "policy test -n shop --from victim --to 10.0.0.2:80", "policy test -n shop --from victim --to 10.0.0.2:80 -o json", "policy explain -n shop victim",
 		"policy explain -n shop victim -o dot", "policy explain -n shop victim -o json", "policy diff -n shop -", "policy diff -n shop - -o json"}
 	f.Fuzz(func(t *testing.T, text string, columns uint8) {

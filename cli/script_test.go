@@ -279,6 +279,11 @@ func (r recorded) Status() api.Status {
 			Packets:  []api.NetworkPackets{{Direction: "egress", Verdict: "allowed", Packets: 1000, Bytes: 1 << 20}, {Direction: "ingress", Verdict: "denied", Reason: "policy", Packets: 3, Bytes: 180}},
 			Evicted:  9,
 		},
+		Alerts: &api.Alerts{Lost: 2, Refused: "config.yaml:3:7: no key \"tpye\" under channels\x1b[31m", Channels: []api.AlertChannel{
+			{Name: "out", Type: "stdout", To: "stdout", Sent: 31},
+			{Name: "slack", Type: "webhook", To: "https://hooks.slack.com", Waiting: 12, Sent: 19, Retried: 4, GivenUp: 1, Error: "hooks.slack.com answers 500 Internal Server Error\x1b[31m", FailingSince: at(90_000)},
+			{Name: "siem", Type: "webhook", To: "https://siem.example:8443", Sent: 30, Dead: 1, Error: "siem.example:8443 answers 400 Bad Request", DeadFile: "/var/lib/warren/alerts/siem/dead.jsonl", DiskError: "no space left on device", Damaged: 3 << 10},
+		}},
 		Capabilities: []api.Cap{
 			{Name: "CAP_BPF", For: "load programs", Required: true, Held: true},
 			{Name: "CAP_PERFMON", For: "attach to tracepoints", Required: true},

@@ -82,6 +82,7 @@ func (v *statusView) write() {
 	v.network()
 	v.sensors()
 	v.rules()
+	v.alerts()
 	v.capabilities()
 	v.traffic()
 	v.losses()

@@ -29,8 +29,33 @@ type Option[C any] struct {
 	Sub []Option[C]
 	// Each, for a section whose keys are not fixed, is called with every key.
 	Each func(c *C, key, v string) error
+	// Item, for a list of sections, is called at the beginning of each: what Sub
+	// sets next, and Check checks, is about that one.
+	Item func(c *C)
 	// Check, for a section, says whether its values go together.
 	Check func(c *C) error
+}
+
+// Within returns options of a T as those of a C that has one.
+func Within[C, T any](options []Option[T], at func(*C) *T) []Option[C] {
+	var list []Option[C]
+	for _, o := range options {
+		w := Option[C]{Key: o.Key, Doc: o.Doc, Sub: Within(o.Sub, at)}
+		if o.Set != nil {
+			w.Set = func(c *C, v string) error { return o.Set(at(c), v) }
+		}
+		if o.Each != nil {
+			w.Each = func(c *C, key, v string) error { return o.Each(at(c), key, v) }
+		}
+		if o.Item != nil {
+			w.Item = func(c *C) { o.Item(at(c)) }
+		}
+		if o.Check != nil {
+			w.Check = func(c *C) error { return o.Check(at(c)) }
+		}
+		list = append(list, w)
+	}
+	return list
 }
 
 // An Error is a mistake in the configuration file.
@@ -157,6 +182,12 @@ func (r *reader[C]) section(n *yaml.Node, o Option[C]) error {
 			return r.fail(key, "%s", r.unknown(key.Value, o))
 		}
 		sub := o.Sub[at]
+		if sub.Item != nil {
+			if err := r.list(v, sub); err != nil {
+				return err
+			}
+			continue
+		}
 		if sub.Set == nil {
 			if err := r.section(v, sub); err != nil {
 				return err
@@ -173,6 +204,26 @@ func (r *reader[C]) section(n *yaml.Node, o Option[C]) error {
 	if o.Check != nil {
 		if err := o.Check(r.c); err != nil {
 			return r.fail(n, "%s: %v", o.Key, err)
+		}
+	}
+	return nil
+}
+
+// list reads a list of mappings.
+func (r *reader[C]) list(n *yaml.Node, o Option[C]) error {
+	if n.Kind == yaml.ScalarNode && n.Tag == "!!null" {
+		return nil // a list without content
+	}
+	if n.Kind != yaml.SequenceNode {
+		return r.fail(n, "want a list%s, not %s", under(o.Key), kindName(n))
+	}
+	for _, item := range n.Content {
+		if item.Kind != yaml.MappingNode {
+			return r.fail(item, "want keys with values in the list%s, not %s", under(o.Key), kindName(item))
+		}
+		o.Item(r.c)
+		if err := r.section(item, o); err != nil {
+			return err
 		}
 	}
 	return nil

@@ -1,0 +1,397 @@
+package channel
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"maps"
+	"net/http"
+	"net/url"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"time"
+	"unicode"
+
+	"warren/event"
+	"warren/filter"
+	"warren/rule"
+	"warren/settings"
+)
+
+// Config is what is set about one channel; [Options] read it. What is zero has its
+// default.
+type Config struct {
+	Name string
+	// Type says which kind of receiver it is: one of [Types].
+	Type string
+	// Priority is the least that is sent, Filter a condition on the alert; "" for
+	// all.
+	Priority, Filter string
+	// Format is json or text: Falco's object, or its line.
+	Format string
+	// Spool is how many bytes wait on the disk at most; below zero is no disk.
+	Spool int64
+	// Timeout bounds one attempt. Retry is the pause after a first failure, which
+	// doubles up to MaxRetry; GiveUp how long one alert is tried.
+	Timeout, Retry, MaxRetry, GiveUp time.Duration
+
+	// Path is the file to write, Size when another is begun, Keep how many old ones
+	// stay.
+	Path string
+	Size int64
+	Keep int
+
+	// URL, or the content of the file URLFile, is whom to ask.
+	URL, URLFile, Method, UserAgent, ContentType string
+	// Headers have values, HeaderFiles files with them.
+	Headers, HeaderFiles map[string]string
+	Compress             bool
+	TLS                  TLS
+
+	keys []string // that were set
+}
+
+// TLS is how a receiver is known, and how it knows us. CA, Cert and Key are files
+// in PEM.
+type TLS struct {
+	CA, Cert, Key, ServerName string
+	Insecure                  bool
+}
+
+// A kind is a type of channels.
+type kind struct {
+	open  func(*Config, *Env) (sender, error)
+	most  int // alerts at once
+	keys  []string
+	check func(*Config) error
+	to    func(*Config) string // without secrets
+}
+
+// kinds are all there are.
+var kinds = map[string]kind{
+	"stdout": {openStdout, 256, []string{"format"}, nil, func(*Config) string { return "stdout" }},
+	"file":   {openFile, 256, []string{"format", "path", "max-size", "keep"}, checkFile, func(c *Config) string { return c.Path }},
+	"webhook": {openWebhook, 1, slices.Concat(httpKeys, []string{"method", "content-type"}),
+		checkHTTP, httpTo},
+}
+
+// httpKeys are those of receivers that speak HTTP.
+var httpKeys = []string{"url", "url-file", "user-agent", "headers", "header-files", "compress", "tls"}
+
+// Types are the types of channels, sorted.
+func Types() []string { return slices.Sorted(maps.Keys(kinds)) }
+
+// commonKeys are those of every channel.
+var commonKeys = []string{"name", "type", "priority", "filter", "spool", "timeout", "retry", "max-retry", "give-up"}
+
+// What holds where nothing is said.
+const (
+	defaultSpool    = 16 << 20
+	defaultTimeout  = 10 * time.Second
+	defaultRetry    = time.Second
+	defaultMaxRetry = time.Minute
+	defaultGiveUp   = 24 * time.Hour
+	defaultFileSize = 100 << 20
+	defaultKeep     = 5
+)
+
+func (c Config) withDefaults() Config {
+	c.Priority = cmp.Or(c.Priority, rule.Debug.String())
+	c.Spool = cmp.Or(c.Spool, defaultSpool)
+	c.Timeout = cmp.Or(c.Timeout, defaultTimeout)
+	c.Retry = cmp.Or(c.Retry, defaultRetry)
+	c.MaxRetry = max(cmp.Or(c.MaxRetry, defaultMaxRetry), c.Retry)
+	c.GiveUp = cmp.Or(c.GiveUp, defaultGiveUp)
+	c.Size = cmp.Or(c.Size, defaultFileSize)
+	c.Keep = cmp.Or(c.Keep, defaultKeep)
+	if c.Format == "" {
+		c.Format = formatJSON
+		if c.Type == "stdout" || c.Type == "syslog" {
+			c.Format = formatText
+		}
+	}
+	return c
+}
+
+const (
+	formatJSON = "json"
+	formatText = "text"
+)
+
+// Options are the keys of one channel in a configuration.
+func Options() []settings.Option[Config] {
+	type option = settings.Option[Config]
+	text := func(at func(*Config) *string) func(*Config, string) error { return nonempty(settings.Text(at)) }
+	list := []option{
+		{Key: "name", Doc: "what it is called, and its directory below that of the state", Set: setName},
+		{Key: "type", Doc: "which kind of receiver it is: " + strings.Join(Types(), ", "), Set: setType},
+		{Key: "priority", Doc: "least priority that is sent (debug)", Set: setPriority},
+		{Key: "filter", Doc: "which alerts are sent: alert.tags intersects (shell) and k8s.ns.name = shop (all)", Set: setFilter},
+		{Key: "spool", Doc: "what waits for it on the disk at most, before the oldest is given up; or off (16MiB)", Set: setSpool},
+		{Key: "timeout", Doc: "how long one attempt may take (10s)", Set: settings.Duration(10*time.Millisecond, 10*time.Minute, func(c *Config) *time.Duration { return &c.Timeout })},
+		{Key: "retry", Doc: "pause after a first failure; it doubles (1s)", Set: settings.Duration(10*time.Millisecond, time.Hour, func(c *Config) *time.Duration { return &c.Retry })},
+		{Key: "max-retry", Doc: "how far (1m)", Set: settings.Duration(10*time.Millisecond, time.Hour, func(c *Config) *time.Duration { return &c.MaxRetry })},
+		{Key: "give-up", Doc: "how long one alert is tried before the next one is (1d)", Set: settings.Span(time.Second, 366*24*time.Hour, func(c *Config) *time.Duration { return &c.GiveUp })},
+		{Key: "format", Doc: "json or text: Falco's object, or its line", Set: oneOf(func(c *Config) *string { return &c.Format }, formatJSON, formatText)},
+		{Key: "path", Doc: "file: which", Set: path(func(c *Config) *string { return &c.Path })},
+		{Key: "max-size", Doc: "file: how large it grows before it is renamed to PATH.1 (100MiB)", Set: settings.Size(64<<10, 1<<40, func(c *Config) *int64 { return &c.Size })},
+		{Key: "keep", Doc: "file: how many old ones stay (5)", Set: settings.Number(1, 1000, func(c *Config) *int { return &c.Keep })},
+		{Key: "url", Doc: "webhook: http://HOST:PORT/PATH or https://", Set: setURL},
+		{Key: "url-file", Doc: "the same, of a file: some URLs are secrets", Set: path(func(c *Config) *string { return &c.URLFile })},
+		{Key: "method", Doc: "webhook: POST or PUT (POST)", Set: oneOf(func(c *Config) *string { return &c.Method }, http.MethodPost, http.MethodPut)},
+		{Key: "content-type", Doc: "webhook: what is said of the body (application/json)", Set: text(func(c *Config) *string { return &c.ContentType })},
+		{Key: "user-agent", Doc: "webhook: who asks (warren/VERSION)", Set: text(func(c *Config) *string { return &c.UserAgent })},
+		{Key: "headers", Doc: "webhook: headers and their values", Each: header(func(c *Config) *map[string]string { return &c.Headers }, false)},
+		{Key: "header-files", Doc: "webhook: headers and files with their values, which are read each time: Authorization: /etc/warren/token", Each: header(func(c *Config) *map[string]string { return &c.HeaderFiles }, true)},
+		{Key: "compress", Doc: "webhook: true sends the body compressed by gzip (false)", Set: settings.Bool(func(c *Config) *bool { return &c.Compress })},
+		{Key: "tls", Doc: "how the receiver is known, and knows us", Check: checkTLS, Sub: []option{
+			{Key: "ca", Doc: "file of the authorities that are believed, in PEM (the machine's)", Set: path(func(c *Config) *string { return &c.TLS.CA })},
+			{Key: "cert", Doc: "file of our certificate", Set: path(func(c *Config) *string { return &c.TLS.Cert })},
+			{Key: "key", Doc: "file of its key", Set: path(func(c *Config) *string { return &c.TLS.Key })},
+			{Key: "server-name", Doc: "name that the receiver's certificate must have (the host's)", Set: text(func(c *Config) *string { return &c.TLS.ServerName })},
+			{Key: "insecure", Doc: "true believes any certificate (false)", Set: settings.Bool(func(c *Config) *bool { return &c.TLS.Insecure })},
+		}},
+	}
+	for i := range list {
+		noting(&list[i], list[i].Key)
+	}
+	return list
+}
+
+// noting lets an option note that it was set.
+func noting(o *settings.Option[Config], key string) {
+	note := func(c *Config) {
+		if !slices.Contains(c.keys, key) {
+			c.keys = append(c.keys, key)
+		}
+	}
+	if set := o.Set; set != nil {
+		o.Set = func(c *Config, v string) error { note(c); return set(c, v) }
+	}
+	if each := o.Each; each != nil {
+		o.Each = func(c *Config, k, v string) error { note(c); return each(c, k, v) }
+	}
+	for i := range o.Sub {
+		noting(&o.Sub[i], key)
+	}
+}
+
+// Check says whether what was set goes together.
+func (c *Config) Check() error {
+	if c.Name == "" {
+		return errors.New("a channel has no name: give name")
+	}
+	if c.Type == "" {
+		return fmt.Errorf("channel %s has no type: give one of %s", c.Name, strings.Join(Types(), ", "))
+	}
+	k := kinds[c.Type]
+	for _, key := range c.keys {
+		if !slices.Contains(commonKeys, key) && !slices.Contains(k.keys, key) {
+			return fmt.Errorf("channel %s: key %s is of no use to type %s; it has %s", c.Name, key, c.Type, strings.Join(k.keys, ", "))
+		}
+	}
+	if c.MaxRetry > 0 && c.MaxRetry < cmp.Or(c.Retry, defaultRetry) {
+		return fmt.Errorf("channel %s: max-retry is shorter than retry", c.Name)
+	}
+	if k.check != nil {
+		if err := k.check(c); err != nil {
+			return fmt.Errorf("channel %s: %w", c.Name, err)
+		}
+	}
+	return nil
+}
+
+// channelName is what can be a directory's name, and is easily typed.
+var channelName = regexp.MustCompile(`^[a-z0-9][a-z0-9_-]{0,31}$`)
+
+func setName(c *Config, v string) error {
+	if !channelName.MatchString(v) {
+		return fmt.Errorf("%q cannot be a channel's name: want small letters, digits, - and _, at most 32", v)
+	}
+	c.Name = v
+	return nil
+}
+
+func setType(c *Config, v string) error {
+	if _, ok := kinds[v]; !ok {
+		if near := filter.Nearest(v, Types()); near != "" {
+			return fmt.Errorf("no type %q; did you mean %s?", v, near)
+		}
+		return fmt.Errorf("no type %q; types are %s", v, strings.Join(Types(), ", "))
+	}
+	c.Type = v
+	return nil
+}
+
+func setPriority(c *Config, v string) error {
+	p, ok := rule.ParsePriority(v)
+	if !ok {
+		return fmt.Errorf("%q is no priority: want one from emergency to debug", v)
+	}
+	c.Priority = p.String()
+	return nil
+}
+
+func setFilter(c *Config, v string) error {
+	prog, err := filter.Compile(v)
+	if err != nil {
+		return err
+	}
+	if !prog.Kinds().Has(event.KindAlert) {
+		return errors.New("no alert can match")
+	}
+	c.Filter = v
+	return nil
+}
+
+func setSpool(c *Config, v string) error {
+	if v == settings.Off {
+		c.Spool = -1
+		return nil
+	}
+	return settings.Size(1<<20, 1<<40, func(c *Config) *int64 { return &c.Spool })(c, v)
+}
+
+func setURL(c *Config, v string) error {
+	if _, err := parseURL(v); err != nil {
+		return err
+	}
+	c.URL = v
+	return nil
+}
+
+// parseURL reads where HTTP is spoken. Its errors do not say the URL: that may be a
+// secret.
+func parseURL(v string) (*url.URL, error) {
+	u, err := url.Parse(v)
+	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Hostname() == "" || u.Fragment != "" {
+		return nil, errors.New("this is no URL like https://HOST:PORT/PATH")
+	}
+	return u, nil
+}
+
+// path sets a file's path.
+func path(at func(*Config) *string) func(*Config, string) error {
+	return func(c *Config, v string) (err error) {
+		if v == "" || strings.ContainsRune(v, 0) {
+			return fmt.Errorf("%q cannot be a path", v)
+		}
+		*at(c), err = filepath.Abs(v)
+		return err
+	}
+}
+
+func nonempty(set func(*Config, string) error) func(*Config, string) error {
+	return func(c *Config, v string) error {
+		if v == "" || strings.ContainsAny(v, "\r\n\x00") {
+			return fmt.Errorf("want one line of text, not %q", v)
+		}
+		return set(c, v)
+	}
+}
+
+func oneOf(at func(*Config) *string, values ...string) func(*Config, string) error {
+	return func(c *Config, v string) error {
+		if !slices.Contains(values, v) {
+			return fmt.Errorf("%q is none of %s", v, strings.Join(values, ", "))
+		}
+		*at(c) = v
+		return nil
+	}
+}
+
+var headerName = regexp.MustCompile("^[A-Za-z0-9!#$%&'*+.^_|~-]+$")
+
+// header sets a header, or the file of one.
+func header(at func(*Config) *map[string]string, file bool) func(c *Config, key, v string) error {
+	return func(c *Config, key, v string) (err error) {
+		key = http.CanonicalHeaderKey(key)
+		switch {
+		case !headerName.MatchString(key) || v == "" || strings.ContainsFunc(v, unicode.IsControl):
+			return errors.New("this cannot be a header")
+		case slices.Contains([]string{"Content-Length", "Content-Encoding", "Transfer-Encoding", "Connection"}, key):
+			return errors.New("this header is made of the body")
+		case file:
+			if v, err = filepath.Abs(v); err != nil {
+				return err
+			}
+		}
+		if *at(c) == nil {
+			*at(c) = map[string]string{}
+		}
+		(*at(c))[key] = v
+		return nil
+	}
+}
+
+func checkTLS(c *Config) error {
+	switch {
+	case (c.TLS.Cert == "") != (c.TLS.Key == ""):
+		return errors.New("cert and key belong together")
+	case c.TLS.Insecure && c.TLS.CA != "":
+		return errors.New("insecure believes any certificate: leave it out, or ca")
+	}
+	return nil
+}
+
+func checkFile(c *Config) error {
+	if c.Path == "" {
+		return errors.New("give path")
+	}
+	return nil
+}
+
+func checkHTTP(c *Config) error {
+	if (c.URL == "") == (c.URLFile == "") {
+		return errors.New("give url, or url-file")
+	}
+	return nil
+}
+
+// httpTo is a URL without what may be a secret.
+func httpTo(c *Config) string {
+	if c.URLFile != "" {
+		return "the URL in " + c.URLFile
+	}
+	u, err := parseURL(c.URL)
+	if err != nil {
+		return ""
+	}
+	return u.Scheme + "://" + u.Host
+}
+
+// maxSecret bounds a file with a secret, in bytes.
+const maxSecret = 64 << 10
+
+// secret reads a file that holds one, without white space around it.
+func secret(path string) (string, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return "", err
+	}
+	defer f.Close()
+	b := make([]byte, maxSecret+1)
+	n := 0
+	for n < len(b) {
+		k, err := f.Read(b[n:])
+		if n += k; err != nil || k == 0 {
+			break
+		}
+	}
+	text := strings.TrimSpace(string(b[:n]))
+	if n > maxSecret || text == "" {
+		return "", fmt.Errorf("%s has no secret: it is empty, or too large", path)
+	}
+	return text, nil
+}
+
+// room is how many bytes can wait.
+func (c *Config) room() int64 {
+	if c.Spool < 0 {
+		return maxMemory
+	}
+	return c.Spool
+}

@@ -1,0 +1,148 @@
+package api
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"time"
+)
+
+// Alerts is where alerts go.
+type Alerts struct {
+	Channels []AlertChannel `json:"channels"`
+	// Lost counts alerts that were lost on the way to the channels.
+	Lost uint64 `json:"lost"`
+	// Refused says why the changed configuration is not used.
+	Refused   string    `json:"refused,omitempty"`
+	RefusedAt time.Time `json:"refused_at,omitzero"`
+}
+
+// AlertChannel is one way to who takes alerts. Numbers are of alerts since the
+// agent started.
+type AlertChannel struct {
+	Name string `json:"name"`
+	Type string `json:"type"`
+	// To is where it goes, without secrets.
+	To string `json:"to"`
+	// Waiting are to be sent yet; they take Bytes of MaxBytes.
+	Waiting  int64 `json:"waiting"`
+	Bytes    int64 `json:"bytes"`
+	MaxBytes int64 `json:"max_bytes"`
+	// Sent were taken; Retried attempts failed; Dead were refused for good, and are
+	// kept in DeadFile.
+	Sent     int64  `json:"sent"`
+	Retried  int64  `json:"retried"`
+	Dead     int64  `json:"dead"`
+	DeadFile string `json:"dead_file"`
+	// GivenUp had no room to wait any longer, Lost none to be written down.
+	GivenUp int64 `json:"given_up"`
+	Lost    int64 `json:"lost"`
+	// Damaged bytes on the disk could not be read.
+	Damaged int64 `json:"damaged_bytes"`
+	// LastSent is when something was last taken; Error is why nothing is, since
+	// FailingSince, or without that why the last one was refused; DiskError why
+	// nothing can be written down.
+	LastSent     time.Time `json:"last_sent,omitzero"`
+	Error        string    `json:"error,omitempty"`
+	FailingSince time.Time `json:"failing_since,omitzero"`
+	DiskError    string    `json:"disk_error,omitempty"`
+}
+
+// PathAlertTest sends a test by a channel, below the root of the API; it is
+// answered on the Unix socket only.
+const PathAlertTest = "/alerts/test"
+
+const (
+	alertTestRoute = "/v1" + PathAlertTest
+	maxAlertTest   = 1 << 10
+	// alertTestTime is how long a receiver may take: less than clients wait.
+	alertTestTime = 20 * time.Second
+)
+
+// An alertTest is what a client wants tested.
+type alertTest struct {
+	Channel string `json:"channel"`
+}
+
+// alertTester is a handler that sends tests for who asks on the Unix socket, and
+// leaves everything else to the next.
+type alertTester struct {
+	s    *Server
+	next http.Handler
+}
+
+func (a *alertTester) takesBody(req *http.Request) bool {
+	if req.URL.Path == alertTestRoute {
+		return req.Method == http.MethodPost && req.ContentLength <= maxAlertTest
+	}
+	taker, ok := a.next.(bodyTaker)
+	return ok && taker.takesBody(req)
+}
+
+func (a *alertTester) ServeHTTP(w http.ResponseWriter, req *http.Request) {
+	if req.URL.Path != alertTestRoute {
+		a.next.ServeHTTP(w, req)
+		return
+	}
+	w.Header().Set("X-Content-Type-Options", "nosniff")
+	w.Header().Set("Cache-Control", "no-store")
+	if err := a.test(w, req); err != nil {
+		Fail(w, req, a.s.log, err)
+	}
+}
+
+func (a *alertTester) test(w http.ResponseWriter, req *http.Request) error {
+	if req.Method != http.MethodPost {
+		w.Header().Set("Allow", http.MethodPost)
+		return &Error{Status: http.StatusMethodNotAllowed, Message: fmt.Sprintf("method %s is not allowed: this path answers POST", printable(req.Method))}
+	}
+	if uid, ok := uidOf(req.Context()); ok && uid != 0 {
+		return Forbidden("only root sends alerts")
+	}
+	b, err := io.ReadAll(io.LimitReader(req.Body, maxAlertTest))
+	if err != nil {
+		return &clientGone{err}
+	}
+	var asked alertTest
+	if err := json.Unmarshal(b, &asked); err != nil || asked.Channel == "" {
+		return BadRequest(`want {"channel": NAME}`)
+	}
+	ctx, cancel := context.WithTimeout(req.Context(), alertTestTime)
+	defer cancel()
+	begun := time.Now()
+	if err := a.s.cfg.TestAlert(ctx, asked.Channel); err != nil {
+		var e *Error
+		if errors.As(err, &e) {
+			return err
+		}
+		return &Error{Status: http.StatusBadGateway, Message: err.Error()}
+	}
+	return WriteJSON(w, AlertTested{asked.Channel, time.Since(begun)})
+}
+
+// AlertTested says that a receiver has taken a test.
+type AlertTested struct {
+	Channel string        `json:"channel"`
+	Took    time.Duration `json:"took_ns"`
+}
+
+// operations are what a tester answers, for the description.
+func (*alertTester) operations() [][2]string { return [][2]string{{http.MethodPost, alertTestRoute}} }
+
+// TestAlert has the agent send a test by a channel, and returns when the receiver
+// has taken it, or why it has not. The agent must be on a Unix socket, and who
+// asks root.
+func (c *Client) TestAlert(ctx context.Context, channel string) (AlertTested, error) {
+	var done AlertTested
+	b, err := json.Marshal(alertTest{channel})
+	if err == nil {
+		b, err = c.send(ctx, http.MethodPost, PathAlertTest, b)
+	}
+	if err == nil {
+		err = json.Unmarshal(b, &done)
+	}
+	return done, err
+}
