@@ -82,7 +82,7 @@ func TestE2EAlertChannels(t *testing.T) {
 		t.Fatal(err)
 	}
 	h := newHook(t)
-	channels := "alerts:\n  channels:\n    - {name: hook, type: webhook, url: '" + h.URL + "', retry: 50ms, max-retry: 200ms}\n"
+	channels := "rules: {aggregate: 0}\nalerts:\n  channels:\n    - {name: hook, type: webhook, url: '" + h.URL + "', retry: 50ms, max-retry: 200ms}\n"
 	a := start(t, options{config: channels, args: []string{"--rules", dir}})
 	// One process, so that there is one order.
 	touch := func(from, to int) {
