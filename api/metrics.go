@@ -217,6 +217,19 @@ var metrics = []Metric[Status]{
 	{"warren_flows_ended_total", "Flows that ended, and were not evicted.", Counter, nil, flows(func(f *FlowsState) uint64 { return f.Ended })},
 	{"warren_packets_without_flow_total", "Packets that passed without a flow, for want of room.", Counter, nil, network(func(n *Network) uint64 { return n.Unflowed })},
 	{"warren_drops_untold_total", "Packets that were dropped and not told, for there were too many.", Counter, nil, flows(func(f *FlowsState) uint64 { return f.Quiet })},
+	{"warren_history_usable", "1 while everything that is to be kept of the past goes to the disk.", Gauge, nil, kept(func(h *HistoryStatus) float64 { return truth(h.Error == "") })},
+	{"warren_history_size_bytes", "What the history takes on the disk.", Gauge, nil, kept(func(h *HistoryStatus) float64 { return float64(h.Bytes) })},
+	{"warren_history_limit_bytes", "What the history may take.", Gauge, nil, kept(func(h *HistoryStatus) float64 { return float64(h.MaxBytes) })},
+	{"warren_history_events_total", "Events that were kept.", Counter, nil, kept(func(h *HistoryStatus) float64 { return float64(h.Events) })},
+	{"warren_history_rows_total", "Rows that stand for the events that were kept.", Counter, nil, kept(func(h *HistoryStatus) float64 { return float64(h.Rows) })},
+	{"warren_history_lost_events_total", "Events that were to be kept and were not.", Counter, nil, kept(func(h *HistoryStatus) float64 { return float64(h.Lost) })},
+	{"warren_history_unreadable_segments", "Segments that cannot be read.", Gauge, nil, kept(func(h *HistoryStatus) float64 { return float64(h.Broken) })},
+	{"warren_archive_working", "1 while segments can be copied.", Gauge, nil, archived(func(a *HistoryArchive) float64 { return truth(a.Error == "") })},
+	{"warren_archive_copied_segments_total", "Segments that were copied.", Counter, nil, archived(func(a *HistoryArchive) float64 { return float64(a.Copied) })},
+	{"warren_archive_copied_bytes_total", "Bytes of segments that were copied.", Counter, nil, archived(func(a *HistoryArchive) float64 { return float64(a.CopiedBytes) })},
+	{"warren_archive_waiting_segments", "Segments that are to be copied yet.", Gauge, nil, archived(func(a *HistoryArchive) float64 { return float64(a.Waiting) })},
+	{"warren_archive_waiting_bytes", "Bytes of segments that are to be copied yet.", Gauge, nil, archived(func(a *HistoryArchive) float64 { return float64(a.WaitingBytes) })},
+	{"warren_archive_given_up_segments_total", "Segments that were removed for want of room, though they were not copied.", Counter, nil, archived(func(a *HistoryArchive) float64 { return float64(a.GivenUp) })},
 	{"warren_hubble_flows", "Flows that are remembered for clients of Hubble.", Gauge, nil, hubble(func(h *HubbleState) float64 { return float64(h.Flows) })},
 	{"warren_hubble_size_bytes", "Memory of the flows that are remembered.", Gauge, nil, hubble(func(h *HubbleState) float64 { return float64(h.Bytes) })},
 	{"warren_hubble_flows_total", "Flows since the start.", Counter, nil, hubble(func(h *HubbleState) float64 { return float64(h.Seen) })},
@@ -237,8 +250,8 @@ func channels(value func(*AlertChannel) float64) func(*Status, func(float64, ...
 	}
 }
 
-// kubernetes, hubble and resources give values only where there is a cluster,
-// flows, something watched.
+// kubernetes, hubble, kept, archived and resources give values only where there is a
+// cluster, flows, a history, an archive, something watched.
 func kubernetes(value func(*Kubernetes) float64) func(*Status, func(float64, ...string)) {
 	return func(st *Status, put func(float64, ...string)) {
 		if st.Kubernetes != nil {
@@ -291,6 +304,22 @@ func hubble(value func(*HubbleState) float64) func(*Status, func(float64, ...str
 	return func(st *Status, put func(float64, ...string)) {
 		if st.Hubble != nil {
 			put(value(st.Hubble))
+		}
+	}
+}
+
+func kept(value func(*HistoryStatus) float64) func(*Status, func(float64, ...string)) {
+	return func(st *Status, put func(float64, ...string)) {
+		if st.History != nil {
+			put(value(st.History))
+		}
+	}
+}
+
+func archived(value func(*HistoryArchive) float64) func(*Status, func(float64, ...string)) {
+	return func(st *Status, put func(float64, ...string)) {
+		if st.History != nil && st.History.Archive != nil {
+			put(value(st.History.Archive))
 		}
 	}
 }

@@ -314,6 +314,8 @@ func TestMetrics(t *testing.T) {
 		`warren_subscription_lost_events_total 2`,
 		`warren_start_time_seconds 1e+09`,
 		`warren_subscriptions 2`,
+		`warren_history_usable 1`,
+		`warren_archive_waiting_segments `,
 		"\ngo_goroutines ",
 		"\nprocess_open_fds ",
 	} {

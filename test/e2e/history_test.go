@@ -7,15 +7,21 @@ import (
 	"io"
 	"io/fs"
 	"net"
+	"net/http"
+	"net/http/httptest"
 	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/johannesboyne/gofakes3"
+	"github.com/johannesboyne/gofakes3/backend/s3mem"
 
 	"warren/internal/testkit"
 )
@@ -345,6 +351,54 @@ func sameSegments(t *testing.T, history, archive string) {
 		if _, ok := here[name]; !ok {
 			t.Errorf("%s is archived, and not in the history", name)
 		}
+	}
+}
+
+// TestE2EHistoryBucket has the history copied to a bucket that is away at first.
+func TestE2EHistoryBucket(t *testing.T) {
+	backend := s3mem.New()
+	if err := backend.CreateBucket("traces"); err != nil {
+		t.Fatal(err)
+	}
+	var there atomic.Bool
+	bucket := gofakes3.New(backend).Server()
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if !there.Load() {
+			w.WriteHeader(http.StatusServiceUnavailable)
+			return
+		}
+		bucket.ServeHTTP(w, r)
+	}))
+	t.Cleanup(server.Close)
+	keys := filepath.Join(t.TempDir(), "keys")
+	if err := os.WriteFile(keys, []byte("[default]\naws_access_key_id = AKIDTEST\naws_secret_access_key = hush-hush\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	a := start(t, options{config: "history:\n  segment-age: 1s\n  archive:\n    url: s3://traces/node?endpoint=" + server.URL + "\n    credentials: " + keys + "\n"})
+	metric := func(line string) func() bool {
+		return func() bool {
+			metrics, err := a.get("/metrics")
+			return err == nil && strings.Contains(string(metrics), "\n"+line)
+		}
+	}
+	if err := shell(t, "exit 0", unique(t)).Run(); err != nil {
+		t.Fatal(err)
+	}
+	testkit.Wait(t, "the bucket to be missed", metric("warren_archive_working 0"))
+	there.Store(true)
+	testkit.Wait(t, "the bucket to be found", metric("warren_archive_working 1"))
+	testkit.Wait(t, "the programs in the bucket", func() bool {
+		list, err := backend.ListBucket("traces", nil, gofakes3.ListBucketPage{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return slices.ContainsFunc(list.Contents, func(o *gofakes3.Content) bool {
+			b, err := os.ReadFile(filepath.Join(a.dir, "state", "history", strings.TrimPrefix(o.Key, "node/")))
+			return err == nil && int64(len(b)) == o.Size && strings.HasPrefix(o.Key, "node/kind=exec/")
+		})
+	})
+	if st := a.archived(); st.LastCopy.IsZero() || st.Segments == 0 || strings.Contains(a.out.String(), "hush-hush") {
+		t.Errorf("the archive's state: %+v; said:\n%s", st, a.out)
 	}
 }
 
