@@ -28,6 +28,7 @@ const (
 	figHooked   = "a system call that is hooked and nobody wants: with the agent / with one empty tracepoint at it"
 
 	figFloodCritical = "flood of opens and of processes: process events lost or wrong"
+	figFloodUnread   = "the same: that their client did not read in time, and is told so"
 	figFloodCanaries = "flood of opens beside a watched directory: opens in it that were delivered"
 	figFloodExact    = "flood of opens, all wanted: generated - delivered - counted as lost"
 	figFloodSmall    = "the same with a ring of 64 KiB"
@@ -42,7 +43,7 @@ const (
 var filesParts = []part{
 	{"opens", (*bench).opens, []string{figOpenPlain, figOpenOthers, figOpenAll, figOpenSnoop, figOpenMissing}},
 	{"syscalls", (*bench).syscalls, []string{figUnhooked, figHooked}},
-	{"flood", (*bench).flood, []string{figFloodCritical, figFloodCanaries, figFloodExact, figFloodSmall, figFloodLost, figFloodRate}},
+	{"flood", (*bench).flood, []string{figFloodCritical, figFloodUnread, figFloodCanaries, figFloodExact, figFloodSmall, figFloodLost, figFloodRate}},
 	{"build", (*bench).build, []string{figBuild, figBuildCPU}},
 }
 
