@@ -60,7 +60,8 @@ const (
 	costZero    = 24
 )
 
-// costSlots is how many programs are measured at once; those beyond are not.
+// costSlots is how many programs are measured at once, those that hooks share once
+// for each; what is beyond is not. The map has one entry more, for these.
 const costSlots = 512
 
 // costs says whose the entries of the map are.
@@ -77,7 +78,7 @@ type costOwner struct{ object, program, hook string }
 
 func (c *costs) open() (err error) {
 	c.hooks = map[costOwner]string{}
-	c.table, err = ebpf.NewMap(&ebpf.MapSpec{Name: "costs", Type: ebpf.PerCPUArray, KeySize: 4, ValueSize: 32, MaxEntries: costSlots})
+	c.table, err = ebpf.NewMap(&ebpf.MapSpec{Name: "costs", Type: ebpf.PerCPUArray, KeySize: 4, ValueSize: 32, MaxEntries: costSlots + 1})
 	if err != nil {
 		return fmt.Errorf("create map costs: %w", explainMap(err))
 	}
@@ -168,6 +169,20 @@ func (r *Road) Costs() map[string]Cost {
 	return c
 }
 
+// A costSlot is how a program finds its entry: it stores the number at RFP-4. In R1
+// is its context.
+type costSlot asm.Instructions
+
+// slotIs is for a program that has one entry.
+func slotIs(slot uint32) costSlot {
+	return costSlot{asm.StoreImm(asm.RFP, -4, int64(slot), asm.Word)}
+}
+
+// slotByCookie is for a program that hooks share: where it is attached says which.
+func slotByCookie() costSlot {
+	return costSlot{asm.FnGetAttachCookie.Call(), asm.StoreMem(asm.RFP, -4, asm.R0, asm.Word)}
+}
+
 // measure returns the program that runs ps and counts what that costs in an
 // entry of the map: a main function, and ps as a function that it calls. What
 // the verifier knows at the call is the same whether the run is measured or
@@ -182,7 +197,7 @@ func (r *Road) Costs() map[string]Cost {
 //		entry.time += now - start; entry.sampled++
 //
 // It is nil for a program that cannot be a function.
-func measure(ps *ebpf.ProgramSpec, table *ebpf.Map, slot uint32) *ebpf.ProgramSpec {
+func measure(ps *ebpf.ProgramSpec, table *ebpf.Map, slot costSlot) *ebpf.ProgramSpec {
 	inner := ps.Instructions
 	if len(inner) == 0 {
 		return nil
@@ -208,9 +223,8 @@ func measure(ps *ebpf.ProgramSpec, table *ebpf.Map, slot uint32) *ebpf.ProgramSp
 	if err := load.AssociateMap(table); err != nil {
 		return nil // never: it is a load
 	}
-	outer := asm.Instructions{
-		asm.Mov.Reg(context, asm.R1),
-		asm.StoreImm(asm.RFP, -4, int64(slot), asm.Word),
+	outer := append(asm.Instructions{asm.Mov.Reg(context, asm.R1)}, slot...)
+	outer = append(outer,
 		asm.Mov.Reg(asm.R2, asm.RFP),
 		asm.Add.Imm(asm.R2, -4),
 		load,
@@ -248,7 +262,7 @@ func measure(ps *ebpf.ProgramSpec, table *ebpf.Map, slot uint32) *ebpf.ProgramSp
 		asm.StoreMem(entry, costSampled, asm.R1, asm.DWord),
 		asm.Mov.Reg(asm.R0, result),
 		asm.Return().WithSymbol("cost_out"),
-	}
+	)
 	outer[0] = btf.WithFuncMetadata(outer[0].WithSymbol(inner[0].Symbol()).WithSource(inner[0].Source()), fn)
 
 	body := *fn

@@ -54,17 +54,81 @@ func TestBPFCost(t *testing.T) {
 	}
 }
 
-// Who has no slot left runs unmeasured, and so does who wants it so.
-func TestBPFCostNone(t *testing.T) {
-	h := Hook{Name: "test.hook", Rungs: []Rung{{"tp_btf", []Attachment{BTF("testroad_btf")}}}}
-	check := func(t *testing.T, r *Road, o *Object) {
+// Hooks at tracepoints that have the same program share it, and each knows what it
+// costs where it is attached for itself.
+func TestBPFCostShared(t *testing.T) {
+	r, o := openTest(t, Config{})
+	if err := Probe(FeatureTracepoint); err != nil {
+		t.Skip(err)
+	}
+	hook := func(name string, calls ...string) Hook {
+		h := Hook{Name: name, Rungs: []Rung{{Kind: "tracepoint"}}}
+		for _, c := range calls {
+			h.Rungs[0].Attachments = append(h.Rungs[0].Attachments, Tracepoint("testroad_tp", "syscalls", "sys_enter_"+c))
+		}
+		return h
+	}
+	for _, h := range []Hook{hook("test.one", "getpgid", "getsid"), hook("test.two", "getpriority")} {
 		if _, err := o.Attach(h); err != nil {
 			t.Fatal(err)
 		}
-		before := hits(t, o, 0)
+	}
+	if one, two := o.hooks["test.one"].programs["testroad_tp"], o.hooks["test.two"].programs["testroad_tp"]; one != two {
+		t.Error("the program was loaded twice")
+	}
+	const calls = 2 * SampleEvery
+	before := hits(t, o, 3)
+	for range calls {
+		if _, err := unix.Getpgid(0); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := unix.Getsid(0); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := unix.Getpriority(unix.PRIO_PROCESS, 0); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if n := hits(t, o, 3) - before; n < 3*calls {
+		t.Errorf("the program ran %d times, not %d", n, 3*calls)
+	}
+	// Others on this machine may make the same calls, seldom.
+	if one, two := r.Costs()["test.one"], r.Costs()["test.two"]; one.Runs < 2*calls || two.Runs < calls || two.Runs >= 2*calls || one.Time <= 0 || two.Time <= 0 {
+		t.Errorf("after %d and %d calls: %+v and %+v", 2*calls, calls, one, two)
+	}
+	if err := o.Detach("test.one"); err != nil {
+		t.Fatal(err)
+	}
+	was := r.Costs()["test.two"]
+	if _, err := unix.Getpriority(unix.PRIO_PROCESS, 0); err != nil {
+		t.Fatal(err)
+	}
+	if c := r.Costs(); len(c) != 1 || c["test.two"].Runs <= was.Runs {
+		t.Errorf("when the other hook is gone, of %+v it is %+v", was, c)
+	}
+	if err := o.Detach("test.two"); err != nil {
+		t.Fatal(err)
+	}
+	if len(o.shared) != 0 {
+		t.Errorf("%d programs remain", len(o.shared))
+	}
+}
+
+// Who has no slot left runs unmeasured, and so does who wants it so.
+func TestBPFCostNone(t *testing.T) {
+	h := Hook{Name: "test.hook", Rungs: []Rung{{"tp_btf", []Attachment{BTF("testroad_btf")}}}}
+	shared := Hook{Name: "test.shared", Rungs: []Rung{{"tracepoint", []Attachment{Tracepoint("testroad_tp", "syscalls", "sys_enter_getpgid")}}}}
+	check := func(t *testing.T, r *Road, o *Object) {
+		for _, h := range []Hook{h, shared} {
+			if _, err := o.Attach(h); err != nil {
+				t.Fatal(err)
+			}
+		}
+		before, other := hits(t, o, 0), hits(t, o, 3)
 		fork(t)
-		if hits(t, o, 0) == before {
-			t.Error("the program did not run")
+		getpgid(t)
+		if hits(t, o, 0) == before || hits(t, o, 3) == other {
+			t.Error("the programs did not run")
 		}
 		if got := r.Costs(); len(got) != 0 {
 			t.Errorf("there is %+v", got)

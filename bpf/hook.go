@@ -189,6 +189,8 @@ func tellRefusals(refused []Refusal) string {
 // attached is what a hook holds in the kernel.
 type attached struct {
 	programs map[string]*ebpf.Program
+	shared   []string          // names of those that are the object's
+	cookies  map[string]uint64 // of these
 	links    []closer
 	targets  []string
 	slots    []uint32 // of programs, in the road's costs
@@ -196,17 +198,20 @@ type attached struct {
 }
 
 // close closes all links at once: for some the kernel waits until all CPUs have
-// left its program, which takes tens of milliseconds.
-func (a *attached) close() error {
+// left its program, which takes tens of milliseconds. Programs that are shared
+// remain.
+func (a *attached) close(hook string) error {
 	errs := make([]error, len(a.links))
 	var wg sync.WaitGroup
 	for i, l := range a.links {
 		wg.Go(func() { errs[i] = l.Close() })
 	}
 	wg.Wait()
-	for _, p := range a.programs {
-		a.skips.leave(p) // no run of it is left out any more
-		errs = append(errs, p.Close())
+	for name, p := range a.programs {
+		a.skips.leave(hook, p) // no run of it is left out any more
+		if !slices.Contains(a.shared, name) {
+			errs = append(errs, p.Close())
+		}
 	}
 	return errors.Join(errs...)
 }
@@ -216,11 +221,10 @@ func (o *Object) climb(hook string, rung Rung) (_ *attached, err error) {
 	if len(rung.Attachments) == 0 {
 		return nil, errors.New("the rung has no attachments")
 	}
-	a := &attached{programs: map[string]*ebpf.Program{}, skips: &o.road.skips}
+	a := &attached{programs: map[string]*ebpf.Program{}, cookies: map[string]uint64{}, skips: &o.road.skips}
 	defer func() {
 		if err != nil {
-			a.close() // what failed first is what counts
-			o.road.costs.free(a.slots)
+			_, _ = a.close(hook), o.giveBack(a) // what failed first is what counts
 			return
 		}
 		o.road.costs.serves(hook, a.slots)
@@ -229,20 +233,17 @@ func (o *Object) climb(hook string, rung Rung) (_ *attached, err error) {
 		if a.programs[at.Program] != nil {
 			continue
 		}
-		p, slots, err := o.load(at.Program)
-		if err != nil {
+		if err := o.provide(a, at); err != nil {
 			return nil, err
 		}
-		a.programs[at.Program] = p
-		a.slots = append(a.slots, slots...)
-		o.road.skips.watch(hook, p)
+		o.road.skips.watch(hook, a.programs[at.Program])
 	}
 	for _, at := range rung.Attachments {
 		spec, p := o.spec.Programs[at.Program], a.programs[at.Program]
 		if at.Target == "" {
 			at.Target = spec.AttachTo
 		}
-		l, err := o.road.places.attach(at, p)
+		l, err := o.road.places.attach(at, p, a.cookies[at.Program])
 		if err != nil {
 			return nil, explainAttach(at, spec, err)
 		}
@@ -250,4 +251,32 @@ func (o *Object) climb(hook string, rung Rung) (_ *attached, err error) {
 		a.targets = append(a.targets, at.Target)
 	}
 	return a, nil
+}
+
+// provide loads the program of an attachment for a hook.
+func (o *Object) provide(a *attached, at Attachment) error {
+	if at.how != byTracepoint {
+		p, slots, err := o.load(at.Program)
+		if err != nil {
+			return err
+		}
+		a.programs[at.Program] = p
+		a.slots = append(a.slots, slots...)
+		return nil
+	}
+	s, err := o.share(at.Program)
+	if err != nil {
+		return err
+	}
+	a.programs[at.Program] = s.Program
+	a.shared = append(a.shared, at.Program)
+	a.cookies[at.Program] = costSlots // nobody's
+	if !s.measured {
+		return nil
+	}
+	if slot, ok := o.road.costs.take(o.name, at.Program); ok {
+		a.cookies[at.Program] = uint64(slot)
+		a.slots = append(a.slots, slot)
+	}
+	return nil
 }

@@ -283,7 +283,7 @@ func TestBPFPlaceIsFull(t *testing.T) {
 			where := places{cgroup: dir}
 			all := attached{programs: map[string]*ebpf.Program{}, skips: &skips{}}
 			t.Cleanup(func() {
-				if err := errors.Join(all.close(), where.close()); err != nil {
+				if err := errors.Join(all.close(""), where.close()); err != nil {
 					t.Error(err)
 				}
 			})
@@ -293,7 +293,7 @@ func TestBPFPlaceIsFull(t *testing.T) {
 					t.Fatal(err)
 				}
 				all.programs[strconv.Itoa(i)] = p
-				l, err := where.attach(tt.at, p)
+				l, err := where.attach(tt.at, p, 0)
 				if err != nil {
 					if reason := reasonOf(explainAttach(tt.at, tt.ps, err)); reason != tt.want {
 						t.Errorf("reason %q, want %q", reason, tt.want)

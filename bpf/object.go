@@ -27,6 +27,7 @@ type Object struct {
 
 	mu       sync.Mutex
 	programs map[string]*ebpf.Program // asked for by Program
+	shared   map[string]*shared       // attached to tracepoints
 	slots    []uint32                 // of programs, in the road's costs
 	hooks    map[string]*attached
 	closed   bool
@@ -41,6 +42,7 @@ func (r *Road) Open(name string, spec *ebpf.CollectionSpec) (_ *Object, err erro
 		road:     r,
 		spec:     spec.Copy(),
 		programs: map[string]*ebpf.Program{},
+		shared:   map[string]*shared{},
 		hooks:    map[string]*attached{},
 	}
 	for v, value := range map[string]any{
@@ -113,6 +115,64 @@ func (o *Object) Program(name string) (*ebpf.Program, error) {
 	return p, nil
 }
 
+// A shared program is loaded once for all hooks that attach it to tracepoints.
+type shared struct {
+	*ebpf.Program
+	measured bool // by the slot that its cookie is
+	hooks    int
+}
+
+// share loads a program for tracepoints, unless a hook has it already. The caller
+// holds o.mu, and calls release.
+func (o *Object) share(name string) (*shared, error) {
+	if s := o.shared[name]; s != nil {
+		s.hooks++
+		return s, nil
+	}
+	ps := o.spec.Programs[name]
+	if ps == nil {
+		return nil, fmt.Errorf("load %s: object %s has no such program", name, o.name)
+	}
+	s := &shared{hooks: 1}
+	var err error
+	if !o.road.cfg.Unmeasured {
+		if m := measure(ps, o.road.costs.table, slotByCookie()); m != nil {
+			s.Program, err = o.loadSpec(name, m)
+			if err != nil && !crowded(err) {
+				return nil, err
+			}
+			s.measured = err == nil
+		}
+	}
+	if !s.measured {
+		if s.Program, err = o.loadSpec(name, ps); err != nil {
+			return nil, err
+		}
+	}
+	o.shared[name] = s
+	return s, nil
+}
+
+// release gives back what share gave.
+func (o *Object) release(name string) error {
+	s := o.shared[name]
+	if s.hooks--; s.hooks > 0 {
+		return nil
+	}
+	delete(o.shared, name)
+	return s.Close()
+}
+
+// giveBack gives back what a hook has that other hooks may have too. It is closed.
+func (o *Object) giveBack(a *attached) error {
+	var errs []error
+	for _, program := range a.shared {
+		errs = append(errs, o.release(program))
+	}
+	o.road.costs.free(a.slots)
+	return errors.Join(errs...)
+}
+
 // load puts one program into the kernel, on the object's maps, and where there
 // is room has it measured: then it has a slot of the road's costs.
 func (o *Object) load(name string) (_ *ebpf.Program, slots []uint32, err error) {
@@ -126,7 +186,7 @@ func (o *Object) load(name string) (_ *ebpf.Program, slots []uint32, err error) 
 	}
 	slot, ok := o.road.costs.take(o.name, name)
 	if ok {
-		if m := measure(ps, o.road.costs.table, slot); m != nil {
+		if m := measure(ps, o.road.costs.table, slotIs(slot)); m != nil {
 			p, err := o.loadSpec(name, m)
 			if err == nil {
 				return p, []uint32{slot}, nil
@@ -264,19 +324,23 @@ func (o *Object) detach(hooks []string) error {
 		return nil
 	}
 	errs := make([]error, len(hooks))
+	var closing []*attached
 	var wg sync.WaitGroup
 	for i, name := range hooks {
 		a := o.hooks[name]
 		delete(o.hooks, name)
 		wg.Go(func() {
-			if err := a.close(); err != nil {
+			if err := a.close(name); err != nil {
 				errs[i] = fmt.Errorf("detach %s: %w", name, err)
 			}
 		})
-		defer o.road.costs.free(a.slots)
+		closing = append(closing, a)
 	}
 	wg.Wait()
 	o.road.places.reaper.leave()
+	for _, a := range closing {
+		errs = append(errs, o.giveBack(a))
+	}
 	return errors.Join(errs...)
 }
 

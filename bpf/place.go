@@ -42,11 +42,11 @@ func (p *places) close() error {
 	return errors.Join(errs...)
 }
 
-// attach puts a program in its place.
-func (p *places) attach(at Attachment, prog *ebpf.Program) (closer, error) {
+// attach puts a program in its place. At tracepoints it is told the cookie.
+func (p *places) attach(at Attachment, prog *ebpf.Program, cookie uint64) (closer, error) {
 	switch at.how {
 	case byTracepoint:
-		return p.attachTracepoint(at.group, at.symbol, prog)
+		return p.attachTracepoint(at.group, at.symbol, prog, cookie)
 	case byKprobe:
 		return link.Kprobe(at.symbol, prog, nil)
 	case byKretprobe:
@@ -67,7 +67,7 @@ func (p *places) attach(at Attachment, prog *ebpf.Program) (closer, error) {
 // attachTracepoint opens the tracepoint as a perf event and attaches the
 // program to that. One event, on any CPU, stands for all CPUs: the program runs
 // for the tracepoint, not for the event.
-func (p *places) attachTracepoint(group, name string, prog *ebpf.Program) (closer, error) {
+func (p *places) attachTracepoint(group, name string, prog *ebpf.Program, cookie uint64) (closer, error) {
 	id, err := p.tracepointID(group, name)
 	if err != nil {
 		return nil, err
@@ -84,12 +84,11 @@ func (p *places) attachTracepoint(group, name string, prog *ebpf.Program) (close
 	if err != nil {
 		return nil, fmt.Errorf("perf_event_open: %w", err)
 	}
-	l, err := link.AttachRawLink(link.RawLinkOptions{Target: fd, Program: prog, Attach: ebpf.AttachPerfEvent})
+	l, err := p.reaper.linkEvent(fd, prog, cookie)
 	if err != nil {
-		p.reaper.put(fd)
-		return nil, err
+		return nil, err // and no link that is a nil pointer
 	}
-	return &eventLink{RawLink: l, event: fd, reaper: &p.reaper}, nil
+	return l, nil
 }
 
 // openTracefs opens tracefs where it is not open yet. The caller holds p.mu.

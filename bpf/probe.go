@@ -102,7 +102,7 @@ func probeAttach(ps *ebpf.ProgramSpec, at Attachment) (err error) {
 	}
 	var where places
 	defer func() { err = errors.Join(err, where.close()) }()
-	l, err := where.attach(at, p)
+	l, err := where.attach(at, p, 0)
 	if err != nil {
 		return explainAttach(at, ps, err)
 	}

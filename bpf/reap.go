@@ -1,23 +1,46 @@
 package bpf
 
 import (
+	"fmt"
+	"runtime"
 	"sync"
+	"unsafe"
 
-	"github.com/cilium/ebpf/link"
+	"github.com/cilium/ebpf"
 	"golang.org/x/sys/unix"
 )
 
 // An eventLink attaches a program to a perf event, which it keeps.
 type eventLink struct {
-	*link.RawLink
-	event  int
-	reaper *reaper
+	fd, event int
+	reaper    *reaper
 }
+
+// linkEvent attaches a program to a perf event. The cookie is what the program is
+// told of where it runs: bpf_get_attach_cookie. The link owns the event; where there
+// is an error it is gone.
+func (r *reaper) linkEvent(event int, prog *ebpf.Program, cookie uint64) (*eventLink, error) {
+	const linkCreate = 28
+	attr := struct {
+		prog, target, kind, flags uint32
+		cookie                    uint64
+	}{prog: uint32(prog.FD()), target: uint32(event), kind: uint32(ebpf.AttachPerfEvent), cookie: cookie}
+	fd, _, errno := unix.Syscall(unix.SYS_BPF, linkCreate, uintptr(unsafe.Pointer(&attr)), unsafe.Sizeof(attr))
+	runtime.KeepAlive(prog)
+	if errno != 0 {
+		r.put(event)
+		return nil, fmt.Errorf("create link: %w", errno)
+	}
+	return &eventLink{fd: int(fd), event: event, reaper: r}, nil
+}
+
+// FD returns the link's descriptor, which remains the link's.
+func (l *eventLink) FD() int { return l.fd }
 
 // Close takes the program off the event: it is not run any more. The event itself
 // goes behind our back.
 func (l *eventLink) Close() error {
-	err := l.RawLink.Close()
+	err := unix.Close(l.fd)
 	l.reaper.put(l.event)
 	return err
 }

@@ -3,6 +3,7 @@ package bpf
 import (
 	"maps"
 	"slices"
+	"strings"
 	"sync"
 
 	"github.com/cilium/ebpf"
@@ -16,15 +17,15 @@ import (
 type skips struct {
 	mu       sync.Mutex
 	programs map[*ebpf.Program]skipped // attached
-	hooks    map[string]uint64         // what is known, by hook
+	hooks    map[string]uint64         // what is known, by hook, or several
 	// read asks the kernel how often a program was left out. Tests replace it.
 	read func(*ebpf.Program) (uint64, error)
 }
 
 // skipped is what is known of one program.
 type skipped struct {
-	hook string
-	runs uint64
+	hooks []string // sorted
+	runs  uint64
 }
 
 func (s *skips) init() {
@@ -38,22 +39,34 @@ func (s *skips) init() {
 	}
 }
 
-// watch counts a program as one of a hook's, until leave.
+// watch counts a program as one of a hook's, until leave. Of one that several hooks
+// share the kernel does not say for which it was left out: that is told of all.
 func (s *skips) watch(hook string, p *ebpf.Program) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.programs[p] = skipped{hook: hook}
+	s.look(p) // so far it was others'
+	was := s.programs[p]
+	was.hooks = append(slices.Clone(was.hooks), hook)
+	slices.Sort(was.hooks)
+	s.programs[p] = was
 }
 
-// leave looks at a program for the last time, which then may be closed.
-func (s *skips) leave(p *ebpf.Program) {
+// leave looks at a hook's program for the last time. One that no hook has any more
+// may be closed then.
+func (s *skips) leave(hook string, p *ebpf.Program) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.look(p)
-	delete(s.programs, p)
+	was := s.programs[p]
+	was.hooks = slices.DeleteFunc(slices.Clone(was.hooks), func(h string) bool { return h == hook })
+	if len(was.hooks) == 0 {
+		delete(s.programs, p)
+		return
+	}
+	s.programs[p] = was
 }
 
-// look adds to its hook what the kernel has left out of a program since it was
+// look adds to its hooks what the kernel has left out of a program since it was
 // last looked at. The caller holds s.mu.
 func (s *skips) look(p *ebpf.Program) {
 	was, ok := s.programs[p]
@@ -65,13 +78,13 @@ func (s *skips) look(p *ebpf.Program) {
 	if err != nil || runs <= was.runs {
 		return
 	}
-	s.hooks[was.hook] += runs - was.runs
+	s.hooks[strings.Join(was.hooks, ",")] += runs - was.runs
 	was.runs = runs
 	s.programs[p] = was
 }
 
 // counters looks at all programs, and returns the hooks of which runs were left
-// out. That takes some microseconds for each program.
+// out, with commas where they share a program. That takes some microseconds for each program.
 func (s *skips) counters() []Counter {
 	s.mu.Lock()
 	defer s.mu.Unlock()

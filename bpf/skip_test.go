@@ -44,7 +44,7 @@ func TestSkips(t *testing.T) {
 	both := []Counter{{Name: "test.one", Lane: Kernel, Lost: 1}, {Name: "test.two", Lane: Kernel, Lost: 8}}
 	check("another hook", both...)
 	kernel[b] = 6
-	s.leave(b)
+	s.leave("test.two", b)
 	both[1].Lost++
 	check("what was left out before it was detached", both...)
 	s.watch("test.two", new(ebpf.Program))
@@ -53,6 +53,15 @@ func TestSkips(t *testing.T) {
 	s.watch("test.two", b)
 	both[1].Lost += 2
 	check("attached again", both...)
+	// One that two hooks have: for which it was left out nobody says.
+	kernel[c] = 3
+	s.watch("test.also", c)
+	kernel[c] = 5
+	s.leave("test.one", c)
+	kernel[c] = 9
+	both[0].Lost += 2
+	both = append([]Counter{{Name: "test.also", Lane: Kernel, Lost: 4}, {Name: "test.also,test.one", Lane: Kernel, Lost: 2}}, both...)
+	check("shared for a while", both...)
 	if both[0].Lane.String() != "kernel" {
 		t.Errorf("the lane is called %s", both[0].Lane)
 	}
