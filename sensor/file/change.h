@@ -27,39 +27,38 @@
 /* Which arguments of a call are what; -1: it has none. The group follows the user. */
 struct change_shape {
 	__s8 path, dir, target, target_dir, flags, mode, owner, size, fd;
-	__u8 last;	    /* names that are not followed: 1 the path, 2 the target */
-	__s16 nr, nr_arm64; /* of the system call */
+	__u8 last; /* names that are not followed: 1 the path, 2 the target */
 };
 
 /* clang-format off */
 static const struct change_shape shapes[FILE_WHATS] = {
-	/*                     path dir tgt tdir flags mode owner size fd last  nr arm */
-	[FILE_UNLINK]	  = {  0, -1, -1, -1, -1, -1, -1, -1, -1, 1,  87,  -1 },
-	[FILE_UNLINKAT]	  = {  1,  0, -1, -1,  2, -1, -1, -1, -1, 1, 263,  35 },
-	[FILE_RMDIR]	  = {  0, -1, -1, -1, -1, -1, -1, -1, -1, 1,  84,  -1 },
-	[FILE_RENAME]	  = {  0, -1,  1, -1, -1, -1, -1, -1, -1, 3,  82,  -1 },
-	[FILE_RENAMEAT]	  = {  1,  0,  3,  2, -1, -1, -1, -1, -1, 3, 264,  38 },
-	[FILE_RENAMEAT2]  = {  1,  0,  3,  2,  4, -1, -1, -1, -1, 3, 316, 276 },
-	[FILE_LINK]	  = {  0, -1,  1, -1, -1, -1, -1, -1, -1, 3,  86,  -1 },
-	[FILE_LINKAT]	  = {  1,  0,  3,  2,  4, -1, -1, -1, -1, 2, 265,  37 },
-	[FILE_SYMLINK]	  = {  0, -1,  1, -1, -1, -1, -1, -1, -1, 2,  88,  -1 },
-	[FILE_SYMLINKAT]  = {  0, -1,  2,  1, -1, -1, -1, -1, -1, 2, 266,  36 },
-	[FILE_MKDIR]	  = {  0, -1, -1, -1, -1,  1, -1, -1, -1, 1,  83,  -1 },
-	[FILE_MKDIRAT]	  = {  1,  0, -1, -1, -1,  2, -1, -1, -1, 1, 258,  34 },
-	[FILE_CHMOD]	  = {  0, -1, -1, -1, -1,  1, -1, -1, -1, 0,  90,  -1 },
-	[FILE_FCHMOD]	  = { -1, -1, -1, -1, -1,  1, -1, -1,  0, 0,  91,  52 },
-	[FILE_FCHMODAT]	  = {  1,  0, -1, -1, -1,  2, -1, -1, -1, 0, 268,  53 },
-	[FILE_FCHMODAT2]  = {  1,  0, -1, -1,  3,  2, -1, -1, -1, 0, 452, 452 },
-	[FILE_CHOWN]	  = {  0, -1, -1, -1, -1, -1,  1, -1, -1, 0,  92,  -1 },
-	[FILE_LCHOWN]	  = {  0, -1, -1, -1, -1, -1,  1, -1, -1, 1,  94,  -1 },
-	[FILE_FCHOWN]	  = { -1, -1, -1, -1, -1, -1,  1, -1,  0, 0,  93,  55 },
-	[FILE_FCHOWNAT]	  = {  1,  0, -1, -1,  4, -1,  2, -1, -1, 0, 260,  54 },
-	[FILE_TRUNCATE]	  = {  0, -1, -1, -1, -1, -1, -1,  1, -1, 0,  76,  45 },
-	[FILE_FTRUNCATE]  = { -1, -1, -1, -1, -1, -1, -1,  1,  0, 0,  77,  46 },
-	[FILE_MOUNT]	  = {  0, -1,  1, -1,  3, -1, -1, -1, -1, 0, 165,  40 },
-	[FILE_UMOUNT]	  = { -1, -1,  0, -1,  1, -1, -1, -1, -1, 0, 166,  39 },
-	[FILE_MOVE_MOUNT] = {  1,  0,  3,  2,  4, -1, -1, -1, -1, 0, 429, 429 },
-	[FILE_CLOSE]	  = { -1, -1, -1, -1, -1, -1, -1, -1,  0, 0,   3,  57 },
+	/*                     path dir tgt tdir flags mode owner size fd last */
+	[FILE_UNLINK]	  = {  0, -1, -1, -1, -1, -1, -1, -1, -1, 1 },
+	[FILE_UNLINKAT]	  = {  1,  0, -1, -1,  2, -1, -1, -1, -1, 1 },
+	[FILE_RMDIR]	  = {  0, -1, -1, -1, -1, -1, -1, -1, -1, 1 },
+	[FILE_RENAME]	  = {  0, -1,  1, -1, -1, -1, -1, -1, -1, 3 },
+	[FILE_RENAMEAT]	  = {  1,  0,  3,  2, -1, -1, -1, -1, -1, 3 },
+	[FILE_RENAMEAT2]  = {  1,  0,  3,  2,  4, -1, -1, -1, -1, 3 },
+	[FILE_LINK]	  = {  0, -1,  1, -1, -1, -1, -1, -1, -1, 3 },
+	[FILE_LINKAT]	  = {  1,  0,  3,  2,  4, -1, -1, -1, -1, 2 },
+	[FILE_SYMLINK]	  = {  0, -1,  1, -1, -1, -1, -1, -1, -1, 2 },
+	[FILE_SYMLINKAT]  = {  0, -1,  2,  1, -1, -1, -1, -1, -1, 2 },
+	[FILE_MKDIR]	  = {  0, -1, -1, -1, -1,  1, -1, -1, -1, 1 },
+	[FILE_MKDIRAT]	  = {  1,  0, -1, -1, -1,  2, -1, -1, -1, 1 },
+	[FILE_CHMOD]	  = {  0, -1, -1, -1, -1,  1, -1, -1, -1, 0 },
+	[FILE_FCHMOD]	  = { -1, -1, -1, -1, -1,  1, -1, -1,  0, 0 },
+	[FILE_FCHMODAT]	  = {  1,  0, -1, -1, -1,  2, -1, -1, -1, 0 },
+	[FILE_FCHMODAT2]  = {  1,  0, -1, -1,  3,  2, -1, -1, -1, 0 },
+	[FILE_CHOWN]	  = {  0, -1, -1, -1, -1, -1,  1, -1, -1, 0 },
+	[FILE_LCHOWN]	  = {  0, -1, -1, -1, -1, -1,  1, -1, -1, 1 },
+	[FILE_FCHOWN]	  = { -1, -1, -1, -1, -1, -1,  1, -1,  0, 0 },
+	[FILE_FCHOWNAT]	  = {  1,  0, -1, -1,  4, -1,  2, -1, -1, 0 },
+	[FILE_TRUNCATE]	  = {  0, -1, -1, -1, -1, -1, -1,  1, -1, 0 },
+	[FILE_FTRUNCATE]  = { -1, -1, -1, -1, -1, -1, -1,  1,  0, 0 },
+	[FILE_MOUNT]	  = {  0, -1,  1, -1,  3, -1, -1, -1, -1, 0 },
+	[FILE_UMOUNT]	  = { -1, -1,  0, -1,  1, -1, -1, -1, -1, 0 },
+	[FILE_MOVE_MOUNT] = {  1,  0,  3,  2,  4, -1, -1, -1, -1, 0 },
+	[FILE_CLOSE]	  = { -1, -1, -1, -1, -1, -1, -1, -1,  0, 0 },
 };
 /* clang-format on */
 
@@ -163,13 +162,17 @@ static __always_inline struct change_call *change_begin(__s32 *slot, __u32 what)
 	return c;
 }
 
-/* Keeps the texts around the end of w, a name and a target. Returns false if there is no room. */
-static __always_inline bool change_keep_texts(struct change_call *c, struct walk *w, __u32 target, __u32 what)
+/* Keeps the texts around the end of w, a name and a target. Returns 0 if there is no room. Global, as walk_run is. */
+__noinline int change_keep_texts(struct change_call *c, struct walk *w, __u32 target, __u32 what)
 {
-	__u64 off = w->off, len = WALK_END - off + target;
 	struct call_text *text;
+	__u64 off, len;
 	__s32 slot;
 
+	if (!c || !w)
+		return 0; /* never */
+	off = w->off;
+	len = WALK_END - off + target;
 	barrier_var(len);
 	if (len > LONG_TEXT - 1)
 		return false; /* never: two paths with 4,095 bytes each */
@@ -216,18 +219,78 @@ static __always_inline bool change_take_texts(struct change_call *c, struct walk
 	return true;
 }
 
+enum {
+	CHANGE_WANTED = 1,
+	CHANGE_BOTH = 2,
+};
+
 /*
  * Begins an event of a call that has not returned, as interest_begin does:
- * whether anybody may want it, however it ends. both says that who wants it if
- * it fails is who wants it anyway: only then what is asked next holds for either.
+ * whether anybody may want it, however it ends. CHANGE_BOTH says that who wants it
+ * if it fails is who wants it anyway: only then what is asked next holds for
+ * either. Global, as walk_run is.
  */
-static __always_inline bool change_may_be_wanted(struct interest *m, __u32 what, bool *both)
+__noinline int change_may_be_wanted(struct interest *m, __u32 what)
 {
 	struct interest failed;
-	bool done = interest_begin(m, what, 0, false), not = interest_begin(&failed, what, 0, true);
+	bool done, not;
 
-	*both = failed.slot == m->slot && !interest_more(&failed.may, &failed.may, &m->may);
-	return done || not;
+	if (!m)
+		return 0; /* never */
+	what = masked(what, INTEREST_TYPES - 1);
+	done = interest_begin(m, what, 0, false);
+	not = interest_begin(&failed, what, 0, true);
+	if (!done && !not)
+		return 0;
+	if (failed.slot == m->slot && !interest_more(&failed.may, &failed.may, &m->may))
+		return CHANGE_WANTED | CHANGE_BOTH;
+	return CHANGE_WANTED;
+}
+
+static __always_inline __u64 shape_arg(const struct file_scratch *s, __s8 at)
+{
+	__u32 i = at;
+
+	barrier_var(i);
+	return at < 0 ? 0 : s->args[i & 7];
+}
+
+/*
+ * Reads what the call is given that the current task is in, into the scratch:
+ * there the verifier does not follow it. Global likewise.
+ */
+__noinline int change_args(__u32 what)
+{
+	struct task_struct *p = bpf_get_current_task_btf();
+	struct file_scratch *s = file_scratch();
+	const struct change_shape *shape;
+	struct change_record *r;
+
+	barrier_var(what);
+	if (what >= FILE_WHATS || !s)
+		return 0; /* never */
+	shape = &shapes[what];
+	s->args[0] = call_arg(p, 0);
+	s->args[1] = call_arg(p, 1);
+	s->args[2] = call_arg(p, 2);
+	s->args[3] = call_arg(p, 3);
+	s->args[4] = call_arg(p, 4);
+	s->path = shape_arg(s, shape->path);
+	s->target = shape_arg(s, shape->target);
+	r = &s->change;
+	__builtin_memset(r, 0, sizeof(*r));
+	r->what = what;
+	r->flags = shape_arg(s, shape->flags);
+	r->size = shape_arg(s, shape->size);
+	r->mode = shape_arg(s, shape->mode);
+	r->uid = shape_arg(s, shape->owner);
+	r->gid = shape->owner < 0 ? 0 : shape_arg(s, shape->owner + 1);
+	r->fd = shape->fd < 0 ? -1 : (__s32)shape_arg(s, shape->fd);
+	r->dir = shape->dir < 0 ? AT_FDCWD : (__s32)shape_arg(s, shape->dir);
+	r->target_dir = shape->target_dir < 0 ? AT_FDCWD : (__s32)shape_arg(s, shape->target_dir);
+	if (what == FILE_MOUNT)
+		bpf_probe_read_user_str(r->fstype, sizeof(r->fstype), (void *)s->args[2]);
+	return 0;
 }
 
 /* ---- before the call: what is asked for, where that proves something ---- */
@@ -294,51 +357,54 @@ static __always_inline bool memory_is_own(struct task_struct *p, const void *use
 	return look.own;
 }
 
-/* Keeps a single name that is not followed; any other proves nothing. */
-static __always_inline void change_ask(struct change_asked *a, struct task_struct *p, __s32 dir, const void *user)
+/* Keeps a single name that is not followed; any other proves nothing. Global, as walk_run is. */
+__noinline int change_ask(struct change_asked *a, __s32 dir, __u64 user)
 {
-	struct name_scan scan = { .name = a->name };
-	long n = bpf_probe_read_user_str(a->name, sizeof(a->name), user);
+	struct task_struct *p = bpf_get_current_task_btf();
+	struct name_scan scan = {};
+	long n;
 
+	if (!a)
+		return 0; /* never */
+	n = bpf_probe_read_user_str(a->name, sizeof(a->name), (void *)user);
 	/* As long as there is room for: it may be longer. */
 	if (n <= 1 || n >= (long)sizeof(a->name))
-		return;
+		return 0;
 	if (a->name[0] == '.' && (n == 2 || (n == 3 && a->name[1] == '.')))
-		return;
+		return 0;
+	scan.name = a->name;
 	bpf_loop(NAME_MAX, name_step, &scan, 0);
-	if (scan.slash || !memory_is_own(p, user, n) || !change_base(p, dir, &a->dentry, &a->mnt))
-		return;
+	if (scan.slash || !memory_is_own(p, (void *)user, n) || !change_base(p, dir, &a->dentry, &a->mnt))
+		return 0;
 	a->len = n - 1;
-}
-
-static __always_inline __s32 shape_dir(struct task_struct *p, __s8 at)
-{
-	return at < 0 ? AT_FDCWD : (__s32)call_arg(p, at);
+	return 0;
 }
 
 static __noinline int change_enter(__u32 what)
 {
 	struct task_struct *p = bpf_get_current_task_btf();
-	const struct change_shape *shape;
+	struct file_scratch *s = file_scratch();
 	struct change_call *c;
 	struct interest m;
 	__s32 slot;
+	__u8 last;
 
-	if (what >= FILE_WHATS)
+	barrier_var(what);
+	if (what >= FILE_WHATS || !s)
 		return 0; /* never */
-	shape = &shapes[what];
+	last = shapes[what].last;
 	/* Of calls that fail, and of threads that share their memory, names are not proven. */
-	if (!shape->last || !task_in_scope(p) || READ(p->mm, mm_users.counter) != 1 ||
-	    !interest_begin(&m, what, 0, false))
+	if (!last || !task_in_scope(p) || READ(p->mm, mm_users.counter) != 1 || !interest_begin(&m, what, 0, false))
 		return 0;
 	c = change_begin(&slot, what);
 	if (!c)
 		return 0; /* it is told without its name */
+	change_args(what);
 	c->asked.len = c->target.len = 0;
-	if (shape->last & 1)
-		change_ask(&c->asked, p, shape_dir(p, shape->dir), (void *)call_arg(p, shape->path));
-	if (shape->last & 2)
-		change_ask(&c->target, p, shape_dir(p, shape->target_dir), (void *)call_arg(p, shape->target));
+	if (last & 1)
+		change_ask(&c->asked, s->change.dir, s->path);
+	if (last & 2)
+		change_ask(&c->target, s->change.target_dir, s->target);
 	slot_leave(SLOT_CALLS, slot, c->asked.len || c->target.len);
 	return 0;
 }
@@ -426,29 +492,153 @@ static __always_inline __u32 text_behind(struct walk *w)
 }
 
 /*
- * Whether somebody wants it, by inode or by any of its names. error is enum
- * file_error: where it says that the file is not known, it can be anybody's.
+ * Whether somebody wants the change in the scratch, by inode or by any of its names.
+ * error is enum file_error: where it says that the file is not known, it can be
+ * anybody's. Global, as walk_run is.
  */
-static __always_inline bool change_wanted(struct interest *m, __u32 what, struct walk *w, struct file_object *object,
-					  __u32 target, __u32 raw, __u32 error)
+__noinline int change_wanted(struct interest *m, __u32 error)
 {
+	struct file_scratch *s = file_scratch();
 	bool unnamed = file_unnamed(error);
+	struct change_record *r;
+	struct walk *w;
 
-	if (interest_needs_inode(m) && (object->ino || !unnamed) && !interest_inode(m, object->ino, object->dev))
-		return false;
+	if (!m || !s)
+		return 0; /* never */
+	w = &s->walk;
+	r = &s->change;
+	if (interest_needs_inode(m) && (r->file.ino || !unnamed) && !interest_inode(m, r->file.ino, r->file.dev))
+		return 0;
 	if (unnamed) {
 		interest_unnamed(m);
 	} else if (interest_needs_name(m)) {
 		if (w->off != WALK_END)
 			walk_judge(m, w);
-		if (target)
-			interest_name(m, &w->bytes[WALK_END], walk_at(w, WALK_END + target), target);
+		if (r->target_len)
+			text_judge(m, w, WALK_END, r->target_len);
 		/* What these calls are given beside a path is a name of the event too. */
-		if (raw && (what == FILE_SYMLINK || what == FILE_SYMLINKAT || what >= FILE_MOUNT))
-			interest_name(m, walk_at(w, WALK_END + target),
-				      &w->bytes[WALK_END + masked(target + raw, 0x1fff)], raw);
+		if (r->raw_len && (r->what == FILE_SYMLINK || r->what == FILE_SYMLINKAT || r->what >= FILE_MOUNT))
+			text_judge(m, w, WALK_END + r->target_len, r->raw_len);
 	}
 	return interest_wanted(m);
+}
+
+/* What was seen of the call, into the scratch. Global likewise. */
+__noinline int change_recall(struct change_call *c, __u32 what)
+{
+	struct file_scratch *s = file_scratch();
+	struct change_record *r;
+
+	if (!c || !s)
+		return 0; /* never */
+	r = &s->change;
+	r->error = walk_error(c->seen - 1);
+	r->file = c->file;
+	r->marks = c->marks;
+	if (change_take_texts(c, &s->walk, what))
+		r->target_len = c->target_len;
+	else
+		r->error = FILE_UNPROVEN; /* never */
+	return 0;
+}
+
+/* The file of the descriptor that the call was given, into the scratch. Global likewise. */
+__noinline int change_by_fd(void)
+{
+	struct task_struct *p = bpf_get_current_task_btf();
+	struct file_scratch *s = file_scratch();
+	struct change_record *r;
+	struct dentry *dentry;
+	struct file *file;
+
+	if (!s)
+		return 0; /* never */
+	r = &s->change;
+	file = file_of(p, r->fd);
+	if (!file) {
+		if (r->res >= 0)
+			r->error = FILE_CLOSED;
+		return 0;
+	}
+	dentry = READ(file, f_path.dentry);
+	r->marks = object_fill(&r->file, READ(file, f_inode), dentry);
+	r->error = walk_error(walk_resolve(&s->walk, READ(file, f_path.mnt), dentry, p->fs, WALK_END));
+	return 0;
+}
+
+/* The names that were asked for, as far as they are proven, into the scratch. Global likewise. */
+__noinline int change_by_name(struct change_call *c, __u32 what)
+{
+	struct file_scratch *s = file_scratch();
+	const struct change_shape *shape;
+	struct change_record *r;
+	__u32 error = FILE_KNOWN;
+	struct walk *w;
+
+	barrier_var(what);
+	if (!c || !s || what >= FILE_WHATS)
+		return 0; /* never */
+	shape = &shapes[what];
+	w = &s->walk;
+	r = &s->change;
+	if (shape->last & 2) {
+		error = change_prove(&c->target, w, r->target_dir, s->target);
+		r->target_len = text_behind(w);
+	}
+	if (shape->last & 1) {
+		__u32 e = change_prove(&c->asked, w, r->dir, s->path);
+
+		if (e)
+			error = e;
+	} else if (shape->path >= 0 && what != FILE_SYMLINK && what != FILE_SYMLINKAT) {
+		error = FILE_UNPROVEN;
+	}
+	r->error = error;
+	return 0;
+}
+
+/* What was asked for, behind the target. Global likewise. */
+__noinline int change_raw(void)
+{
+	struct file_scratch *s = file_scratch();
+	struct change_record *r;
+	__u64 target;
+
+	if (!s)
+		return 0; /* never */
+	r = &s->change;
+	target = r->target_len;
+	if (s->path)
+		r->raw_len = raw_copy(&s->walk, target, (void *)s->path);
+	if (s->target)
+		r->target_raw_len = raw_copy(&s->walk, target + r->raw_len, (void *)s->target);
+	return 0;
+}
+
+/* Writes the record in the scratch, and its texts. Global likewise. */
+__noinline int change_write(enum record_type type)
+{
+	struct file_scratch *s = file_scratch();
+	struct change_record *r, *from;
+	struct walk *w;
+	__u64 at, len;
+	__u8 pad;
+
+	if (!s)
+		return 0; /* never */
+	w = &s->walk;
+	from = &s->change;
+	if (WALK_END - w->off + from->target_len + from->raw_len + from->target_raw_len > CHANGE_TEXT)
+		from->raw_len = from->target_raw_len = 0;
+	from->name_len = WALK_END - w->off;
+	r = head_of(w, sizeof(*r), &at, &pad);
+	if (!r)
+		return 0; /* never */
+	*r = *from;
+	r->pad = pad;
+	len = masked(WALK_END - at + from->target_len + from->raw_len + from->target_raw_len, 0x3fff);
+	record_output(&bulk, r, type, len);
+	return 0;
 }
 
 /* c is what is known of the call; NULL: nothing. */
@@ -456,99 +646,37 @@ static __noinline int change_tell(__u32 what, long res, struct change_call *c)
 {
 	struct task_struct *p = bpf_get_current_task_btf();
 	struct file_scratch *s = file_scratch();
-	struct file_object object = {};
-	const struct change_shape *shape;
 	struct change_record *r;
-	__u32 marks = 0, error = res < 0 ? FILE_FAILED : FILE_UNPROVEN, target = 0, raw = 0, target_raw = 0;
-	__u32 judged;
-	struct walk *w;
-	__u64 at, len;
-	struct interest m;
-	__u8 pad;
+	struct interest m = {};
+	__u32 error;
+	bool by_fd;
 
+	barrier_var(what);
 	if (what >= FILE_WHATS || !s)
 		return 0; /* never */
-	shape = &shapes[what];
+	by_fd = shapes[what].fd >= 0;
 	if (!interest_begin(&m, what, 0, res < 0))
 		return 0;
-	w = &s->walk;
-	w->off = WALK_END;
-	if (c && c->seen) {
-		error = walk_error(c->seen - 1);
-		object = c->file;
-		marks = c->marks;
-		if (change_take_texts(c, w, what))
-			target = c->target_len;
-		else
-			error = FILE_UNPROVEN; /* never */
-	} else if (shape->fd >= 0) {
-		struct file *file = file_of(p, call_arg(p, shape->fd));
-
-		if (file) {
-			struct dentry *dentry = READ(file, f_path.dentry);
-
-			marks = object_fill(&object, READ(file, f_inode), dentry);
-			error = walk_error(walk_resolve(w, READ(file, f_path.mnt), dentry, p->fs, WALK_END));
-		} else if (res >= 0) {
-			error = FILE_CLOSED;
-		}
-	} else if (c && res >= 0) {
-		error = FILE_KNOWN;
-		if (shape->last & 2) {
-			error = change_prove(&c->target, w, shape_dir(p, shape->target_dir),
-					     call_arg(p, shape->target));
-			target = text_behind(w);
-		}
-		if (shape->last & 1) {
-			__u32 e = change_prove(&c->asked, w, shape_dir(p, shape->dir), call_arg(p, shape->path));
-
-			if (e)
-				error = e;
-		} else if (shape->path >= 0 && what != FILE_SYMLINK && what != FILE_SYMLINKAT) {
-			error = FILE_UNPROVEN;
-		}
-	}
-	if (shape->path >= 0)
-		raw = raw_copy(w, target, (void *)call_arg(p, shape->path));
-	if (shape->target >= 0)
-		target_raw = raw_copy(w, target + raw, (void *)call_arg(p, shape->target));
-	judged = !c && shape->fd < 0 && change_seen(what) ? FILE_KNOWN : error;
-	if (!change_wanted(&m, what, w, &object, target, raw, judged))
-		return 0;
-	if (WALK_END - w->off + target + raw + target_raw > CHANGE_TEXT)
-		raw = target_raw = 0;
-	marks |= asker_marks(p);
-	r = head_of(w, sizeof(*r), &at, &pad);
-	if (!r)
-		return 0; /* never */
-	actor_fill(&r->actor, p);
-	r->file = object;
-	r->size = shape->size < 0 ? 0 : call_arg(p, shape->size);
-	r->flags = shape->flags < 0 ? 0 : call_arg(p, shape->flags);
+	s->walk.off = WALK_END;
+	change_args(what);
+	r = &s->change;
 	r->res = res;
-	r->fd = shape->fd < 0 ? -1 : (__s32)call_arg(p, shape->fd);
-	r->dir = shape_dir(p, shape->dir);
-	r->target_dir = shape_dir(p, shape->target_dir);
-	r->mode = shape->mode < 0 ? 0 : call_arg(p, shape->mode);
-	r->uid = shape->owner < 0 ? 0 : call_arg(p, shape->owner);
-	r->gid = shape->owner < 0 ? 0 : call_arg(p, shape->owner + 1);
-	r->name_len = WALK_END - w->off;
-	r->target_len = target;
-	r->raw_len = raw;
-	r->target_raw_len = target_raw;
-	r->marks = marks;
-	r->what = what;
-	r->error = error;
-	r->pad = pad;
-	__builtin_memset(r->zero, 0, sizeof(r->zero));
-	__builtin_memset(r->fstype, 0, sizeof(r->fstype));
-	if (what == FILE_MOUNT)
-		bpf_probe_read_user_str(r->fstype, sizeof(r->fstype), (void *)call_arg(p, 2));
+	r->error = res < 0 ? FILE_FAILED : FILE_UNPROVEN;
+	if (c && c->seen)
+		change_recall(c, what);
+	else if (by_fd)
+		change_by_fd();
+	else if (c && res >= 0)
+		change_by_name(c, what);
+	change_raw();
+	error = !c && !by_fd && change_seen(what) ? FILE_KNOWN : r->error;
+	if (!change_wanted(&m, error))
+		return 0;
+	r->marks |= asker_marks(p);
+	actor_fill(&r->actor, p);
 	if (what == FILE_CLOSE)
 		r->size = c ? c->size : 0;
-	r->h.flags = 0;
-	len = masked(WALK_END - at + target + raw + target_raw, 0x3fff);
-	record_output(&bulk, r, record_of(what), len);
+	change_write(record_of(what));
 	return 0;
 }
 
@@ -573,42 +701,21 @@ static __noinline int change_exit(__u32 what, long res)
 	return 0;
 }
 
-#define CHANGE(name, call, what)                                   \
-	SEC("tracepoint/syscalls/sys_exit_" call)                  \
-	int file_##name##_x(struct trace_event_raw_sys_exit *ctx)  \
-	{                                                          \
-		return change_exit(what, ctx->ret);                \
-	}                                                          \
-	SEC("tracepoint/syscalls/sys_enter_" call)                 \
-	int file_##name##_e(struct trace_event_raw_sys_enter *ctx) \
-	{                                                          \
-		return change_enter(what);                         \
-	}
+/* Of all calls that change something, and of close(2). */
+SEC("tracepoint")
+int file_change_x(struct trace_event_raw_sys_exit *ctx)
+{
+	__u32 what = call_what(ctx->id);
 
-CHANGE(unlink, "unlink", FILE_UNLINK)
-CHANGE(unlinkat, "unlinkat", FILE_UNLINKAT)
-CHANGE(rmdir, "rmdir", FILE_RMDIR)
-CHANGE(rename, "rename", FILE_RENAME)
-CHANGE(renameat, "renameat", FILE_RENAMEAT)
-CHANGE(renamea2, "renameat2", FILE_RENAMEAT2)
-CHANGE(link, "link", FILE_LINK)
-CHANGE(linkat, "linkat", FILE_LINKAT)
-CHANGE(symlink, "symlink", FILE_SYMLINK)
-CHANGE(symlina, "symlinkat", FILE_SYMLINKAT)
-CHANGE(mkdir, "mkdir", FILE_MKDIR)
-CHANGE(mkdirat, "mkdirat", FILE_MKDIRAT)
-CHANGE(chmod, "chmod", FILE_CHMOD)
-CHANGE(fchmod, "fchmod", FILE_FCHMOD)
-CHANGE(fchmoda, "fchmodat", FILE_FCHMODAT)
-CHANGE(fchmod2, "fchmodat2", FILE_FCHMODAT2)
-CHANGE(chown, "chown", FILE_CHOWN)
-CHANGE(lchown, "lchown", FILE_LCHOWN)
-CHANGE(fchown, "fchown", FILE_FCHOWN)
-CHANGE(fchowna, "fchownat", FILE_FCHOWNAT)
-CHANGE(trunc, "truncate", FILE_TRUNCATE)
-CHANGE(ftrunc, "ftruncate", FILE_FTRUNCATE)
-CHANGE(mount, "mount", FILE_MOUNT)
-CHANGE(umount, "umount", FILE_UMOUNT)
-CHANGE(movemnt, "move_mount", FILE_MOVE_MOUNT)
+	return what ? change_exit(what, ctx->ret) : 0;
+}
+
+SEC("tracepoint")
+int file_change_e(struct trace_event_raw_sys_enter *ctx)
+{
+	__u32 what = call_what(ctx->id);
+
+	return what ? change_enter(what) : 0;
+}
 
 #endif /* FILE_CHANGE_H */

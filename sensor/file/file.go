@@ -17,7 +17,6 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
-	"runtime"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -110,25 +109,25 @@ func (h *hook) wanted(want interest.Set) bool {
 // asked for costs nothing.
 func hooks() []hook {
 	list := []hook{
-		opening("file_open", "open"),
-		opening("file_openat", "openat"),
-		opening("file_openat2", "openat2"),
-		opening("file_creat", "creat"),
-		opening("file_open_hdl", "open_by_handle_at"),
-		changing(event.KindFile, "remove", "unlink=unlink unlinkat=unlinkat rmdir=rmdir", "file_s_unlink", "file_s_rmdir"),
-		changing(event.KindFile, "rename", "rename=rename renameat=renameat renamea2=renameat2", "file_s_rename"),
-		changing(event.KindFile, "link", "link=link linkat=linkat", "file_s_link"),
-		changing(event.KindFile, "symlink", "symlink=symlink symlina=symlinkat", "file_s_symlink"),
-		changing(event.KindFile, "mkdir", "mkdir=mkdir mkdirat=mkdirat", "file_s_mkdir"),
-		changing(event.KindFile, "chmod", "chmod=chmod fchmod=fchmod fchmoda=fchmodat", "file_s_chmod"),
-		changing(event.KindFile, "chmod2", "fchmod2=fchmodat2", "file_s_chmod"),
-		changing(event.KindFile, "chown", "chown=chown lchown=lchown fchown=fchown fchowna=fchownat", "file_s_chown"),
-		changing(event.KindFile, "truncate", "trunc=truncate ftrunc=ftruncate", "file_s_truncate"),
-		changing(event.KindMount, "mount", "mount=mount", "file_s_mount"),
-		changing(event.KindMount, "umount", "umount=umount", "file_s_umount"),
-		changing(event.KindMount, "move_mount", "movemnt=move_mount", "file_s_movemnt"),
+		opening("open"),
+		opening("openat"),
+		opening("openat2"),
+		opening("creat"),
+		opening("open_by_handle_at"),
+		changing(event.KindFile, "remove", "unlink unlinkat rmdir", "file_s_unlink", "file_s_rmdir"),
+		changing(event.KindFile, "rename", "rename renameat renameat2", "file_s_rename"),
+		changing(event.KindFile, "link", "link linkat", "file_s_link"),
+		changing(event.KindFile, "symlink", "symlink symlinkat", "file_s_symlink"),
+		changing(event.KindFile, "mkdir", "mkdir mkdirat", "file_s_mkdir"),
+		changing(event.KindFile, "chmod", "chmod fchmod fchmodat", "file_s_chmod"),
+		changing(event.KindFile, "chmod2", "fchmodat2", "file_s_chmod"),
+		changing(event.KindFile, "chown", "chown lchown fchown fchownat", "file_s_chown"),
+		changing(event.KindFile, "truncate", "truncate ftruncate", "file_s_truncate"),
+		changing(event.KindMount, "mount", "mount", "file_s_mount"),
+		changing(event.KindMount, "umount", "umount", "file_s_umount"),
+		changing(event.KindMount, "move_mount", "move_mount", "file_s_movemnt"),
 		{bpf.Hook{Name: "file.close", Purpose: "files that were open for writing are closed", Rungs: []bpf.Rung{{Kind: "tracepoint", Attachments: []bpf.Attachment{
-			bpf.Tracepoint("file_close_x", "syscalls", "sys_exit_close"), bpf.Tracepoint("file_close_e", "syscalls", "sys_enter_close"),
+			bpf.Tracepoint("file_change_x", "syscalls", "sys_exit_close"), bpf.Tracepoint("file_close_e", "syscalls", "sys_enter_close"),
 		}}}}, event.KindFileClose, []string{"close"}, nil},
 	}
 	list = append(list, uring())
@@ -136,32 +135,30 @@ func hooks() []hook {
 }
 
 // opening is the hook of a system call that opens files.
-func opening(program, call string) hook {
+func opening(call string) hook {
 	h := hook{kind: event.KindOpen}
-	if runtime.GOARCH == "amd64" || !slices.Contains(oldCalls, call) {
+	if exists(call) {
 		h.types = []string{call}
 	}
 	h.Hook = bpf.Hook{Name: "file." + call, Purpose: "files that are opened: " + call, Rungs: []bpf.Rung{
-		{Kind: "tracepoint", Attachments: []bpf.Attachment{bpf.Tracepoint(program, "syscalls", "sys_exit_"+call)}},
+		{Kind: "tracepoint", Attachments: []bpf.Attachment{bpf.Tracepoint("file_open_x", "syscalls", "sys_exit_"+call)}},
 	}}
 	return h
 }
 
-// changing is the hook of system calls that change something, given as pairs:
-// what the names of their programs have in their middle, and the call. Where the
+// changing is the hook of system calls that change something. Where the
 // kernel lets objects be seen in the middle of the call, programs do so; else
 // what is asked for is read when the call begins. What a kernel refuses comes
 // first: the rest is not loaded in vain.
 func changing(kind event.Kind, name, calls string, seen ...string) hook {
 	h := hook{kind: kind}
 	var exits, enters, sights []bpf.Attachment
-	for pair := range strings.FieldsSeq(calls) {
-		program, call, _ := strings.Cut(pair, "=")
-		if runtime.GOARCH != "amd64" && slices.Contains(oldCalls, call) {
+	for call := range strings.FieldsSeq(calls) {
+		if !exists(call) {
 			continue
 		}
-		exits = append(exits, bpf.Tracepoint("file_"+program+"_x", "syscalls", "sys_exit_"+call))
-		enters = append(enters, bpf.Tracepoint("file_"+program+"_e", "syscalls", "sys_enter_"+call))
+		exits = append(exits, bpf.Tracepoint("file_change_x", "syscalls", "sys_exit_"+call))
+		enters = append(enters, bpf.Tracepoint("file_change_e", "syscalls", "sys_enter_"+call))
 		h.types = append(h.types, call)
 	}
 	if kind == event.KindMount && name == "umount" {
@@ -176,9 +173,6 @@ func changing(kind event.Kind, name, calls string, seen ...string) hook {
 	}}
 	return h
 }
-
-// oldCalls are calls that only old architectures have.
-var oldCalls = []string{"open", "creat", "unlink", "rmdir", "rename", "link", "symlink", "mkdir", "chmod", "chown", "lchown"}
 
 // Hooks returns every hook that the sensor may attach, whatever is wanted of it.
 func Hooks() []bpf.Hook {
@@ -264,7 +258,7 @@ func (s *Sensor) open() error {
 	if err != nil {
 		return fmt.Errorf("read object file: %w", err)
 	}
-	if err := s.size(spec); err != nil {
+	if err := errors.Join(s.size(spec), setCalls(spec)); err != nil {
 		return err
 	}
 	s.obj, err = s.road.Open("file", spec)

@@ -350,51 +350,10 @@ const (
 	fileMapUringScratches  = "uring_scratches"
 	fileMapUringSlots      = "uring_slots"
 	fileMapUringTexts      = "uring_texts"
-	fileProgFileChmodE     = "file_chmod_e"
-	fileProgFileChmodX     = "file_chmod_x"
-	fileProgFileChownE     = "file_chown_e"
-	fileProgFileChownX     = "file_chown_x"
+	fileProgFileChangeE    = "file_change_e"
+	fileProgFileChangeX    = "file_change_x"
 	fileProgFileCloseE     = "file_close_e"
-	fileProgFileCloseX     = "file_close_x"
-	fileProgFileCreat      = "file_creat"
-	fileProgFileFchmod2E   = "file_fchmod2_e"
-	fileProgFileFchmod2X   = "file_fchmod2_x"
-	fileProgFileFchmodE    = "file_fchmod_e"
-	fileProgFileFchmodX    = "file_fchmod_x"
-	fileProgFileFchmodaE   = "file_fchmoda_e"
-	fileProgFileFchmodaX   = "file_fchmoda_x"
-	fileProgFileFchownE    = "file_fchown_e"
-	fileProgFileFchownX    = "file_fchown_x"
-	fileProgFileFchownaE   = "file_fchowna_e"
-	fileProgFileFchownaX   = "file_fchowna_x"
-	fileProgFileFtruncE    = "file_ftrunc_e"
-	fileProgFileFtruncX    = "file_ftrunc_x"
-	fileProgFileLchownE    = "file_lchown_e"
-	fileProgFileLchownX    = "file_lchown_x"
-	fileProgFileLinkE      = "file_link_e"
-	fileProgFileLinkX      = "file_link_x"
-	fileProgFileLinkatE    = "file_linkat_e"
-	fileProgFileLinkatX    = "file_linkat_x"
-	fileProgFileMkdirE     = "file_mkdir_e"
-	fileProgFileMkdirX     = "file_mkdir_x"
-	fileProgFileMkdiratE   = "file_mkdirat_e"
-	fileProgFileMkdiratX   = "file_mkdirat_x"
-	fileProgFileMountE     = "file_mount_e"
-	fileProgFileMountX     = "file_mount_x"
-	fileProgFileMovemntE   = "file_movemnt_e"
-	fileProgFileMovemntX   = "file_movemnt_x"
-	fileProgFileOpen       = "file_open"
-	fileProgFileOpenHdl    = "file_open_hdl"
-	fileProgFileOpenat     = "file_openat"
-	fileProgFileOpenat2    = "file_openat2"
-	fileProgFileRenameE    = "file_rename_e"
-	fileProgFileRenameX    = "file_rename_x"
-	fileProgFileRenamea2E  = "file_renamea2_e"
-	fileProgFileRenamea2X  = "file_renamea2_x"
-	fileProgFileRenameatE  = "file_renameat_e"
-	fileProgFileRenameatX  = "file_renameat_x"
-	fileProgFileRmdirE     = "file_rmdir_e"
-	fileProgFileRmdirX     = "file_rmdir_x"
+	fileProgFileOpenX      = "file_open_x"
 	fileProgFileS_chmod    = "file_s_chmod"
 	fileProgFileS_chown    = "file_s_chown"
 	fileProgFileS_link     = "file_s_link"
@@ -407,24 +366,13 @@ const (
 	fileProgFileS_truncate = "file_s_truncate"
 	fileProgFileS_umount   = "file_s_umount"
 	fileProgFileS_unlink   = "file_s_unlink"
-	fileProgFileSymlinaE   = "file_symlina_e"
-	fileProgFileSymlinaX   = "file_symlina_x"
-	fileProgFileSymlinkE   = "file_symlink_e"
-	fileProgFileSymlinkX   = "file_symlink_x"
-	fileProgFileTruncE     = "file_trunc_e"
-	fileProgFileTruncX     = "file_trunc_x"
 	fileProgFileU_done     = "file_u_done"
 	fileProgFileU_over     = "file_u_over"
 	fileProgFileU_sqe      = "file_u_sqe"
 	fileProgFileU_submit   = "file_u_submit"
-	fileProgFileUmountE    = "file_umount_e"
-	fileProgFileUmountX    = "file_umount_x"
-	fileProgFileUnlinkE    = "file_unlink_e"
-	fileProgFileUnlinkX    = "file_unlink_x"
-	fileProgFileUnlinkatE  = "file_unlinkat_e"
-	fileProgFileUnlinkatX  = "file_unlinkat_x"
 	fileVarBulkSize        = "bulk_size"
 	fileVarCallMask        = "call_mask"
+	fileVarCallWhats       = "call_whats"
 	fileVarChangeEpochs    = "change_epochs"
 	fileVarChangeSees      = "change_sees"
 	fileVarCountSlot       = "count_slot"
@@ -479,51 +427,10 @@ type fileSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type fileProgramSpecs struct {
-	FileChmodE     *ebpf.ProgramSpec `ebpf:"file_chmod_e"`
-	FileChmodX     *ebpf.ProgramSpec `ebpf:"file_chmod_x"`
-	FileChownE     *ebpf.ProgramSpec `ebpf:"file_chown_e"`
-	FileChownX     *ebpf.ProgramSpec `ebpf:"file_chown_x"`
+	FileChangeE    *ebpf.ProgramSpec `ebpf:"file_change_e"`
+	FileChangeX    *ebpf.ProgramSpec `ebpf:"file_change_x"`
 	FileCloseE     *ebpf.ProgramSpec `ebpf:"file_close_e"`
-	FileCloseX     *ebpf.ProgramSpec `ebpf:"file_close_x"`
-	FileCreat      *ebpf.ProgramSpec `ebpf:"file_creat"`
-	FileFchmod2E   *ebpf.ProgramSpec `ebpf:"file_fchmod2_e"`
-	FileFchmod2X   *ebpf.ProgramSpec `ebpf:"file_fchmod2_x"`
-	FileFchmodE    *ebpf.ProgramSpec `ebpf:"file_fchmod_e"`
-	FileFchmodX    *ebpf.ProgramSpec `ebpf:"file_fchmod_x"`
-	FileFchmodaE   *ebpf.ProgramSpec `ebpf:"file_fchmoda_e"`
-	FileFchmodaX   *ebpf.ProgramSpec `ebpf:"file_fchmoda_x"`
-	FileFchownE    *ebpf.ProgramSpec `ebpf:"file_fchown_e"`
-	FileFchownX    *ebpf.ProgramSpec `ebpf:"file_fchown_x"`
-	FileFchownaE   *ebpf.ProgramSpec `ebpf:"file_fchowna_e"`
-	FileFchownaX   *ebpf.ProgramSpec `ebpf:"file_fchowna_x"`
-	FileFtruncE    *ebpf.ProgramSpec `ebpf:"file_ftrunc_e"`
-	FileFtruncX    *ebpf.ProgramSpec `ebpf:"file_ftrunc_x"`
-	FileLchownE    *ebpf.ProgramSpec `ebpf:"file_lchown_e"`
-	FileLchownX    *ebpf.ProgramSpec `ebpf:"file_lchown_x"`
-	FileLinkE      *ebpf.ProgramSpec `ebpf:"file_link_e"`
-	FileLinkX      *ebpf.ProgramSpec `ebpf:"file_link_x"`
-	FileLinkatE    *ebpf.ProgramSpec `ebpf:"file_linkat_e"`
-	FileLinkatX    *ebpf.ProgramSpec `ebpf:"file_linkat_x"`
-	FileMkdirE     *ebpf.ProgramSpec `ebpf:"file_mkdir_e"`
-	FileMkdirX     *ebpf.ProgramSpec `ebpf:"file_mkdir_x"`
-	FileMkdiratE   *ebpf.ProgramSpec `ebpf:"file_mkdirat_e"`
-	FileMkdiratX   *ebpf.ProgramSpec `ebpf:"file_mkdirat_x"`
-	FileMountE     *ebpf.ProgramSpec `ebpf:"file_mount_e"`
-	FileMountX     *ebpf.ProgramSpec `ebpf:"file_mount_x"`
-	FileMovemntE   *ebpf.ProgramSpec `ebpf:"file_movemnt_e"`
-	FileMovemntX   *ebpf.ProgramSpec `ebpf:"file_movemnt_x"`
-	FileOpen       *ebpf.ProgramSpec `ebpf:"file_open"`
-	FileOpenHdl    *ebpf.ProgramSpec `ebpf:"file_open_hdl"`
-	FileOpenat     *ebpf.ProgramSpec `ebpf:"file_openat"`
-	FileOpenat2    *ebpf.ProgramSpec `ebpf:"file_openat2"`
-	FileRenameE    *ebpf.ProgramSpec `ebpf:"file_rename_e"`
-	FileRenameX    *ebpf.ProgramSpec `ebpf:"file_rename_x"`
-	FileRenamea2E  *ebpf.ProgramSpec `ebpf:"file_renamea2_e"`
-	FileRenamea2X  *ebpf.ProgramSpec `ebpf:"file_renamea2_x"`
-	FileRenameatE  *ebpf.ProgramSpec `ebpf:"file_renameat_e"`
-	FileRenameatX  *ebpf.ProgramSpec `ebpf:"file_renameat_x"`
-	FileRmdirE     *ebpf.ProgramSpec `ebpf:"file_rmdir_e"`
-	FileRmdirX     *ebpf.ProgramSpec `ebpf:"file_rmdir_x"`
+	FileOpenX      *ebpf.ProgramSpec `ebpf:"file_open_x"`
 	FileS_chmod    *ebpf.ProgramSpec `ebpf:"file_s_chmod"`
 	FileS_chown    *ebpf.ProgramSpec `ebpf:"file_s_chown"`
 	FileS_link     *ebpf.ProgramSpec `ebpf:"file_s_link"`
@@ -536,22 +443,10 @@ type fileProgramSpecs struct {
 	FileS_truncate *ebpf.ProgramSpec `ebpf:"file_s_truncate"`
 	FileS_umount   *ebpf.ProgramSpec `ebpf:"file_s_umount"`
 	FileS_unlink   *ebpf.ProgramSpec `ebpf:"file_s_unlink"`
-	FileSymlinaE   *ebpf.ProgramSpec `ebpf:"file_symlina_e"`
-	FileSymlinaX   *ebpf.ProgramSpec `ebpf:"file_symlina_x"`
-	FileSymlinkE   *ebpf.ProgramSpec `ebpf:"file_symlink_e"`
-	FileSymlinkX   *ebpf.ProgramSpec `ebpf:"file_symlink_x"`
-	FileTruncE     *ebpf.ProgramSpec `ebpf:"file_trunc_e"`
-	FileTruncX     *ebpf.ProgramSpec `ebpf:"file_trunc_x"`
 	FileU_done     *ebpf.ProgramSpec `ebpf:"file_u_done"`
 	FileU_over     *ebpf.ProgramSpec `ebpf:"file_u_over"`
 	FileU_sqe      *ebpf.ProgramSpec `ebpf:"file_u_sqe"`
 	FileU_submit   *ebpf.ProgramSpec `ebpf:"file_u_submit"`
-	FileUmountE    *ebpf.ProgramSpec `ebpf:"file_umount_e"`
-	FileUmountX    *ebpf.ProgramSpec `ebpf:"file_umount_x"`
-	FileUnlinkE    *ebpf.ProgramSpec `ebpf:"file_unlink_e"`
-	FileUnlinkX    *ebpf.ProgramSpec `ebpf:"file_unlink_x"`
-	FileUnlinkatE  *ebpf.ProgramSpec `ebpf:"file_unlinkat_e"`
-	FileUnlinkatX  *ebpf.ProgramSpec `ebpf:"file_unlinkat_x"`
 }
 
 // fileMapSpecs contains maps before they are loaded into the kernel.
@@ -588,6 +483,7 @@ type fileMapSpecs struct {
 type fileVariableSpecs struct {
 	BulkSize       *ebpf.VariableSpec `ebpf:"bulk_size"`
 	CallMask       *ebpf.VariableSpec `ebpf:"call_mask"`
+	CallWhats      *ebpf.VariableSpec `ebpf:"call_whats"`
 	ChangeEpochs   *ebpf.VariableSpec `ebpf:"change_epochs"`
 	ChangeSees     *ebpf.VariableSpec `ebpf:"change_sees"`
 	CountSlot      *ebpf.VariableSpec `ebpf:"count_slot"`
@@ -677,6 +573,7 @@ func (m *fileMaps) Close() error {
 type fileVariables struct {
 	BulkSize       *ebpf.Variable `ebpf:"bulk_size"`
 	CallMask       *ebpf.Variable `ebpf:"call_mask"`
+	CallWhats      *ebpf.Variable `ebpf:"call_whats"`
 	ChangeEpochs   *ebpf.Variable `ebpf:"change_epochs"`
 	ChangeSees     *ebpf.Variable `ebpf:"change_sees"`
 	CountSlot      *ebpf.Variable `ebpf:"count_slot"`
@@ -693,51 +590,10 @@ type fileVariables struct {
 //
 // It can be passed to loadFileObjects or ebpf.CollectionSpec.LoadAndAssign.
 type filePrograms struct {
-	FileChmodE     *ebpf.Program `ebpf:"file_chmod_e"`
-	FileChmodX     *ebpf.Program `ebpf:"file_chmod_x"`
-	FileChownE     *ebpf.Program `ebpf:"file_chown_e"`
-	FileChownX     *ebpf.Program `ebpf:"file_chown_x"`
+	FileChangeE    *ebpf.Program `ebpf:"file_change_e"`
+	FileChangeX    *ebpf.Program `ebpf:"file_change_x"`
 	FileCloseE     *ebpf.Program `ebpf:"file_close_e"`
-	FileCloseX     *ebpf.Program `ebpf:"file_close_x"`
-	FileCreat      *ebpf.Program `ebpf:"file_creat"`
-	FileFchmod2E   *ebpf.Program `ebpf:"file_fchmod2_e"`
-	FileFchmod2X   *ebpf.Program `ebpf:"file_fchmod2_x"`
-	FileFchmodE    *ebpf.Program `ebpf:"file_fchmod_e"`
-	FileFchmodX    *ebpf.Program `ebpf:"file_fchmod_x"`
-	FileFchmodaE   *ebpf.Program `ebpf:"file_fchmoda_e"`
-	FileFchmodaX   *ebpf.Program `ebpf:"file_fchmoda_x"`
-	FileFchownE    *ebpf.Program `ebpf:"file_fchown_e"`
-	FileFchownX    *ebpf.Program `ebpf:"file_fchown_x"`
-	FileFchownaE   *ebpf.Program `ebpf:"file_fchowna_e"`
-	FileFchownaX   *ebpf.Program `ebpf:"file_fchowna_x"`
-	FileFtruncE    *ebpf.Program `ebpf:"file_ftrunc_e"`
-	FileFtruncX    *ebpf.Program `ebpf:"file_ftrunc_x"`
-	FileLchownE    *ebpf.Program `ebpf:"file_lchown_e"`
-	FileLchownX    *ebpf.Program `ebpf:"file_lchown_x"`
-	FileLinkE      *ebpf.Program `ebpf:"file_link_e"`
-	FileLinkX      *ebpf.Program `ebpf:"file_link_x"`
-	FileLinkatE    *ebpf.Program `ebpf:"file_linkat_e"`
-	FileLinkatX    *ebpf.Program `ebpf:"file_linkat_x"`
-	FileMkdirE     *ebpf.Program `ebpf:"file_mkdir_e"`
-	FileMkdirX     *ebpf.Program `ebpf:"file_mkdir_x"`
-	FileMkdiratE   *ebpf.Program `ebpf:"file_mkdirat_e"`
-	FileMkdiratX   *ebpf.Program `ebpf:"file_mkdirat_x"`
-	FileMountE     *ebpf.Program `ebpf:"file_mount_e"`
-	FileMountX     *ebpf.Program `ebpf:"file_mount_x"`
-	FileMovemntE   *ebpf.Program `ebpf:"file_movemnt_e"`
-	FileMovemntX   *ebpf.Program `ebpf:"file_movemnt_x"`
-	FileOpen       *ebpf.Program `ebpf:"file_open"`
-	FileOpenHdl    *ebpf.Program `ebpf:"file_open_hdl"`
-	FileOpenat     *ebpf.Program `ebpf:"file_openat"`
-	FileOpenat2    *ebpf.Program `ebpf:"file_openat2"`
-	FileRenameE    *ebpf.Program `ebpf:"file_rename_e"`
-	FileRenameX    *ebpf.Program `ebpf:"file_rename_x"`
-	FileRenamea2E  *ebpf.Program `ebpf:"file_renamea2_e"`
-	FileRenamea2X  *ebpf.Program `ebpf:"file_renamea2_x"`
-	FileRenameatE  *ebpf.Program `ebpf:"file_renameat_e"`
-	FileRenameatX  *ebpf.Program `ebpf:"file_renameat_x"`
-	FileRmdirE     *ebpf.Program `ebpf:"file_rmdir_e"`
-	FileRmdirX     *ebpf.Program `ebpf:"file_rmdir_x"`
+	FileOpenX      *ebpf.Program `ebpf:"file_open_x"`
 	FileS_chmod    *ebpf.Program `ebpf:"file_s_chmod"`
 	FileS_chown    *ebpf.Program `ebpf:"file_s_chown"`
 	FileS_link     *ebpf.Program `ebpf:"file_s_link"`
@@ -750,71 +606,18 @@ type filePrograms struct {
 	FileS_truncate *ebpf.Program `ebpf:"file_s_truncate"`
 	FileS_umount   *ebpf.Program `ebpf:"file_s_umount"`
 	FileS_unlink   *ebpf.Program `ebpf:"file_s_unlink"`
-	FileSymlinaE   *ebpf.Program `ebpf:"file_symlina_e"`
-	FileSymlinaX   *ebpf.Program `ebpf:"file_symlina_x"`
-	FileSymlinkE   *ebpf.Program `ebpf:"file_symlink_e"`
-	FileSymlinkX   *ebpf.Program `ebpf:"file_symlink_x"`
-	FileTruncE     *ebpf.Program `ebpf:"file_trunc_e"`
-	FileTruncX     *ebpf.Program `ebpf:"file_trunc_x"`
 	FileU_done     *ebpf.Program `ebpf:"file_u_done"`
 	FileU_over     *ebpf.Program `ebpf:"file_u_over"`
 	FileU_sqe      *ebpf.Program `ebpf:"file_u_sqe"`
 	FileU_submit   *ebpf.Program `ebpf:"file_u_submit"`
-	FileUmountE    *ebpf.Program `ebpf:"file_umount_e"`
-	FileUmountX    *ebpf.Program `ebpf:"file_umount_x"`
-	FileUnlinkE    *ebpf.Program `ebpf:"file_unlink_e"`
-	FileUnlinkX    *ebpf.Program `ebpf:"file_unlink_x"`
-	FileUnlinkatE  *ebpf.Program `ebpf:"file_unlinkat_e"`
-	FileUnlinkatX  *ebpf.Program `ebpf:"file_unlinkat_x"`
 }
 
 func (p *filePrograms) Close() error {
 	return _FileClose(
-		p.FileChmodE,
-		p.FileChmodX,
-		p.FileChownE,
-		p.FileChownX,
+		p.FileChangeE,
+		p.FileChangeX,
 		p.FileCloseE,
-		p.FileCloseX,
-		p.FileCreat,
-		p.FileFchmod2E,
-		p.FileFchmod2X,
-		p.FileFchmodE,
-		p.FileFchmodX,
-		p.FileFchmodaE,
-		p.FileFchmodaX,
-		p.FileFchownE,
-		p.FileFchownX,
-		p.FileFchownaE,
-		p.FileFchownaX,
-		p.FileFtruncE,
-		p.FileFtruncX,
-		p.FileLchownE,
-		p.FileLchownX,
-		p.FileLinkE,
-		p.FileLinkX,
-		p.FileLinkatE,
-		p.FileLinkatX,
-		p.FileMkdirE,
-		p.FileMkdirX,
-		p.FileMkdiratE,
-		p.FileMkdiratX,
-		p.FileMountE,
-		p.FileMountX,
-		p.FileMovemntE,
-		p.FileMovemntX,
-		p.FileOpen,
-		p.FileOpenHdl,
-		p.FileOpenat,
-		p.FileOpenat2,
-		p.FileRenameE,
-		p.FileRenameX,
-		p.FileRenamea2E,
-		p.FileRenamea2X,
-		p.FileRenameatE,
-		p.FileRenameatX,
-		p.FileRmdirE,
-		p.FileRmdirX,
+		p.FileOpenX,
 		p.FileS_chmod,
 		p.FileS_chown,
 		p.FileS_link,
@@ -827,22 +630,10 @@ func (p *filePrograms) Close() error {
 		p.FileS_truncate,
 		p.FileS_umount,
 		p.FileS_unlink,
-		p.FileSymlinaE,
-		p.FileSymlinaX,
-		p.FileSymlinkE,
-		p.FileSymlinkX,
-		p.FileTruncE,
-		p.FileTruncX,
 		p.FileU_done,
 		p.FileU_over,
 		p.FileU_sqe,
 		p.FileU_submit,
-		p.FileUmountE,
-		p.FileUmountX,
-		p.FileUnlinkE,
-		p.FileUnlinkX,
-		p.FileUnlinkatE,
-		p.FileUnlinkatX,
 	)
 }
 

@@ -25,49 +25,52 @@ struct open_how {
 /* The arguments of a call. */
 struct open_args {
 	__u64 flags;
-	const void *path;
+	__u64 path;
 	__s32 dir;
 	__u32 mode;
 };
 
-static __always_inline void open_args(struct open_args *a, struct task_struct *p, const enum file_what what)
+/* Global, as walk_run is. */
+__noinline int open_args(struct open_args *a, __u32 what)
 {
+	struct task_struct *p = bpf_get_current_task_btf();
 	struct open_how how = {};
 
+	if (!a)
+		return 0; /* never */
 	a->dir = AT_FDCWD;
-	a->mode = 0;
+	a->path = a->mode = 0;
+	a->flags = 0;
 	switch (what) {
 	case FILE_OPEN:
-		a->path = (void *)call_arg(p, 0);
+		a->path = call_arg(p, 0);
 		a->flags = (__u32)call_arg(p, 1);
 		a->mode = call_arg(p, 2);
 		break;
 	case FILE_CREAT:
-		a->path = (void *)call_arg(p, 0);
+		a->path = call_arg(p, 0);
 		a->flags = O_CREAT | O_WRONLY | O_TRUNC;
 		a->mode = call_arg(p, 1);
 		break;
 	case FILE_OPENAT:
 		a->dir = call_arg(p, 0);
-		a->path = (void *)call_arg(p, 1);
+		a->path = call_arg(p, 1);
 		a->flags = (__u32)call_arg(p, 2);
 		a->mode = call_arg(p, 3);
 		break;
 	case FILE_OPENAT2:
 		a->dir = call_arg(p, 0);
-		a->path = (void *)call_arg(p, 1);
+		a->path = call_arg(p, 1);
 		bpf_probe_read_user(&how, sizeof(how), (void *)call_arg(p, 2));
 		a->flags = how.flags & 0xffffffff;
 		a->mode = how.mode;
 		break;
 	case FILE_OPEN_BY_HANDLE:
 		a->dir = call_arg(p, 0);
-		a->path = NULL;
 		a->flags = (__u32)call_arg(p, 2);
 		break;
-	default: /* none that opens */
-		break;
 	}
+	return 0;
 }
 
 /* Reading and writing as flags have it. */
@@ -138,13 +141,13 @@ __noinline int open_count(struct walk *w, __u32 dirs, __u32 seq)
 	return count_again();
 }
 
-static __always_inline int open_tell(const enum file_what what, long res)
+static __always_inline int open_tell(__u32 what, long res)
 {
 	struct task_struct *p = bpf_get_current_task_btf();
 	struct file_object object = {};
 	struct file_scratch *s;
 	struct open_record *r;
-	struct open_args args;
+	struct open_args args = {};
 	struct dentry *dentry = NULL;
 	struct file *file = NULL;
 	struct count *c;
@@ -162,7 +165,7 @@ static __always_inline int open_tell(const enum file_what what, long res)
 		return 0; /* never */
 	w = &s->walk;
 	w->off = WALK_END;
-	open_args(&args, p, what);
+	open_args(&args, what);
 	marks = open_intent(args.flags);
 	if (res >= 0) {
 		file = file_of(p, res);
@@ -182,10 +185,11 @@ static __always_inline int open_tell(const enum file_what what, long res)
 	if (!interest_begin(&m, what, open_purposes(marks, args.mode), res < 0))
 		return 0;
 	if (interest_needs_raw(&m)) {
-		if (args.path)
-			raw = raw_copy(w, 0, args.path);
-		if (!interest_raw(&m, &w->bytes[WALK_END], raw))
+		int n = raw_judge(&m, w, args.path);
+
+		if (n < 0)
 			return 0;
+		raw = n;
 	}
 	if (file) {
 		struct inode *inode = READ(file, f_inode);
@@ -226,7 +230,7 @@ static __always_inline int open_tell(const enum file_what what, long res)
 	}
 	marks |= asker_marks(p);
 	if (args.path && !raw)
-		raw = raw_copy(w, 0, args.path);
+		raw = raw_copy(w, 0, (void *)args.path);
 	r = head_of(w, sizeof(*r), &at, &pad);
 	if (!r)
 		return 0; /* never */
@@ -252,34 +256,13 @@ static __always_inline int open_tell(const enum file_what what, long res)
 	return 0;
 }
 
-SEC("tracepoint/syscalls/sys_exit_open")
-int file_open(struct trace_event_raw_sys_exit *ctx)
+/* Of all calls that open. */
+SEC("tracepoint")
+int file_open_x(struct trace_event_raw_sys_exit *ctx)
 {
-	return open_tell(FILE_OPEN, ctx->ret);
-}
+	__u32 what = call_what(ctx->id);
 
-SEC("tracepoint/syscalls/sys_exit_openat")
-int file_openat(struct trace_event_raw_sys_exit *ctx)
-{
-	return open_tell(FILE_OPENAT, ctx->ret);
-}
-
-SEC("tracepoint/syscalls/sys_exit_openat2")
-int file_openat2(struct trace_event_raw_sys_exit *ctx)
-{
-	return open_tell(FILE_OPENAT2, ctx->ret);
-}
-
-SEC("tracepoint/syscalls/sys_exit_creat")
-int file_creat(struct trace_event_raw_sys_exit *ctx)
-{
-	return open_tell(FILE_CREAT, ctx->ret);
-}
-
-SEC("tracepoint/syscalls/sys_exit_open_by_handle_at")
-int file_open_hdl(struct trace_event_raw_sys_exit *ctx)
-{
-	return open_tell(FILE_OPEN_BY_HANDLE, ctx->ret);
+	return what ? open_tell(what, ctx->ret) : 0;
 }
 
 #endif /* FILE_OPEN_H */

@@ -12,6 +12,16 @@
 
 #define AT_FDCWD (-100)
 
+/* By the numbers of this architecture's system calls: enum file_what, 0 for others. Set before loading. */
+#define FILE_CALLS 512
+const volatile __u8 call_whats[FILE_CALLS];
+
+/* What a system call is, by its number; which tracepoints have in half of their word. */
+static __always_inline __u32 call_what(__u32 nr)
+{
+	return nr < FILE_CALLS ? call_whats[nr] : 0;
+}
+
 /* What happened: the evt.type. Go has the same list. */
 enum file_what {
 	FILE_OPEN = 1,
@@ -135,6 +145,9 @@ struct change_record {
  */
 struct file_scratch {
 	struct walk walk;
+	struct change_record change; /* of which the texts are in walk */
+	__u64 args[8];		     /* of a system call */
+	__u64 path, target;	     /* of these: where what was asked for is; 0 where it has none */
 };
 
 struct {
@@ -273,17 +286,6 @@ static __always_inline bool file_unnamed(__u32 error)
 	return error != FILE_KNOWN && error != FILE_FAILED;
 }
 
-/* Adds the text of w to the names of an event that somebody may want. */
-static __always_inline void walk_judge(struct interest *m, struct walk *w)
-{
-	__u64 off = w->off;
-
-	barrier_var(off);
-	if (off < WALK_ROOM || off > WALK_END)
-		return; /* never */
-	interest_name(m, &w->bytes[off], &w->bytes[WALK_END], WALK_END - off);
-}
-
 /*
  * Copies what the process asked for into w, more bytes behind the end of the
  * text. Returns its length; 0 if it cannot be read.
@@ -293,6 +295,41 @@ static __always_inline __u32 raw_copy(struct walk *w, __u64 more, const void *us
 	long n = bpf_probe_read_user_str(&w->bytes[WALK_END + masked(more, 0x1fff)], PATH_MAX, user);
 
 	return n > 0 && n <= PATH_MAX ? n - 1 : 0;
+}
+
+/* Adds a text in w to the names of an event that somebody may want. Global, as walk_run is. */
+__noinline int text_judge(struct interest *m, struct walk *w, __u64 from, __u64 len)
+{
+	__u64 to = from + len;
+
+	barrier_var(from);
+	barrier_var(to);
+	if (!m || !w || from < WALK_ROOM || from > WALK_END + 2 * PATH_MAX || to < WALK_ROOM ||
+	    to > WALK_END + 2 * PATH_MAX)
+		return 0; /* never */
+	interest_name(m, &w->bytes[from], &w->bytes[to], len);
+	return 0;
+}
+
+static __always_inline void walk_judge(struct interest *m, struct walk *w)
+{
+	text_judge(m, w, w->off, WALK_END - w->off);
+}
+
+/*
+ * Reads what the process asked for, behind the end of the text in w, where it
+ * matters for who wants the event. Returns its length, which is 0 too where it was
+ * not read; -1 if nobody may want it. Global likewise.
+ */
+__noinline int raw_judge(struct interest *m, struct walk *w, __u64 user)
+{
+	__u32 raw = 0;
+
+	if (!m || !w)
+		return -1; /* never */
+	if (user)
+		raw = raw_copy(w, 0, (void *)user);
+	return interest_raw(m, &w->bytes[WALK_END], raw) ? (int)raw : -1;
 }
 
 /* Where the head of a record begins that ends before the text in w, at a multiple of eight: pad bytes are between. */

@@ -47,12 +47,6 @@ static __always_inline struct seen_walk *seen_walk_take(void)
 	return NULL;
 }
 
-/* Whether the system call that p is in, of the number nr, is this one. */
-static __always_inline bool seen_call(const __u32 what, __u64 nr, bool arm64)
-{
-	return what && nr == (__u64)(arm64 ? shapes[what].nr_arm64 : shapes[what].nr);
-}
-
 /*
  * What the call is in which an object is seen: one of four; 0 where it is none of
  * these, because the kernel comes here on other ways too: from 32-bit programs,
@@ -63,19 +57,15 @@ static __always_inline __u32 seen_what(struct task_struct *p, const __u32 a, con
 {
 	struct pt_regs *regs = (struct pt_regs *)bpf_task_pt_regs(p);
 	struct pt_regs___arm64 *arm = (void *)regs;
-	bool arm64 = !bpf_core_field_exists(regs->orig_ax);
-	__u64 nr;
+	__u32 what;
 
 	if (p->flags & PF_KTHREAD || task_is_compat(p) || !task_in_scope(p))
 		return 0;
-	nr = arm64 ? (__u64)BPF_CORE_READ(arm, syscallno) : regs->orig_ax;
-	if (seen_call(a, nr, arm64))
-		return a;
-	if (seen_call(b, nr, arm64))
-		return b;
-	if (seen_call(c, nr, arm64))
-		return c;
-	return seen_call(d, nr, arm64) ? d : 0;
+	if (bpf_core_field_exists(regs->orig_ax))
+		what = call_what(regs->orig_ax);
+	else
+		what = call_what(BPF_CORE_READ(arm, syscallno));
+	return what == a || what == b || what == c || what == d ? what : 0;
 }
 
 /* Of the object, what it is; its path into w. Returns what change_call.seen is to be. */
@@ -91,22 +81,38 @@ struct seen {
 	struct dentry *dentry, *target;
 };
 
+/* What the file is whose path was walked last. Global, as walk_run is. */
+__noinline int seen_fill(struct change_call *c, struct walk *w)
+{
+	struct inode *inode;
+
+	if (!c || !w)
+		return 0; /* never */
+	inode = READ(w->from_dentry, d_inode);
+	if (inode)
+		c->marks = object_fill(&c->file, inode, w->from_dentry);
+	return 0;
+}
+
 static __noinline int seen_objects(__u32 what, struct seen *o)
 {
 	struct task_struct *p = bpf_get_current_task_btf();
 	struct inode *inode = NULL;
 	struct change_call *c;
 	struct seen_walk *s;
-	struct interest m;
+	struct interest m = {};
 	__s32 slot;
-	__u32 target = 0, seen = 0;
-	bool both, kept = false;
+	__u32 target = 0, seen = 0, wants;
+	bool kept = false;
 
-	if (!what || !change_may_be_wanted(&m, what, &both))
+	if (!what)
+		return 0;
+	wants = change_may_be_wanted(&m, what);
+	if (!wants)
 		return 0;
 	if (o->mnt)
 		inode = READ(o->dentry, d_inode);
-	if (both && interest_needs_inode(&m)) {
+	if (wants & CHANGE_BOTH && interest_needs_inode(&m)) {
 		bool wanted = inode ? interest_inode(&m, READ(inode, i_ino), READ(READ(inode, i_sb), s_dev))
 				    : interest_inode(&m, 0, 0);
 
@@ -130,7 +136,7 @@ static __noinline int seen_objects(__u32 what, struct seen *o)
 	c = change_begin(&slot, what);
 	if (c) {
 		if (inode)
-			c->marks = object_fill(&c->file, inode, o->dentry);
+			seen_fill(c, &s->walk);
 		c->seen = seen;
 		kept = change_keep_texts(c, &s->walk, target, what);
 		slot_leave(SLOT_CALLS, slot, kept);
@@ -256,7 +262,7 @@ static __always_inline __u64 size_of(struct inode *inode)
  * What is closed is seen before the descriptor is gone, and only kept for the
  * call's end if somebody wants it.
  */
-SEC("tracepoint/syscalls/sys_enter_close")
+SEC("tracepoint")
 int file_close_e(struct trace_event_raw_sys_enter *ctx)
 {
 	struct task_struct *p = bpf_get_current_task_btf();
@@ -265,10 +271,10 @@ int file_close_e(struct trace_event_raw_sys_enter *ctx)
 	struct dentry *dentry;
 	struct inode *inode;
 	struct file *file;
-	struct interest m;
+	struct interest m = {};
 	__s32 slot;
 	bool both, kept;
-	__u32 seen;
+	__u32 seen, wants;
 
 	if (!task_in_scope(p))
 		return 0;
@@ -278,8 +284,10 @@ int file_close_e(struct trace_event_raw_sys_enter *ctx)
 	inode = READ(file, f_inode);
 	if ((READ(inode, i_mode) & S_IFMT) != S_IFREG)
 		return 0;
-	if (!change_may_be_wanted(&m, FILE_CLOSE, &both))
+	wants = change_may_be_wanted(&m, FILE_CLOSE);
+	if (!wants)
 		return 0;
+	both = wants & CHANGE_BOTH;
 	if (both && interest_needs_inode(&m) && !interest_inode(&m, READ(inode, i_ino), READ(READ(inode, i_sb), s_dev)))
 		return 0;
 	s = file_scratch();
@@ -310,12 +318,6 @@ int file_close_e(struct trace_event_raw_sys_enter *ctx)
 	if (!kept)
 		record_count_lost(REC_FILE_CLOSE);
 	return 0;
-}
-
-SEC("tracepoint/syscalls/sys_exit_close")
-int file_close_x(struct trace_event_raw_sys_exit *ctx)
-{
-	return change_exit(FILE_CLOSE, ctx->ret);
 }
 
 #endif /* FILE_SEEN_H */

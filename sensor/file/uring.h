@@ -390,28 +390,27 @@ static __noinline int uring_tell_change(struct uring_scratch *s, struct io_kiocb
 	struct task_struct *task = uring_task(req);
 	struct file_scratch *f = file_scratch();
 	struct uring_call *c = &s->call;
-	struct file_object object;
-	__u32 marks, error, name = c->name_len, raw = c->raw_len, target_raw = c->target_raw_len;
+	__u32 error, name = c->name_len, raw = c->raw_len, target_raw = c->target_raw_len;
 	struct change_record *r;
 	struct interest m = {};
 	struct walk *w;
-	__u64 at, len;
-	__u8 pad;
 
 	if (!f || !c->actor.pid)
 		return 0; /* never */
 	w = &f->walk;
 	w->off = WALK_END;
-	object = c->file;
-	marks = c->marks;
+	r = &f->change;
+	__builtin_memset(r, 0, sizeof(*r));
+	r->file = c->file;
+	r->marks = c->marks;
 	error = res < 0 && res != -EINPROGRESS ? FILE_FAILED : FILE_UNPROVEN;
 	if (c->what == FILE_CLOSE) {
 		error = c->error;
 		if (!c->skip && !uring_proven(c, uring_number(c->fd, c->slot), true))
 			error = FILE_UNPROVEN;
 		if (error) {
-			__builtin_memset(&object, 0, sizeof(object));
-			marks = 0;
+			__builtin_memset(&r->file, 0, sizeof(r->file));
+			r->marks = 0;
 		} else if (name <= PATH_MAX) {
 			w->off = WALK_END - name;
 			bpf_probe_read_kernel(walk_at(w, w->off), masked(name, 0x1fff), s->text);
@@ -422,7 +421,7 @@ static __noinline int uring_tell_change(struct uring_scratch *s, struct io_kiocb
 		if (file) {
 			struct dentry *dentry = READ(file, f_path.dentry);
 
-			marks |= object_fill(&object, READ(file, f_inode), dentry);
+			r->marks |= object_fill(&r->file, READ(file, f_inode), dentry);
 			error = walk_error(walk_resolve(w, READ(file, f_path.mnt), dentry, READ(task, fs), WALK_END));
 		}
 	}
@@ -430,13 +429,12 @@ static __noinline int uring_tell_change(struct uring_scratch *s, struct io_kiocb
 		return 0;
 	if (c->what != FILE_CLOSE)
 		bpf_probe_read_kernel(&w->bytes[WALK_END], masked(raw + target_raw, 0x1fff), s->text);
-	if (judge && !change_wanted(&m, c->what, w, &object, 0, raw, error))
+	r->what = c->what;
+	r->raw_len = raw;
+	r->target_raw_len = target_raw;
+	if (judge && !change_wanted(&m, error))
 		return 0;
-	r = head_of(w, sizeof(*r), &at, &pad);
-	if (!r)
-		return 0; /* never */
 	r->actor = c->actor;
-	r->file = object;
 	r->size = c->size;
 	r->flags = c->flags;
 	r->res = res;
@@ -444,20 +442,9 @@ static __noinline int uring_tell_change(struct uring_scratch *s, struct io_kiocb
 	r->dir = c->dir;
 	r->target_dir = c->target_dir;
 	r->mode = c->mode;
-	r->uid = r->gid = 0;
-	r->name_len = WALK_END - w->off;
-	r->target_len = 0;
-	r->raw_len = raw;
-	r->target_raw_len = target_raw;
-	r->marks = marks | FILE_IO_URING;
-	r->what = c->what;
+	r->marks |= FILE_IO_URING;
 	r->error = error;
-	r->pad = pad;
-	__builtin_memset(r->zero, 0, sizeof(r->zero));
-	__builtin_memset(r->fstype, 0, sizeof(r->fstype));
-	r->h.flags = 0;
-	len = masked(WALK_END - at + raw + target_raw, 0x3fff);
-	record_output(&bulk, r, c->what == FILE_CLOSE ? REC_FILE_CLOSE : REC_FILE, len);
+	change_write(c->what == FILE_CLOSE ? REC_FILE_CLOSE : REC_FILE);
 	return 0;
 }
 
