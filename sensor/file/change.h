@@ -232,14 +232,13 @@ enum {
  */
 __noinline int change_may_be_wanted(struct interest *m, __u32 what)
 {
-	struct interest failed;
+	struct interest failed = {};
 	bool done, not;
 
 	if (!m)
 		return 0; /* never */
-	what = masked(what, INTEREST_TYPES - 1);
-	done = interest_begin(m, what, 0, false);
-	not = interest_begin(&failed, what, 0, true);
+	done = judge_begin(m, what, 0, false);
+	not = judge_begin(&failed, what, 0, true);
 	if (!done && !not)
 		return 0;
 	if (failed.slot == m->slot && !interest_more(&failed.may, &failed.may, &m->may))
@@ -385,7 +384,7 @@ static __noinline int change_enter(__u32 what)
 	struct task_struct *p = bpf_get_current_task_btf();
 	struct file_scratch *s = file_scratch();
 	struct change_call *c;
-	struct interest m;
+	struct interest m = {};
 	__s32 slot;
 	__u8 last;
 
@@ -394,7 +393,7 @@ static __noinline int change_enter(__u32 what)
 		return 0; /* never */
 	last = shapes[what].last;
 	/* Of calls that fail, and of threads that share their memory, names are not proven. */
-	if (!last || !task_in_scope(p) || READ(p->mm, mm_users.counter) != 1 || !interest_begin(&m, what, 0, false))
+	if (!last || !task_in_scope(p) || READ(p->mm, mm_users.counter) != 1 || !judge_begin(&m, what, 0, false))
 		return 0;
 	c = change_begin(&slot, what);
 	if (!c)
@@ -655,7 +654,7 @@ static __noinline int change_tell(__u32 what, long res, struct change_call *c)
 	if (what >= FILE_WHATS || !s)
 		return 0; /* never */
 	by_fd = shapes[what].fd >= 0;
-	if (!interest_begin(&m, what, 0, res < 0))
+	if (!judge_begin(&m, what, 0, res < 0))
 		return 0;
 	s->walk.off = WALK_END;
 	change_args(what);

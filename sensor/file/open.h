@@ -151,7 +151,7 @@ static __always_inline int open_tell(__u32 what, long res)
 	struct dentry *dentry = NULL;
 	struct file *file = NULL;
 	struct count *c;
-	struct interest m;
+	struct interest m = {};
 	__u32 marks, error = FILE_FAILED, raw = 0, seq = 0, end = PATH_FOUND;
 	struct walk *w;
 	__u64 at, len, example = 0;
@@ -182,7 +182,7 @@ static __always_inline int open_tell(__u32 what, long res)
 		if (mode & FMODE_CREATED)
 			marks |= FILE_CREATED;
 	}
-	if (!interest_begin(&m, what, open_purposes(marks, args.mode), res < 0))
+	if (!judge_begin(&m, what, open_purposes(marks, args.mode), res < 0))
 		return 0;
 	if (interest_needs_raw(&m)) {
 		int n = raw_judge(&m, w, args.path);

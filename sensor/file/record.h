@@ -297,15 +297,19 @@ static __always_inline __u32 raw_copy(struct walk *w, __u64 more, const void *us
 	return n > 0 && n <= PATH_MAX ? n - 1 : 0;
 }
 
-/* Adds a text in w to the names of an event that somebody may want. Global, as walk_run is. */
+/* Begins an event, as interest_begin does. Global, as walk_run is; so are those below. */
+__noinline int judge_begin(struct interest *m, __u32 what, __u32 open, __u32 failed)
+{
+	return m && interest_begin(m, masked(what, INTEREST_TYPES - 1), open, failed);
+}
+
+/* Adds a text in w to the names of an event that somebody may want. */
 __noinline int text_judge(struct interest *m, struct walk *w, __u64 from, __u64 len)
 {
-	__u64 to = from + len;
+	__u64 to = masked(from + len, 0x3fff);
 
-	barrier_var(from);
-	barrier_var(to);
-	if (!m || !w || from < WALK_ROOM || from > WALK_END + 2 * PATH_MAX || to < WALK_ROOM ||
-	    to > WALK_END + 2 * PATH_MAX)
+	from = masked(from, 0x3fff);
+	if (!m || !w || from < WALK_ROOM || to < WALK_ROOM)
 		return 0; /* never */
 	interest_name(m, &w->bytes[from], &w->bytes[to], len);
 	return 0;
@@ -319,7 +323,7 @@ static __always_inline void walk_judge(struct interest *m, struct walk *w)
 /*
  * Reads what the process asked for, behind the end of the text in w, where it
  * matters for who wants the event. Returns its length, which is 0 too where it was
- * not read; -1 if nobody may want it. Global likewise.
+ * not read; -1 if nobody may want it.
  */
 __noinline int raw_judge(struct interest *m, struct walk *w, __u64 user)
 {

@@ -50,11 +50,12 @@ static __always_inline __u32 uring_what(struct io_kiocb *req, __u8 op)
 	return 0;
 }
 
-static __noinline bool uring_wanted(__u32 what)
+/* Global, as walk_run is; so are those below. */
+__noinline int uring_wanted(__u32 what)
 {
-	struct interest m;
+	struct interest m = {};
 
-	return interest_begin(&m, what, 15, false) || interest_begin(&m, what, 15, true);
+	return judge_begin(&m, what, 15, false) || judge_begin(&m, what, 15, true);
 }
 
 /* Copies a name that the kernel has, behind at bytes. Returns its length. */
@@ -66,18 +67,30 @@ static __always_inline __u32 uring_copy(struct uring_scratch *s, __u64 at, struc
 }
 
 /* What a request is about; with its names, as long as it has not been executed. */
-static __noinline int uring_read(struct uring_scratch *s, struct io_kiocb *req, bool names)
+__noinline int uring_read(struct uring_scratch *s, __u32 names)
 {
 	struct filename *first = NULL, *second = NULL;
-	struct io_rename *rename = (void *)req;
-	struct io_unlink *unlink = (void *)req;
-	struct io_mkdir *mkdir = (void *)req;
-	struct io_close *close = (void *)req;
-	struct io_ftrunc *trunc = (void *)req;
-	struct io_open *open = (void *)req;
-	struct io_link *link = (void *)req;
-	struct uring_call *c = &s->call;
+	struct io_rename *rename;
+	struct io_unlink *unlink;
+	struct io_mkdir *mkdir;
+	struct io_close *close;
+	struct io_ftrunc *trunc;
+	struct io_open *open;
+	struct io_link *link;
+	struct io_kiocb *req;
+	struct uring_call *c;
 
+	if (!s)
+		return 0; /* never */
+	c = &s->call;
+	req = uring_of(s);
+	rename = (void *)req;
+	unlink = (void *)req;
+	mkdir = (void *)req;
+	close = (void *)req;
+	trunc = (void *)req;
+	open = (void *)req;
+	link = (void *)req;
 	c->dir = c->target_dir = AT_FDCWD;
 	c->fd = -1;
 	switch (c->what) {
@@ -136,17 +149,20 @@ static __noinline int uring_read(struct uring_scratch *s, struct io_kiocb *req, 
 }
 
 /* The file that a close is to close, if that would be told. */
-static __noinline int uring_close(struct uring_scratch *s, struct io_kiocb *req)
+__noinline int uring_close(struct uring_scratch *s)
 {
 	struct task_struct *p = bpf_get_current_task_btf();
 	struct file_scratch *f = file_scratch();
-	struct uring_call *c = &s->call;
+	struct uring_call *c;
 	struct dentry *dentry;
 	struct inode *inode;
 	struct file *file;
 	__u64 off, len;
 
-	file = uring_file(READ(req, ctx), p, c->fd, c->slot);
+	if (!s)
+		return 0; /* never */
+	c = &s->call;
+	file = uring_file(READ(uring_of(s), ctx), p, c->fd, c->slot);
 	if (!f || !file || !(READ(file, f_mode) & FMODE_WRITE))
 		return 0;
 	inode = READ(file, f_inode);
@@ -186,7 +202,7 @@ static __always_inline void uring_keep(struct uring_scratch *s, __u64 key)
 	bpf_map_update_elem(&uring_names, &name, &key, BPF_ANY);
 }
 
-static __noinline int uring_tell(struct uring_scratch *s, struct io_kiocb *req, long res);
+static __noinline int uring_tell(struct uring_scratch *s, long res);
 
 #define URING_OPS                                                                                           \
 	(1ULL << URING_ACCEPT | 1ULL << URING_OPENAT | 1ULL << URING_CLOSE | 1ULL << URING_FILES_UPDATE |   \
@@ -221,17 +237,23 @@ static __always_inline bool uring_closes(const struct uring_call *c)
 }
 
 /* Notes that the request of s closes something. Returns what of the answer depends on that: whether it is told. */
-static __noinline int uring_closer(struct uring_scratch *s, struct io_kiocb *req)
+__noinline int uring_closer(struct uring_scratch *s)
 {
-	struct uring_call *c = &s->call;
-	__u64 number = uring_number(c->fd, c->slot);
-	struct uring_slot *at = uring_slot(c->actor.pid, number);
-	bool told = uring_wanted(c->what);
+	struct uring_slot *at;
+	struct uring_call *c;
+	__u64 number;
+	bool told;
 
+	if (!s)
+		return 0; /* never */
+	c = &s->call;
+	number = uring_number(c->fd, c->slot);
+	at = uring_slot(c->actor.pid, number);
 	if (!at)
 		return 0; /* never */
+	told = uring_wanted(c->what);
 	if (c->closes && told) {
-		told = uring_close(s, req);
+		told = uring_close(s);
 		if (at->going || (c->later && at->hidden))
 			c->error = FILE_UNPROVEN; /* what it is to close may be another file by then */
 	}
@@ -265,7 +287,7 @@ static __noinline int uring_submitted(struct io_kiocb *req)
 	c->what = uring_what(req, op);
 	if (!c->what)
 		return 0;
-	uring_read(s, req, true);
+	uring_read(s, true);
 	actor_fill(&c->actor, p);
 	flags = READ(req, flags);
 	head = (__u64)READ(READ(req, ctx), submit_state.link.head);
@@ -279,34 +301,40 @@ static __noinline int uring_submitted(struct io_kiocb *req)
 	c->error = FILE_UNPROVEN;
 	c->when = bpf_ktime_get_boot_ns();
 	if (uring_closes(c)) {
-		c->told = !uring_closer(s, req);
+		c->told = !uring_closer(s);
 	} else if (!uring_wanted(c->what)) {
 		return 0;
 	}
 	uring_keep(s, (__u64)req);
 	if (c->skip && !c->told)
-		uring_tell(s, req, -EINPROGRESS);
+		uring_tell(s, -EINPROGRESS);
 	return 0;
 }
 
 /* ---- requests that have ended ---- */
 
-static __noinline int uring_tell_open(struct uring_scratch *s, struct io_kiocb *req, long res, bool judge)
+__noinline int uring_tell_open(struct uring_scratch *s, __s32 res, __u32 judge)
 {
-	struct task_struct *task = uring_task(req);
 	struct file_scratch *f = file_scratch();
-	struct uring_call *c = &s->call;
+	__u32 marks, error = res == -EINPROGRESS ? FILE_UNPROVEN : FILE_FAILED, raw, slot;
 	struct file_object object = {};
-	__u32 marks, error = res == -EINPROGRESS ? FILE_UNPROVEN : FILE_FAILED, raw = c->raw_len, slot = c->slot;
 	struct file *file = NULL;
+	struct task_struct *task;
 	struct open_record *r;
 	struct interest m = {};
+	struct io_kiocb *req;
+	struct uring_call *c;
 	struct walk *w;
 	__u64 at, len;
 	__u8 pad;
 
-	if (!f || !c->actor.pid)
+	if (!f || !s || !s->call.actor.pid)
 		return 0; /* never */
+	c = &s->call;
+	req = uring_of(s);
+	task = uring_task(req);
+	raw = c->raw_len;
+	slot = c->slot;
 	w = &f->walk;
 	w->off = WALK_END;
 	marks = open_intent(c->flags);
@@ -331,7 +359,7 @@ static __noinline int uring_tell_open(struct uring_scratch *s, struct io_kiocb *
 		if (mode & FMODE_CREATED)
 			marks |= FILE_CREATED;
 	}
-	if (judge && !interest_begin(&m, c->what, open_purposes(marks, c->mode), res < 0))
+	if (judge && !judge_begin(&m, c->what, open_purposes(marks, c->mode), res < 0))
 		return 0;
 	bpf_probe_read_kernel(&w->bytes[WALK_END], masked(raw, 0xfff), s->text);
 	if (judge && interest_needs_raw(&m) && !interest_raw(&m, &w->bytes[WALK_END], raw))
@@ -385,18 +413,25 @@ static __noinline int uring_tell_open(struct uring_scratch *s, struct io_kiocb *
 	return 0;
 }
 
-static __noinline int uring_tell_change(struct uring_scratch *s, struct io_kiocb *req, long res, bool judge)
+__noinline int uring_tell_change(struct uring_scratch *s, __s32 res, __u32 judge)
 {
-	struct task_struct *task = uring_task(req);
 	struct file_scratch *f = file_scratch();
-	struct uring_call *c = &s->call;
-	__u32 error, name = c->name_len, raw = c->raw_len, target_raw = c->target_raw_len;
+	__u32 error, name, raw, target_raw;
+	struct task_struct *task;
 	struct change_record *r;
 	struct interest m = {};
+	struct io_kiocb *req;
+	struct uring_call *c;
 	struct walk *w;
 
-	if (!f || !c->actor.pid)
+	if (!f || !s || !s->call.actor.pid)
 		return 0; /* never */
+	c = &s->call;
+	req = uring_of(s);
+	task = uring_task(req);
+	name = c->name_len;
+	raw = c->raw_len;
+	target_raw = c->target_raw_len;
 	w = &f->walk;
 	w->off = WALK_END;
 	r = &f->change;
@@ -425,7 +460,7 @@ static __noinline int uring_tell_change(struct uring_scratch *s, struct io_kiocb
 			error = walk_error(walk_resolve(w, READ(file, f_path.mnt), dentry, READ(task, fs), WALK_END));
 		}
 	}
-	if (judge && !interest_begin(&m, c->what, 0, res < 0))
+	if (judge && !judge_begin(&m, c->what, 0, res < 0))
 		return 0;
 	if (c->what != FILE_CLOSE)
 		bpf_probe_read_kernel(&w->bytes[WALK_END], masked(raw + target_raw, 0x1fff), s->text);
@@ -449,13 +484,13 @@ static __noinline int uring_tell_change(struct uring_scratch *s, struct io_kiocb
 }
 
 /* Tells of the request that is in s. Who is the current task may be nobody: a thread of the kernel that cleans up. */
-static __noinline int uring_tell(struct uring_scratch *s, struct io_kiocb *req, long res)
+static __noinline int uring_tell(struct uring_scratch *s, long res)
 {
 	bool judge = bpf_get_current_task_btf()->tgid == s->call.actor.pid;
 
 	if (s->call.what == FILE_OPENAT || s->call.what == FILE_OPENAT2)
-		return uring_tell_open(s, req, res, judge);
-	return uring_tell_change(s, req, res, judge);
+		return uring_tell_open(s, res, judge);
+	return uring_tell_change(s, res, judge);
 }
 
 /* Takes what is known of a request out of the maps. Returns whether anything was. */
@@ -499,6 +534,7 @@ static __noinline int uring_ended(struct io_kiocb *req)
 	s = uring_scratch();
 	if (!s)
 		return 0; /* never */
+	req = uring_request(s, req);
 	c = &s->call;
 	if (!uring_take(s, (__u64)req)) {
 		/* Nobody wanted it then, or there were too many, or the kernel refused it before it was submitted. */
@@ -507,14 +543,14 @@ static __noinline int uring_ended(struct io_kiocb *req)
 		p = uring_task(req);
 		if (!c->what || c->what == FILE_CLOSE || !task_in_scope(p))
 			return 0;
-		uring_read(s, req, false);
+		uring_read(s, false);
 		c->error = FILE_UNPROVEN;
 		c->actor.start = READ(READ(p, group_leader), start_boottime);
 		c->actor.pid = READ(p, tgid);
 		c->actor.tid = READ(p, pid);
 	}
 	if (!c->told)
-		uring_tell(s, req, READ(req, cqe.res));
+		uring_tell(s, READ(req, cqe.res));
 	if (uring_closes(c) && !c->skip)
 		uring_closed(c->actor.pid, uring_number(c->fd, c->slot));
 	return 0;

@@ -142,6 +142,12 @@ static __always_inline struct io_kiocb *uring_request(struct uring_scratch *s, s
 	return (struct io_kiocb *)*(volatile __u64 *)&s->req;
 }
 
+/* The request that s is about. */
+static __always_inline struct io_kiocb *uring_of(struct uring_scratch *s)
+{
+	return (struct io_kiocb *)*(volatile __u64 *)&s->req;
+}
+
 /* The task that submitted a request. */
 static __always_inline struct task_struct *uring_task(struct io_kiocb *req)
 {
