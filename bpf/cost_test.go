@@ -76,6 +76,16 @@ func TestBPFCostShared(t *testing.T) {
 	if one, two := o.hooks["test.one"].programs["testroad_tp"], o.hooks["test.two"].programs["testroad_tp"]; one != two {
 		t.Error("the program was loaded twice")
 	}
+	// No place takes a program twice: who wants to be there too has one of his own.
+	if _, err := o.Attach(hook("test.third", "getsid", "getpriority")); err != nil {
+		t.Fatal(err)
+	}
+	if o.hooks["test.third"].programs["testroad_tp"] == o.shared["testroad_tp"].Program {
+		t.Error("the same program twice at the same place")
+	}
+	if err := o.Detach("test.third"); err != nil {
+		t.Fatal(err)
+	}
 	const calls = 2 * SampleEvery
 	before := hits(t, o, 3)
 	for range calls {

@@ -189,8 +189,8 @@ func tellRefusals(refused []Refusal) string {
 // attached is what a hook holds in the kernel.
 type attached struct {
 	programs map[string]*ebpf.Program
-	shared   []string          // names of those that are the object's
-	cookies  map[string]uint64 // of these
+	shared   map[string][]string // of these the object's: where they are attached
+	cookies  map[string]uint64   // of these
 	links    []closer
 	targets  []string
 	slots    []uint32 // of programs, in the road's costs
@@ -209,7 +209,7 @@ func (a *attached) close(hook string) error {
 	wg.Wait()
 	for name, p := range a.programs {
 		a.skips.leave(hook, p) // no run of it is left out any more
-		if !slices.Contains(a.shared, name) {
+		if a.shared[name] == nil {
 			errs = append(errs, p.Close())
 		}
 	}
@@ -221,7 +221,7 @@ func (o *Object) climb(hook string, rung Rung) (_ *attached, err error) {
 	if len(rung.Attachments) == 0 {
 		return nil, errors.New("the rung has no attachments")
 	}
-	a := &attached{programs: map[string]*ebpf.Program{}, cookies: map[string]uint64{}, skips: &o.road.skips}
+	a := &attached{programs: map[string]*ebpf.Program{}, shared: map[string][]string{}, cookies: map[string]uint64{}, skips: &o.road.skips}
 	defer func() {
 		if err != nil {
 			_, _ = a.close(hook), o.giveBack(a) // what failed first is what counts
@@ -233,7 +233,7 @@ func (o *Object) climb(hook string, rung Rung) (_ *attached, err error) {
 		if a.programs[at.Program] != nil {
 			continue
 		}
-		if err := o.provide(a, at); err != nil {
+		if err := o.provide(a, at, rung); err != nil {
 			return nil, err
 		}
 		o.road.skips.watch(hook, a.programs[at.Program])
@@ -253,9 +253,22 @@ func (o *Object) climb(hook string, rung Rung) (_ *attached, err error) {
 	return a, nil
 }
 
-// provide loads the program of an attachment for a hook.
-func (o *Object) provide(a *attached, at Attachment) error {
-	if at.how != byTracepoint {
+// provide loads the program of an attachment of a rung, or has it from the object.
+func (o *Object) provide(a *attached, at Attachment, rung Rung) error {
+	var s *shared
+	var places []string
+	if at.how == byTracepoint {
+		for _, other := range rung.Attachments {
+			if other.Program == at.Program {
+				places = append(places, other.Target)
+			}
+		}
+		var err error
+		if s, err = o.share(at.Program, places); err != nil {
+			return err
+		}
+	}
+	if s == nil {
 		p, slots, err := o.load(at.Program)
 		if err != nil {
 			return err
@@ -264,12 +277,8 @@ func (o *Object) provide(a *attached, at Attachment) error {
 		a.slots = append(a.slots, slots...)
 		return nil
 	}
-	s, err := o.share(at.Program)
-	if err != nil {
-		return err
-	}
 	a.programs[at.Program] = s.Program
-	a.shared = append(a.shared, at.Program)
+	a.shared[at.Program] = places
 	a.cookies[at.Program] = costSlots // nobody's
 	if !s.measured {
 		return nil

@@ -118,22 +118,26 @@ func (o *Object) Program(name string) (*ebpf.Program, error) {
 // A shared program is loaded once for all hooks that attach it to tracepoints.
 type shared struct {
 	*ebpf.Program
-	measured bool // by the slot that its cookie is
-	hooks    int
+	measured bool            // by the slot that its cookie is
+	places   map[string]bool // where hooks attach it
 }
 
-// share loads a program for tracepoints, unless a hook has it already. The caller
-// holds o.mu, and calls release.
-func (o *Object) share(name string) (*shared, error) {
+// share loads a program for tracepoints, unless a hook has it already. It is nil
+// where another hook attaches it to one of these places: no place takes a program
+// twice. The caller holds o.mu, and calls release.
+func (o *Object) share(name string, places []string) (*shared, error) {
 	if s := o.shared[name]; s != nil {
-		s.hooks++
+		if slices.ContainsFunc(places, func(place string) bool { return s.places[place] }) {
+			return nil, nil
+		}
+		s.occupy(places)
 		return s, nil
 	}
 	ps := o.spec.Programs[name]
 	if ps == nil {
 		return nil, fmt.Errorf("load %s: object %s has no such program", name, o.name)
 	}
-	s := &shared{hooks: 1}
+	s := &shared{places: map[string]bool{}}
 	var err error
 	if !o.road.cfg.Unmeasured {
 		if m := measure(ps, o.road.costs.table, slotByCookie()); m != nil {
@@ -149,14 +153,24 @@ func (o *Object) share(name string) (*shared, error) {
 			return nil, err
 		}
 	}
+	s.occupy(places)
 	o.shared[name] = s
 	return s, nil
 }
 
+func (s *shared) occupy(places []string) {
+	for _, place := range places {
+		s.places[place] = true
+	}
+}
+
 // release gives back what share gave.
-func (o *Object) release(name string) error {
+func (o *Object) release(name string, places []string) error {
 	s := o.shared[name]
-	if s.hooks--; s.hooks > 0 {
+	for _, place := range places {
+		delete(s.places, place)
+	}
+	if len(s.places) > 0 {
 		return nil
 	}
 	delete(o.shared, name)
@@ -166,8 +180,8 @@ func (o *Object) release(name string) error {
 // giveBack gives back what a hook has that other hooks may have too. It is closed.
 func (o *Object) giveBack(a *attached) error {
 	var errs []error
-	for _, program := range a.shared {
-		errs = append(errs, o.release(program))
+	for program, places := range a.shared {
+		errs = append(errs, o.release(program, places))
 	}
 	o.road.costs.free(a.slots)
 	return errors.Join(errs...)
