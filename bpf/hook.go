@@ -224,7 +224,8 @@ func (o *Object) climb(hook string, rung Rung) (_ *attached, err error) {
 	a := &attached{programs: map[string]*ebpf.Program{}, shared: map[string][]string{}, cookies: map[string]uint64{}, skips: &o.road.skips}
 	defer func() {
 		if err != nil {
-			_, _ = a.close(hook), o.giveBack(a) // what failed first is what counts
+			a.close(hook) // what failed first is what counts
+			_ = o.giveBack(a)
 			return
 		}
 		o.road.costs.serves(hook, a.slots)
