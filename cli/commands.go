@@ -18,6 +18,7 @@ func commandTable(g *globals) ([]*command, []*option) {
 		ruleCheckCommand(),
 		ruleExplainCommand(),
 		ruleTestCommand(),
+		ruleReplayCommand(g),
 		alertListCommand(g),
 		alertShowCommand(g),
 		alertTestCommand(g),
@@ -42,7 +43,7 @@ func commandTable(g *globals) ([]*command, []*option) {
 	}
 	var global []*option
 	if g.kubectl {
-		local := []string{"agent", "hub", "network remove", "alert test", "history status", "history export", "history prune"} // of one machine
+		local := []string{"agent", "hub", "network remove", "rule replay", "alert test", "history status", "history export", "history prune"} // of one machine
 		commands = slices.DeleteFunc(commands, func(c *command) bool { return slices.Contains(local, c.name) })
 		global = clusterFlags(g)
 	} else {

@@ -75,6 +75,28 @@ func TestE2ERules(t *testing.T) {
 	}
 }
 
+// TestE2ERuleReplay asks the history what rules would have said of it.
+func TestE2ERuleReplay(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "rules.yaml")
+	text := "- rule: begun\n  desc: a program begins\n  condition: evt.type in (execve, execveat) and proc.args contains replayed-canary\n  output: '%proc.name of %proc.pname with %proc.args'\n  priority: NOTICE\n" +
+		"- rule: opened\n  desc: a file is opened\n  condition: evt.type = openat and fd.name = /etc/shadow\n  output: '%fd.name'\n  priority: NOTICE\n"
+	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	a := start(t, options{})
+	if err := shell(t, `: "$0"; true`, "replayed-canary").Run(); err != nil {
+		t.Fatal(err)
+	}
+	var r result
+	testkit.Wait(t, "what the rule would have said", func() bool {
+		r = a.warren("rule", "replay", file, "--history", "1h")
+		return strings.Contains(r.stdout, "sh of ")
+	})
+	if !strings.Contains(r.stdout, "1  Notice    begun") || !strings.Contains(r.stdout, "not asked  Notice    opened") || !strings.Contains(r.stderr, "rule opened was not asked") || strings.Contains(r.stderr, "could not be judged") {
+		t.Errorf("%s\n%s", r.stdout, r.stderr)
+	}
+}
+
 // TestE2ERulesWithMistakes refuses to start.
 func TestE2ERulesWithMistakes(t *testing.T) {
 	dir := t.TempDir()

@@ -1,0 +1,327 @@
+package cli
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"warren/api"
+	"warren/event"
+	"warren/filter"
+	"warren/rule"
+)
+
+// ruleReplayCommand tells what rules would have said of the past.
+func ruleReplayCommand(g *globals) *command {
+	var output, only string
+	when := period{since: "1d"}
+	return &command{
+		name:    "rule replay",
+		args:    "FILE...",
+		summary: "Tell what rules would have alerted, by the history",
+		about: "The rules of the files are put to what the agent has kept of the last day, or since another moment: each event with the process and its ancestors as they were. The alerts are shown as alert list does, and then how many each rule would have made. " +
+			"No alert is not always an answer: which rules read events that the history does not keep, when it begins, when no agent ran and what was lost is said. What is kept is history: filter in the agent's configuration.",
+		examples: []example{
+			{"warren rule replay new.yaml", "What a new rule would have said of the last day"},
+			{"warren rule replay falco_rules.yaml local.yaml --history 7d --rule 'Terminal shell in container'", "One rule, of a week"},
+			{"warren rule replay new.yaml --since 14:00 --until 15:00 -o json", "For a script"},
+		},
+		flags: append([]*option{
+			outputFlag(&output, "", "table", "wide", "json"),
+			{long: "rule", meta: "NAME", text: &only, doc: "only the rule of that name"},
+			{long: "history", meta: "WHEN", text: &when.since, doc: "the same as --since"},
+		}, when.flags()...),
+		run: func(ctx context.Context, env *Env, args []string) error {
+			if len(args) == 0 {
+				return usagef("which rule files?")
+			}
+			set, err := replayed(env, args, only)
+			if err != nil {
+				return err
+			}
+			who, err := g.answerer(env, &selection{})
+			if err != nil {
+				return err
+			}
+			since, until, err := when.times(env.Now())
+			if err != nil {
+				return err
+			}
+			ctx, cancel := g.finite(ctx, false)
+			defer cancel()
+			r := &replayView{env: env, who: who, set: set, since: since, until: until, counts: map[string]uint64{}}
+			asked, err := r.ask(ctx)
+			if err != nil {
+				return err
+			}
+			s := env.screen(output != "wide")
+			table := &alertTable{screen: s, place: who.place(s, output == "wide"), wide: output == "wide", now: env.Now}
+			if asked != "" {
+				lines := r.alerts(who.Recent(ctx, api.Question{Filter: asked, Since: since, Until: until}))
+				if output == "json" {
+					err = writeJSON(env, lines)
+				} else {
+					err = newStream(env, table, who).write(lines)
+				}
+			}
+			if err == nil {
+				err = r.summary(output == "json")
+			}
+			return err
+		},
+	}
+}
+
+// replayed loads the rules of files: those that are enabled, or one.
+func replayed(env *Env, names []string, only string) (*rule.Set, error) {
+	files, err := readRules(env, names)
+	if err != nil {
+		return nil, err
+	}
+	set, findings := rule.Load(files, rule.Config{})
+	if set == nil {
+		findings = slices.DeleteFunc(findings, func(f rule.Finding) bool { return !f.IsError() })
+		if err := printFindings(env, files, nil, findings); err != nil {
+			return nil, err
+		}
+		return nil, errRules
+	}
+	if only != "" {
+		r, ok := set.Rule(only)
+		if !ok {
+			return nil, noRule(only, set)
+		}
+		one := *r
+		one.Enabled = true
+		return &rule.Set{Rules: []*rule.Rule{&one}}, nil
+	}
+	var on []*rule.Rule
+	for _, r := range set.Rules {
+		if r.Enabled && r.Source == rule.SourceSyscall {
+			on = append(on, r)
+		}
+	}
+	if len(on) == 0 {
+		return nil, fmt.Errorf("no rule of these files is enabled")
+	}
+	return &rule.Set{Rules: on}, nil
+}
+
+// A replayView is what rules say of the past, and what cannot be known.
+type replayView struct {
+	env          *Env
+	who          *answerer
+	set          *rule.Set
+	since, until time.Time
+
+	kept    event.KindSet
+	counts  map[string]uint64
+	lost    uint64
+	unread  int // events that could not be made again
+	why     error
+	unfound int  // events that the agent said match, and here no rule did
+	whole   bool // whether the agent was asked for those that match, and no others
+}
+
+// ofRules are the kinds of events that rules can be about.
+const ofRules = event.AllKinds &^ (event.StateKinds | event.NoticeKinds | 1<<event.KindAlert)
+
+// maxReplay is how long a filter may be that is sent to the agent, bytes: longer
+// ones are judged here alone.
+const maxReplay = 16 << 10
+
+// ask returns the filter that the agent is asked with, "" where it keeps nothing
+// that a rule reads, and says what the history does not have.
+func (r *replayView) ask(ctx context.Context) (string, error) {
+	b, err := r.who.History(ctx)
+	if err != nil {
+		return "", err
+	}
+	var st api.HistoryStatus
+	if err := json.Unmarshal(b, &st); err != nil {
+		return "", fmt.Errorf("read what the agent keeps: %w", err)
+	}
+	for _, name := range st.Kinds {
+		if k, ok := event.LookupKind(name); ok {
+			r.kept |= event.Kinds(k)
+		}
+	}
+	if st.Error != "" {
+		r.say("nothing is kept at present: " + st.Error)
+	}
+	if !ofKinds(st.Filter) {
+		r.say("the history keeps only what matches " + st.Filter + ": of other events the rules are not asked")
+	}
+	if text := beginOf(&st, r.since, r.env.Now()); text != "" {
+		r.say(text)
+	}
+	r.gap(ctx)
+	var conditions []string
+	var kinds event.KindSet
+	for _, x := range r.set.Rules {
+		reads := x.Program.Kinds() & ofRules
+		missing := reads &^ r.kept
+		switch {
+		case reads == 0:
+			r.say("rule " + x.Name + " reads no event that there is")
+			continue
+		case missing == reads:
+			r.say("rule " + x.Name + " was not asked: it reads events of kind " + missing.String() + ", and the history does not keep them")
+			continue
+		case missing != 0:
+			r.say("rule " + x.Name + " was asked of a part only: the history does not keep events of kind " + missing.String())
+		}
+		kinds |= reads & r.kept
+		conditions = append(conditions, "("+x.Condition.String()+")")
+	}
+	if kinds == 0 {
+		return "", nil
+	}
+	names := strings.ReplaceAll(kinds.String(), ",", ", ")
+	text := "evt.kind in (" + names + ") and (" + strings.Join(conditions, " or ") + ")"
+	if _, err := filter.Compile(text); err == nil && len(text) <= maxReplay {
+		r.whole = true
+		return text, nil
+	}
+	return "evt.kind in (" + names + ")", nil
+}
+
+// ofKinds reports whether a filter picks kinds and nothing else.
+func ofKinds(text string) bool {
+	x, err := filter.Parse(text)
+	if text == "" || err != nil {
+		return text == ""
+	}
+	c, ok := x.(*filter.Check)
+	if !ok {
+		return false
+	}
+	f, ok := c.Left.(*filter.Field)
+	return ok && f.Name == "evt.kind" && (c.Op == filter.In || c.Op == filter.Eq)
+}
+
+// gap says when no agent ran before the present one, as far as that is known.
+func (r *replayView) gap(ctx context.Context) {
+	b, err := r.who.Status(ctx)
+	var st api.Status
+	if err != nil || json.Unmarshal(b, &st) != nil || !st.Started.After(r.since) || !r.until.IsZero() && !st.Started.Before(r.until) {
+		return
+	}
+	now := r.env.Now()
+	before, err := readRecords(r.who.Recent(ctx, api.Question{Until: st.Started, Since: r.since, Limit: 1, Fields: []string{"evt.time", "evt.kind"}}))
+	before = slices.DeleteFunc(before, func(x *record) bool { return x.kind() == event.KindLost })
+	if err != nil || len(before) == 0 {
+		return // where the history begins says it
+	}
+	last := before[len(before)-1].time("evt.time")
+	r.say("the agent was started at " + day(st.Started, now) + ", and the last event before that is of " + day(last, now) + ": of what was between nothing is known, and earlier restarts are not looked for")
+}
+
+func (r *replayView) say(text string) {
+	s := r.env.screen(false)
+	fmt.Fprintln(r.env.Stderr, r.env.program()+": "+s.safe(text))
+}
+
+// alerts makes of events those that rules say of them. What was lost stays among
+// them.
+func (r *replayView) alerts(lines api.Lines) api.Lines {
+	return func(yield func([]byte, error) bool) {
+		w := rule.NewMatcher(r.set, rule.SourceSyscall).NewWorker()
+		var room []byte
+		for line, err := range lines {
+			if err != nil {
+				yield(nil, err)
+				return
+			}
+			e, err := eventOf(line)
+			if err != nil {
+				r.unread, r.why = r.unread+1, err
+				continue
+			}
+			if l, ok := e.Data.(*event.Lost); ok {
+				if r.lost += l.Count; !yield(line, nil) {
+					return
+				}
+				continue
+			}
+			if event.NoticeKinds.Has(e.Data.Kind()) {
+				continue
+			}
+			found := w.Match(e)
+			if len(found) == 0 && r.whole {
+				r.unfound++
+			}
+			for _, x := range found {
+				r.counts[x.Name] += e.Times()
+				room = event.AppendJSON(room[:0], alertOf(x, e))
+				if !yield(room, nil) {
+					return
+				}
+			}
+		}
+	}
+}
+
+// eventOf makes the event again that an agent has written.
+func eventOf(line []byte) (*event.Event, error) {
+	values, err := rule.ParseEvent(line)
+	if err != nil {
+		return nil, err
+	}
+	return event.Make(values)
+}
+
+// alertOf is what a rule says of an event.
+func alertOf(r *rule.Rule, e *event.Event) *event.Event {
+	typ := ""
+	if f, ok := event.Lookup("evt.type"); ok {
+		typ, _ = f.Str(e, 0)
+	}
+	a := &event.Alert{
+		Type: "alert", Rule: r.Name, Priority: r.Priority.String(), Source: r.Source, Tags: r.Tags, About: e.Seq, Cause: typ, Times: e.Times(),
+		Output: string(r.Format.Append(nil, e)), Fields: string(r.Format.AppendFields(nil, e)),
+	}
+	out := &event.Event{Time: e.Time, Ktime: e.Ktime, Seq: e.Seq, Actor: e.Actor, Process: e.Process, Data: a}
+	if e.Past != nil {
+		out.Past = &event.Past{Host: e.Past.Host}
+	}
+	return out
+}
+
+// summary says how many alerts each rule would have made, and what could not be
+// judged.
+func (r *replayView) summary(quiet bool) error {
+	s := r.env.screen(false)
+	if r.lost > 0 {
+		r.say(strconv.FormatUint(r.lost, 10) + " events were lost in that time: rules would have been asked of these too")
+	}
+	if r.unread > 0 {
+		r.say(fmt.Sprintf("%s could not be judged: %v", amount(r.unread, "event"), r.why))
+	}
+	if r.unfound > 0 {
+		r.say(amount(r.unfound, "event") + " that the agent says match could not be told by rule: is it of another version?")
+	}
+	if quiet {
+		return nil
+	}
+	out := &lazyWriter{out: r.env.Stdout}
+	rules := slices.Clone(r.set.Rules)
+	slices.SortStableFunc(rules, func(a, b *rule.Rule) int { return cmp.Compare(r.counts[b.Name], r.counts[a.Name]) })
+	fmt.Fprintln(out)
+	rows := make([][]cell, len(rules))
+	for i, x := range rules {
+		rows[i] = []cell{count(r.counts[x.Name]), {text: s.safe(x.Priority.String()), color: priorityColor(x.Priority.String())}, {text: s.safe(x.Name)}}
+		if x.Program.Kinds()&ofRules&r.kept == 0 {
+			rows[i][0] = cell{text: "not asked", color: yellow}
+		}
+	}
+	if err := newTable(out, s, []column{{head: "ALERTS", right: true}, {head: "PRIORITY"}, {head: "RULE"}}).rows(rows); err != nil {
+		return err
+	}
+	return out.Flush()
+}
