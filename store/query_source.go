@@ -178,7 +178,7 @@ func (p *sealedProcesses) open(q *query) (*sealedFile, error) {
 // openSealed opens a file for as long as the query runs. It returns nil for one that
 // went away, or cannot be read, which has been said then.
 func (s *Store) openSealed(q *query, f *sealed) (*sealedFile, error) {
-	file, err := f.open(s.cfg.Dir)
+	file, err := s.openFile(f)
 	switch {
 	case err == nil:
 		s.mu.Lock()

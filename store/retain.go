@@ -58,7 +58,7 @@ func (s *Store) inspect(ctx context.Context) {
 		if ctx.Err() != nil {
 			return
 		}
-		file, err := f.open(s.cfg.Dir)
+		file, err := s.openFile(f)
 		switch {
 		case err == nil:
 			_ = file.close() // read only

@@ -351,6 +351,49 @@ func TestClockSetForward(t *testing.T) {
 	retain(false, 3)
 }
 
+// TestFooters: however many files there are, no more than so many footers are in memory,
+// and all files are asked all the same.
+func TestFooters(t *testing.T) {
+	cfg := Config{Dir: t.TempDir()}
+	s := openAt(t, cfg)
+	m := newInventor(5)
+	var want []*event.Event
+	for len(s.Segments()) <= maxFooters+4 {
+		want = append(want, fillStore(t, s, m, 40)...)
+		if err := s.Seal(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	footers := func() (n int) {
+		for _, f := range s.sealed.all() {
+			if f.meta != nil {
+				n++
+			}
+		}
+		return n
+	}
+	check := func() {
+		t.Helper()
+		compare(t, s, byTime(want), Query{})
+		if n := footers(); n != maxFooters {
+			t.Errorf("%d footers of %d files are remembered", n, len(s.Segments()))
+		}
+	}
+	check()
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	s = openAt(t, cfg)
+	defer s.Close() //nolint:errcheck // checked by others
+	s.inspect(t.Context())
+	check()
+	for _, f := range s.Segments() {
+		if f.Rows == 0 {
+			t.Errorf("nothing is known of %s", f.Name)
+		}
+	}
+}
+
 // TestBadFiles puts files into the history that are no good: each is named once and
 // passed over, and the others are told.
 func TestBadFiles(t *testing.T) {

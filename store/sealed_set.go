@@ -46,7 +46,7 @@ type sealed struct {
 	mu      sync.Mutex
 	bad     error       // why it cannot be read, once that is known
 	damaged bool        // a part of it cannot be read, which has been said
-	meta    *sealedFile // what its footer says, once it has been read; without a file
+	meta    *sealedFile // what its footer says, while it is remembered; without a file
 }
 
 // newSealed names the segment of a kind that a log makes.
@@ -111,7 +111,18 @@ func (f *sealed) describe(file *sealedFile) {
 	f.meta = &meta
 }
 
-// open opens the file. The footer is read once.
+// openFile opens a sealed file. Its footer is read once, while it is remembered.
+func (s *Store) openFile(f *sealed) (*sealedFile, error) {
+	file, err := f.open(s.cfg.Dir)
+	if err == nil {
+		s.mu.Lock()
+		s.sealed.remember(f)
+		s.mu.Unlock()
+	}
+	return file, err
+}
+
+// open opens the file, and reads the footer where it is not remembered.
 func (f *sealed) open(dir string) (*sealedFile, error) {
 	f.mu.Lock()
 	bad, meta := f.bad, f.meta
@@ -140,12 +151,40 @@ func (f *sealed) open(dir string) (*sealedFile, error) {
 }
 
 // sealedSet is the sealed segments, by time. Store.mu guards it.
-type sealedSet struct{ files []*sealed }
+type sealedSet struct {
+	files []*sealed
+	used  []*sealed // those whose footers are remembered; the last one was used last
+}
+
+// maxFooters is how many footers are remembered: each has some kilobytes for each of
+// its row groups, and a history has as many files as there is room for.
+const maxFooters = 64
+
+// remember says that the footer of a file was used. That which was not for longest is
+// forgotten.
+func (s *sealedSet) remember(f *sealed) {
+	if i := slices.Index(s.used, f); i >= 0 {
+		s.used = slices.Delete(s.used, i, i+1)
+	}
+	if s.used = append(s.used, f); len(s.used) <= maxFooters {
+		return
+	}
+	old := s.used[0]
+	s.used = slices.Delete(s.used, 0, 1)
+	old.mu.Lock()
+	old.meta = nil
+	old.mu.Unlock()
+}
 
 func (s *sealedSet) all() []*sealed { return slices.Clone(s.files) }
 
 func (s *sealedSet) add(files []*sealed) {
 	s.files = append(s.files, files...)
+	for _, f := range files {
+		if f.meta != nil {
+			s.remember(f)
+		}
+	}
 	slices.SortStableFunc(s.files, func(a, b *sealed) int {
 		return cmp.Or(cmp.Compare(a.Seq, b.Seq), cmp.Compare(a.Kind, b.Kind))
 	})
@@ -153,6 +192,7 @@ func (s *sealedSet) add(files []*sealed) {
 
 func (s *sealedSet) remove(gone map[*sealed]bool) {
 	s.files = slices.DeleteFunc(s.files, func(f *sealed) bool { return gone[f] })
+	s.used = slices.DeleteFunc(s.used, func(f *sealed) bool { return gone[f] })
 }
 
 // Segments returns the sealed files, oldest first.
@@ -240,7 +280,7 @@ func (s *Store) lastSnapshot() {
 		if f.Kind != event.KindProcess {
 			continue
 		}
-		file, err := f.open(s.cfg.Dir)
+		file, err := s.openFile(f)
 		if err != nil {
 			continue
 		}
