@@ -23,6 +23,7 @@ type part struct {
 	name  string // of the field, as it was written; "" for text alone
 	width int    // bytes that the value is filled up to or cut to; 0 for as it is
 	value *filter.Reader
+	said  *Format // stands for the value: what it says
 }
 
 // Missing stands for a value that an event does not have.
@@ -90,7 +91,7 @@ func ParseFormat(text string) (*Format, *FormatError) {
 		if err != nil {
 			return nil, formatError(at, pos, err)
 		}
-		f.parts = append(f.parts, part{plain.String(), r.Name(), width, r})
+		f.parts = append(f.parts, part{text: plain.String(), name: r.Name(), width: width, value: r})
 		plain.Reset()
 		pos += n
 	}
@@ -154,6 +155,9 @@ func (f *Format) Append(b []byte, e *event.Event) []byte {
 
 // append appends a value as Falco writes it.
 func (p *part) append(b []byte, e *event.Event) ([]byte, bool) {
+	if p.said != nil {
+		return p.said.Append(b, e), true
+	}
 	var ok bool
 	start := len(b)
 	if fn := renders[p.name]; fn != nil {
@@ -193,7 +197,7 @@ func (f *Format) AppendFields(b []byte, e *event.Event) []byte {
 		b = event.AppendString(b, p.name)
 		b = append(b, ':')
 		text, ok := p.append(room[:0], e)
-		if fn := numbers[p.name]; fn != nil {
+		if fn := numbers[p.name]; fn != nil && p.said == nil {
 			var n int64
 			n, ok = fn(e)
 			text = strconv.AppendInt(room[:0], n, 10)
@@ -212,6 +216,9 @@ func (f *Format) AppendFields(b []byte, e *event.Event) []byte {
 
 // plain reports whether the value is a JSON number, or true or false.
 func (p *part) plain() bool {
+	if p.said != nil {
+		return false
+	}
 	if numbers[p.name] != nil {
 		return true
 	}

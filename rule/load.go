@@ -20,6 +20,8 @@ type Config struct {
 	Sources []string
 	// Extra is appended to what every rule says, behind a blank.
 	Extra string
+	// Add is what is said with the rules' outputs.
+	Add []Addition
 }
 
 func (c Config) sources() []string { return append([]string{SourceSyscall}, c.Sources...) }

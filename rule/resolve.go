@@ -144,6 +144,7 @@ func (l *loader) compile(d *ruleDef) *Rule {
 	if l.cfg.Extra != "" {
 		r.Output += " " + l.cfg.Extra
 	}
+	r.Output = l.cfg.added(r)
 	var err *FormatError
 	if r.Format, err = ParseFormat(r.Output); err != nil {
 		code := ErrCompileOutput
@@ -154,6 +155,7 @@ func (l *loader) compile(d *ruleDef) *Rule {
 		l.findings = append(l.findings, Finding{Code: code, Place: at, Item: it.kind, Name: it.name, Msg: err.Msg, Hint: err.Hint, Excerpt: src.excerpt(at, columns)})
 		return nil
 	}
+	l.cfg.addFields(r)
 	cond := l.parse(it, d.cond, nil)
 	if cond == nil {
 		return nil
