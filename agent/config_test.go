@@ -116,6 +116,9 @@ func outcome(o Options) string {
 	if !reflect.DeepEqual(c.Network, NetworkConfig{}) {
 		show("network", fmt.Sprintf("%+v", c.Network))
 	}
+	if c.Rules.NoSuggested || c.Rules.Append != nil {
+		show("rules", fmt.Sprintf("suggested %t, append %+v", !c.Rules.NoSuggested, c.Rules.Append))
+	}
 	if d := (HistoryConfig{
 		Dir: filepath.Join(c.State, "history"), Size: defaultHistorySize, Age: defaultHistoryAge, SegmentAge: defaultSegmentAge, Filter: defaultHistory, Archive: ArchiveConfig{Spare: defaultSpare},
 	}); c.History != d {

@@ -30,6 +30,20 @@ type RulesConfig struct {
 	Least rule.Priority
 	// Output is appended to what every rule says: %container.id and the like.
 	Output string
+	// NoSuggested leaves out [rule.Suggested], which is added to what every rule
+	// says.
+	NoSuggested bool
+	// Append is what is added to some rules.
+	Append []rule.Addition
+}
+
+// rules returns how rules are read.
+func (c *RulesConfig) rules() rule.Config {
+	cfg := rule.Config{Extra: c.Output, Add: c.Append}
+	if !c.NoSuggested {
+		cfg.Add = append([]rule.Addition{{Suggested: true}}, c.Append...)
+	}
+	return cfg
 }
 
 // defaultAggregate is long enough for what happens with each request or in each
@@ -41,7 +55,7 @@ func openRules(cfg RulesConfig, spine *pipeline.Pipeline, log *slog.Logger) (*al
 	if len(cfg.Paths) == 0 {
 		return nil, nil
 	}
-	e, err := alert.New(alert.Config{Load: func() ([]rule.File, error) { return alert.Files(cfg.Paths, "") }, Rules: rule.Config{Extra: cfg.Output}, First: cfg.First, Least: cfg.Least, Aggregate: max(0, cfg.Aggregate)}, ruleSpine{spine}, log)
+	e, err := alert.New(alert.Config{Load: func() ([]rule.File, error) { return alert.Files(cfg.Paths, "") }, Rules: cfg.rules(), First: cfg.First, Least: cfg.Least, Aggregate: max(0, cfg.Aggregate)}, ruleSpine{spine}, log)
 	if err != nil {
 		return nil, fmt.Errorf("load rules: %w", err)
 	}
@@ -119,12 +133,48 @@ func setRules(c *Config, v string) error {
 	return nil
 }
 
+func setSuggested(c *Config, v string) error {
+	on, err := settings.ParseBool(v)
+	c.Rules.NoSuggested = !on
+	return err
+}
+
 func setRuleOutput(c *Config, v string) error {
 	if _, err := rule.ParseFormat(v); err != nil {
 		return err
 	}
 	c.Rules.Output = v
 	return nil
+}
+
+// appendOptions are the keys of what is added to rules' outputs: Falco's
+// append_output.
+func appendOptions() []option {
+	last := func(c *Config) *rule.Addition { return &c.Rules.Append[len(c.Rules.Append)-1] }
+	text := func(at func(*rule.Addition) *string) func(*Config, string) error {
+		return func(c *Config, v string) error { *at(last(c)) = v; return nil }
+	}
+	return []option{
+		{Key: "rule", Doc: "name of the rule that it is for; without it all", Set: text(func(a *rule.Addition) *string { return &a.Rule })},
+		{Key: "source", Doc: "source of the rules that it is for: syscall", Set: text(func(a *rule.Addition) *string { return &a.Source })},
+		{Key: "tags", Doc: "tags that the rules have, by comma, all of them", Set: func(c *Config, v string) error {
+			for tag := range strings.SplitSeq(v, ",") {
+				if tag == "" {
+					return errors.New("want tags, by comma")
+				}
+				last(c).Tags = append(last(c).Tags, tag)
+			}
+			return nil
+		}},
+		{Key: "output", Doc: "what is said behind the output", Set: text(func(a *rule.Addition) *string { return &a.Output })},
+		{Key: "fields", Doc: "values that are among output_fields, and not in the output, by name: home: \"%proc.cwd\"; of the name's own field: evt.hostname: \"\"", Each: func(c *Config, name, v string) error {
+			if v == "%"+name {
+				v = ""
+			}
+			last(c).Fields = append(last(c).Fields, rule.ExtraField{Name: name, Format: v})
+			return nil
+		}},
+	}
 }
 
 // rules describes what makes alerts.

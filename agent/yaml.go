@@ -14,6 +14,7 @@ import (
 	"warren/event"
 	"warren/filter"
 	"warren/pipeline"
+	"warren/rule"
 	"warren/sensor/all"
 	"warren/settings"
 )
@@ -70,6 +71,9 @@ func options() []option {
 			{Key: "priority", Doc: "least priority that alerts (debug)", Set: setLeast},
 			{Key: "aggregate", Doc: "for how long alerts like one that was told are counted, and told as one with their number when it ends: of the same rule, workload and values; 0 tells each (1m)", Set: setAggregate},
 			{Key: "output", Doc: "what is said behind every rule's output: \"container=%container.id\"", Set: setRuleOutput},
+			{Key: "suggested", Doc: "container and pod are said behind every rule's output, as Falco does (true)", Set: setSuggested},
+			{Key: "append", Doc: "what is said with the outputs of some rules: Falco's append_output", Item: func(c *Config) { c.Rules.Append = append(c.Rules.Append, rule.Addition{}) },
+				Check: func(c *Config) error { return c.Rules.Append[len(c.Rules.Append)-1].Check() }, Sub: appendOptions()},
 		}},
 		{Key: "alerts", Doc: "where alerts go", Sub: alertsOptions()},
 		{Key: "history", Doc: "what is kept of the past, on disk", Sub: []option{

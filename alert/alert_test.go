@@ -323,6 +323,18 @@ func TestFalcoJSON(t *testing.T) {
 	if got := AppendFalco(nil, ev, "host"); !json.Valid(got) {
 		t.Errorf("%s", got)
 	}
+	for _, test := range []struct {
+		f    Falco
+		want string
+	}{
+		{Falco{NoOutput: true, NoTags: true, NoFields: true}, `{"hostname":"host","priority":"Warning","rule":"shell","source":"syscall","time":"2026-02-03T04:05:06.000000789Z","uuid":"id"}`},
+		{Falco{Message: true, ISOTime: true}, `{"hostname":"host","message":"sh \u001b\n","output":"2026-02-03T04:05:06.000000789+0000: Warning sh \u001b\n",` +
+			`"output_fields":{"evt.time.iso8601":"2026-02-03T04:05:06.000000789+0000"},"priority":"Warning","rule":"shell","source":"syscall","tags":["a","b"],"time":"2026-02-03T04:05:06.000000789Z","uuid":"id"}`},
+	} {
+		if got := string(test.f.Append(nil, ev, "host")); got != test.want {
+			t.Errorf("%s\nwant %s", got, test.want)
+		}
+	}
 	if a, b := NewID(), NewID(); a == b || len(a) != 36 || a[14] != '4' {
 		t.Errorf("ids %s and %s", a, b)
 	}

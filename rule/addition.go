@@ -37,7 +37,7 @@ const Suggested = "container_id=%container.id container_name=%container.name con
 // nothing is.
 func (a *Addition) Check() error {
 	if a.Output == "" && len(a.Fields) == 0 && !a.Suggested {
-		return errors.New("nothing is to be added: want output, fields or suggested")
+		return errors.New("nothing is to be added: want output or fields")
 	}
 	if _, err := ParseFormat(a.Output); err != nil {
 		return err

@@ -55,7 +55,10 @@ func TestE2ERules(t *testing.T) {
 		return found
 	}
 	got := alert("canary", first)
-	want(t, got, map[string]string{"evt.type": "alert", "alert.priority": "Critical", "alert.output": "sh wrote " + first, "alert.source": "syscall", "alert.evt.type": "openat", "proc.name": "sh"})
+	want(t, got, map[string]string{"evt.type": "alert", "alert.priority": "Critical", "alert.source": "syscall", "alert.evt.type": "openat", "proc.name": "sh"})
+	if said := got.str("alert.output"); !strings.HasPrefix(said, "sh wrote "+first+" container_id=") {
+		t.Errorf("the alert says %q", said)
+	}
 	if got.str("alert.uuid") == "" || !strings.Contains(got.str("alert.output_fields"), `"fd.name":"`+first+`"`) {
 		t.Errorf("%v", got)
 	}
