@@ -87,11 +87,12 @@ bin/cluster:
 	CGO_ENABLED=0 $(GO) build -trimpath -o $@ ./test/cluster
 
 bench: build ## every figure that docs/performance.md promises, measured here
-	build/need $(BENCH_PACKAGES)
+	build/need $(BENCH_PACKAGES) $(ROOT_PACKAGES)
 	$(GO) run ./test/bench -seconds $(BENCH_SECONDS) -rounds $(BENCH_ROUNDS)
 	$(GO) run ./test/bench -network -rounds $(BENCH_ROUNDS)
 	$(GO) run ./test/bench -files -seconds $(BENCH_SECONDS) -rounds $(BENCH_ROUNDS)
 	$(GO) run ./test/bench -history -rounds $(BENCH_ROUNDS)
+	$(GO) run ./test/bench -rules -seconds $(BENCH_SECONDS) -rounds $(BENCH_ROUNDS)
 
 bench-cluster: build bin/cluster ## those of a Kubernetes cluster, with 1,000 nodes and 20,000 pods that kwok simulates
 	build/need $(CLUSTER_PACKAGES)
@@ -102,11 +103,12 @@ bench-once: ## every benchmark of the packages once: that it runs, not how fast
 	$(GO) test -run '^$$' -bench . -benchtime 1x -timeout 20m $(PKGS)
 
 bench-short: build bench-once ## every figure in a few minutes, with less weight
-	build/need $(BENCH_PACKAGES)
+	build/need $(BENCH_PACKAGES) $(ROOT_PACKAGES)
 	$(GO) run ./test/bench -short
 	$(GO) run ./test/bench -network -short
 	$(GO) run ./test/bench -files -short
 	$(GO) run ./test/bench -history -short
+	$(GO) run ./test/bench -rules -short
 
 generate: ## BPF objects and reference pages, from their sources
 	build/need $(BPF_PACKAGES)

@@ -14,6 +14,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"golang.org/x/sys/unix"
 )
@@ -40,6 +41,11 @@ func (a Attack) Possible() error {
 		return nil
 	}
 	return a.Probe()
+}
+
+// PossibleAttacks are those that can be made on this kernel.
+func PossibleAttacks() []Attack {
+	return slices.DeleteFunc(Attacks(), func(a Attack) bool { return a.Possible() != nil })
 }
 
 // modules is whether the kernel can be asked to load any.

@@ -114,6 +114,37 @@ func (l *Lab) Shows(a Attack, word, output string) bool {
 	return !slices.ContainsFunc(l.Evidence(a, word), func(e string) bool { return !strings.Contains(output, e) })
 }
 
+// Settle makes attacks until each has been heard of once: the hooks for them, and
+// what is known of containers, come a moment after an agent answers. heard says
+// whether an alert of the rule has come that shows the attack.
+func (l *Lab) Settle(ctx context.Context, attacks []Attack, heard func(a Attack, word string) bool) error {
+	left := slices.Clone(attacks)
+	for deadline := time.Now().Add(2 * patience); len(left) > 0; {
+		words := make([]string, len(left))
+		for i, a := range left {
+			words[i] = l.Word()
+			if err := a.Do(ctx, l, words[i]); err != nil {
+				return fmt.Errorf("%s: %w", a.Rule, err)
+			}
+		}
+		Await(3*time.Second, func() bool {
+			var silent []Attack
+			var of []string
+			for i, a := range left {
+				if !heard(a, words[i]) {
+					silent, of = append(silent, a), append(of, words[i])
+				}
+			}
+			left, words = silent, of
+			return len(left) == 0
+		})
+		if len(left) > 0 && time.Now().After(deadline) {
+			return fmt.Errorf("no alert came of rule %s with %q", left[0].Rule, l.Evidence(left[0], words[0]))
+		}
+	}
+	return nil
+}
+
 // fill puts in what attacks say by %w and %d.
 func (l *Lab) fill(text, word string) string {
 	return strings.NewReplacer("%w", word, "%d", l.dir).Replace(text)

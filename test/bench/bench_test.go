@@ -88,7 +88,7 @@ func TestPromised(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for table, list := range [][]part{ofMachine: parts, ofCluster: clusterParts, ofNetwork: networkParts, ofFiles: filesParts, ofHistory: historyParts} {
+	for table, list := range [][]part{ofMachine: parts, ofCluster: clusterParts, ofNetwork: networkParts, ofFiles: filesParts, ofHistory: historyParts, ofRules: rulesParts} {
 		var measured []string
 		for _, p := range list {
 			measured = append(measured, p.figures...)

@@ -1,7 +1,7 @@
 // Command bench measures every figure that docs/performance.md promises, beside
 // what each is compared with, in one run.
 //
-//	go run ./test/bench [-files | -network | -history | -cluster [-ceiling]] [-short] [-seconds N] [-rounds N] [-only PART,...]
+//	go run ./test/bench [-files | -network | -history | -rules | -cluster [-ceiling]] [-short] [-seconds N] [-rounds N] [-only PART,...]
 //
 // It prints one line for each figure and exits 1 if one of them is not reached,
 // could not be measured, or is promised and not among them. It needs root, the
@@ -18,6 +18,10 @@
 //
 // With -history the figures are those of the history, the fifth table: events made
 // up by package traffic, kept by processes of this program's own.
+//
+// With -rules the figures are those of rules and alerts, the sixth table: Falco's
+// stable rules, which WARREN_TEST_DATA says the folder of, and the attacks of
+// package attack. They need make, podman and runc.
 //
 // With -cluster the figures are those of a Kubernetes cluster, the second table
 // of the page. They need root and the programs of package bed, and are measured
@@ -123,6 +127,7 @@ func main() {
 	ofNetwork := flag.Bool("network", false, "the figures of pods' connections")
 	ofFiles := flag.Bool("files", false, "the figures of files and system calls")
 	ofEvents := flag.Bool("history", false, "the figures of the history")
+	ofAlerts := flag.Bool("rules", false, "the figures of rules and alerts")
 	inCluster := flag.Bool("cluster", false, "the figures of a Kubernetes cluster")
 	short := flag.Bool("short", false, "little weight, for CI")
 	ceiling := flag.Bool("ceiling", false, "with -cluster: how fast pods can come and go without Warren, too, where the machine is too slow for what is promised")
@@ -146,7 +151,7 @@ func main() {
 	if *rounds > 0 {
 		w.rounds = *rounds
 	}
-	if err := run(ctx, w, *warren, *only, setOf(*ofNetwork, *inCluster, *ofFiles, *ofEvents), *short); err != nil {
+	if err := run(ctx, w, *warren, *only, setOf(*ofNetwork, *inCluster, *ofFiles, *ofEvents, *ofAlerts), *short); err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		stop()
 		os.Exit(1)
@@ -160,10 +165,13 @@ const (
 	ofNetwork
 	ofFiles
 	ofHistory
+	ofRules
 )
 
-func setOf(network, cluster, files, history bool) int {
+func setOf(network, cluster, files, history, rules bool) int {
 	switch {
+	case rules:
+		return ofRules
 	case history:
 		return ofHistory
 	case files:
@@ -210,8 +218,15 @@ func run(ctx context.Context, w weight, warren, only string, table int, short bo
 	case ofHistory:
 		all = historyParts
 		b.tellLoad()
+	case ofRules:
+		all = rulesParts
+		b.tellLoad()
+		if falcoRules() == "" {
+			fmt.Fprintln(os.Stdout, "not measured: WARREN_TEST_DATA does not say where falco_rules.yaml is")
+			return nil
+		}
 	}
-	if table == ofMachine || table == ofFiles {
+	if table == ofMachine || table == ofFiles || table == ofRules {
 		if err := compileLoad(ctx, b.load); err != nil {
 			return err
 		}
