@@ -15,6 +15,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"runtime"
 	"slices"
 	"sync"
@@ -336,9 +337,8 @@ type worker struct {
 	match  *rule.Worker
 	second time.Time // that spent is about
 	spent  map[*rule.Rule]*spending
-	others bool // which another worker is told of as well: losses before the streams
-	lost   uint64
-	what   string
+	others bool              // which another worker is told of as well: losses before the streams
+	lost   map[string]uint64 // by what it was, since it was told
 	text   []byte
 }
 
@@ -379,7 +379,7 @@ func (w *worker) run(ctx context.Context, s Stream) error {
 }
 
 func (w *worker) owes() bool {
-	if w.lost > 0 {
+	if len(w.lost) > 0 {
 		return true
 	}
 	for _, s := range w.spent {
@@ -397,8 +397,10 @@ func (w *worker) look(ev *event.Event) {
 		if w.others && l.Consumer == "" {
 			return
 		}
-		w.lost += l.Count
-		w.what = l.What + " (" + l.Lane + ")"
+		if w.lost == nil {
+			w.lost = map[string]uint64{}
+		}
+		w.lost[l.What+" ("+l.Lane+")"] += l.Count
 		w.e.lost.Add(l.Count)
 		return
 	}
@@ -452,14 +454,15 @@ func (w *worker) summarise() {
 		}
 		delete(w.spent, r)
 	}
-	if w.lost > 0 {
+	for _, what := range slices.Sorted(maps.Keys(w.lost)) {
+		n := w.lost[what]
 		w.e.spine.Tell(&event.Event{Time: time.Now(), Data: &event.Alert{
 			Type: "alert", Rule: LostRule, Priority: rule.Warning.String(), Source: "internal", ID: NewID(),
-			Output: fmt.Sprintf("%d events were lost that rules may have matched: %s", w.lost, w.what),
-			Fields: string(event.AppendString([]byte(fmt.Sprintf(`{"lost.count":%d,"lost.kind":`, w.lost)), w.what)) + "}",
+			Output: fmt.Sprintf("%d events were lost that rules may have matched: %s", n, what),
+			Fields: string(event.AppendString([]byte(fmt.Sprintf(`{"lost.count":%d,"lost.kind":`, n)), what)) + "}",
 		}})
-		w.lost = 0
 	}
+	clear(w.lost)
 }
 
 // LostRule is the name of alerts about events that were lost before a rule could

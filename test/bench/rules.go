@@ -75,7 +75,7 @@ func (b *bench) ruleCost(ctx context.Context) error {
 // An alertCheck reads the alerts of an agent.
 type alertCheck struct {
 	flood atomic.Int64 // matches of the flood's rule
-	lost  atomic.Int64 // events that rules would have read, as the agent says
+	lost  atomic.Int64 // opens that rules would have read, as the agent says
 	any   atomic.Int64
 
 	mu     sync.Mutex
@@ -103,8 +103,11 @@ func (c *alertCheck) event(line []byte) {
 	case floodRule:
 		c.flood.Add(max(a.Count, 1))
 	case alert.LostRule:
-		n, _ := number([]byte(a.Fields), "lost.count")
-		c.lost.Add(n)
+		// Others lose processes, too.
+		if bytes.Contains(text([]byte(a.Fields), "lost.kind"), []byte("open")) {
+			n, _ := number([]byte(a.Fields), "lost.count")
+			c.lost.Add(n)
+		}
 	default:
 		c.mu.Lock()
 		defer c.mu.Unlock()
