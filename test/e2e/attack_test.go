@@ -44,7 +44,7 @@ func TestE2EAttacks(t *testing.T) {
 			t.Errorf("close the lab: %v", err)
 		}
 	}()
-	a := start(t, options{config: l.Config(), args: []string{"--rules", file}})
+	a := start(t, options{config: "rules: {aggregate: 0}\n" + l.Config(), args: []string{"--rules", file}})
 	f := a.follow("evt.kind = alert")
 
 	heard := func(x attack.Attack, word string) bool {
