@@ -350,16 +350,13 @@ func (r *ruleFloodResult) attack(ctx, flooding context.Context, l *attack.Lab, c
 		word string
 	}
 	var all []made
-	for {
+	for more := true; more; more = flooding.Err() == nil {
 		for _, a := range attack.PossibleAttacks() {
 			m := made{a, l.Word()}
 			if err := a.Do(ctx, l, m.word); err != nil {
 				return fmt.Errorf("%s: %w", a.Rule, err)
 			}
 			all = append(all, m)
-		}
-		if flooding.Err() != nil {
-			break
 		}
 	}
 	r.attacks = len(all)
