@@ -50,6 +50,17 @@ type Config struct {
 	Headers, HeaderFiles map[string]string
 	Compress             bool
 	TLS                  TLS
+	// Template, or the content of the file TemplateFile, makes the body of a
+	// webhook: see [View]. KeyFile has the key of a service.
+	Template, TemplateFile, KeyFile string
+
+	// Address is where a syslog daemon listens, Protocol what it reads, Facility and
+	// Tag what it is told.
+	Address, Protocol, Facility, Tag string
+
+	// Program is run by a shell, once and for all where KeepAlive is true.
+	Program   string
+	KeepAlive bool
 
 	keys []string // that were set
 }
@@ -74,8 +85,19 @@ type kind struct {
 var kinds = map[string]kind{
 	"stdout": {openStdout, 256, []string{"format"}, nil, func(*Config) string { return "stdout" }},
 	"file":   {openFile, 256, []string{"format", "path", "max-size", "keep"}, checkFile, func(c *Config) string { return c.Path }},
-	"webhook": {openWebhook, 1, slices.Concat(httpKeys, []string{"method", "content-type"}),
-		checkHTTP, httpTo},
+	"webhook": {openWebhook, 1, slices.Concat(httpKeys, []string{"method", "content-type", "template", "template-file"}),
+		checkWebhook, httpTo},
+	"slack": {openSlack, 1, httpKeys, checkHTTP, httpTo},
+	"teams": {openTeams, 1, httpKeys, checkHTTP, httpTo},
+	"pagerduty": {openPagerDuty, 1, slices.Concat(httpKeys, []string{"key-file"}), checkPagerDuty, func(c *Config) string {
+		if c.URL == "" && c.URLFile == "" {
+			return "PagerDuty"
+		}
+		return httpTo(c)
+	}},
+	"otlp":    {openOTLP, 128, httpKeys, checkOTLP, httpTo},
+	"syslog":  {openSyslog, 64, []string{"format", "address", "protocol", "facility", "tag", "tls"}, nil, func(c *Config) string { return c.Address }},
+	"program": {openProgram, 1, []string{"format", "program", "keep-alive"}, checkProgram, func(c *Config) string { return "a program" }},
 }
 
 // httpKeys are those of receivers that speak HTTP.
@@ -107,6 +129,12 @@ func (c Config) withDefaults() Config {
 	c.GiveUp = cmp.Or(c.GiveUp, defaultGiveUp)
 	c.Size = cmp.Or(c.Size, defaultFileSize)
 	c.Keep = cmp.Or(c.Keep, defaultKeep)
+	if c.Type == "syslog" {
+		c.Address = cmp.Or(c.Address, "unix:/dev/log")
+		c.Protocol = cmp.Or(c.Protocol, rfc5424)
+		c.Facility = cmp.Or(c.Facility, "user")
+		c.Tag = cmp.Or(c.Tag, "warren")
+	}
 	if c.Format == "" {
 		c.Format = formatJSON
 		if c.Type == "stdout" || c.Type == "syslog" {
@@ -143,6 +171,15 @@ func Options() []settings.Option[Config] {
 		{Key: "url-file", Doc: "the same, of a file: some URLs are secrets", Set: path(func(c *Config) *string { return &c.URLFile })},
 		{Key: "method", Doc: "webhook: POST or PUT (POST)", Set: oneOf(func(c *Config) *string { return &c.Method }, http.MethodPost, http.MethodPut)},
 		{Key: "content-type", Doc: "webhook: what is said of the body (application/json)", Set: text(func(c *Config) *string { return &c.ContentType })},
+		{Key: "template", Doc: "webhook: a template of Go that makes the body", Set: setTemplate},
+		{Key: "template-file", Doc: "the same, of a file", Set: path(func(c *Config) *string { return &c.TemplateFile })},
+		{Key: "key-file", Doc: "pagerduty: file with the key of the integration", Set: path(func(c *Config) *string { return &c.KeyFile })},
+		{Key: "address", Doc: "syslog: unix:/PATH, udp://HOST:PORT, tcp://HOST:PORT or tls://HOST:PORT (unix:/dev/log)", Set: setSyslog},
+		{Key: "protocol", Doc: "syslog: rfc5424, or falco: what syslog(3) writes (rfc5424)", Set: oneOf(func(c *Config) *string { return &c.Protocol }, rfc5424, asFalco)},
+		{Key: "facility", Doc: "syslog: which (user)", Set: oneOf(func(c *Config) *string { return &c.Facility }, facilities...)},
+		{Key: "tag", Doc: "syslog: name of the program (warren)", Set: setTag},
+		{Key: "program", Doc: "program: command for /bin/sh, which reads alerts from its standard input, a line each", Set: setProgram},
+		{Key: "keep-alive", Doc: "program: true starts it once, and not for each alert (false)", Set: settings.Bool(func(c *Config) *bool { return &c.KeepAlive })},
 		{Key: "user-agent", Doc: "webhook: who asks (warren/VERSION)", Set: text(func(c *Config) *string { return &c.UserAgent })},
 		{Key: "headers", Doc: "webhook: headers and their values", Each: header(func(c *Config) *map[string]string { return &c.Headers }, false)},
 		{Key: "header-files", Doc: "webhook: headers and files with their values, which are read each time: Authorization: /etc/warren/token", Each: header(func(c *Config) *map[string]string { return &c.HeaderFiles }, true)},
@@ -348,6 +385,65 @@ func checkHTTP(c *Config) error {
 	if (c.URL == "") == (c.URLFile == "") {
 		return errors.New("give url, or url-file")
 	}
+	return nil
+}
+
+func checkWebhook(c *Config) error {
+	if c.Template != "" && c.TemplateFile != "" {
+		return errors.New("give template, or template-file")
+	}
+	return checkHTTP(c)
+}
+
+func checkPagerDuty(c *Config) error {
+	switch {
+	case c.KeyFile == "":
+		return errors.New("give key-file")
+	case c.URL != "" && c.URLFile != "":
+		return errors.New("give url, or url-file")
+	}
+	return nil
+}
+
+func checkProgram(c *Config) error {
+	if c.Program == "" {
+		return errors.New("give program")
+	}
+	return nil
+}
+
+func setTemplate(c *Config, v string) error {
+	if _, err := parseTemplate(v); err != nil {
+		return err
+	}
+	c.Template = v
+	return nil
+}
+
+func setSyslog(c *Config, v string) error {
+	if _, _, err := parseSyslog(v); err != nil {
+		return err
+	}
+	c.Address = v
+	return nil
+}
+
+// syslogTag is what daemons take as the name of a program.
+var syslogTag = regexp.MustCompile(`^[A-Za-z0-9_./-]{1,32}$`)
+
+func setTag(c *Config, v string) error {
+	if !syslogTag.MatchString(v) {
+		return fmt.Errorf("%q cannot be a program's name", v)
+	}
+	c.Tag = v
+	return nil
+}
+
+func setProgram(c *Config, v string) error {
+	if strings.TrimSpace(v) == "" || strings.ContainsRune(v, 0) {
+		return errors.New("want a command")
+	}
+	c.Program = v
 	return nil
 }
 

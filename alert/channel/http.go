@@ -29,7 +29,14 @@ type webhook struct {
 }
 
 func openWebhook(cfg *Config, env *Env) (sender, error) {
-	return newWebhook(cfg, env, "application/json", func(alert []byte) ([]byte, error) { return alert, nil })
+	body := func(alert []byte) ([]byte, error) { return alert, nil }
+	if cfg.Template != "" || cfg.TemplateFile != "" {
+		var err error
+		if body, err = templated(cfg); err != nil {
+			return nil, err
+		}
+	}
+	return newWebhook(cfg, env, jsonType, body)
 }
 
 func newWebhook(cfg *Config, env *Env, kind string, body func([]byte) ([]byte, error)) (*webhook, error) {
@@ -68,10 +75,14 @@ const maxAnswer = 16 << 10
 func (w *webhook) send(ctx context.Context, alerts [][]byte) (int, error) {
 	for i, a := range alerts {
 		body, err := w.body(a)
+		var absent *absentError
+		if errors.As(err, &absent) {
+			return i, err
+		}
 		if err != nil {
 			return i, &refusedError{err}
 		}
-		if err := w.post(ctx, body); err != nil {
+		if _, err := w.post(ctx, body); err != nil {
 			return i, err
 		}
 	}
@@ -80,27 +91,28 @@ func (w *webhook) send(ctx context.Context, alerts [][]byte) (int, error) {
 
 func (w *webhook) close() { w.client.CloseIdleConnections() }
 
-// post sends a body. Its errors say nothing of the URL but the host.
-func (w *webhook) post(ctx context.Context, body []byte) error {
+// post sends a body, and returns the beginning of the answer. Its errors say
+// nothing of the URL but the host.
+func (w *webhook) post(ctx context.Context, body []byte) ([]byte, error) {
 	target := w.cfg.URL
 	var err error
 	if w.cfg.URLFile != "" {
 		if target, err = secret(w.cfg.URLFile); err != nil {
-			return err
+			return nil, err
 		}
 	}
 	u, err := parseURL(target)
 	if err != nil {
-		return fmt.Errorf("%s: %w", w.cfg.URLFile, err)
+		return nil, fmt.Errorf("%s: %w", w.cfg.URLFile, err)
 	}
 	if w.cfg.Compress {
 		var b bytes.Buffer
 		z := gzip.NewWriter(&b)
 		if _, err := z.Write(body); err != nil {
-			return err
+			return nil, err
 		}
 		if err := z.Close(); err != nil {
-			return err
+			return nil, err
 		}
 		body = b.Bytes()
 	}
@@ -110,7 +122,7 @@ func (w *webhook) post(ctx context.Context, body []byte) error {
 	}
 	req, err := http.NewRequestWithContext(ctx, method, u.String(), bytes.NewReader(body))
 	if err != nil {
-		return errors.New("this request cannot be made")
+		return nil, errors.New("this request cannot be made")
 	}
 	req.Header.Set("User-Agent", w.agent)
 	req.Header.Set("Content-Type", w.kind)
@@ -123,7 +135,7 @@ func (w *webhook) post(ctx context.Context, body []byte) error {
 	for name, path := range w.cfg.HeaderFiles {
 		v, err := secret(path)
 		if err != nil {
-			return err
+			return nil, err
 		}
 		setHeader(req, name, v)
 	}
@@ -133,12 +145,12 @@ func (w *webhook) post(ctx context.Context, body []byte) error {
 		if errors.As(err, &ue) {
 			err = ue.Err
 		}
-		return fmt.Errorf("%s: %w", u.Host, err)
+		return nil, fmt.Errorf("%s: %w", u.Host, err)
 	}
 	// Whatever comes behind what is read ends with the connection.
 	defer resp.Body.Close()
 	said, _ := io.ReadAll(io.LimitReader(resp.Body, maxAnswer))
-	return w.judge(u, resp, said)
+	return said, w.judge(u, resp, said)
 }
 
 func setHeader(req *http.Request, name, v string) {
