@@ -34,7 +34,7 @@ type Object struct {
 }
 
 // Open creates the maps of an object file, with its variables as they are set
-// in spec, except that the maps called critical, bulk and counters are the
+// in spec, except that the maps called critical, bulk, counters and exes are the
 // road's. It loads no program. spec is not changed.
 func (r *Road) Open(name string, spec *ebpf.CollectionSpec) (_ *Object, err error) {
 	o := &Object{

@@ -7,9 +7,10 @@
  *
  * Hooks: none.
  * Out:   nothing.
- * State: the maps of road.h.
+ * State: the maps of road.h and exe.h.
  */
 #include "kernel.h"
 #include "road.h"
+#include "exe.h"
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";

@@ -129,7 +129,7 @@ func (c Config) withDefaults() (Config, error) {
 type Road struct {
 	cfg Config
 
-	maps  map[string]*ebpf.Map // critical, bulk, counters
+	maps  map[string]*ebpf.Map // critical, bulk, counters, exes
 	rings [numLanes]*ring
 	wait  *waiter
 
@@ -228,7 +228,7 @@ func NewRoad(cfg Config) (_ *Road, err error) {
 }
 
 // sharedMaps are the names of the maps that all objects share.
-var sharedMaps = map[string]bool{"critical": true, "bulk": true, "counters": true}
+var sharedMaps = map[string]bool{"critical": true, "bulk": true, "counters": true, "exes": true}
 
 // resize gives a map spec named like one of the road's maps its size.
 func (r *Road) resize(ms *ebpf.MapSpec) {

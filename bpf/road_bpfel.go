@@ -19,6 +19,15 @@ type roadCounter struct {
 	Lost      uint64
 }
 
+type roadExe struct {
+	_        structs.HostLayout
+	ExecId   uint64
+	NameBits uint32
+	Name     [16]uint8
+	PathBits uint32
+	Path     [64]uint8
+}
+
 type roadRecord struct {
 	_     structs.HostLayout
 	Ktime uint64
@@ -60,6 +69,7 @@ const (
 	roadMapBulk         = "bulk"
 	roadMapCounters     = "counters"
 	roadMapCritical     = "critical"
+	roadMapExes         = "exes"
 	roadVarBulkSize     = "bulk_size"
 	roadVarCriticalSize = "critical_size"
 )
@@ -115,6 +125,7 @@ type roadMapSpecs struct {
 	Bulk     *ebpf.MapSpec `ebpf:"bulk"`
 	Counters *ebpf.MapSpec `ebpf:"counters"`
 	Critical *ebpf.MapSpec `ebpf:"critical"`
+	Exes     *ebpf.MapSpec `ebpf:"exes"`
 }
 
 // roadVariableSpecs contains global variables before they are loaded into the kernel.
@@ -148,6 +159,7 @@ type roadMaps struct {
 	Bulk     *ebpf.Map `ebpf:"bulk"`
 	Counters *ebpf.Map `ebpf:"counters"`
 	Critical *ebpf.Map `ebpf:"critical"`
+	Exes     *ebpf.Map `ebpf:"exes"`
 }
 
 func (m *roadMaps) Close() error {
@@ -155,6 +167,7 @@ func (m *roadMaps) Close() error {
 		m.Bulk,
 		m.Counters,
 		m.Critical,
+		m.Exes,
 	)
 }
 

@@ -111,8 +111,6 @@ func (e *Explanation) beside(p *Part, x *Check) {
 		if e.Kinds&kernelKinds == 0 {
 			p.Judge = UserSpace
 		}
-	case has(func(t interest.Term) bool { return t.Exes != nil }) && p.Judge == UserSpace && p.Note == "":
-		p.Note = "executables are judged in user space"
 	}
 }
 

@@ -287,14 +287,39 @@ func (q *question) ask() {
 	case "fd.ip", "fd.lip", "fd.rip", "fd.cip", "fd.sip", "fd.net", "fd.lnet", "fd.rnet", "fd.cnet", "fd.snet":
 		q.askNet()
 	case "proc.exepath":
-		if q.equality() {
-			t := interest.Term{Kinds: q.kinds}
-			for _, v := range q.values {
-				t.Exes = append(t.Exes, v.Text)
-			}
-			q.hold = []interest.Term{t}
+		q.askText(func(t *interest.Term, ps []interest.Path) { t.Exes = ps })
+	case "proc.name":
+		q.askText(func(t *interest.Term, ps []interest.Path) { t.Names = ps })
+	}
+}
+
+// askText narrows to texts by what they begin with, or are.
+func (q *question) askText(set func(*interest.Term, []interest.Path)) {
+	paths := []interest.Path{}
+	for _, v := range q.values {
+		ps, ok := beginnings(q.check.Op, v)
+		if !ok {
+			return
+		}
+		paths = append(paths, ps...)
+	}
+	t := interest.Term{Kinds: q.kinds}
+	set(&t, paths)
+	q.hold = []interest.Term{t}
+}
+
+// beginnings returns the paths that a text is one of, where a comparison with a
+// value holds for it and says how the text begins.
+func beginnings(op Op, v *Value) ([]interest.Path, bool) {
+	switch op {
+	case Eq, In, Intersects:
+		return onePath(interest.Exact, v.Text), true
+	case Glob:
+		if prefix, _, exact := globEnds(v.Text); exact {
+			return onePath(interest.Exact, prefix), true
 		}
 	}
+	return prefixPaths(op, v)
 }
 
 // equality reports whether the comparison wants the field to be one of the

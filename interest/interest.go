@@ -61,8 +61,9 @@ type Term struct {
 	Inodes []Inode
 	// UIDs are effective user ids of the process.
 	UIDs []uint32
-	// Exes are executables of the process, by their path.
-	Exes []string
+	// Exes are compared with the path of what the process executes, and Names with
+	// what it was called when that was told.
+	Exes, Names []Path
 	// Workload says which containers and pods the process must be of.
 	Workload Workload
 	// Ports are of either end, and Nets hold the address of either end. Of events

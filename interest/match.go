@@ -44,7 +44,8 @@ func (t *Term) Match(e *event.Event) bool {
 	case t.Paths != nil && !t.matchPath(e):
 	case t.Inodes != nil && !t.matchInode(e):
 	case t.UIDs != nil && !t.matchUID(e):
-	case t.Exes != nil && !t.matchExe(e):
+	case t.Exes != nil && !matchText(e, "proc.exepath", t.Exes):
+	case t.Names != nil && !matchText(e, "proc.name", t.Names):
 	case t.Workload != nil && !t.Workload.Match(e):
 	case t.Ports != nil && !t.matchPort(e):
 	case t.Nets != nil && !t.matchNet(e):
@@ -165,13 +166,9 @@ func (t *Term) matchUID(e *event.Event) bool {
 	return ok
 }
 
-func (t *Term) matchExe(e *event.Event) bool {
-	exe, ok := text(e, "proc.exepath")
-	if !ok {
-		return false
-	}
-	_, ok = slices.BinarySearch(t.Exes, exe)
-	return ok
+func matchText(e *event.Event, field string, ps []Path) bool {
+	value, ok := text(e, field)
+	return ok && slices.ContainsFunc(ps, func(p Path) bool { return p.Match(value) })
 }
 
 func (t *Term) matchPort(e *event.Event) bool {

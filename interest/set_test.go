@@ -117,7 +117,7 @@ func TestAnd(t *testing.T) {
 		"disjoint users":  {Term{Kinds: connections, UIDs: []uint32{1}}, Term{Kinds: connections, UIDs: []uint32{2}}, Term{}},
 		"both outcomes":   {Term{Kinds: connections, Outcome: Failed}, Term{Kinds: connections, Outcome: Succeeded}, Term{}},
 		"ports of either": {Term{Kinds: connections, Ports: []uint16{1, 2}}, Term{Kinds: connections, Ports: []uint16{3}}, Term{Kinds: connections, Ports: []uint16{3}}},
-		"taken over":      {Term{Kinds: processes | connections}, Term{Kinds: connections, Nets: net, Exes: []string{"/a"}}, Term{Kinds: connections, Nets: net, Exes: []string{"/a"}}},
+		"taken over":      {Term{Kinds: processes | connections}, Term{Kinds: connections, Nets: net, Exes: []Path{{Op: Exact, Text: "/a"}}}, Term{Kinds: connections, Nets: net, Exes: []Path{{Op: Exact, Text: "/a"}}}},
 	} {
 		got, ok := tt.a.And(tt.b)
 		if !reflect.DeepEqual(got, tt.want) || ok != (tt.want.Kinds != 0) {

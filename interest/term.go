@@ -25,7 +25,8 @@ type dim struct {
 var dims = []dim{
 	listDim("nets", func(t *Term) *[]netip.Prefix { return &t.Nets }, comparePrefix, pickShorter),
 	listDim("ports", func(t *Term) *[]uint16 { return &t.Ports }, cmp.Compare[uint16], pickShorter),
-	listDim("exes", func(t *Term) *[]string { return &t.Exes }, cmp.Compare[string], intersect),
+	textDim("names", func(t *Term) *[]Path { return &t.Names }),
+	textDim("exes", func(t *Term) *[]Path { return &t.Exes }),
 	listDim("uids", func(t *Term) *[]uint32 { return &t.UIDs }, cmp.Compare[uint32], intersect),
 	{
 		name:      "workload",
@@ -182,6 +183,48 @@ func listDim[T comparable](name string, of func(*Term) *[]T, order func(a, b T) 
 	}
 }
 
+// textDim is a dimension that compares a text of which an event has one.
+func textDim(name string, of func(*Term) *[]Path) dim {
+	return dim{
+		name:      name,
+		restricts: func(t *Term) bool { return *of(t) != nil },
+		widen:     func(t *Term) { *of(t) = nil },
+		equal:     func(a, b *Term) bool { return slices.Equal(*of(a), *of(b)) },
+		covers: func(a, b *Term) bool {
+			return !slices.ContainsFunc(*of(b), func(q Path) bool { return !pathsCover(*of(a), q) })
+		},
+		unite: func(a, b *Term) { *of(a) = normalPaths(slices.Concat(*of(a), *of(b))) },
+		narrow: func(a, b *Term) bool {
+			both, exact := commonPaths(*of(a), *of(b))
+			*of(a) = both
+			return !exact || len(both) > 0
+		},
+	}
+}
+
+// commonPaths returns the paths that satisfy both of two lists. Where that is not
+// known, it returns the list that lets through less, and says so.
+func commonPaths(a, b []Path) (both []Path, exact bool) {
+	suffix := func(p Path) bool { return p.Op == Suffix }
+	if len(a)*len(b) > maxCompared || slices.ContainsFunc(a, suffix) || slices.ContainsFunc(b, suffix) {
+		if pathsWidth(b) < pathsWidth(a) {
+			return b, false
+		}
+		return a, false
+	}
+	for _, p := range a { // of two that have anything in common, one covers the other
+		if pathsCover(b, p) {
+			both = append(both, p)
+		}
+	}
+	for _, q := range b {
+		if pathsCover(a, q) {
+			both = append(both, q)
+		}
+	}
+	return normalPaths(both), true
+}
+
 func comparePrefix(a, b netip.Prefix) int {
 	return cmp.Or(a.Addr().Compare(b.Addr()), cmp.Compare(a.Bits(), b.Bits()))
 }
@@ -298,7 +341,12 @@ func (t Term) normal() Term {
 		t.Counted = 0
 	}
 	t.UIDs = sorted(t.UIDs, cmp.Compare[uint32])
-	t.Exes = sorted(t.Exes, cmp.Compare[string])
+	if t.Exes != nil {
+		t.Exes = normalPaths(t.Exes)
+	}
+	if t.Names != nil {
+		t.Names = normalPaths(t.Names)
+	}
 	if t.Types != nil { // of the kinds that are left
 		t.Types = slices.DeleteFunc(slices.Clone(t.Types), func(typ string) bool {
 			return !slices.ContainsFunc(t.Kinds.List(), func(k event.Kind) bool { return slices.Contains(k.Types(), typ) })
@@ -355,6 +403,8 @@ func take(name string, t, u *Term) {
 		t.Ports = u.Ports
 	case "exes":
 		t.Exes = u.Exes
+	case "names":
+		t.Names = u.Names
 	case "uids":
 		t.UIDs = u.UIDs
 	case "workload":

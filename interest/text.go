@@ -24,7 +24,7 @@ func (t Term) String() string {
 		parts = append(parts, "evt.rawres < 0")
 	}
 	parts = append(parts, t.openText())
-	parts = append(parts, t.pathText())
+	parts = append(parts, pathText("path", t.Paths))
 	if t.RawDots {
 		parts = append(parts, `fd.nameraw contains ".."`)
 	}
@@ -37,7 +37,7 @@ func (t Term) String() string {
 		inodes = append(inodes, text)
 	}
 	parts = append(parts, either(inodes))
-	parts = append(parts, oneOf("user.uid", t.UIDs), oneOf("proc.exepath", t.Exes))
+	parts = append(parts, oneOf("user.uid", t.UIDs), pathText("proc.exepath", t.Exes), pathText("proc.name", t.Names))
 	if t.Workload != nil {
 		parts = append(parts, "("+t.Workload.String()+")")
 	}
@@ -64,25 +64,25 @@ func (t Term) openText() string {
 	return either(parts)
 }
 
-func (t Term) pathText() string {
+func pathText(field string, paths []Path) string {
 	by := map[PathOp][]string{}
-	for _, p := range t.Paths {
+	for _, p := range paths {
 		by[p.Op] = append(by[p.Op], p.Text)
 	}
 	var parts []string
 	if list := by[Exact]; list != nil {
-		parts = append(parts, oneOf("path", list))
+		parts = append(parts, oneOf(field, list))
 	}
 	for _, op := range []struct {
 		op   PathOp
 		word string
 	}{{Prefix, "startswith"}, {Suffix, "endswith"}} {
 		for _, text := range by[op.op] {
-			parts = append(parts, "path "+op.word+" "+value(text))
+			parts = append(parts, field+" "+op.word+" "+value(text))
 		}
 	}
 	if list := by[Under]; list != nil {
-		parts = append(parts, "path pmatch ("+strings.Join(values(list), ", ")+")")
+		parts = append(parts, field+" pmatch ("+strings.Join(values(list), ", ")+")")
 	}
 	return either(parts)
 }

@@ -21,7 +21,7 @@ func TestTermText(t *testing.T) {
 		},
 		"evt.kind = open and (fd.ino = 7 and fd.dev = 8 or fd.ino = 9)": {Kinds: open, Inodes: []Inode{{8, 7}, {0, 9}}},
 		"evt.kind = connection and user.uid = 0 and proc.exepath = \"/a\\x1b\" and fd.port in (22, 80) and fd.net = 10.0.0.0/8": {
-			Kinds: event.Kinds(event.KindConnection), UIDs: []uint32{0}, Exes: []string{"/a\x1b"}, Ports: []uint16{22, 80}, Nets: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")},
+			Kinds: event.Kinds(event.KindConnection), UIDs: []uint32{0}, Exes: []Path{{Op: Exact, Text: "/a\x1b"}}, Ports: []uint16{22, 80}, Nets: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")},
 		},
 	} {
 		if got := term.String(); got != want {

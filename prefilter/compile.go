@@ -16,6 +16,7 @@ const (
 	maxTerms = 256
 	maxTypes = 128
 	maxText  = 64
+	maxName  = 16
 	// maxPaths and maxKeys are half of a map: one slot's share.
 	maxPaths   = 8192 / 2
 	maxKeys    = 4096 / 2
@@ -54,9 +55,11 @@ type table struct {
 	Heads, Tails                              [256]mask
 	NoUID, NoInode, NoPath, NoRaw, NoWorkload mask
 	NoPort, NoNet                             mask
+	NoExe, NoName                             mask
 	Plain, Enough                             mask
 	UIDs, Inodes, Paths, Raws, Workloads      uint32
 	Ports, Nets                               uint32
+	Exes, Names                               uint32
 	Counts, CountDirs                         uint32
 	Zero                                      uint32
 }
@@ -92,19 +95,32 @@ func compile(terms []interest.Term, types []Type, judged []string) (tables, Stat
 			widen(&terms[i])
 		}
 	}
-	var uids, inodes, paths, ports, nets int
+	var uids, inodes, paths, ports, nets, exes, names int
 	for i := range terms {
 		ports += len(terms[i].Ports)
 		nets += len(terms[i].Nets)
 		uids += len(terms[i].UIDs)
 		inodes += len(terms[i].Inodes)
 		paths += 2 * len(terms[i].Paths) // a directory has two entries
+		exes += 2 * len(terms[i].Exes)
+		names += 2 * len(terms[i].Names)
 	}
 	over("uids", uids, maxKeys, func(t *interest.Term) { t.UIDs = nil })
 	over("inodes", inodes, maxKeys, func(t *interest.Term) { t.Inodes = nil })
 	over("paths", paths, maxPaths, func(t *interest.Term) { t.Paths = nil })
 	over("ports", ports, maxKeys, func(t *interest.Term) { t.Ports = nil })
+	over("exes", exes, maxKeys, func(t *interest.Term) { t.Exes = nil })
+	over("names", names, maxKeys, func(t *interest.Term) { t.Names = nil })
 	over("nets", nets, maxKeys, func(t *interest.Term) { t.Nets = nil })
+	for i := range terms { // of these, beginnings alone are compared
+		suffix := func(p interest.Path) bool { return p.Op == interest.Suffix }
+		if slices.ContainsFunc(terms[i].Exes, suffix) {
+			terms[i].Exes = nil
+		}
+		if slices.ContainsFunc(terms[i].Names, suffix) {
+			terms[i].Names = nil
+		}
+	}
 	for i := range terms { // a device alone cannot be looked up
 		if slices.ContainsFunc(terms[i].Inodes, func(n interest.Inode) bool { return n.Ino == 0 }) {
 			terms[i].Inodes = nil
@@ -131,6 +147,7 @@ func assemble(terms []interest.Term, types []Type) tables {
 		nets                   = map[netip.Prefix]mask{}
 		inodes                 = map[interest.Inode]mask{}
 		texts                  [2]map[string]mask // heads, tails
+		exes, names            = map[string]mask{}, map[string]mask{}
 		letters                [2][256]mask
 	)
 	texts[0], texts[1] = map[string]mask{}, map[string]mask{}
@@ -183,6 +200,14 @@ func assemble(terms []interest.Term, types []Type) tables {
 		for _, p := range term.Paths {
 			addPath(p, n, &texts, &letters)
 		}
+		if term.Exes == nil {
+			t.table.NoExe.set(n)
+		}
+		addBeginnings(term.Exes, n, exes, maxText)
+		if term.Names == nil {
+			t.table.NoName.set(n)
+		}
+		addBeginnings(term.Names, n, names, maxName)
 		if term.Workload == nil {
 			t.table.NoWorkload.set(n)
 		} else {
@@ -207,6 +232,7 @@ func assemble(terms []interest.Term, types []Type) tables {
 	t.table.NoRaw, t.table.Raws = noRaw, flag(raws)
 	t.table.Counts, t.table.CountDirs = flag(int(counted)), flag(int(counted&interest.CountedByDirectory))
 	t.table.UIDs, t.table.Inodes, t.table.Paths = flag(len(uids)), flag(len(inodes)), flag(len(texts[0])+len(texts[1]))
+	t.table.Exes, t.table.Names = flag(len(exes)), flag(len(names))
 	t.table.Workloads, t.table.Ports, t.table.Nets = flag(len(t.works)), flag(len(ports)), flag(len(nets))
 
 	for uid, m := range uids {
@@ -221,7 +247,8 @@ func assemble(terms []interest.Term, types []Type) tables {
 			return binary.LittleEndian.AppendUint64(b, uint64(slot))
 		}, m})
 	}
-	t.entries[mapHeads], t.entries[mapTails] = prefixes(texts[0]), prefixes(texts[1])
+	t.entries[mapHeads], t.entries[mapTails] = prefixes(texts[0], slotKey), prefixes(texts[1], slotKey)
+	t.entries[mapExes], t.entries[mapComms] = prefixes(exes, ownKey(maxText)), prefixes(names, ownKey(maxName))
 	for port, m := range ports {
 		t.entries[mapPorts] = append(t.entries[mapPorts], entry{func(slot uint32) []byte {
 			return binary.LittleEndian.AppendUint32(binary.LittleEndian.AppendUint32(nil, uint32(port)), slot)
@@ -284,26 +311,41 @@ func wants(t *interest.Term, typ Type) bool {
 }
 
 // addPath adds a path to the texts that begin or end a name, and to the letters
-// that it can have there. A whole name has a zero byte behind it.
+// that it can have there.
 func addPath(p interest.Path, term int, texts *[2]map[string]mask, letters *[2][256]mask) {
-	head := func(text string) {
+	for _, text := range beginnings(p) {
 		add(texts[0], text[:min(len(text), maxText)], term)
 		// The letters are the second and the third.
 		addLetters(&letters[0], text, 1, 2, term)
 	}
-	switch p.Op {
-	case interest.Exact:
-		head(p.Text + "\x00")
-	case interest.Under:
-		head(p.Text + "\x00")
-		head(p.Text + "/")
-	case interest.Prefix:
-		head(p.Text)
-	case interest.Suffix:
+	if p.Op == interest.Suffix {
 		b := []byte(p.Text)
 		slices.Reverse(b)
 		add(texts[1], string(b[:min(len(b), maxText)]), term)
 		addLetters(&letters[1], string(b), 1, 0, term)
+	}
+}
+
+// beginnings returns what a name that satisfies p begins with: one of them. A
+// whole name has a zero byte behind it.
+func beginnings(p interest.Path) []string {
+	switch p.Op {
+	case interest.Exact:
+		return []string{p.Text + "\x00"}
+	case interest.Under:
+		return []string{p.Text + "\x00", p.Text + "/"}
+	case interest.Prefix:
+		return []string{p.Text}
+	}
+	return nil
+}
+
+// addBeginnings adds texts, of which most bytes at most are compared.
+func addBeginnings(ps []interest.Path, term int, texts map[string]mask, most int) {
+	for _, p := range ps {
+		for _, text := range beginnings(p) {
+			add(texts, text[:min(len(text), most)], term)
+		}
 	}
 }
 
@@ -329,9 +371,25 @@ func addLetters(to *[256]mask, text string, first, second, term int) {
 	}
 }
 
+// slotKey is the key of a beginning in a map of both slots, ownKey in one of two.
+func slotKey(text string, slot uint32) []byte {
+	b := binary.LittleEndian.AppendUint32(nil, uint32(32+8*len(text)))
+	b = binary.LittleEndian.AppendUint32(b, slot)
+	b = append(b, text...)
+	return append(b, make([]byte, maxText-len(text))...)
+}
+
+func ownKey(size int) func(string, uint32) []byte {
+	return func(text string, _ uint32) []byte {
+		b := binary.LittleEndian.AppendUint32(nil, uint32(8*len(text)))
+		b = append(b, text...)
+		return append(b, make([]byte, size-len(text))...)
+	}
+}
+
 // prefixes returns the entries of a trie in which every text has the terms of
 // all its prefixes.
-func prefixes(texts map[string]mask) []entry {
+func prefixes(texts map[string]mask, key func(text string, slot uint32) []byte) []entry {
 	sorted := make([]string, 0, len(texts))
 	for s := range texts {
 		sorted = append(sorted, s)
@@ -349,12 +407,7 @@ func prefixes(texts map[string]mask) []entry {
 			texts[s] = m
 		}
 		above = append(above, s)
-		out = append(out, entry{func(slot uint32) []byte {
-			b := binary.LittleEndian.AppendUint32(nil, uint32(32+8*len(s)))
-			b = binary.LittleEndian.AppendUint32(b, slot)
-			b = append(b, s...)
-			return append(b, make([]byte, maxText-len(s))...)
-		}, m})
+		out = append(out, entry{func(slot uint32) []byte { return key(s, slot) }, m})
 	}
 	return out
 }

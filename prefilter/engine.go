@@ -51,7 +51,7 @@ type Engine struct {
 	judges []string
 	tables *ebpf.Variable
 	slot   *ebpf.Variable
-	maps   [numMaps]*ebpf.Map // nil: it has none
+	maps   [numMaps][2]*ebpf.Map // by slot: the same one, or two; nil: it has none
 	places *places
 
 	force uint32               // the slot in force
@@ -65,12 +65,23 @@ const (
 	mapInodes
 	mapHeads
 	mapTails
+	mapExes // two maps each
+	mapComms
 	mapPorts // these two only where events have ends: interest_ends.h
 	mapNets
 	numMaps
 )
 
-var mapNames = [numMaps]string{"interest_uids", "interest_inodes", "interest_heads", "interest_tails", "interest_ports", "interest_nets"}
+var mapNames = [numMaps][2]string{
+	{"interest_uids", "interest_uids"},
+	{"interest_inodes", "interest_inodes"},
+	{"interest_heads", "interest_heads"},
+	{"interest_tails", "interest_tails"},
+	{"interest_exes0", "interest_exes1"},
+	{"interest_comms0", "interest_comms1"},
+	{"interest_ports", "interest_ports"},
+	{"interest_nets", "interest_nets"},
+}
 
 // Status is what an engine does.
 type Status struct {
@@ -107,14 +118,16 @@ func New(o Object, cfg Config) (*Engine, error) {
 	if e.tables == nil || e.slot == nil || cgroups == nil {
 		return nil, errors.New("prefilter: the programs do not include interest.h")
 	}
-	for i, name := range mapNames {
-		if e.maps[i] = o.Map(name); e.maps[i] == nil && i < mapPorts {
-			return nil, fmt.Errorf("prefilter: the programs have no map %s", name)
+	for i, names := range mapNames {
+		for slot, name := range names {
+			if e.maps[i][slot] = o.Map(name); e.maps[i][slot] == nil && i < mapPorts {
+				return nil, fmt.Errorf("prefilter: the programs have no map %s", name)
+			}
 		}
 	}
 	if e.judges == nil {
-		e.judges = []string{"outcome", "open", "uids", "raw", "inodes", "paths", "workload"}
-		if e.maps[mapPorts] != nil && e.maps[mapNets] != nil {
+		e.judges = []string{"outcome", "open", "uids", "raw", "inodes", "paths", "workload", "exes", "names"}
+		if e.maps[mapPorts][0] != nil && e.maps[mapNets][0] != nil {
 			e.judges = append(e.judges, "ports", "nets")
 		}
 	}
@@ -160,17 +173,18 @@ func (e *Engine) Apply(want interest.Set) error {
 
 // fill makes a map have the entries of one slot.
 func (e *Engine) fill(m int, slot uint32, entries []entry) error {
+	to, name := e.maps[m][slot], mapNames[m][slot]
 	for _, key := range e.keys[slot][m] {
-		if err := e.maps[m].Delete(key); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
-			return fmt.Errorf("empty map %s: %w", mapNames[m], err)
+		if err := to.Delete(key); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
+			return fmt.Errorf("empty map %s: %w", name, err)
 		}
 	}
 	e.keys[slot][m] = nil
 	for _, x := range entries {
 		key := x.key(slot)
 		e.keys[slot][m] = append(e.keys[slot][m], key)
-		if err := e.maps[m].Put(key, x.mask.bytes()); err != nil {
-			return fmt.Errorf("fill map %s: %w", mapNames[m], err)
+		if err := to.Put(key, x.mask.bytes()); err != nil {
+			return fmt.Errorf("fill map %s: %w", name, err)
 		}
 	}
 	return nil

@@ -29,6 +29,8 @@ type rig struct {
 	ask    *ebpf.Program
 	works  Workloads
 	mine   event.CgroupKey // of this process
+	pidfd  int32           // also
+	execID uint64
 }
 
 // testTypes are types by number, with numbers that stand for none.
@@ -69,7 +71,37 @@ func newRig(t testing.TB) *rig {
 		t.Fatal(err)
 	}
 	r.mine = event.CgroupKey{ID: mine.Id, Hierarchy: mine.Hierarchy}
+	if err := r.obj.Variable("exec_id").Get(&r.execID); err != nil {
+		t.Fatal(err)
+	}
+	fd, err := unix.PidfdOpen(os.Getpid(), 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = unix.Close(fd) })
+	r.pidfd = int32(fd)
 	return r
+}
+
+// execute says what this process executes, as the process sensor does. It is the
+// road's map: other tests have others.
+func (r *rig) execute(t testing.TB, path, name string) {
+	t.Helper()
+	e := prefilterExe{ExecId: r.execID}
+	bits := func(to []uint8, text string) uint32 {
+		n := copy(to, text+"\x00")
+		return uint32(8 * n)
+	}
+	e.PathBits = bits(e.Path[:], path)
+	e.NameBits = bits(e.Name[:], name)
+	r.told(t, e)
+}
+
+func (r *rig) told(t testing.TB, e prefilterExe) {
+	t.Helper()
+	if err := r.obj.Map("exes").Put(r.pidfd, e); err != nil {
+		t.Fatal(err)
+	}
 }
 
 func (r *rig) apply(t testing.TB, terms ...interest.Term) {
@@ -142,8 +174,9 @@ func TestLayout(t *testing.T) {
 	for name, size := range map[string]uintptr{
 		"uids": reflect.TypeFor[prefilterInterestUid]().Size(), "inodes": reflect.TypeFor[prefilterInterestInode]().Size(), "texts": reflect.TypeFor[prefilterInterestText]().Size(),
 		"cgroups": reflect.TypeFor[prefilterInterestCgroup]().Size(), "ports": reflect.TypeFor[prefilterInterestPort]().Size(), "nets": reflect.TypeFor[prefilterInterestNet]().Size(),
+		"exes": reflect.TypeFor[prefilterInterestExe]().Size(), "comms": reflect.TypeFor[prefilterInterestComm]().Size(),
 	} {
-		got := map[string]int{"uids": 8, "inodes": 24, "texts": 8 + maxText, "cgroups": len(placeKey(event.CgroupKey{}, 0)), "ports": 8, "nets": 8 + 16}
+		got := map[string]int{"uids": 8, "inodes": 24, "texts": 8 + maxText, "cgroups": len(placeKey(event.CgroupKey{}, 0)), "ports": 8, "nets": 8 + 16, "exes": 4 + maxText, "comms": 4 + maxName}
 		if uintptr(got[name]) != size {
 			t.Errorf("key of %s: %d bytes, want %d", name, got[name], size)
 		}
@@ -176,8 +209,13 @@ func TestBPFEngine(t *testing.T) {
 			if r.works.Doubt(r.mine); !unknown {
 				r.works.Know(r.mine, e.Process.Container)
 			}
+			// Of some processes nothing was told.
+			untold := rnd.IntN(5) == 0
+			if r.execute(t, e.Process.ExePath, e.Process.Name); untold {
+				r.told(t, [...]prefilterExe{{}, {ExecId: r.execID}, {ExecId: r.execID + 1, PathBits: 8, NameBits: 8}}[rnd.IntN(3)])
+			}
 			got, may := r.wanted(t), want.Match(e)
-			exact := exact && !unknown
+			exact := exact && !unknown && !untold
 			all++
 			if may {
 				yes++
@@ -185,7 +223,7 @@ func TestBPFEngine(t *testing.T) {
 			switch {
 			case may && !got:
 				t.Fatalf("%+v wants %s, the kernel does not", r.engine.Status().Terms, event.AppendJSON(nil, e))
-			case got && !may && exact && short(names):
+			case got && !may && exact && short(names) && short([]string{e.Process.ExePath}):
 				t.Fatalf("%+v does not want %s, the kernel does", r.engine.Status().Terms, event.AppendJSON(nil, e))
 			case got && !may:
 				loose++
@@ -244,6 +282,18 @@ func somePath(rnd *rand.Rand) interest.Path {
 	}
 }
 
+var someComms = []string{"sh", "bash", "sshd", "a name of 15 by", "a name of 15 bx"}
+
+// someBeginning is a condition that looks at how a text begins.
+func someBeginning(rnd *rand.Rand, text string) interest.Path {
+	switch op := []interest.PathOp{interest.Exact, interest.Exact, interest.Prefix, interest.Under}[rnd.IntN(4)]; op {
+	case interest.Prefix:
+		return interest.Path{Op: op, Text: text[:1+rnd.IntN(len(text))]}
+	default:
+		return interest.Path{Op: op, Text: text}
+	}
+}
+
 func someTerm(rnd *rand.Rand) interest.Term {
 	t := interest.Term{Kinds: event.Kinds(event.KindOpen, event.KindFile)}
 	if rnd.IntN(3) == 0 {
@@ -267,6 +317,14 @@ func someTerm(rnd *rand.Rand) interest.Term {
 	if rnd.IntN(4) == 0 {
 		t.Workload = someWorkloads[rnd.IntN(len(someWorkloads))]
 	}
+	if rnd.IntN(4) == 0 {
+		for range 1 + rnd.IntN(3) {
+			t.Exes = append(t.Exes, someBeginning(rnd, someName(rnd)))
+		}
+	}
+	if rnd.IntN(4) == 0 {
+		t.Names = []interest.Path{someBeginning(rnd, someComms[rnd.IntN(len(someComms))])}
+	}
 	if rnd.IntN(3) == 0 {
 		t.Kinds, t.Types = event.Kinds(event.KindConnection), nil
 		t.Open, t.RawDots, t.Inodes = 0, false, nil
@@ -278,9 +336,6 @@ func someTerm(rnd *rand.Rand) interest.Term {
 		}
 		return t
 	}
-	if rnd.IntN(8) == 0 {
-		t.Exes = []string{"/nowhere"} // which the kernel does not judge
-	}
 	if rnd.IntN(5) != 0 {
 		for range 1 + rnd.IntN(3) {
 			t.Paths = append(t.Paths, somePath(rnd))
@@ -290,7 +345,7 @@ func someTerm(rnd *rand.Rand) interest.Term {
 }
 
 func someEvent(rnd *rand.Rand) (*event.Event, uint32) {
-	e := &event.Event{Process: &event.Process{ExePath: "/nowhere", Container: someContainers[rnd.IntN(len(someContainers))]}}
+	e := &event.Event{Process: &event.Process{ExePath: someName(rnd), Name: someComms[rnd.IntN(len(someComms))], Container: someContainers[rnd.IntN(len(someContainers))]}}
 	if rnd.IntN(3) == 0 {
 		addr := func() netip.Addr { return netip.MustParseAddr(someEnds[rnd.IntN(len(someEnds))]) }
 		e.Data = &event.Connection{Type: "connect", Socket: event.Socket{Local: addr(), Remote: addr(), LocalPort: uint16(1 + rnd.IntN(4)), RemotePort: uint16(440 + rnd.IntN(5))}}

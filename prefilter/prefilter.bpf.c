@@ -32,6 +32,7 @@ struct question {
 struct question question_now;
 __u32 wanted;
 struct cgroup_key mine; /* of the task that asks */
+__u64 exec_id;		/* also */
 __u64 asked, passed;	/* of repeated ones */
 
 static __always_inline bool judge(void)
@@ -62,8 +63,10 @@ static __always_inline bool judge(void)
 SEC("raw_tracepoint/sys_enter")
 int prefilter_ask(void *ctx)
 {
-	struct cgroup *c = task_cgroup(bpf_get_current_task_btf());
+	struct task_struct *p = bpf_get_current_task_btf();
+	struct cgroup *c = task_cgroup(p);
 
+	exec_id = p->self_exec_id;
 	if (c) {
 		mine.id = BPF_CORE_READ(c, kn, id);
 		mine.hierarchy = BPF_CORE_READ(c, root, hierarchy_id);

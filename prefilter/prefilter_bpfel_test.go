@@ -20,11 +20,32 @@ type prefilterCgroupKey struct {
 	Zero      uint32
 }
 
+type prefilterExe struct {
+	_        structs.HostLayout
+	ExecId   uint64
+	NameBits uint32
+	Name     [16]uint8
+	PathBits uint32
+	Path     [64]uint8
+}
+
 type prefilterInterestCgroup struct {
 	_         structs.HostLayout
 	Id        uint64
 	Hierarchy uint32
 	Slot      uint32
+}
+
+type prefilterInterestComm struct {
+	_    structs.HostLayout
+	Bits uint32
+	Name [16]uint8
+}
+
+type prefilterInterestExe struct {
+	_    structs.HostLayout
+	Bits uint32
+	Path [64]uint8
 }
 
 type prefilterInterestInode struct {
@@ -104,6 +125,14 @@ type prefilterInterestTable struct {
 		_    structs.HostLayout
 		Bits [4]uint64
 	}
+	NoExe struct {
+		_    structs.HostLayout
+		Bits [4]uint64
+	}
+	NoName struct {
+		_    structs.HostLayout
+		Bits [4]uint64
+	}
 	Plain struct {
 		_    structs.HostLayout
 		Bits [4]uint64
@@ -119,6 +148,8 @@ type prefilterInterestTable struct {
 	Workloads uint32
 	Ports     uint32
 	Nets      uint32
+	Exes      uint32
+	Names     uint32
 	Counts    uint32
 	CountDirs uint32
 	Zero      uint32
@@ -162,6 +193,11 @@ type prefilterQuestion struct {
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
+	prefilterMapExes            = "exes"
+	prefilterMapInterestComms0  = "interest_comms0"
+	prefilterMapInterestComms1  = "interest_comms1"
+	prefilterMapInterestExes0   = "interest_exes0"
+	prefilterMapInterestExes1   = "interest_exes1"
 	prefilterMapInterestGroups  = "interest_groups"
 	prefilterMapInterestHeads   = "interest_heads"
 	prefilterMapInterestInodes  = "interest_inodes"
@@ -174,6 +210,7 @@ const (
 	prefilterProgPrefilterEmpty = "prefilter_empty"
 	prefilterProgPrefilterPair  = "prefilter_pair"
 	prefilterVarAsked           = "asked"
+	prefilterVarExecId          = "exec_id"
 	prefilterVarInterestSlot    = "interest_slot"
 	prefilterVarInterestTables  = "interest_tables"
 	prefilterVarMine            = "mine"
@@ -233,6 +270,11 @@ type prefilterProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type prefilterMapSpecs struct {
+	Exes           *ebpf.MapSpec `ebpf:"exes"`
+	InterestComms0 *ebpf.MapSpec `ebpf:"interest_comms0"`
+	InterestComms1 *ebpf.MapSpec `ebpf:"interest_comms1"`
+	InterestExes0  *ebpf.MapSpec `ebpf:"interest_exes0"`
+	InterestExes1  *ebpf.MapSpec `ebpf:"interest_exes1"`
 	InterestGroups *ebpf.MapSpec `ebpf:"interest_groups"`
 	InterestHeads  *ebpf.MapSpec `ebpf:"interest_heads"`
 	InterestInodes *ebpf.MapSpec `ebpf:"interest_inodes"`
@@ -248,6 +290,7 @@ type prefilterMapSpecs struct {
 // It can be passed ebpf.CollectionSpec.Assign.
 type prefilterVariableSpecs struct {
 	Asked          *ebpf.VariableSpec `ebpf:"asked"`
+	ExecId         *ebpf.VariableSpec `ebpf:"exec_id"`
 	InterestSlot   *ebpf.VariableSpec `ebpf:"interest_slot"`
 	InterestTables *ebpf.VariableSpec `ebpf:"interest_tables"`
 	Mine           *ebpf.VariableSpec `ebpf:"mine"`
@@ -276,6 +319,11 @@ func (o *prefilterObjects) Close() error {
 //
 // It can be passed to loadPrefilterObjects or ebpf.CollectionSpec.LoadAndAssign.
 type prefilterMaps struct {
+	Exes           *ebpf.Map `ebpf:"exes"`
+	InterestComms0 *ebpf.Map `ebpf:"interest_comms0"`
+	InterestComms1 *ebpf.Map `ebpf:"interest_comms1"`
+	InterestExes0  *ebpf.Map `ebpf:"interest_exes0"`
+	InterestExes1  *ebpf.Map `ebpf:"interest_exes1"`
 	InterestGroups *ebpf.Map `ebpf:"interest_groups"`
 	InterestHeads  *ebpf.Map `ebpf:"interest_heads"`
 	InterestInodes *ebpf.Map `ebpf:"interest_inodes"`
@@ -288,6 +336,11 @@ type prefilterMaps struct {
 
 func (m *prefilterMaps) Close() error {
 	return _PrefilterClose(
+		m.Exes,
+		m.InterestComms0,
+		m.InterestComms1,
+		m.InterestExes0,
+		m.InterestExes1,
 		m.InterestGroups,
 		m.InterestHeads,
 		m.InterestInodes,
@@ -304,6 +357,7 @@ func (m *prefilterMaps) Close() error {
 // It can be passed to loadPrefilterObjects or ebpf.CollectionSpec.LoadAndAssign.
 type prefilterVariables struct {
 	Asked          *ebpf.Variable `ebpf:"asked"`
+	ExecId         *ebpf.Variable `ebpf:"exec_id"`
 	InterestSlot   *ebpf.Variable `ebpf:"interest_slot"`
 	InterestTables *ebpf.Variable `ebpf:"interest_tables"`
 	Mine           *ebpf.Variable `ebpf:"mine"`

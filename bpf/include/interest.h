@@ -41,6 +41,7 @@
 #include <bpf/bpf_endian.h>
 
 #include "cgroup.h"
+#include "exe.h"
 
 #define INTEREST_TYPES	 128 /* values of evt.type that a sensor can have, by its own numbers */
 #define INTEREST_TEXT	 64  /* bytes at either end of a name that are looked at */
@@ -63,9 +64,11 @@ struct interest_table {
 	struct interest_mask heads[256], tails[256];
 	struct interest_mask no_uid, no_inode, no_path, no_raw, no_workload; /* terms without such a condition */
 	struct interest_mask no_port, no_net;				     /* interest_ends.h */
+	struct interest_mask no_exe, no_name;
 	struct interest_mask plain;  /* terms that want the event itself, and not only count */
 	struct interest_mask enough; /* those of them without a path */
 	__u32 uids, inodes, paths, raws, workloads, ports, nets; /* whether there are terms with one */
+	__u32 exes, names;
 	__u32 counts, count_dirs; /* whether there are terms that only count, and by directory */
 	__u32 zero;
 };
@@ -153,6 +156,32 @@ struct {
 	__type(value, struct interest_keys);
 } interest_names SEC(".maps");
 
+/* What a process executes, and what it is called: keys as struct exe has them. */
+struct interest_exe {
+	__u32 bits;
+	__u8 path[EXE_TEXT];
+};
+
+struct interest_comm {
+	__u32 bits;
+	__u8 name[EXE_NAME];
+};
+
+/* A map for each slot: the key is where it is kept, and nothing is put before it. */
+#define INTEREST_TRIE(name, key_type)                 \
+	struct {                                      \
+		__uint(type, BPF_MAP_TYPE_LPM_TRIE);  \
+		__uint(max_entries, INTEREST_KEYS);   \
+		__uint(map_flags, BPF_F_NO_PREALLOC); \
+		__type(key, key_type);                \
+		__type(value, struct interest_mask);  \
+	} name SEC(".maps")
+
+INTEREST_TRIE(interest_exes0, struct interest_exe);
+INTEREST_TRIE(interest_exes1, struct interest_exe);
+INTEREST_TRIE(interest_comms0, struct interest_comm);
+INTEREST_TRIE(interest_comms1, struct interest_comm);
+
 /* Of one event: the terms that may hold, and those of them that a name satisfies. */
 struct interest {
 	struct interest_mask may, named;
@@ -238,6 +267,38 @@ static __always_inline void interest_workload(struct interest *m, struct interes
 	interest_and(&m->may, &of);
 }
 
+/* Leaves of the terms those that have no condition, as none says, and those of found. */
+static __always_inline void interest_leave(struct interest *m, const struct interest_mask *none,
+					   const struct interest_mask *found)
+{
+	struct interest_mask of = *none;
+
+	if (found)
+		interest_or(&of, found);
+	interest_and(&m->may, &of);
+}
+
+/*
+ * Leaves of the terms those that want what the current task executes. All are left
+ * where that is not known: the process is older than who would know, or its exec
+ * could not be told.
+ */
+static __always_inline void interest_image(struct interest *m, struct interest_table *t)
+{
+	struct exe *e = exe_of(bpf_get_current_task_btf());
+
+	if (!e)
+		return;
+	if (t->exes && e->path_bits)
+		interest_leave(m, &t->no_exe,
+			       m->slot ? bpf_map_lookup_elem(&interest_exes1, &e->path_bits)
+				       : bpf_map_lookup_elem(&interest_exes0, &e->path_bits));
+	if (t->names && e->name_bits)
+		interest_leave(m, &t->no_name,
+			       m->slot ? bpf_map_lookup_elem(&interest_comms1, &e->name_bits)
+				       : bpf_map_lookup_elem(&interest_comms0, &e->name_bits));
+}
+
 /*
  * Begins an event of the current task. type is the sensor's number of it; open is
  * what a file was opened for, 0 for other events. Returns whether anybody may
@@ -272,6 +333,8 @@ static __always_inline bool interest_begin(struct interest *m, __u32 type, __u32
 	}
 	if (t->workloads)
 		interest_workload(m, t);
+	if (t->exes | t->names)
+		interest_image(m, t);
 	return !interest_none(&m->may);
 }
 

@@ -83,6 +83,15 @@ type fileCounter struct {
 	Lost      uint64
 }
 
+type fileExe struct {
+	_        structs.HostLayout
+	ExecId   uint64
+	NameBits uint32
+	Name     [16]uint8
+	PathBits uint32
+	Path     [64]uint8
+}
+
 type fileFileActor struct {
 	_     structs.HostLayout
 	Start uint64
@@ -169,6 +178,18 @@ type fileInterestCgroup struct {
 	Slot      uint32
 }
 
+type fileInterestComm struct {
+	_    structs.HostLayout
+	Bits uint32
+	Name [16]uint8
+}
+
+type fileInterestExe struct {
+	_    structs.HostLayout
+	Bits uint32
+	Path [64]uint8
+}
+
 type fileInterestInode struct {
 	_    structs.HostLayout
 	Ino  uint64
@@ -233,6 +254,14 @@ type fileInterestTable struct {
 		_    structs.HostLayout
 		Bits [4]uint64
 	}
+	NoExe struct {
+		_    structs.HostLayout
+		Bits [4]uint64
+	}
+	NoName struct {
+		_    structs.HostLayout
+		Bits [4]uint64
+	}
 	Plain struct {
 		_    structs.HostLayout
 		Bits [4]uint64
@@ -248,6 +277,8 @@ type fileInterestTable struct {
 	Workloads uint32
 	Ports     uint32
 	Nets      uint32
+	Exes      uint32
+	Names     uint32
 	Counts    uint32
 	CountDirs uint32
 	Zero      uint32
@@ -336,7 +367,12 @@ const (
 	fileMapCounters        = "counters"
 	fileMapCounts          = "counts"
 	fileMapCritical        = "critical"
+	fileMapExes            = "exes"
 	fileMapFileScratches   = "file_scratches"
+	fileMapInterestComms0  = "interest_comms0"
+	fileMapInterestComms1  = "interest_comms1"
+	fileMapInterestExes0   = "interest_exes0"
+	fileMapInterestExes1   = "interest_exes1"
 	fileMapInterestGroups  = "interest_groups"
 	fileMapInterestHeads   = "interest_heads"
 	fileMapInterestInodes  = "interest_inodes"
@@ -461,7 +497,12 @@ type fileMapSpecs struct {
 	Counters       *ebpf.MapSpec `ebpf:"counters"`
 	Counts         *ebpf.MapSpec `ebpf:"counts"`
 	Critical       *ebpf.MapSpec `ebpf:"critical"`
+	Exes           *ebpf.MapSpec `ebpf:"exes"`
 	FileScratches  *ebpf.MapSpec `ebpf:"file_scratches"`
+	InterestComms0 *ebpf.MapSpec `ebpf:"interest_comms0"`
+	InterestComms1 *ebpf.MapSpec `ebpf:"interest_comms1"`
+	InterestExes0  *ebpf.MapSpec `ebpf:"interest_exes0"`
+	InterestExes1  *ebpf.MapSpec `ebpf:"interest_exes1"`
 	InterestGroups *ebpf.MapSpec `ebpf:"interest_groups"`
 	InterestHeads  *ebpf.MapSpec `ebpf:"interest_heads"`
 	InterestInodes *ebpf.MapSpec `ebpf:"interest_inodes"`
@@ -524,7 +565,12 @@ type fileMaps struct {
 	Counters       *ebpf.Map `ebpf:"counters"`
 	Counts         *ebpf.Map `ebpf:"counts"`
 	Critical       *ebpf.Map `ebpf:"critical"`
+	Exes           *ebpf.Map `ebpf:"exes"`
 	FileScratches  *ebpf.Map `ebpf:"file_scratches"`
+	InterestComms0 *ebpf.Map `ebpf:"interest_comms0"`
+	InterestComms1 *ebpf.Map `ebpf:"interest_comms1"`
+	InterestExes0  *ebpf.Map `ebpf:"interest_exes0"`
+	InterestExes1  *ebpf.Map `ebpf:"interest_exes1"`
 	InterestGroups *ebpf.Map `ebpf:"interest_groups"`
 	InterestHeads  *ebpf.Map `ebpf:"interest_heads"`
 	InterestInodes *ebpf.Map `ebpf:"interest_inodes"`
@@ -550,7 +596,12 @@ func (m *fileMaps) Close() error {
 		m.Counters,
 		m.Counts,
 		m.Critical,
+		m.Exes,
 		m.FileScratches,
+		m.InterestComms0,
+		m.InterestComms1,
+		m.InterestExes0,
+		m.InterestExes1,
 		m.InterestGroups,
 		m.InterestHeads,
 		m.InterestInodes,

@@ -6,6 +6,8 @@
 #ifndef PROCESS_IMAGE_H
 #define PROCESS_IMAGE_H
 
+#include "exe.h"
+
 #define ARGS_MAX (32 << 10) /* most bytes of arguments that are kept */
 
 /* Most bytes of arguments; less than ARGS_MAX where the ring is tiny. */
@@ -17,6 +19,7 @@ struct exec_scratch {
 	char data[4 * PATH_MAX + ARGS_MAX];
 	struct path_buf path;
 	struct cgroup_scratch cgroup;
+	struct exe exe;
 };
 
 /* Whether gid is among the supplementary groups, which are sorted. */
@@ -210,6 +213,81 @@ static __always_inline long exec_output(struct exec_scratch *s, enum record_type
 	if (len > sizeof(s->rec) + sizeof(s->data))
 		return -1; /* never */
 	return record_output(&critical, s, type, len);
+}
+
+/* ---- what user space is told, for the programs of other sensors: exe.h ---- */
+
+static __always_inline void exe_name(struct exe *e, const char *comm)
+{
+	long n;
+
+	__builtin_memset(e->name, 0, sizeof(e->name));
+	n = bpf_probe_read_kernel_str(e->name, sizeof(e->name), comm);
+	e->name_bits = n > 1 ? n * 8 : 0; /* with the zero byte behind it */
+}
+
+/* Fills s->exe with what s tells of a task that had an exec_id before. */
+static __always_inline void exe_fill(struct exec_scratch *s, __u64 exec_id)
+{
+	struct exe *e = &s->exe;
+	__u32 n = s->rec.exe_len;
+	int i;
+
+	e->exec_id = exec_id;
+	exe_name(e, s->rec.task.comm);
+	/* The path is the first of the strings. */
+#pragma unroll
+	for (i = 0; i < EXE_TEXT / 8; i++) {
+		__builtin_memcpy(&e->words[i], &s->data[i * 8], 8);
+	}
+	if (n && n < EXE_TEXT) {
+		barrier_var(n);
+		e->path[n & (EXE_TEXT - 1)] = 0;
+		n++;
+	}
+	e->path_bits = (n < EXE_TEXT ? n : EXE_TEXT) * 8;
+}
+
+/* The current task p has executed something, and that was told: nobody else asks. */
+static __always_inline void exe_executed(struct task_struct *p, struct exec_scratch *s)
+{
+	struct exe *e;
+
+	exe_fill(s, p->self_exec_id);
+	e = bpf_task_storage_get(&exes, p, &s->exe, BPF_LOCAL_STORAGE_GET_F_CREATE);
+	if (e)
+		*e = s->exe;
+}
+
+/*
+ * A process that lives is about to be told anew, as s has it: what is kept of it is
+ * not believed where that says something else. Words alone are written, for the
+ * process may run and ask meanwhile.
+ */
+static __always_inline void exe_doubt(struct task_struct *leader, struct exec_scratch *s)
+{
+	struct exe *e = bpf_task_storage_get(&exes, leader, NULL, 0), *now = &s->exe;
+	__u64 differs = 0, name[2], now_name[2];
+	int i;
+
+	if (!e)
+		return;
+#pragma unroll
+	for (i = 0; i < EXE_TEXT / 8; i++) {
+		differs |= e->words[i] ^ now->words[i];
+	}
+	if (differs || e->path_bits != now->path_bits)
+		e->path_bits = 0;
+	__builtin_memcpy(name, e->name, sizeof(name));
+	__builtin_memcpy(now_name, now->name, sizeof(now_name));
+	if (((name[0] ^ now_name[0]) | (name[1] ^ now_name[1])) || e->name_bits != now->name_bits)
+		e->name_bits = 0;
+}
+
+/* It was told: kept where nothing is, for an exec meanwhile knows better. */
+static __always_inline void exe_known(struct task_struct *leader, struct exec_scratch *s)
+{
+	bpf_task_storage_get(&exes, leader, &s->exe, BPF_LOCAL_STORAGE_GET_F_CREATE);
 }
 
 #endif /* PROCESS_IMAGE_H */

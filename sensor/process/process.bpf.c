@@ -15,7 +15,8 @@
  *        exit_record, cred_record, ns_record, cgroup_record. Ring bulk:
  *        attempt_record.
  * State: identities, of the processes that need one: what user space was told
- *        (identity.h). With a scope, which processes it was told of (told.h).
+ *        (identity.h). With a scope, which processes it was told of (told.h). exes,
+ *        what processes execute, for other sensors (exe.h).
  *        Scratch buffers: one per program, so that no program finds another's
  *        data in its own.
  */
@@ -95,6 +96,29 @@ static __always_inline __u64 clone_flags(const struct task_call *call)
 	return flags;
 }
 
+/*
+ * A child executes what its maker does, where that is known. Before its record is
+ * made, so that what was told of the maker comes before that in the ring too.
+ */
+static __always_inline struct exe *exe_copy(struct exe *from, struct task_struct *child)
+{
+	struct exe *e;
+
+	e = bpf_task_storage_get(&exes, child, from, BPF_LOCAL_STORAGE_GET_F_CREATE);
+	if (e)
+		exe_name(e, child->comm);
+	return e;
+}
+
+/* The child was told, or not; meanwhile the maker may have been doubted. */
+static __always_inline void exe_copied(struct exe *from, struct exe *e, bool told)
+{
+	if (!told)
+		e->name_bits = 0;
+	if (!told || !from->path_bits)
+		e->path_bits = 0;
+}
+
 SEC("tp_btf/sched_process_fork")
 int BPF_PROG(process_fork, struct task_struct *maker, struct task_struct *child)
 {
@@ -102,6 +126,7 @@ int BPF_PROG(process_fork, struct task_struct *maker, struct task_struct *child)
 	struct fork_record *r;
 	struct cgroup_key cgroup;
 	struct task_call call;
+	struct exe *from, *exe = NULL;
 	__u32 zero = 0;
 
 	if (!task_in_scope(child))
@@ -118,7 +143,12 @@ int BPF_PROG(process_fork, struct task_struct *maker, struct task_struct *child)
 		return 0; /* never */
 	cgroup_announce(&cgroup, task_cgroup(child), scratch);
 
+	from = task_in_scope(maker) ? exe_of(maker) : NULL;
+	if (from)
+		exe = exe_copy(from, child);
 	r = record_reserve(&critical, REC_FORK, sizeof(*r));
+	if (exe)
+		exe_copied(from, exe, r);
 	if (!r)
 		return 0;
 
@@ -170,8 +200,10 @@ int BPF_PROG(process_exec, struct task_struct *p, int old_pid, struct linux_binp
 	}
 	r->args_len = len;
 
-	if (!exec_output(s, REC_EXEC, off + len))
+	if (!exec_output(s, REC_EXEC, off + len)) {
 		identity_told(p, &r->task, true);
+		exe_executed(p, s);
+	}
 	return 0;
 }
 
@@ -217,7 +249,7 @@ static __always_inline int task_state(struct bpf_iter__task *ctx, bool sleepable
 	struct exec_scratch *s;
 	struct exec_record *r;
 	unsigned long start;
-	__u64 off = 0, len, need;
+	__u64 off = 0, len, need, exec_id;
 	__u32 zero = 0;
 	bool rcu;
 
@@ -244,6 +276,7 @@ static __always_inline int task_state(struct bpf_iter__task *ctx, bool sleepable
 			bpf_rcu_read_unlock();
 		return 0; /* a zombie: it has ended */
 	}
+	exec_id = p->self_exec_id;
 	image_fill(s, &off, p, BPF_CORE_READ(p, mm, exe_file));
 	if (p->pid != p->tgid) {
 		task_rename(&r->task, p);
@@ -251,6 +284,8 @@ static __always_inline int task_state(struct bpf_iter__task *ctx, bool sleepable
 	} else if (BPF_CORE_READ(p, signal, nr_threads) > 1) {
 		identity_get(p, BPF_LOCAL_STORAGE_GET_F_CREATE);
 	}
+	exe_fill(s, exec_id);
+	exe_doubt(p->group_leader, s);
 	if (rcu)
 		bpf_rcu_read_unlock();
 
@@ -262,8 +297,10 @@ static __always_inline int task_state(struct bpf_iter__task *ctx, bool sleepable
 		len = 0;
 	}
 	r->args_len = len;
-	if (!exec_output(s, REC_TASK, off + len) && p->pid == p->tgid && p->mm)
-		identity_told(p, &r->task, false);
+	if (exec_output(s, REC_TASK, off + len) || p->pid != p->tgid || !p->mm)
+		return 0;
+	identity_told(p, &r->task, false);
+	exe_known(p, s);
 	return 0;
 }
 
@@ -297,7 +334,7 @@ int BPF_PROG(process_moved, struct cgroup *to, const char *path, struct task_str
 	struct exec_scratch *s;
 	struct exec_record *r;
 	unsigned long start;
-	__u64 off = 0, len;
+	__u64 off = 0, len, exec_id;
 	bool leaves;
 
 	/* One that ends stays where it is, and may be told to have ended already. */
@@ -317,7 +354,10 @@ int BPF_PROG(process_moved, struct cgroup *to, const char *path, struct task_str
 		return 0;
 	}
 	r = &s->rec;
+	exec_id = p->self_exec_id;
 	image_fill(s, &off, p, BPF_CORE_READ(p, mm, exe_file));
+	exe_fill(s, exec_id);
+	exe_doubt(p, s);
 	if (p->signal->nr_threads > 1)
 		identity_get(p, BPF_LOCAL_STORAGE_GET_F_CREATE);
 
@@ -331,8 +371,10 @@ int BPF_PROG(process_moved, struct cgroup *to, const char *path, struct task_str
 		len = 0;
 	}
 	r->args_len = len;
-	if (!exec_output(s, REC_TASK, off + len) && p->mm && !leaves)
+	if (!exec_output(s, REC_TASK, off + len) && p->mm && !leaves) {
 		identity_told(p, &r->task, false);
+		exe_known(p, s);
+	}
 	if (leaves)
 		identity_forget(p);
 	return 0;

@@ -71,6 +71,15 @@ type processCreds struct {
 	Fsgid       uint32
 }
 
+type processExe struct {
+	_        structs.HostLayout
+	ExecId   uint64
+	NameBits uint32
+	Name     [16]uint8
+	PathBits uint32
+	Path     [64]uint8
+}
+
 type processExecRecord struct {
 	_           structs.HostLayout
 	Hdr         processRecord
@@ -242,6 +251,7 @@ const (
 	processMapCounters       = "counters"
 	processMapCritical       = "critical"
 	processMapExecScratches  = "exec_scratches"
+	processMapExes           = "exes"
 	processMapForkScratches  = "fork_scratches"
 	processMapIdentities     = "identities"
 	processMapTaskScratch    = "task_scratch"
@@ -340,6 +350,7 @@ type processMapSpecs struct {
 	Counters      *ebpf.MapSpec `ebpf:"counters"`
 	Critical      *ebpf.MapSpec `ebpf:"critical"`
 	ExecScratches *ebpf.MapSpec `ebpf:"exec_scratches"`
+	Exes          *ebpf.MapSpec `ebpf:"exes"`
 	ForkScratches *ebpf.MapSpec `ebpf:"fork_scratches"`
 	Identities    *ebpf.MapSpec `ebpf:"identities"`
 	TaskScratch   *ebpf.MapSpec `ebpf:"task_scratch"`
@@ -386,6 +397,7 @@ type processMaps struct {
 	Counters      *ebpf.Map `ebpf:"counters"`
 	Critical      *ebpf.Map `ebpf:"critical"`
 	ExecScratches *ebpf.Map `ebpf:"exec_scratches"`
+	Exes          *ebpf.Map `ebpf:"exes"`
 	ForkScratches *ebpf.Map `ebpf:"fork_scratches"`
 	Identities    *ebpf.Map `ebpf:"identities"`
 	TaskScratch   *ebpf.Map `ebpf:"task_scratch"`
@@ -399,6 +411,7 @@ func (m *processMaps) Close() error {
 		m.Counters,
 		m.Critical,
 		m.ExecScratches,
+		m.Exes,
 		m.ForkScratches,
 		m.Identities,
 		m.TaskScratch,

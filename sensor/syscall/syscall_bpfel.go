@@ -65,6 +65,15 @@ type syscallCounter struct {
 	Lost      uint64
 }
 
+type syscallExe struct {
+	_        structs.HostLayout
+	ExecId   uint64
+	NameBits uint32
+	Name     [16]uint8
+	PathBits uint32
+	Path     [64]uint8
+}
+
 type syscallFdObject struct {
 	_          structs.HostLayout
 	Mode       uint32
@@ -86,6 +95,18 @@ type syscallInterestCgroup struct {
 	Id        uint64
 	Hierarchy uint32
 	Slot      uint32
+}
+
+type syscallInterestComm struct {
+	_    structs.HostLayout
+	Bits uint32
+	Name [16]uint8
+}
+
+type syscallInterestExe struct {
+	_    structs.HostLayout
+	Bits uint32
+	Path [64]uint8
 }
 
 type syscallInterestInode struct {
@@ -165,6 +186,14 @@ type syscallInterestTable struct {
 		_    structs.HostLayout
 		Bits [4]uint64
 	}
+	NoExe struct {
+		_    structs.HostLayout
+		Bits [4]uint64
+	}
+	NoName struct {
+		_    structs.HostLayout
+		Bits [4]uint64
+	}
 	Plain struct {
 		_    structs.HostLayout
 		Bits [4]uint64
@@ -180,6 +209,8 @@ type syscallInterestTable struct {
 	Workloads uint32
 	Ports     uint32
 	Nets      uint32
+	Exes      uint32
+	Names     uint32
 	Counts    uint32
 	CountDirs uint32
 	Zero      uint32
@@ -297,6 +328,11 @@ const (
 	syscallMapCounters       = "counters"
 	syscallMapCounts         = "counts"
 	syscallMapCritical       = "critical"
+	syscallMapExes           = "exes"
+	syscallMapInterestComms0 = "interest_comms0"
+	syscallMapInterestComms1 = "interest_comms1"
+	syscallMapInterestExes0  = "interest_exes0"
+	syscallMapInterestExes1  = "interest_exes1"
 	syscallMapInterestGroups = "interest_groups"
 	syscallMapInterestHeads  = "interest_heads"
 	syscallMapInterestInodes = "interest_inodes"
@@ -375,6 +411,11 @@ type syscallMapSpecs struct {
 	Counters       *ebpf.MapSpec `ebpf:"counters"`
 	Counts         *ebpf.MapSpec `ebpf:"counts"`
 	Critical       *ebpf.MapSpec `ebpf:"critical"`
+	Exes           *ebpf.MapSpec `ebpf:"exes"`
+	InterestComms0 *ebpf.MapSpec `ebpf:"interest_comms0"`
+	InterestComms1 *ebpf.MapSpec `ebpf:"interest_comms1"`
+	InterestExes0  *ebpf.MapSpec `ebpf:"interest_exes0"`
+	InterestExes1  *ebpf.MapSpec `ebpf:"interest_exes1"`
 	InterestGroups *ebpf.MapSpec `ebpf:"interest_groups"`
 	InterestHeads  *ebpf.MapSpec `ebpf:"interest_heads"`
 	InterestInodes *ebpf.MapSpec `ebpf:"interest_inodes"`
@@ -429,6 +470,11 @@ type syscallMaps struct {
 	Counters       *ebpf.Map `ebpf:"counters"`
 	Counts         *ebpf.Map `ebpf:"counts"`
 	Critical       *ebpf.Map `ebpf:"critical"`
+	Exes           *ebpf.Map `ebpf:"exes"`
+	InterestComms0 *ebpf.Map `ebpf:"interest_comms0"`
+	InterestComms1 *ebpf.Map `ebpf:"interest_comms1"`
+	InterestExes0  *ebpf.Map `ebpf:"interest_exes0"`
+	InterestExes1  *ebpf.Map `ebpf:"interest_exes1"`
 	InterestGroups *ebpf.Map `ebpf:"interest_groups"`
 	InterestHeads  *ebpf.Map `ebpf:"interest_heads"`
 	InterestInodes *ebpf.Map `ebpf:"interest_inodes"`
@@ -449,6 +495,11 @@ func (m *syscallMaps) Close() error {
 		m.Counters,
 		m.Counts,
 		m.Critical,
+		m.Exes,
+		m.InterestComms0,
+		m.InterestComms1,
+		m.InterestExes0,
+		m.InterestExes1,
 		m.InterestGroups,
 		m.InterestHeads,
 		m.InterestInodes,
