@@ -14,7 +14,7 @@ func commandTable(g *globals) ([]*command, []*option) {
 		networkRemoveCommand(),
 		eventsCommand(g),
 		fieldsCommand(),
-		filterExplainCommand(),
+		filterExplainCommand(g),
 		ruleCheckCommand(),
 		ruleExplainCommand(),
 		ruleTestCommand(),

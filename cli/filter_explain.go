@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"warren/api"
 	"warren/event"
@@ -13,14 +14,15 @@ import (
 )
 
 // filterExplainCommand tells what of a filter the kernel decides.
-func filterExplainCommand() *command {
+func filterExplainCommand(g *globals) *command {
 	var output, countBy string
 	return &command{
 		name:    "filter explain",
 		args:    "FILTER",
 		summary: "Tell what of a filter the kernel decides, and what it costs",
 		about: "Which hooks a filter attaches, what the kernel then leaves out before anything is recorded, and which of its comparisons are judged in the agent alone. " +
-			"What is left out in the kernel costs next to nothing; what is recorded to be judged afterwards costs a record each. No agent is asked: how it stands with one is in \"warren status\".",
+			"What is left out in the kernel costs next to nothing; what is recorded to be judged afterwards costs a record each. " +
+			"An agent on this machine is asked for one thing only, and does not have to be there: whether its kernel lets objects be seen in the middle of calls (fentry). Without that, it does not always show which file was renamed or removed, and that is then said too.",
 		examples: []example{
 			{"warren filter explain 'evt.type in (open, openat, creat) and fd.name startswith /etc and evt.is_open_write = true'", "Decided in the kernel as a whole"},
 			{"warren filter explain 'evt.kind = open and proc.name contains sh'", "A part that it cannot decide"},
@@ -31,7 +33,7 @@ func filterExplainCommand() *command {
 			outputFlag(&output, "", "table", "json"),
 			{long: "count-by", meta: "FIELDS", text: &countBy, doc: "tell whether the kernel can count the events by these fields, as with events --count-by"},
 		},
-		run: func(_ context.Context, env *Env, args []string) error {
+		run: func(ctx context.Context, env *Env, args []string) error {
 			if len(args) == 0 {
 				return usagef("which filter? A condition is needed")
 			}
@@ -43,6 +45,11 @@ func filterExplainCommand() *command {
 			x := prog.Explain()
 			// What fills tables is nobody's to ask for.
 			x.Kinds &^= event.StateKinds | event.NoticeKinds
+			if len(x.Sighted) > 0 && !g.kubectl {
+				if why := withoutFentry(ctx, env.dial(g.socket)); why != "" {
+					x.Warnings = append(x.Warnings, fmt.Sprintf("on this machine programs do not see objects in the middle of calls (%s): of %s the kernel shows the file in plain cases only; all others are recorded, match no name, and are counted as lost for the filter", why, someTypes(x.Sighted)))
+				}
+			}
 			x.Types = slices.DeleteFunc(x.Types, func(typ string) bool { return event.KindsOfType(typ)&x.Kinds == 0 })
 			var counting *filter.Counting
 			if countBy != "" {
@@ -65,6 +72,37 @@ func filterExplainCommand() *command {
 			return v.print(env)
 		},
 	}
+}
+
+// withoutFentry returns why the kernel of an agent refuses fentry; "" where it does
+// not, or nobody answers.
+func withoutFentry(ctx context.Context, agent Agent) string {
+	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
+	defer cancel()
+	report, err := agent.Status(ctx)
+	var st api.Status
+	if err != nil || json.Unmarshal(report, &st) != nil {
+		return ""
+	}
+	for _, s := range st.Sensors {
+		for _, h := range s.Hooks {
+			for _, r := range h.Refused {
+				if r.Rung == "fentry" {
+					return r.Reason
+				}
+			}
+		}
+	}
+	return ""
+}
+
+// someTypes lists types of events, the first few of many.
+func someTypes(types []string) string {
+	const most = 4
+	if len(types) <= most {
+		return strings.Join(types, ", ")
+	}
+	return fmt.Sprintf("%s and %d others", strings.Join(types[:most], ", "), len(types)-most)
 }
 
 // An explanation is what a script reads.

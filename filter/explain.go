@@ -26,6 +26,11 @@ type Explanation struct {
 	Parts []Part
 	// Warnings say what costs more than its author may think.
 	Warnings []string
+	// Sighted are the types of events that are asked for by the file's name or number,
+	// and of which the kernel shows that in all cases only where programs see objects
+	// in the middle of calls (fentry). Elsewhere, of those that it does not show, all
+	// are recorded.
+	Sighted []string
 }
 
 // A Part is one comparison of an expression.
@@ -72,8 +77,24 @@ func (p *Program) Explain() Explanation {
 		e.parts(p.expr, false)
 	}
 	e.warn()
+	for _, t := range e.Terms {
+		if t.Paths == nil && t.Inodes == nil {
+			continue
+		}
+		for _, typ := range interest.Union(interest.Holder{Interest: interest.Interest{Terms: []interest.Term{t}}}).Types(event.KindFile) {
+			e.Sighted = append(e.Sighted, typ)
+		}
+		for _, typ := range interest.Union(interest.Holder{Interest: interest.Interest{Terms: []interest.Term{t}}}).Types(event.KindMount) {
+			e.Sighted = append(e.Sighted, typ)
+		}
+	}
+	slices.Sort(e.Sighted)
+	e.Sighted = slices.DeleteFunc(slices.Compact(e.Sighted), func(typ string) bool { return slices.Contains(byDescriptor, typ) })
 	return e
 }
+
+// byDescriptor are the types of which the descriptor shows the file everywhere.
+var byDescriptor = []string{"fchmod", "fchown", "ftruncate"}
 
 // parts adds the comparisons of x; not says that x stands behind an odd number
 // of nots.
@@ -100,6 +121,7 @@ func (e *Explanation) parts(x Expr, not bool) {
 // field that the kernel judges in others only.
 func (e *Explanation) beside(p *Part, x *Check) {
 	has := func(of func(interest.Term) bool) bool { return slices.ContainsFunc(checkOutline(x).hold, of) }
+	outside := e.Kinds &^ (kernelKinds | event.StateKinds | event.NoticeKinds)
 	switch {
 	case has(func(t interest.Term) bool { return t.Ports != nil || t.Nets != nil }):
 		if e.Kinds&interest.SocketKinds&^kernelKinds == 0 {
@@ -111,6 +133,11 @@ func (e *Explanation) beside(p *Part, x *Check) {
 		if e.Kinds&kernelKinds == 0 {
 			p.Judge = UserSpace
 		}
+	case p.Judge != Kernel && p.Judge != KernelInPart:
+	case e.Kinds&kernelKinds == 0:
+		p.Judge, p.Note = UserSpace, ""
+	case outside != 0 && p.Judge == Kernel && has(func(t interest.Term) bool { return t.Kinds&outside != 0 }):
+		p.Judge, p.Note = KernelInPart, "of files and system calls; of the rest all is recorded"
 	}
 }
 
@@ -141,7 +168,6 @@ func explainCheck(x *Check, not bool) Part {
 		if t.Kinds&kernelKinds == 0 {
 			continue
 		}
-		t = kernelPart(t)
 		if plain := (interest.Term{Kinds: t.Kinds, Types: t.Types}); !equalTerms(plain, t) {
 			restricted = true
 		}
@@ -187,6 +213,14 @@ func widerNote(x *Check, f *Field) string {
 	}
 	switch x.Op {
 	case Glob:
+		if f.Name == "proc.exepath" || f.Name == "proc.name" {
+			if v, ok := x.Right.(*Value); ok {
+				if _, _, exact := globEnds(v.Text); exact {
+					return ""
+				}
+			}
+			return "the text before the first star"
+		}
 		return "the text before the first star, or behind the last"
 	case Pmatch:
 		if l, ok := x.Right.(*List); ok && slices.ContainsFunc(l.Items, func(o Operand) bool {
@@ -230,7 +264,7 @@ func (e *Explanation) warn() {
 			if !t.Kinds.Has(k) {
 				continue
 			}
-			if bare := (interest.Term{Kinds: t.Kinds, Types: t.Types}); !equalTerms(bare, kernelPart(t)) {
+			if bare := (interest.Term{Kinds: t.Kinds, Types: t.Types}); !equalTerms(bare, t) {
 				continue
 			}
 			if t.Types == nil {
@@ -247,11 +281,4 @@ func (e *Explanation) warn() {
 			e.Warnings = append(e.Warnings, fmt.Sprintf("nothing that the kernel can decide keeps out any event of kind %s: every %s of the machine is recorded, and judged in user space", k, someOf(all)))
 		}
 	}
-}
-
-// kernelPart is t without what the kernel does not judge. Of the kinds that it
-// judges, only system calls have ports and networks.
-func kernelPart(t interest.Term) interest.Term {
-	t.Exes = nil
-	return t
 }

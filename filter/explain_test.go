@@ -17,7 +17,7 @@ func TestExplain(t *testing.T) {
 	}{
 		{"evt.type in (open, openat, creat) and fd.name startswith /etc and evt.is_open_write = true", []Judge{Hooks, Kernel, Kernel}, "", 0},
 		{"evt.type = openat and fd.name contains secret", []Judge{Hooks, UserSpace}, "", 1},
-		{"evt.type = openat and proc.name = cat and not fd.name startswith /etc", []Judge{Hooks, UserSpace, UserSpace}, "", 1},
+		{"evt.type = openat and proc.name = cat and not fd.name startswith /etc", []Judge{Hooks, Kernel, UserSpace}, "", 0},
 		{"evt.type = openat and fd.directory in (/bin, /sbin) and user.uid = 0", []Judge{Hooks, KernelInPart, Kernel}, "all below the directory", 0},
 		{"evt.kind = open and fd.name glob /home/*/.ssh/id_rsa", []Judge{Hooks, KernelInPart}, "the text before the first star, or behind the last", 0},
 		{"evt.kind = open and fd.name pmatch (/etc, /u*r)", []Judge{Hooks, UserSpace}, "", 1},
@@ -27,13 +27,19 @@ func TestExplain(t *testing.T) {
 		{"evt.type = sendmsg and fd.rport = 443 and fd.net = 10.0.0.0/8", []Judge{Hooks, Kernel, Kernel}, "", 0},
 		{"evt.type = connect and fd.rport = 443", []Judge{Hooks, UserSpace}, everyConnection, 0},
 		{"evt.kind in (connection, syscall) and fd.rport = 443", []Judge{Hooks, KernelInPart}, everyConnection, 0},
-		{"evt.type = ptrace and proc.exepath = /usr/bin/gdb", []Judge{Hooks, UserSpace}, "executables are judged in user space", 0},
+		{"evt.type = ptrace and proc.exepath = /usr/bin/gdb", []Judge{Hooks, Kernel}, "", 0},
+		{"evt.kind = open and proc.exepath startswith /usr/local/", []Judge{Hooks, Kernel}, "", 0},
+		{"evt.kind = open and proc.exepath pmatch (/opt/*/bin, /usr)", []Judge{Hooks, KernelInPart}, "the directories before the first pattern", 0},
+		{"evt.kind = open and proc.name glob python3.*", []Judge{Hooks, KernelInPart}, "the text before the first star", 0},
+		{"evt.kind = open and proc.exepath endswith /python3", []Judge{Hooks, UserSpace}, "", 1},
+		{"evt.kind = open and not proc.exepath = /bin/cat", []Judge{Hooks, UserSpace}, "", 1},
+		{"evt.type = connect and user.uid = 0", []Judge{Hooks, UserSpace}, "", 0},
 		{"evt.kind = open and not container.id != host", []Judge{Hooks, KernelInPart}, "by the cgroup, once its container is described", 0},
 		{"evt.type = execve and proc.name = cat", []Judge{Hooks, UserSpace}, "", 0},
-		{"fd.name = /etc/shadow or proc.name = cat", []Judge{Kernel, UserSpace}, "", 3},
+		{"fd.name = /etc/shadow or proc.name = cat", []Judge{Kernel, KernelInPart}, "of files and system calls; of the rest all is recorded", 0},
 		{"", nil, "", 0},
 		{"proc.name = cat", []Judge{UserSpace}, "", 0},
-		{"evt.kind exists and proc.name = cat", []Judge{UserSpace, UserSpace}, "", 3},
+		{"evt.kind exists and proc.name = cat", []Judge{UserSpace, KernelInPart}, "of files and system calls; of the rest all is recorded", 0},
 	} {
 		p, err := Compile(tt.expr)
 		if err != nil {

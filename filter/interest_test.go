@@ -126,7 +126,7 @@ var someRaws = []string{"", "/etc/passwd", "../../etc/passwd", "/etc/..", "a.b./
 var wantedFields = []string{
 	"evt.type", "evt.kind", "evt.res", "evt.rawres", "evt.is_open_read", "evt.is_open_write", "evt.is_open_exec", "evt.is_open_create",
 	"fd.name", "fd.containername", "fd.directory", "fd.containerdirectory", "fd.filename", "fs.path.name", "fs.path.source", "fs.path.target",
-	"fd.nameraw", "fd.nameraw", "fd.ino", "fd.dev", "user.uid", "proc.exepath", "fd.port", "fd.lport", "fd.sport", "fd.ip", "fd.rip", "fd.net", "fd.snet",
+	"fd.nameraw", "fd.nameraw", "fd.ino", "fd.dev", "user.uid", "proc.exepath", "proc.exepath", "proc.name", "fd.port", "fd.lport", "fd.sport", "fd.ip", "fd.rip", "fd.net", "fd.snet",
 	"container.id", "container.name", "k8s.ns.name", "k8s.pod.name",
 }
 
@@ -218,6 +218,9 @@ func TestInterest(t *testing.T) {
 		{"evt.kind = open and evt.res = SUCCESS and evt.rawres < 0", nil},
 		{"evt.kind = open and user.uid in (0, 1000) and user.uid = 0", []term{{Kinds: open, UIDs: []uint32{0}}}},
 		{"evt.kind = open and (fd.ino = 7 and fd.dev = 3 or fd.name = /x)", []term{{Kinds: open, Inodes: []interest.Inode{{Dev: 3, Ino: 7}}}, {Kinds: open, Paths: paths{{Op: interest.Exact, Text: "/x"}}}}},
+		{"evt.kind = open and proc.exepath startswith /usr/ and proc.exepath in (/usr/bin/cat, /bin/sh) and proc.name = cat", []term{{Kinds: open, Exes: paths{{Op: interest.Exact, Text: "/usr/bin/cat"}}, Names: paths{{Op: interest.Exact, Text: "cat"}}}}},
+		{"evt.kind = open and proc.exepath glob /usr/*/cat and proc.exepath pmatch (/usr/bin)", []term{{Kinds: open, Exes: paths{{Op: interest.Under, Text: "/usr/bin"}}}}},
+		{"evt.kind = open and proc.exepath = /usr/bin/cat and proc.exepath startswith /opt/", nil},
 		{"evt.kind = connection and fd.sport in (80, 443, 70000)", []term{{Kinds: event.Kinds(event.KindConnection), Ports: []uint16{80, 443}}}},
 		{"evt.kind = open and fd.nameraw contains '../' and fd.name contains id_rsa", []term{{Kinds: open, RawDots: true}}},
 		{"evt.kind = open and fd.directory = /", []term{{Kinds: open, Paths: paths{{Op: interest.Prefix, Text: "/"}}}}},
@@ -251,7 +254,7 @@ func TestInterestFields(t *testing.T) {
 		"fd.lip fd.rip fd.cip fd.sip fd.ip fd.net fd.lnet fd.rnet fd.cnet fd.snet fd.port fd.lport fd.rport fd.cport fd.sport": interest.SocketKinds,
 		"evt.is_open_read evt.is_open_write evt.is_open_exec evt.is_open_create":                                               interest.OpenKinds,
 		"fd.ino fd.dev fd.directory fd.filename fs.path.name fs.path.source fs.path.target":                                    interest.PathKinds,
-		"user.uid proc.exepath container.id k8s.ns.name":                                                                       event.AllKinds,
+		"user.uid proc.exepath proc.name container.id k8s.ns.name":                                                                       event.AllKinds,
 	} {
 		for _, name := range strings.Fields(names) {
 			f, ok := event.Lookup(name)

@@ -27,7 +27,7 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	testkit.Main(m, map[string]func([]string) int{"office": helperOffice, "canary": helperCanary, "flood": helperFlood})
+	testkit.Main(m, map[string]func([]string) int{"office": helperOffice, "canary": helperCanary, "flood": helperFlood, "who": helperWho})
 }
 
 // listed are filters as people write them, the conditions of Falco's rules among
