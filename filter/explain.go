@@ -77,20 +77,21 @@ func (p *Program) Explain() Explanation {
 		e.parts(p.expr, false)
 	}
 	e.warn()
+	e.sights()
+	return e
+}
+
+// sights fills Sighted.
+func (e *Explanation) sights() {
+	var named interest.Interest
 	for _, t := range e.Terms {
-		if t.Paths == nil && t.Inodes == nil {
-			continue
-		}
-		for _, typ := range interest.Union(interest.Holder{Interest: interest.Interest{Terms: []interest.Term{t}}}).Types(event.KindFile) {
-			e.Sighted = append(e.Sighted, typ)
-		}
-		for _, typ := range interest.Union(interest.Holder{Interest: interest.Interest{Terms: []interest.Term{t}}}).Types(event.KindMount) {
-			e.Sighted = append(e.Sighted, typ)
+		if t.Paths != nil || t.Inodes != nil {
+			named.Terms = append(named.Terms, t)
 		}
 	}
-	slices.Sort(e.Sighted)
-	e.Sighted = slices.DeleteFunc(slices.Compact(e.Sighted), func(typ string) bool { return slices.Contains(byDescriptor, typ) })
-	return e
+	all := interest.Union(interest.Holder{Interest: named})
+	types := slices.Sorted(slices.Values(slices.Concat(all.Types(event.KindFile), all.Types(event.KindMount))))
+	e.Sighted = slices.DeleteFunc(slices.Compact(types), func(typ string) bool { return slices.Contains(byDescriptor, typ) })
 }
 
 // byDescriptor are the types of which the descriptor shows the file everywhere.

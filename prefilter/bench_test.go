@@ -37,6 +37,11 @@ func BenchmarkEngine(b *testing.B) {
 	other.Types = []string{"creat"}
 	uid := term
 	uid.UIDs = []uint32{4711}
+	exe := interest.Term{Kinds: open}
+	for i := range 100 {
+		exe.Exes = append(exe.Exes, interest.Path{Op: interest.Prefix, Text: fmt.Sprintf("/opt/app%d/bin/", i)})
+	}
+	r.execute(b, "/opt/app99/lib/daemon", "daemon")
 	for _, bench := range []struct {
 		name, program, path string
 		terms               []interest.Term
@@ -46,6 +51,7 @@ func BenchmarkEngine(b *testing.B) {
 		{"nothing wanted", "prefilter_pair", "/usr/lib/x86_64-linux-gnu/libc.so.6", nil},
 		{"other type", "prefilter_pair", "/usr/lib/x86_64-linux-gnu/libc.so.6", []interest.Term{other}},
 		{"other user", "prefilter_pair", "/usr/lib/x86_64-linux-gnu/libc.so.6", []interest.Term{uid}},
+		{"other executable", "prefilter_pair", "/usr/lib/x86_64-linux-gnu/libc.so.6", []interest.Term{exe}},
 		{"other letters", "prefilter_pair", "/usr/lib/x86_64-linux-gnu/libc.so.6", []interest.Term{term}},
 		{"other path", "prefilter_pair", "/etc/secret.d/unknown.conf", []interest.Term{term}},
 		{"path and end", "prefilter_pair", "/var/lib/ap/.ssh/id_4", []interest.Term{term}},
