@@ -160,7 +160,7 @@ func TestE2EAlertChannels(t *testing.T) {
 	touch(30, 31)
 	testkit.Wait(t, "an alert in the file", func() bool {
 		text, err := os.ReadFile(file)
-		return err == nil && strings.Contains(string(text), ": Critical sh wrote "+dir+"/canary/30\n") && strings.Contains(string(text), "This is a test of the channel log\n")
+		return err == nil && strings.Contains(string(text), ": Critical sh wrote "+dir+"/canary/30 container_id=") && strings.Contains(string(text), "This is a test of the channel log\n")
 	})
 }
 
