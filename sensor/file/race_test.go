@@ -15,8 +15,16 @@ import (
 	"warren/event"
 )
 
-// raceRounds is how often each race is run.
+// raceRounds is how often each race is run at most.
 const raceRounds = 10_000
+
+// rounds is how often: in machines that are emulated less often.
+func rounds() int {
+	if testing.Short() {
+		return raceRounds / 5
+	}
+	return raceRounds
+}
 
 // meanwhile runs f again and again beside the test, in a thread of its own, until
 // the function that it returns is called. That tells how often f has run.
@@ -80,7 +88,7 @@ func race(t *testing.T, names map[uint64][]string, dir int, path *byte, change f
 	w := start(t, bpf.Config{BulkBytes: 64 << 20}, event.Kinds(event.KindOpen))
 	stop := meanwhile(change)
 	var truth []uint64
-	for len(truth) < raceRounds {
+	for len(truth) < rounds() {
 		truth = append(truth, opened(t, 500, dir, path)...)
 	}
 	changed := stop()
@@ -237,7 +245,7 @@ func TestBPFRaceRemove(t *testing.T) {
 		pause()
 	})
 	var gone []string
-	for range raceRounds {
+	for range rounds() {
 		for _, n := range both {
 			fd, err := unix.Open(dir+"/"+n, unix.O_CREAT|unix.O_WRONLY|unix.O_CLOEXEC, 0o600)
 			if err != nil {
@@ -319,7 +327,7 @@ func removing(m *shared, rounds int, dir *byte) {
 // removes a file, changes the path meanwhile.
 func TestBPFRaceSharedMemory(t *testing.T) {
 	w := start(t, bpf.Config{BulkBytes: 64 << 20}, event.Kinds(event.KindFile))
-	dir := t.TempDir()
+	dir, n := t.TempDir(), rounds()
 	memory, err := unix.Mmap(-1, 0, int(unsafe.Sizeof(shared{})), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED|unix.MAP_ANON|unix.MAP_POPULATE)
 	if err != nil {
 		t.Fatal(err)
@@ -332,7 +340,7 @@ func TestBPFRaceSharedMemory(t *testing.T) {
 	runtime.LockOSThread()
 	pid, _, e := unix.RawSyscall6(unix.SYS_CLONE, uintptr(unix.SIGCHLD), 0, 0, 0, 0, 0)
 	if pid == 0 && e == 0 {
-		removing(m, raceRounds, path)
+		removing(m, n, path)
 	}
 	runtime.UnlockOSThread()
 	if e != 0 {
@@ -346,12 +354,12 @@ func TestBPFRaceSharedMemory(t *testing.T) {
 	i, proven := 0, 0
 	for _, e := range w.of(int(pid)) {
 		f, ok := e.Data.(*event.File)
-		if !ok || f.Type != "unlinkat" || i == raceRounds {
+		if !ok || f.Type != "unlinkat" || i == n {
 			continue
 		}
 		gone := ""
-		if n := m.gone[i]; n != 0 {
-			gone = dir + "/" + unix.ByteSliceToString(both[n-1][:])
+		if which := m.gone[i]; which != 0 {
+			gone = dir + "/" + unix.ByteSliceToString(both[which-1][:])
 		}
 		if f.Name != "" && f.Name != gone {
 			t.Fatalf("round %d: %q is told as removed, %q is gone: %+v", i, f.Name, gone, f)
@@ -361,8 +369,8 @@ func TestBPFRaceSharedMemory(t *testing.T) {
 		}
 		i++
 	}
-	if i != raceRounds {
-		t.Errorf("%d of %d removals are told", i, raceRounds)
+	if i != n {
+		t.Errorf("%d of %d removals are told", i, n)
 	}
 	t.Logf("%d removals while %d changes were made: %d names are told", i, changed, proven)
 }
