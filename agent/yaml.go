@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -95,6 +96,9 @@ func options() []option {
 			{Key: "bulk", Doc: "size of the ring for the rest, a power of two (16MiB)", Set: ring(func(c *Config) *int { return &c.Road.BulkBytes })},
 			{Key: "idle", Doc: "how often the rings are looked at while nothing happens (50ms)", Set: settings.Duration(time.Millisecond, time.Second, func(c *Config) *time.Duration { return &c.Road.Idle })},
 			{Key: "busy", Doc: "how often while something does (1ms)", Set: settings.Duration(time.Millisecond, time.Second, func(c *Config) *time.Duration { return &c.Road.Busy })},
+		}},
+		{Key: "file", Doc: "what is observed of files", Sub: []option{
+			{Key: "calls", Doc: "calls that change or close files and are on their way at the same time, before what is known of more is lost, and counted: 1.2KiB each, a power of two (1024)", Set: setFileCalls},
 		}},
 		{Key: "hooks", Doc: "hooks that are to be attached by one kind of program and no other: socket.accept: tracepoint", Each: setRung},
 		{Key: "tables", Doc: "kinds of events that are watched though nobody subscribes, because tables are made of them: dns: false", Sub: tableOptions()},
@@ -214,6 +218,15 @@ func sockets(to func(*Config) *[]string) func(*Config, string) error {
 		*to(c) = paths
 		return nil
 	}
+}
+
+func setFileCalls(c *Config, v string) error {
+	n, err := strconv.Atoi(v)
+	if err != nil || n == 0 {
+		return fmt.Errorf("%q is no number of calls", v)
+	}
+	c.Sensors.File.Calls = n
+	return c.Sensors.File.Validate()
 }
 
 func ring(at func(*Config) *int) func(*Config, string) error {
