@@ -449,3 +449,23 @@ func TestBPFPrefilterUntold(t *testing.T) {
 		}
 	}
 }
+
+// TestBPFPrefilterRenamed: what processes execute is read again, and one of them is
+// told with another path: the kernel does not judge it by the former.
+func TestBPFPrefilterRenamed(t *testing.T) {
+	l := newLobby(t, 0)
+	if err := os.Rename(filepath.Join(l.dir, "opt/old"), filepath.Join(l.dir, "opt/young")); err != nil {
+		t.Fatal(err)
+	}
+	if err := l.process.Snapshot(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	p, err := filter.Compile("evt.type = openat and proc.exepath = " + l.dir + "/opt/young and fd.filename = shadow")
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.want(p.Interest())
+	if got := matches(p, l.work("opt/restore")); got != 2 {
+		t.Errorf("%d events, want 2", got)
+	}
+}
