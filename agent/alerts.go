@@ -15,6 +15,7 @@ import (
 	"sync"
 	"time"
 
+	"warren/alert"
 	"warren/alert/channel"
 	"warren/api"
 	"warren/event"
@@ -25,12 +26,27 @@ import (
 // AlertsConfig is where alerts go.
 type AlertsConfig struct {
 	Channels []channel.Config
+	// Falco is how they are written; a change takes effect with the next start.
+	Falco alert.Falco
 }
 
 // alertsOptions are the keys of where alerts go.
 func alertsOptions() []option {
 	last := func(c *Config) *channel.Config { return &c.Alerts.Channels[len(c.Alerts.Channels)-1] }
+	// unless makes a switch of one that leaves out.
+	unless := func(at func(*Config) *bool) func(*Config, string) error {
+		return func(c *Config, v string) error {
+			on, err := settings.ParseBool(v)
+			*at(c) = !on
+			return err
+		}
+	}
 	return []option{
+		{Key: "json-output", Doc: "alerts in Falco's JSON have output (true)", Set: unless(func(c *Config) *bool { return &c.Alerts.Falco.NoOutput })},
+		{Key: "json-fields", Doc: "they have output_fields (true)", Set: unless(func(c *Config) *bool { return &c.Alerts.Falco.NoFields })},
+		{Key: "json-tags", Doc: "they have tags (true)", Set: unless(func(c *Config) *bool { return &c.Alerts.Falco.NoTags })},
+		{Key: "json-message", Doc: "they have message: output without time and priority (false)", Set: settings.Bool(func(c *Config) *bool { return &c.Alerts.Falco.Message })},
+		{Key: "iso-time", Doc: "time before an output is ISO 8601's, in UTC, and not the time of the day (false)", Set: settings.Bool(func(c *Config) *bool { return &c.Alerts.Falco.ISOTime })},
 		{Key: "channels", Doc: "ways to who takes alerts, in docs/alerts.md; they are taken over when the file changes", Check: func(c *Config) error {
 			if err := last(c).Check(); err != nil {
 				return err
@@ -72,7 +88,7 @@ type alerts struct {
 // openAlerts opens the channels. Receivers are not asked.
 func openAlerts(cfg Config, spine *pipeline.Pipeline, stdout io.Writer, log *slog.Logger) (*alerts, error) {
 	set, err := channel.Open(cfg.Alerts.Channels, channel.Env{
-		Dir: filepath.Join(cfg.State, "alerts"), Hostname: event.Hostname(), Version: cfg.Version, Stdout: stdout, Log: log,
+		Dir: filepath.Join(cfg.State, "alerts"), Hostname: event.Hostname(), Version: cfg.Version, Falco: cfg.Alerts.Falco, Stdout: stdout, Log: log,
 	})
 	if err != nil {
 		return nil, err

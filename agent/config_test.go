@@ -17,6 +17,7 @@ import (
 	"go.yaml.in/yaml/v3"
 	"golang.org/x/tools/txtar"
 
+	"warren/alert"
 	"warren/settings"
 )
 
@@ -115,6 +116,9 @@ func outcome(o Options) string {
 	show("hubble", fmt.Sprintf("socket %s, listen %s, flows %d, bytes %d", c.Hubble.Socket, c.Hubble.Listen, c.Hubble.Flows, c.Hubble.Bytes))
 	if !reflect.DeepEqual(c.Network, NetworkConfig{}) {
 		show("network", fmt.Sprintf("%+v", c.Network))
+	}
+	if c.Alerts.Falco != (alert.Falco{}) {
+		show("alerts", fmt.Sprintf("%+v", c.Alerts.Falco))
 	}
 	if c.Rules.NoSuggested || c.Rules.Append != nil {
 		show("rules", fmt.Sprintf("suggested %t, append %+v", !c.Rules.NoSuggested, c.Rules.Append))

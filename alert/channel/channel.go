@@ -37,6 +37,9 @@ type Env struct {
 	Dir string
 	// Hostname is the machine's name, Version the agent's.
 	Hostname, Version string
+	// Falco says how alerts are written; keys are left out of what is handed over
+	// as Falco's JSON alone.
+	Falco alert.Falco
 	// Stdout is for the channels that write there.
 	Stdout io.Writer
 	Log    *slog.Logger
@@ -141,7 +144,7 @@ func (s *Set) Offer(e *event.Event) {
 			continue
 		}
 		if text == nil {
-			text = alert.AppendFalco(nil, e, s.env.Hostname)
+			text = alert.Falco{ISOTime: s.env.Falco.ISOTime}.Append(nil, e, s.env.Hostname)
 		}
 		select {
 		case c.queue <- text:
@@ -206,7 +209,7 @@ func (s *Set) Test(ctx context.Context, name string) error {
 		Type: "alert", Rule: "Warren: test", Priority: rule.Informational.String(), Source: "internal", Tags: []string{"test"}, ID: alert.NewID(),
 		Output: "This is a test of the channel " + name, Fields: "{}",
 	}}
-	t := trial{alert.AppendFalco(nil, e, s.env.Hostname), make(chan error, 1)}
+	t := trial{alert.Falco{ISOTime: s.env.Falco.ISOTime}.Append(nil, e, s.env.Hostname), make(chan error, 1)}
 	select {
 	case c.trials <- t:
 	case <-c.done:
@@ -555,7 +558,7 @@ func (c *channel) hand(ctx context.Context, about uint64, alerts [][]byte) resul
 			}
 		}
 		if r.err == nil {
-			r.taken, r.err = r.sender.send(ctx, alerts)
+			r.taken, r.err = r.sender.send(ctx, c.cfg.asWanted(c.env.Falco, alerts))
 			r.err = timedOut(ctx, r.err, c.cfg.Timeout)
 		}
 		done <- r

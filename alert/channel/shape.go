@@ -50,7 +50,7 @@ func viewOf(alert []byte) (*View, error) {
 func (v *View) names() []string {
 	var list []string
 	for _, name := range slices.Sorted(maps.Keys(v.Fields)) {
-		if v.Fields[name] != nil && name != "evt.time" {
+		if v.Fields[name] != nil && !isTime(name) {
 			list = append(list, name)
 		}
 	}
