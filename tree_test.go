@@ -114,6 +114,9 @@ var thirdParties = []struct {
 	{"google.golang.org/grpc", []string{"identity", "api", "export", "hub"}, "protobuf appears where a foreign API asks for it"},
 	{"google.golang.org/protobuf", []string{"identity", "api", "export", "hub"}, "protobuf appears where a foreign API asks for it"},
 	{"go.yaml.in/yaml/v3", []string{"settings", "rule"}, "files that people write"},
+	{"github.com/nats-io/nats.go", []string{"alert/channel"}, "alerts to JetStream"},
+	{"github.com/twmb/franz-go/pkg/kfake", nil, "brokers of Kafka"},
+	{"github.com/twmb/franz-go", []string{"alert/channel"}, "alerts to Kafka"},
 	{"github.com/prometheus/client_golang", []string{"api"}, "metrics are written in one place"},
 	{"github.com/klauspost/compress", []string{"store"}, "zstd"},
 	{"github.com/parquet-go/parquet-go", []string{"store"}, "sealed files of the history"},
@@ -131,6 +134,7 @@ var thirdParties = []struct {
 	{"golang.org/x/tools", nil, "txtar"},
 	{"github.com/getkin/kin-openapi", nil, "holds the API against its document"},
 	{"github.com/johannesboyne/gofakes3", nil, "a server of buckets"},
+	{"github.com/nats-io/nats-server/v2", nil, "a server of JetStream"},
 	{"modernc.org/sqlite", nil, "what the history is compared with"},
 }
 

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"net"
 	"net/http"
 	"net/url"
 	"os"
@@ -58,6 +59,12 @@ type Config struct {
 	// Tag what it is told.
 	Address, Protocol, Facility, Tag string
 
+	// Servers and Subject are of NATS, Brokers and Topic of Kafka, lists by comma.
+	// Credentials is NATS's own file; else User and PasswordFile, or TokenFile, say
+	// who we are. SASL is how Kafka wants that.
+	Servers, Subject, Brokers, Topic                 string
+	Credentials, User, PasswordFile, TokenFile, SASL string
+
 	// Program is run by a shell, once and for all where KeepAlive is true.
 	Program   string
 	KeepAlive bool
@@ -95,6 +102,8 @@ var kinds = map[string]kind{
 		}
 		return httpTo(c)
 	}},
+	"nats":    {openNATS, 64, []string{"servers", "subject", "credentials", "user", "password-file", "token-file", "tls"}, checkNATS, func(c *Config) string { return c.Subject + " at " + c.Servers }},
+	"kafka":   {openKafka, 256, []string{"brokers", "topic", "user", "password-file", "sasl", "tls"}, checkKafka, func(c *Config) string { return c.Topic + " at " + c.Brokers }},
 	"otlp":    {openOTLP, 128, httpKeys, checkOTLP, httpTo},
 	"syslog":  {openSyslog, 64, []string{"format", "address", "protocol", "facility", "tag", "tls"}, nil, func(c *Config) string { return c.Address }},
 	"program": {openProgram, 1, []string{"format", "program", "keep-alive"}, checkProgram, func(c *Config) string { return "a program" }},
@@ -174,6 +183,15 @@ func Options() []settings.Option[Config] {
 		{Key: "template", Doc: "webhook: a template of Go that makes the body", Set: setTemplate},
 		{Key: "template-file", Doc: "the same, of a file", Set: path(func(c *Config) *string { return &c.TemplateFile })},
 		{Key: "key-file", Doc: "pagerduty: file with the key of the integration", Set: path(func(c *Config) *string { return &c.KeyFile })},
+		{Key: "servers", Doc: "nats: nats://HOST:PORT or tls://HOST:PORT, by comma", Set: setServers},
+		{Key: "subject", Doc: "nats: a subject that a stream takes", Set: setWord(func(c *Config) *string { return &c.Subject })},
+		{Key: "credentials", Doc: "nats: file of credentials", Set: path(func(c *Config) *string { return &c.Credentials })},
+		{Key: "token-file", Doc: "nats: file with a token", Set: path(func(c *Config) *string { return &c.TokenFile })},
+		{Key: "brokers", Doc: "kafka: HOST:PORT, by comma", Set: setBrokers},
+		{Key: "topic", Doc: "kafka: which", Set: setWord(func(c *Config) *string { return &c.Topic })},
+		{Key: "user", Doc: "nats, kafka: who we are", Set: text(func(c *Config) *string { return &c.User })},
+		{Key: "password-file", Doc: "nats, kafka: file with the password", Set: path(func(c *Config) *string { return &c.PasswordFile })},
+		{Key: "sasl", Doc: "kafka: plain, scram-sha-256 or scram-sha-512 (plain)", Set: oneOf(func(c *Config) *string { return &c.SASL }, "plain", "scram-sha-256", "scram-sha-512")},
 		{Key: "address", Doc: "syslog: unix:/PATH, udp://HOST:PORT, tcp://HOST:PORT or tls://HOST:PORT (unix:/dev/log)", Set: setSyslog},
 		{Key: "protocol", Doc: "syslog: rfc5424, or falco: what syslog(3) writes (rfc5424)", Set: oneOf(func(c *Config) *string { return &c.Protocol }, rfc5424, asFalco)},
 		{Key: "facility", Doc: "syslog: which (user)", Set: oneOf(func(c *Config) *string { return &c.Facility }, facilities...)},
@@ -410,6 +428,61 @@ func checkProgram(c *Config) error {
 		return errors.New("give program")
 	}
 	return nil
+}
+
+func checkNATS(c *Config) error {
+	switch {
+	case c.Servers == "" || c.Subject == "":
+		return errors.New("give servers and subject")
+	case strings.ContainsAny(c.Subject, "*>"):
+		return errors.New("subject is one, without * and >")
+	}
+	return checkUser(c)
+}
+
+func checkKafka(c *Config) error {
+	if c.Brokers == "" || c.Topic == "" {
+		return errors.New("give brokers and topic")
+	}
+	return checkUser(c)
+}
+
+func checkUser(c *Config) error {
+	if (c.User == "") != (c.PasswordFile == "") {
+		return errors.New("user and password-file belong together")
+	}
+	return nil
+}
+
+func setServers(c *Config, v string) error {
+	for _, s := range splitList(v) {
+		u, err := url.Parse(s)
+		if err != nil || u.Scheme != "nats" && u.Scheme != "tls" || u.Hostname() == "" || u.User != nil || u.Path != "" {
+			return errors.New("want nats://HOST:PORT or tls://HOST:PORT, by comma, and secrets in files")
+		}
+	}
+	c.Servers = v
+	return nil
+}
+
+func setBrokers(c *Config, v string) error {
+	for _, s := range splitList(v) {
+		if host, port, err := net.SplitHostPort(s); err != nil || host == "" || port == "" {
+			return fmt.Errorf("%q is no HOST:PORT", s)
+		}
+	}
+	c.Brokers = v
+	return nil
+}
+
+func setWord(at func(*Config) *string) func(*Config, string) error {
+	return func(c *Config, v string) error {
+		if v == "" || strings.ContainsFunc(v, func(r rune) bool { return r <= ' ' || r == 0x7f }) {
+			return fmt.Errorf("want one word, not %q", v)
+		}
+		*at(c) = v
+		return nil
+	}
 }
 
 func setTemplate(c *Config, v string) error {

@@ -1,0 +1,127 @@
+package channel
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats-server/v2/server"
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"github.com/twmb/franz-go/pkg/kfake"
+	"github.com/twmb/franz-go/pkg/kgo"
+)
+
+// numbered is an alert with an id of its own.
+func numbered(id string) []byte { return []byte(strings.Replace(someAlert, "u-1", id, 1)) }
+
+func TestNATS(t *testing.T) {
+	srv, err := server.NewServer(&server.Options{Host: "127.0.0.1", Port: -1, JetStream: true, StoreDir: t.TempDir(), NoLog: true, NoSigs: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	go srv.Start()
+	defer srv.WaitForShutdown()
+	defer srv.Shutdown()
+	if !srv.ReadyForConnections(time.Minute) {
+		t.Fatal("the server does not answer")
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	s, err := openNATS(&Config{Servers: srv.ClientURL(), Subject: "alerts.here", Timeout: time.Minute}, &Env{Hostname: "h"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.close()
+	var no *refusedError
+	if n, err := s.send(ctx, [][]byte{numbered("1")}); n != 0 || err == nil || errors.As(err, &no) || !strings.Contains(err.Error(), "no stream takes the subject alerts.here") {
+		t.Errorf("without a stream: %d, %v", n, err)
+	}
+	conn, err := nats.Connect(srv.ClientURL())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	js, err := jetstream.New(conn)
+	if err != nil {
+		t.Fatal(err)
+	}
+	kept, err := js.CreateStream(ctx, jetstream.StreamConfig{Name: "alerts", Subjects: []string{"alerts.*"}, Storage: jetstream.MemoryStorage})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 2 { // what comes again is dropped
+		if n, err := s.send(ctx, [][]byte{numbered("1"), numbered("2")}); n != 2 || err != nil {
+			t.Fatal(n, err)
+		}
+	}
+	info, err := kept.Info(ctx)
+	if err != nil || info.State.Msgs != 2 {
+		t.Fatalf("the stream has %+v, %v", info, err)
+	}
+	if m, err := kept.GetMsg(ctx, 2); err != nil || string(m.Data) != string(numbered("2")) {
+		t.Errorf("%v, %v", m, err)
+	}
+	if n, err := s.send(ctx, [][]byte{[]byte("{")}); n != 0 || !errors.As(err, &no) {
+		t.Error(n, err)
+	}
+}
+
+func TestKafka(t *testing.T) {
+	cluster, err := kfake.NewCluster(kfake.NumBrokers(1), kfake.SeedTopics(1, "alerts"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer cluster.Close()
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	s, err := openKafka(&Config{Brokers: strings.Join(cluster.ListenAddrs(), ","), Topic: "alerts", Timeout: time.Minute}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.close()
+	if n, err := s.send(ctx, [][]byte{numbered("1"), numbered("2"), numbered("3")}); n != 3 || err != nil {
+		t.Fatal(n, err)
+	}
+	var no *refusedError
+	if n, err := s.send(ctx, [][]byte{[]byte("{")}); n != 0 || !errors.As(err, &no) {
+		t.Error(n, err)
+	}
+	client, err := kgo.NewClient(kgo.SeedBrokers(cluster.ListenAddrs()...), kgo.ConsumeTopics("alerts"), kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer client.Close()
+	var got []string
+	for len(got) < 3 {
+		fetches := client.PollFetches(ctx)
+		if err := fetches.Err(); err != nil {
+			t.Fatal(err)
+		}
+		fetches.EachRecord(func(r *kgo.Record) {
+			got = append(got, string(r.Headers[0].Value))
+			if string(r.Key) != "h" || string(r.Value) != string(numbered(got[len(got)-1])) {
+				t.Errorf("a record %s: %s", r.Key, r.Value)
+			}
+		})
+	}
+	if strings.Join(got, " ") != "1 2 3" {
+		t.Errorf("got %v", got)
+	}
+}
+
+// TestKafkaAway gives up a broker that is not there.
+func TestKafkaAway(t *testing.T) {
+	s, err := openKafka(&Config{Brokers: "127.0.0.1:1", Topic: "alerts", Timeout: 200 * time.Millisecond}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.close()
+	ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
+	defer cancel()
+	if n, err := s.send(ctx, [][]byte{numbered("1")}); n != 0 || err == nil {
+		t.Error(n, err)
+	}
+}
