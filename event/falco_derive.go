@@ -384,10 +384,10 @@ func hostNetwork(p *Process) (holds, known bool) {
 
 // containerIP is the pod's address of IPv4.
 func containerIP(e *Event) string {
-	p := podOf(e)
-	if p == nil {
+	if e.Process == nil || e.Process.Container == nil || e.Process.Container.Pod == nil {
 		return ""
 	}
+	p := e.Process.Container.Pod
 	if i := slices.IndexFunc(p.Addrs, netip.Addr.Is4); i >= 0 {
 		return p.Addrs[i].String()
 	}

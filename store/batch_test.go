@@ -97,7 +97,7 @@ func TestColumnsProperty(t *testing.T) {
 var filters = []string{
 	"proc.name contains 1", "proc.aname = text3", "fd.sip = 10.0.0.3 or fd.name contains text", "evt.type in (connect, openat, setuid)",
 	"k8s.pod.labels[key1] exists", "container.id != host and evt.res = SUCCESS", "not proc.pname = text1", "evt.num > 200",
-	"thread.cap_effective contains CAP_CHOWN", "fd.num >= 0", "proc.duration > 1s",
+	"thread.cap_effective contains CAP_CHOWN", "fd.num >= 0", "proc.duration > 1s", "container.duration < 1m",
 }
 
 // TestColumnNames: a name stands for one type in all kinds, and what has names is

@@ -157,6 +157,9 @@ func (p *plan) ofProcess(x filter.Expr) bool {
 				return false
 			}
 		case "container":
+			if name == "container.duration" {
+				return false
+			}
 		case "k8s":
 			if name == "k8s.node.name" || p.kind == event.KindFlow {
 				return false
