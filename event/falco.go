@@ -116,7 +116,7 @@ var falcoClasses = []FalcoClass{
 		{Name: "fd.directory", Note: "of a directory, the one that it lies in, where Falco has the directory itself"}, {Name: "fd.filename", Note: "of directories too"},
 		{Name: "fd.ip"}, {Name: "fd.cip"}, {Name: "fd.sip"}, {Name: "fd.lip"}, {Name: "fd.rip"},
 		{Name: "fd.port"}, {Name: "fd.cport"}, {Name: "fd.sport"}, {Name: "fd.lport"}, {Name: "fd.rport"},
-		{Name: "fd.l4proto"}, {Name: "fd.sockfamily"}, {Name: "fd.is_server"}, {Name: "fd.uid"},
+		{Name: "fd.l4proto"}, {Name: "fd.sockfamily"}, {Name: "fd.is_server"}, {Name: "fd.uid", Note: "of files"},
 		{Name: "fd.containername"}, {Name: "fd.containerdirectory"},
 		{Name: "fd.proto", Note: "the service's name, the port where it has none; to compare ports use fd.port"},
 		{Name: "fd.cproto"}, {Name: "fd.sproto"}, {Name: "fd.lproto"}, {Name: "fd.rproto"},

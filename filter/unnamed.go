@@ -27,6 +27,7 @@ func (p *Program) Unnamed() *Program {
 // fileNames are the fields that a file's name or number decides.
 var fileNames = []string{
 	"fd.name", "fd.containername", "fd.directory", "fd.containerdirectory", "fd.filename", "fs.path.name", "fs.path.source", "fs.path.target", "fd.ino", "fd.dev",
+	"fd.dev.major", "fd.dev.minor", "fd.is_upper_layer", "fd.is_lower_layer", "evt.abspath", "evt.abspath.src", "evt.abspath.dst",
 }
 
 // alwaysTrue is a condition that holds for every event.

@@ -18,6 +18,7 @@ func TestUnnamed(t *testing.T) {
 		"evt.type = unlink and not fd.name startswith /usr and fd.directory = /etc":      true,
 		"evt.type = unlink and not (proc.name = rm or fd.name = /x)":                     false,
 		"fd.ino = 7 and evt.kind = file":                                                 true,
+		"evt.type = unlink and evt.abspath = /etc/passwd":                                true,
 		"evt.type = unlink and basename(fd.name) = passwd":                               true,
 		"evt.type = unlink and proc.name in (rm) and tolower(fd.name) = val(proc.name)":  true,
 		"(evt.type = unlink and fd.name = /a) or (evt.type = unlink and proc.name = mv)": true,
