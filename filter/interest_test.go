@@ -254,7 +254,7 @@ func TestInterestFields(t *testing.T) {
 		"fd.lip fd.rip fd.cip fd.sip fd.ip fd.net fd.lnet fd.rnet fd.cnet fd.snet fd.port fd.lport fd.rport fd.cport fd.sport": interest.SocketKinds,
 		"evt.is_open_read evt.is_open_write evt.is_open_exec evt.is_open_create":                                               interest.OpenKinds,
 		"fd.ino fd.dev fd.directory fd.filename fs.path.name fs.path.source fs.path.target":                                    interest.PathKinds,
-		"user.uid proc.exepath proc.name container.id k8s.ns.name":                                                                       event.AllKinds,
+		"user.uid proc.exepath proc.name container.id k8s.ns.name":                                                             event.AllKinds,
 	} {
 		for _, name := range strings.Fields(names) {
 			f, ok := event.Lookup(name)
