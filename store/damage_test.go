@@ -280,7 +280,7 @@ func TestFailuresApart(t *testing.T) {
 	s.Append(connection(6, &event.Process{}, time.Unix(1e9, 0), 1))
 	s.step(false)
 	s.sync(s.active())
-	if f := s.Status().Failure; f == nil || !strings.HasPrefix(f.What, "seal: ") {
+	if f := s.Status().Failure; f == nil || !strings.HasPrefix(f.What, "seal ") {
 		t.Errorf("failure %v", f)
 	}
 	died = false
