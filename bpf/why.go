@@ -43,10 +43,11 @@ func reasonOf(err error) string {
 	return strings.ReplaceAll(err.Error(), "\n", "; ")
 }
 
-// explainMap says why maps cannot be created.
+// explainMap says why maps cannot be created. Of what it may not try, the library
+// says that the kernel does not support it.
 func explainMap(err error) error {
-	if errors.Is(err, unix.EPERM) {
-		reason := missing("", unix.CAP_BPF)
+	reason := missing("", unix.CAP_BPF)
+	if errors.Is(err, unix.EPERM) || (errors.Is(err, ebpf.ErrNotSupported) && reason != "") {
 		if reason == "" {
 			reason = refusedAltogether
 		}
