@@ -1,6 +1,10 @@
 package store
 
-import "time"
+import (
+	"time"
+
+	"golang.org/x/sys/unix"
+)
 
 // An ageClock says what time it is for whoever removes what is old: the wall clock,
 // unless that was set forward, by mistake or by who wants that nothing is left. Until
@@ -44,4 +48,12 @@ func (s *Store) age(newest time.Time) time.Time {
 		c.now = expected
 	}
 	return c.now
+}
+
+// uptime is how long the machine has been up, suspended or not: whoever wakes it finds
+// no clock that was set.
+func uptime() time.Duration {
+	var ts unix.Timespec
+	_ = unix.ClockGettime(unix.CLOCK_BOOTTIME, &ts) // cannot fail: the clock exists since 2.6.39
+	return time.Duration(ts.Nano())
 }

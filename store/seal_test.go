@@ -378,6 +378,9 @@ func TestFooters(t *testing.T) {
 		if n := footers(); n != maxFooters {
 			t.Errorf("%d footers of %d files are remembered", n, len(s.Segments()))
 		}
+		if all := s.sealed.all(); all[0].meta != nil || all[len(all)-1].meta == nil {
+			t.Error("the footers of the latest files are not those that are remembered")
+		}
 	}
 	check()
 	if err := s.Close(); err != nil {

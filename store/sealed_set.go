@@ -152,25 +152,25 @@ func (f *sealed) open(dir string) (*sealedFile, error) {
 
 // sealedSet is the sealed segments, by time. Store.mu guards it.
 type sealedSet struct {
-	files []*sealed
-	used  []*sealed // those whose footers are remembered; the last one was used last
+	files  []*sealed
+	recent []*sealed // those whose footers are remembered
 }
 
 // maxFooters is how many footers are remembered: each has some kilobytes for each of
 // its row groups, and a history has as many files as there is room for.
-const maxFooters = 64
+const maxFooters = 128
 
-// remember says that the footer of a file was used. That which was not for longest is
-// forgotten.
+// remember says that the footer of a file is known. Those of the latest files are
+// remembered, however often all are read one after the other.
 func (s *sealedSet) remember(f *sealed) {
-	if i := slices.Index(s.used, f); i >= 0 {
-		s.used = slices.Delete(s.used, i, i+1)
-	}
-	if s.used = append(s.used, f); len(s.used) <= maxFooters {
+	if slices.Contains(s.recent, f) {
 		return
 	}
-	old := s.used[0]
-	s.used = slices.Delete(s.used, 0, 1)
+	if s.recent = append(s.recent, f); len(s.recent) <= maxFooters {
+		return
+	}
+	old := slices.MinFunc(s.recent, func(a, b *sealed) int { return cmp.Compare(a.Seq, b.Seq) })
+	s.recent = slices.DeleteFunc(s.recent, func(f *sealed) bool { return f == old })
 	old.mu.Lock()
 	old.meta = nil
 	old.mu.Unlock()
@@ -192,7 +192,7 @@ func (s *sealedSet) add(files []*sealed) {
 
 func (s *sealedSet) remove(gone map[*sealed]bool) {
 	s.files = slices.DeleteFunc(s.files, func(f *sealed) bool { return gone[f] })
-	s.used = slices.DeleteFunc(s.used, func(f *sealed) bool { return gone[f] })
+	s.recent = slices.DeleteFunc(s.recent, func(f *sealed) bool { return gone[f] })
 }
 
 // Segments returns the sealed files, oldest first.

@@ -103,8 +103,7 @@ func (c Config) withDefaults() (Config, error) {
 		c.Now = time.Now
 	}
 	if c.uptime == nil {
-		began := time.Now()
-		c.uptime = func() time.Duration { return time.Since(began) }
+		c.uptime = uptime
 	}
 	if c.files == nil {
 		c.files = disk{}
