@@ -367,7 +367,8 @@ func TestAggregate(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				spine := &fakeSpine{}
 				f := &files{text: logins}
-				e, err := New(Config{Load: f.load, Aggregate: time.Minute, Workers: workers}, spine, slog.New(slog.DiscardHandler))
+				added := rule.Config{Add: []rule.Addition{{Fields: []rule.ExtraField{{Name: "who", Format: "%proc.name %proc.pid"}, {Name: "proc.pid"}}}}}
+				e, err := New(Config{Load: f.load, Rules: added, Aggregate: time.Minute, Workers: workers}, spine, slog.New(slog.DiscardHandler))
 				if err != nil {
 					t.Fatal(err)
 				}
