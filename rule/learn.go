@@ -24,11 +24,11 @@ type Sighting struct {
 
 // A Lesson is what exceptions of a rule would silence.
 type Lesson struct {
-	Rule          string
-	Alerts        uint64 // that there were
-	Silenced      uint64
-	First, Latest time.Time
-	groups        []lessonGroup
+	Rule     string
+	Alerts   uint64 // that there were
+	Silenced uint64
+	Latest   time.Time
+	groups   []lessonGroup
 }
 
 type lessonGroup struct {
@@ -67,13 +67,10 @@ func Learn(seen []Sighting, least uint64) []Lesson {
 		if !ok {
 			i = len(lessons)
 			at[s.Rule] = i
-			lessons = append(lessons, Lesson{Rule: s.Rule, First: s.Last})
+			lessons = append(lessons, Lesson{Rule: s.Rule})
 		}
 		l := &lessons[i]
 		l.Alerts += s.Times
-		if s.Last.Before(l.First) {
-			l.First = s.Last
-		}
 		if s.Last.After(l.Latest) {
 			l.Latest = s.Last
 		}
