@@ -43,8 +43,8 @@ func TestLearn(t *testing.T) {
 	kinds := []kind{
 		{"", "/bin/often", "bash", 4, true},
 		{"", "/bin/flood", "bash", 2, false}, // the others may be of anybody
-		{"", "/bin/sh", "bash", 5, true}, // whose name is a list's
-		{"", "/bin/sh", "zsh", 2, false}, // too few
+		{"", "/bin/sh", "bash", 5, true},     // whose name is a list's
+		{"", "/bin/sh", "zsh", 2, false},     // too few
 		{"docker.io/it's", "/bin/sh", `a "b" \c`, 4, true},
 		{"docker.io/other", "/bin/sh", `a "b" \c`, 1, false},
 		{"host", "/bin/sh", "bash", 1, false}, // an image of that name
