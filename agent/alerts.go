@@ -128,7 +128,8 @@ func (a *alerts) run(ctx context.Context) error {
 		<-ctx.Done()
 		return nil
 	}
-	text, _ := os.ReadFile(a.given.Config)
+	// What cfg was made of is not known any more: the first look reads it again.
+	var text []byte
 	tick := time.NewTicker(configLook)
 	defer tick.Stop()
 	for {
@@ -138,7 +139,7 @@ func (a *alerts) run(ctx context.Context) error {
 		case <-tick.C:
 		}
 		now, err := os.ReadFile(a.given.Config)
-		if err == nil && bytes.Equal(now, text) {
+		if err == nil && text != nil && bytes.Equal(now, text) {
 			continue
 		}
 		text = now // nil where it cannot be read: then it is new once it can
