@@ -39,6 +39,7 @@ type processes struct {
 	stripped    uint64
 	vanished    uint64
 	unknown     uint64
+	overtaken   uint64
 }
 
 func (t *processes) init() {
@@ -270,14 +271,20 @@ func (en *entry) at(ktime uint64) *snap {
 
 // recentSnaps are the snapshots that still know what they replaced.
 type recentSnaps struct {
-	ring [1024]*snap
+	ring [maxRecent]*snap
 	head int // oldest
 	n    int
 }
 
-// recentSpan is for how long a replaced snapshot can be found, in nanoseconds:
-// longer than any record waits in a ring.
-const recentSpan = 500e6
+// What was true before is found for as long as a record of that time may wait in
+// the ring of bulk. While it does, all of the critical ring may be read: 8 MiB of
+// records of exec, some 400 bytes each, are 20,000, as many as come in seconds of
+// nothing but exec. The heap has room for 8192 snapshots (TestHeapUnderChurn), two
+// fifths of that; Stats.Overtaken counts where it was not enough.
+const (
+	maxRecent  = 8192
+	recentSpan = 2e9 // nanoseconds
+)
 
 func (t *processes) pushRecent(s *snap) {
 	r := &t.recent
@@ -301,6 +308,9 @@ func (t *processes) popRecent() {
 	r.n--
 	s.queued = false
 	if s.older != nil {
+		if s.since+recentSpan > t.now {
+			t.overtaken++
+		}
 		o := s.older
 		s.older = nil
 		t.release(o)

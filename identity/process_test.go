@@ -401,11 +401,52 @@ func TestTaskAfterLosses(t *testing.T) {
 	m.check()
 }
 
+// Records of other lanes are read when thousands of processes have changed since, and
+// belong to what was true at their time.
+func TestOvertakenByMany(t *testing.T) {
+	m := newMachine(t, func(c *Config) { c.ProcessBytes = 1 << 30 })
+	init := m.task(1, event.Key{}, "init")
+	shell, _ := m.fork(init, 2)
+	m.exec(shell, nil, "/bin/sh")
+	opened := m.ktime
+	m.exec(shell, nil, "/bin/cat")
+	k, _ := m.fork(init, 3)
+	const replaced = 8192    // two fifths of what the critical ring holds
+	for range replaced - 2 { // and two of the shell
+		m.exec(k, nil, "/bin/true")
+	}
+	at := func(ktime uint64) string {
+		e := &event.Event{Ktime: ktime, Actor: shell, Data: &event.Open{Type: "open"}}
+		m.Apply(e)
+		return e.Process.Name
+	}
+	m.tick(time.Second)
+	if before, after := at(opened), at(m.ktime); before != "sh" || after != "cat" {
+		t.Errorf("a late event is of %s, one of now of %s", before, after)
+	}
+	if n := m.Stats().Overtaken; n != 0 {
+		t.Errorf("%d snapshots were forgotten too soon", n)
+	}
+	for range maxRecent - replaced + 1 {
+		m.exec(k, nil, "/bin/true")
+	}
+	if n := m.Stats().Overtaken; n == 0 {
+		t.Error("more were replaced than are remembered, and it is not counted")
+	}
+	n := m.Stats().Overtaken
+	m.tick(recentSpan)
+	m.sweepOnce(m.ktime + 1)
+	if m.procs.recent.n != 0 || m.Stats().Overtaken != n {
+		t.Errorf("afterwards %d snapshots remember what they replaced, %d were forgotten too soon", m.procs.recent.n, m.Stats().Overtaken)
+	}
+	m.check()
+}
+
 // A program that re-forks itself for ever, with and without an exec.
 func TestEndlessChain(t *testing.T) {
 	m := newMachine(t, func(c *Config) { c.MaxExited = 10 })
 	k := m.task(1, event.Key{}, "daemon")
-	for n := range 2000 {
+	for n := range 2 * maxRecent {
 		next, e := m.fork(k, uint32(2+n))
 		if n%3 == 0 {
 			e = m.exec(next, nil, "/bin/daemon", fmt.Sprint(n))
@@ -422,12 +463,12 @@ func TestEndlessChain(t *testing.T) {
 		if n > maxDepth && deep < keepDepth {
 			t.Fatalf("generation %d: only %d ancestors", n, deep)
 		}
-		if n%100 == 0 {
+		if n%4000 == 0 || n < 2000 && n%100 == 0 {
 			m.check()
 		}
 	}
 	// 11 processes, their chains, and what recent snapshots replaced.
-	if n := m.Stats().ProcessBytes / snapSize; n > 64+1024+200 {
+	if n := m.Stats().ProcessBytes / snapSize; n > 64+maxRecent+200 {
 		t.Errorf("%d snapshots kept", n)
 	}
 	m.tick(time.Minute)

@@ -10,6 +10,7 @@ type Stats struct {
 	Stripped      uint64 // living processes cut down for want of memory
 	Vanished      uint64 // processes whose end was never told
 	Unknown       uint64 // events whose process was unknown
+	Overtaken     uint64 // replaced snapshots forgotten while events of their time might still come
 
 	Connections        int // living, listening sockets included
 	Closed             int // closed and remembered
@@ -40,6 +41,7 @@ func (i *Identity) Stats() Stats {
 		Processes: i.procs.living.n, Exited: i.procs.exited.n,
 		ProcessBytes: i.procs.bytes, ProcessBudget: i.cfg.ProcessBytes,
 		Evicted: i.procs.evicted, Stripped: i.procs.stripped, Vanished: i.procs.vanished, Unknown: i.procs.unknown,
+		Overtaken:   i.procs.overtaken,
 		Connections: i.conns.living.n, Closed: i.conns.closed.n,
 		ConnectionBytes: i.conns.bytes, ConnectionBudget: i.cfg.ConnectionBytes,
 		ConnectionsEvicted: i.conns.evicted, ConnectionsStale: i.conns.stale,
