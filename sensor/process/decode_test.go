@@ -1,6 +1,7 @@
 package process
 
 import (
+	"context"
 	"errors"
 	"strings"
 	"testing"
@@ -216,6 +217,45 @@ func TestWindow(t *testing.T) {
 	other.Task.Key.Start++ // the pid of another
 	if e, err := d.task(bytesOf(other, text)); e == nil || err != nil {
 		t.Errorf("another process: %v, %v", e, err)
+	}
+}
+
+// Reading that fails, or whose time is over, leaves records that are not decoded yet:
+// until they are, what was told meanwhile is remembered.
+func TestWindowOutlivesReading(t *testing.T) {
+	broken := errors.New("broken")
+	for name, want := range map[string]error{"ended": context.Canceled, "failed": broken, "read": nil} {
+		t.Run(name, func(t *testing.T) {
+			var d decoder
+			r, text := execRecord()
+			ctx, cancel := context.WithCancel(t.Context())
+			defer cancel()
+			synced := false
+			err := d.window.while(ctx, func(context.Context) error {
+				if _, err := d.exec(bytesOf(r, text)); err != nil {
+					t.Fatal(err)
+				}
+				if errors.Is(want, context.Canceled) {
+					cancel()
+				}
+				return want
+			}, func(ctx context.Context) error {
+				synced = true
+				if err := ctx.Err(); err != nil {
+					t.Errorf("nothing is waited for: %v", err)
+				}
+				if e, err := d.task(bytesOf(r, text)); e != nil || err != nil {
+					t.Errorf("a record older than the exec: %v, %v", e, err)
+				}
+				return nil
+			})
+			if !errors.Is(err, want) || synced != (want != nil) {
+				t.Errorf("returned %v, waited %v", err, synced)
+			}
+			if d.window.opened.Load() {
+				t.Error("the window is still open")
+			}
+		})
 	}
 }
 

@@ -331,9 +331,8 @@ func (s *Sensor) Snapshot(ctx context.Context) error {
 	if st.Rung == "iter" {
 		program = "process_task"
 	}
-	s.dec.window.open()
-	defer s.dec.window.close()
-	if err := object.Iterate(ctx, program); err != nil {
+	read := func(ctx context.Context) error { return object.Iterate(ctx, program) }
+	if err := s.dec.window.while(ctx, read, s.road.Sync); err != nil {
 		return fmt.Errorf("read existing processes: %w", err)
 	}
 	return nil

@@ -1,8 +1,10 @@
 package process
 
 import (
+	"context"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"warren/event"
 )
@@ -40,6 +42,25 @@ func (w *window) close() {
 	defer w.mu.Unlock()
 	w.told = nil
 	w.opened.Store(false)
+}
+
+// endWait bounds how long the window stays open for what was submitted before reading
+// failed.
+const endWait = 10 * time.Second
+
+// while opens the window, reads what exists, and closes it when the records of that
+// have been decoded: read returns so if it succeeds. If it does not, some are still on
+// their way, and sync waits for them, though ctx may have ended.
+func (w *window) while(ctx context.Context, read, sync func(context.Context) error) error {
+	w.open()
+	defer w.close()
+	err := read(ctx)
+	if err != nil {
+		wait, cancel := context.WithTimeout(context.WithoutCancel(ctx), endWait)
+		defer cancel()
+		_ = sync(wait) // where the road has ended, no record comes any more
+	}
+	return err
 }
 
 // note remembers news of a process if the window is open.
