@@ -2,7 +2,9 @@ package pipeline
 
 import (
 	"context"
+	"errors"
 	"slices"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -86,42 +88,106 @@ func TestReadAgain(t *testing.T) {
 	})
 }
 
-// Reading that takes too long ends, and is tried again.
+// lostOnce is a pipeline that has lost a record of a process, and whose reading of what
+// exists does as it is told from then on.
+func lostOnce(t *testing.T, snapshot func(context.Context) error) (*rig, *fakeSensor) {
+	var lost atomic.Bool
+	process := &fakeSensor{name: "process", kinds: processKinds, onSnapshot: func(ctx context.Context) error {
+		if !lost.Load() {
+			return nil
+		}
+		return snapshot(ctx)
+	}}
+	r := newRig(t, Config{}, newFakeTables(), process, &fakeSensor{name: "socket", kinds: event.Kinds(event.KindConnection)})
+	<-r.Ready()
+	time.Sleep(1100 * time.Millisecond) // from here on between two looks at the counters
+	lost.Store(true)
+	process.took()
+	r.road.set(bpf.Counter{ID: 2, Name: "process.exec", Lost: 1})
+	return r, process
+}
+
+// Reading that fails, or takes too long, is tried again: with more time, and after
+// longer pauses.
 func TestReadAgainLater(t *testing.T) {
+	for name, fail := range map[string]func(context.Context) error{
+		"too slow": func(ctx context.Context) error { <-ctx.Done(); return ctx.Err() },
+		"broken":   func(context.Context) error { return errors.New("broken") },
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				var well atomic.Bool
+				var starts, ends []time.Time
+				var allowed []time.Duration
+				r, process := lostOnce(t, func(ctx context.Context) error {
+					starts = append(starts, time.Now())
+					until, _ := ctx.Deadline()
+					allowed = append(allowed, time.Until(until))
+					defer func() { ends = append(ends, time.Now()) }()
+					if well.Load() {
+						return nil
+					}
+					return fail(ctx)
+				})
+				time.Sleep(10 * time.Minute)
+				well.Store(true)
+				time.Sleep(2 * time.Minute)
+				synctest.Wait()
+				if len(starts) < 8 || len(starts) > 20 {
+					t.Fatalf("read %d times", len(starts))
+				}
+				for n, want := range []time.Duration{2, 4, 8, 16, 32, 60, 60, 60} {
+					want *= time.Second
+					if allowed[n] != want {
+						t.Errorf("reading %d was allowed %v, want %v", n, allowed[n], want)
+					}
+					if n == 0 {
+						continue
+					}
+					// It is looked once a second.
+					if pause := starts[n].Sub(ends[n-1]); pause < want || pause > want+time.Second {
+						t.Errorf("before reading %d there was a pause of %v, want %v", n, pause, want)
+					}
+				}
+				if d := r.tables.doubts; len(d) != len(starts) || d[0] == 0 || slices.Max(d) != d[0] {
+					t.Errorf("read %d times, doubted since %d", len(starts), d)
+				}
+				if n := strings.Count(r.log.String(), "were not read again"); n != 1 {
+					t.Errorf("said %d times:\n%s", n, r.log)
+				}
+				// It went well: nothing more is missing, and the next time is like the first.
+				process.took()
+				time.Sleep(5 * time.Minute)
+				r.road.set(bpf.Counter{ID: 2, Name: "process.exec", Lost: 2})
+				time.Sleep(3 * time.Second)
+				synctest.Wait()
+				if got := process.took(); !slices.Equal(got, []string{"snapshot"}) || allowed[len(allowed)-1] != againTime {
+					t.Errorf("after another loss called %q, allowed %v", got, allowed[len(allowed)-1])
+				}
+			})
+		})
+	}
+}
+
+// Who wants other events does not wait until a long reading ends.
+func TestReadAgainGivesWay(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		tables := newFakeTables()
-		var slow atomic.Bool
-		process := &fakeSensor{name: "process", kinds: processKinds, onSnapshot: func(ctx context.Context) error {
-			if !slow.Load() {
-				return nil
-			}
+		var reading atomic.Int32
+		r, _ := lostOnce(t, func(ctx context.Context) error {
+			reading.Add(1)
 			<-ctx.Done()
 			return ctx.Err()
-		}}
-		r := newRig(t, Config{}, tables, process)
-		<-r.Ready()
-		time.Sleep(1100 * time.Millisecond)
-		slow.Store(true)
-		process.took()
-		r.road.set(bpf.Counter{ID: 2, Name: "process.exec", Lost: 1})
-		time.Sleep(3 * time.Second)
-		synctest.Wait()
-		if got := process.took(); !slices.Equal(got, []string{"snapshot"}) {
-			t.Errorf("called %q", got)
+		})
+		for reading.Load() < 5 { // this one may take half a minute
+			time.Sleep(time.Second)
 		}
-		slow.Store(false)
-		time.Sleep(5 * time.Second)
-		synctest.Wait()
-		if got := process.took(); !slices.Equal(got, []string{"snapshot"}) {
-			t.Errorf("called %q when there was time", got)
+		began := time.Now()
+		s := r.subscribe(t, Options{Kinds: event.Kinds(event.KindConnection)})
+		if err := s.Begun(t.Context()); err != nil {
+			t.Fatal(err)
 		}
-		if len(tables.doubts) != 2 || tables.doubts[0] != tables.doubts[1] {
-			t.Errorf("doubted since %d", tables.doubts)
-		}
-		time.Sleep(time.Minute)
-		synctest.Wait()
-		if got := process.took(); len(got) != 0 {
-			t.Errorf("called %q, and nothing was lost", got)
+		if took := time.Since(began); took > againTime {
+			t.Errorf("sensors were told after %v", took)
 		}
 	})
 }
