@@ -53,6 +53,7 @@ type Set struct {
 
 	mu   sync.RWMutex
 	list []*channel
+	last map[string]*channel // of each name the newest that has not ended
 	end  bool
 	all  sync.WaitGroup // channels that run
 }
@@ -87,7 +88,7 @@ func (s *Set) Replace(configs []Config) error {
 	if s.end {
 		return nil
 	}
-	var list, old []*channel
+	var list []*channel
 	for _, cfg := range configs {
 		cfg = cfg.withDefaults()
 		if i := slices.IndexFunc(fresh, func(c *channel) bool { return c.cfg.Name == cfg.Name }); i >= 0 {
@@ -98,25 +99,37 @@ func (s *Set) Replace(configs []Config) error {
 	}
 	for _, c := range s.list {
 		if !slices.Contains(list, c) {
-			old = append(old, c)
 			c.stop() // nobody offers anything while we have the lock
 		}
 	}
 	s.list = list
 	for _, c := range fresh {
-		var before *channel // has the directory until it ends
-		if i := slices.IndexFunc(old, func(o *channel) bool { return o.cfg.Name == c.cfg.Name }); i >= 0 {
-			before = old[i]
+		before := s.last[c.cfg.Name] // has the directory until it ends
+		if before != nil {
+			c.counters = before.counters
 		}
+		if s.last == nil {
+			s.last = map[string]*channel{}
+		}
+		s.last[c.cfg.Name] = c
 		s.all.Go(func() {
 			if before != nil {
 				<-before.done
-				c.counters.from(&before.counters)
+				c.counters.forgive()
 			}
 			c.run()
+			s.ended(c)
 		})
 	}
 	return nil
+}
+
+func (s *Set) ended(c *channel) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.last[c.cfg.Name] == c {
+		delete(s.last, c.cfg.Name)
+	}
 }
 
 func (s *Set) has(cfg Config) bool {
@@ -156,15 +169,16 @@ func (s *Set) Offer(e *event.Event) {
 
 // Close ends the channels: what can be sent at once still is, the rest waits on
 // the disk for the next agent. It returns after a few seconds though a receiver or
-// the disk hangs. Nothing is offered afterwards.
+// the disk hangs. Nothing is offered afterwards. A second call does nothing.
 func (s *Set) Close() {
 	s.mu.Lock()
-	first := !s.end
+	if s.end {
+		s.mu.Unlock()
+		return
+	}
 	s.end = true
-	if first {
-		for _, c := range s.list {
-			c.stop()
-		}
+	for _, c := range s.list {
+		c.stop()
 	}
 	s.mu.Unlock()
 	done := make(chan struct{})
@@ -275,7 +289,7 @@ type channel struct {
 	done   chan struct{} // closed when the directory is free
 
 	spool    atomic.Pointer[spool]
-	counters counters
+	counters *counters // shared by those of a name, which run one after the other
 
 	// Only run uses these.
 	sender  sender
@@ -295,18 +309,15 @@ type counters struct {
 	failed time.Time // since when
 }
 
-// from goes on with the numbers of the channel before.
-func (c *counters) from(o *counters) {
-	c.sent.Add(o.sent.Load())
-	c.retried.Add(o.retried.Load())
-	c.dead.Add(o.dead.Load())
-	c.lost.Add(o.lost.Load())
-	c.givenUp.Add(o.givenUp.Load())
-	c.damaged.Add(o.damaged.Load())
+// forgive forgets why the channel before failed: the next one may not.
+func (c *counters) forgive() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.err, c.failed = "", time.Time{}
 }
 
 func newChannel(cfg Config, kind kind, env Env) (*channel, error) {
-	c := &channel{cfg: cfg, env: env, dir: filepath.Join(env.Dir, cfg.Name), queue: make(chan []byte, queueSize), trials: make(chan trial), done: make(chan struct{})}
+	c := &channel{cfg: cfg, env: env, dir: filepath.Join(env.Dir, cfg.Name), queue: make(chan []byte, queueSize), trials: make(chan trial), done: make(chan struct{}), counters: &counters{}}
 	var ok bool
 	if c.bad, ok = rule.ParsePriority(cfg.Priority); !ok {
 		return nil, fmt.Errorf("no priority %q", cfg.Priority)
@@ -374,7 +385,7 @@ func (c *channel) run() {
 // sending sends what waits, until all that came is written and the time to send it
 // is over.
 func (c *channel) sending(sp *spool, written <-chan struct{}) {
-	defer c.drop()
+	defer c.leave()
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
 	// What is sent when the channel ends has a little time left.
@@ -476,12 +487,19 @@ func (c *channel) attempt(ctx context.Context, sp *spool, pause time.Duration) t
 		c.outcome(errStuck)
 		return c.cfg.Retry
 	}
-	first, alerts := sp.peek(c.most)
-	if len(alerts) == 0 {
+	first, alerts, err := sp.peek(c.most)
+	if err == nil && len(alerts) == 0 {
 		return pause
 	}
 	if c.tried.IsZero() {
 		c.tried = time.Now()
+	}
+	if err != nil {
+		if c.outcome(err); time.Since(c.tried) > c.cfg.GiveUp {
+			sp.skip()
+			c.tried = time.Time{}
+		}
+		return c.longer(pause)
 	}
 	r := c.hand(ctx, first+1, alerts)
 	if r.taken > 0 {
@@ -500,19 +518,24 @@ func (c *channel) attempt(ctx context.Context, sp *spool, pause time.Duration) t
 	case errors.As(r.err, &no) && len(rest) > 0:
 		c.bury(sp, first+uint64(r.taken), rest[0], r.err)
 		return 0
-	case !c.tried.IsZero() && time.Since(c.tried) > c.cfg.GiveUp && len(rest) > 0:
+	case c.stuck == nil && !c.tried.IsZero() && time.Since(c.tried) > c.cfg.GiveUp && len(rest) > 0:
 		c.outcome(r.err)
 		c.bury(sp, first+uint64(r.taken), rest[0], fmt.Errorf("not taken for %v: %w", c.cfg.GiveUp, r.err))
 		return c.cfg.Retry
 	}
 	c.counters.retried.Add(1)
 	c.outcome(r.err)
-	pause = min(max(2*pause, c.cfg.Retry), c.cfg.MaxRetry)
+	pause = c.longer(pause)
 	var later *laterError
 	if errors.As(r.err, &later) {
 		pause = max(pause, min(later.after, maxWait))
 	}
 	return pause
+}
+
+// longer is the pause after one more failure.
+func (c *channel) longer(pause time.Duration) time.Duration {
+	return min(max(2*pause, c.cfg.Retry), c.cfg.MaxRetry)
 }
 
 // took counts alerts that have arrived.
@@ -600,10 +623,22 @@ func (c *channel) drop() {
 	}
 }
 
+// leave lets go of the sender for good; of one that is stuck, once it returns.
+func (c *channel) leave() {
+	c.drop()
+	if stuck := c.stuck; stuck != nil {
+		go func() {
+			if r := <-stuck; r.sender != nil {
+				r.sender.close()
+			}
+		}()
+	}
+}
+
 // outcome tells once when a receiver begins to fail, and when it takes alerts
 // again.
 func (c *channel) outcome(err error) {
-	n := &c.counters
+	n := c.counters
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	now := time.Now()
@@ -624,7 +659,7 @@ func (c *channel) outcome(err error) {
 
 // note keeps an error that is no failure of the channel.
 func (c *channel) note(err error) {
-	n := &c.counters
+	n := c.counters
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.err = err.Error()

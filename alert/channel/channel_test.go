@@ -293,6 +293,137 @@ func TestHangAtTheEnd(t *testing.T) {
 		}
 		close(bad.hang)
 		s.Close()
+		if synctest.Wait(); bad.closed != 1 {
+			t.Errorf("the sender that was stuck was closed %d times", bad.closed)
+		}
+	})
+}
+
+// TestHangAndGiveUp does not give up what a receiver still has: it may be taken.
+func TestHangAndGiveUp(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		bad := &receiver{hang: make(chan struct{})}
+		s := testSet(t, t.TempDir(), map[string]*receiver{"c": bad}, Config{Name: "c", GiveUp: time.Second})
+		defer s.Close()
+		offer(s, 0, 10)
+		time.Sleep(5 * time.Minute)
+		synctest.Wait()
+		if st := one(s, "c"); st.Dead != 0 || st.Waiting != 10 {
+			t.Errorf("status %+v", st)
+		}
+		close(bad.hang)
+		time.Sleep(5 * time.Minute)
+		synctest.Wait()
+		if st := one(s, "c"); st.Sent != 10 || st.GivenUp != 0 || st.Dead != 0 {
+			t.Errorf("status %+v", st)
+		}
+	})
+}
+
+// TestCloseAgain does not wait once more.
+func TestCloseAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := testSet(t, t.TempDir(), nil)
+		s.all.Add(1) // a channel that does not end
+		s.Close()
+		begun := time.Now()
+		if s.Close(); time.Since(begun) != 0 {
+			t.Errorf("closing again took %v", time.Since(begun))
+		}
+		s.all.Done()
+	})
+}
+
+// TestUnreadable waits for what cannot be read now, and gives it up after a while.
+func TestUnreadable(t *testing.T) {
+	for _, mended := range []bool{true, false} {
+		synctest.Test(t, func(t *testing.T) {
+			dir := t.TempDir()
+			away := true
+			r := &receiver{answer: func(string) error {
+				if away {
+					return errors.New("away")
+				}
+				return nil
+			}}
+			s := testSet(t, dir, map[string]*receiver{"c": r}, Config{Name: "c", Spool: 8 * minSegment, GiveUp: time.Hour, MaxRetry: time.Minute})
+			defer s.Close()
+			pad := strings.Repeat("x", minSegment*2/3) // a segment for each
+			for i := range 6 {
+				s.Offer(alertEvent(strconv.Itoa(i)+pad, "Warning"))
+			}
+			synctest.Wait()
+			mend := unreadable(t, filepath.Join(dir, "c", fmt.Sprintf("%020d.spool", 5)))
+			r.mu.Lock()
+			away = false
+			r.mu.Unlock()
+			time.Sleep(10 * time.Minute)
+			synctest.Wait()
+			if st := one(s, "c"); st.Waiting != 2 || st.Sent != 4 || st.GivenUp != 0 || st.Failing.IsZero() || !strings.Contains(st.Error, "symbolic links") {
+				t.Errorf("status %+v", st)
+			}
+			want := int64(5)
+			if mended {
+				mend()
+				want = 6
+			}
+			time.Sleep(2 * time.Hour)
+			synctest.Wait()
+			if st := one(s, "c"); st.Waiting != 0 || st.Sent != want || st.GivenUp != 6-want || st.Error != "" {
+				t.Errorf("mended %t: status %+v", mended, st)
+			}
+		})
+	}
+}
+
+// TestReplaceAtOnce has a channel that is taken away and comes back before it has
+// ended: the new one waits for the directory, and goes on counting.
+func TestReplaceAtOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		dir := t.TempDir()
+		hang := make(chan struct{})
+		bad, next := &receiver{}, &receiver{}
+		bad.answer = func(text string) error {
+			if text == "4" {
+				<-hang
+			}
+			return nil
+		}
+		s := testSet(t, dir, map[string]*receiver{"c": bad}, Config{Name: "c"})
+		offer(s, 0, 4)
+		synctest.Wait()
+		offer(s, 4, 10)
+		synctest.Wait()
+		if err := s.Replace(nil); err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait()
+		k := s.kinds["test"]
+		k.open = func(*Config, *Env) (sender, error) { return next, nil }
+		s.kinds["test"] = k
+		for _, priority := range []string{"error", "warning"} {
+			if err := s.Replace([]Config{{Name: "c", Type: "test", Priority: priority}}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		offer(s, 10, 12)
+		synctest.Wait()
+		if st := one(s, "c"); s.list[0].spool.Load() != nil || st.Sent != 4 || st.Waiting != 2 {
+			t.Errorf("at once: status %+v", st)
+		}
+		time.Sleep(closeGrace)
+		synctest.Wait()
+		if got := next.all(); !slices.Equal(got, texts(4, 12)) {
+			t.Errorf("got %v", got)
+		}
+		if st := one(s, "c"); st.Sent != 12 || st.Error != "" || !st.Failing.IsZero() {
+			t.Errorf("then: status %+v", st)
+		}
+		close(hang)
+		s.Close()
+		if len(s.last) != 0 {
+			t.Errorf("%d channels have not ended", len(s.last))
+		}
 	})
 }
 
@@ -363,6 +494,24 @@ func TestReplace(t *testing.T) {
 			t.Errorf("%d channels are left", len(list))
 		}
 		s.Close()
+	})
+}
+
+// TestReplaceFailing says since when the new channel fails, not the old one.
+func TestReplaceFailing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := &receiver{answer: func(string) error { return errors.New("away") }}
+		s := testSet(t, t.TempDir(), map[string]*receiver{"c": r}, Config{Name: "c"})
+		defer s.Close()
+		offer(s, 0, 1)
+		time.Sleep(time.Hour)
+		if err := s.Replace([]Config{{Name: "c", Type: "test", Priority: "error"}}); err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait()
+		if st := one(s, "c"); time.Since(st.Failing) != 0 || st.Error != "away" {
+			t.Errorf("status %+v", st)
+		}
 	})
 }
 

@@ -2,10 +2,12 @@ package channel
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/binary"
 	"errors"
 	"fmt"
 	"hash/crc32"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -33,7 +35,11 @@ type spool struct {
 
 	mu       sync.Mutex
 	segments []*segment
-	memory   [][]byte // behind the segments
+	aside    []*segment // could not be read yet, in the order of seq
+	asideAt  time.Time  // not before then they are tried again
+	listed   bool       // what the directory has is known
+	last     uint64     // the highest seq that a segment has had
+	memory   [][]byte   // behind the segments
 	inMemory int64
 	next     uint64 // number of the next frame
 	head     uint64 // number of the first one that is not sent
@@ -55,6 +61,7 @@ type segment struct {
 	first uint64   // number of its first frame
 	ends  []uint32 // where its frames end
 	size  int64
+	sent  int64    // bytes of it that were sent before the spool was opened
 	file  *os.File // to read; nil while nobody does
 }
 
@@ -66,6 +73,7 @@ const (
 	maxSegment  = 1 << 20
 	cursorSlot  = 32
 	diskPause   = time.Second
+	asidePause  = time.Minute
 	spoolSuffix = ".spool"
 )
 
@@ -82,16 +90,16 @@ func openSpool(dir string, size int64, givenUp, damaged *atomic.Int64) *spool {
 		s.size = min(size, maxMemory)
 		return s
 	}
-	if err := s.read(); err != nil {
+	if err := s.list(); err != nil {
 		s.fail(err)
 	}
+	s.adopt()
 	s.account()
 	return s
 }
 
-// read takes in the segments that there are. What follows a hole in one is found
-// again by its magic.
-func (s *spool) read() error {
+// list finds the segments that there are, and how far they were sent: see adopt.
+func (s *spool) list() error {
 	if err := os.MkdirAll(s.dir, 0o700); err != nil {
 		return err
 	}
@@ -99,46 +107,102 @@ func (s *spool) read() error {
 	if err != nil {
 		return err
 	}
+	atSeq, atOffset, err := s.readCursor()
+	if err != nil {
+		return err
+	}
+	s.last = atSeq
 	for _, e := range list {
 		name, ok := strings.CutSuffix(e.Name(), spoolSuffix)
 		seq, err := strconv.ParseUint(name, 10, 64)
 		if !ok || err != nil || len(name) != 20 {
 			continue
 		}
-		s.segments = append(s.segments, &segment{seq: seq, path: filepath.Join(s.dir, e.Name())})
-	}
-	slices.SortFunc(s.segments, func(a, b *segment) int { return int(int64(a.seq - b.seq)) })
-	atSeq, atOffset := s.readCursor()
-	var errs []error
-	for _, g := range s.segments {
-		g.first = s.next
-		b, err := os.ReadFile(g.path)
-		if err != nil {
-			errs = append(errs, err)
+		g := &segment{seq: seq, path: filepath.Join(s.dir, e.Name())}
+		if seq < atSeq {
+			_ = os.Remove(g.path) // all is sent
 			continue
 		}
-		sound := 0
-		for off := 0; off < len(b); {
-			content, end, ok := parseFrame(b, off)
-			if !ok {
-				if off = nextFrame(b, off+1); off < 0 {
-					break
-				}
-				continue
-			}
-			sound += frameHead + len(content)
-			g.ends = append(g.ends, uint32(end))
-			off = end
-			if g.seq < atSeq || g.seq == atSeq && int64(end) <= atOffset {
-				s.head = s.next + 1
-			}
-			s.next++
+		if seq == atSeq {
+			g.sent = atOffset
 		}
-		s.damaged.Add(int64(len(b) - sound))
-		g.size = int64(len(b))
+		s.aside = append(s.aside, g)
+		s.last = max(s.last, seq)
 	}
+	slices.SortFunc(s.aside, func(a, b *segment) int { return cmp.Compare(a.seq, b.seq) })
+	s.listed = true
+	return nil
+}
+
+// adopt puts the segments that stand aside behind the others, where they can be
+// read. Nothing may wait in memory.
+func (s *spool) adopt() {
+	if time.Now().Before(s.asideAt) {
+		return
+	}
+	var rest []*segment
+	for _, g := range s.aside {
+		b, err := os.ReadFile(g.path)
+		if err == nil {
+			err = s.moveBehind(g)
+		}
+		switch {
+		case err == nil:
+			s.load(g, b)
+		case !errors.Is(err, fs.ErrNotExist):
+			rest = append(rest, g)
+			s.failed(err)
+			s.asideAt = time.Now().Add(asidePause)
+		}
+	}
+	s.aside = rest
 	s.clean()
-	return errors.Join(errs...)
+}
+
+// moveBehind gives a segment a number behind those that were read before it.
+func (s *spool) moveBehind(g *segment) error {
+	if k := len(s.segments); k == 0 || s.segments[k-1].seq < g.seq {
+		return nil
+	}
+	path := s.path(s.last + 1)
+	if err := os.Rename(g.path, path); err != nil {
+		return err
+	}
+	s.last++
+	g.seq, g.path = s.last, path
+	return nil
+}
+
+// load takes in a segment. What follows a hole in it is found again by its magic.
+func (s *spool) load(g *segment, b []byte) {
+	if s.writing != nil {
+		_ = s.writing.Close()
+		s.writing = nil
+	}
+	g.first, g.size = s.next, int64(len(b))
+	sound := 0
+	for off := 0; off < len(b); {
+		content, end, ok := parseFrame(b, off)
+		if !ok {
+			if off = nextFrame(b, off+1); off < 0 {
+				break
+			}
+			continue
+		}
+		sound += frameHead + len(content)
+		g.ends = append(g.ends, uint32(end))
+		off = end
+		if int64(end) <= g.sent && s.head == s.next {
+			s.head++
+		}
+		s.next++
+	}
+	s.damaged.Add(int64(len(b) - sound))
+	s.segments = append(s.segments, g)
+}
+
+func (s *spool) path(seq uint64) string {
+	return filepath.Join(s.dir, fmt.Sprintf("%020d%s", seq, spoolSuffix))
 }
 
 // appendFrame appends a frame.
@@ -222,6 +286,12 @@ func (s *spool) flush() bool {
 	if time.Now().Before(s.again) {
 		return false
 	}
+	if !s.listed {
+		if err := s.list(); err != nil {
+			s.fail(err)
+			return false
+		}
+	}
 	for len(s.memory) > 0 {
 		s.next -= uint64(len(s.memory)) // write numbers them
 		err := s.write(s.memory[0])
@@ -234,7 +304,9 @@ func (s *spool) flush() bool {
 			return false
 		}
 	}
-	s.failure.Store(nil)
+	if s.adopt(); len(s.aside) == 0 {
+		s.failure.Store(nil)
+	}
 	return true
 }
 
@@ -252,10 +324,15 @@ func (s *spool) forget() {
 	s.memory = s.memory[1:]
 }
 
+// fail lets what comes wait in memory for a while.
 func (s *spool) fail(err error) {
+	s.failed(err)
+	s.again = time.Now().Add(diskPause)
+}
+
+func (s *spool) failed(err error) {
 	msg := err.Error()
 	s.failure.Store(&msg)
-	s.again = time.Now().Add(diskPause)
 }
 
 // write appends a frame to the last segment, or to a new one.
@@ -264,19 +341,14 @@ func (s *spool) write(content []byte) error {
 	var g *segment
 	if s.writing != nil {
 		g = s.segments[len(s.segments)-1]
-		if g.size+n > s.part {
+		// The numbers have gone on where frames were sent from memory.
+		if g.size+n > s.part || g.first+uint64(len(g.ends)) != s.next {
 			_ = s.writing.Close()
 			s.writing, g = nil, nil
 		}
 	}
 	if g == nil {
-		var seq uint64 = 1
-		if k := len(s.segments); k > 0 {
-			seq = s.segments[k-1].seq + 1
-		} else if at, _ := s.readCursor(); at >= seq {
-			seq = at + 1
-		}
-		g = &segment{seq: seq, path: filepath.Join(s.dir, fmt.Sprintf("%020d%s", seq, spoolSuffix)), first: s.next}
+		g = &segment{seq: s.last + 1, path: s.path(s.last + 1), first: s.next}
 		f, err := os.OpenFile(g.path, os.O_CREATE|os.O_EXCL|os.O_WRONLY|os.O_APPEND, 0o600)
 		if errors.Is(err, fs.ErrNotExist) { // somebody has taken the directory away
 			if err = os.MkdirAll(s.dir, 0o700); err == nil {
@@ -286,7 +358,7 @@ func (s *spool) write(content []byte) error {
 		if err != nil {
 			return err
 		}
-		s.writing = f
+		s.writing, s.last = f, g.seq
 		s.segments = append(s.segments, g)
 	}
 	for s.onDisk()+n > s.size && s.giveUp() {
@@ -318,13 +390,32 @@ func (s *spool) giveUp() bool {
 	if len(s.segments) < 2 {
 		return false
 	}
+	s.abandon()
+	return true
+}
+
+// skip gives up what waits in the oldest segment, which cannot be read.
+func (s *spool) skip() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.segments) == 1 && s.writing != nil {
+		_ = s.writing.Close()
+		s.writing = nil
+	}
+	if len(s.segments) > 0 {
+		s.abandon()
+	}
+	s.account()
+}
+
+// abandon removes the oldest segment, sent or not.
+func (s *spool) abandon() {
 	g := s.segments[0]
 	if end := g.first + uint64(len(g.ends)); end > s.head {
 		s.givenUp.Add(int64(end - s.head))
 		s.head = end
 	}
 	s.remove()
-	return true
 }
 
 // remove takes the oldest segment away.
@@ -349,19 +440,24 @@ func (s *spool) clean() {
 }
 
 // peek returns the oldest frames that are not sent, at most so many, and the
-// number of the first.
-func (s *spool) peek(most int) (first uint64, frames [][]byte) {
+// number of the first. What is damaged is given up. An error says that the first
+// cannot be read now, and may be later.
+func (s *spool) peek(most int) (first uint64, frames [][]byte, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	first = s.head
 	for n := s.head; n < s.next && len(frames) < most; n++ {
-		content, err := s.frame(n)
-		if err == nil {
+		content, ferr := s.frame(n)
+		if ferr == nil {
 			frames = append(frames, content)
 			continue
 		}
 		if len(frames) > 0 {
 			break // what cannot be read is met first the next time
+		}
+		if !errors.Is(ferr, errDamaged) && !errors.Is(ferr, io.EOF) && !errors.Is(ferr, fs.ErrNotExist) {
+			err = ferr
+			break
 		}
 		s.givenUp.Add(1)
 		s.head = n + 1
@@ -369,7 +465,7 @@ func (s *spool) peek(most int) (first uint64, frames [][]byte) {
 	}
 	s.clean()
 	s.account()
-	return first, frames
+	return first, frames, err
 }
 
 var errDamaged = errors.New("a frame is damaged")
@@ -417,14 +513,13 @@ func (s *spool) frame(n uint64) ([]byte, error) {
 }
 
 // sent says that frames have arrived, or will never: from the number that peek
-// said, so many. It returns how many of them had been given up meanwhile.
-func (s *spool) sent(first uint64, n int) (givenUp int) {
+// said, so many. Those that were given up meanwhile no longer count as that.
+func (s *spool) sent(first uint64, n int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	end := first + uint64(n)
 	if first < s.head {
-		givenUp = int(min(s.head, end) - first)
-		s.givenUp.Add(-int64(givenUp))
+		s.givenUp.Add(-int64(min(s.head, end) - first))
 	}
 	if end > s.head {
 		s.head = end
@@ -441,20 +536,26 @@ func (s *spool) sent(first uint64, n int) (givenUp int) {
 		s.clean()
 	}
 	s.account()
-	return givenUp
 }
 
 // position is where on the disk the first frame that is not sent begins.
 func (s *spool) position() (seq uint64, offset int64) {
+	seq, offset = s.inSegments()
+	if len(s.aside) > 0 && s.aside[0].seq < seq {
+		return s.aside[0].seq, s.aside[0].sent
+	}
+	return seq, offset
+}
+
+func (s *spool) inSegments() (seq uint64, offset int64) {
 	for _, g := range s.segments {
-		seq, offset = g.seq, 0
-		if at := s.head - g.first; at < uint64(len(g.ends)) {
-			if at > 0 {
-				offset = int64(g.ends[at-1])
-			}
-			return seq, offset
+		if s.head <= g.first {
+			return g.seq, 0
 		}
-		offset = g.size
+		if at := s.head - g.first; at < uint64(len(g.ends)) {
+			return g.seq, int64(g.ends[at-1])
+		}
+		seq, offset = g.seq, g.size
 	}
 	return seq, offset
 }
@@ -479,11 +580,11 @@ func (s *spool) writeCursor() (err error) {
 	return err
 }
 
-// readCursor returns how far was sent: zero where that is not known.
-func (s *spool) readCursor() (seq uint64, offset int64) {
+// readCursor returns how far was sent: zero where nobody has noted that.
+func (s *spool) readCursor() (seq uint64, offset int64, err error) {
 	b, err := os.ReadFile(filepath.Join(s.dir, "cursor"))
-	if err != nil {
-		return 0, 0
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return 0, 0, err
 	}
 	for ; len(b) >= cursorSlot; b = b[cursorSlot:] {
 		if crc32.Checksum(b[:24], castagnoli) != binary.LittleEndian.Uint32(b[24:]) {
@@ -494,7 +595,7 @@ func (s *spool) readCursor() (seq uint64, offset int64) {
 			seq, offset = binary.LittleEndian.Uint64(b[8:]), int64(binary.LittleEndian.Uint64(b[16:]))
 		}
 	}
-	return seq, offset
+	return seq, offset, nil
 }
 
 // account notes what waits, for whoever asks.

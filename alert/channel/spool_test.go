@@ -3,6 +3,7 @@ package channel
 import (
 	"bytes"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"os"
@@ -10,7 +11,11 @@ import (
 	"slices"
 	"strconv"
 	"sync/atomic"
+	"syscall"
 	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // testSpool is a spool with its counters.
@@ -34,8 +39,8 @@ func (s *testSpool) put(from, to int) {
 // take sends what waits, at most so many at once, and returns it.
 func (s *testSpool) take(most int) (got []int) {
 	for {
-		first, frames := s.peek(most)
-		if len(frames) == 0 {
+		first, frames, err := s.peek(most)
+		if err != nil || len(frames) == 0 {
 			return got
 		}
 		for _, f := range frames {
@@ -43,6 +48,34 @@ func (s *testSpool) take(most int) (got []int) {
 			got = append(got, n)
 		}
 		s.sent(first, len(frames))
+	}
+}
+
+// failWrites lets writes to the open segment fail, as on a disk that is full.
+func (s *testSpool) failWrites(t *testing.T, do func()) {
+	t.Helper()
+	if s.writing == nil {
+		do()
+		return
+	}
+	fd, err := unix.MemfdCreate("full", unix.MFD_ALLOW_SEALING)
+	if err != nil {
+		t.Fatal(err)
+	}
+	full, whole := os.NewFile(uintptr(fd), "full"), s.writing
+	if err := full.Truncate(s.segments[len(s.segments)-1].size); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := unix.FcntlInt(full.Fd(), unix.F_ADD_SEALS, unix.F_SEAL_WRITE); err != nil {
+		t.Fatal(err)
+	}
+	s.writing = full
+	do()
+	if s.writing == full {
+		s.writing = whole
+		_ = full.Close()
+	} else {
+		_ = whole.Close()
 	}
 }
 
@@ -61,7 +94,7 @@ func TestSpoolSurvives(t *testing.T) {
 			dir := t.TempDir()
 			a := newTestSpool(dir, 1<<20)
 			a.put(0, 1000)
-			first, frames := a.peek(300)
+			first, frames, _ := a.peek(300)
 			a.sent(first, len(frames))
 			if closed {
 				a.close()
@@ -104,7 +137,7 @@ func TestSpoolFull(t *testing.T) {
 	}
 	var got []string
 	for {
-		first, frames := s.peek(100)
+		first, frames, _ := s.peek(100)
 		if len(frames) == 0 {
 			break
 		}
@@ -165,7 +198,7 @@ func TestSpoolCursor(t *testing.T) {
 	a := newTestSpool(dir, 1<<20)
 	a.put(0, 10)
 	for range 3 {
-		first, frames := a.peek(1)
+		first, frames, _ := a.peek(1)
 		a.sent(first, len(frames))
 	}
 	path := filepath.Join(dir, "cursor")
@@ -194,13 +227,13 @@ func TestSpoolWithoutDisk(t *testing.T) {
 		t.Error("no failure")
 	}
 	s.put(0, 10)
-	first, frames := s.peek(3)
+	first, frames, _ := s.peek(3)
 	s.sent(first, len(frames))
 	if err := os.Remove(dir); err != nil {
 		t.Fatal(err)
 	}
 	s.again = s.again.Add(-diskPause)
-	first, frames = s.peek(3) // in memory, and then on the disk
+	first, frames, _ = s.peek(3) // in memory, and then on the disk
 	s.put(10, 20)
 	s.sent(first, len(frames))
 	if why := s.failure.Load(); why != nil {
@@ -209,6 +242,127 @@ func TestSpoolWithoutDisk(t *testing.T) {
 	b := newTestSpool(dir, 1<<20) // as after a kill
 	if got := b.take(4); !slices.Equal(got, upTo(6, 20)) {
 		t.Errorf("got %v", got)
+	}
+}
+
+// TestSpoolWriteFails goes on in a new segment where frames were sent from memory
+// meanwhile.
+func TestSpoolWriteFails(t *testing.T) {
+	s := newTestSpool(t.TempDir(), 1<<20)
+	s.put(0, 5)
+	s.failWrites(t, func() { s.put(5, 8) })
+	if len(s.memory) != 3 {
+		t.Fatalf("%d frames in memory", len(s.memory))
+	}
+	if got := s.take(4); !slices.Equal(got, upTo(0, 8)) {
+		t.Errorf("got %v", got)
+	}
+	s.again = time.Time{}
+	s.put(8, 20)
+	if got := s.take(4); !slices.Equal(got, upTo(8, 20)) || s.given.Load() != 0 {
+		t.Errorf("then %v, given up %d", got, s.given.Load())
+	}
+}
+
+// unreadable lets a file not be opened, until it is called.
+func unreadable(t *testing.T, path string) (mend func()) {
+	t.Helper()
+	if err := os.Rename(path, path+".away"); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink(path, path); err != nil { // leads nowhere
+		t.Fatal(err)
+	}
+	return func() {
+		t.Helper()
+		links, _ := filepath.Glob(filepath.Join(filepath.Dir(path), "*"+spoolSuffix))
+		for _, name := range links {
+			if to, err := os.Readlink(name); err == nil && to == path {
+				if err := os.Rename(path+".away", name); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+	}
+}
+
+// TestSpoolUnreadable keeps what cannot be read now.
+func TestSpoolUnreadable(t *testing.T) {
+	dir := t.TempDir()
+	s := newTestSpool(dir, 1<<20)
+	s.put(0, 10)
+	mend := unreadable(t, filepath.Join(dir, fmt.Sprintf("%020d.spool", 1)))
+	if _, frames, err := s.peek(4); !errors.Is(err, syscall.ELOOP) || len(frames) != 0 || s.waiting.Load() != 10 {
+		t.Errorf("%d frames, %v, %d wait", len(frames), err, s.waiting.Load())
+	}
+	mend()
+	if got := s.take(4); !slices.Equal(got, upTo(0, 10)) || s.given.Load() != 0 {
+		t.Errorf("got %v, given up %d", got, s.given.Load())
+	}
+	s.put(10, 20)
+	_ = unreadable(t, filepath.Join(dir, fmt.Sprintf("%020d.spool", 1)))
+	s.close()
+	s = newTestSpool(dir, 1<<20)
+	s.put(20, 30)
+	s.skip()
+	if got := s.take(4); len(got) != 0 || s.given.Load() != 10 {
+		t.Errorf("got %v, given up %d", got, s.given.Load())
+	}
+}
+
+// TestSpoolOpenedUnreadable does not take for sent what it cannot read when it is
+// opened: it is sent once it can be, by this spool or the next.
+func TestSpoolOpenedUnreadable(t *testing.T) {
+	for _, test := range []struct {
+		name string
+		bad  int
+		then []int
+	}{
+		{"first", 1, upTo(2, 5)},
+		{"last", 2, upTo(5, 10)},
+	} {
+		for _, later := range []bool{true, false} {
+			t.Run(fmt.Sprintf("%s, later %t", test.name, later), func(t *testing.T) {
+				dir := t.TempDir()
+				a := newTestSpool(dir, 1<<20)
+				a.put(0, 5)
+				a.close()
+				a = newTestSpool(dir, 1<<20)
+				a.put(5, 10)
+				first, _, _ := a.peek(2)
+				a.sent(first, 2)
+				a.close()
+				mend := unreadable(t, filepath.Join(dir, fmt.Sprintf("%020d.spool", test.bad)))
+				s := newTestSpool(dir, 1<<20)
+				if s.failure.Load() == nil {
+					t.Error("no failure")
+				}
+				s.again = time.Time{}
+				s.put(10, 15)
+				if got, want := s.take(4), slices.Concat(upTo(2, 5), upTo(5, 10), upTo(10, 15)); !slices.Equal(got, slices.DeleteFunc(want, func(n int) bool { return slices.Contains(test.then, n) })) {
+					t.Errorf("got %v", got)
+				}
+				mend()
+				if later {
+					s.asideAt = time.Time{}
+					s.put(15, 16)
+				} else {
+					s.close()
+					s = newTestSpool(dir, 1<<20)
+					s.put(15, 16)
+				}
+				got := s.take(4)
+				slices.Sort(got)
+				for _, n := range append(test.then, 15) {
+					if !slices.Contains(got, n) {
+						t.Errorf("then %v, want %v", got, test.then)
+					}
+				}
+				if s.given.Load() != 0 || s.broken.Load() != 0 || s.failure.Load() != nil {
+					t.Errorf("given up %d, damaged %d", s.given.Load(), s.broken.Load())
+				}
+			})
+		}
 	}
 }
 
@@ -243,15 +397,22 @@ func TestSpoolAgainstModel(t *testing.T) {
 		var model []int
 		next := 0
 		for range 400 {
-			switch r.IntN(8) {
-			case 0, 1, 2:
+			switch r.IntN(9) {
+			case 0, 1, 2, 8:
 				n := r.IntN(20)
-				s.put(next, next+n)
+				if r.IntN(4) == 0 {
+					s.failWrites(t, func() { s.put(next, next+n) })
+				} else {
+					s.put(next, next+n)
+				}
+				if r.IntN(2) == 0 {
+					s.again = time.Time{}
+				}
 				model = append(model, upTo(next, next+n)...)
 				next += n
 			case 3, 4, 5:
-				most := 1 + r.IntN(20)
-				first, frames := s.peek(most)
+				most := 1 + r.IntN(80)
+				first, frames, _ := s.peek(most)
 				want := model[:min(most, len(model))]
 				for i, f := range frames {
 					if string(f) != strconv.Itoa(want[i]) {
@@ -268,6 +429,7 @@ func TestSpoolAgainstModel(t *testing.T) {
 				if r.IntN(2) == 0 {
 					s.close()
 				}
+				model = model[:len(model)-len(s.memory)] // a killed process loses those
 				s = newTestSpool(dir, 64<<20)
 				s.part = 512
 			case 7:

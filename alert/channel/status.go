@@ -22,7 +22,8 @@ type Status struct {
 	// LastSent is when something was last taken.
 	LastSent time.Time
 	// Error is why nothing is taken, since Failing; where Failing is zero, why the
-	// last dead letter was refused. Disk is why nothing can be written down.
+	// last dead letter was refused. Disk is why nothing can be written down, or
+	// why what was cannot be read.
 	Error   string
 	Failing time.Time
 	Disk    string
@@ -40,7 +41,7 @@ func (s *Set) Status() (list []Status, lost uint64) {
 }
 
 func (c *channel) status() Status {
-	n := &c.counters
+	n := c.counters
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	st := Status{
