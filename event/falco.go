@@ -52,7 +52,7 @@ var falcoClasses = []FalcoClass{
 		{Name: "syscall.type"}, {Name: "evt.category"},
 		{Name: "evt.cpu", Why: "events do not keep the processor that they happened on"},
 		{Name: "evt.args", Note: "arguments that events do not have are left out; of exec and fork these are limits, memory, the environment, cgroups and capabilities"},
-		{Name: "evt.arg", Form: ".NAME, [NAME], [n]", Note: "text, but for those that events.md has as numbers: descriptors, users and the like are compared as numbers; flags that Falco does not know are written too"},
+		{Name: "evt.arg", Form: ".NAME, [NAME], [n]", Note: "text, but for those that events.md has as numbers: descriptors, users and the like are compared as numbers; flags that Falco does not know are written too. Numbers are Falco's, but those of socketpair, recvmsg, sendmmsg and recvmmsg, which syscalls.md has; one of an argument that events do not have has no value"},
 		{Name: "evt.rawarg", Form: ".NAME", Note: "of arguments that are numbers; flags of opens and of processes as Falco numbers them, those of other calls as the kernel does"},
 		{Name: "evt.info"},
 		{Name: "evt.buffer", Note: "text, what cannot be printed as dots, of the calls in syscalls.md that have data; 80 bytes"},
