@@ -88,9 +88,9 @@ func TestReadAgain(t *testing.T) {
 	})
 }
 
-// lostOnce is a pipeline that has lost a record of a process, and whose reading of what
-// exists does as it is told from then on.
-func lostOnce(t *testing.T, snapshot func(context.Context) error) (*rig, *fakeSensor) {
+// lostOnce is a pipeline that, once lose is called, has lost a record of a process, and
+// whose reading of what exists does as it is told from then on.
+func lostOnce(t *testing.T, snapshot func(context.Context) error) (_ *rig, _ *fakeSensor, lose func()) {
 	var lost atomic.Bool
 	process := &fakeSensor{name: "process", kinds: processKinds, onSnapshot: func(ctx context.Context) error {
 		if !lost.Load() {
@@ -100,12 +100,16 @@ func lostOnce(t *testing.T, snapshot func(context.Context) error) (*rig, *fakeSe
 	}}
 	r := newRig(t, Config{}, newFakeTables(), process, &fakeSensor{name: "socket", kinds: event.Kinds(event.KindConnection)})
 	<-r.Ready()
-	time.Sleep(1100 * time.Millisecond) // from here on between two looks at the counters
-	lost.Store(true)
-	process.took()
-	r.road.set(bpf.Counter{ID: 2, Name: "process.exec", Lost: 1})
-	return r, process
+	return r, process, func() {
+		lost.Store(true)
+		process.took()
+		r.road.set(bpf.Counter{ID: 2, Name: "process.exec", Lost: 1})
+	}
 }
+
+// betweenLooks is from when a pipeline is ready to a time between two looks at its
+// counters.
+const betweenLooks = 1100 * time.Millisecond
 
 // Reading that fails, or takes too long, is tried again: with more time, and after
 // longer pauses.
@@ -119,7 +123,7 @@ func TestReadAgainLater(t *testing.T) {
 				var well atomic.Bool
 				var starts, ends []time.Time
 				var allowed []time.Duration
-				r, process := lostOnce(t, func(ctx context.Context) error {
+				r, process, lose := lostOnce(t, func(ctx context.Context) error {
 					starts = append(starts, time.Now())
 					until, _ := ctx.Deadline()
 					allowed = append(allowed, time.Until(until))
@@ -129,6 +133,8 @@ func TestReadAgainLater(t *testing.T) {
 					}
 					return fail(ctx)
 				})
+				time.Sleep(betweenLooks)
+				lose()
 				time.Sleep(10 * time.Minute)
 				well.Store(true)
 				time.Sleep(2 * time.Minute)
@@ -173,11 +179,13 @@ func TestReadAgainLater(t *testing.T) {
 func TestReadAgainGivesWay(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var reading atomic.Int32
-		r, _ := lostOnce(t, func(ctx context.Context) error {
+		r, _, lose := lostOnce(t, func(ctx context.Context) error {
 			reading.Add(1)
 			<-ctx.Done()
 			return ctx.Err()
 		})
+		time.Sleep(betweenLooks)
+		lose()
 		for reading.Load() < 5 { // this one may take half a minute
 			time.Sleep(time.Second)
 		}
