@@ -71,7 +71,7 @@ func TestBPFAgent(t *testing.T) {
 		ended <- last
 	}()
 	testkit.Wait(t, "the subscription", func() bool {
-		return slices.ContainsFunc(a.status(t).Subscriptions, func(s api.Subscription) bool { return s.Filter != "" })
+		return slices.ContainsFunc(a.status(t).Subscriptions, func(s api.Subscription) bool { return s.Filter == "proc.name = nobody" })
 	})
 	if code := a.stop(t); code != 0 {
 		t.Errorf("exit code %d", code)
