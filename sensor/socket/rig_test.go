@@ -82,7 +82,9 @@ func newRigOf(t *testing.T, cfg Config, road bpf.Config, want event.KindSet) *ri
 			if c.Malformed > 0 {
 				t.Errorf("%s: %d malformed records: %s", c.Name, c.Malformed, r.road.Stats().LastError)
 			}
-			if c.Lost > 0 && !r.lossy {
+			// Runs that the kernel leaves out, where one program interrupts itself, are
+			// told too; no test can forbid them.
+			if c.Lost > 0 && !r.lossy && c.Lane != bpf.Kernel {
 				t.Errorf("%s: %d records lost", c.Name, c.Lost)
 			}
 		}
