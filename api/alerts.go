@@ -4,8 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"fmt"
-	"io"
 	"net/http"
 	"time"
 )
@@ -57,7 +55,6 @@ const PathAlertTest = "/alerts/test"
 
 const (
 	alertTestRoute = "/v1" + PathAlertTest
-	maxAlertTest   = 1 << 10
 	// alertTestTime is how long a receiver may take: less than clients wait.
 	alertTestTime = 20 * time.Second
 )
@@ -67,60 +64,27 @@ type alertTest struct {
 	Channel string `json:"channel"`
 }
 
-// alertTester is a handler that sends tests for who asks on the Unix socket, and
-// leaves everything else to the next.
-type alertTester struct {
-	s    *Server
-	next http.Handler
+// alertTester answers orders to send a test, and leaves everything else to next.
+func (s *Server) alertTester(next http.Handler) *orders {
+	return &orders{s: s, next: next, route: alertTestRoute, only: "only root sends alerts", carry: s.testAlert}
 }
 
-func (a *alertTester) takesBody(req *http.Request) bool {
-	if req.URL.Path == alertTestRoute {
-		return req.Method == http.MethodPost && req.ContentLength <= maxAlertTest
-	}
-	taker, ok := a.next.(bodyTaker)
-	return ok && taker.takesBody(req)
-}
-
-func (a *alertTester) ServeHTTP(w http.ResponseWriter, req *http.Request) {
-	if req.URL.Path != alertTestRoute {
-		a.next.ServeHTTP(w, req)
-		return
-	}
-	w.Header().Set("X-Content-Type-Options", "nosniff")
-	w.Header().Set("Cache-Control", "no-store")
-	if err := a.test(w, req); err != nil {
-		Fail(w, req, a.s.log, err)
-	}
-}
-
-func (a *alertTester) test(w http.ResponseWriter, req *http.Request) error {
-	if req.Method != http.MethodPost {
-		w.Header().Set("Allow", http.MethodPost)
-		return &Error{Status: http.StatusMethodNotAllowed, Message: fmt.Sprintf("method %s is not allowed: this path answers POST", printable(req.Method))}
-	}
-	if uid, ok := uidOf(req.Context()); ok && uid != 0 {
-		return Forbidden("only root sends alerts")
-	}
-	b, err := io.ReadAll(io.LimitReader(req.Body, maxAlertTest))
-	if err != nil {
-		return &clientGone{err}
-	}
+func (s *Server) testAlert(ctx context.Context, body []byte) (any, error) {
 	var asked alertTest
-	if err := json.Unmarshal(b, &asked); err != nil || asked.Channel == "" {
-		return BadRequest(`want {"channel": NAME}`)
+	if err := json.Unmarshal(body, &asked); err != nil || asked.Channel == "" {
+		return nil, BadRequest(`want {"channel": NAME}`)
 	}
-	ctx, cancel := context.WithTimeout(req.Context(), alertTestTime)
+	ctx, cancel := context.WithTimeout(ctx, alertTestTime)
 	defer cancel()
 	begun := time.Now()
-	if err := a.s.cfg.TestAlert(ctx, asked.Channel); err != nil {
+	if err := s.cfg.TestAlert(ctx, asked.Channel); err != nil {
 		var e *Error
 		if errors.As(err, &e) {
-			return err
+			return nil, err
 		}
-		return &Error{Status: http.StatusBadGateway, Message: err.Error()}
+		return nil, &Error{Status: http.StatusBadGateway, Message: err.Error()}
 	}
-	return WriteJSON(w, AlertTested{asked.Channel, time.Since(begun)})
+	return AlertTested{asked.Channel, time.Since(begun)}, nil
 }
 
 // AlertTested says that a receiver has taken a test.
@@ -129,20 +93,11 @@ type AlertTested struct {
 	Took    time.Duration `json:"took_ns"`
 }
 
-// operations are what a tester answers, for the description.
-func (*alertTester) operations() [][2]string { return [][2]string{{http.MethodPost, alertTestRoute}} }
-
 // TestAlert has the agent send a test by a channel, and returns when the receiver
 // has taken it, or why it has not. The agent must be on a Unix socket, and who
 // asks root.
 func (c *Client) TestAlert(ctx context.Context, channel string) (AlertTested, error) {
 	var done AlertTested
-	b, err := json.Marshal(alertTest{channel})
-	if err == nil {
-		b, err = c.send(ctx, http.MethodPost, PathAlertTest, b)
-	}
-	if err == nil {
-		err = json.Unmarshal(b, &done)
-	}
+	err := c.order(ctx, PathAlertTest, alertTest{channel}, &done)
 	return done, err
 }

@@ -27,7 +27,7 @@ func TestAlertTest(t *testing.T) {
 		t.Error(err)
 	}
 	s := newServer(newFake(), Config{TestAlert: test})
-	a := &alertTester{s, http.NotFoundHandler()}
+	a := s.alertTester(http.NotFoundHandler())
 	for _, tt := range []struct {
 		method, path, body string
 		status             int

@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"io"
 	"iter"
 	"net/http"
@@ -231,65 +230,23 @@ type prune struct {
 	Before time.Time `json:"before"`
 }
 
-const maxPrune = 1 << 10
-
-// pruner is a handler that takes history away for who asks on the Unix socket,
-// and leaves everything else to the next.
-type pruner struct {
-	s    *Server
-	next http.Handler
-}
-
 const pruneRoute = "/v1" + PathHistoryPrune
 
-func (p *pruner) takesBody(req *http.Request) bool {
-	if req.URL.Path == pruneRoute {
-		return req.Method == http.MethodPost && req.ContentLength <= maxPrune
-	}
-	taker, ok := p.next.(bodyTaker)
-	return ok && taker.takesBody(req)
+// pruner answers orders to take history away, and leaves everything else to next.
+func (s *Server) pruner(next http.Handler) *orders {
+	return &orders{s: s, next: next, route: pruneRoute, only: "only root takes history away", carry: s.prune}
 }
 
-func (p *pruner) ServeHTTP(w http.ResponseWriter, req *http.Request) {
-	if req.URL.Path != pruneRoute {
-		p.next.ServeHTTP(w, req)
-		return
-	}
-	w.Header().Set("X-Content-Type-Options", "nosniff")
-	w.Header().Set("Cache-Control", "no-store")
-	if err := p.prune(w, req); err != nil {
-		Fail(w, req, p.s.log, err)
-	}
-}
-
-func (p *pruner) prune(w http.ResponseWriter, req *http.Request) error {
-	if req.Method != http.MethodPost {
-		w.Header().Set("Allow", http.MethodPost)
-		return &Error{Status: http.StatusMethodNotAllowed, Message: fmt.Sprintf("method %s is not allowed: this path answers POST", printable(req.Method))}
-	}
-	if uid, ok := uidOf(req.Context()); ok && uid != 0 {
-		return Forbidden("only root takes history away")
-	}
-	if p.s.cfg.History == nil {
-		return errNoHistory()
-	}
-	b, err := io.ReadAll(io.LimitReader(req.Body, maxPrune))
-	if err != nil {
-		return &clientGone{err}
+func (s *Server) prune(ctx context.Context, body []byte) (any, error) {
+	if s.cfg.History == nil {
+		return nil, errNoHistory()
 	}
 	var asked prune
-	if err := json.Unmarshal(b, &asked); err != nil || asked.Before.IsZero() {
-		return BadRequest(`want {"before": TIME} with a time in RFC 3339`)
+	if err := json.Unmarshal(body, &asked); err != nil || asked.Before.IsZero() {
+		return nil, BadRequest(`want {"before": TIME} with a time in RFC 3339`)
 	}
-	done, err := p.s.cfg.History.Prune(req.Context(), asked.Before)
-	if err != nil {
-		return err
-	}
-	return WriteJSON(w, done)
+	return s.cfg.History.Prune(ctx, asked.Before)
 }
-
-// operations are what a pruner answers, for the description.
-func (*pruner) operations() [][2]string { return [][2]string{{http.MethodPost, pruneRoute}} }
 
 // History returns what the agent keeps of the past, one JSON object: a
 // [HistoryStatus].
@@ -318,12 +275,6 @@ func (c *Client) ExportHistory(ctx context.Context, q Question) (io.ReadCloser, 
 // must be on a Unix socket, and who asks root.
 func (c *Client) PruneHistory(ctx context.Context, before time.Time) (Pruned, error) {
 	var done Pruned
-	b, err := json.Marshal(prune{before})
-	if err == nil {
-		b, err = c.send(ctx, http.MethodPost, PathHistoryPrune, b)
-	}
-	if err == nil {
-		err = json.Unmarshal(b, &done)
-	}
+	err := c.order(ctx, PathHistoryPrune, prune{before}, &done)
 	return done, err
 }

@@ -174,10 +174,10 @@ func (s *Server) document() ([]byte, error) {
 		operations = (*endpoints)(nil).operations()
 	}
 	if s.cfg.History != nil {
-		operations = append(operations, (*pruner)(nil).operations()...)
+		operations = append(operations, [2]string{http.MethodPost, pruneRoute})
 	}
 	if s.cfg.TestAlert != nil {
-		operations = append(operations, (*alertTester)(nil).operations()...)
+		operations = append(operations, [2]string{http.MethodPost, alertTestRoute})
 	}
 	return describeRoutes("Warren agent", "What runs on this machine and whom it talks to. The agent answers on a Unix socket (by default /run/warren/warren.sock) and on loopback. "+documentOfLists, s.routes(), operations)
 }

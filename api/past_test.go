@@ -485,7 +485,7 @@ func TestPrune(t *testing.T) {
 	if err != nil || done.Segments != 2 || !h.pruned.Equal(before) {
 		t.Errorf("%+v, %v, %v", done, err, h.pruned)
 	}
-	p := &pruner{newServer(f, Config{History: h}), http.NotFoundHandler()}
+	p := newServer(f, Config{History: h}).pruner(http.NotFoundHandler())
 	for _, tt := range []struct {
 		method, body string
 		status       int

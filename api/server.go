@@ -204,9 +204,9 @@ func (s *Server) Door(l net.Listener) Door {
 	if s.cfg.Endpoints != nil {
 		h = &endpoints{s.cfg.Endpoints, s}
 	}
-	h = &pruner{s, h}
+	h = s.pruner(h)
 	if s.cfg.TestAlert != nil {
-		h = &alertTester{s, h}
+		h = s.alertTester(h)
 	}
 	return Door{l, h}
 }
