@@ -126,7 +126,7 @@ var thirdParties = []struct {
 	{"golang.org/x/net", []string{"l7"}, "dnsmessage"},
 	{"github.com/minio/minio-go/v7", []string{"archive"}, "buckets of S3"},
 	{"golang.org/x/sync", []string{"agent", "hub", "pipeline", "api", "identity", "bpf", "cli", "alert"}, "errgroup"},
-	{"golang.org/x/sys", []string{"*", "sensor/*", "internal/testkit"}, "system calls"},
+	{"golang.org/x/sys", []string{"*", "sensor/*", "alert/channel", "internal/testkit"}, "system calls"},
 	{"kernel.org/pub/linux/libs/security/libcap", []string{"agent"}, "capabilities of this process"},
 	// For tests: everywhere.
 	{"github.com/google/go-cmp", nil, "differences in tests"},

@@ -210,11 +210,19 @@ func share(e *event.Event) uint64 {
 	return h >> 32
 }
 
-// Run makes alerts until ctx ends, or the stream of events does.
+// drainTime is how long an engine that ends goes on looking at what is left in its
+// streams.
+const drainTime = 5 * time.Second
+
+// Run makes alerts until the stream of events ends. Where ctx ends first, what is
+// left in the stream is still looked at, for a few seconds at most.
 func (e *Engine) Run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
+	over, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	defer cancel()
+	context.AfterFunc(ctx, func() { time.AfterFunc(drainTime, cancel) })
 	r := e.now.Load()
-	streams, err := e.start(ctx, g, r, nil)
+	streams, err := e.start(over, g, r, nil)
 	if err != nil {
 		return err
 	}
@@ -231,7 +239,7 @@ func (e *Engine) Run(ctx context.Context) error {
 			if next == nil {
 				continue
 			}
-			if streams, err = e.start(ctx, g, next, streams); err != nil {
+			if streams, err = e.start(over, g, next, streams); err != nil {
 				return err
 			}
 			e.now.Store(next)
@@ -240,7 +248,7 @@ func (e *Engine) Run(ctx context.Context) error {
 	return g.Wait()
 }
 
-// start puts rules to work in the place of others.
+// start puts rules to work in the place of others, until ctx ends at the latest.
 func (e *Engine) start(ctx context.Context, g *errgroup.Group, r *rules, old []Stream) ([]Stream, error) {
 	streams, err := e.spine.Replace(old, e.wants(r))
 	if err != nil {

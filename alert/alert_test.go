@@ -196,6 +196,40 @@ func TestFirst(t *testing.T) {
 	})
 }
 
+// TestEnd looks at what the stream still has when the engine shall end.
+func TestEnd(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := &files{text: someRules}
+		_, spine, stop := run(t, Config{Load: f.load, Workers: 2})
+		begun := time.Now()
+		time.AfterFunc(time.Second, func() { // the pipeline takes its time
+			for range 100 {
+				spine.emit(exec(1, "ls"))
+				spine.emit(exec(2, "ls"))
+			}
+			spine.mu.Lock()
+			defer spine.mu.Unlock()
+			for _, st := range spine.streams {
+				close(st.events)
+			}
+		})
+		stop()
+		if n := len(spine.alerts()); n != 200 {
+			t.Errorf("%d alerts, want 200", n)
+		}
+		if took := time.Since(begun); took != time.Second {
+			t.Errorf("it ends after %v", took)
+		}
+		// A stream without an end is left.
+		_, _, stop = run(t, Config{Load: f.load})
+		begun = time.Now()
+		stop()
+		if took := time.Since(begun); took != drainTime {
+			t.Errorf("without an end it ends after %v", took)
+		}
+	})
+}
+
 // TestReload changes the rules while events come: each event meets the old rules
 // or the new ones, and files with mistakes change nothing.
 func TestReload(t *testing.T) {
@@ -367,7 +401,8 @@ func TestAggregate(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				spine := &fakeSpine{}
 				f := &files{text: logins}
-				e, err := New(Config{Load: f.load, Aggregate: time.Minute, Workers: workers}, spine, slog.New(slog.DiscardHandler))
+				added := rule.Config{Add: []rule.Addition{{Fields: []rule.ExtraField{{Name: "who", Format: "%proc.name %proc.pid"}, {Name: "proc.pid"}}}}}
+				e, err := New(Config{Load: f.load, Rules: added, Aggregate: time.Minute, Workers: workers}, spine, slog.New(slog.DiscardHandler))
 				if err != nil {
 					t.Fatal(err)
 				}

@@ -3,6 +3,7 @@ package alert
 import (
 	"hash/maphash"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -23,7 +24,7 @@ const maxGroups = 8192
 // All workers share it, so that what is told does not depend on how many they are.
 type noise struct {
 	window time.Duration
-	keys   map[*rule.Rule]*rule.Format
+	keys   map[*rule.Rule]ruleKey
 	seeds  [2]maphash.Seed
 
 	mu     sync.Mutex
@@ -46,23 +47,96 @@ type group struct {
 }
 
 func newNoise(window time.Duration, set *rule.Set) *noise {
-	n := &noise{window: window, keys: map[*rule.Rule]*rule.Format{}, seeds: [2]maphash.Seed{maphash.MakeSeed(), maphash.MakeSeed()}, groups: map[groupKey]*group{}}
+	n := &noise{window: window, keys: map[*rule.Rule]ruleKey{}, seeds: [2]maphash.Seed{maphash.MakeSeed(), maphash.MakeSeed()}, groups: map[groupKey]*group{}}
 	for _, r := range set.Rules {
-		n.keys[r] = r.Format.Key(differs)
+		n.keys[r] = newRuleKey(r.Format)
 	}
 	return n
 }
 
+// A ruleKey is what is the same of alike alerts of a rule.
+type ruleKey struct {
+	others *rule.Format
+	// begun is that of events of programs and processes that begin, args whether
+	// the output has all arguments of a call: theirs hold ids of the process.
+	begun *rule.Format
+	args  bool
+}
+
+func newRuleKey(f *rule.Format) (k ruleKey) {
+	k.others = f.Key(differs)
+	k.begun = f.Key(func(name string) bool {
+		base := fieldOf(name)
+		if base == "evt.args" || base == "evt.info" {
+			k.args = true
+			return true
+		}
+		return differs(name) || beginArg(base, name)
+	})
+	return k
+}
+
+func (k *ruleKey) append(b []byte, e *event.Event) []byte {
+	if kind := e.Data.Kind(); kind != event.KindExec && kind != event.KindFork {
+		return k.others.Append(b, e)
+	}
+	if b = k.begun.Append(b, e); k.args {
+		b = beginArgs.Append(b, e)
+	}
+	return b
+}
+
+// beginArgs are the arguments of calls that begin a program or a process, without
+// those of beginArg.
+var beginArgs = func() *rule.Format {
+	f, err := rule.ParseFormat("%evt.arg.res\x00%evt.arg.exe\x00%evt.arg.args\x00%evt.arg.cwd\x00%evt.arg.comm\x00%evt.arg.tty\x00%evt.arg.loginuid\x00%evt.arg.uid\x00%evt.arg.gid\x00%evt.arg.flags")
+	if err != nil {
+		panic(err)
+	}
+	return f
+}()
+
+// beginArg reports whether a field is an argument of such a call that is another
+// each time: by its name, or by its number, as docs/falco.md has it.
+func beginArg(base, name string) bool {
+	if base == "evt.arg" || base == "evt.rawarg" {
+		_, key, _ := strings.Cut(name, base+"[")
+		base, _, _ = strings.Cut(key, "]")
+		if slices.Contains([]string{"3", "4", "5", "11", "12"}, base) {
+			return true
+		}
+	}
+	base = strings.TrimPrefix(strings.TrimPrefix(base, "evt.arg."), "evt.rawarg.")
+	return slices.Contains([]string{"tid", "pid", "ptid", "vtid", "vpid"}, base)
+}
+
+// fieldOf returns the field of a name that may have brackets, or stand in those of
+// transformers.
+func fieldOf(name string) string {
+	name = name[strings.LastIndexByte(name, '(')+1:]
+	if i := strings.IndexAny(name, "[),"); i >= 0 {
+		name = name[:i]
+	}
+	return strings.TrimSpace(name)
+}
+
 // differs reports whether a field has another value each time that the same thing
 // happens.
-func differs(name string) bool { return slices.Contains(differing, name) }
+func differs(name string) bool { return slices.Contains(differing, fieldOf(name)) }
 
 var differing = []string{
-	"evt.time", "evt.datetime", "evt.rawtime", "evt.num", "evt.ktime", "evt.count", "evt.time_last",
-	"proc.pid", "proc.vpid", "proc.ppid", "proc.apid", "thread.tid", "proc.sid", "proc.pgid", "proc.vsid", "proc.vpgid", "proc.exec_id", "proc.parent_exec_id",
-	"proc.duration", "proc.ppid.duration", "proc.pid.ts", "proc.ppid.ts", "proc.start", "proc.exec_time",
-	// A client's port is left out by append.
-	"fd.cookie", "conn.start", "conn.duration", "conn.latency",
+	"evt.time", "evt.time.s", "evt.time.iso8601", "evt.datetime", "evt.datetime.s", "evt.rawtime", "evt.rawtime.s", "evt.rawtime.ns", "evt.outputtime",
+	"evt.num", "evt.ktime", "evt.count", "evt.time_last",
+	"proc.pid", "proc.vpid", "proc.ppid", "proc.pvpid", "proc.apid", "thread.tid", "thread.vtid", "proc.loginshellid",
+	"proc.sid", "proc.pgid", "proc.vsid", "proc.vpgid", "proc.audit_session", "proc.exec_id", "proc.parent_exec_id",
+	"proc.duration", "proc.ppid.duration", "proc.pid.ts", "proc.ppid.ts", "proc.pidns_init_start_ts", "proc.start", "proc.exec_time",
+	"proc.exe_ino.ctime", "proc.exe_ino.mtime", "proc.exe_ino.ctime_duration_proc_start", "proc.exe_ino.ctime_duration_pidns_start",
+	"container.start_ts", "container.duration",
+	"exit.duration", "exit.utime", "exit.stime",
+	// A client's port is left out by append, and the process in the arguments of a
+	// call by ruleKey. In those of others it is one that something is done to.
+	"fd.uid", "fd.cookie", "conn.start", "conn.duration", "conn.latency", "conn.rtt", "conn.rtt_min", "dns.id", "dns.latency",
+	"flow.start", "flow.last", "flow.duration", "alert.first", "alert.last", "alert.uuid", "alert.evt.num",
 }
 
 // append appends what has to be the same of an event.
@@ -76,9 +150,10 @@ func (n *noise) append(b []byte, r *rule.Rule, e *event.Event) []byte {
 		}
 	}
 	b = append(b, 0)
+	key := n.keys[r]
 	s := event.SocketOf(e)
 	if s == nil {
-		return n.keys[r].Append(b, e)
+		return key.append(b, e)
 	}
 	// A client has another port each time.
 	c := *e
@@ -99,9 +174,9 @@ func (n *noise) append(b []byte, r *rule.Rule, e *event.Event) []byte {
 		x := *data
 		x.Sock, c.Data = &d, &x
 	default:
-		return n.keys[r].Append(b, e)
+		return key.append(b, e)
 	}
-	return n.keys[r].Append(b, &c)
+	return key.append(b, &c)
 }
 
 // add reports whether a match of a rule is another one of those that were told:

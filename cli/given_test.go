@@ -1,6 +1,9 @@
 package cli
 
 import (
+	"fmt"
+	"strconv"
+	"strings"
 	"testing"
 
 	"warren/event"
@@ -24,6 +27,24 @@ func TestRecordedEvents(t *testing.T) {
 			if got := event.AppendJSON(nil, again); string(got) != string(line) {
 				t.Errorf("%s\nis made again as\n%s", line, got)
 			}
+			for _, f := range event.Fields() {
+				if was, is := saidBy(f, e), saidBy(f, again); was != is && event.Remade(f.Name) {
+					t.Errorf("event %d: %s was %s and is %s", e.Seq, f.Name, was, is)
+				}
+			}
 		}
 	}
+}
+
+// saidBy is what a field says of an event, all of it.
+func saidBy(f *event.Field, e *event.Event) string {
+	var b strings.Builder
+	for i := range 8 {
+		s, isStr := f.Str(e, i)
+		n, isNum := f.Num(e, i)
+		a, isAddr := f.Addr(e, i)
+		k, isKey := f.Key(e, strconv.Itoa(i))
+		fmt.Fprintln(&b, s, isStr, n, isNum, a, isAddr, k, isKey)
+	}
+	return b.String()
 }

@@ -25,7 +25,7 @@ func ruleReplayCommand(g *globals) *command {
 		args:    "FILE...",
 		summary: "Tell what rules would have alerted, by the history",
 		about: "The rules of the files are put to what the agent has kept of the last day, or since another moment: each event with the process and its ancestors as they were. The alerts are shown as alert list does, and then how many each rule would have made. " +
-			"No alert is not always an answer: which rules read events that the history does not keep, when it begins, when no agent ran and what was lost is said. What is kept is history: filter in the agent's configuration.",
+			"No alert is not always an answer: which rules read events that the history does not keep, or what it does not have of ancestors, when it begins, when no agent ran and what was lost is said. What is kept is history: filter in the agent's configuration.",
 		examples: []example{
 			{"warren rule replay new.yaml", "What a new rule would have said of the last day"},
 			{"warren rule replay falco_rules.yaml local.yaml --history 7d --rule 'Terminal shell in container'", "One rule, of a week"},
@@ -83,7 +83,7 @@ func replayed(env *Env, names []string, only string) (*rule.Set, error) {
 	if err != nil {
 		return nil, err
 	}
-	set, findings := rule.Load(files, rule.Config{})
+	set, findings := rule.Load(files, rule.Config{Add: []rule.Addition{{Suggested: true}}}) // as the agent does
 	if set == nil {
 		findings = slices.DeleteFunc(findings, func(f rule.Finding) bool { return !f.IsError() })
 		if err := printFindings(env, files, nil, findings); err != nil {
@@ -119,6 +119,7 @@ type replayView struct {
 	set          *rule.Set
 	since, until time.Time
 
+	judged  []*rule.Rule // those of set that the history can be asked
 	kept    event.KindSet
 	counts  map[string]uint64
 	lost    uint64
@@ -173,9 +174,13 @@ func (r *replayView) ask(ctx context.Context) (string, error) {
 		case missing == reads:
 			r.say("rule " + x.Name + " was not asked: it reads events of kind " + missing.String() + ", and the history does not keep them")
 			continue
+		case len(unknown(x)) > 0:
+			r.say("rule " + x.Name + " was not asked: the history does not have all of " + strings.Join(unknown(x), ", "))
+			continue
 		case missing != 0:
 			r.say("rule " + x.Name + " was asked of a part only: the history does not keep events of kind " + missing.String())
 		}
+		r.judged = append(r.judged, x)
 		kinds |= reads & r.kept
 		conditions = append(conditions, "("+x.Condition.String()+")")
 	}
@@ -189,6 +194,14 @@ func (r *replayView) ask(ctx context.Context) (string, error) {
 		return text, nil
 	}
 	return "evt.kind in (" + names + ")", nil
+}
+
+// unknown are the fields of a rule's condition that may say something else of what
+// the history has than they said when it happened.
+func unknown(r *rule.Rule) []string {
+	names := filter.FieldsOf(r.Condition)
+	slices.Sort(names)
+	return slices.DeleteFunc(slices.Compact(names), event.Remade)
 }
 
 // ofKinds reports whether a filter picks kinds and nothing else.
@@ -231,7 +244,7 @@ func (r *replayView) say(text string) {
 // them.
 func (r *replayView) alerts(lines api.Lines) api.Lines {
 	return func(yield func([]byte, error) bool) {
-		w := rule.NewMatcher(r.set, rule.SourceSyscall).NewWorker()
+		w := rule.NewMatcher(&rule.Set{Rules: r.judged}, rule.SourceSyscall).NewWorker()
 		var room []byte
 		for line, err := range lines {
 			if err != nil {
@@ -316,7 +329,7 @@ func (r *replayView) summary(quiet bool) error {
 	rows := make([][]cell, len(rules))
 	for i, x := range rules {
 		rows[i] = []cell{count(r.counts[x.Name]), {text: s.safe(x.Priority.String()), color: priorityColor(x.Priority.String())}, {text: s.safe(x.Name)}}
-		if x.Program.Kinds()&ofRules&r.kept == 0 {
+		if !slices.Contains(r.judged, x) {
 			rows[i][0] = cell{text: "not asked", color: yellow}
 		}
 	}

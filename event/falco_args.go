@@ -83,15 +83,21 @@ func ioOf(e *Event) string {
 	return ""
 }
 
+// noArg holds the place of an argument that Falco has and events do not, so that
+// those behind it have Falco's numbers.
+const noArg = "-"
+
 // callArgs are the arguments of calls that are no [Syscall], by Falco's names and
-// in Falco's order, without those that events do not have.
+// in Falco's order. Those that events do not have are [noArg], or left out at the
+// end.
 var callArgs = func() map[string][]string {
 	m := map[string][]string{}
 	for types, args := range map[string]string{
 		"open":                    "fd name flags mode dev ino",
-		"openat openat2":          "fd dirfd name flags mode dev ino",
+		"openat":                  "fd dirfd name flags mode dev ino",
+		"openat2":                 "fd dirfd name flags mode - dev ino",
 		"creat":                   "fd name mode dev ino",
-		"open_by_handle_at":       "fd flags path dev ino",
+		"open_by_handle_at":       "fd - flags path dev ino",
 		"close":                   "res fd",
 		"unlink rmdir":            "res path",
 		"unlinkat":                "res dirfd name flags",
@@ -120,12 +126,14 @@ var callArgs = func() map[string][]string {
 		"setresgid":               "res rgid egid sgid",
 		"setns":                   "res fd nstype",
 		"unshare":                 "res flags",
-		"connect sendto recvfrom": "res tuple",
-		"accept accept4":          "tuple",
+		"connect":                 "res tuple",
+		"sendto":                  "res - - - tuple",
+		"recvfrom":                "res - tuple",
+		"accept accept4":          "- tuple",
 		"listen capset":           "res",
 		"procexit":                "status",
-		"execve execveat":         "res exe args tid pid ptid cwd comm tty loginuid uid",
-		"clone clone3 fork vfork": "res exe args tid pid ptid cwd comm flags uid gid vtid vpid",
+		"execve execveat":         "res exe args tid pid ptid cwd - - - - - - comm - - tty - loginuid - - - - - - - uid",
+		"clone clone3 fork vfork": "res exe args tid pid ptid cwd - - - - - - comm - flags uid gid vtid vpid",
 	} {
 		for _, t := range strings.Fields(types) {
 			m[t] = strings.Fields(args)
@@ -448,7 +456,7 @@ func appendEventArgs(b []byte, e *Event) []byte {
 	start := len(b)
 	for _, name := range callArgs[typeOf(e)] {
 		v, ok := eventArg(e, name)
-		if !ok {
+		if name == noArg || !ok {
 			continue
 		}
 		if len(b) > start {
@@ -470,7 +478,7 @@ func appendNamedArg(b []byte, e *Event, name string) []byte {
 		}
 		return b
 	}
-	if !slices.Contains(callArgs[typeOf(e)], name) {
+	if name == noArg || !slices.Contains(callArgs[typeOf(e)], name) {
 		return b
 	}
 	v, _ := eventArg(e, name)
@@ -587,7 +595,7 @@ func numberArg(name string) getter {
 func argNamesOf(k Kind) (names []string) {
 	for _, t := range kinds[k].types {
 		for _, name := range callArgs[t] {
-			if !slices.Contains(names, name) {
+			if name != noArg && !slices.Contains(names, name) {
 				names = append(names, name)
 			}
 		}

@@ -142,6 +142,9 @@ func (m *maker) kind() error {
 		if err != nil {
 			return err
 		}
+		if err := givenBrackets(f, name); err != nil {
+			return err
+		}
 		if f.kinds&candidates == 0 {
 			return givenf(name, "events of type %s do not have %s", cmp.Or(typ.Text, named.Text), name)
 		}
@@ -164,6 +167,20 @@ func givenField(name string) (*Field, error) {
 		return nil, &GivenError{name, "no field " + base}
 	}
 	return f, nil
+}
+
+// givenBrackets reports brackets that a field does not have, or that it has to.
+func givenBrackets(f *Field, name string) error {
+	_, key, bracket := strings.Cut(name, "[")
+	switch {
+	case bracket && !strings.HasSuffix(key, "]"):
+		return givenf(name, "%s has no closing bracket", name)
+	case bracket && f.Arg != KeyArg && f.Many != Ancestors:
+		return givenf(name, "%s cannot be given with something in brackets", f.Name)
+	case !bracket && f.Arg == KeyArg && !f.KeyOptional:
+		return givenf(name, "%s wants a key in brackets", f.Name)
+	}
+	return nil
 }
 
 // usual gives what was not given its usual value, where 0 is not that.
@@ -225,13 +242,11 @@ func (m *maker) complete() {
 			}
 		}
 		m.e.Actor = p.Key
-		if has("proc.argv") {
-			return
-		}
-		if p.Cmdline == "" && !m.recorded() {
+		argv := has("proc.argv") // which has set both
+		if !argv && p.Cmdline == "" && !m.recorded() {
 			p.Cmdline = strings.TrimSpace(p.Name + " " + p.ArgsLine)
 		}
-		if len(p.Args) == 0 && (p.Exe != "" || p.ArgsLine != "") {
+		if !argv && len(p.Args) == 0 && (p.Exe != "" || p.ArgsLine != "") {
 			p.Args = append([]string{cmp.Or(p.Exe, p.Name)}, strings.Fields(p.ArgsLine)...)
 		}
 	}

@@ -47,6 +47,9 @@ func TestMake(t *testing.T) {
 		{`{"evt.type":"execve","proc.name":"ls","proc.args":"-l /tmp","proc.pname":"bash","proc.aname":["bash","sshd"]}`, "proc.cmdline", "ls -l /tmp"},
 		{`{"evt.type":"execve","proc.name":"ls","proc.aname[3]":"sshd"}`, "proc.aname", ""},
 		{`{"evt.type":"execve","proc.argv":["a","b c"],"proc.name":"a"}`, "proc.nargs", "1"},
+		{`{"evt.type":"openat","proc.argv":["cat","/etc/shadow"]}`, "fd.type", "file"},
+		{`{"evt.type":"openat","proc.argv":["cat","/etc/shadow"]}`, "evt.is_open_read", "true"},
+		{`{"evt.type":"connect","proc.argv":["nc"],"fd.sip":"192.0.2.7"}`, "fd.l4proto", "tcp"},
 		{`{"evt.type":"execve","proc.name":"x","container.id":"0123456789ab","container.image.repository":"r"}`, "container.id", "0123456789ab"},
 		{`{"evt.type":"execve","container.id":"host","proc.pid":7}`, "container.name", "host"},
 		{`{"evt.type":"connect","fd.name":"10.0.0.1:4000->192.0.2.7:443"}`, "fd.sip", "192.0.2.7"},
@@ -106,6 +109,12 @@ func TestMakeRefuses(t *testing.T) {
 		`{"evt.type":"execve","proc.name":"a","proc.sname":"bash"}`:               "proc.sname cannot be",
 		`{"evt.type":"openat","fd.name":"/x","fd.type":"pipe"}`:                   "type file or directory",
 		`{"evt.type":"execve","proc.is_exe_writable":true,"evt.arg.length":3000}`: "do not have evt.arg.length",
+		`{"evt.type":"execve","proc.argv[1]":"a"}`:                                "proc.argv cannot be given with something in brackets",
+		`{"evt.type":"execve","proc.name[1]":"a"}`:                                "proc.name cannot be given with something in brackets",
+		`{"evt.type":"openat","evt.arg.flags[0]":"O_RDONLY"}`:                     "evt.arg.flags cannot be given with something in brackets",
+		`{"evt.type":"connect","fd.ip[0]":"192.0.2.7"}`:                           "fd.ip cannot be given with something in brackets",
+		`{"evt.type":"execve","proc.aname[1":"a"}`:                                "no closing bracket",
+		`{"evt.type":"execve","k8s.pod.label":"a"}`:                               "k8s.pod.label wants a key",
 	} {
 		e, err := Make(valuesOf(t, given))
 		if err == nil {

@@ -150,7 +150,7 @@ func (i *Identity) applyTask(e *event.Event) {
 		if !old.StartTime.IsZero() {
 			p.StartTime = old.StartTime
 		}
-		if known = old.ExePath == p.ExePath && old.ExeInode == p.ExeInode && len(old.Args) > 0 && (!t.doubted(old) || slices.Equal(old.Args, p.Args)); known {
+		if known = t.sameImage(old, p); known {
 			name := p.Name
 			inherit(p, old)
 			p.Name = name
@@ -173,6 +173,19 @@ func (i *Identity) applyTask(e *event.Event) {
 	i.users.execed(p, en.cont, t.now)
 }
 
+// sameImage reports whether the image of a process that is known is still the one
+// that a record of it tells of. Kernel threads have no arguments; those that could
+// not be read say nothing of what they are.
+func (t *processes) sameImage(old, p *event.Process) bool {
+	if old.ExePath != p.ExePath || old.ExeInode != p.ExeInode {
+		return false
+	}
+	if len(p.Args) == 0 {
+		return p.ArgsCut || len(old.Args) == 0 || !t.doubted(old)
+	}
+	return len(old.Args) > 0 && (!t.doubted(old) || slices.Equal(old.Args, p.Args))
+}
+
 // doubted reports whether the image of a process may be its parent's, though it has
 // one of its own: it was forked when records were being lost, and no exec is known.
 func (t *processes) doubted(p *event.Process) bool {
@@ -182,7 +195,7 @@ func (t *processes) doubted(p *event.Process) bool {
 // sameTask reports whether a record of a process that exists, completed by the image
 // that is known, tells nothing that has changed.
 func sameTask(old, p *event.Process) bool {
-	return old.Name == p.Name && old.Cwd == p.Cwd && old.Creds == p.Creds && old.Namespaces == p.Namespaces &&
+	return old.Name == p.Name && old.Kthread == p.Kthread && old.Cwd == p.Cwd && old.Creds == p.Creds && old.Namespaces == p.Namespaces &&
 		old.Cgroup.CgroupKey == p.Cgroup.CgroupKey && old.LoginUID == p.LoginUID && old.SessionID == p.SessionID &&
 		old.SID == p.SID && old.PGID == p.PGID && old.TTY == p.TTY && old.VSID == p.VSID && old.VPGID == p.VPGID &&
 		old.ParentKey == p.ParentKey && (old.Parent != nil || p.ParentKey.IsZero())

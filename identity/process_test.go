@@ -333,13 +333,22 @@ func TestTaskAfterLosses(t *testing.T) {
 	m.exec(sh, nil, "/bin/busybox", "sh")
 	child, _ := m.fork(sh, 101) // its exec is lost
 	lost := event.Key{PID: 102, Start: m.ktime + 2000}
+	kworker := event.Key{PID: 3, Start: 3e9}
+	unread, _ := m.fork(sh, 104) // its arguments are out of reach when it is read
 
 	read := func(k, parent event.Key, args ...string) {
 		p := &event.Process{Key: k, PID: k.PID, TID: k.PID, ParentKey: parent, Name: args[0], ExePath: "/bin/busybox", ExeInode: 12, LoginUID: event.NoLogin, StartTime: m.now()}
 		p.SetArgs(args)
 		m.apply(k, p, &event.ProcessState{Type: "process"})
 	}
+	bare := func(k, parent event.Key, name string, change func(*event.Process)) {
+		p := &event.Process{Key: k, PID: k.PID, TID: k.PID, ParentKey: parent, Name: name, LoginUID: event.NoLogin, StartTime: m.now()}
+		change(p)
+		m.apply(k, p, &event.ProcessState{Type: "process"})
+	}
 	all := func() {
+		bare(kworker, init, "kworker", func(p *event.Process) { p.Kthread = true })
+		bare(unread, sh, "busybox", func(p *event.Process) { p.ExePath, p.ExeInode, p.ArgsCut = "/bin/busybox", 12, true })
 		read(old, init, "busybox", "title")
 		read(worker, old, "busybox", "title")
 		read(sh, init, "busybox", "title")
@@ -349,7 +358,7 @@ func TestTaskAfterLosses(t *testing.T) {
 	is := func(when string, want ...string) {
 		t.Helper()
 		var got []string
-		for _, k := range []event.Key{old, worker, sh, child, lost} {
+		for _, k := range []event.Key{old, worker, sh, child, lost, unread} {
 			p := m.Process(k)
 			if p == nil {
 				got = append(got, "unknown")
@@ -362,23 +371,23 @@ func TestTaskAfterLosses(t *testing.T) {
 		}
 	}
 	const httpd, shell = "busybox: busybox httpd", "busybox: busybox sh"
-	is("before", httpd, httpd, shell, shell, "unknown")
+	is("before", httpd, httpd, shell, shell, "unknown", shell)
 	m.Doubt(since)
 	all()
 	m.Relink()
-	is("read again", httpd, httpd, shell, "wget: wget http://x", "nc: nc -l")
+	is("read again", httpd, httpd, shell, "wget: wget http://x", "nc: nc -l", shell)
 	if a := ancestry(m.Process(lost)); a != "nc < busybox < init" {
 		t.Errorf("ancestry %s", a)
 	}
 	m.check()
 
 	// What has not changed is not kept once more.
-	before := m.Process(sh)
+	before, thread := m.Process(sh), m.Process(kworker)
 	bytes := m.procs.bytes
 	m.Doubt(since)
 	all()
 	m.Relink()
-	if m.Process(sh) != before || m.procs.bytes > bytes {
+	if m.Process(sh) != before || m.Process(kworker) != thread || m.procs.bytes > bytes {
 		t.Errorf("read without a change, the tables have %d bytes, had %d", m.procs.bytes, bytes)
 	}
 	m.check()

@@ -39,6 +39,10 @@ func TestAdditions(t *testing.T) {
 			t.Errorf("%s says\n%s\nwant\n%s", r.Name, got, want[i])
 		}
 	}
+	key := set.Rules[0].Format.Key(func(name string) bool { return name == "user.name" || name == "who" || name == "proc.pid" })
+	if got := string(key.Append(nil, e)); got != "\x00cat\x00\x00cat\x00" { // the field proc.name, which is x, that of who, and that of the text
+		t.Errorf("the key is %q", got)
+	}
 	for _, bad := range []struct {
 		add  Addition
 		want string

@@ -237,11 +237,18 @@ func (p *part) plain() bool {
 
 // Key returns a format of the fields of f alone, with a zero byte behind each:
 // what it says of two events is the same if the values are. Fields that skip
-// names are not in it.
+// names are not in it. Of a value that a format of its own says, the fields of
+// that are.
 func (f *Format) Key(skip func(name string) bool) *Format {
 	k := &Format{}
-	for _, p := range f.fields {
-		if !skip(p.name) {
+	has := func(name string) bool {
+		return slices.ContainsFunc(k.parts, func(q part) bool { return q.name == name && q.said == nil })
+	}
+	for _, p := range slices.Concat(f.fields, f.parts) { // the text can have what is not among the fields: see addFields
+		switch {
+		case p.said != nil:
+			k.parts = append(k.parts, part{name: p.name, said: p.said.Key(skip)}, part{text: "\x00"})
+		case p.name != "" && !has(p.name) && !skip(p.name):
 			k.parts = append(k.parts, part{name: p.name, value: p.value}, part{text: "\x00"})
 		}
 	}

@@ -3,7 +3,9 @@ package rule
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io"
 
 	"warren/event"
 )
@@ -16,6 +18,9 @@ func ParseEvent(line []byte) (map[string]event.Value, error) {
 	dec.UseNumber()
 	if err := dec.Decode(&object); err != nil {
 		return nil, fmt.Errorf("that is no JSON object: %w", err)
+	}
+	if _, err := dec.Token(); !errors.Is(err, io.EOF) {
+		return nil, errors.New("something stands behind the JSON object")
 	}
 	values := make(map[string]event.Value, len(object))
 	for name, v := range object {

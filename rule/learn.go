@@ -10,10 +10,12 @@ import (
 	"unicode/utf8"
 )
 
-// A Sighting is an alert that was made: of which rule, how often, and by whom.
+// A Sighting is an alert that was made: of which rule, how often, and by whom. Of
+// those that are told as one, whose Times is more than 1, that is the last: who
+// the others were is not known.
 type Sighting struct {
 	Rule    string
-	Times   uint64
+	Times   uint64 // 1 or more
 	Last    time.Time
 	Exe     string // proc.exepath
 	Parent  string // proc.pname
@@ -24,11 +26,12 @@ type Sighting struct {
 
 // A Lesson is what exceptions of a rule would silence.
 type Lesson struct {
-	Rule          string
-	Alerts        uint64 // that there were
-	Silenced      uint64
-	First, Latest time.Time
-	groups        []lessonGroup
+	Rule     string
+	Alerts   uint64 // that there were
+	Silenced uint64 // of those whose process is known
+	Unknown  uint64 // alerts whose process is not known
+	Latest   time.Time
+	groups   []lessonGroup
 }
 
 type lessonGroup struct {
@@ -53,7 +56,8 @@ func (s *Sighting) key() ([3]string, bool) {
 }
 
 // Learn sorts alerts by rule, and finds those that were made at least so many
-// times by the same program, with the same parent, in the same image.
+// times by the same program, with the same parent, in the same image. What is told
+// as one counts once for its program.
 func Learn(seen []Sighting, least uint64) []Lesson {
 	type slot struct {
 		rule, host string
@@ -67,13 +71,11 @@ func Learn(seen []Sighting, least uint64) []Lesson {
 		if !ok {
 			i = len(lessons)
 			at[s.Rule] = i
-			lessons = append(lessons, Lesson{Rule: s.Rule, First: s.Last})
+			lessons = append(lessons, Lesson{Rule: s.Rule})
 		}
 		l := &lessons[i]
 		l.Alerts += s.Times
-		if s.Last.Before(l.First) {
-			l.First = s.Last
-		}
+		l.Unknown += s.Times - 1
 		if s.Last.After(l.Latest) {
 			l.Latest = s.Last
 		}
@@ -87,7 +89,7 @@ func Learn(seen []Sighting, least uint64) []Lesson {
 			g = &lessonGroup{}
 			groups[k] = g
 		}
-		if g.times += s.Times; !s.Last.Before(g.of.Last) {
+		if g.times++; !s.Last.Before(g.of.Last) {
 			g.of = s
 		}
 	}
@@ -115,7 +117,11 @@ func Learn(seen []Sighting, least uint64) []Lesson {
 // somebody to read and change. Their names begin with name.
 func AppendLessons(b []byte, lessons []Lesson, name string) []byte {
 	for _, l := range lessons {
-		b = fmt.Appendf(b, "\n# %s: %d alerts, the last at %s.\n# These exceptions would have silenced %d of them, and %d would remain.\n", comment(l.Rule), l.Alerts, l.Latest.UTC().Format(time.RFC3339), l.Silenced, l.Alerts-l.Silenced)
+		b = fmt.Appendf(b, "\n# %s: %d alerts, the last at %s.\n", comment(l.Rule), l.Alerts, l.Latest.UTC().Format(time.RFC3339))
+		if l.Unknown > 0 {
+			b = fmt.Appendf(b, "# %d of them are told only by their number, with others: whose they are is not known.\n", l.Unknown)
+		}
+		b = fmt.Appendf(b, "# These exceptions would have silenced %s%d of them, and %s%d would remain.\n", atLeast(l.Unknown), l.Silenced, upTo(l.Unknown), l.Alerts-l.Silenced)
 		if len(l.groups) == 0 {
 			b = append(b, "# None is proposed: too few are alike.\n"...)
 			continue
@@ -136,12 +142,28 @@ func AppendLessons(b []byte, lessons []Lesson, name string) []byte {
 					b = fmt.Appendf(b, "    - name: %s_%s\n      fields: [%s, proc.exepath, proc.pname]\n      comps: [=, =, =]\n      values:\n", name, where, field)
 				}
 				key, _ := g.of.key()
-				b = fmt.Appendf(b, "        # %d alerts, as of: %s\n        - [%s, %s, %s]\n", g.times, comment(g.of.Command), yamlValue(key[0]), yamlValue(key[1]), yamlValue(key[2]))
+				b = fmt.Appendf(b, "        # %s%d alerts, as of: %s\n        - [%s, %s, %s]\n", atLeast(l.Unknown), g.times, comment(g.of.Command), yamlValue(key[0]), yamlValue(key[1]), yamlValue(key[2]))
 			}
 		}
 		b = append(b, "  override: {exceptions: append}\n"...)
 	}
 	return b
+}
+
+// atLeast and upTo stand before numbers that are bounds, where some alerts' process
+// is not known.
+func atLeast(unknown uint64) string {
+	if unknown == 0 {
+		return ""
+	}
+	return "at least "
+}
+
+func upTo(unknown uint64) string {
+	if unknown == 0 {
+		return ""
+	}
+	return "up to "
 }
 
 // comment is a text that ends no line of a file, in any way that YAML knows.

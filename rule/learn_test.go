@@ -2,6 +2,7 @@ package rule
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -37,9 +38,13 @@ func TestLearn(t *testing.T) {
 		times              uint64
 		silenced           bool
 	}
+	// Beside its times, how many of them are told with others.
+	together := map[string]uint64{"/bin/often": 9, "/bin/flood": 100}
 	kinds := []kind{
-		{"", "/bin/sh", "bash", 5, true}, // whose name is a list's
-		{"", "/bin/sh", "zsh", 2, false}, // too few
+		{"", "/bin/often", "bash", 4, true},
+		{"", "/bin/flood", "bash", 2, false}, // the others may be of anybody
+		{"", "/bin/sh", "bash", 5, true},     // whose name is a list's
+		{"", "/bin/sh", "zsh", 2, false},     // too few
 		{"docker.io/it's", "/bin/sh", `a "b" \c`, 4, true},
 		{"docker.io/other", "/bin/sh", `a "b" \c`, 1, false},
 		{"host", "/bin/sh", "bash", 1, false}, // an image of that name
@@ -47,23 +52,37 @@ func TestLearn(t *testing.T) {
 		{"", "/bin/sh: #x, [y]", "{z}", 3, true},
 	}
 	var seen []Sighting
-	var total, silenced uint64
+	var total, silenced, unknown uint64
 	for _, k := range kinds {
-		for range k.times {
-			seen = append(seen, Sighting{Rule: "it's a shell", Times: 1, Last: time.Unix(int64(len(seen)), 0), Exe: k.exe, Parent: k.parent, Image: k.image, OnHost: k.image == "", Command: "sh\n- rule: x\u2028- rule: y\u0085- rule: z"})
+		for i := range k.times {
+			times := uint64(1)
+			if i == 0 {
+				times += together[k.exe]
+			}
+			seen = append(seen, Sighting{Rule: "it's a shell", Times: times, Last: time.Unix(int64(len(seen)), 0), Exe: k.exe, Parent: k.parent, Image: k.image, OnHost: k.image == "", Command: "sh\n- rule: x\u2028- rule: y\u0085- rule: z"})
 		}
-		total += k.times
+		total += k.times + together[k.exe]
+		unknown += together[k.exe]
 		if k.silenced {
 			silenced += k.times
 		}
 	}
 	lessons := Learn(seen, 3)
-	if len(lessons) != 1 || lessons[0].Alerts != total || lessons[0].Silenced != silenced {
+	if len(lessons) != 1 || lessons[0].Alerts != total || lessons[0].Silenced != silenced || lessons[0].Unknown != unknown {
 		t.Fatalf("%+v", lessons)
 	}
 	text := AppendLessons(nil, lessons, "learned")
-	if want := fmt.Sprintf("silenced %d of them, and %d would remain", silenced, total-silenced); !strings.Contains(string(text), want) {
-		t.Errorf("no %q in\n%s", want, text)
+	for _, want := range []string{
+		fmt.Sprintf("\n# %d of them are told only by their number", unknown),
+		fmt.Sprintf("silenced at least %d of them, and up to %d would remain", silenced, total-silenced),
+		"# at least 4 alerts, as of: ",
+	} {
+		if !strings.Contains(string(text), want) {
+			t.Errorf("no %q in\n%s", want, text)
+		}
+	}
+	if text := AppendLessons(nil, Learn(slices.DeleteFunc(seen, func(s Sighting) bool { return s.Times > 1 }), 3), "learned"); strings.Contains(string(text), "at least") || strings.Contains(string(text), "known") {
+		t.Errorf("alerts of processes that are all known:\n%s", text)
 	}
 	set, findings := Load([]File{base, {"learned.yaml", text}}, Config{})
 	if set == nil {

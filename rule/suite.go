@@ -366,8 +366,15 @@ func parseTest(file string, n *yaml.Node) (Test, error) {
 			if x.Kind == yaml.MappingNode {
 				if name := value(x, "rule"); name != nil {
 					want.Rule = name.Value
-					if out := value(x, "output"); out != nil {
-						want.Output = out.Value
+					for i := 0; i+1 < len(x.Content); i += 2 {
+						switch key, v := x.Content[i], x.Content[i+1]; {
+						case key.Value != "rule" && key.Value != "output":
+							return wrong(key, "an alert has no key %s: want rule and output", printable(key.Value))
+						case v.Kind != yaml.ScalarNode:
+							return wrong(v, "%s is a text, and not %s", key.Value, kindName(v))
+						case key.Value == "output":
+							want.Output = v.Value
+						}
 					}
 				} else if len(x.Content) == 2 { // RULE: OUTPUT
 					want.Rule, want.Output = x.Content[0].Value, x.Content[1].Value

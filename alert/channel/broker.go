@@ -2,7 +2,6 @@ package channel
 
 import (
 	"context"
-	"crypto/tls"
 	"errors"
 	"fmt"
 	"strings"
@@ -97,14 +96,13 @@ func openKafka(cfg *Config, _ *Env) (sender, error) {
 		// The time of one attempt is bounded by its context: that of a record would count
 		// from the alert, which may have waited for days.
 		kgo.RequiredAcks(kgo.AllISRAcks()), kgo.DialTimeout(cfg.Timeout), kgo.RetryTimeout(cfg.Timeout),
+		// What is under way ends with that context as well: it may then come twice.
+		kgo.AllowIdempotentProduceCancellation(),
 	}
 	if cfg.TLS != (TLS{}) {
 		tc, err := cfg.TLS.config()
 		if err != nil {
 			return nil, err
-		}
-		if tc == nil {
-			tc = &tls.Config{MinVersion: tls.VersionTLS12}
 		}
 		options = append(options, kgo.DialTLSConfig(tc))
 	}
@@ -155,10 +153,19 @@ func (t *topic) send(ctx context.Context, alerts [][]byte) (int, error) {
 		}
 	}
 	for i, r := range records {
-		if err := failed[r]; err != nil {
-			if errors.Is(err, kerr.MessageTooLarge) || errors.Is(err, kerr.RecordListTooLarge) && len(records) == 1 {
-				err = &refusedError{err}
-			}
+		err := failed[r]
+		if err == nil {
+			continue
+		}
+		if !errors.Is(err, kerr.MessageTooLarge) && !errors.Is(err, kerr.RecordListTooLarge) {
+			return i, err
+		}
+		if len(records) == 1 {
+			return i, &refusedError{err}
+		}
+		// A broker says it of all that came together: which of them it was is found
+		// one by one.
+		if _, err := t.send(ctx, alerts[i:i+1]); err != nil {
 			return i, err
 		}
 	}

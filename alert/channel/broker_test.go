@@ -2,6 +2,8 @@ package channel
 
 import (
 	"context"
+	"crypto/rand"
+	"encoding/hex"
 	"errors"
 	"strings"
 	"testing"
@@ -12,6 +14,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/twmb/franz-go/pkg/kfake"
 	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/kmsg"
 )
 
 // numbered is an alert with an id of its own.
@@ -124,4 +127,78 @@ func TestKafkaAway(t *testing.T) {
 	if n, err := s.send(ctx, [][]byte{numbered("1")}); n != 0 || err == nil {
 		t.Error(n, err)
 	}
+}
+
+// TestKafkaTooLarge refuses the one alert that a broker does not take, and none that
+// came with it.
+func TestKafkaTooLarge(t *testing.T) {
+	cluster, err := kfake.NewCluster(kfake.NumBrokers(1), kfake.SeedTopics(1, "alerts"), kfake.BrokerConfigs(map[string]string{"message.max.bytes": "4096"}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer cluster.Close()
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	s, err := openKafka(&Config{Brokers: strings.Join(cluster.ListenAddrs(), ","), Topic: "alerts", Timeout: time.Minute}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.close()
+	random := make([]byte, 4096)
+	rand.Read(random)
+	list := [][]byte{numbered("1"), numbered("2"), numbered(hex.EncodeToString(random)), numbered("4"), numbered("5")}
+	var no *refusedError
+	if n, err := s.send(ctx, list); n != 2 || !errors.As(err, &no) {
+		t.Fatal(n, err)
+	}
+	if n, err := s.send(ctx, list[3:]); n != 2 || err != nil {
+		t.Error(n, err)
+	}
+	// Each is small enough, but not all together.
+	list = list[:0]
+	for i := range 8 {
+		list = append(list, numbered(hex.EncodeToString(random[i*512:][:512])))
+	}
+	if n, err := s.send(ctx, list); n != len(list) || err != nil {
+		t.Error(n, err)
+	}
+}
+
+// TestKafkaSilent gives up a broker that does not answer.
+func TestKafkaSilent(t *testing.T) {
+	cluster, err := kfake.NewCluster(kfake.NumBrokers(1), kfake.SeedTopics(1, "alerts"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer cluster.Close()
+	s, err := openKafka(&Config{Brokers: strings.Join(cluster.ListenAddrs(), ","), Topic: "alerts", Timeout: time.Minute}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	asked := make(chan struct{}, 1)
+	cluster.Control(func(req kmsg.Request) (kmsg.Response, error, bool) {
+		if _, ok := req.(*kmsg.ProduceRequest); !ok {
+			return nil, nil, false
+		}
+		asked <- struct{}{}
+		return nil, nil, true // and no answer
+	})
+	done := make(chan error, 1)
+	go func() {
+		_, err := s.send(ctx, [][]byte{numbered("1")})
+		done <- err
+	}()
+	<-asked
+	cancel()
+	select {
+	case err := <-done:
+		if !errors.Is(err, context.Canceled) {
+			t.Error(err)
+		}
+	case <-time.After(30 * time.Second):
+		t.Error("it goes on though nobody waits for it")
+	}
+	s.close()
 }

@@ -105,7 +105,7 @@ var kinds = map[string]kind{
 	"nats":    {openNATS, 64, []string{"servers", "subject", "credentials", "user", "password-file", "token-file", "tls"}, checkNATS, func(c *Config) string { return c.Subject + " at " + c.Servers }},
 	"kafka":   {openKafka, 256, []string{"brokers", "topic", "user", "password-file", "sasl", "tls"}, checkKafka, func(c *Config) string { return c.Topic + " at " + c.Brokers }},
 	"otlp":    {openOTLP, 128, httpKeys, checkOTLP, httpTo},
-	"syslog":  {openSyslog, 64, []string{"format", "address", "protocol", "facility", "tag", "tls"}, nil, func(c *Config) string { return c.Address }},
+	"syslog":  {openSyslog, 64, []string{"format", "address", "protocol", "facility", "tag", "tls"}, checkSyslog, func(c *Config) string { return c.Address }},
 	"program": {openProgram, 1, []string{"format", "program", "keep-alive"}, checkProgram, func(c *Config) string { return "a program" }},
 }
 
@@ -127,6 +127,7 @@ const (
 	defaultGiveUp   = 24 * time.Hour
 	defaultFileSize = 100 << 20
 	defaultKeep     = 5
+	defaultSyslog   = "unix:/dev/log"
 )
 
 func (c Config) withDefaults() Config {
@@ -139,7 +140,7 @@ func (c Config) withDefaults() Config {
 	c.Size = cmp.Or(c.Size, defaultFileSize)
 	c.Keep = cmp.Or(c.Keep, defaultKeep)
 	if c.Type == "syslog" {
-		c.Address = cmp.Or(c.Address, "unix:/dev/log")
+		c.Address = cmp.Or(c.Address, defaultSyslog)
 		c.Protocol = cmp.Or(c.Protocol, rfc5424)
 		c.Facility = cmp.Or(c.Facility, "user")
 		c.Tag = cmp.Or(c.Tag, "warren")
@@ -403,6 +404,23 @@ func checkHTTP(c *Config) error {
 	if (c.URL == "") == (c.URLFile == "") {
 		return errors.New("give url, or url-file")
 	}
+	return c.checkURL(c.URL)
+}
+
+// checkURL says whether there is something for tls to be about. Like [parseURL], it
+// does not say the URL.
+func (c *Config) checkURL(v string) error {
+	if u, err := parseURL(v); err == nil && u.Scheme != "https" && c.TLS != (TLS{}) {
+		return errors.New("tls is of no use: http:// is not encrypted; give https://")
+	}
+	return nil
+}
+
+func checkSyslog(c *Config) error {
+	address := cmp.Or(c.Address, defaultSyslog)
+	if network, _, err := parseSyslog(address); err == nil && network != "tls" && c.TLS != (TLS{}) {
+		return fmt.Errorf("tls is of no use: address %s is not encrypted; give tls://HOST:PORT", address)
+	}
 	return nil
 }
 
@@ -420,7 +438,7 @@ func checkPagerDuty(c *Config) error {
 	case c.URL != "" && c.URLFile != "":
 		return errors.New("give url, or url-file")
 	}
-	return nil
+	return c.checkURL(c.URL)
 }
 
 func checkProgram(c *Config) error {

@@ -105,6 +105,9 @@ func (w *webhook) post(ctx context.Context, body []byte) ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", w.cfg.URLFile, err)
 	}
+	if err := w.cfg.checkURL(target); err != nil {
+		return nil, fmt.Errorf("%s: %w", u.Host, err)
+	}
 	if w.cfg.Compress {
 		var b bytes.Buffer
 		z := gzip.NewWriter(&b)

@@ -3,6 +3,7 @@ package channel
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os/exec"
@@ -66,7 +67,7 @@ func (p *program) send(ctx context.Context, alerts [][]byte) (int, error) {
 		} else {
 			cmd := p.command(ctx)
 			cmd.Stdin = bytes.NewReader(line)
-			if err = cmd.Run(); err != nil {
+			if err = ended(cmd.Run()); err != nil {
 				err = fmt.Errorf("%w%s", err, p.said.text())
 			}
 		}
@@ -75,6 +76,15 @@ func (p *program) send(ctx context.Context, alerts [][]byte) (int, error) {
 		}
 	}
 	return len(alerts), nil
+}
+
+// ended is how a program ended. That something which it has left behind still has
+// its standard error says nothing of that.
+func ended(err error) error {
+	if errors.Is(err, exec.ErrWaitDelay) { // only where it was a success
+		return nil
+	}
+	return err
 }
 
 // write hands a line to the program that lives on, which is started where it does
@@ -101,7 +111,7 @@ func (p *program) write(ctx context.Context, line []byte) error {
 		}
 		p.cmd, p.in, p.over = cmd, in, make(chan error, 1)
 		over := p.over
-		go func() { over <- cmd.Wait() }()
+		go func() { over <- ended(cmd.Wait()) }()
 	}
 	if in, ok := p.in.(interface{ SetWriteDeadline(time.Time) error }); ok {
 		if deadline, ok := ctx.Deadline(); ok {

@@ -2,6 +2,7 @@ package channel
 
 import (
 	"bufio"
+	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"io"
@@ -11,8 +12,11 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // bodyOf is what a channel posts of an alert.
@@ -189,16 +193,109 @@ func TestSyslog(t *testing.T) {
 	if n := len(count); n < 3 || n > 5 {
 		t.Errorf("counted %q", count)
 	}
-	// Who has gone is noticed before something is sent to him.
 	_ = c.Close()
-	if err := s.(*syslog).conn.SetReadDeadline(time.Now().Add(time.Minute)); err != nil {
+	notices(t, s)
+}
+
+// notices holds that a sender whose daemon has gone sends it nothing more.
+func notices(t *testing.T, s sender) {
+	t.Helper()
+	conn := s.(*syslog).conn
+	if c, ok := conn.(*tls.Conn); ok {
+		conn = c.NetConn()
+	}
+	// What the daemon has said lies before the end, and stays where it is.
+	eventually(t, "the connection is open", func() bool {
+		raw, err := conn.(syscall.Conn).SyscallConn()
+		if err != nil {
+			t.Fatal(err)
+		}
+		var events int16
+		if err := raw.Control(func(fd uintptr) {
+			poll := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLRDHUP}}
+			if _, err := unix.Poll(poll, 0); err == nil {
+				events = poll[0].Revents
+			}
+		}); err != nil {
+			t.Fatal(err)
+		}
+		return events&(unix.POLLRDHUP|unix.POLLHUP|unix.POLLERR) != 0
+	})
+	if n, err := s.send(t.Context(), [][]byte{[]byte(someAlert)}); n != 0 || err == nil || !strings.Contains(err.Error(), "the daemon has closed the connection") {
+		t.Errorf("%T: %d, %v", s.(*syslog).conn, n, err)
+	}
+}
+
+// eventually waits for a state.
+func eventually(t *testing.T, not string, is func() bool) {
+	t.Helper()
+	tick := time.NewTicker(time.Millisecond)
+	defer tick.Stop()
+	for end := time.Now().Add(time.Minute); !is(); <-tick.C {
+		if time.Now().After(end) {
+			t.Fatal(not)
+		}
+	}
+}
+
+// TestSyslogGone notices daemons that have gone, though they said something before.
+func TestSyslogGone(t *testing.T) {
+	certificates := makeCertificates(t)
+	pair, err := tls.LoadX509KeyPair(certificates.serverCert, certificates.serverKey)
+	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := s.(*syslog).conn.Read(make([]byte, 1)); err == nil {
-		t.Fatal("the connection is open")
-	}
-	if n, err := s.send(t.Context(), [][]byte{[]byte(someAlert)}); n != 0 || err == nil {
-		t.Error(n, err)
+	for _, scheme := range []string{"tls", "tcp", "unix"} {
+		network, address := "tcp", "127.0.0.1:0"
+		if scheme == "unix" {
+			network, address = "unix", filepath.Join(t.TempDir(), "log")
+		}
+		l, err := net.Listen(network, address)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer l.Close()
+		cfg := Config{Type: "syslog", Address: scheme + "://" + l.Addr().String()}
+		switch scheme {
+		case "tls":
+			cfg.TLS.CA = certificates.ca
+			l = tls.NewListener(l, &tls.Config{Certificates: []tls.Certificate{pair}})
+		case "unix":
+			cfg.Address = "unix:" + address
+		}
+		end := make(chan struct{})
+		go func() {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			if scheme == "tcp" {
+				_, _ = io.WriteString(c, "welcome")
+			}
+			defer c.Close()
+			plain := c
+			if c, ok := c.(*tls.Conn); ok {
+				_ = c.Handshake()
+				plain = c.NetConn()
+			}
+			<-end
+			// A close would be a reset: nothing was read.
+			_ = plain.(interface{ CloseWrite() error }).CloseWrite()
+			<-t.Context().Done()
+		}()
+		cfg = cfg.withDefaults()
+		s, err := openSyslog(&cfg, &Env{Hostname: "h"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer s.close()
+		for range 2 {
+			if n, err := s.send(t.Context(), [][]byte{[]byte(someAlert)}); n != 1 || err != nil {
+				t.Errorf("%s: %d, %v", scheme, n, err)
+			}
+		}
+		close(end)
+		notices(t, s)
 	}
 }
 
@@ -216,12 +313,17 @@ func TestProgram(t *testing.T) {
 				t.Fatal(n, err)
 			}
 		}
-		s.close()
-		b, err := os.ReadFile(out)
 		want := "new\na\nnew\nb\nnew\na\nnew\nb\n"
 		if alive {
 			want = "new\na\nb\na\nb\n"
+			// Who is slow to read is ended by close.
+			eventually(t, "the program does not read", func() bool {
+				b, err := os.ReadFile(out)
+				return err == nil && len(b) >= len(want)
+			})
 		}
+		s.close()
+		b, err := os.ReadFile(out)
 		if err != nil || string(b) != want {
 			t.Errorf("keep-alive %t: %q, %v", alive, b, err)
 		}
@@ -232,5 +334,20 @@ func TestProgram(t *testing.T) {
 	}
 	if n, err := s.send(t.Context(), [][]byte{[]byte("a")}); n != 0 || err == nil || err.Error() != "exit status 3: no" {
 		t.Error(n, err)
+	}
+	// What a program leaves behind does not make it fail.
+	for _, alive := range []bool{false, true} {
+		s, err := openProgram(&Config{Program: "cat >/dev/null & sleep 5 & exit 0", KeepAlive: alive}, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if n, err := s.send(t.Context(), [][]byte{[]byte("a")}); n != 1 || err != nil {
+			t.Errorf("keep-alive %t: %d, %v", alive, n, err)
+		}
+		if alive {
+			if err := <-s.(*program).over; err != nil {
+				t.Errorf("it ends: %v", err)
+			}
+		}
 	}
 }
