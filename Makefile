@@ -21,6 +21,9 @@ BENCH_ROUNDS ?= 10
 # The clang that the committed objects are made with, to the letter.
 CLANG_VERSION := 19.1.7
 
+# go test, and what fails once more, alone.
+AGAIN := $(GO) run ./test/again
+
 CACHE := $(CURDIR)/.cache
 export PATH := $(CACHE)/bin:$(PATH):/usr/sbin:/sbin
 
@@ -52,19 +55,19 @@ tree: ## the rules of the tree: imports, sizes, names
 	$(GO) test -count=1 .
 
 unit: ## tests without root
-	$(GO) test -skip '^Test(BPF|Root|Containers|E2E|Cluster)' $(PKGS)
+	$(AGAIN) -skip '^Test(BPF|Root|Containers|E2E|Cluster)' -- $(PKGS)
 
 race: ## the packages with goroutines under the race detector
 	build/need gcc libc6-dev
-	CGO_ENABLED=1 $(GO) test -race -skip '^Test(BPF|Root|Containers|E2E|Cluster)' $$(build/concurrent)
+	CGO_ENABLED=1 $(AGAIN) -race -skip '^Test(BPF|Root|Containers|E2E|Cluster)' -- $$(build/concurrent)
 
 root: $(CACHE)/bin/promtool ## BPF on this machine's kernel
 	build/need $(ROOT_PACKAGES)
-	$(GO) test -count=1 -p 1 -run '$(or $(RUN),^Test(BPF|Root|Containers))' $(if $(V),-v) $(PKGS)
+	$(AGAIN) -count=1 -p 1 -run '$(or $(RUN),^Test(BPF|Root|Containers))' $(if $(V),-v) -- $(PKGS)
 
 e2e: build $(CACHE)/bin/promtool $(CACHE)/bin/hubble $(CACHE)/bin/hubble-relay $(CACHE)/duckdb/installed ## the built program as a user meets it
 	build/need $(ROOT_PACKAGES)
-	$(GO) test -count=1 -run '^TestE2E' ./test/e2e ./test/duckdb ./hub
+	$(AGAIN) -count=1 -run '^TestE2E' -- ./test/e2e ./test/duckdb ./hub
 
 vm: ## the root tests on Debian's 6.1 and 6.12 kernels under qemu
 	build/need $(VM_PACKAGES)

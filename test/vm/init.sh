@@ -31,11 +31,11 @@ done
 ip link set lo up
 
 echo "VM-KERNEL $(uname -r)"
-for dir in $(cat /tests/list); do
+while read -r dir tests; do
 	cd "/tests/$dir"
 	echo "VM-BEGIN $dir"
-	GOTRACEBACK=all ./test -test.v -test.short -test.run "$(cat /tests/run)" -test.timeout "$(cat /tests/timeout)" </dev/null
+	GOTRACEBACK=all ./test -test.v -test.short -test.run "$tests" -test.timeout "$(cat /tests/timeout)" </dev/null
 	echo "VM-END $dir $?"
-done
+done </tests/list
 echo VM-DONE
 poweroff -f

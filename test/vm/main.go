@@ -4,7 +4,7 @@
 //
 //	go run ./test/vm [-kernels 6.1,6.12] [-run REGEXP] [-v] [PACKAGE...]
 //
-// It fails if a test fails or is skipped there without being listed in
+// It fails if a test fails twice or is skipped there without being listed in
 // allowed.go, if a package has no such test, or if a sensor did not use the best
 // way that it has to attach a hook.
 package main
@@ -99,7 +99,7 @@ func vm(ctx context.Context, o options, patterns []string) error {
 	var wg sync.WaitGroup
 	errs := make([]error, len(machines))
 	for i, m := range machines {
-		wg.Go(func() { errs[i] = m.boot(ctx) })
+		wg.Go(func() { errs[i] = m.run(ctx) })
 	}
 	wg.Wait()
 
@@ -193,6 +193,12 @@ type machine struct {
 	took     time.Duration
 }
 
+// A task is one call of a package's test binary.
+type task struct {
+	dir   string // the package's
+	tests string // -test.run
+}
+
 // modules are what the tests may use and Debian does not build in.
 var modules = []string{
 	"veth", "bridge", "overlay", "vxlan", "sch_ingress", "cls_bpf",
@@ -203,13 +209,41 @@ var modules = []string{
 // programs of this machine are what the tests look at the network with.
 var programs = []string{"ip", "nft"}
 
-// boot packs the initramfs, runs the machine to its end and reads its results.
-func (m *machine) boot(ctx context.Context) error {
+// run has the machine run the tests, and boots it once more for those that
+// failed.
+func (m *machine) run(ctx context.Context) error {
+	start := time.Now()
+	defer func() { m.took = time.Since(start) }()
 	if err := os.MkdirAll(m.dir, 0o755); err != nil {
 		return err
 	}
+	var all []task
+	for _, p := range m.packages {
+		all = append(all, task{p.dir, m.options.run})
+	}
+	if err := m.boot(ctx, all, &m.results); err != nil {
+		return err
+	}
+	failed := m.results.again()
+	if len(failed) == 0 {
+		return nil
+	}
+	var alone []task
+	for _, f := range failed {
+		alone = append(alone, task{f.dir, "^" + f.test + "$"})
+	}
+	var second results
+	if err := m.boot(ctx, alone, &second); err != nil {
+		return fmt.Errorf("tests that failed, once more: %w", err)
+	}
+	m.results.settle(failed, &second)
+	return nil
+}
+
+// boot packs the initramfs, runs the machine to its end and reads its results.
+func (m *machine) boot(ctx context.Context, tasks []task, into *results) error {
 	initramfs := filepath.Join(m.dir, "initramfs")
-	if err := m.pack(ctx, initramfs); err != nil {
+	if err := m.pack(ctx, initramfs, tasks); err != nil {
 		return fmt.Errorf("pack initramfs: %w", err)
 	}
 	ctx, cancel := context.WithTimeout(ctx, m.options.timeout)
@@ -240,17 +274,16 @@ func (m *machine) boot(ctx context.Context) error {
 	if m.options.verbose {
 		lines = io.TeeReader(stdout, &prefixer{prefix: "[" + m.kernel.series + "] ", w: os.Stdout})
 	}
-	readErr := m.results.read(lines)
+	readErr := into.read(lines)
 	err = cmd.Wait()
-	m.took = time.Since(start)
 	switch {
 	case ctx.Err() != nil:
-		err = fmt.Errorf("kernel %s was not done after %v", m.kernel.release, m.took.Round(time.Second))
+		err = fmt.Errorf("kernel %s was not done after %v", m.kernel.release, time.Since(start).Round(time.Second))
 	case err != nil:
 		err = fmt.Errorf("qemu: %w: %s", err, strings.TrimSpace(stderr.String()))
 	case readErr != nil:
 		err = fmt.Errorf("read results: %w", readErr)
-	case !m.results.done:
+	case !into.done:
 		err = fmt.Errorf("kernel %s ended before the tests did", m.kernel.release)
 	default:
 		return nil
@@ -262,7 +295,7 @@ func (m *machine) boot(ctx context.Context) error {
 }
 
 // pack writes the machine's initramfs.
-func (m *machine) pack(ctx context.Context, file string) (err error) {
+func (m *machine) pack(ctx context.Context, file string, tasks []task) (err error) {
 	f, err := os.Create(file)
 	if err != nil {
 		return err
@@ -295,8 +328,13 @@ func (m *machine) pack(ctx context.Context, file string) (err error) {
 		}
 	}
 	var list strings.Builder
+	for _, t := range tasks {
+		fmt.Fprintln(&list, t.dir, t.tests)
+	}
 	for _, p := range m.packages {
-		fmt.Fprintln(&list, p.dir)
+		if !slices.ContainsFunc(tasks, func(t task) bool { return t.dir == p.dir }) {
+			continue
+		}
 		to := "tests/" + p.dir
 		if err := a.addFile(to+"/test", modeExec, p.binary); err != nil {
 			return err
@@ -309,7 +347,7 @@ func (m *machine) pack(ctx context.Context, file string) (err error) {
 	// ends the machine.
 	limit := m.options.timeout * 3 / 4
 	for name, content := range map[string]string{
-		"tests/list": list.String(), "tests/run": m.options.run, "tests/timeout": limit.String(),
+		"tests/list": list.String(), "tests/timeout": limit.String(),
 	} {
 		if err := a.add(name, modeFile, []byte(content)); err != nil {
 			return err

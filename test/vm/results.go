@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"fmt"
 	"io"
+	"maps"
 	"regexp"
 	"slices"
 	"strings"
@@ -28,6 +29,8 @@ type packageResult struct {
 	bad    bool     // whether it failed, or did not end
 	passed []string
 	failed []string
+	twice  []string          // tests that failed again, alone; among the failed
+	flaky  []string          // tests that failed and passed alone; among the passed
 	skips  map[string]string // test -> reason
 	rungs  []rung
 	start  time.Time
@@ -137,10 +140,79 @@ func (p *packageResult) addRung(r rung) {
 	}
 }
 
+// maxAgain is how many tests of a machine may fail and be tried again: where
+// more do, that is no chance.
+const maxAgain = 5
+
+// A failure is a test at the top level that failed.
+type failure struct{ dir, test string }
+
+// again gives the tests that failed, to be run once more, each alone. There are
+// none if passing then could not make the run a good one: there are too many, or
+// a package's tests did not all run, for one of them panicked or hung.
+func (r *results) again() (failed []failure) {
+	for _, p := range r.packages {
+		before := len(failed)
+		for _, test := range p.failed {
+			if !strings.Contains(test, "/") {
+				failed = append(failed, failure{p.dir, test})
+			}
+		}
+		if p.code != "0" && (p.code != "1" || len(failed) == before) {
+			return nil
+		}
+	}
+	if len(failed) > maxAgain {
+		return nil
+	}
+	return failed
+}
+
+// settle takes the results that the tests of again had alone: a package each, in
+// their order.
+func (r *results) settle(failed []failure, second *results) {
+	r.errors = append(r.errors, second.errors...)
+	for i, alone := range second.packages {
+		if i >= len(failed) || failed[i].dir != alone.dir {
+			r.errors = append(r.errors, "the second time it ran "+alone.dir)
+			continue
+		}
+		for _, p := range r.packages {
+			if p.dir == alone.dir {
+				p.settle(failed[i].test, alone)
+			}
+		}
+	}
+}
+
+// settle takes the result that a test had alone.
+func (p *packageResult) settle(test string, alone *packageResult) {
+	maps.Copy(p.skips, alone.skips)
+	for _, u := range alone.rungs {
+		p.addRung(u)
+	}
+	// One that is skipped now has not passed.
+	if alone.code != "0" || !slices.Contains(alone.passed, test) {
+		p.twice = append(p.twice, test)
+		p.output = append(append(p.output, test+" once more, alone:"), alone.output...)
+		return
+	}
+	p.flaky = append(p.flaky, test)
+	its := func(name string) bool { return name == test || strings.HasPrefix(name, test+"/") }
+	p.failed = slices.DeleteFunc(p.failed, its)
+	p.passed = append(slices.DeleteFunc(p.passed, its), alone.passed...)
+}
+
+// good says whether all tests of a package passed, at the first or second try.
+func (p *packageResult) good() bool {
+	return p.code == "0" || p.code == "1" && len(p.failed) == 0 && len(p.flaky) > 0
+}
+
 // A report prints what machines did, as go test would.
 type report struct {
 	w       io.Writer
 	wrong   []string
+	flaky   []string
 	kernels []string
 	hooks   []string
 	used    map[string]map[string]string // hook -> series -> rung
@@ -176,14 +248,21 @@ func (r *report) machine(m *machine, err error) {
 		r.passed += len(p.passed)
 		r.failed += len(p.failed)
 		r.skipped += len(p.skips)
-		ok := p.code == "0"
-		if !ok {
+		if p.code != "0" {
 			for _, line := range p.output {
 				fmt.Fprintf(r.w, "    %s\n", line)
 			}
+		}
+		for _, test := range p.flaky {
+			r.flaky = append(r.flaky, fmt.Sprintf("flaky: %s: warren/%s %s failed once, passed alone", name, p.dir, test))
+		}
+		for _, test := range p.twice {
+			r.complain("%s: %s: %s failed twice", name, p.dir, test)
+		}
+		if !p.good() && len(p.twice) == 0 {
 			r.complain("%s: %s: exit code %q", name, p.dir, p.code)
 		}
-		status := map[bool]string{true: "ok  ", false: "FAIL"}[ok]
+		status := map[bool]string{true: "ok  ", false: "FAIL"}[p.good()]
 		fmt.Fprintf(r.w, "%s\twarren/%s\t%.3fs\t[%s: %d passed, %d failed, %d skipped]\n",
 			status, p.dir, p.took.Seconds(), name, len(p.passed), len(p.failed), len(p.skips))
 		if len(p.passed)+len(p.failed) == 0 {
@@ -255,6 +334,9 @@ func (r *report) finish() error {
 		}
 	}
 	fmt.Fprintf(r.w, "\n%d passed, %d failed, %d skipped\n", r.passed, r.failed, r.skipped)
+	for _, line := range r.flaky {
+		fmt.Fprintln(r.w, line)
+	}
 	if len(r.wrong) > 0 {
 		return fmt.Errorf("%d things are wrong:\n  %s", len(r.wrong), strings.Join(r.wrong, "\n  "))
 	}

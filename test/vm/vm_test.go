@@ -181,6 +181,105 @@ func TestReport(t *testing.T) {
 	}
 }
 
+// failedRun is one in which a test failed, with one below it.
+const failedRun = `VM-KERNEL 6.1.0-1
+VM-BEGIN sensor/x
+=== RUN   TestBPFOne
+=== RUN   TestBPFOne/good
+=== RUN   TestBPFOne/bad
+    x_test.go:10: no answer
+--- FAIL: TestBPFOne (0.10s)
+    --- PASS: TestBPFOne/good (0.05s)
+    --- FAIL: TestBPFOne/bad (0.05s)
+=== RUN   TestBPFTwo
+    x_test.go:20: RUNG x.two fentry fentry
+--- PASS: TestBPFTwo (0.00s)
+FAIL
+VM-END sensor/x 1
+VM-DONE
+`
+
+const passedAlone = `VM-KERNEL 6.1.0-1
+VM-BEGIN sensor/x
+=== RUN   TestBPFOne
+=== RUN   TestBPFOne/good
+=== RUN   TestBPFOne/bad
+    x_test.go:10: RUNG x.one fentry fentry
+--- PASS: TestBPFOne (0.10s)
+    --- PASS: TestBPFOne/good (0.05s)
+    --- PASS: TestBPFOne/bad (0.05s)
+PASS
+VM-END sensor/x 0
+VM-DONE
+`
+
+// TestAgain gives tests that failed a second try, and tells it.
+func TestAgain(t *testing.T) {
+	one := []failure{{"sensor/x", "TestBPFOne"}}
+	six := strings.Repeat("--- FAIL: TestBPFOne (0.10s)\n", 6)
+	for _, test := range []struct {
+		name, first string
+		again       []failure
+		second      string
+		wrong       []string
+	}{
+		{"it passes", failedRun, one, passedAlone, nil},
+		{"it fails again", failedRun, one, strings.NewReplacer("PASS", "FAIL", "x 0", "x 1").Replace(passedAlone),
+			[]string{"6.1: sensor/x: TestBPFOne failed twice"}},
+		{"it is skipped", failedRun, one, strings.ReplaceAll(passedAlone, "--- PASS", "--- SKIP"),
+			[]string{"6.1: sensor/x: TestBPFOne failed twice",
+				"6.1: sensor/x: TestBPFOne was skipped: RUNG x.one fentry fentry",
+				"6.1: sensor/x: TestBPFOne/bad was skipped: RUNG x.one fentry fentry",
+				"6.1: sensor/x: TestBPFOne/good was skipped: RUNG x.one fentry fentry"}},
+		{"it is attached in a lesser way", failedRun, one, strings.Replace(passedAlone, "fentry fentry", "tracepoint fentry,tracepoint", 1),
+			[]string{"6.1: x.one is attached as tracepoint, though it has fentry"}},
+		{"another ran", failedRun, one, strings.ReplaceAll(passedAlone, "sensor/x", "sensor/y"),
+			[]string{`6.1: sensor/x: exit code "1"`, "6.1: the second time it ran sensor/y"}},
+		{"too many", strings.Replace(failedRun, "--- FAIL: TestBPFOne (0.10s)\n", six, 1), nil, "",
+			[]string{`6.1: sensor/x: exit code "1"`}},
+		{"a panic", strings.Replace(failedRun, "x 1", "x 2", 1), nil, "",
+			[]string{`6.1: sensor/x: exit code "2"`}},
+		{"what no test says", strings.NewReplacer("--- FAIL", "--- PASS").Replace(failedRun), nil, "",
+			[]string{`6.1: sensor/x: exit code "1"`}},
+		{"all well", strings.NewReplacer("--- FAIL", "--- PASS", "x 1", "x 0").Replace(failedRun), nil, "", nil},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			m := &machine{kernel: kernel{series: "6.1", release: "6.1.0-1"}}
+			if err := m.results.read(strings.NewReader(test.first)); err != nil {
+				t.Fatal(err)
+			}
+			failed := m.results.again()
+			if d := cmp.Diff(test.again, failed, cmp.AllowUnexported(failure{})); d != "" {
+				t.Fatalf("tests to try again (-want +got):\n%s", d)
+			}
+			if failed != nil {
+				var second results
+				if err := second.read(strings.NewReader(test.second)); err != nil {
+					t.Fatal(err)
+				}
+				m.results.settle(failed, &second)
+			}
+			var out bytes.Buffer
+			r := newReport(&out)
+			r.machine(m, nil)
+			if err := r.finish(); (err != nil) != (test.wrong != nil) {
+				t.Errorf("finish: %v", err)
+			}
+			slices.Sort(r.wrong)
+			if d := cmp.Diff(test.wrong, r.wrong); d != "" {
+				t.Errorf("what is wrong (-want +got):\n%s\n%s", d, out.String())
+			}
+			if test.name == "it passes" {
+				for _, want := range []string{"x_test.go:10: no answer", "[6.1: 4 passed, 0 failed, 0 skipped]", "x.one", "\nflaky: 6.1: warren/sensor/x TestBPFOne failed once, passed alone\n"} {
+					if !strings.Contains(out.String(), want) {
+						t.Errorf("the report has no %q:\n%s", want, out.String())
+					}
+				}
+			}
+		})
+	}
+}
+
 // TestReportMissingHook wants each hook attached on every kernel.
 func TestReportMissingHook(t *testing.T) {
 	var out bytes.Buffer

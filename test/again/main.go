@@ -1,0 +1,86 @@
+// Command again runs go test and prints what it does; tests that failed it runs
+// once more, each alone. One that passes then is told as flaky, and the run
+// passes.
+//
+//	go run ./test/again [FLAG...] -- PACKAGE...
+//
+// A second try is for chance: a machine that was busy, a state that was waited
+// for too short. There is none where more than five tests failed, where a
+// package ended before all its tests had run (it did not compile, a test
+// panicked or hung), or where the race detector spoke.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"os/signal"
+	"slices"
+	"syscall"
+	"time"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	i := slices.Index(os.Args, "--")
+	if i < 0 {
+		fmt.Fprintln(os.Stderr, "usage: again [FLAG...] -- PACKAGE...")
+		stop()
+		os.Exit(2)
+	}
+	if err := again(ctx, os.Stdout, goTest, os.Args[1:i], os.Args[i+1:]); err != nil {
+		fmt.Fprintln(os.Stderr, "again:", err)
+		stop()
+		os.Exit(1)
+	}
+}
+
+// goTest runs go test, which writes events to w.
+func goTest(ctx context.Context, w io.Writer, args []string) error {
+	cmd := exec.CommandContext(ctx, "go", append([]string{"test", "-json"}, args...)...)
+	cmd.Cancel = func() error { return cmd.Process.Signal(os.Interrupt) }
+	cmd.WaitDelay = time.Minute
+	cmd.Stdout, cmd.Stderr = w, os.Stderr
+	return cmd.Run()
+}
+
+// maxAgain is how many tests may fail and be tried again: where more do, that is
+// no chance.
+const maxAgain = 5
+
+// again tests packages, and what fails once more. Its error says what has
+// failed for good.
+func again(ctx context.Context, w io.Writer, test func(ctx context.Context, w io.Writer, args []string) error, flags, packages []string) error {
+	verbose := slices.Contains(flags, "-v")
+	first := newRun(w, verbose)
+	err := test(ctx, first, slices.Concat(flags, packages))
+	if err == nil || ctx.Err() != nil {
+		return err
+	}
+	failed, err := first.chance(err)
+	if err != nil {
+		return err
+	}
+	var twice []error
+	var flaky []failure
+	for _, f := range failed {
+		fmt.Fprintf(w, "\n%s failed; once more, alone:\n", f)
+		second := newRun(w, verbose)
+		// Of two flags that say the same the last counts.
+		err := test(ctx, second, slices.Concat(flags, []string{"-count=1", "-run", "^" + f.test + "$", f.pkg}))
+		if err != nil || !second.passed(f) {
+			twice = append(twice, fmt.Errorf("%s failed twice", f))
+			continue
+		}
+		flaky = append(flaky, f)
+	}
+	fmt.Fprintln(w)
+	for _, f := range flaky {
+		fmt.Fprintf(w, "flaky: %s failed once, passed alone\n", f)
+	}
+	return errors.Join(twice...)
+}
