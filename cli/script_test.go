@@ -256,6 +256,7 @@ func (r *replay) Begun(context.Context) error { return nil }
 func (r *replay) Close()                      {}
 
 func (r recorded) Status() api.Status {
+	past := kept{}.Status()
 	return api.Status{
 		Version: "v1.2.3", Instance: "warren", PID: 812, Hostname: "lab\x1b[31m", BootID: "4f2a61d0-0000-4000-8000-000000000001", Kernel: "6.18.44", Lockdown: "integrity",
 		Started: at(11_000_000), Ready: true, StateDir: "/var/lib/warren", Listen: []string{"/run/warren/warren.sock", "http://127.0.0.1:9180"},
@@ -279,6 +280,11 @@ func (r recorded) Status() api.Status {
 			Packets:  []api.NetworkPackets{{Direction: "egress", Verdict: "allowed", Packets: 1000, Bytes: 1 << 20}, {Direction: "ingress", Verdict: "denied", Reason: "policy", Packets: 3, Bytes: 180}},
 			Evicted:  9,
 		},
+		Rules: &api.Rules{Loaded: at(7_200_000), Alerts: 31, Lost: 4, Unlike: 5, Refused: "local.yaml:4:5: no field proc.nmae\x1b[31m (LOAD_ERR_COMPILE_CONDITION)", Rules: []api.RuleState{
+			{Name: "Terminal shell in container", Priority: "Notice", Enabled: true, Matches: 2}, {Name: "Clear Log Activities\x1b[31m", Priority: "Warning", Enabled: true, Matches: 29},
+			{Name: "Never", Priority: "Error", Enabled: true}, {Name: "Off", Priority: "Error"},
+		}},
+		History: &past,
 		Alerts: &api.Alerts{Lost: 2, Refused: "config.yaml:3:7: no key \"tpye\" under channels\x1b[31m", Channels: []api.AlertChannel{
 			{Name: "out", Type: "stdout", To: "stdout", Sent: 31},
 			{Name: "slack", Type: "webhook", To: "https://hooks.slack.com", Waiting: 12, Sent: 19, Retried: 4, GivenUp: 1, Error: "hooks.slack.com answers 500 Internal Server Error\x1b[31m", FailingSince: at(90_000)},

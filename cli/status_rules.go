@@ -21,7 +21,7 @@ func (v *statusView) rules() {
 	}
 	v.line("alerts", strconv.FormatUint(st.Alerts, 10))
 	if st.Unlike > 0 {
-		v.line("not counted together", v.paint(yellow, strconv.FormatUint(st.Unlike, 10)+" alerts: too many are different"))
+		v.line("told each", v.paint(yellow, strconv.FormatUint(st.Unlike, 10)+" alerts: too many are different to be counted together"))
 	}
 	if st.Lost > 0 {
 		v.line("lost", v.paint(red, strconv.FormatUint(st.Lost, 10)+" events that rules may have matched"))
@@ -33,6 +33,6 @@ func (v *statusView) rules() {
 		rows[i] = []cell{count(r.Matches), {text: v.safe(r.Priority)}, {text: v.safe(r.Name)}}
 	}
 	if len(rows) > 0 {
-		v.rows([]column{{head: "MATCHES"}, {head: "PRIORITY"}, {head: "RULE"}}, rows)
+		v.rows([]column{{head: "MATCHES", right: true}, {head: "PRIORITY"}, {head: "RULE"}}, rows)
 	}
 }
