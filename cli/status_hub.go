@@ -91,6 +91,7 @@ func (v *hubView) write() {
 		{head: "MEMORY", right: true, spare: 1}, {head: "CLOCK", right: true, spare: 4}, {head: "POD", max: 40, spare: 5}, {head: "ERROR"},
 	}, rows)
 	v.network()
+	v.kept()
 }
 
 func (v *hubView) node(n *hubNode, version string) []cell {
