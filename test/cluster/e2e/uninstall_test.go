@@ -233,13 +233,22 @@ func (c *testCluster) gone(namespace string, uninstall func(*testCluster)) {
 	})
 	for _, node := range c.RunningNodes() {
 		// What stays are two folders, each with the file that two agents would
-		// have locked.
+		// have locked, and the history.
+		const history = "/var/lib/warren/history"
+		kept := false
 		out, err := run(c, node, "find", "/run/warren", "/var/lib/warren", "/sys/fs/bpf", "-mindepth", "1", "-not", "-name", "*.debug", "-printf", "%p %s\n")
 		c.must(err)
 		for line := range strings.Lines(out) {
-			if name, _, _ := strings.Cut(line, " "); !slices.Contains([]string{"/run/warren/warren.sock.lock", "/var/lib/warren/lock"}, name) {
+			name, _, _ := strings.Cut(line, " ")
+			switch {
+			case name == history || strings.HasPrefix(name, history+"/"):
+				kept = kept || slices.Contains([]string{".wrs", ".parquet"}, filepath.Ext(name))
+			case !slices.Contains([]string{"/run/warren/warren.sock.lock", "/var/lib/warren/lock"}, name):
 				t.Errorf("left on %s: %s", node, line)
 			}
+		}
+		if !kept {
+			t.Errorf("nothing of the history is left on %s: %s", node, out)
 		}
 		c.eventually("the pods' mounts on "+node+" to be gone", func(context.Context) error {
 			if left := mounted(node); len(left) > 0 {
