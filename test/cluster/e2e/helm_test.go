@@ -88,6 +88,9 @@ spec:
 		"cert-manager's issuer":   {"--set", "certificates.method=cert-manager,certificates.certManager.issuerRef.name=corp,certificates.certManager.issuerRef.kind=ClusterIssuer"},
 		"certificates that exist": {"--set", "certificates.method=existing,certificates.existing.agentSecret=a,certificates.existing.hubSecret=h,certificates.existing.caBundle=x"},
 		"no network":              {"--set", "network.mode=off"},
+		"rules":                   {"--set-file", `agent.rules.ours\.yaml=` + ruleFile(t, "Of values", "shop")},
+		"rules of others, and what channels read": {"--set", "agent.rulesFrom={more,yet-more},agent.extraVolumes[0].name=chat,agent.extraVolumes[0].secret.secretName=chat," +
+			"agent.extraVolumeMounts[0].name=chat,agent.extraVolumeMounts[0].mountPath=/etc/warren/chat,agent.extraVolumeMounts[0].readOnly=true"},
 		"the network": {"--set", "cni=true,network.mode=vxlan,network.masquerade=false,network.keepSource={10.0.0.0/8,fd00::/8},network.mtu=1400,network.uplink=eth1,network.vni=5,network.port=4789," +
 			"network.apiServer=[fd00::1]:6443,network.confDir=/etc/kubernetes/cni/net.d,network.binDir=/usr/libexec/cni,network.removal.timeoutSeconds=300"},
 		"everything": {"--set", "image.tag=v1,image.pullSecrets={registry},agent.cgroupRoot=/a,agent.capabilities={BPF,PERFMON,NET_ADMIN,SYS_PTRACE,DAC_READ_SEARCH,SYS_ADMIN},agent.ports.hub=17118,agent.ports.metrics=19118," +
@@ -107,6 +110,10 @@ spec:
 		"hub.replicas=-1":                      "replicas",
 		"agent.capabilites={BPF}":              "capabilites",
 		"agent.logLevel=loud":                  "logLevel",
+		`agent.rules.ours\.json=x`:             "additional properties 'ours.json' not allowed",
+		"agent.rulesFrom={a,a}":                "rulesFrom",
+		"agent.extraVolumes[0].emptyDir=x":     "missing property 'name'",
+		"agent.extraVolumeMounts[0].name=x":    "missing property 'mountPath'",
 		"certificates.method=magic":            "method",
 		"certificates.method=existing":         "certificates.existing.hubSecret: name the secret",
 		"agent.ports.hub=70000":                "ports",

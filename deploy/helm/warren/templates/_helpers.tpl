@@ -89,10 +89,17 @@ former is still trusted, the former is forgotten.
 {{- end -}}
 {{- end -}}
 
+{{/* Where the rule files are, and whether there are any. */}}
+{{- define "warren.rulesDir" -}}/etc/warren/rules.d{{- end -}}
+{{- define "warren.hasRules" -}}{{ if or .Values.agent.rules .Values.agent.rulesFrom }}yes{{ end }}{{- end -}}
+
 {{/* The configuration files. Pods are replaced when theirs changes, and only then. */}}
 {{- define "warren.agentConfig" -}}
 # queues.streams: each stream of a hub's client is a stream of every agent.
 {{- $config := dict "queues" (dict "streams" 512) -}}
+{{- if include "warren.hasRules" . -}}
+{{- $_ := set $config "rules" (dict "path" (include "warren.rulesDir" .)) -}}
+{{- end -}}
 {{- $mode := include "warren.networkMode" . -}}
 {{- if ne $mode "off" -}}
 {{- $n := .Values.network -}}
