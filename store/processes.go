@@ -74,16 +74,9 @@ func (s *Store) living(ctx context.Context, at time.Time) (map[event.Key]*event.
 func (s *Store) tableBefore(at time.Time, living map[event.Key]*event.Process) (began time.Time, found bool, err error) {
 	q := newQuery(context.Background(), Query{})
 	defer q.release()
-	s.mu.Lock()
-	var logs []*segment
-	for _, g := range s.segments {
-		if g.hold() {
-			logs = append(logs, g)
-			q.held = append(q.held, g.release)
-		}
-	}
-	files := s.sealed.all()
-	s.mu.Unlock()
+	s.opening.RLock()
+	defer s.opening.RUnlock()
+	logs, files := s.everything(q)
 	// The latest first: logs are later than what is sealed.
 	for _, g := range slices.Backward(logs) {
 		tables := g.list(func(f *frame) bool { return f.typ == frameTable })

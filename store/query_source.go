@@ -11,19 +11,28 @@ import (
 	"warren/event"
 )
 
-// sources lists what may have what is asked for. Logs and sealed files are those of
-// one moment: what is being sealed is in one of them.
-func (s *Store) sources(q *query) error {
+// everything returns the logs, which the query holds, and the sealed files of one
+// moment, oldest first: what is being sealed is in one of them.
+func (s *Store) everything(q *query) (logs []*segment, files []*sealed) {
 	s.mu.Lock()
-	var logs []*segment
+	defer s.mu.Unlock()
 	for _, g := range s.segments {
 		if g.hold() {
 			logs = append(logs, g)
 			q.held = append(q.held, g.release)
 		}
 	}
-	files := s.sealed.all()
-	s.mu.Unlock()
+	return logs, s.sealed.all()
+}
+
+// sources lists what may have what is asked for.
+func (s *Store) sources(q *query) error {
+	s.opening.RLock()
+	defer s.opening.RUnlock()
+	logs, files := s.everything(q)
+	if s.cfg.listed != nil {
+		s.cfg.listed()
+	}
 	for _, g := range logs {
 		s.addLog(q, g)
 	}

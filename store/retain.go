@@ -197,6 +197,8 @@ func (s *Store) removeGroup(g group) error {
 	for _, f := range g.files {
 		gone[f] = true
 	}
+	s.opening.Lock()
+	defer s.opening.Unlock()
 	s.mu.Lock()
 	s.sealed.remove(gone)
 	s.state.pruned += len(g.files)

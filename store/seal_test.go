@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -505,5 +506,59 @@ func TestSnapshotNumbersGoOn(t *testing.T) {
 	defer s.Close() //nolint:errcheck // checked by others
 	if s.snaps.last < last {
 		t.Errorf("numbers go on at %d, and %d was given", s.snaps.last, last)
+	}
+}
+
+// TestRemovedWhileOpened: what is removed between the moment that a query is about and
+// that in which it has opened its files is told all the same, and so is what is removed
+// while it reads.
+func TestRemovedWhileOpened(t *testing.T) {
+	m := newInventor(4)
+	m.kinds = event.Kinds(event.KindExec, event.KindConnection)
+	var s *Store
+	removed := make(chan error, 1)
+	asked := false
+	s = openAt(t, Config{Dir: t.TempDir(), listed: func() {
+		if !asked {
+			return
+		}
+		asked = false
+		s.mu.Lock()
+		groups := s.groups()
+		s.mu.Unlock()
+		go func() {
+			var err error
+			for _, g := range groups {
+				err = errors.Join(err, s.removeGroup(g))
+			}
+			removed <- err
+		}()
+		// It has removed something, or waits.
+		for s.opening.TryRLock() {
+			s.opening.RUnlock()
+			s.mu.Lock()
+			left := len(s.sealed.files)
+			s.mu.Unlock()
+			if left == 0 {
+				break
+			}
+			runtime.Gosched()
+		}
+	}})
+	defer s.Close()
+	var events []*event.Event
+	for range 3 {
+		events = append(events, fillStore(t, s, m, 50)...)
+		if err := s.Seal(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	asked = true
+	compare(t, s, byTime(events), Query{})
+	if err := <-removed; err != nil {
+		t.Fatal(err)
+	}
+	if left := all(t, s, Query{}); len(left) > 0 {
+		t.Errorf("%d events are left", len(left))
 	}
 }

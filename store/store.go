@@ -57,6 +57,8 @@ type Config struct {
 
 	files    files
 	sealStep sealStep
+	// listed is called when a query knows which files it opens; tests do something then.
+	listed func()
 	// uptime goes on whatever the wall clock is set to.
 	uptime func() time.Duration
 	// maxPending is how many bytes wait for a disk that does not take them.
@@ -152,6 +154,10 @@ type Store struct {
 	sealed   sealedSet
 	nextSeq  uint64
 	state    state
+
+	// opening lets queries open all files that there are at one moment: none is removed
+	// meanwhile.
+	opening sync.RWMutex
 
 	// sealing seals and removes, one goroutine at a time; rotated asks for it.
 	sealing sync.Mutex
