@@ -187,7 +187,7 @@ func (q *query) candidates(ctx context.Context, p *plan, t tables, n, step int, 
 			}
 		}
 		if p.root != nil {
-			rows, err := e.rows(p.root, true, from, to)
+			rows, err := e.rows(p.root, true, from, to, set)
 			if err != nil {
 				return nil, err
 			}

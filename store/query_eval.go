@@ -77,9 +77,12 @@ type tables interface {
 	view(col, from, to int) (*view, error)
 	// lacks reports that no row's value in a column satisfies a comparison.
 	lacks(col int, l *leaf) (bool, error)
-	// snapshots returns the rows whose process satisfies a leaf. It reports false where
-	// nothing is known of processes.
-	snapshots(l *leaf, from, to int) (rowSet, bool, error)
+	// texts returns the dictionary of a column of text, and nothing else of it; nil where
+	// no row has a value.
+	texts(col int) (*view, error)
+	// snapshots returns the rows whose process satisfies a leaf, of those in among. It
+	// reports false where nothing is known of processes.
+	snapshots(l *leaf, from, to int, among rowSet) (rowSet, bool, error)
 }
 
 // An evaluation finds out for which rows tests may come out as wanted.
@@ -101,8 +104,9 @@ type heldCodes struct {
 	held []bool
 }
 
-// rows returns the rows of [from, to) in which t may be want.
-func (e *evaluation) rows(t *test, want bool, from, to int) (rowSet, error) {
+// rows returns the rows of [from, to) in which t may be want. Of rows that are not in
+// among, nil for all, what it says does not matter.
+func (e *evaluation) rows(t *test, want bool, from, to int, among rowSet) (rowSet, error) {
 	n := to - from
 	xs, conjunction := t.all, want
 	if t.any != nil {
@@ -110,9 +114,9 @@ func (e *evaluation) rows(t *test, want bool, from, to int) (rowSet, error) {
 	}
 	switch {
 	case t.not != nil:
-		return e.rows(t.not, !want, from, to)
+		return e.rows(t.not, !want, from, to, among)
 	case t.leaf != nil:
-		s, known, err := e.leaf(t.leaf, want, from, to)
+		s, known, err := e.leaf(t.leaf, want, from, to, among)
 		if err != nil {
 			return nil, err
 		}
@@ -128,7 +132,7 @@ func (e *evaluation) rows(t *test, want bool, from, to int) (rowSet, error) {
 	}
 	var out rowSet
 	for _, x := range xs {
-		s, err := e.rows(x, want, from, to)
+		s, err := e.rows(x, want, from, to, among)
 		if err != nil {
 			return nil, err
 		}
@@ -140,18 +144,21 @@ func (e *evaluation) rows(t *test, want bool, from, to int) (rowSet, error) {
 		default:
 			out.or(s)
 		}
-		if conjunction && out.empty() {
-			break
+		if conjunction {
+			if out.empty() {
+				break
+			}
+			among = out
 		}
 	}
 	return out, nil
 }
 
 // leaf returns the rows for which a leaf holds.
-func (e *evaluation) leaf(l *leaf, want bool, from, to int) (rowSet, bool, error) {
+func (e *evaluation) leaf(l *leaf, want bool, from, to int, among rowSet) (rowSet, bool, error) {
 	switch l.form {
 	case leafProcess:
-		return e.snapshots(l, from, to)
+		return e.snapshots(l, from, to, among)
 	case leafColumn:
 		if l.loose {
 			return e.loose(l, want, from, to)
@@ -273,6 +280,17 @@ func (e *evaluation) column(l *leaf, col, from, to int) (rowSet, error) {
 	if no, err := e.lacks(col, l); no || err != nil {
 		return s, err
 	}
+	var h *heldCodes
+	if l.cmp.Num == nil {
+		// Where no text of the dictionary will do, rows need not be looked at.
+		d, err := e.texts(col)
+		if d == nil || err != nil {
+			return s, err
+		}
+		if h = e.held(l, col, d); !h.some {
+			return s, nil
+		}
+	}
 	v, err := e.view(col, from, to)
 	if v == nil || err != nil {
 		return s, err
@@ -292,10 +310,6 @@ func (e *evaluation) column(l *leaf, col, from, to int) (rowSet, error) {
 				s[i/64] |= 1 << (i % 64)
 			}
 		}
-		return s, nil
-	}
-	h := e.held(l, col, v)
-	if !h.some {
 		return s, nil
 	}
 	if v.offsets != nil {
@@ -378,9 +392,11 @@ func newBatchTables(b *Batch, procs *processSets) *batchTables {
 
 func (t *batchTables) lacks(int, *leaf) (bool, error) { return false, nil }
 
-func (t *batchTables) snapshots(l *leaf, from, to int) (rowSet, bool, error) {
+func (t *batchTables) texts(col int) (*view, error) { return t.view(col, 0, t.b.Rows) }
+
+func (t *batchTables) snapshots(l *leaf, from, to int, among rowSet) (rowSet, bool, error) {
 	v := t.b.Vector(event.ColumnSnapshot)
-	return t.procs.rows(l, to-from, func(i int) (int64, bool) { return v.Int(from + i) })
+	return t.procs.rows(l, to-from, among, func(i int) (int64, bool) { return v.Int(from + i) })
 }
 
 // view returns the column of all rows of the batch: evaluations of batches are of

@@ -1,7 +1,9 @@
 package store
 
 import (
+	"cmp"
 	"net/netip"
+	"slices"
 	"strings"
 
 	"warren/event"
@@ -126,10 +128,12 @@ func (p *plan) test(c *filter.Condition) *test {
 		for _, x := range c.All {
 			t.all = append(t.all, p.test(x))
 		}
+		slices.SortStableFunc(t.all, dearer)
 	case c.Any != nil:
 		for _, x := range c.Any {
 			t.any = append(t.any, p.test(x))
 		}
+		slices.SortStableFunc(t.any, dearer)
 	case c.Not != nil:
 		t.not = p.test(c.Not)
 	case p.ofProcess(c.Expr):
@@ -140,6 +144,26 @@ func (p *plan) test(c *filter.Condition) *test {
 		}
 	}
 	return t
+}
+
+// dearer orders tests by what they cost: each is asked only of what those before it
+// have left.
+func dearer(a, b *test) int { return cmp.Compare(a.cost(), b.cost()) }
+
+func (t *test) cost() int {
+	switch {
+	case t.not != nil:
+		return t.not.cost()
+	case t.leaf == nil:
+		return 5 // several of them, or an unknown
+	case t.leaf.form == leafProcess:
+		return 4
+	case t.leaf.form != leafColumn:
+		return 3
+	case t.leaf.cmp.Num != nil:
+		return 2
+	}
+	return 1
 }
 
 // ofProcess reports whether a comparison looks at nothing but the process, its

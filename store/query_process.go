@@ -159,8 +159,9 @@ func (s *processSets) none(l *leaf) bool { return len(s.numbers[l.id]) == 0 }
 // are too many.
 func (s *processSets) ids(l *leaf) *filter.Comparison { return s.execIDs[l.id] }
 
-// rows returns which of n rows refer to a process that satisfies a leaf.
-func (s *processSets) rows(l *leaf, n int, snapshot func(i int) (int64, bool)) (rowSet, bool, error) {
+// rows returns which of n rows refer to a process that satisfies a leaf, of those in
+// among, nil for all.
+func (s *processSets) rows(l *leaf, n int, among rowSet, snapshot func(i int) (int64, bool)) (rowSet, bool, error) {
 	if s == nil || !s.known {
 		return nil, false, nil
 	}
@@ -171,6 +172,9 @@ func (s *processSets) rows(l *leaf, n int, snapshot func(i int) (int64, bool)) (
 	}
 	last, in := int64(0), false
 	for i := range n {
+		if among != nil && !among.has(i) {
+			continue
+		}
 		x, ok := snapshot(i)
 		if !ok {
 			continue

@@ -119,6 +119,19 @@ func (r *groupReader) view(col, from, to int) (*view, error) {
 	return &v.view, nil
 }
 
+// texts implements tables.
+func (r *groupReader) texts(col int) (*view, error) {
+	c, err := r.chunk(col)
+	if c == nil || err != nil {
+		return nil, err
+	}
+	v := &view{vector: vector{dict: c.dict}}
+	if c.col.shape == shapeTexts {
+		v.offsets = []uint32{0}
+	}
+	return v, nil
+}
+
 // window puts rows [from, to) of a chunk into v. It shares their memory where they lie
 // in one page.
 func (c *chunk) window(from, to int, v *vector) error {
@@ -221,7 +234,7 @@ func (r *groupReader) lacks(col int, l *leaf) (bool, error) {
 func le64(b []byte) uint64 { return uint64(le32(b)) | uint64(le32(b[4:]))<<32 }
 
 // snapshots implements tables.
-func (r *groupReader) snapshots(l *leaf, from, to int) (rowSet, bool, error) {
+func (r *groupReader) snapshots(l *leaf, from, to int, among rowSet) (rowSet, bool, error) {
 	if r.sets == nil || !r.sets.known {
 		return nil, false, nil
 	}
@@ -244,7 +257,7 @@ func (r *groupReader) snapshots(l *leaf, from, to int) (rowSet, bool, error) {
 	if v == nil || err != nil {
 		return newRowSet(n, false), true, err
 	}
-	return r.sets.rows(l, n, func(i int) (int64, bool) { return v.nums[i], v.null == nil || !v.null[i] })
+	return r.sets.rows(l, n, among, func(i int) (int64, bool) { return v.nums[i], v.null == nil || !v.null[i] })
 }
 
 // possible reports whether t may come out as wanted for a row of the group, by what is
