@@ -87,6 +87,7 @@ type keeping struct {
 	store *store.Store
 	away  *archive.Archive // nil where nothing is copied
 	sub   *pipeline.Subscription
+	begun chan struct{} // closed when it is known since when nothing was kept
 }
 
 // How soon a directory that cannot be used is tried again: after the first, and twice
@@ -117,7 +118,7 @@ func openHistory(cfg Config, spine *pipeline.Pipeline, living func() iter.Seq[*e
 // open opens the store and what copies its files, and asks the pipeline for what is
 // kept.
 func (h *history) open() (err error) {
-	k := &keeping{}
+	k := &keeping{begun: make(chan struct{})}
 	sc := store.Config{
 		Dir: h.cfg.Dir, Node: h.node, Version: h.by, MaxBytes: h.cfg.Size, MaxAge: h.cfg.Age,
 		SegmentBytes: h.cfg.SegmentSize, SegmentAge: h.cfg.SegmentAge, Living: h.living,
@@ -214,6 +215,14 @@ func (h *history) run(ctx context.Context) error {
 	copied, leave := context.WithCancel(ctx)
 	go func() { writing <- k.store.Run(storing) }()
 	go func() {
+		defer close(k.begun)
+		select {
+		case <-h.spine.Ready():
+			k.store.Recording()
+		case <-storing.Done():
+		}
+	}()
+	go func() {
 		var err error
 		if k.away != nil {
 			err = k.away.Run(copied)
@@ -223,6 +232,7 @@ func (h *history) run(ctx context.Context) error {
 	err := h.keep(over, k)
 	stop()
 	leave()
+	<-k.begun
 	return errors.Join(err, <-writing, <-copying, k.store.Close())
 }
 
@@ -305,7 +315,13 @@ func (h *history) Sync(ctx context.Context) (uint64, error) {
 	if err != nil {
 		return 0, err
 	}
-	if err := h.catch(ctx, h.kept.Load()); err != nil {
+	k := h.kept.Load()
+	select {
+	case <-k.begun:
+	case <-ctx.Done():
+		return 0, ctx.Err()
+	}
+	if err := h.catch(ctx, k); err != nil {
 		return 0, err
 	}
 	return s.Sync(ctx, 0)
@@ -324,7 +340,8 @@ func (h *history) Events(ctx context.Context, q api.PastQuestion) iter.Seq2[*eve
 func (h *history) query(q api.PastQuestion) (*store.Store, store.Query, error) {
 	sq := store.Query{Filter: q.Filter, Since: q.Since, Until: q.Until, Kinds: q.Kinds, UpTo: q.UpTo, After: q.After, Limit: q.Limit, Newest: q.Newest}
 	s, err := h.store()
-	if err == nil && q.Filter != nil && q.Kinds.Has(event.KindLost) && q.Filter.String() != "" {
+	alone := event.Kinds(event.KindLost) // who asks for nothing else says which
+	if err == nil && q.Filter != nil && q.Kinds != alone && q.Kinds.Has(event.KindLost) && q.Filter.String() != "" {
 		sq.Filter, err = filter.Compile("(" + q.Filter.String() + ") or evt.kind = lost")
 	}
 	return s, sq, err

@@ -94,6 +94,41 @@ type HistoryStatus struct {
 	Broken int    `json:"broken_segments"`
 	// Archive is absent where the history is copied nowhere.
 	Archive *HistoryArchive `json:"archive,omitempty"`
+	// Gaps are the times in which nothing was kept since Oldest, in their order. Only
+	// [PathHistory] has them, where they could be read.
+	Gaps []HistoryGap `json:"gaps,omitempty"`
+}
+
+// A HistoryGap is a time of which a history knows nothing: no agent ran, or none that
+// could write it.
+type HistoryGap struct {
+	Node string    `json:"k8s.node.name,omitempty"` // in the answer of a hub
+	From time.Time `json:"from"`
+	To   time.Time `json:"to"`
+}
+
+// gapOf returns the gap that an event tells of.
+func gapOf(e *event.Event) (HistoryGap, bool) {
+	l, ok := e.Data.(*event.Lost)
+	if !ok || l.Lane != "agent" {
+		return HistoryGap{}, false
+	}
+	return HistoryGap{From: e.Time, To: l.Until}, true
+}
+
+// gaps returns all gaps of the history.
+func (s *Server) gaps(ctx context.Context) (list []HistoryGap, err error) {
+	told, err := filter.Compile("lost.lane = agent")
+	if err != nil {
+		return nil, err
+	}
+	err = each(s.synced(ctx, PastQuestion{Filter: told, Kinds: event.Kinds(event.KindLost)}), func(e *event.Event) error {
+		if g, ok := gapOf(e); ok {
+			list = append(list, g)
+		}
+		return nil
+	})
+	return list, err
 }
 
 // HistoryArchive is what has become of the sealed segments elsewhere.
@@ -167,14 +202,22 @@ func (s *Server) kept(wanted event.KindSet) error {
 	return nil
 }
 
-func (s *Server) serveHistory(w http.ResponseWriter, _ *http.Request, q Query) error {
+func (s *Server) serveHistory(w http.ResponseWriter, req *http.Request, q Query) error {
 	if err := s.here(q); err != nil {
 		return err
 	}
 	if s.cfg.History == nil {
 		return errNoHistory()
 	}
-	return WriteJSON(w, s.cfg.History.Status())
+	st := s.cfg.History.Status()
+	gaps, err := s.gaps(req.Context())
+	switch {
+	case err == nil:
+		st.Gaps = gaps
+	case req.Context().Err() != nil:
+		return &clientGone{err}
+	} // otherwise Error says why nothing can be read
+	return WriteJSON(w, st)
 }
 
 // ParquetType is the media type of what is exported.

@@ -53,14 +53,14 @@ func (s *Server) listConnections(ctx context.Context, out *Writer, a Asked) erro
 		}
 		return out.event(e, start(e))
 	}
-	q := PastQuestion{Filter: a.Filter, Kinds: event.Kinds(event.KindConnection), Since: a.Since, Until: a.Until}
+	q := PastQuestion{Filter: a.Filter, Kinds: event.Kinds(event.KindConnection) | event.NoticeKinds, Since: a.Since, Until: a.Until}
 	if !lasting(a.Filter) {
 		q.Filter = nil // it is asked of each connection's last event
 	}
 	err := s.past(ctx, out, s.synced(ctx, q), nil, func(e *event.Event) error {
 		c, ok := e.Data.(*event.Connection)
 		if !ok {
-			return nil
+			return out.Event(e) // of what is missing
 		}
 		k := keyOf(c)
 		switch now := live[k]; {

@@ -190,6 +190,35 @@ func TestPastEvents(t *testing.T) {
 	}
 }
 
+// A time in which nothing was kept is told among the events, and by the history's state.
+func TestGapsAreTold(t *testing.T) {
+	f := newFake()
+	from := time.Unix(1e9, 4).UTC()
+	gap := &event.Event{Time: from, Seq: 1, Data: &event.Lost{Type: "lost", Lane: "agent", Until: from.Add(time.Minute)}}
+	h := newFakeHistory(append(pastDay(f), gap, &event.Event{Time: from, Data: &event.Lost{Type: "lost", Count: 3, Lane: "bulk"}})...)
+	f.recent = nil
+	ask := func(target string) string {
+		w := httptest.NewRecorder()
+		newServer(f, Config{History: h}).ServeHTTP(w, httptest.NewRequest("GET", target, nil))
+		if w.Code != 200 {
+			t.Fatalf("%s: %d %s", target, w.Code, w.Body)
+		}
+		return w.Body.String()
+	}
+	var st HistoryStatus
+	if err := json.Unmarshal([]byte(ask("/v1/history")), &st); err != nil {
+		t.Fatal(err)
+	}
+	if want := []HistoryGap{{From: from, To: from.Add(time.Minute)}}; !slices.Equal(st.Gaps, want) {
+		t.Errorf("gaps %v, want %v", st.Gaps, want)
+	}
+	for _, path := range []string{"events", "connections"} {
+		if got := ask("/v1/" + path + "?since=2001-09-01&until=2002-01-01&filter=fd.rport=443"); strings.Count(got, `"lost.until":"2001-09-09T01:47:40.000000004Z"`) != 1 {
+			t.Errorf("%s do not tell of the gap: %s", path, got)
+		}
+	}
+}
+
 // An answer that breaks off does not look whole; one that never began says why.
 func TestPastFails(t *testing.T) {
 	f := newFake()

@@ -165,6 +165,9 @@ func (s *Server) whoWas(ctx context.Context, c *whoCollector, further string) er
 		if l, ok := e.Data.(*event.Lost); ok {
 			c.out.Lost += l.Count
 		}
+		if g, ok := gapOf(e); ok {
+			c.out.Gaps = append(c.out.Gaps, g)
+		}
 		return nil
 	})
 }

@@ -2,6 +2,7 @@ package cli
 
 import (
 	"context"
+	"fmt"
 	"io"
 	"slices"
 	"time"
@@ -101,6 +102,13 @@ func writeConnections(env *Env, lines api.Lines, ct *connectionTable, st streamT
 	if err != nil {
 		return err
 	}
+	conns = slices.DeleteFunc(conns, func(r *record) bool {
+		text := st.aside(r)
+		if text != "" {
+			fmt.Fprintln(env.Stderr, env.program()+": "+text)
+		}
+		return text != ""
+	})
 	ct.place = ct.place.withPods(conns)
 	slices.SortStableFunc(conns, func(a, b *record) int { return a.time("conn.start").Compare(b.time("conn.start")) })
 	out := &lazyWriter{out: env.Stdout}

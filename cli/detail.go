@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"time"
 
 	"warren/event"
 )
@@ -343,6 +344,15 @@ func (s screen) dnsDetail(r *record) cell {
 	return c
 }
 
+// unseen says that no agent kept anything for a time, on a node, "" for this machine.
+func unseen(node string, from, to, now time.Time) string {
+	if node != "" {
+		node += ": "
+	}
+	begin, end := moments(from, to, now)
+	return fmt.Sprintf("%sno agent recorded from %s to %s", node, begin, end)
+}
+
 func (s screen) lostDetail(r *record) string {
 	count, what := r.str("lost.count"), r.str("lost.kind")
 	if what == "" {
@@ -350,6 +360,11 @@ func (s screen) lostDetail(r *record) string {
 	}
 	text := fmt.Sprintf("%s events lost: %s", s.orUnknown(count), s.safe(what))
 	switch lane := r.str("lost.lane"); lane {
+	case "agent":
+		return unseen(s.safe(r.str("k8s.node.name")), r.time("evt.time"), r.time("lost.until"), s.now())
+	case "connection":
+		from, to := moments(r.time("evt.time"), r.time("lost.until"), s.now())
+		return fmt.Sprintf("%s: nothing was told from %s to %s, for the connection to its agent broke off", s.safe(r.str("k8s.node.name")), from, to)
 	case "name":
 		return fmt.Sprintf("%s events of %s could be of those asked for: the kernel does not show which file they are about", s.orUnknown(count), s.safe(what))
 	case "critical", "bulk":

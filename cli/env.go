@@ -133,12 +133,14 @@ type screen struct {
 	color bool
 	cut   bool // whether lines are cut to width
 	width int  // columns; meaningful if cut
+	// now is the time, in the zone in which times are shown.
+	now func() time.Time
 }
 
 // screen returns how standard output shows text. Tables are cut to the width
 // of a terminal; other forms, and pipes, get whole lines.
 func (env *Env) screen(table bool) screen {
-	s := screen{utf8: env.utf8()}
+	s := screen{utf8: env.utf8(), now: env.Now}
 	s.color = env.Terminal && env.Getenv("NO_COLOR") == "" && env.Getenv("TERM") != "dumb"
 	if env.Terminal && table {
 		if w := env.Width(); w > 0 {

@@ -346,7 +346,13 @@ var (
 	errorFields = []string{"conn.error", "evt.res", "conn.reset"}
 )
 
-func (et *eventTable) aside(*record) string { return "" }
+// aside tells of times in which nothing was seen, which are no events.
+func (et *eventTable) aside(r *record) string {
+	if r.kind() != event.KindLost || !r.has("lost.until") {
+		return ""
+	}
+	return et.screen.lostDetail(r)
+}
 
 func (et *eventTable) row(r *record) []cell {
 	s := et.screen

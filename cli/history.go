@@ -52,6 +52,7 @@ func historyStatusCommand(g *globals) *command {
 			p.heading("History")
 			p.history(&st, env.Now())
 			p.segments(&st, env.Now())
+			p.gaps(st.Gaps, env.Now())
 			return p.print(env)
 		},
 	}
@@ -129,6 +130,20 @@ func (p *page) segments(st *api.HistoryStatus, now time.Time) {
 		rows = append(rows, row)
 	}
 	p.rows(cols, rows)
+}
+
+// gaps writes when nothing was kept.
+func (p *page) gaps(gaps []api.HistoryGap, now time.Time) {
+	if len(gaps) == 0 {
+		return
+	}
+	p.heading("No agent recorded")
+	var rows [][]cell
+	for _, g := range gaps {
+		from, to := moments(g.From, g.To, now)
+		rows = append(rows, []cell{{text: from}, {text: to}, {text: span(g.To.Sub(g.From))}})
+	}
+	p.rows([]column{{head: "FROM", min: 16}, {head: "TO", min: 16}, {head: "FOR", right: true}}, rows)
 }
 
 // reachOf says how far back a history goes.

@@ -83,6 +83,24 @@ func (a *answerer) remembered(ctx context.Context, q *api.Question) {
 	}
 }
 
+// unseen says that a moment of the past lies in a time in which no agent kept
+// anything: what is known of it is what was before.
+func (a *answerer) unseen(ctx context.Context, at time.Time) {
+	if a.cluster || at.IsZero() {
+		return
+	}
+	b, err := a.History(ctx)
+	var st api.HistoryStatus
+	if err != nil || json.Unmarshal(b, &st) != nil {
+		return
+	}
+	for _, g := range st.Gaps {
+		if at.After(g.From) && at.Before(g.To) {
+			fmt.Fprintln(a.env.Stderr, a.env.program()+": "+unseen("", g.From, g.To, a.env.Now())+": what is shown is what was known at its begin")
+		}
+	}
+}
+
 // beginOf says where a history begins that does not reach back to since; "" where
 // it does.
 func beginOf(st *api.HistoryStatus, since, now time.Time) string {

@@ -14,8 +14,11 @@ import (
 	"warren/event"
 )
 
-// kept is the history of a machine: what it saw is all there ever was.
+// kept is the history of a machine: what it saw is all there ever was, but for some
+// minutes in which no agent ran.
 type kept struct{ m *machine }
+
+var noAgent = &event.Event{Time: at(14_400_000), Data: &event.Lost{Type: "lost", Lane: "agent", Until: at(14_100_000)}}
 
 var _ api.History = kept{}
 
@@ -23,9 +26,12 @@ func (k kept) Sync(context.Context) (uint64, error) { return 0, nil }
 
 func (k kept) Events(_ context.Context, q api.PastQuestion) iter.Seq2[*event.Event, error] {
 	return func(yield func(*event.Event, error) bool) {
-		list := slices.Clone(k.m.events)
+		list := append(slices.Clone(k.m.events), noAgent)
 		slices.SortStableFunc(list, func(a, b *event.Event) int { return a.Time.Compare(b.Time) })
 		list = slices.DeleteFunc(list, func(e *event.Event) bool {
+			if e == noAgent {
+				return !q.Since.IsZero() && at(14_100_000).Before(q.Since) || !q.Until.IsZero() && !e.Time.Before(q.Until) || q.Kinds != 0 && !q.Kinds.Has(event.KindLost)
+			}
 			return !q.Since.IsZero() && e.Time.Before(q.Since) || !q.Until.IsZero() && !e.Time.Before(q.Until) || q.Kinds != 0 && !q.Kinds.Has(e.Data.Kind()) || q.Filter != nil && !q.Filter.Match(e)
 		})
 		if q.Newest && q.Limit > 0 && len(list) > q.Limit {

@@ -73,6 +73,7 @@ func processListCommand(g *globals) *command {
 			}
 			ctx, cancel := g.finite(ctx, false)
 			defer cancel()
+			who.unseen(ctx, at)
 			lines := who.Processes(ctx, q)
 			if output == "json" {
 				return who.whole(writeJSON(env, only(withoutKernel(who.lines(lines, tellRoll, typed), kernel), namesOf(chosen))))

@@ -62,6 +62,7 @@ func processTreeCommand(g *globals) *command {
 			}
 			ctx, cancel := g.finite(ctx, false)
 			defer cancel()
+			who.unseen(ctx, at)
 			procs, err := readProcesses(who.lines(who.Processes(ctx, q), dropRoll, ""), kernel)
 			if err != nil {
 				return err

@@ -161,7 +161,6 @@ func (r *replayView) ask(ctx context.Context) (string, error) {
 	if text := beginOf(&st, r.since, r.env.Now()); text != "" {
 		r.say(text)
 	}
-	r.gap(ctx)
 	var conditions []string
 	var kinds event.KindSet
 	for _, x := range r.set.Rules {
@@ -216,23 +215,6 @@ func ofKinds(text string) bool {
 	}
 	f, ok := c.Left.(*filter.Field)
 	return ok && f.Name == "evt.kind" && (c.Op == filter.In || c.Op == filter.Eq)
-}
-
-// gap says when no agent ran before the present one, as far as that is known.
-func (r *replayView) gap(ctx context.Context) {
-	b, err := r.who.Status(ctx)
-	var st api.Status
-	if err != nil || json.Unmarshal(b, &st) != nil || !st.Started.After(r.since) || !r.until.IsZero() && !st.Started.Before(r.until) {
-		return
-	}
-	now := r.env.Now()
-	before, err := readRecords(r.who.Recent(ctx, api.Question{Until: st.Started, Since: r.since, Limit: 1, Fields: []string{"evt.time", "evt.kind"}}))
-	before = slices.DeleteFunc(before, func(x *record) bool { return x.kind() == event.KindLost })
-	if err != nil || len(before) == 0 {
-		return // where the history begins says it
-	}
-	last := before[len(before)-1].time("evt.time")
-	r.say("the agent was started at " + day(st.Started, now) + ", and the last event before that is of " + day(last, now) + ": of what was between nothing is known, and earlier restarts are not looked for")
 }
 
 func (r *replayView) say(text string) {

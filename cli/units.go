@@ -104,3 +104,23 @@ func day(t, now time.Time) string {
 	}
 	return t.Format("Jan _2  2006")
 }
+
+// moments writes the begin and the end of a time, to the second: with the day where it
+// is not today's, and finer where it is short.
+func moments(from, to, now time.Time) (string, string) {
+	clock := "15:04:05"
+	if to.Sub(from) < 2*time.Second {
+		clock = "15:04:05.000"
+	}
+	write := func(t time.Time) string {
+		t = t.In(now.Location())
+		switch {
+		case t.Year() != now.Year():
+			return t.Format("2006-01-02 " + clock)
+		case t.YearDay() != now.YearDay():
+			return t.Format("Jan _2 " + clock)
+		}
+		return t.Format(clock)
+	}
+	return write(from), write(to)
+}

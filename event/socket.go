@@ -124,13 +124,16 @@ type Answer struct {
 // Kind implements [Data].
 func (*DNS) Kind() Kind { return KindDNS }
 
-// Lost says that events were lost, where, and how many.
+// Lost says that events were lost, where, and how many; or on the lanes agent and
+// connection that none were seen, from when the event is of until Until.
 type Lost struct {
 	Type     string `field:"evt.type" doc:"type of the event: the system call's name, or what the kernel did"`
 	Count    uint64 `field:"lost.count" doc:"how many"`
 	What     string `field:"lost.kind" doc:"which records were lost, by sensor and record: process.exec; on the lane kernel which hook missed as many calls"`
-	Lane     string `field:"lost.lane" doc:"where: critical, bulk or ring (a ring was full), queue (a consumer did not keep up), table (a kernel map was full), kernel (a program was not run, because one was running already on that CPU), disk (the history could not be written), name (of files: the kernel does not show which they were, and the events could have been of those asked for)"`
+	Lane     string `field:"lost.lane" doc:"where: critical, bulk or ring (a ring was full), queue (a consumer did not keep up), table (a kernel map was full), kernel (a program was not run, because one was running already on that CPU), disk (the history could not be written), name (of files: the kernel does not show which they were, and the events could have been of those asked for), agent (no agent kept what happened, from evt.time until lost.until: how many events that were, nobody knows), connection (a hub heard nothing of a node, from evt.time until lost.until)"`
 	Consumer string `field:"lost.consumer" doc:"whose queue it was"`
+	// Until is the end of a time of which nothing is known; zero for other losses.
+	Until time.Time `field:"lost.until" doc:"on the lanes agent and connection: when that was over"`
 }
 
 // Kind implements [Data].

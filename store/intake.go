@@ -313,6 +313,9 @@ func (s *Store) appendEvents(g *segment, k event.Kind, events []*event.Event, r 
 		if e.Past != nil && !e.Past.Last.IsZero() {
 			end = max(end, e.Past.Last.UnixNano())
 		}
+		if l, ok := e.Data.(*event.Lost); ok && !l.Until.IsZero() {
+			end = max(end, l.Until.UnixNano())
+		}
 		if i == 0 {
 			info.minTime, info.maxTime, info.minSeq, info.maxSeq = t, end, e.Seq, e.Seq
 		}
@@ -379,6 +382,9 @@ func (s *Store) appendBatch(g *segment, b *Batch, info frameInfo) bool {
 // events that come late are of the past, and the clock was not set.
 func (s *Store) watchClock(rows []*event.Event) {
 	for _, e := range rows {
+		if e.Data.Kind() == event.KindLost {
+			continue // of a time before
+		}
 		t := e.Time.UnixNano()
 		ahead := t - int64(e.Ktime)
 		back := s.lastTime - t

@@ -146,6 +146,7 @@ func (q *query) candidates(ctx context.Context, p *plan, t tables, n, step int, 
 	o := &opened{}
 	e := evaluation{tables: t}
 	timeCol, numCol := p.layout.Column("evt.time").Index, p.layout.Column("evt.num").Index
+	until := p.layout.Column(columnUntil)
 	sorted := true
 	for from := 0; from < n; from += step {
 		if err := ctx.Err(); err != nil {
@@ -158,9 +159,18 @@ func (q *query) candidates(ctx context.Context, p *plan, t tables, n, step int, 
 			if err != nil {
 				return nil, err
 			}
+			var ends *view
+			if until != nil {
+				if ends, err = t.view(until.Index, from, to); err != nil {
+					return nil, err
+				}
+			}
 			set = newRowSet(to-from, false)
 			for i := range to - from {
-				if v != nil && v.nums[i] >= q.from && v.nums[i] <= q.to {
+				if v == nil || v.nums[i] > q.to {
+					continue
+				}
+				if v.nums[i] >= q.from || ends != nil && (ends.null == nil || !ends.null[i]) && ends.nums[i] >= q.from {
 					set[i/64] |= 1 << (i % 64)
 				}
 			}

@@ -98,6 +98,9 @@ var looseColumns = map[string]bool{
 // hostNames are fields of containers that say host outside of them.
 var hostNames = map[string]bool{"container.id": true, "container.type": true, "container.name": true}
 
+// columnUntil is the end of a time of which nothing is known, of losses.
+const columnUntil = "lost.until"
+
 // planFor makes the plan of a filter for events of a kind. It is nil where the
 // filter holds for none of them.
 func planFor(p *filter.Program, k event.Kind, procs *processLeaves) *plan {
@@ -113,7 +116,7 @@ func planFor(p *filter.Program, k event.Kind, procs *processLeaves) *plan {
 			pl.root = pl.test(c)
 		}
 	}
-	for _, name := range []string{"evt.time", "evt.num", event.ColumnSnapshot, event.ColumnExecID} {
+	for _, name := range []string{"evt.time", "evt.num", event.ColumnSnapshot, event.ColumnExecID, columnUntil} {
 		if c := pl.layout.Column(name); c != nil {
 			pl.needed[c.Index] = true
 		}

@@ -225,7 +225,8 @@ func (s *Store) addSealed(q *query, f *sealed, table *sealedProcesses) error {
 	timeCol := file.cols[file.layout.Column("evt.time").Index]
 	for g := range file.groups {
 		lo, hi := first, last
-		if info := &file.groups[g].chunks[timeCol]; info.bounded && len(info.least) == 8 && len(info.most) == 8 {
+		// Losses can reach beyond the time that they are of.
+		if info := &file.groups[g].chunks[timeCol]; f.Kind != event.KindLost && info.bounded && len(info.least) == 8 && len(info.most) == 8 {
 			lo, hi = int64(le64(info.least)), int64(le64(info.most))
 		}
 		if hi < q.from || lo > q.to {

@@ -122,6 +122,7 @@ type Store struct {
 	log  *slog.Logger
 	lock io.Closer
 	host *event.Host
+	mark mark
 
 	in intake
 	// wake rouses Run before its time; urgent asks for a sync besides.
@@ -207,6 +208,10 @@ func Open(cfg Config, log *slog.Logger) (*Store, error) {
 	}
 	s.in.most = maxBuffered
 	s.state.began = cfg.Now()
+	s.mark.path = filepath.Join(cfg.Dir, markName)
+	if err := s.mark.read(); err != nil {
+		log.Warn("history: since when nothing was kept is not known", "err", err)
+	}
 	s.snaps.host = s.host
 	s.snaps.begin()
 	err = s.recover()
@@ -260,11 +265,16 @@ func (s *Store) recover() error {
 
 // Close writes what waits and gives the directory back. Run must have ended.
 func (s *Store) Close() error {
-	s.flush(false)
+	now := s.cfg.Now()
+	_, all := s.flush(false)
 	err := s.writeOut()
 	if active := s.active(); active != nil && err == nil {
 		err = active.sync()
 	}
+	if all && err == nil {
+		s.ended(now)
+	}
+	err = errors.Join(err, s.mark.close())
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, g := range s.segments {
@@ -306,10 +316,14 @@ func (s *Store) Run(ctx context.Context) error {
 // step encodes and writes what came, and begins a new segment when the active one
 // is due, or wanted. It reports whether some of what came is critical.
 func (s *Store) step(newSegment bool) (critical bool) {
-	critical, _ = s.flush(true)
+	began := s.cfg.Now()
+	critical, all := s.flush(true)
 	if err := s.writeOut(); err != nil {
 		s.failed(dutyWrite, err)
 		return false
+	}
+	if all {
+		s.recorded(began)
 	}
 	s.rotate(newSegment)
 	return critical
@@ -453,6 +467,7 @@ var duties = []struct{ what, means string }{
 	{dutySync, "it is not known that the disk keeps what is written"},
 	{dutySeal, "logs stay as they are"},
 	{dutyRemove, "what is too old or too much stays"},
+	{dutyMark, "the next agent will tell that nothing was kept for longer than that was so"},
 }
 
 const (
@@ -461,6 +476,7 @@ const (
 	dutySync   = "sync"
 	dutySeal   = "seal"
 	dutyRemove = "remove"
+	dutyMark   = "mark the time"
 )
 
 // failed says once that the disk does not do something.
