@@ -27,6 +27,7 @@ func saying(t testing.TB, line []byte) string {
 		Answered int      `json:"nodes.answered"`
 		Missing  []string `json:"nodes.missing"`
 		Lost     uint64   `json:"lost.count"`
+		Lane     string   `json:"lost.lane"`
 	}
 	if err := json.Unmarshal(line, &row); err != nil {
 		t.Fatalf("%q: %v", line, err)
@@ -35,6 +36,9 @@ func saying(t testing.TB, line []byte) string {
 	case "nodes":
 		return strings.Join(append([]string{fmt.Sprintf("%d of %d", row.Answered, row.Total)}, row.Missing...), "; ")
 	case "lost":
+		if row.Lane == "connection" {
+			return row.Node + " was not heard"
+		}
 		return fmt.Sprintf("lost %d", row.Lost)
 	}
 	return row.Node + " " + row.NS + " " + row.Name

@@ -54,6 +54,7 @@ func (g *gathering[T]) run(ctx context.Context) {
 		stop  context.CancelFunc
 	}
 	running := map[string]feeding{} // by node
+	fed := map[string]*source[T]{}  // that there were, by node
 	defer func() {
 		for _, f := range running {
 			f.stop()
@@ -85,6 +86,11 @@ func (g *gathering[T]) run(ctx context.Context) {
 			var src *source[T]
 			if g.out != nil {
 				src = g.out.source(time.Now())
+				src.node = m.node
+				if old := fed[m.node]; old != nil {
+					src.follows(old)
+				}
+				fed[m.node] = src
 			}
 			g.feeds.Go(func() {
 				defer src.end()

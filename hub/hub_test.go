@@ -76,9 +76,9 @@ func TestStreamOfAllNodes(t *testing.T) {
 	s.until("node-1  alone", "1 of 2; node-2: connection refused")
 	two.listen(t, ca)
 	two.waitStreams(t, 1)
-	s.until("2 of 2", "1 of 2; node-2: connection refused")
+	s.until("2 of 2", "1 of 2; node-2: connection refused", "node-2 was not heard")
 	two.tell(two.row(time.Now(), "shop", "back"))
-	s.want("node-2 shop back")
+	s.until("node-2 shop back", "node-2 was not heard")
 
 	// Agents come and go.
 	three := newAgent("node-3").listen(t, ca)
@@ -190,7 +190,7 @@ func TestTwoAgentsClaimOneNode(t *testing.T) {
 	young.close()
 	old.waitStreams(t, 1)
 	old.tell(old.row(time.Now(), "shop", "again"))
-	s.until("node-1 shop again", "0 of 1; node-1: ", "1 of 1")
+	s.until("node-1 shop again", "0 of 1; node-1: ", "1 of 1", "node-1 was not heard")
 }
 
 func TestNodeWithoutAgent(t *testing.T) {

@@ -49,6 +49,9 @@ type form[T any] struct {
 	// kind it was, and how that is told. Without lost, who brings waits.
 	kind func(T) string
 	lost func(l loss, at int64) T
+	// untold says that a node told nothing for a time, by our clock. Without it that is
+	// not said.
+	untold func(node string, from, to int64) T
 }
 
 // order is how rows are compared.
@@ -84,6 +87,7 @@ type mergeCount struct {
 // A source is one node's part in a merger.
 type source[T any] struct {
 	m     *merger[T]
+	node  string     // set by who made it, before it is used
 	id    int        // breaks ties
 	rows  []entry[T] // from next on
 	next  int
@@ -93,8 +97,12 @@ type source[T any] struct {
 	frontier int64     // before which it tells nothing more
 	heard    time.Time // when something last came, or was last taken
 	away     bool      // nothing comes for now
-	done     bool      // nothing comes any more
-	lost     []loss    // since the last row that found room
+	// told is when the node last said that it had told everything, by our clock; 0:
+	// never. broken says that what happened since is not told.
+	told   int64
+	broken bool
+	done   bool   // nothing comes any more
+	lost   []loss // since the last row that found room
 }
 
 type entry[T any] struct {
@@ -116,9 +124,16 @@ func rowForm(o order) form[api.Row] {
 	}
 	if o == live {
 		f.kind = func(r api.Row) string { return r.Kind }
-		f.lost = lostRow
+		f.lost, f.untold = lostRow, untoldRow
 	}
 	return f
+}
+
+// untoldRow tells people that a node's stream broke off, and went on later.
+func untoldRow(node string, from, to int64) api.Row {
+	e := &event.Event{Time: time.Unix(0, from), Past: &event.Past{Host: event.NewHost("", node, "")},
+		Data: &event.Lost{Type: "lost", Lane: "connection", Consumer: "hub", Until: time.Unix(0, to)}}
+	return api.Row{Time: from, Kind: event.KindLost.String(), JSON: event.AppendJSON(nil, e)}
 }
 
 // lostRow tells people what was lost.
@@ -212,6 +227,12 @@ func (s *source[T]) push(rows []T, clock int64, correction time.Duration, now ti
 	defer m.mu.Unlock()
 	s.away, s.heard = false, now
 	came := now.UnixNano()
+	if s.broken {
+		s.broken = false
+		if s.told != 0 && m.form.untold != nil {
+			s.add(s.told, came, m.form.untold(s.node, s.told, max(s.told, clock-int64(correction))))
+		}
+	}
 	for _, r := range rows {
 		size := m.form.size(r) + rowCost
 		// One row of each node finds room always: the others wait for it.
@@ -237,6 +258,7 @@ func (s *source[T]) push(rows []T, clock int64, correction time.Duration, now ti
 		s.add(t, came, r)
 	}
 	if clock != 0 {
+		s.told = clock - int64(correction)
 		s.frontier = max(s.frontier, min(clock-int64(correction)-int64(grace), came))
 	}
 	s.settle()
@@ -275,15 +297,30 @@ func (s *source[T]) tellLost(came int64) {
 	s.lost = s.lost[:0]
 }
 
-// pause says that nothing comes from the node for now.
+// pause says that nothing comes from the node for now, and what happens meanwhile is
+// not told later.
 func (s *source[T]) pause() {
 	if s == nil {
 		return
 	}
 	s.m.mu.Lock()
 	defer s.m.mu.Unlock()
-	s.away = true
+	s.away, s.broken = true, true
 	s.m.signal()
+}
+
+// resume says that what comes next goes on where the node broke off.
+func (s *source[T]) resume() {
+	s.m.mu.Lock()
+	defer s.m.mu.Unlock()
+	s.broken = false
+}
+
+// follows says that another source of the same node is over, which s goes on for.
+func (s *source[T]) follows(old *source[T]) {
+	s.m.mu.Lock()
+	defer s.m.mu.Unlock()
+	s.told, s.broken = old.told, true
 }
 
 // end says that the node has told all that it had to tell. It may be called

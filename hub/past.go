@@ -30,6 +30,9 @@ func (h *hub) who(ctx context.Context, q api.WhoQuestion) (api.Who, error) {
 			for i := range w.Rows {
 				w.Rows[i].Node = node // Kubernetes says which it is
 			}
+			for i := range w.Gaps {
+				w.Gaps[i].Node = node
+			}
 			mu.Lock()
 			all = append(all, w)
 			mu.Unlock()
@@ -58,14 +61,21 @@ const settledTime = 5 * time.Second
 
 // A catchUp is a stream that begins in the past. What is older than the cut is
 // told first, as a list: nothing of it is lost where more comes than is taken.
-// The stream, which begins there, tells the rest and what happens. Any goroutine
-// may use it.
+// The stream, which begins there, tells the rest and what happens. Where it breaks
+// off it goes on, by the agent's history, behind what was told last. Any goroutine may
+// use it.
 type catchUp struct {
 	question api.Question
 	cut      time.Time // by our clock
 
-	mu   sync.Mutex
-	cuts map[*agent]time.Time // by its own; zero: the stream has begun
+	mu    sync.Mutex
+	nodes map[string]*caughtUp
+}
+
+// caughtUp is how far a node is, by its own clock.
+type caughtUp struct {
+	next  time.Time // behind what was told; zero: nothing was
+	plain bool      // its history answers nothing: there is only what happens
 }
 
 func newCatchUp(q api.Question, now time.Time) *catchUp {
@@ -73,7 +83,16 @@ func newCatchUp(q api.Question, now time.Time) *catchUp {
 	if cut.Before(q.Since) {
 		cut = q.Since
 	}
-	return &catchUp{question: q, cut: cut, cuts: map[*agent]time.Time{}}
+	return &catchUp{question: q, cut: cut, nodes: map[string]*caughtUp{}}
+}
+
+// of returns how far an agent's node is. The caller holds c.mu.
+func (c *catchUp) of(a *agent) *caughtUp {
+	node := nodeOf(a.Agent)
+	if c.nodes[node] == nil {
+		c.nodes[node] = &caughtUp{}
+	}
+	return c.nodes[node]
 }
 
 // list is what an agent is asked first.
@@ -81,26 +100,72 @@ func (c *catchUp) list(a *agent) api.Question {
 	ahead, _ := a.clock.offset()
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.cuts[a] = c.cut.Add(ahead)
 	q := c.question
-	q.Until = c.cuts[a]
+	q.Until = c.cut.Add(ahead)
+	c.of(a).next = q.Until
 	if !q.Since.Before(q.Until) {
 		q.Since = q.Until.Add(-1)
 	}
 	return q
 }
 
-// live is what it is asked then. Where its answer breaks off it goes on with what
-// happens.
-func (c *catchUp) live(a *agent) api.Question {
-	q := c.question
+// live is what it is asked then, and again where its answer broke off. It reports
+// whether the answer goes on where it was.
+func (c *catchUp) live(a *agent) (q api.Question, on bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if cut, ok := c.cuts[a]; ok {
-		q.Since = cut
+	q = c.question
+	n := c.of(a)
+	switch {
+	case n.plain:
+		q.Since = time.Time{}
+	case !n.next.IsZero():
+		q.Since = n.next
 	}
-	c.cuts[a] = time.Time{}
-	return q
+	return q, !n.plain
+}
+
+// ask returns how agents are asked for the stream.
+func (c *catchUp) ask(path string) func(context.Context, *agent, *source[api.Row], func()) error {
+	return func(ctx context.Context, a *agent, to *source[api.Row], began func()) error {
+		q, on := c.live(a)
+		if on {
+			to.resume()
+		}
+		err := askBatches(func(ctx context.Context, a *agent) api.Batches { return c.watch(a, a.client.Rows(ctx, path, true, q)) })(ctx, a, to, began)
+		if e := (*api.Error)(nil); errors.As(err, &e) {
+			c.mu.Lock()
+			c.of(a).plain = true
+			c.mu.Unlock()
+		}
+		return err
+	}
+}
+
+// watch remembers up to when an agent has told what happened.
+func (c *catchUp) watch(a *agent, batches api.Batches) api.Batches {
+	return func(yield func(api.Batch, error) bool) {
+		for b, err := range batches {
+			c.told(a, b.Rows)
+			if !yield(b, err) {
+				return
+			}
+		}
+	}
+}
+
+func (c *catchUp) told(a *agent, rows []api.Row) {
+	if len(rows) == 0 {
+		return
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	n := c.of(a)
+	for _, r := range rows {
+		if next := time.Unix(0, r.Time+1); !notice(r.Kind) && next.After(n.next) {
+			n.next = next
+		}
+	}
 }
 
 // earlier asks the nodes for what is older than the cut.

@@ -4,10 +4,13 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
+	"slices"
+	"strings"
 	"testing"
 	"time"
 
 	"warren/api"
+	"warren/internal/testkit"
 )
 
 // What is older than the question comes first, of all nodes in the order of time;
@@ -46,6 +49,76 @@ func TestStreamFromThePast(t *testing.T) {
 		if ago := time.Since(cut.Add(-a.clock)); ago < settledTime-time.Second || ago > settledTime+time.Minute {
 			t.Errorf("%s: the cut is %v ago", a.node, ago)
 		}
+	}
+}
+
+// before reads lines until one is as wanted, and returns those before it, but for who
+// answers.
+func (s *following) before(want string) (list []string) {
+	s.t.Helper()
+	for deadline := time.After(testkit.Patience); ; {
+		select {
+		case got, ok := <-s.lines:
+			switch {
+			case !ok:
+				s.t.Fatalf("the stream ended (%v), want %q", s.err, want)
+			case got == want:
+				return list
+			case !strings.Contains(got, " of "):
+				list = append(list, got)
+			}
+		case <-deadline:
+			s.t.Fatalf("the stream does not say %q", want)
+		}
+	}
+}
+
+// A stream from the past goes on behind what was told last when an agent was away; one
+// of what happens says for how long it heard nothing; and so does one from the past of
+// an agent without a history.
+func TestStreamBreaksOff(t *testing.T) {
+	ca := newAuthority(t, "warren")
+	for _, tt := range []struct {
+		name, path string
+		forgets    bool // the agent has no history
+		on         bool // the stream goes on
+	}{
+		{"past", "/v1/events?since=2h&follow=true", false, true},
+		{"past without a history", "/v1/events?since=2h&follow=true", true, false},
+		{"live", "/v1/events", false, false},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			one := newAgent("node-1").listen(t, ca)
+			one.clock = -2 * time.Minute
+			if tt.forgets {
+				one.judge(func(q api.Query) *api.Error {
+					if _, ok := q["since"]; ok {
+						return api.Unavailable("this agent keeps no history")
+					}
+					return nil
+				})
+			}
+			f := newFixture(t, ca, Config{}, one)
+			s := f.follow(admin, tt.path)
+			one.waitStreams(t, 1)
+			last := time.Now()
+			one.tell(one.row(last, "shop", "last"))
+			s.before("node-1 shop last")
+			one.close()
+			one.listen(t, ca)
+			one.waitStreams(t, 1)
+			one.tell(one.row(time.Now(), "shop", "next"))
+			between := s.before("node-1 shop next")
+			if want := []string{"node-1 was not heard"}; tt.on && len(between) > 0 || !tt.on && !slices.Equal(between, want) {
+				t.Errorf("between the two it says %q", between)
+			}
+			one.mu.Lock()
+			defer one.mu.Unlock()
+			since, err := time.Parse(time.RFC3339Nano, one.asked[len(one.asked)-1]["since"])
+			if tt.on != (err == nil) || tt.on && !since.Equal(last.Add(one.clock+1)) {
+				t.Errorf("the agent was asked %v", one.asked[len(one.asked)-1])
+			}
+		})
 	}
 }
 

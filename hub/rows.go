@@ -105,19 +105,19 @@ func (h *hub) serveRows(w http.ResponseWriter, req *http.Request, path string, q
 
 	a.pushTo(v)
 	out := &answer{h: h, api: api.NewWriter(w, req, h.cfg.Stall, a.Fields), see: h.sight(c, what, v)}
-	ask, limit := same(a.push), a.Limit
+	ask, limit := askRows(path, a.Follow, same(a.push)), a.Limit
 	if a.Follow && !a.Since.IsZero() && a.foreign == nil {
 		past := newCatchUp(a.push, time.Now())
 		n, err := out.before(ctx, h.earlier(path, a.Nodes, past), limit)
 		if err != nil || n == limit && limit > 0 {
 			return err
 		}
-		ask = past.live
+		ask = past.ask(path)
 		if limit > 0 {
 			limit -= n
 		}
 	}
-	g := &gathering[api.Row]{agents: h.agents, follow: a.Follow, nodes: a.Nodes, ask: askRows(path, a.Follow, ask)}
+	g := &gathering[api.Row]{agents: h.agents, follow: a.Follow, nodes: a.Nodes, ask: ask}
 	if a.Follow {
 		g.out = newMerger(rowForm(live), live, h.cfg.Wait, h.cfg.StreamBytes, &h.pool, &h.merged)
 	} else {
