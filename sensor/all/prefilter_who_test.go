@@ -114,6 +114,10 @@ func helperWho(args []string) int {
 	}
 	switch role {
 	case "old":
+		// Where it works is not where it was executed.
+		if err := os.Chdir("/"); err != nil {
+			return 1
+		}
 		in := bufio.NewReader(os.Stdin)
 		for {
 			if _, err := in.ReadString('\n'); err != nil {
@@ -196,6 +200,7 @@ type lobby struct {
 type conversation struct {
 	in  io.WriteCloser
 	out *bufio.Reader
+	pid int
 }
 
 var webContainer = &event.Container{FullID: "a1b2", ID: "a1b2", Name: "web", Type: "docker", Image: "registry.lan/shop:1", ImageRepo: "registry.lan/shop",
@@ -234,16 +239,7 @@ func newLobby(t *testing.T, critical int) *lobby {
 		l.put(name, program)
 	}
 	// One who was there before anybody looked.
-	cmd := testkit.Command(t, "who", l.dir, "old")
-	cmd.Path = filepath.Join(l.dir, "opt/old")
-	in, err1 := cmd.StdinPipe()
-	out, err2 := cmd.StdoutPipe()
-	if err1 != nil || err2 != nil {
-		t.Fatal(err1, err2)
-	}
-	l.cgroup.Start(t, cmd)
-	l.old = &conversation{in, bufio.NewReader(out)}
-	l.old.tell(t)
+	l.old = l.talk("opt/old")
 
 	log := slog.New(slog.NewTextHandler(t.Output(), nil))
 	if l.road, err = bpf.NewRoad(bpf.Config{CgroupRoot: l.cgroup.Path, CriticalBytes: critical}); err != nil {
@@ -267,7 +263,6 @@ func newLobby(t *testing.T, critical int) *lobby {
 		if err := l.road.Close(); err != nil {
 			t.Error(err)
 		}
-		_ = cmd.Wait() // killed with the test
 	})
 	if err := l.process.Start(interest.All(event.Kinds(event.KindExec)), l.told); err != nil {
 		t.Fatal(err)
@@ -287,6 +282,24 @@ func (l *lobby) put(name string, content []byte) {
 	if err := os.WriteFile(path, content, 0o755); err != nil {
 		l.t.Fatal(err)
 	}
+}
+
+// talk executes a program that does something when it is told to, and has done it
+// once.
+func (l *lobby) talk(name string) *conversation {
+	l.t.Helper()
+	cmd := testkit.Command(l.t, "who", l.dir, "old")
+	cmd.Path = filepath.Join(l.dir, name)
+	in, err1 := cmd.StdinPipe()
+	out, err2 := cmd.StdoutPipe()
+	if err1 != nil || err2 != nil {
+		l.t.Fatal(err1, err2)
+	}
+	l.cgroup.Start(l.t, cmd)
+	l.t.Cleanup(func() { _ = cmd.Wait() }) // killed with the test
+	c := &conversation{in, bufio.NewReader(out), cmd.Process.Pid}
+	c.tell(l.t)
+	return c
 }
 
 // told gives events to the tables, which say whose they are, and keeps them.
@@ -471,4 +484,51 @@ func TestBPFPrefilterRenamed(t *testing.T) {
 	if got := matches(p, l.work("opt/restore")); got != 2 {
 		t.Errorf("%d events, want 2", got)
 	}
+}
+
+// TestBPFPrefilterAgain: processes that were told by their exec are told again, with
+// what they execute as it was: they are judged by it as before. One that is told with
+// another path is not judged, until it is told with that once more.
+func TestBPFPrefilterAgain(t *testing.T) {
+	l := newLobby(t, 0)
+	clerk, backup := l.talk("bin/clerk"), l.talk("opt/backup")
+	p, err := filter.Compile("evt.type = openat and proc.exepath = " + l.dir + "/opt/backup")
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.want(p.Interest())
+	opens := 2 + 2*len(filesOfAll)
+	again := func() {
+		t.Helper()
+		if err := l.process.Snapshot(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	check := func(when string, others int) {
+		t.Helper()
+		l.take()
+		made := l.made()
+		clerk.tell(t)
+		if n := l.made() - made; n != others {
+			t.Errorf("%s: %d records of another executable left the kernel, want %d", when, n, others)
+		}
+		backup.tell(t)
+		if n := matches(p, l.take()); n != opens {
+			t.Errorf("%s: %d events, want %d", when, n, opens)
+		}
+	}
+	check("executed", 0)
+	again()
+	check("read again", 0)
+	for _, c := range []*conversation{clerk, backup} {
+		l.web.Add(t, c.pid)
+	}
+	check("moved", 0)
+	if err := os.Rename(filepath.Join(l.dir, "bin/clerk"), filepath.Join(l.dir, "bin/scribe")); err != nil {
+		t.Fatal(err)
+	}
+	again()
+	check("renamed", opens)
+	again()
+	check("renamed, and read again", 0)
 }

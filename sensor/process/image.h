@@ -231,21 +231,16 @@ static __always_inline void exe_fill(struct exec_scratch *s, __u64 exec_id)
 {
 	struct exe *e = &s->exe;
 	__u32 n = s->rec.exe_len;
-	int i;
 
 	e->exec_id = exec_id;
 	exe_name(e, s->rec.task.comm);
-	/* The path is the first of the strings. */
-#pragma unroll
-	for (i = 0; i < EXE_TEXT / 8; i++) {
-		__builtin_memcpy(&e->words[i], &s->data[i * 8], 8);
-	}
-	if (n && n < EXE_TEXT) {
-		barrier_var(n);
-		e->path[n & (EXE_TEXT - 1)] = 0;
-		n++;
-	}
-	e->path_bits = (n < EXE_TEXT ? n : EXE_TEXT) * 8;
+	barrier_var(n);
+	if (n > EXE_TEXT)
+		n = EXE_TEXT;
+	/* The path is the first of the strings. Behind it is the next one, which is none of its bytes. */
+	__builtin_memset(e->words, 0, sizeof(e->words));
+	bpf_probe_read_kernel(e->path, n, s->data);
+	e->path_bits = (n && n < EXE_TEXT ? n + 1 : n) * 8; /* with a zero byte behind it */
 }
 
 /* The current task p has executed something, and that was told: nobody else asks. */
@@ -262,32 +257,57 @@ static __always_inline void exe_executed(struct task_struct *p, struct exec_scra
 /*
  * A process that lives is about to be told anew, as s has it: what is kept of it is
  * not believed where that says something else. Words alone are written, for the
- * process may run and ask meanwhile.
+ * process may run and ask meanwhile. Nor is it believed in its place this time, where
+ * what was kept is of the same exec: user space does not hear of a process what it
+ * is told together with an exec, and then knows what the exec has told.
  */
 static __always_inline void exe_doubt(struct task_struct *leader, struct exec_scratch *s)
 {
 	struct exe *e = bpf_task_storage_get(&exes, leader, NULL, 0), *now = &s->exe;
 	__u64 differs = 0, name[2], now_name[2];
+	bool same;
 	int i;
 
 	if (!e)
 		return;
+	same = e->exec_id == now->exec_id;
 #pragma unroll
 	for (i = 0; i < EXE_TEXT / 8; i++) {
 		differs |= e->words[i] ^ now->words[i];
 	}
-	if (differs || e->path_bits != now->path_bits)
+	if (e->path_bits && (differs || e->path_bits != now->path_bits)) {
 		e->path_bits = 0;
+		if (same)
+			now->path_bits = 0;
+	}
 	__builtin_memcpy(name, e->name, sizeof(name));
 	__builtin_memcpy(now_name, now->name, sizeof(now_name));
-	if (((name[0] ^ now_name[0]) | (name[1] ^ now_name[1])) || e->name_bits != now->name_bits)
+	if (e->name_bits && (((name[0] ^ now_name[0]) | (name[1] ^ now_name[1])) || e->name_bits != now->name_bits)) {
 		e->name_bits = 0;
+		if (same)
+			now->name_bits = 0;
+	}
 }
 
-/* It was told: kept where nothing is, for an exec meanwhile knows better. */
+/*
+ * It was told: kept where nothing is, and in place of what is not believed any more.
+ * That is taken away, never written over: an exec or a fork that has found it sees
+ * whole what it was. Where an exec comes between, what is put here is of the one
+ * before, which nobody believes.
+ */
 static __always_inline void exe_known(struct task_struct *leader, struct exec_scratch *s)
 {
-	bpf_task_storage_get(&exes, leader, &s->exe, BPF_LOCAL_STORAGE_GET_F_CREATE);
+	struct exe *e = bpf_task_storage_get(&exes, leader, NULL, 0), *now = &s->exe;
+
+	if (e) {
+		if (now->exec_id != leader->self_exec_id)
+			return; /* an exec meanwhile knows better */
+		if (e->exec_id == now->exec_id && (e->path_bits || !now->path_bits) &&
+		    (e->name_bits || !now->name_bits))
+			return;
+		bpf_task_storage_delete(&exes, leader);
+	}
+	bpf_task_storage_get(&exes, leader, now, BPF_LOCAL_STORAGE_GET_F_CREATE);
 }
 
 #endif /* PROCESS_IMAGE_H */
