@@ -254,57 +254,71 @@ static __always_inline void exe_executed(struct task_struct *p, struct exec_scra
 		*e = s->exe;
 }
 
+enum exe_part { EXE_PART_PATH = 1, EXE_PART_NAME = 2 };
+
 /*
  * A process that lives is about to be told anew, as s has it: what is kept of it is
  * not believed where that says something else. Words alone are written, for the
- * process may run and ask meanwhile. Nor is it believed in its place this time, where
- * what was kept is of the same exec: user space does not hear of a process what it
- * is told together with an exec, and then knows what the exec has told.
+ * process may run and ask meanwhile.
+ *
+ * Returns what exe_known may put in place of what is kept: the parts that were not
+ * believed before. Those that are doubted only now wait for the next time: user space
+ * leaves out what is told of a process right behind an exec, and knows the exec's.
  */
-static __always_inline void exe_doubt(struct task_struct *leader, struct exec_scratch *s)
+static __always_inline __u32 exe_doubt(struct task_struct *leader, struct exec_scratch *s)
 {
 	struct exe *e = bpf_task_storage_get(&exes, leader, NULL, 0), *now = &s->exe;
 	__u64 differs = 0, name[2], now_name[2];
-	bool same;
+	__u32 may = EXE_PART_PATH | EXE_PART_NAME;
 	int i;
 
 	if (!e)
-		return;
-	same = e->exec_id == now->exec_id;
+		return may;
+	if (e->exec_id == now->exec_id)
+		may = (e->path_bits ? 0 : EXE_PART_PATH) | (e->name_bits ? 0 : EXE_PART_NAME);
 #pragma unroll
 	for (i = 0; i < EXE_TEXT / 8; i++) {
 		differs |= e->words[i] ^ now->words[i];
 	}
-	if (e->path_bits && (differs || e->path_bits != now->path_bits)) {
+	if (differs || e->path_bits != now->path_bits)
 		e->path_bits = 0;
-		if (same)
-			now->path_bits = 0;
-	}
 	__builtin_memcpy(name, e->name, sizeof(name));
 	__builtin_memcpy(now_name, now->name, sizeof(now_name));
-	if (e->name_bits && (((name[0] ^ now_name[0]) | (name[1] ^ now_name[1])) || e->name_bits != now->name_bits)) {
+	if (((name[0] ^ now_name[0]) | (name[1] ^ now_name[1])) || e->name_bits != now->name_bits)
 		e->name_bits = 0;
-		if (same)
-			now->name_bits = 0;
-	}
+	return may;
+}
+
+/* The bits of a part in what replaces what is kept: not believed where somebody else has put it meanwhile. */
+static __always_inline __u32 exe_bits(bool may, __u32 kept, __u32 now)
+{
+	if (!may)
+		return kept;
+	return kept ? 0 : now;
 }
 
 /*
- * It was told: kept where nothing is, and in place of what is not believed any more.
- * That is taken away, never written over: an exec or a fork that has found it sees
- * whole what it was. Where an exec comes between, what is put here is of the one
- * before, which nobody believes.
+ * It was told: kept where nothing is, and what may be put in place of what is not
+ * believed. That is taken away, never written over: an exec or a fork that has found
+ * it sees whole what it was. Where an exec comes between, what is put here is of the
+ * one before, which nobody believes.
  */
-static __always_inline void exe_known(struct task_struct *leader, struct exec_scratch *s)
+static __always_inline void exe_known(struct task_struct *leader, struct exec_scratch *s, __u32 may)
 {
 	struct exe *e = bpf_task_storage_get(&exes, leader, NULL, 0), *now = &s->exe;
+	__u32 path, name;
 
 	if (e) {
 		if (now->exec_id != leader->self_exec_id)
 			return; /* an exec meanwhile knows better */
-		if (e->exec_id == now->exec_id && (e->path_bits || !now->path_bits) &&
-		    (e->name_bits || !now->name_bits))
-			return;
+		if (e->exec_id == now->exec_id) {
+			path = exe_bits(may & EXE_PART_PATH, e->path_bits, now->path_bits);
+			name = exe_bits(may & EXE_PART_NAME, e->name_bits, now->name_bits);
+			if (path <= e->path_bits && name <= e->name_bits)
+				return; /* nothing to put */
+			now->path_bits = path;
+			now->name_bits = name;
+		}
 		bpf_task_storage_delete(&exes, leader);
 	}
 	bpf_task_storage_get(&exes, leader, now, BPF_LOCAL_STORAGE_GET_F_CREATE);

@@ -250,7 +250,7 @@ static __always_inline int task_state(struct bpf_iter__task *ctx, bool sleepable
 	struct exec_record *r;
 	unsigned long start;
 	__u64 off = 0, len, need, exec_id;
-	__u32 zero = 0;
+	__u32 zero = 0, may;
 	bool rcu;
 
 	if (!p || !task_in_scope(p) || !task_speaks(p))
@@ -285,7 +285,7 @@ static __always_inline int task_state(struct bpf_iter__task *ctx, bool sleepable
 		identity_get(p, BPF_LOCAL_STORAGE_GET_F_CREATE);
 	}
 	exe_fill(s, exec_id);
-	exe_doubt(p->group_leader, s);
+	may = exe_doubt(p->group_leader, s);
 	if (rcu)
 		bpf_rcu_read_unlock();
 
@@ -300,7 +300,7 @@ static __always_inline int task_state(struct bpf_iter__task *ctx, bool sleepable
 	if (exec_output(s, REC_TASK, off + len) || p->pid != p->tgid || !p->mm)
 		return 0;
 	identity_told(p, &r->task, false);
-	exe_known(p, s);
+	exe_known(p, s, may);
 	return 0;
 }
 
@@ -330,7 +330,7 @@ int process_task(struct bpf_iter__task *ctx)
 SEC("tp_btf/cgroup_attach_task")
 int BPF_PROG(process_moved, struct cgroup *to, const char *path, struct task_struct *p, bool all)
 {
-	__u32 slot = cpus;
+	__u32 slot = cpus, may;
 	struct exec_scratch *s;
 	struct exec_record *r;
 	unsigned long start;
@@ -357,7 +357,7 @@ int BPF_PROG(process_moved, struct cgroup *to, const char *path, struct task_str
 	exec_id = p->self_exec_id;
 	image_fill(s, &off, p, BPF_CORE_READ(p, mm, exe_file));
 	exe_fill(s, exec_id);
-	exe_doubt(p, s);
+	may = exe_doubt(p, s);
 	if (p->signal->nr_threads > 1)
 		identity_get(p, BPF_LOCAL_STORAGE_GET_F_CREATE);
 
@@ -373,7 +373,7 @@ int BPF_PROG(process_moved, struct cgroup *to, const char *path, struct task_str
 	r->args_len = len;
 	if (!exec_output(s, REC_TASK, off + len) && p->mm && !leaves) {
 		identity_told(p, &r->task, false);
-		exe_known(p, s);
+		exe_known(p, s, may);
 	}
 	if (leaves)
 		identity_forget(p);
