@@ -237,6 +237,7 @@ static __always_inline void exe_fill(struct exec_scratch *s, __u64 exec_id)
 	barrier_var(n);
 	if (n > EXE_TEXT)
 		n = EXE_TEXT;
+	barrier_var(n); /* what is compared is what is used: 6.1 forgets bounds of a 32-bit copy */
 	/* The path is the first of the strings. Behind it is the next one, which is none of its bytes. */
 	__builtin_memset(e->words, 0, sizeof(e->words));
 	bpf_probe_read_kernel(e->path, n, s->data);
