@@ -290,14 +290,6 @@ static __always_inline __u32 exe_doubt(struct task_struct *leader, struct exec_s
 	return may;
 }
 
-/* The bits of a part in what replaces what is kept: not believed where somebody else has put it meanwhile. */
-static __always_inline __u32 exe_bits(bool may, __u32 kept, __u32 now)
-{
-	if (!may)
-		return kept;
-	return kept ? 0 : now;
-}
-
 /*
  * It was told: kept where nothing is, and what may be put in place of what is not
  * believed. That is taken away, never written over: an exec or a fork that has found
@@ -306,19 +298,21 @@ static __always_inline __u32 exe_bits(bool may, __u32 kept, __u32 now)
  */
 static __always_inline void exe_known(struct task_struct *leader, struct exec_scratch *s, __u32 may)
 {
-	struct exe *e = bpf_task_storage_get(&exes, leader, NULL, 0), *now = &s->exe;
-	__u32 path, name;
+	struct exe *e, *now = &s->exe;
 
+	/* Once more: somebody else may have told something else meanwhile, and put it. */
+	may &= exe_doubt(leader, s);
+	e = bpf_task_storage_get(&exes, leader, NULL, 0);
 	if (e) {
 		if (now->exec_id != leader->self_exec_id)
 			return; /* an exec meanwhile knows better */
 		if (e->exec_id == now->exec_id) {
-			path = exe_bits(may & EXE_PART_PATH, e->path_bits, now->path_bits);
-			name = exe_bits(may & EXE_PART_NAME, e->name_bits, now->name_bits);
-			if (path <= e->path_bits && name <= e->name_bits)
+			if (!(may & EXE_PART_PATH))
+				now->path_bits = e->path_bits;
+			if (!(may & EXE_PART_NAME))
+				now->name_bits = e->name_bits;
+			if (now->path_bits == e->path_bits && now->name_bits == e->name_bits)
 				return; /* nothing to put */
-			now->path_bits = path;
-			now->name_bits = name;
 		}
 		bpf_task_storage_delete(&exes, leader);
 	}
