@@ -70,17 +70,15 @@ func exists(name string) bool {
 
 // setCalls tells the programs what each system call is.
 func setCalls(spec *ebpf.CollectionSpec) error {
-	var whats [fileCalls]uint8
+	v := spec.Variables["call_whats"]
+	whats := make([]uint8, v.Size())
 	for what := range calls {
 		if n := calls[what].number(runtime.GOARCH); calls[what].name != "" && n != noCall {
 			whats[n] = uint8(what)
 		}
 	}
-	if err := spec.Variables["call_whats"].Set(whats); err != nil {
+	if err := v.Set(whats); err != nil {
 		return fmt.Errorf("set call_whats: %w", err)
 	}
 	return nil
 }
-
-// fileCalls is how many numbers the programs know: record.h.
-const fileCalls = 512
