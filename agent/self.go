@@ -219,6 +219,7 @@ func tables(t identity.Stats) []api.Table {
 	return []api.Table{
 		{Name: "processes", Entries: t.Processes, Bytes: t.ProcessBytes, Budget: t.ProcessBudget, Evicted: t.Evicted},
 		{Name: "exited processes", Entries: t.Exited},
+		{Name: "past process states", Entries: t.Replaced, Evicted: t.Overtaken},
 		{Name: "connections", Entries: t.Connections, Bytes: t.ConnectionBytes, Budget: t.ConnectionBudget, Evicted: t.ConnectionsEvicted},
 		{Name: "closed connections", Entries: t.Closed},
 		{Name: "cgroups", Entries: t.Cgroups},

@@ -436,8 +436,8 @@ func TestOvertakenByMany(t *testing.T) {
 	n := m.Stats().Overtaken
 	m.tick(recentSpan)
 	m.sweepOnce(m.ktime + 1)
-	if m.procs.recent.n != 0 || m.Stats().Overtaken != n {
-		t.Errorf("afterwards %d snapshots remember what they replaced, %d were forgotten too soon", m.procs.recent.n, m.Stats().Overtaken)
+	if s := m.Stats(); s.Replaced != 0 || s.Overtaken != n {
+		t.Errorf("afterwards %d snapshots remember what they replaced, %d were forgotten too soon", s.Replaced, s.Overtaken)
 	}
 	m.check()
 }

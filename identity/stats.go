@@ -4,6 +4,7 @@ package identity
 type Stats struct {
 	Processes     int    // living
 	Exited        int    // ended and remembered
+	Replaced      int    // snapshots that were replaced and are remembered
 	ProcessBytes  int64  // of snapshots, ancestors kept by others included
 	ProcessBudget int64  // Config.ProcessBytes
 	Evicted       uint64 // processes forgotten for want of memory
@@ -41,7 +42,7 @@ func (i *Identity) Stats() Stats {
 		Processes: i.procs.living.n, Exited: i.procs.exited.n,
 		ProcessBytes: i.procs.bytes, ProcessBudget: i.cfg.ProcessBytes,
 		Evicted: i.procs.evicted, Stripped: i.procs.stripped, Vanished: i.procs.vanished, Unknown: i.procs.unknown,
-		Overtaken:   i.procs.overtaken,
+		Replaced: i.procs.recent.n, Overtaken: i.procs.overtaken,
 		Connections: i.conns.living.n, Closed: i.conns.closed.n,
 		ConnectionBytes: i.conns.bytes, ConnectionBudget: i.cfg.ConnectionBytes,
 		ConnectionsEvicted: i.conns.evicted, ConnectionsStale: i.conns.stale,
