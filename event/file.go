@@ -194,9 +194,12 @@ type Mount struct {
 // Kind implements [Data].
 func (*Mount) Kind() Kind { return KindMount }
 
-// FileClose is a close(2) of a file that the process had open for writing.
+// FileClose is a file that the process had open for writing and that it closed:
+// by each close(2), and by the other ways on which a descriptor goes if nobody else
+// had the file then.
 type FileClose struct {
 	Type   string `field:"evt.type" doc:"type of the event: the system call's name, or what the kernel did"`
+	By     string `field:"evt.closed_by" doc:"what took the descriptor: close; or, if nothing else had the file, dup2 or dup3 over it, close_range, exec (it was marked so), exit (the process ended)"`
 	Res    Errno  `field:"evt.res" doc:"SUCCESS, or the name of the error"`
 	RawRes int64  `field:"evt.rawres" doc:"what the system call returned: 0 or more, or a negative error number"`
 

@@ -111,8 +111,8 @@ func TestMountFields(t *testing.T) {
 }
 
 func TestFileCloseFields(t *testing.T) {
-	values(t, &FileClose{Type: "close", FD: 0, Name: "/t/x", FileObject: FileObject{FileMode: unix.S_IFREG | 0o644, Inode: 9}}, map[string]string{
-		"fd.num": "0", "fd.name": "/t/x", "fd.directory": "/t", "fd.filename": "x", "fd.type": "file", "fs.path.name": "/t/x", "file.size": "0", "fd.ino": "9",
+	values(t, &FileClose{Type: "close", By: "exit", FD: 0, Name: "/t/x", FileObject: FileObject{FileMode: unix.S_IFREG | 0o644, Inode: 9}}, map[string]string{
+		"fd.num": "0", "evt.closed_by": "exit", "fd.name": "/t/x", "fd.directory": "/t", "fd.filename": "x", "fd.type": "file", "fs.path.name": "/t/x", "file.size": "0", "fd.ino": "9",
 	})
 }
 

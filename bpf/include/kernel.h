@@ -124,6 +124,10 @@ typedef struct {
 	int counter;
 } atomic_t;
 
+typedef struct {
+	__s64 counter;
+} atomic64_t;
+
 /* Eight bytes since 6.3, two words before: cred___old. */
 typedef struct {
 	__u64 val;
@@ -306,6 +310,15 @@ struct file {
 	unsigned int f_mode, f_flags;
 	__s64 f_pos;
 	void *private_data; /* of a socket's: struct socket */
+	atomic64_t f_count; /* until 6.12 */
+};
+
+struct file_ref {
+	atomic64_t refcnt;
+};
+
+struct file___ref { /* since 6.13 */
+	struct file_ref f_ref;
 };
 
 struct fs_struct {
@@ -497,6 +510,7 @@ enum {
 struct fdtable {
 	unsigned int max_fds;
 	struct file **fd;
+	unsigned long *close_on_exec, *open_fds;
 };
 
 struct files_struct {
@@ -514,10 +528,6 @@ struct in6_addr {
 typedef struct {
 	struct net *net;
 } possible_net_t;
-
-typedef struct {
-	__s64 counter;
-} atomic64_t;
 
 struct sock_common {
 	__be32 skc_daddr, skc_rcv_saddr;

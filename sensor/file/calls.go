@@ -48,6 +48,8 @@ var calls = [...]call{
 	fileFileWhatFILE_UMOUNT:         {"umount", 166, 39}, // umount2(2)
 	fileFileWhatFILE_MOVE_MOUNT:     {"move_mount", 429, 429},
 	fileFileWhatFILE_CLOSE:          {"close", 3, 57},
+	fileFileWhatFILE_CLOSE_DUP2:     {"dup2", 33, noCall},
+	fileFileWhatFILE_CLOSE_DUP3:     {"dup3", 292, 24},
 }
 
 // number returns the number of a call on an architecture, noCall where it has none.

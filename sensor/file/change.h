@@ -59,6 +59,8 @@ static const struct change_shape shapes[FILE_WHATS] = {
 	[FILE_UMOUNT]	  = { -1, -1,  0, -1,  1, -1, -1, -1, -1, 0 },
 	[FILE_MOVE_MOUNT] = {  1,  0,  3,  2,  4, -1, -1, -1, -1, 0 },
 	[FILE_CLOSE]	  = { -1, -1, -1, -1, -1, -1, -1, -1,  0, 0 },
+	[FILE_CLOSE_DUP2] = { -1, -1, -1, -1, -1, -1, -1, -1,  1, 0 },
+	[FILE_CLOSE_DUP3] = { -1, -1, -1, -1, -1, -1, -1, -1,  1, 0 },
 };
 /* clang-format on */
 
@@ -673,7 +675,7 @@ static __noinline int change_tell(__u32 what, long res, struct change_call *c)
 		return 0;
 	r->marks |= asker_marks(p);
 	actor_fill(&r->actor, p);
-	if (what == FILE_CLOSE)
+	if (what >= FILE_CLOSE)
 		r->size = c ? c->size : 0;
 	change_write(record_of(what));
 	return 0;
@@ -693,14 +695,15 @@ static __noinline int change_exit(__u32 what, long res)
 		c = bpf_map_lookup_elem(&calls, &slot);
 	if (c && c->epoch != change_epoch(what))
 		c = NULL;
-	if (c || what != FILE_CLOSE) /* else it was not open for writing */
+	/* A close of what was not open for writing is none; what fails puts nothing in a descriptor's place. */
+	if (what < FILE_CLOSE || (c && (what == FILE_CLOSE || res >= 0)))
 		change_tell(what, res, c);
 	if (slot >= 0)
 		slot_leave(SLOT_CALLS, slot, false);
 	return 0;
 }
 
-/* Of all calls that change something, and of close(2). */
+/* Of all calls that change something, of close(2), and of what puts something in a descriptor's place. */
 SEC("tracepoint")
 int file_change_x(struct trace_event_raw_sys_exit *ctx)
 {

@@ -111,32 +111,47 @@ func mismatch(asked, got string, nofollow, shared bool) bool {
 
 // changeTypes are the evt.types of change records.
 var changeTypes = [...]string{
-	fileFileWhatFILE_UNLINK:     "unlink",
-	fileFileWhatFILE_UNLINKAT:   "unlinkat",
-	fileFileWhatFILE_RMDIR:      "rmdir",
-	fileFileWhatFILE_RENAME:     "rename",
-	fileFileWhatFILE_RENAMEAT:   "renameat",
-	fileFileWhatFILE_RENAMEAT2:  "renameat2",
-	fileFileWhatFILE_LINK:       "link",
-	fileFileWhatFILE_LINKAT:     "linkat",
-	fileFileWhatFILE_SYMLINK:    "symlink",
-	fileFileWhatFILE_SYMLINKAT:  "symlinkat",
-	fileFileWhatFILE_MKDIR:      "mkdir",
-	fileFileWhatFILE_MKDIRAT:    "mkdirat",
-	fileFileWhatFILE_CHMOD:      "chmod",
-	fileFileWhatFILE_FCHMOD:     "fchmod",
-	fileFileWhatFILE_FCHMODAT:   "fchmodat",
-	fileFileWhatFILE_FCHMODAT2:  "fchmodat2",
-	fileFileWhatFILE_CHOWN:      "chown",
-	fileFileWhatFILE_LCHOWN:     "lchown",
-	fileFileWhatFILE_FCHOWN:     "fchown",
-	fileFileWhatFILE_FCHOWNAT:   "fchownat",
-	fileFileWhatFILE_TRUNCATE:   "truncate",
-	fileFileWhatFILE_FTRUNCATE:  "ftruncate",
-	fileFileWhatFILE_MOUNT:      "mount",
-	fileFileWhatFILE_UMOUNT:     "umount2", // which the kernel calls umount
-	fileFileWhatFILE_MOVE_MOUNT: "move_mount",
-	fileFileWhatFILE_CLOSE:      "close",
+	fileFileWhatFILE_UNLINK:      "unlink",
+	fileFileWhatFILE_UNLINKAT:    "unlinkat",
+	fileFileWhatFILE_RMDIR:       "rmdir",
+	fileFileWhatFILE_RENAME:      "rename",
+	fileFileWhatFILE_RENAMEAT:    "renameat",
+	fileFileWhatFILE_RENAMEAT2:   "renameat2",
+	fileFileWhatFILE_LINK:        "link",
+	fileFileWhatFILE_LINKAT:      "linkat",
+	fileFileWhatFILE_SYMLINK:     "symlink",
+	fileFileWhatFILE_SYMLINKAT:   "symlinkat",
+	fileFileWhatFILE_MKDIR:       "mkdir",
+	fileFileWhatFILE_MKDIRAT:     "mkdirat",
+	fileFileWhatFILE_CHMOD:       "chmod",
+	fileFileWhatFILE_FCHMOD:      "fchmod",
+	fileFileWhatFILE_FCHMODAT:    "fchmodat",
+	fileFileWhatFILE_FCHMODAT2:   "fchmodat2",
+	fileFileWhatFILE_CHOWN:       "chown",
+	fileFileWhatFILE_LCHOWN:      "lchown",
+	fileFileWhatFILE_FCHOWN:      "fchown",
+	fileFileWhatFILE_FCHOWNAT:    "fchownat",
+	fileFileWhatFILE_TRUNCATE:    "truncate",
+	fileFileWhatFILE_FTRUNCATE:   "ftruncate",
+	fileFileWhatFILE_MOUNT:       "mount",
+	fileFileWhatFILE_UMOUNT:      "umount2", // which the kernel calls umount
+	fileFileWhatFILE_MOVE_MOUNT:  "move_mount",
+	fileFileWhatFILE_CLOSE:       "close",
+	fileFileWhatFILE_CLOSE_DUP2:  "close",
+	fileFileWhatFILE_CLOSE_DUP3:  "close",
+	fileFileWhatFILE_CLOSE_RANGE: "close",
+	fileFileWhatFILE_CLOSE_EXEC:  "close",
+	fileFileWhatFILE_CLOSE_EXIT:  "close",
+}
+
+// closers are what closes a file, by the kinds of closes.
+var closers = [...]string{
+	fileFileWhatFILE_CLOSE:       "close",
+	fileFileWhatFILE_CLOSE_DUP2:  "dup2",
+	fileFileWhatFILE_CLOSE_DUP3:  "dup3",
+	fileFileWhatFILE_CLOSE_RANGE: "close_range",
+	fileFileWhatFILE_CLOSE_EXEC:  "exec",
+	fileFileWhatFILE_CLOSE_EXIT:  "exit",
 }
 
 // texts are the paths of a change record: names of the kernel's objects, and
@@ -192,7 +207,8 @@ func kindOf(what fileFileWhat) event.Kind {
 	switch what {
 	case fileFileWhatFILE_MOUNT, fileFileWhatFILE_UMOUNT, fileFileWhatFILE_MOVE_MOUNT:
 		return event.KindMount
-	case fileFileWhatFILE_CLOSE:
+	}
+	if what >= fileFileWhatFILE_CLOSE {
 		return event.KindFileClose
 	}
 	return event.KindFile
@@ -246,7 +262,7 @@ func mountOf(r *fileChangeRecord, t *texts) *event.Mount {
 
 func closeOf(r *fileChangeRecord, t *texts) *event.FileClose {
 	c := &event.FileClose{
-		Type: changeTypes[r.What], Res: event.Errno(-min(r.Res, 0)), RawRes: int64(r.Res), FD: r.Fd, Name: t.name,
+		Type: changeTypes[r.What], By: closers[r.What], Res: event.Errno(-min(r.Res, 0)), RawRes: int64(r.Res), FD: r.Fd, Name: t.name,
 		Error: event.PathError(r.Error), FileObject: objectOf(&r.File, r.Marks), Size: int64(r.Size),
 		IOUring: fileFileMarks(r.Marks)&fileFileMarksFILE_IO_URING != 0,
 	}

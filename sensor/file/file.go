@@ -126,9 +126,7 @@ func hooks() []hook {
 		changing(event.KindMount, "mount", "mount", "file_s_mount"),
 		changing(event.KindMount, "umount", "umount", "file_s_umount"),
 		changing(event.KindMount, "move_mount", "move_mount", "file_s_movemnt"),
-		{bpf.Hook{Name: "file.close", Purpose: "files that were open for writing are closed", Rungs: []bpf.Rung{{Kind: "tracepoint", Attachments: []bpf.Attachment{
-			bpf.Tracepoint("file_change_x", "syscalls", "sys_exit_close"), bpf.Tracepoint("file_close_e", "syscalls", "sys_enter_close"),
-		}}}}, event.KindFileClose, []string{"close"}, nil},
+		closing(),
 	}
 	list = append(list, uring())
 	return slices.DeleteFunc(list, func(h hook) bool { return len(h.types) == 0 })
@@ -172,6 +170,22 @@ func changing(kind event.Kind, name, calls string, seen ...string) hook {
 		{Kind: "tracepoint", Attachments: slices.Concat(exits, enters)},
 	}}
 	return h
+}
+
+// closing is the hook of all ways on which descriptors go. Where the kernel does not
+// show an exec before it has closed any, the second rung misses these.
+func closing() hook {
+	var all []bpf.Attachment
+	for _, call := range []string{"close", "dup2", "dup3"} {
+		if exists(call) {
+			all = append(all, bpf.Tracepoint("file_change_x", "syscalls", "sys_exit_"+call), bpf.Tracepoint("file_close_e", "syscalls", "sys_enter_"+call))
+		}
+	}
+	all = append(all, bpf.Tracepoint("file_close_many", "syscalls", "sys_enter_close_range"), bpf.BTF("file_close_exit"))
+	return hook{Hook: bpf.Hook{Name: "file.close", Purpose: "files that were open for writing are closed", Rungs: []bpf.Rung{
+		{Kind: "tracepoint", Attachments: slices.Concat([]bpf.Attachment{bpf.BTF("file_close_exec")}, all)},
+		{Kind: "tracepoint/no_exec", Attachments: all},
+	}}, kind: event.KindFileClose, types: []string{"close"}}
 }
 
 // Hooks returns every hook that the sensor may attach, whatever is wanted of it.

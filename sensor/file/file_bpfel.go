@@ -86,8 +86,8 @@ type fileCounter struct {
 type fileExe struct {
 	_        structs.HostLayout
 	ExecId   uint64
-	NameBits uint32
-	Name     [16]uint8
+	CommBits uint32
+	Comm     [16]uint8
 	PathBits uint32
 	Path     [64]uint8
 }
@@ -168,7 +168,12 @@ const (
 	fileFileWhatFILE_UMOUNT         fileFileWhat = 29
 	fileFileWhatFILE_MOVE_MOUNT     fileFileWhat = 30
 	fileFileWhatFILE_CLOSE          fileFileWhat = 31
-	fileFileWhatFILE_WHATS          fileFileWhat = 32
+	fileFileWhatFILE_CLOSE_DUP2     fileFileWhat = 32
+	fileFileWhatFILE_CLOSE_DUP3     fileFileWhat = 33
+	fileFileWhatFILE_CLOSE_RANGE    fileFileWhat = 34
+	fileFileWhatFILE_CLOSE_EXEC     fileFileWhat = 35
+	fileFileWhatFILE_CLOSE_EXIT     fileFileWhat = 36
+	fileFileWhatFILE_WHATS          fileFileWhat = 37
 )
 
 type fileInterestCgroup struct {
@@ -181,7 +186,7 @@ type fileInterestCgroup struct {
 type fileInterestComm struct {
 	_    structs.HostLayout
 	Bits uint32
-	Name [16]uint8
+	Comm [16]uint8
 }
 
 type fileInterestExe struct {
@@ -197,15 +202,15 @@ type fileInterestInode struct {
 	Slot uint64
 }
 
-type fileInterestKeys struct {
-	_    structs.HostLayout
-	Head fileInterestText
-	Tail fileInterestText
-}
-
 type fileInterestMask struct {
 	_    structs.HostLayout
 	Bits [4]uint64
+}
+
+type fileInterestPath struct {
+	_    structs.HostLayout
+	Head fileInterestText
+	Tail fileInterestText
 }
 
 type fileInterestTable struct {
@@ -258,7 +263,7 @@ type fileInterestTable struct {
 		_    structs.HostLayout
 		Bits [4]uint64
 	}
-	NoName struct {
+	NoComm struct {
 		_    structs.HostLayout
 		Bits [4]uint64
 	}
@@ -278,7 +283,7 @@ type fileInterestTable struct {
 	Ports     uint32
 	Nets      uint32
 	Exes      uint32
-	Names     uint32
+	Comms     uint32
 	Counts    uint32
 	CountDirs uint32
 	Zero      uint32
@@ -363,6 +368,8 @@ const (
 	fileMapCallSets        = "call_sets"
 	fileMapCallTexts       = "call_texts"
 	fileMapCalls           = "calls"
+	fileMapCloseScans      = "close_scans"
+	fileMapCloseTables     = "close_tables"
 	fileMapCountRooms      = "count_rooms"
 	fileMapCounters        = "counters"
 	fileMapCounts          = "counts"
@@ -376,7 +383,7 @@ const (
 	fileMapInterestGroups  = "interest_groups"
 	fileMapInterestHeads   = "interest_heads"
 	fileMapInterestInodes  = "interest_inodes"
-	fileMapInterestNames   = "interest_names"
+	fileMapInterestPaths   = "interest_paths"
 	fileMapInterestTails   = "interest_tails"
 	fileMapInterestUids    = "interest_uids"
 	fileMapSeenWalks       = "seen_walks"
@@ -389,6 +396,9 @@ const (
 	fileProgFileChangeE    = "file_change_e"
 	fileProgFileChangeX    = "file_change_x"
 	fileProgFileCloseE     = "file_close_e"
+	fileProgFileCloseExec  = "file_close_exec"
+	fileProgFileCloseExit  = "file_close_exit"
+	fileProgFileCloseMany  = "file_close_many"
 	fileProgFileOpenX      = "file_open_x"
 	fileProgFileS_chmod    = "file_s_chmod"
 	fileProgFileS_chown    = "file_s_chown"
@@ -466,6 +476,9 @@ type fileProgramSpecs struct {
 	FileChangeE    *ebpf.ProgramSpec `ebpf:"file_change_e"`
 	FileChangeX    *ebpf.ProgramSpec `ebpf:"file_change_x"`
 	FileCloseE     *ebpf.ProgramSpec `ebpf:"file_close_e"`
+	FileCloseExec  *ebpf.ProgramSpec `ebpf:"file_close_exec"`
+	FileCloseExit  *ebpf.ProgramSpec `ebpf:"file_close_exit"`
+	FileCloseMany  *ebpf.ProgramSpec `ebpf:"file_close_many"`
 	FileOpenX      *ebpf.ProgramSpec `ebpf:"file_open_x"`
 	FileS_chmod    *ebpf.ProgramSpec `ebpf:"file_s_chmod"`
 	FileS_chown    *ebpf.ProgramSpec `ebpf:"file_s_chown"`
@@ -493,6 +506,8 @@ type fileMapSpecs struct {
 	CallSets       *ebpf.MapSpec `ebpf:"call_sets"`
 	CallTexts      *ebpf.MapSpec `ebpf:"call_texts"`
 	Calls          *ebpf.MapSpec `ebpf:"calls"`
+	CloseScans     *ebpf.MapSpec `ebpf:"close_scans"`
+	CloseTables    *ebpf.MapSpec `ebpf:"close_tables"`
 	CountRooms     *ebpf.MapSpec `ebpf:"count_rooms"`
 	Counters       *ebpf.MapSpec `ebpf:"counters"`
 	Counts         *ebpf.MapSpec `ebpf:"counts"`
@@ -506,7 +521,7 @@ type fileMapSpecs struct {
 	InterestGroups *ebpf.MapSpec `ebpf:"interest_groups"`
 	InterestHeads  *ebpf.MapSpec `ebpf:"interest_heads"`
 	InterestInodes *ebpf.MapSpec `ebpf:"interest_inodes"`
-	InterestNames  *ebpf.MapSpec `ebpf:"interest_names"`
+	InterestPaths  *ebpf.MapSpec `ebpf:"interest_paths"`
 	InterestTails  *ebpf.MapSpec `ebpf:"interest_tails"`
 	InterestUids   *ebpf.MapSpec `ebpf:"interest_uids"`
 	SeenWalks      *ebpf.MapSpec `ebpf:"seen_walks"`
@@ -561,6 +576,8 @@ type fileMaps struct {
 	CallSets       *ebpf.Map `ebpf:"call_sets"`
 	CallTexts      *ebpf.Map `ebpf:"call_texts"`
 	Calls          *ebpf.Map `ebpf:"calls"`
+	CloseScans     *ebpf.Map `ebpf:"close_scans"`
+	CloseTables    *ebpf.Map `ebpf:"close_tables"`
 	CountRooms     *ebpf.Map `ebpf:"count_rooms"`
 	Counters       *ebpf.Map `ebpf:"counters"`
 	Counts         *ebpf.Map `ebpf:"counts"`
@@ -574,7 +591,7 @@ type fileMaps struct {
 	InterestGroups *ebpf.Map `ebpf:"interest_groups"`
 	InterestHeads  *ebpf.Map `ebpf:"interest_heads"`
 	InterestInodes *ebpf.Map `ebpf:"interest_inodes"`
-	InterestNames  *ebpf.Map `ebpf:"interest_names"`
+	InterestPaths  *ebpf.Map `ebpf:"interest_paths"`
 	InterestTails  *ebpf.Map `ebpf:"interest_tails"`
 	InterestUids   *ebpf.Map `ebpf:"interest_uids"`
 	SeenWalks      *ebpf.Map `ebpf:"seen_walks"`
@@ -592,6 +609,8 @@ func (m *fileMaps) Close() error {
 		m.CallSets,
 		m.CallTexts,
 		m.Calls,
+		m.CloseScans,
+		m.CloseTables,
 		m.CountRooms,
 		m.Counters,
 		m.Counts,
@@ -605,7 +624,7 @@ func (m *fileMaps) Close() error {
 		m.InterestGroups,
 		m.InterestHeads,
 		m.InterestInodes,
-		m.InterestNames,
+		m.InterestPaths,
 		m.InterestTails,
 		m.InterestUids,
 		m.SeenWalks,
@@ -644,6 +663,9 @@ type filePrograms struct {
 	FileChangeE    *ebpf.Program `ebpf:"file_change_e"`
 	FileChangeX    *ebpf.Program `ebpf:"file_change_x"`
 	FileCloseE     *ebpf.Program `ebpf:"file_close_e"`
+	FileCloseExec  *ebpf.Program `ebpf:"file_close_exec"`
+	FileCloseExit  *ebpf.Program `ebpf:"file_close_exit"`
+	FileCloseMany  *ebpf.Program `ebpf:"file_close_many"`
 	FileOpenX      *ebpf.Program `ebpf:"file_open_x"`
 	FileS_chmod    *ebpf.Program `ebpf:"file_s_chmod"`
 	FileS_chown    *ebpf.Program `ebpf:"file_s_chown"`
@@ -668,6 +690,9 @@ func (p *filePrograms) Close() error {
 		p.FileChangeE,
 		p.FileChangeX,
 		p.FileCloseE,
+		p.FileCloseExec,
+		p.FileCloseExit,
+		p.FileCloseMany,
 		p.FileOpenX,
 		p.FileS_chmod,
 		p.FileS_chown,

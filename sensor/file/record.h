@@ -54,7 +54,12 @@ enum file_what {
 	FILE_MOUNT,
 	FILE_UMOUNT,
 	FILE_MOVE_MOUNT,
-	FILE_CLOSE,
+	FILE_CLOSE, /* and the other ways on which descriptors go */
+	FILE_CLOSE_DUP2,
+	FILE_CLOSE_DUP3,
+	FILE_CLOSE_RANGE,
+	FILE_CLOSE_EXEC,
+	FILE_CLOSE_EXIT,
 	FILE_WHATS,
 };
 

@@ -3,8 +3,6 @@
  * The objects that a call is about, seen in its middle: where security modules
  * are asked, by fentry. What the process asked for has been looked up by then,
  * and is what will be changed. The exit of the call tells the rest: change.h.
- *
- * Closes are seen by the tracepoint of their entry, when the descriptor still is.
  */
 #ifndef FILE_SEEN_H
 #define FILE_SEEN_H
@@ -248,76 +246,6 @@ SEC("fentry/security_move_mount")
 int BPF_PROG(file_s_movemnt, const struct path *from, const struct path *to)
 {
 	return seen_as_target(SEEN_WHAT(FILE_MOVE_MOUNT), to->mnt, to->dentry);
-}
-
-/* An overlay's own inode does not know how long its file in the upper layer is. */
-static __always_inline __u64 size_of(struct inode *inode)
-{
-	struct dentry *upper = upper_of(inode);
-
-	return upper ? READ(READ(upper, d_inode), i_size) : READ(inode, i_size);
-}
-
-/*
- * What is closed is seen before the descriptor is gone, and only kept for the
- * call's end if somebody wants it.
- */
-SEC("tracepoint")
-int file_close_e(struct trace_event_raw_sys_enter *ctx)
-{
-	struct task_struct *p = bpf_get_current_task_btf();
-	struct file_scratch *s;
-	struct change_call *c;
-	struct dentry *dentry;
-	struct inode *inode;
-	struct file *file;
-	struct interest m = {};
-	__s32 slot;
-	bool both, kept;
-	__u32 seen, wants;
-
-	if (!task_in_scope(p))
-		return 0;
-	file = file_of(p, call_arg(p, 0));
-	if (!file || !(READ(file, f_mode) & FMODE_WRITE))
-		return 0;
-	inode = READ(file, f_inode);
-	if ((READ(inode, i_mode) & S_IFMT) != S_IFREG)
-		return 0;
-	wants = change_may_be_wanted(&m, FILE_CLOSE);
-	if (!wants)
-		return 0;
-	both = wants & CHANGE_BOTH;
-	if (both && interest_needs_inode(&m) && !interest_inode(&m, READ(inode, i_ino), READ(READ(inode, i_sb), s_dev)))
-		return 0;
-	s = file_scratch();
-	if (!s)
-		return 0; /* never */
-	dentry = READ(file, f_path.dentry);
-	seen = 1 + walk_resolve(&s->walk, READ(file, f_path.mnt), dentry, p->fs, WALK_END);
-	if (both && interest_needs_name(&m)) {
-		if (file_unnamed(walk_error(seen - 1)))
-			interest_unnamed(&m);
-		else if (s->walk.off != WALK_END)
-			walk_judge(&m, &s->walk);
-		if (!interest_wanted(&m))
-			return 0;
-	}
-	c = change_begin(&slot, FILE_CLOSE);
-	if (!c) {
-		record_count_lost(REC_FILE_CLOSE);
-		return 0;
-	}
-	c->marks = object_fill(&c->file, inode, dentry);
-	c->seen = seen;
-	c->size = size_of(inode);
-	if (seen == 1 + PATH_NAMELESS && walk_memfd(&s->walk))
-		c->marks |= FILE_MEMFD;
-	kept = change_keep_texts(c, &s->walk, 0, FILE_CLOSE);
-	slot_leave(SLOT_CALLS, slot, kept);
-	if (!kept)
-		record_count_lost(REC_FILE_CLOSE);
-	return 0;
 }
 
 #endif /* FILE_SEEN_H */

@@ -20,7 +20,7 @@
 
 #include <bpf/bpf_tracing.h>
 
-#include "seen.h"
+#include "close.h"
 #include "uring_call.h"
 
 /* ---- requests that are submitted ---- */

@@ -1,0 +1,338 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
+/*
+ * Files that were open for writing, and go.
+ *
+ * close(2), and dup2(2) and dup3(2) over an open descriptor, are seen when they
+ * begin, while the descriptor still is, and told when they return, with how they
+ * ended: change.h. What goes with many others is told as it goes, for it cannot
+ * fail then: by close_range(2), by an exec if it is O_CLOEXEC, and by the end of
+ * who has the descriptors.
+ *
+ * close(2) is always told. Of the other ways it is only told if nobody else has the
+ * file, a descriptor in another process or a mapping: whoever is last tells it. Of
+ * two that let go of it at once neither may be.
+ */
+#ifndef FILE_CLOSE_H
+#define FILE_CLOSE_H
+
+#include <bpf/bpf_tracing.h>
+
+#include "change.h"
+
+/* An overlay's own inode does not know how long its file in the upper layer is. */
+static __always_inline __u64 size_of(struct inode *inode)
+{
+	struct dentry *upper = upper_of(inode);
+
+	return upper ? READ(READ(upper, d_inode), i_size) : READ(inode, i_size);
+}
+
+/* Whether a file is one whose closes are told. */
+static __always_inline bool close_counts(struct file *file)
+{
+	return file && READ(file, f_mode) & FMODE_WRITE && (READ(READ(file, f_inode), i_mode) & S_IFMT) == S_IFREG;
+}
+
+/* How many have a file: descriptors, mappings, calls that are on their way. */
+static __always_inline __u64 close_holders(struct file *file)
+{
+	struct file___ref *new = (void *)file;
+
+	if (bpf_core_field_exists(new->f_ref))
+		return READ(new, f_ref.refcnt.counter) + 1; /* which counts from 0 */
+	return READ(file, f_count.counter);
+}
+
+/* ---- a descriptor, by a call that returns ---- */
+
+/*
+ * What is closed is seen before the descriptor is gone, and only kept for the
+ * call's end if somebody wants it.
+ */
+SEC("tracepoint")
+int file_close_e(struct trace_event_raw_sys_enter *ctx)
+{
+	struct task_struct *p = bpf_get_current_task_btf();
+	__u32 what = call_what(ctx->id);
+	struct file_scratch *s;
+	struct change_call *c;
+	struct dentry *dentry;
+	struct inode *inode;
+	struct file *file;
+	struct interest m = {};
+	__s32 slot;
+	bool both, kept;
+	__u32 seen, wants;
+
+	if (!what || !task_in_scope(p))
+		return 0;
+	file = file_of(p, call_arg(p, what == FILE_CLOSE ? 0 : 1));
+	if (!close_counts(file))
+		return 0;
+	if (what != FILE_CLOSE && ((__u32)call_arg(p, 0) == (__u32)call_arg(p, 1) || close_holders(file) != 1))
+		return 0;
+	inode = READ(file, f_inode);
+	wants = change_may_be_wanted(&m, what);
+	if (!wants)
+		return 0;
+	both = wants & CHANGE_BOTH;
+	if (both && interest_needs_inode(&m) && !interest_inode(&m, READ(inode, i_ino), READ(READ(inode, i_sb), s_dev)))
+		return 0;
+	s = file_scratch();
+	if (!s)
+		return 0; /* never */
+	dentry = READ(file, f_path.dentry);
+	seen = 1 + walk_resolve(&s->walk, READ(file, f_path.mnt), dentry, p->fs, WALK_END);
+	if (both && interest_needs_name(&m)) {
+		if (file_unnamed(walk_error(seen - 1)))
+			interest_unnamed(&m);
+		else if (s->walk.off != WALK_END)
+			walk_judge(&m, &s->walk);
+		if (!interest_wanted(&m))
+			return 0;
+	}
+	c = change_begin(&slot, what);
+	if (!c) {
+		record_count_lost(REC_FILE_CLOSE);
+		return 0;
+	}
+	c->marks = object_fill(&c->file, inode, dentry);
+	c->seen = seen;
+	c->size = size_of(inode);
+	if (seen == 1 + PATH_NAMELESS && walk_memfd(&s->walk))
+		c->marks |= FILE_MEMFD;
+	kept = change_keep_texts(c, &s->walk, 0, what);
+	slot_leave(SLOT_CALLS, slot, kept);
+	if (!kept)
+		record_count_lost(REC_FILE_CLOSE);
+	return 0;
+}
+
+/* ---- many descriptors at once ---- */
+
+/* Tells that the current task's descriptor goes. Global, as walk_run is. */
+__noinline int close_tell(__u32 what, __u32 fd)
+{
+	struct task_struct *p = bpf_get_current_task_btf();
+	struct file_scratch *s = file_scratch();
+	struct file *file = file_of(p, fd);
+	struct change_record *r;
+	struct interest m = {};
+	struct dentry *dentry;
+	struct inode *inode;
+	__u32 end;
+
+	if (!s || !file || !judge_begin(&m, what, 0, false))
+		return 0;
+	inode = READ(file, f_inode);
+	if (interest_needs_inode(&m) && !interest_inode(&m, READ(inode, i_ino), READ(READ(inode, i_sb), s_dev)))
+		return 0;
+	dentry = READ(file, f_path.dentry);
+	end = walk_resolve(&s->walk, READ(file, f_path.mnt), dentry, p->fs, WALK_END);
+	r = &s->change;
+	__builtin_memset(r, 0, sizeof(*r));
+	r->what = what;
+	r->fd = fd;
+	r->dir = r->target_dir = AT_FDCWD;
+	r->error = walk_error(end);
+	r->marks = object_fill(&r->file, inode, dentry);
+	if (end == PATH_NAMELESS && walk_memfd(&s->walk))
+		r->marks |= FILE_MEMFD;
+	r->size = size_of(inode);
+	if (!change_wanted(&m, r->error))
+		return 0;
+	actor_fill(&r->actor, p);
+	change_write(REC_FILE_CLOSE);
+	return 0;
+}
+
+/* Descriptors of a table that go: those between from and end, of which bits says that they do. */
+struct close_scan {
+	__u64 files;	  /* of struct file *, by number */
+	__u64 open, bits; /* by bit; bits may be open */
+	__u32 from, end;
+	__u32 fd; /* where the scan is */
+	__u32 what;
+	/* Of one file among them, for close_first. */
+	__u64 file, found;
+	__u32 first, at;
+};
+
+/* In a map, as path.h says. */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__uint(key_size, sizeof(__u32));
+	__uint(value_size, sizeof(struct close_scan));
+} close_scans SEC(".maps");
+
+struct close_state {
+	struct close_scan *s;
+};
+
+static __always_inline struct close_scan *close_scan(void)
+{
+	__u32 zero = 0;
+
+	return bpf_map_lookup_elem(&close_scans, &zero);
+}
+
+/* Whether descriptor *at goes; then *at is the next one that may. */
+static __always_inline bool close_goes(struct close_scan *s, __u32 *at)
+{
+	__u64 word = (*at >> 6) * sizeof(__u64), bits;
+
+	bits = read_word((void *)s->open + word) & read_word((void *)s->bits + word);
+	bits >>= *at & 63;
+	*at = bits ? *at + 1 : (*at | 63) + 1;
+	return bits & 1;
+}
+
+static __always_inline struct file *close_file(struct close_scan *s, __u32 fd)
+{
+	return (struct file *)read_word((void *)s->files + (__u64)fd * sizeof(struct file *));
+}
+
+static long close_first_step(__u32 i, struct close_state *st)
+{
+	struct close_scan *s = st->s;
+	__u32 fd = s->at, at = fd;
+
+	if (fd >= s->end)
+		return 1;
+	if (close_goes(s, &at) && (__u64)close_file(s, fd) == s->file && !s->found++)
+		s->first = fd;
+	s->at = at;
+	return 0;
+}
+
+#define CLOSE_STEPS (1 << 20) /* words and descriptors that are looked at */
+
+/* Of a file that has several holders: the first descriptor, if all of them go; else -1. Global, as walk_run is. */
+__noinline int close_first(__u64 file)
+{
+	struct close_state st = { .s = close_scan() };
+	struct close_scan *s = st.s;
+
+	if (!s)
+		return -1; /* never */
+	s->file = file;
+	s->found = 0;
+	s->at = s->from;
+	bpf_loop(CLOSE_STEPS, close_first_step, &st, 0);
+	return s->found == close_holders((struct file *)file) ? (int)s->first : -1;
+}
+
+static long close_step(__u32 i, struct close_state *st)
+{
+	struct close_scan *s = st->s;
+	__u32 fd = s->fd, at = fd;
+	struct file *file;
+	bool goes;
+
+	if (fd >= s->end)
+		return 1;
+	goes = close_goes(s, &at);
+	s->fd = at;
+	if (!goes)
+		return 0;
+	file = close_file(s, fd);
+	if (close_counts(file) && (close_holders(file) == 1 || close_first((__u64)file) == (int)fd))
+		close_tell(s->what, fd);
+	return 0;
+}
+
+/* The current task's descriptors from first to last go, with cloexec those alone that are marked so. */
+static __noinline int close_many(__u32 what, __u32 first, __u32 last, bool cloexec)
+{
+	struct task_struct *p = bpf_get_current_task_btf();
+	struct close_state st = { .s = close_scan() };
+	struct fdtable *fdt = READ(p->files, fdt);
+	__u32 max = READ(fdt, max_fds);
+	struct close_scan *s = st.s;
+
+	if (!s)
+		return 0; /* never */
+	s->files = (__u64)READ(fdt, fd);
+	s->open = (__u64)READ(fdt, open_fds);
+	s->bits = cloexec ? (__u64)READ(fdt, close_on_exec) : s->open;
+	s->from = s->fd = first;
+	s->end = last < max ? last + 1 : max;
+	s->what = what;
+	bpf_loop(CLOSE_STEPS, close_step, &st, 0);
+	return 0;
+}
+
+/* Whether anybody may want a close of what the current task has open. */
+static __always_inline bool close_wanted(struct task_struct *p, __u32 what)
+{
+	struct interest m = {};
+
+	return !(p->flags & PF_KTHREAD) && task_in_scope(p) && judge_begin(&m, what, 0, false);
+}
+
+enum {
+	CLOSE_RANGE_UNSHARE = 2,
+};
+
+SEC("tracepoint")
+int file_close_many(struct trace_event_raw_sys_enter *ctx)
+{
+	struct task_struct *p = bpf_get_current_task_btf();
+	__u32 first = ctx->args[0], last = ctx->args[1], flags = ctx->args[2];
+
+	/* Else it marks them only, or is refused. */
+	if (first > last || flags & ~CLOSE_RANGE_UNSHARE || !close_wanted(p, FILE_CLOSE_RANGE))
+		return 0;
+	/* A table of its own is made first: the files stay open in the other one. */
+	if (flags & CLOSE_RANGE_UNSHARE && READ(p->files, count.counter) > 1)
+		return 0;
+	return close_many(FILE_CLOSE_RANGE, first, last, false);
+}
+
+/* Whether only threads of p's own process, as far as can be seen, have its table. */
+static __always_inline bool close_own(struct task_struct *p)
+{
+	return READ(p->files, count.counter) <= p->signal->nr_threads;
+}
+
+/* It cannot fail any more, the other threads are about to be ended, and the descriptors are still there. */
+SEC("tp_btf/sched_prepare_exec")
+int BPF_PROG(file_close_exec, struct task_struct *p)
+{
+	if (!close_wanted(p, FILE_CLOSE_EXEC) || !close_own(p))
+		return 0;
+	return close_many(FILE_CLOSE_EXEC, 0, ~0U, true);
+}
+
+/* By the leader of a process that ends: the table of which it was told. */
+struct {
+	__uint(type, BPF_MAP_TYPE_TASK_STORAGE);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, int);
+	__type(value, __u64);
+} close_tables SEC(".maps");
+
+/*
+ * A thread ends, and still has its descriptors. They go if no other one has them, or
+ * only threads that end too: several can be here at once, and see the others.
+ */
+SEC("tp_btf/sched_process_exit")
+int BPF_PROG(file_close_exit, struct task_struct *p)
+{
+	__u64 table = (__u64)BPF_CORE_READ(p, files), *told;
+	__u32 holders;
+
+	if (!table || !close_wanted(p, FILE_CLOSE_EXIT))
+		return 0;
+	holders = READ(p->files, count.counter);
+	if (holders > 1 && (p->signal->live.counter || !close_own(p)))
+		return 0;
+	told = bpf_task_storage_get(&close_tables, p->group_leader, NULL,
+				    holders > 1 ? BPF_LOCAL_STORAGE_GET_F_CREATE : 0);
+	if (told && __sync_lock_test_and_set(told, table) == table)
+		return 0;
+	return close_many(FILE_CLOSE_EXIT, 0, ~0U, false);
+}
+
+#endif /* FILE_CLOSE_H */
