@@ -55,11 +55,11 @@ type table struct {
 	Heads, Tails                              [256]mask
 	NoUID, NoInode, NoPath, NoRaw, NoWorkload mask
 	NoPort, NoNet                             mask
-	NoExe, NoName                             mask
+	NoExe, NoComm                             mask
 	Plain, Enough                             mask
 	UIDs, Inodes, Paths, Raws, Workloads      uint32
 	Ports, Nets                               uint32
-	Exes, Names                               uint32
+	Exes, Comms                               uint32
 	Counts, CountDirs                         uint32
 	Zero                                      uint32
 }
@@ -205,7 +205,7 @@ func assemble(terms []interest.Term, types []Type) tables {
 		}
 		addBeginnings(term.Exes, n, exes, maxText)
 		if term.Names == nil {
-			t.table.NoName.set(n)
+			t.table.NoComm.set(n)
 		}
 		addBeginnings(term.Names, n, names, maxName)
 		if term.Workload == nil {
@@ -232,7 +232,7 @@ func assemble(terms []interest.Term, types []Type) tables {
 	t.table.NoRaw, t.table.Raws = noRaw, flag(raws)
 	t.table.Counts, t.table.CountDirs = flag(int(counted)), flag(int(counted&interest.CountedByDirectory))
 	t.table.UIDs, t.table.Inodes, t.table.Paths = flag(len(uids)), flag(len(inodes)), flag(len(texts[0])+len(texts[1]))
-	t.table.Exes, t.table.Names = flag(len(exes)), flag(len(names))
+	t.table.Exes, t.table.Comms = flag(len(exes)), flag(len(names))
 	t.table.Workloads, t.table.Ports, t.table.Nets = flag(len(t.works)), flag(len(ports)), flag(len(nets))
 
 	for uid, m := range uids {

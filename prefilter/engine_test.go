@@ -93,7 +93,7 @@ func (r *rig) execute(t testing.TB, path, name string) {
 		return uint32(8 * n)
 	}
 	e.PathBits = bits(e.Path[:], path)
-	e.NameBits = bits(e.Name[:], name)
+	e.CommBits = bits(e.Comm[:], name)
 	r.told(t, e)
 }
 
@@ -212,7 +212,7 @@ func TestBPFEngine(t *testing.T) {
 			// Of some processes nothing was told.
 			untold := rnd.IntN(5) == 0
 			if r.execute(t, e.Process.ExePath, e.Process.Name); untold {
-				r.told(t, [...]prefilterExe{{}, {ExecId: r.execID}, {ExecId: r.execID + 1, PathBits: 8, NameBits: 8}}[rnd.IntN(3)])
+				r.told(t, [...]prefilterExe{{}, {ExecId: r.execID}, {ExecId: r.execID + 1, PathBits: 8, CommBits: 8}}[rnd.IntN(3)])
 			}
 			got, may := r.wanted(t), want.Match(e)
 			exact := exact && !unknown && !untold

@@ -48,14 +48,14 @@ static __always_inline bool judge(void)
 	if (interest_needs_ends(&m) && !interest_ends(&m, q->family, q->laddr, q->raddr, q->lport, q->rport))
 		return false;
 	if (q->unnamed)
-		interest_unnamed(&m);
+		interest_any_path(&m);
 	else if (interest_needs_inode(&m) && !interest_inode(&m, q->ino, q->dev))
 		return false;
-	if (!interest_needs_name(&m))
+	if (!interest_needs_path(&m))
 		return interest_wanted(&m);
 	for (i = 0; i < 2; i++) {
 		if (i < q->count)
-			interest_name(&m, q->text[i], q->back[i] + QUESTION_TEXT, q->len[i]);
+			interest_path(&m, q->text[i], q->back[i] + QUESTION_TEXT, q->len[i]);
 	}
 	return interest_wanted(&m);
 }

@@ -23,8 +23,8 @@ type prefilterCgroupKey struct {
 type prefilterExe struct {
 	_        structs.HostLayout
 	ExecId   uint64
-	NameBits uint32
-	Name     [16]uint8
+	CommBits uint32
+	Comm     [16]uint8
 	PathBits uint32
 	Path     [64]uint8
 }
@@ -39,7 +39,7 @@ type prefilterInterestCgroup struct {
 type prefilterInterestComm struct {
 	_    structs.HostLayout
 	Bits uint32
-	Name [16]uint8
+	Comm [16]uint8
 }
 
 type prefilterInterestExe struct {
@@ -55,12 +55,6 @@ type prefilterInterestInode struct {
 	Slot uint64
 }
 
-type prefilterInterestKeys struct {
-	_    structs.HostLayout
-	Head prefilterInterestText
-	Tail prefilterInterestText
-}
-
 type prefilterInterestMask struct {
 	_    structs.HostLayout
 	Bits [4]uint64
@@ -71,6 +65,12 @@ type prefilterInterestNet struct {
 	Prefixlen uint32
 	Slot      uint32
 	Addr      [4]uint32
+}
+
+type prefilterInterestPath struct {
+	_    structs.HostLayout
+	Head prefilterInterestText
+	Tail prefilterInterestText
 }
 
 type prefilterInterestPort struct {
@@ -129,7 +129,7 @@ type prefilterInterestTable struct {
 		_    structs.HostLayout
 		Bits [4]uint64
 	}
-	NoName struct {
+	NoComm struct {
 		_    structs.HostLayout
 		Bits [4]uint64
 	}
@@ -149,7 +149,7 @@ type prefilterInterestTable struct {
 	Ports     uint32
 	Nets      uint32
 	Exes      uint32
-	Names     uint32
+	Comms     uint32
 	Counts    uint32
 	CountDirs uint32
 	Zero      uint32
@@ -201,8 +201,8 @@ const (
 	prefilterMapInterestGroups  = "interest_groups"
 	prefilterMapInterestHeads   = "interest_heads"
 	prefilterMapInterestInodes  = "interest_inodes"
-	prefilterMapInterestNames   = "interest_names"
 	prefilterMapInterestNets    = "interest_nets"
+	prefilterMapInterestPaths   = "interest_paths"
 	prefilterMapInterestPorts   = "interest_ports"
 	prefilterMapInterestTails   = "interest_tails"
 	prefilterMapInterestUids    = "interest_uids"
@@ -278,8 +278,8 @@ type prefilterMapSpecs struct {
 	InterestGroups *ebpf.MapSpec `ebpf:"interest_groups"`
 	InterestHeads  *ebpf.MapSpec `ebpf:"interest_heads"`
 	InterestInodes *ebpf.MapSpec `ebpf:"interest_inodes"`
-	InterestNames  *ebpf.MapSpec `ebpf:"interest_names"`
 	InterestNets   *ebpf.MapSpec `ebpf:"interest_nets"`
+	InterestPaths  *ebpf.MapSpec `ebpf:"interest_paths"`
 	InterestPorts  *ebpf.MapSpec `ebpf:"interest_ports"`
 	InterestTails  *ebpf.MapSpec `ebpf:"interest_tails"`
 	InterestUids   *ebpf.MapSpec `ebpf:"interest_uids"`
@@ -327,8 +327,8 @@ type prefilterMaps struct {
 	InterestGroups *ebpf.Map `ebpf:"interest_groups"`
 	InterestHeads  *ebpf.Map `ebpf:"interest_heads"`
 	InterestInodes *ebpf.Map `ebpf:"interest_inodes"`
-	InterestNames  *ebpf.Map `ebpf:"interest_names"`
 	InterestNets   *ebpf.Map `ebpf:"interest_nets"`
+	InterestPaths  *ebpf.Map `ebpf:"interest_paths"`
 	InterestPorts  *ebpf.Map `ebpf:"interest_ports"`
 	InterestTails  *ebpf.Map `ebpf:"interest_tails"`
 	InterestUids   *ebpf.Map `ebpf:"interest_uids"`
@@ -344,8 +344,8 @@ func (m *prefilterMaps) Close() error {
 		m.InterestGroups,
 		m.InterestHeads,
 		m.InterestInodes,
-		m.InterestNames,
 		m.InterestNets,
+		m.InterestPaths,
 		m.InterestPorts,
 		m.InterestTails,
 		m.InterestUids,

@@ -11,13 +11,13 @@
 #include <bpf/bpf_helpers.h>
 
 #define EXE_TEXT 64 /* bytes of the path that are kept */
-#define EXE_NAME 16
+#define EXE_COMM 16
 
 /* Two keys of tries: a length in bits, and a text that ends with a zero byte where there is room for it. */
 struct exe {
 	__u64 exec_id;	 /* of the task when it was told: it counts what the task has executed */
-	__u32 name_bits; /* 0: the name is not known */
-	__u8 name[EXE_NAME];
+	__u32 comm_bits; /* 0: what the process is called is not known */
+	__u8 comm[EXE_COMM];
 	__u32 path_bits; /* 0: the path is not known */
 	union {
 		__u8 path[EXE_TEXT];

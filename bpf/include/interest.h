@@ -12,15 +12,15 @@
  *	struct interest m;
  *
  *	if (!interest_begin(&m, type, open, failed))
- *		return 0;                              nobody of whom this task is, whatever its name
+ *		return 0;                              nobody of whom this task is, whatever the path
  *	if (interest_needs_raw(&m) && !interest_raw(&m, text, len))
  *		return 0;                              what the process gave
  *	if (interest_needs_inode(&m) && !interest_inode(&m, ino, dev))
  *		return 0;
- *	if (interest_needs_name(&m)) {
+ *	if (interest_needs_path(&m)) {
  *		... resolve the path ...
- *		interest_name(&m, head, tail, len);    for each name that is reported,
- *		interest_unnamed(&m);                  or where it is not known
+ *		interest_path(&m, head, tail, len);    for each that is reported,
+ *		interest_any_path(&m);                 or where it is not known
  *		if (!interest_wanted(&m))
  *			return 0;
  *	}
@@ -29,7 +29,7 @@
  * Everything is there twice; interest_slot says which is in force, and is read
  * once for an event. The other is written while nobody looks.
  *
- * Programs that are preempted cannot use interest_name: its keys are this CPU's.
+ * Programs that are preempted cannot use interest_path: its keys are this CPU's.
  *
  * Include after kernel.h.
  */
@@ -44,7 +44,7 @@
 #include "exe.h"
 
 #define INTEREST_TYPES	 128 /* values of evt.type that a sensor can have, by its own numbers */
-#define INTEREST_TEXT	 64  /* bytes at either end of a name that are looked at */
+#define INTEREST_TEXT	 64  /* bytes at either end of a path that are looked at */
 #define INTEREST_PATHS	 8192
 #define INTEREST_KEYS	 4096
 #define INTEREST_CGROUPS 8192
@@ -60,15 +60,15 @@ struct interest_mask {
 struct interest_table {
 	struct interest_mask types[INTEREST_TYPES];
 	struct interest_mask calls[32]; /* by purposes and INTEREST_FAILED */
-	/* Of terms with a path that a name of these letters may satisfy: behind the first one, and the last. */
+	/* Of terms with a path condition that one of these letters may satisfy: behind the first one, and the last. */
 	struct interest_mask heads[256], tails[256];
 	struct interest_mask no_uid, no_inode, no_path, no_raw, no_workload; /* terms without such a condition */
 	struct interest_mask no_port, no_net;				     /* interest_ends.h */
-	struct interest_mask no_exe, no_name;
+	struct interest_mask no_exe, no_comm;
 	struct interest_mask plain;  /* terms that want the event itself, and not only count */
 	struct interest_mask enough; /* those of them without a path */
 	__u32 uids, inodes, paths, raws, workloads, ports, nets; /* whether there are terms with one */
-	__u32 exes, names;
+	__u32 exes, comms;
 	__u32 counts, count_dirs; /* whether there are terms that only count, and by directory */
 	__u32 zero;
 };
@@ -92,7 +92,7 @@ struct interest_inode {
 	__u64 slot;
 };
 
-/* The beginning of a name, or its end read backwards, to be found by its longest prefix. */
+/* The beginning of a path, or its end read backwards, to be found by its longest prefix. */
 struct interest_text {
 	__u32 prefixlen; /* bits, slot included */
 	__u32 slot;
@@ -102,7 +102,7 @@ struct interest_text {
 	};
 };
 
-struct interest_keys {
+struct interest_path {
 	struct interest_text head, tail;
 };
 
@@ -153,8 +153,8 @@ struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
 	__uint(max_entries, 1);
 	__type(key, __u32);
-	__type(value, struct interest_keys);
-} interest_names SEC(".maps");
+	__type(value, struct interest_path);
+} interest_paths SEC(".maps");
 
 /* What a process executes, and what it is called: keys as struct exe has them. */
 struct interest_exe {
@@ -164,7 +164,7 @@ struct interest_exe {
 
 struct interest_comm {
 	__u32 bits;
-	__u8 name[EXE_NAME];
+	__u8 comm[EXE_COMM];
 };
 
 /* A map for each slot: the key is where it is kept, and nothing is put before it. */
@@ -182,9 +182,9 @@ INTEREST_TRIE(interest_exes1, struct interest_exe);
 INTEREST_TRIE(interest_comms0, struct interest_comm);
 INTEREST_TRIE(interest_comms1, struct interest_comm);
 
-/* Of one event: the terms that may hold, and those of them that a name satisfies. */
+/* Of one event: the terms that may hold, and those of them that a path satisfies. */
 struct interest {
-	struct interest_mask may, named;
+	struct interest_mask may, by_path;
 	__u32 slot;
 };
 
@@ -293,10 +293,10 @@ static __always_inline void interest_image(struct interest *m, struct interest_t
 		interest_leave(m, &t->no_exe,
 			       m->slot ? bpf_map_lookup_elem(&interest_exes1, &e->path_bits)
 				       : bpf_map_lookup_elem(&interest_exes0, &e->path_bits));
-	if (t->names && e->name_bits)
-		interest_leave(m, &t->no_name,
-			       m->slot ? bpf_map_lookup_elem(&interest_comms1, &e->name_bits)
-				       : bpf_map_lookup_elem(&interest_comms0, &e->name_bits));
+	if (t->comms && e->comm_bits)
+		interest_leave(m, &t->no_comm,
+			       m->slot ? bpf_map_lookup_elem(&interest_comms1, &e->comm_bits)
+				       : bpf_map_lookup_elem(&interest_comms0, &e->comm_bits));
 }
 
 /*
@@ -316,7 +316,7 @@ static __always_inline bool interest_begin(struct interest *m, __u32 type, __u32
 		return false; /* never */
 	m->may = t->types[type];
 	interest_and(&m->may, &t->calls[call & 31]);
-	__builtin_memset(&m->named, 0, sizeof(m->named));
+	__builtin_memset(&m->by_path, 0, sizeof(m->by_path));
 	if (interest_none(&m->may))
 		return false;
 	if (t->uids) {
@@ -333,7 +333,7 @@ static __always_inline bool interest_begin(struct interest *m, __u32 type, __u32
 	}
 	if (t->workloads)
 		interest_workload(m, t);
-	if (t->exes | t->names)
+	if (t->exes | t->comms)
 		interest_image(m, t);
 	return !interest_none(&m->may);
 }
@@ -421,12 +421,12 @@ static __always_inline bool interest_raw(struct interest *m, const char *text, _
 	return !interest_none(&m->may);
 }
 
-/* Whether the answer depends on names: if not, somebody wants the event, whatever it is called. */
-static __always_inline bool interest_needs_name(const struct interest *m)
+/* Whether the answer depends on paths: if not, somebody wants the event, whatever file it is about. */
+static __always_inline bool interest_needs_path(const struct interest *m)
 {
 	struct interest_table *t = interest_table(m);
 
-	return t->paths && !interest_more(&m->may, &t->enough, &m->named);
+	return t->paths && !interest_more(&m->may, &t->enough, &m->by_path);
 }
 
 static __always_inline __u32 interest_letters(__u8 a, __u8 b)
@@ -438,39 +438,39 @@ static __always_inline __u32 interest_letters(__u8 a, __u8 b)
 }
 
 /*
- * A name of the event, of len bytes. At head are INTEREST_TEXT bytes that can be
- * read, of which the first are the beginning of the name; those that end before
+ * A path of the event, of len bytes. At head are INTEREST_TEXT bytes that can be
+ * read, of which the first are the beginning of the path; those that end before
  * tail are its end.
  */
-static __always_inline void interest_name(struct interest *m, const char *head, const char *tail, __u32 len)
+static __always_inline void interest_path(struct interest *m, const char *head, const char *tail, __u32 len)
 {
 	struct interest_table *t = interest_table(m);
 	struct interest_mask *first, *last, *found;
-	struct interest_keys *k;
+	struct interest_path *k;
 	__u32 zero = 0, n;
 	__u8 a = 0, b = 0;
 	int i;
 
 	if (!len)
 		return;
-	/* Two letters at either end tell most names from most paths. */
+	/* Two letters at either end tell most paths from most that are asked for. */
 	if (len > 1)
 		a = head[1];
 	if (len > 2)
 		b = head[2];
 	first = &t->heads[interest_letters(a, b)];
 	last = &t->tails[interest_letters(len > 1 ? tail[-2] : 0, tail[-1])];
-	if (!interest_more(&m->may, first, &m->named) && !interest_more(&m->may, last, &m->named))
+	if (!interest_more(&m->may, first, &m->by_path) && !interest_more(&m->may, last, &m->by_path))
 		return;
-	k = bpf_map_lookup_elem(&interest_names, &zero);
+	k = bpf_map_lookup_elem(&interest_paths, &zero);
 	if (!k)
 		return; /* never */
-	if (interest_more(&m->may, first, &m->named)) {
+	if (interest_more(&m->may, first, &m->by_path)) {
 #pragma unroll
 		for (i = 0; i < INTEREST_TEXT / 8; i++) {
 			k->head.words[i] = *(const __u64 *)(head + i * 8);
 		}
-		/* What is a whole name ends with a zero byte, so that it is no prefix. */
+		/* What is a whole path ends with a zero byte, so that it is no prefix. */
 		n = INTEREST_TEXT;
 		if (len < INTEREST_TEXT) {
 			n = len;
@@ -482,9 +482,9 @@ static __always_inline void interest_name(struct interest *m, const char *head, 
 		k->head.prefixlen = 32 + n * 8;
 		found = bpf_map_lookup_elem(&interest_heads, &k->head);
 		if (found)
-			interest_or(&m->named, found);
+			interest_or(&m->by_path, found);
 	}
-	if (interest_more(&m->may, last, &m->named)) {
+	if (interest_more(&m->may, last, &m->by_path)) {
 #pragma unroll
 		for (i = 0; i < INTEREST_TEXT / 8; i++) {
 			k->tail.words[i] = __builtin_bswap64(*(const __u64 *)(tail - (i + 1) * 8));
@@ -494,28 +494,28 @@ static __always_inline void interest_name(struct interest *m, const char *head, 
 		k->tail.prefixlen = 32 + n * 8;
 		found = bpf_map_lookup_elem(&interest_tails, &k->tail);
 		if (found)
-			interest_or(&m->named, found);
+			interest_or(&m->by_path, found);
 	}
 }
 
 /*
- * A name of the event is not known, though there is one: whoever asks for names gets
+ * A path of the event is not known, though there is one: whoever asks for paths gets
  * the event, and says that it could be one of theirs.
  */
-static __always_inline void interest_unnamed(struct interest *m)
+static __always_inline void interest_any_path(struct interest *m)
 {
-	__builtin_memset(&m->named, 0xff, sizeof(m->named));
+	__builtin_memset(&m->by_path, 0xff, sizeof(m->by_path));
 }
 
 /* Whether anybody may want the event, after all that is known of it was said. */
 static __always_inline bool interest_wanted(const struct interest *m)
 {
 	struct interest_table *t = interest_table(m);
-	struct interest_mask by_name = t->no_path;
+	struct interest_mask by_path = t->no_path;
 
-	interest_or(&by_name, &m->named);
-	interest_and(&by_name, &m->may);
-	return !interest_none(&by_name);
+	interest_or(&by_path, &m->by_path);
+	interest_and(&by_path, &m->may);
+	return !interest_none(&by_path);
 }
 
 /* Of an event that is wanted: whether all who want it only count such events. */
@@ -527,7 +527,7 @@ static __always_inline bool interest_counts(const struct interest *m)
 	if (!t->counts)
 		return false;
 	plain = t->no_path;
-	interest_or(&plain, &m->named);
+	interest_or(&plain, &m->by_path);
 	interest_and(&plain, &m->may);
 	interest_and(&plain, &t->plain);
 	return interest_none(&plain);

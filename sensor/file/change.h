@@ -511,8 +511,8 @@ __noinline int change_wanted(struct interest *m, __u32 error)
 	if (interest_needs_inode(m) && (r->file.ino || !unnamed) && !interest_inode(m, r->file.ino, r->file.dev))
 		return 0;
 	if (unnamed) {
-		interest_unnamed(m);
-	} else if (interest_needs_name(m)) {
+		interest_any_path(m);
+	} else if (interest_needs_path(m)) {
 		if (w->off != WALK_END)
 			walk_judge(m, w);
 		if (r->target_len)

@@ -83,9 +83,9 @@ int file_close_e(struct trace_event_raw_sys_enter *ctx)
 		return 0; /* never */
 	dentry = READ(file, f_path.dentry);
 	seen = 1 + walk_resolve(&s->walk, READ(file, f_path.mnt), dentry, p->fs, WALK_END);
-	if (both && interest_needs_name(&m)) {
+	if (both && interest_needs_path(&m)) {
 		if (file_unnamed(walk_error(seen - 1)))
-			interest_unnamed(&m);
+			interest_any_path(&m);
 		else if (s->walk.off != WALK_END)
 			walk_judge(&m, &s->walk);
 		if (!interest_wanted(&m))

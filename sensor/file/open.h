@@ -201,8 +201,8 @@ static __always_inline int open_tell(__u32 what, long res)
 		end = walk_resolve(w, READ(file, f_path.mnt), dentry, p->fs, WALK_END);
 		error = walk_error(end);
 		if (error)
-			interest_unnamed(&m);
-		else if (interest_needs_name(&m))
+			interest_any_path(&m);
+		else if (interest_needs_path(&m))
 			walk_judge(&m, w);
 		if (!interest_wanted(&m))
 			return 0;
@@ -210,7 +210,7 @@ static __always_inline int open_tell(__u32 what, long res)
 		if (end == PATH_NAMELESS && walk_memfd(w))
 			marks |= FILE_MEMFD;
 	} else if (res >= 0) {
-		interest_unnamed(&m); /* it is closed already: it can be any */
+		interest_any_path(&m); /* it is closed already: it can be any */
 	} else if ((interest_needs_inode(&m) && !interest_inode(&m, 0, 0)) || !interest_wanted(&m)) {
 		return 0;
 	}

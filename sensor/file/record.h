@@ -316,7 +316,7 @@ __noinline int text_judge(struct interest *m, struct walk *w, __u64 from, __u64 
 	from = masked(from, 0x3fff);
 	if (!m || !w || from < WALK_ROOM || to < WALK_ROOM)
 		return 0; /* never */
-	interest_name(m, &w->bytes[from], &w->bytes[to], len);
+	interest_path(m, &w->bytes[from], &w->bytes[to], len);
 	return 0;
 }
 

@@ -375,14 +375,14 @@ __noinline int uring_tell_open(struct uring_scratch *s, __s32 res, __u32 judge)
 		end = walk_resolve(w, READ(file, f_path.mnt), dentry, READ(task, fs), WALK_END);
 		error = walk_error(end);
 		if (error)
-			interest_unnamed(&m);
-		else if (judge && interest_needs_name(&m))
+			interest_any_path(&m);
+		else if (judge && interest_needs_path(&m))
 			walk_judge(&m, w);
 		marks |= object_fill(&object, inode, dentry);
 		if (end == PATH_NAMELESS && walk_memfd(w))
 			marks |= FILE_MEMFD;
 	} else if (file_unnamed(error)) {
-		interest_unnamed(&m); /* it can be any */
+		interest_any_path(&m); /* it can be any */
 	} else if (judge && interest_needs_inode(&m) && !interest_inode(&m, 0, 0)) {
 		return 0;
 	}

@@ -217,13 +217,13 @@ static __always_inline long exec_output(struct exec_scratch *s, enum record_type
 
 /* ---- what user space is told, for the programs of other sensors: exe.h ---- */
 
-static __always_inline void exe_name(struct exe *e, const char *comm)
+static __always_inline void exe_comm(struct exe *e, const char *comm)
 {
 	long n;
 
-	__builtin_memset(e->name, 0, sizeof(e->name));
-	n = bpf_probe_read_kernel_str(e->name, sizeof(e->name), comm);
-	e->name_bits = n > 1 ? n * 8 : 0; /* with the zero byte behind it */
+	__builtin_memset(e->comm, 0, sizeof(e->comm));
+	n = bpf_probe_read_kernel_str(e->comm, sizeof(e->comm), comm);
+	e->comm_bits = n > 1 ? n * 8 : 0; /* with the zero byte behind it */
 }
 
 /* Fills s->exe with what s tells of a task that had an exec_id before. */
@@ -233,7 +233,7 @@ static __always_inline void exe_fill(struct exec_scratch *s, __u64 exec_id)
 	__u32 n = s->rec.exe_len;
 
 	e->exec_id = exec_id;
-	exe_name(e, s->rec.task.comm);
+	exe_comm(e, s->rec.task.comm);
 	barrier_var(n);
 	if (n > EXE_TEXT)
 		n = EXE_TEXT;
@@ -255,7 +255,7 @@ static __always_inline void exe_executed(struct task_struct *p, struct exec_scra
 		*e = s->exe;
 }
 
-enum exe_part { EXE_PART_PATH = 1, EXE_PART_NAME = 2 };
+enum exe_part { EXE_PART_PATH = 1, EXE_PART_COMM = 2 };
 
 /*
  * A process that lives is about to be told anew, as s has it: what is kept of it is
@@ -269,24 +269,24 @@ enum exe_part { EXE_PART_PATH = 1, EXE_PART_NAME = 2 };
 static __always_inline __u32 exe_doubt(struct task_struct *leader, struct exec_scratch *s)
 {
 	struct exe *e = bpf_task_storage_get(&exes, leader, NULL, 0), *now = &s->exe;
-	__u64 differs = 0, name[2], now_name[2];
-	__u32 may = EXE_PART_PATH | EXE_PART_NAME;
+	__u64 differs = 0, comm[2], now_comm[2];
+	__u32 may = EXE_PART_PATH | EXE_PART_COMM;
 	int i;
 
 	if (!e)
 		return may;
 	if (e->exec_id == now->exec_id)
-		may = (e->path_bits ? 0 : EXE_PART_PATH) | (e->name_bits ? 0 : EXE_PART_NAME);
+		may = (e->path_bits ? 0 : EXE_PART_PATH) | (e->comm_bits ? 0 : EXE_PART_COMM);
 #pragma unroll
 	for (i = 0; i < EXE_TEXT / 8; i++) {
 		differs |= e->words[i] ^ now->words[i];
 	}
 	if (differs || e->path_bits != now->path_bits)
 		e->path_bits = 0;
-	__builtin_memcpy(name, e->name, sizeof(name));
-	__builtin_memcpy(now_name, now->name, sizeof(now_name));
-	if (((name[0] ^ now_name[0]) | (name[1] ^ now_name[1])) || e->name_bits != now->name_bits)
-		e->name_bits = 0;
+	__builtin_memcpy(comm, e->comm, sizeof(comm));
+	__builtin_memcpy(now_comm, now->comm, sizeof(now_comm));
+	if (((comm[0] ^ now_comm[0]) | (comm[1] ^ now_comm[1])) || e->comm_bits != now->comm_bits)
+		e->comm_bits = 0;
 	return may;
 }
 
@@ -309,9 +309,9 @@ static __always_inline void exe_known(struct task_struct *leader, struct exec_sc
 		if (e->exec_id == now->exec_id) {
 			if (!(may & EXE_PART_PATH))
 				now->path_bits = e->path_bits;
-			if (!(may & EXE_PART_NAME))
-				now->name_bits = e->name_bits;
-			if (now->path_bits == e->path_bits && now->name_bits == e->name_bits)
+			if (!(may & EXE_PART_COMM))
+				now->comm_bits = e->comm_bits;
+			if (now->path_bits == e->path_bits && now->comm_bits == e->comm_bits)
 				return; /* nothing to put */
 		}
 		bpf_task_storage_delete(&exes, leader);

@@ -106,7 +106,7 @@ static __always_inline struct exe *exe_copy(struct exe *from, struct task_struct
 
 	e = bpf_task_storage_get(&exes, child, from, BPF_LOCAL_STORAGE_GET_F_CREATE);
 	if (e)
-		exe_name(e, child->comm);
+		exe_comm(e, child->comm);
 	return e;
 }
 
@@ -114,7 +114,7 @@ static __always_inline struct exe *exe_copy(struct exe *from, struct task_struct
 static __always_inline void exe_copied(struct exe *from, struct exe *e, bool told)
 {
 	if (!told)
-		e->name_bits = 0;
+		e->comm_bits = 0;
 	if (!told || !from->path_bits)
 		e->path_bits = 0;
 }

@@ -74,8 +74,8 @@ type processCreds struct {
 type processExe struct {
 	_        structs.HostLayout
 	ExecId   uint64
-	NameBits uint32
-	Name     [16]uint8
+	CommBits uint32
+	Comm     [16]uint8
 	PathBits uint32
 	Path     [64]uint8
 }

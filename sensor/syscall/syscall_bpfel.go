@@ -68,8 +68,8 @@ type syscallCounter struct {
 type syscallExe struct {
 	_        structs.HostLayout
 	ExecId   uint64
-	NameBits uint32
-	Name     [16]uint8
+	CommBits uint32
+	Comm     [16]uint8
 	PathBits uint32
 	Path     [64]uint8
 }
@@ -100,7 +100,7 @@ type syscallInterestCgroup struct {
 type syscallInterestComm struct {
 	_    structs.HostLayout
 	Bits uint32
-	Name [16]uint8
+	Comm [16]uint8
 }
 
 type syscallInterestExe struct {
@@ -116,12 +116,6 @@ type syscallInterestInode struct {
 	Slot uint64
 }
 
-type syscallInterestKeys struct {
-	_    structs.HostLayout
-	Head syscallInterestText
-	Tail syscallInterestText
-}
-
 type syscallInterestMask struct {
 	_    structs.HostLayout
 	Bits [4]uint64
@@ -132,6 +126,12 @@ type syscallInterestNet struct {
 	Prefixlen uint32
 	Slot      uint32
 	Addr      [4]uint32
+}
+
+type syscallInterestPath struct {
+	_    structs.HostLayout
+	Head syscallInterestText
+	Tail syscallInterestText
 }
 
 type syscallInterestPort struct {
@@ -190,7 +190,7 @@ type syscallInterestTable struct {
 		_    structs.HostLayout
 		Bits [4]uint64
 	}
-	NoName struct {
+	NoComm struct {
 		_    structs.HostLayout
 		Bits [4]uint64
 	}
@@ -210,7 +210,7 @@ type syscallInterestTable struct {
 	Ports     uint32
 	Nets      uint32
 	Exes      uint32
-	Names     uint32
+	Comms     uint32
 	Counts    uint32
 	CountDirs uint32
 	Zero      uint32
@@ -336,8 +336,8 @@ const (
 	syscallMapInterestGroups = "interest_groups"
 	syscallMapInterestHeads  = "interest_heads"
 	syscallMapInterestInodes = "interest_inodes"
-	syscallMapInterestNames  = "interest_names"
 	syscallMapInterestNets   = "interest_nets"
+	syscallMapInterestPaths  = "interest_paths"
 	syscallMapInterestPorts  = "interest_ports"
 	syscallMapInterestTails  = "interest_tails"
 	syscallMapInterestUids   = "interest_uids"
@@ -419,8 +419,8 @@ type syscallMapSpecs struct {
 	InterestGroups *ebpf.MapSpec `ebpf:"interest_groups"`
 	InterestHeads  *ebpf.MapSpec `ebpf:"interest_heads"`
 	InterestInodes *ebpf.MapSpec `ebpf:"interest_inodes"`
-	InterestNames  *ebpf.MapSpec `ebpf:"interest_names"`
 	InterestNets   *ebpf.MapSpec `ebpf:"interest_nets"`
+	InterestPaths  *ebpf.MapSpec `ebpf:"interest_paths"`
 	InterestPorts  *ebpf.MapSpec `ebpf:"interest_ports"`
 	InterestTails  *ebpf.MapSpec `ebpf:"interest_tails"`
 	InterestUids   *ebpf.MapSpec `ebpf:"interest_uids"`
@@ -478,8 +478,8 @@ type syscallMaps struct {
 	InterestGroups *ebpf.Map `ebpf:"interest_groups"`
 	InterestHeads  *ebpf.Map `ebpf:"interest_heads"`
 	InterestInodes *ebpf.Map `ebpf:"interest_inodes"`
-	InterestNames  *ebpf.Map `ebpf:"interest_names"`
 	InterestNets   *ebpf.Map `ebpf:"interest_nets"`
+	InterestPaths  *ebpf.Map `ebpf:"interest_paths"`
 	InterestPorts  *ebpf.Map `ebpf:"interest_ports"`
 	InterestTails  *ebpf.Map `ebpf:"interest_tails"`
 	InterestUids   *ebpf.Map `ebpf:"interest_uids"`
@@ -503,8 +503,8 @@ func (m *syscallMaps) Close() error {
 		m.InterestGroups,
 		m.InterestHeads,
 		m.InterestInodes,
-		m.InterestNames,
 		m.InterestNets,
+		m.InterestPaths,
 		m.InterestPorts,
 		m.InterestTails,
 		m.InterestUids,
