@@ -84,6 +84,70 @@ func TestBPFAgent(t *testing.T) {
 	}
 }
 
+// What rules say of the last that happened reaches the channels: of what was still
+// in the kernel's rings when the agent was told to end, and of alerts that were
+// counted.
+func TestBPFLastAlerts(t *testing.T) {
+	needBPF(t)
+	dir := t.TempDir()
+	config, rules, log := filepath.Join(dir, "config.yaml"), filepath.Join(dir, "rules.yaml"), filepath.Join(dir, "alerts.json")
+	for name, text := range map[string]string{
+		config: "rules: {path: " + rules + ", aggregate: 1h}\nalerts: {channels: [{name: log, type: file, path: " + log + "}]}\nhistory: {enabled: false}\n",
+		rules: `[{rule: canary, desc: d, condition: "evt.type in (execve, execveat) and proc.args contains last-canary", output: "%proc.name", priority: NOTICE},
+			{rule: each, desc: d, condition: "evt.type in (execve, execveat) and proc.args contains last-canary", output: "%proc.args", priority: NOTICE}]`,
+	} {
+		if err := os.WriteFile(name, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	a := startAgent(t, dir, "-config", config).running(t)
+	canary := func(n int) {
+		t.Helper()
+		if err := exec.Command("true", fmt.Sprint("last-canary", n)).Run(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	testkit.Wait(t, "the rules to match", func() bool {
+		canary(0)
+		return a.status(t).Rules.Rules[0].Matches > 0
+	})
+	const last = 20
+	for n := range last {
+		canary(n + 1)
+	}
+	if code := a.stop(t); code != 0 {
+		t.Errorf("exit code %d", code)
+	}
+	b, err := os.ReadFile(log)
+	if err != nil {
+		t.Fatal(err)
+	}
+	counted, seen := 0, map[string]bool{}
+	for line := range bytes.Lines(b) {
+		var alert struct {
+			Rule   string         `json:"rule"`
+			Fields map[string]any `json:"output_fields"`
+		}
+		if err := json.Unmarshal(line, &alert); err != nil {
+			t.Fatalf("%v: %s", err, line)
+		}
+		switch args, _ := alert.Fields["proc.args"].(string); {
+		case alert.Rule == "each":
+			seen[args] = true
+		case alert.Fields["alert.count"] != nil:
+			counted += int(alert.Fields["alert.count"].(float64))
+		}
+	}
+	for n := range last {
+		if args := fmt.Sprint("last-canary", n+1); !seen[args] {
+			t.Errorf("no alert of %s", args)
+		}
+	}
+	if counted < last {
+		t.Errorf("%d alerts were told as one, want %d at least", counted, last)
+	}
+}
+
 // processes are the pids of all that run and that this process may look at: some
 // machines have one that even root may not, and hide it elsewhere too.
 func processes(t *testing.T) []string {

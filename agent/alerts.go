@@ -64,8 +64,9 @@ const (
 	// alertQueue is how many alerts wait to be handed to channels: which takes
 	// them some microseconds each.
 	alertQueue = 1 << 13
-	// alertGrace is how long what is on the way when the agent ends may take.
-	alertGrace = 5 * time.Second
+	// endGrace is how long, when the agent ends, consumers wait for the end of what
+	// they are told: the sensors stop, the rings are read, rules look at what that was.
+	endGrace = 15 * time.Second
 	// configLook is how often the configuration is looked at.
 	configLook = time.Second
 )
@@ -120,7 +121,7 @@ func (a *alerts) subscribe() error {
 func (a *alerts) run(ctx context.Context) error {
 	over, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	defer cancel()
-	context.AfterFunc(ctx, func() { time.AfterFunc(alertGrace, cancel) })
+	context.AfterFunc(ctx, func() { time.AfterFunc(endGrace, cancel) })
 	defer a.set.Close()
 	defer a.going.Wait()
 	a.begin(over)

@@ -55,13 +55,9 @@ func (c *ArchiveConfig) On() bool { return c.Target != archive.Target{} }
 // to processes and whom they talked to, and what of that was lost.
 const defaultHistory = "evt.kind in (exec, exit, connection, dns, credentials, namespace, alert, lost)"
 
-const (
-	// historyQueue is how many events wait for the history: as much as comes while
-	// its goroutine is not scheduled for a while.
-	historyQueue = 1 << 15
-	// historyGrace is how long what is on the way when the agent ends may take.
-	historyGrace = 5 * time.Second
-)
+// historyQueue is how many events wait for the history: as much as comes while
+// its goroutine is not scheduled for a while.
+const historyQueue = 1 << 15
 
 // A history takes what is kept from the pipeline to the store, and answers for it.
 type history struct {
@@ -209,7 +205,7 @@ func (h *history) run(ctx context.Context) error {
 	}
 	over, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	defer cancel()
-	context.AfterFunc(ctx, func() { time.AfterFunc(historyGrace, cancel) })
+	context.AfterFunc(ctx, func() { time.AfterFunc(endGrace, cancel) })
 	writing, copying := make(chan error, 1), make(chan error, 1)
 	storing, stop := context.WithCancel(context.WithoutCancel(ctx))
 	copied, leave := context.WithCancel(ctx)

@@ -3,6 +3,7 @@ package agent
 import (
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"path/filepath"
 	"strings"
@@ -10,6 +11,7 @@ import (
 
 	"warren/alert"
 	"warren/api"
+	"warren/event"
 	"warren/pipeline"
 	"warren/rule"
 	"warren/settings"
@@ -73,10 +75,13 @@ func (s ruleSpine) Replace(old []alert.Stream, with []alert.Want) ([]alert.Strea
 	}
 	options := make([]pipeline.Options, len(with))
 	for i, w := range with {
-		options[i] = pipeline.Options{Name: w.Name, Filter: "rules", Kinds: w.Kinds, Interest: w.Interest, Match: w.Match, Queue: ruleQueue}
+		options[i] = pipeline.Options{Name: w.Name, Filter: "rules", Kinds: w.Kinds, Interest: w.Interest, Match: w.Match, Tells: event.Kinds(event.KindAlert), Queue: ruleQueue}
 	}
 	subs, err := s.Pipeline.Replace(subs, options...)
-	if err != nil {
+	switch {
+	case errors.Is(err, pipeline.ErrClosed):
+		return nil, io.EOF
+	case err != nil:
 		return nil, err
 	}
 	streams := make([]alert.Stream, len(subs))

@@ -69,7 +69,8 @@ type Want struct {
 	Match    func(*event.Event) bool
 }
 
-// A Stream is the events of one worker; [io.EOF] is its end.
+// A Stream is the events of one worker; [io.EOF] is its end. Close says that all
+// is told that is to be told of them.
 type Stream interface {
 	Next(ctx context.Context) (*event.Event, error)
 	Close()
@@ -78,7 +79,8 @@ type Stream interface {
 // A Spine is where events come from and alerts go to.
 type Spine interface {
 	// Replace begins streams in the place of others, in one moment: each event is
-	// in the old ones or in the new ones.
+	// in the old ones or in the new ones. The error is [io.EOF] when no event comes
+	// any more.
 	Replace(old []Stream, with []Want) ([]Stream, error)
 	// Tell publishes an event.
 	Tell(*event.Event)
@@ -210,12 +212,11 @@ func share(e *event.Event) uint64 {
 	return h >> 32
 }
 
-// drainTime is how long an engine that ends goes on looking at what is left in its
-// streams.
-const drainTime = 5 * time.Second
+// drainTime is how long an engine that ends waits for the end of its streams.
+const drainTime = 10 * time.Second
 
-// Run makes alerts until the stream of events ends. Where ctx ends first, what is
-// left in the stream is still looked at, for a few seconds at most.
+// Run makes alerts until ctx ends, and then of what is left in the streams, until
+// these end too, or for some seconds.
 func (e *Engine) Run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	over, cancel := context.WithCancel(context.WithoutCancel(ctx))
@@ -223,7 +224,10 @@ func (e *Engine) Run(ctx context.Context) error {
 	context.AfterFunc(ctx, func() { time.AfterFunc(drainTime, cancel) })
 	r := e.now.Load()
 	streams, err := e.start(over, g, r, nil)
-	if err != nil {
+	switch {
+	case errors.Is(err, io.EOF):
+		return nil
+	case err != nil:
 		return err
 	}
 	g.Go(func() error {
@@ -239,7 +243,10 @@ func (e *Engine) Run(ctx context.Context) error {
 			if next == nil {
 				continue
 			}
-			if streams, err = e.start(over, g, next, streams); err != nil {
+			switch streams, err = e.start(over, g, next, streams); {
+			case errors.Is(err, io.EOF):
+				return nil
+			case err != nil:
 				return err
 			}
 			e.now.Store(next)
@@ -267,9 +274,13 @@ func (e *Engine) start(ctx context.Context, g *errgroup.Group, r *rules, old []S
 			return w.run(ctx, s)
 		})
 	}
-	if r.noise != nil {
-		g.Go(func() error { e.quiet(r); return nil })
-	}
+	g.Go(func() error {
+		e.quiet(r)
+		for _, s := range streams {
+			s.Close()
+		}
+		return nil
+	})
 	return streams, nil
 }
 
@@ -280,6 +291,10 @@ func (e *Engine) newWorker(r *rules) *worker {
 // quiet tells of alerts that were counted, when it is time, and of those that are
 // left when no worker is.
 func (e *Engine) quiet(r *rules) {
+	if r.noise == nil {
+		<-r.over
+		return
+	}
 	w := e.newWorker(r)
 	tell := func(now time.Time) {
 		for _, s := range r.noise.ended(now) {
@@ -360,7 +375,6 @@ type spending struct {
 }
 
 func (w *worker) run(ctx context.Context, s Stream) error {
-	defer s.Close()
 	w.second = time.Now()
 	for {
 		// A summary is due though nothing more happens.

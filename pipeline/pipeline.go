@@ -126,6 +126,7 @@ type Pipeline struct {
 	ready  chan struct{}
 	kick   chan struct{} // capacity 1: interests changed; a second kick says nothing new
 	waits  chan struct{} // capacity 1: the first event began to wait; likewise
+	parted chan struct{} // capacity 1: a teller has gone; likewise
 
 	// mu orders the events: who holds it may number, complete and publish them.
 	// The ring's reader holds it during each event and finds it free but when a
@@ -137,8 +138,10 @@ type Pipeline struct {
 	recent  recent
 	routes  [maxKinds][]*Subscription // who may match events of the kind
 	subs    []*Subscription
-	asked   uint64 // how often interests have changed
-	closed  bool   // no event comes any more
+	asked   uint64          // how often interests have changed
+	tellers []*Subscription // not closed, of those who make events
+	ending  bool            // no event comes but of these
+	closed  bool            // nor of these
 	gone    consumed
 
 	sensors sensors
@@ -164,6 +167,7 @@ func newPipeline(cfg Config, road road, tables tables, list []sensor.Sensor, log
 		ready:  make(chan struct{}),
 		kick:   make(chan struct{}, 1),
 		waits:  make(chan struct{}, 1),
+		parted: make(chan struct{}, 1),
 	}
 	p.waiting.init()
 	p.recent.init(p.cfg.Recent)
@@ -181,7 +185,8 @@ func (p *Pipeline) Ready() <-chan struct{} { return p.ready }
 
 // Run starts the sensors that somebody needs, and keeps it so, until ctx ends.
 // Then it stops them, lets what is under way arrive, and closes every
-// subscription: consumers get what is left in their queues and then [io.EOF].
+// subscription: consumers get what is left in their queues and then [io.EOF], last
+// those who want what others make of that.
 //
 // It returns nil after ctx ended, and an error when the road failed or a sensor
 // that the tables need could not be started. It can be called once.

@@ -649,6 +649,73 @@ func TestShutdownDrains(t *testing.T) {
 	})
 }
 
+// What consumers make of the last events still arrives, through several of them.
+func TestShutdownTells(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := &fakeSensor{name: "process", kinds: processKinds}
+		r := newRig(t, Config{}, newFakeTables(), p)
+		<-r.Ready()
+		all := r.subscribe(t, Options{Kinds: event.AllKinds})
+		acts := r.subscribe(t, Options{Kinds: event.Kinds(event.KindAlert), Tells: event.Kinds(event.KindMount)})
+		rules := r.subscribe(t, Options{Kinds: event.Kinds(event.KindExec), Tells: event.Kinds(event.KindAlert)})
+		tell := func(from *Subscription, data event.Data) {
+			t.Helper()
+			e, err := from.Next(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			r.Tell(&event.Event{Actor: e.Actor, Process: e.Process, Data: data})
+			if _, err := from.Next(t.Context()); !errors.Is(err, io.EOF) {
+				t.Errorf("behind the last: %v, want EOF", err)
+			}
+			from.Close()
+			from.Close()
+		}
+		p.onStop = func() { r.road.onSync = func() { p.emit(exec(1, "")) } }
+		r.stop()
+		tell(rules, &event.Alert{})
+		if _, err := r.Subscribe(Options{}); !errors.Is(err, ErrClosed) {
+			t.Errorf("a subscription at the end: %v", err)
+		}
+		tell(acts, &event.Mount{})
+		if err := <-r.done; err != nil {
+			t.Error(err)
+		}
+		r.Tell(exec(2, ""))
+		want(t, rest(t, all), []string{"exec 1", "alert 1", "mount 1"})
+		if _, err := all.Next(t.Context()); !errors.Is(err, io.EOF) {
+			t.Errorf("after the end: %v, want EOF", err)
+		}
+	})
+}
+
+// Who does not come to an end is not waited for, and that is said.
+func TestShutdownTellsNothing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, Config{}, newFakeTables())
+		all := r.subscribe(t, Options{Kinds: event.AllKinds})
+		rules := r.subscribe(t, Options{Name: "rules", Kinds: event.Kinds(event.KindExec), Tells: event.Kinds(event.KindAlert)})
+		r.emit(exec(1, ""))
+		begun := time.Now()
+		r.stop()
+		if err := <-r.done; err != nil {
+			t.Error(err)
+		}
+		if took := time.Since(begun); took != tellTime {
+			t.Errorf("it ends after %v", took)
+		}
+		want(t, rest(t, all), []string{"exec 1"})
+		for _, s := range []*Subscription{all, rules} {
+			if _, err := s.Next(t.Context()); !errors.Is(err, io.EOF) {
+				t.Errorf("after the end: %v, want EOF", err)
+			}
+		}
+		if !strings.Contains(r.log.String(), "subscription=rules events=1") {
+			t.Errorf("it says %s", r.log)
+		}
+	})
+}
+
 func TestRoadFails(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := &fakeSensor{name: "process", kinds: processKinds}

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"io"
-	"math"
 	"slices"
 	"strings"
 	"sync"
@@ -37,6 +36,10 @@ type Options struct {
 	// they are, those for which Match could hold if it did; nil: none. They are
 	// counted, and told by an [event.Lost].
 	Unnamed func(*event.Event) bool
+	// Tells are the kinds of events that the consumer makes of these, by
+	// [Pipeline.Tell]. Whoever wants those still gets them when the pipeline ends:
+	// the consumer calls Close when it has told the last.
+	Tells event.KindSet
 	// Queue is how many events wait for the consumer; zero stands for
 	// Config.Queue.
 	Queue int
@@ -121,7 +124,7 @@ func (p *Pipeline) Replace(old []*Subscription, with ...Options) ([]*Subscriptio
 		subs[i] = newSubscription(p, o)
 	}
 	p.mu.Lock()
-	if p.closed {
+	if p.ending {
 		p.mu.Unlock()
 		return nil, ErrClosed
 	}
@@ -129,6 +132,9 @@ func (p *Pipeline) Replace(old []*Subscription, with ...Options) ([]*Subscriptio
 	for _, s := range subs {
 		p.gone.subscriptions++
 		s.id, s.asked = p.gone.subscriptions, p.asked
+		if s.opts.Tells != 0 {
+			p.tellers = append(p.tellers, s)
+		}
 	}
 	all := slices.Concat(p.subs, subs)
 	all = slices.DeleteFunc(all, func(s *Subscription) bool { return slices.Contains(old, s) })
@@ -204,6 +210,7 @@ func (s *Subscription) Close() {
 	}
 	first := !s.left
 	s.left = true
+	p.part(s)
 	p.mu.Unlock()
 	s.end(true)
 	if first {
@@ -216,16 +223,11 @@ func (s *Subscription) Close() {
 	}
 }
 
-// closeSubscriptions lets every consumer take what is left and then see EOF.
-func (p *Pipeline) closeSubscriptions() {
-	p.mu.Lock()
-	p.closed = true
-	subs := p.subs
-	p.mu.Unlock()
-	p.settled.to(math.MaxUint64)
-	for _, s := range subs {
-		s.end(false)
-	}
+// waits returns how many events are in the queue.
+func (s *Subscription) waits() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.n
 }
 
 func (s *Subscription) end(drop bool) {
