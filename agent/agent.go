@@ -108,6 +108,7 @@ func Run(ctx context.Context, cfg Config, stdout io.Writer, log *slog.Logger) (e
 		return err
 	}
 	defer me.channels.close()
+	me.changes = newChanges(cfg, me.alerts, me.channels, log)
 	cfg.API.TestAlert = me.channels.test
 
 	// Events that know who -> what is kept of them.
@@ -163,10 +164,9 @@ func Run(ctx context.Context, cfg Config, stdout io.Writer, log *slog.Logger) (e
 		part("datapath", me.net.kernel.Run)
 		part("network", me.net.run)
 	}
-	if me.alerts != nil {
-		part("rules", me.alerts.Run)
-	}
+	part("rules", me.alerts.Run)
 	part("alerts", me.channels.run)
+	part("configuration", me.changes.run)
 	if me.talk != nil {
 		part("map", func(ctx context.Context) error { return me.talk.Run(ctx, events{me.spine}) })
 	}

@@ -63,7 +63,8 @@ type Config struct {
 	Pipeline pipeline.Config
 	API      api.Config
 
-	given Options // what was loaded
+	given Options // what was loaded,
+	text  []byte  // and the file's
 }
 
 // KubernetesConfig is how the agent learns of the cluster.
@@ -178,6 +179,7 @@ func Load(o Options) (Config, error) {
 		if err != nil {
 			return c, fmt.Errorf("read configuration: %w", err)
 		}
+		c.text = src
 		if err := settings.Parse(o.Config, src, options(), &c); err != nil {
 			return c, err
 		}

@@ -40,7 +40,7 @@ type RulesConfig struct {
 }
 
 // rules returns how rules are read.
-func (c *RulesConfig) rules() rule.Config {
+func (c RulesConfig) rules() rule.Config {
 	cfg := rule.Config{Extra: c.Output, Add: c.Append}
 	if !c.NoSuggested {
 		cfg.Add = append([]rule.Addition{{Suggested: true}}, c.Append...)
@@ -52,12 +52,17 @@ func (c *RulesConfig) rules() rule.Config {
 // loop of a script to be told once, and short enough to learn soon that it goes on.
 const defaultAggregate = time.Minute
 
-// openRules returns what makes alerts, nil where there are no rules.
-func openRules(cfg RulesConfig, spine *pipeline.Pipeline, log *slog.Logger) (*alert.Engine, error) {
-	if len(cfg.Paths) == 0 {
-		return nil, nil
+// engine returns what rules are put to work with.
+func (c RulesConfig) engine() alert.Config {
+	return alert.Config{
+		Load:  func() ([]rule.File, error) { return alert.Files(c.Paths, "") },
+		Rules: c.rules(), First: c.First, Least: c.Least, Aggregate: max(0, c.Aggregate),
 	}
-	e, err := alert.New(alert.Config{Load: func() ([]rule.File, error) { return alert.Files(cfg.Paths, "") }, Rules: cfg.rules(), First: cfg.First, Least: cfg.Least, Aggregate: max(0, cfg.Aggregate)}, ruleSpine{spine}, log)
+}
+
+// openRules returns what makes alerts, though there may be no rules yet.
+func openRules(cfg RulesConfig, spine *pipeline.Pipeline, log *slog.Logger) (*alert.Engine, error) {
+	e, err := alert.New(cfg.engine(), ruleSpine{spine}, log)
 	if err != nil {
 		return nil, fmt.Errorf("load rules: %w", err)
 	}
@@ -182,9 +187,9 @@ func appendOptions() []option {
 	}
 }
 
-// rules describes what makes alerts.
+// rules describes what makes alerts, nil where there are none.
 func (s *self) rules() *api.Rules {
-	if s.alerts == nil {
+	if !s.changes.hasRules() {
 		return nil
 	}
 	st := s.alerts.Status()

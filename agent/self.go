@@ -32,8 +32,9 @@ type self struct {
 	net      *network    // nil where packets are left alone
 	creds    *api.Credentials
 	hubble   *api.Hubble       // nil where nobody can ask for flows
-	alerts   *alert.Engine     // nil where there are no rules
-	channels *alerts           // where alerts go
+	alerts   *alert.Engine     // what makes alerts
+	channels *alerts           // where they go
+	changes  *changes          // of the configuration
 	seen     *flowWatch        // nil where packets are left alone
 	talk     *api.MapCollector // nil where connections are not watched
 	road     *bpf.Road
@@ -87,6 +88,7 @@ func (s *self) Status() api.Status {
 		Network:       s.net.describe(),
 		Rules:         s.rules(),
 		Alerts:        s.channels.status(),
+		Changes:       s.changes.state(),
 		Capabilities:  []api.Cap{},
 		Sensors:       []api.Sensor{},
 		Kinds:         []api.Kind{},

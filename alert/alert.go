@@ -18,7 +18,6 @@ import (
 	"maps"
 	"runtime"
 	"slices"
-	"sync"
 	"sync/atomic"
 	"time"
 
@@ -89,7 +88,7 @@ type Spine interface {
 // An Engine makes alerts. Its methods may be called by any goroutine; Run is
 // called once.
 type Engine struct {
-	cfg   Config
+	look  time.Duration // how often rule files are looked at
 	spine Spine
 	log   *slog.Logger
 
@@ -97,13 +96,16 @@ type Engine struct {
 	alerts  atomic.Uint64 // told, each match of a summary counted
 	lost    atomic.Uint64 // events that rules would have read
 	refused atomic.Pointer[refusal]
+	changes chan *Change // see Use
 
-	mu    sync.Mutex
+	// Only Run uses these.
 	files []rule.File // that now was made of, or that were refused
 }
 
 // rules are a set at work.
 type rules struct {
+	cfg     Config
+	files   []rule.File // of which it was made
 	set     *rule.Set
 	matcher *rule.Matcher
 	loaded  time.Time
@@ -121,18 +123,38 @@ type refusal struct {
 // New loads the rules. The error is that the files cannot be read, or a
 // *[BadRulesError].
 func New(cfg Config, spine Spine, log *slog.Logger) (*Engine, error) {
-	e := &Engine{cfg: cfg.withDefaults(), spine: spine, log: log}
-	files, err := e.cfg.Load()
+	r, err := load(cfg)
 	if err != nil {
 		return nil, err
 	}
-	r, err := e.load(files)
-	if err != nil {
-		return nil, err
-	}
-	e.files = files
+	e := &Engine{look: r.cfg.Look, spine: spine, log: log, changes: make(chan *Change), files: r.files}
 	e.now.Store(r)
 	return e, nil
+}
+
+// A Change is rules that can be put to work.
+type Change struct{ rules *rules }
+
+// Prepare loads the rules as another configuration has them, and changes nothing.
+// Its errors are those of [New]. How often files are looked at stays as it is.
+func (e *Engine) Prepare(cfg Config) (*Change, error) {
+	r, err := load(cfg)
+	if err != nil {
+		return nil, err
+	}
+	return &Change{r}, nil
+}
+
+// Use puts rules to work in the place of those there are, in one moment: each event
+// meets the old ones or the new ones. It returns when Run has begun to do so, or the
+// error of ctx.
+func (e *Engine) Use(ctx context.Context, c *Change) error {
+	select {
+	case e.changes <- c:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
 }
 
 // A BadRulesError says that rule files have mistakes.
@@ -159,34 +181,43 @@ func (e *BadRulesError) Error() string {
 	return msg
 }
 
-func (e *Engine) load(files []rule.File) (*rules, error) {
-	set, findings := rule.Load(files, e.cfg.Rules)
+// load reads the files of a configuration.
+func load(cfg Config) (*rules, error) {
+	cfg = cfg.withDefaults()
+	files, err := cfg.Load()
+	if err != nil {
+		return nil, err
+	}
+	return newRules(cfg, files)
+}
+
+func newRules(cfg Config, files []rule.File) (*rules, error) {
+	set, findings := rule.Load(files, cfg.Rules)
 	if set == nil {
 		return nil, &BadRulesError{findings}
 	}
-	set = e.alerting(set)
-	r := &rules{set: set, matcher: rule.NewMatcher(set, rule.SourceSyscall), loaded: time.Now(), matched: map[*rule.Rule]*atomic.Uint64{}}
+	// Those that are bad enough.
+	set = &rule.Set{Rules: slices.DeleteFunc(slices.Clone(set.Rules), func(r *rule.Rule) bool { return r.Priority > cfg.Least })}
+	r := &rules{
+		cfg: cfg, files: files, set: set, matcher: rule.NewMatcher(set, rule.SourceSyscall), loaded: time.Now(),
+		matched: map[*rule.Rule]*atomic.Uint64{}, over: make(chan struct{}),
+	}
 	for _, x := range set.Rules {
 		r.matched[x] = new(atomic.Uint64)
 	}
-	r.over = make(chan struct{})
-	if e.cfg.Aggregate > 0 {
-		r.noise = newNoise(e.cfg.Aggregate, set)
+	if cfg.Aggregate > 0 {
+		r.noise = newNoise(cfg.Aggregate, set)
 	}
 	return r, nil
-}
-
-// alerting returns the rules of a set that are bad enough.
-func (e *Engine) alerting(set *rule.Set) *rule.Set {
-	return &rule.Set{Rules: slices.DeleteFunc(slices.Clone(set.Rules), func(r *rule.Rule) bool { return r.Priority > e.cfg.Least })}
 }
 
 // kinds are those that rules of this machine's events can be about.
 const kinds = event.AllKinds &^ (event.StateKinds | event.NoticeKinds | 1<<event.KindAlert)
 
-// wants are the streams of some rules, one for each worker. That a worker shall
-// not be handed the events of others is judged first, for it is cheap.
-func (e *Engine) wants(r *rules) []Want {
+// wants are the streams of some rules, one for each worker, or none where there is
+// nothing to look at. That a worker shall not be handed the events of others is
+// judged first, for it is cheap.
+func (r *rules) wants() []Want {
 	var of event.KindSet
 	var all interest.Interest
 	for _, x := range r.set.Rules {
@@ -195,7 +226,10 @@ func (e *Engine) wants(r *rules) []Want {
 			all.Terms = append(all.Terms, x.Program.Interest().Among(kinds).Terms...)
 		}
 	}
-	list := make([]Want, e.cfg.Workers)
+	if of == 0 {
+		return nil
+	}
+	list := make([]Want, r.cfg.Workers)
 	for i := range list {
 		list[i] = Want{Name: "rules", Kinds: of, Interest: all}
 		if n := uint64(len(list)); n > 1 {
@@ -231,17 +265,20 @@ func (e *Engine) Run(ctx context.Context) error {
 		return err
 	}
 	g.Go(func() error {
-		tick := time.NewTicker(e.cfg.Look)
+		tick := time.NewTicker(e.look)
 		defer tick.Stop()
 		for {
+			var next *rules
 			select {
 			case <-ctx.Done():
 				return nil
+			case c := <-e.changes:
+				next = c.rules
+				e.files = next.files
 			case <-tick.C:
-			}
-			next := e.changed()
-			if next == nil {
-				continue
+				if next = e.changed(); next == nil {
+					continue
+				}
 			}
 			switch streams, err = e.start(over, g, next, streams); {
 			case errors.Is(err, io.EOF):
@@ -250,6 +287,8 @@ func (e *Engine) Run(ctx context.Context) error {
 				return err
 			}
 			e.now.Store(next)
+			e.refused.Store(nil)
+			e.log.Info("the rules have changed", "rules", len(next.set.Rules))
 		}
 	})
 	return g.Wait()
@@ -257,11 +296,14 @@ func (e *Engine) Run(ctx context.Context) error {
 
 // start puts rules to work in the place of others, until ctx ends at the latest.
 func (e *Engine) start(ctx context.Context, g *errgroup.Group, r *rules, old []Stream) ([]Stream, error) {
-	streams, err := e.spine.Replace(old, e.wants(r))
+	streams, err := e.spine.Replace(old, r.wants())
 	if err != nil {
 		return nil, fmt.Errorf("begin to look at events: %w", err)
 	}
 	r.left.Store(int64(len(streams)))
+	if len(streams) == 0 {
+		close(r.over)
+	}
 	for i, s := range streams {
 		w := e.newWorker(r)
 		w.others = i > 0
@@ -322,25 +364,26 @@ func (e *Engine) quiet(r *rules) {
 // changed returns the rules of files that have changed, nil where they have not,
 // or cannot be used: then that is said, once.
 func (e *Engine) changed() *rules {
-	files, err := e.cfg.Load()
+	now := e.now.Load()
+	files, err := now.cfg.Load()
+	if err != nil {
+		e.files = nil
+		e.refuse(err)
+		return nil
+	}
+	same := SameFiles(files, e.files)
+	if e.files = files; same {
+		return nil
+	}
+	if SameFiles(files, now.files) { // again
+		e.refused.Store(nil)
+		return nil
+	}
+	r, err := newRules(now.cfg, files)
 	if err != nil {
 		e.refuse(err)
 		return nil
 	}
-	e.mu.Lock()
-	same := slices.EqualFunc(files, e.files, func(a, b rule.File) bool { return a.Name == b.Name && string(a.Text) == string(b.Text) })
-	e.files = files
-	e.mu.Unlock()
-	if same {
-		return nil
-	}
-	r, err := e.load(files)
-	if err != nil {
-		e.refuse(err)
-		return nil
-	}
-	e.refused.Store(nil)
-	e.log.Info("the rules have changed", "rules", len(r.set.Rules))
 	return r
 }
 
@@ -429,7 +472,7 @@ func (w *worker) look(ev *event.Event) {
 	for _, r := range w.match.Match(ev) {
 		w.rules.matched[r].Add(1)
 		w.matched(r, ev)
-		if w.e.cfg.First {
+		if w.rules.cfg.First {
 			return
 		}
 	}
@@ -446,18 +489,18 @@ func (w *worker) matched(r *rule.Rule, ev *event.Event) {
 		s = &spending{}
 		w.spent[r] = s
 	}
-	if n := w.rules.noise; n != nil && s.looked < looks*w.e.cfg.Budget {
+	if n := w.rules.noise; n != nil && s.looked < looks*w.rules.cfg.Budget {
 		s.looked++
 		var again bool
 		if w.text, again = n.add(w.text, r, ev, time.Now()); again {
 			return
 		}
-		if s.told < w.e.cfg.Budget {
+		if s.told < w.rules.cfg.Budget {
 			s.told++
 			w.alert(r, ev, 1, time.Time{})
 			return
 		}
-	} else if n == nil && s.told < w.e.cfg.Budget {
+	} else if n == nil && s.told < w.rules.cfg.Budget {
 		s.told++
 		w.alert(r, ev, 1, time.Time{})
 		return

@@ -5,6 +5,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"warren/rule"
@@ -46,6 +47,11 @@ func Files(paths []string, dir string) (list []rule.File, err error) {
 		}
 	}
 	return list, nil
+}
+
+// SameFiles reports whether files are the same, in the same order.
+func SameFiles(a, b []rule.File) bool {
+	return slices.EqualFunc(a, b, func(a, b rule.File) bool { return a.Name == b.Name && string(a.Text) == string(b.Text) })
 }
 
 // within returns the names of a directory's rule files.

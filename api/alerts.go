@@ -13,9 +13,6 @@ type Alerts struct {
 	Channels []AlertChannel `json:"channels"`
 	// Lost counts alerts that were lost on the way to the channels.
 	Lost uint64 `json:"lost"`
-	// Refused says why the changed configuration is not used.
-	Refused   string    `json:"refused,omitempty"`
-	RefusedAt time.Time `json:"refused_at,omitzero"`
 }
 
 // AlertChannel is one way to who takes alerts. Numbers are of alerts since the

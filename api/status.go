@@ -38,6 +38,8 @@ type Status struct {
 	Rules *Rules `json:"rules,omitempty"`
 	// Alerts is absent where they go nowhere.
 	Alerts *Alerts `json:"alerts,omitempty"`
+	// Changes is absent where the configuration is in use as it is.
+	Changes *Changes `json:"changes,omitempty"`
 	// History is absent where nothing is kept.
 	History *HistoryStatus `json:"history,omitempty"`
 
@@ -56,6 +58,16 @@ type Status struct {
 	Subscriptions []Subscription `json:"subscriptions"`
 	// Ended sums up the subscriptions that are over.
 	Ended Consumed `json:"ended_subscriptions"`
+}
+
+// Changes is what has changed in the configuration, and is not in use.
+type Changes struct {
+	File string `json:"file"`
+	// Refused says why nothing of it is.
+	Refused   string    `json:"refused,omitempty"`
+	RefusedAt time.Time `json:"refused_at,omitzero"`
+	// Restart are the keys that take effect with the next start.
+	Restart []string `json:"restart,omitempty"`
 }
 
 // Rules is what makes alerts.

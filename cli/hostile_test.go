@@ -168,7 +168,8 @@ func (h hostile) Status(context.Context, ...string) ([]byte, error) {
 	x := h.text
 	st := api.Status{
 		History: &api.HistoryStatus{Dir: x, Filter: x, Error: x, Segments: []api.HistorySegments{{Kind: x}}},
-		Alerts:  &api.Alerts{Refused: x, Lost: 1, Channels: []api.AlertChannel{{Name: x, Type: x, To: x, Error: x, DiskError: x, DeadFile: x, Damaged: 1, FailingSince: time.Unix(1, 0)}, {Name: x, Error: x}}},
+		Alerts:  &api.Alerts{Lost: 1, Channels: []api.AlertChannel{{Name: x, Type: x, To: x, Error: x, DiskError: x, DeadFile: x, Damaged: 1, FailingSince: time.Unix(1, 0)}, {Name: x, Error: x}}},
+		Changes: &api.Changes{File: x, Refused: x, Restart: []string{x}},
 		Rules:   &api.Rules{Refused: x, Rules: []api.RuleState{{Name: x, Priority: x, Matches: 1}}},
 		Version: x, Instance: x, Hostname: x, BootID: x, Kernel: x, Lockdown: x, StateDir: x, Listen: []string{x},
 		Capabilities: []api.Cap{{Name: x, For: x}},

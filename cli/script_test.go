@@ -285,7 +285,8 @@ func (r recorded) Status() api.Status {
 			{Name: "Never", Priority: "Error", Enabled: true}, {Name: "Off", Priority: "Error"},
 		}},
 		History: &past,
-		Alerts: &api.Alerts{Lost: 2, Refused: "config.yaml:3:7: no key \"tpye\" under channels\x1b[31m", Channels: []api.AlertChannel{
+		Changes: &api.Changes{File: "config.yaml", Refused: "config.yaml:3:7: no key \"tpye\" under channels\x1b[31m", RefusedAt: at(90_000), Restart: []string{"history.max-size", "rings.bulk"}},
+		Alerts: &api.Alerts{Lost: 2, Channels: []api.AlertChannel{
 			{Name: "out", Type: "stdout", To: "stdout", Sent: 31},
 			{Name: "slack", Type: "webhook", To: "https://hooks.slack.com", Waiting: 12, Sent: 19, Retried: 4, GivenUp: 1, Error: "hooks.slack.com answers 500 Internal Server Error\x1b[31m", FailingSince: at(90_000)},
 			{Name: "siem", Type: "webhook", To: "https://siem.example:8443", Sent: 30, Dead: 1, Error: "siem.example:8443 answers 400 Bad Request", DeadFile: "/var/lib/warren/alerts/siem/dead.jsonl", DiskError: "no space left on device", Damaged: 3 << 10},

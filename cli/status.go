@@ -110,6 +110,14 @@ func (v *statusView) agent() {
 	for _, l := range st.Listen {
 		v.line("listens on", v.safe(l))
 	}
+	if c := st.Changes; c != nil {
+		if c.Refused != "" {
+			v.line("changed file", v.paint(red, "not used: ")+v.safe(c.Refused))
+		}
+		if len(c.Restart) > 0 {
+			v.line("changed keys", v.paint(yellow, "take effect with the next start: ")+v.safe(strings.Join(c.Restart, ", ")))
+		}
+	}
 }
 
 // lockdown says which mode the kernel is locked down in. Where that cannot be

@@ -13,9 +13,6 @@ func (v *statusView) alerts() {
 		return
 	}
 	v.heading("Alert channels")
-	if st.Refused != "" {
-		v.line("changed file", v.paint(red, "not used: ")+v.safe(st.Refused))
-	}
 	if st.Lost > 0 {
 		v.line("lost", v.paint(red, strconv.FormatUint(st.Lost, 10)+" alerts on the way to the channels"))
 	}

@@ -3,6 +3,7 @@ package cli
 import (
 	"fmt"
 	"strconv"
+	"strings"
 
 	"warren/api"
 )
@@ -45,7 +46,7 @@ func (v *hubView) nodeKept(node string, st *api.Status) []cell {
 	return row
 }
 
-// keptProblems are those of an agent's history, rules and channels.
+// keptProblems are those of an agent's history, rules, channels and configuration.
 func keptProblems(st *api.Status) (list []string) {
 	add := func(what, why string) {
 		if why != "" {
@@ -61,8 +62,11 @@ func keptProblems(st *api.Status) (list []string) {
 	if r := st.Rules; r != nil {
 		add("changed rules are not used", r.Refused)
 	}
+	if c := st.Changes; c != nil {
+		add("changed configuration is not used", c.Refused)
+		add("keys that take effect with the next start", strings.Join(c.Restart, ", "))
+	}
 	if a := st.Alerts; a != nil {
-		add("changed channels are not used", a.Refused)
 		for _, c := range a.Channels {
 			add("channel "+c.Name, c.DiskError)
 			if !c.FailingSince.IsZero() {

@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"regexp"
 	"slices"
 	"strconv"
@@ -275,4 +276,52 @@ func (r *reader[C]) unknown(key string, o Option[C]) string {
 		}
 	}
 	return msg + "; keys are " + strings.Join(here, ", ")
+}
+
+// Changed returns the keys whose values two files do not have in common, with those
+// that they stand under before a dot, sorted. A text that is no YAML has none.
+func Changed(before, after []byte) []string {
+	a, b := values(before), values(after)
+	maps.DeleteFunc(a, func(key, v string) bool {
+		now, ok := b[key]
+		if ok && now == v {
+			delete(b, key)
+		}
+		return ok && now == v
+	})
+	maps.Copy(a, b)
+	return slices.Sorted(maps.Keys(a))
+}
+
+// values are a file's, by their keys.
+func values(src []byte) map[string]string {
+	list := map[string]string{}
+	var doc yaml.Node
+	if len(src) > maxConfig || yaml.Unmarshal(src, &doc) != nil {
+		return list
+	}
+	var walk func(key string, n *yaml.Node)
+	walk = func(key string, n *yaml.Node) {
+		switch {
+		case n.Kind == yaml.MappingNode:
+			for i := 0; i+1 < len(n.Content); i += 2 {
+				walk(strings.TrimPrefix(key+"."+n.Content[i].Value, "."), n.Content[i+1])
+			}
+		case n.Tag != "!!null":
+			list[key] = text(n)
+		}
+	}
+	for _, n := range doc.Content {
+		walk("", n)
+	}
+	return list
+}
+
+// text is the same of values that are.
+func text(n *yaml.Node) string {
+	b := strconv.AppendQuote(nil, n.Value)
+	for _, c := range n.Content {
+		b = append(append(b, " ("...), text(c)+")"...)
+	}
+	return string(b)
 }

@@ -3,6 +3,7 @@ package settings
 import (
 	"fmt"
 	"log/slog"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -76,6 +77,25 @@ func TestValues(t *testing.T) {
 	for _, n := range []int64{0, 1, 1 << 10, 3 << 20, 1 << 30, 1<<40 - 1, 1 << 40} {
 		if got, err := ParseSize(SizeName(n)); got != n || err != nil {
 			t.Errorf("%d is written %s and read %d, %v", n, SizeName(n), got, err)
+		}
+	}
+}
+
+func TestChanged(t *testing.T) {
+	before := "a: 1\nb: {c: x, d: [1, {e: 2}]}\nf:\ng: y\n"
+	for _, c := range []struct {
+		after string
+		want  []string
+	}{
+		{before, nil},
+		{"# the same\ng: 'y'\nb:\n  d:\n    - 1\n    - e: 2\n  c: \"x\"\na: 1\n", nil},
+		{"a: 2\nb: {c: x, d: [1, {e: 3}]}\nh: {i: {j: 1}}\n", []string{"a", "b.d", "g", "h.i.j"}},
+		{"", []string{"a", "b.c", "b.d", "g"}},
+		{"{", []string{"a", "b.c", "b.d", "g"}},
+		{"- 1\n", []string{"", "a", "b.c", "b.d", "g"}},
+	} {
+		if got := Changed([]byte(before), []byte(c.after)); !slices.Equal(got, c.want) {
+			t.Errorf("%q: %q, want %q", c.after, got, c.want)
 		}
 	}
 }

@@ -37,8 +37,8 @@ type Env struct {
 	Dir string
 	// Hostname is the machine's name, Version the agent's.
 	Hostname, Version string
-	// Falco says how alerts are written; keys are left out of what is handed over
-	// as Falco's JSON alone.
+	// Falco says how alerts are written until [Set.Replace] says otherwise; keys are
+	// left out of what is handed over as Falco's JSON alone.
 	Falco alert.Falco
 	// Stdout is for the channels that write there.
 	Stdout io.Writer
@@ -51,33 +51,37 @@ type Set struct {
 	kinds map[string]kind
 	lost  atomic.Uint64
 
-	mu   sync.RWMutex
-	list []*channel
-	last map[string]*channel // of each name the newest that has not ended
-	end  bool
-	all  sync.WaitGroup // channels that run
+	mu    sync.RWMutex
+	falco alert.Falco // how the channels of list write
+	list  []*channel
+	last  map[string]*channel // of each name the newest that has not ended
+	end   bool
+	all   sync.WaitGroup // channels that run
 }
 
 // Open begins channels. It reads what waits for them from the disk; receivers are
 // not asked.
 func Open(configs []Config, env Env) (*Set, error) {
 	s := &Set{env: env, kinds: kinds}
-	if err := s.Replace(configs); err != nil {
+	if err := s.Replace(configs, env.Falco); err != nil {
 		return nil, err
 	}
 	return s, nil
 }
 
-// Replace puts channels in the place of those there are: one whose configuration
-// is the same goes on, and what waits for one waits for that of the same name.
-func (s *Set) Replace(configs []Config) error {
+// Replace puts channels, which write as falco says, in the place of those there are:
+// one whose configuration is the same goes on, and what waits for one waits for that
+// of the same name. After an error all is as it was.
+func (s *Set) Replace(configs []Config, falco alert.Falco) error {
+	env := s.env
+	env.Falco = falco
 	var fresh []*channel
 	for _, cfg := range configs {
 		cfg = cfg.withDefaults()
-		if s.has(cfg) {
+		if s.has(cfg, falco) {
 			continue
 		}
-		c, err := newChannel(cfg, s.kinds[cfg.Type], s.env)
+		c, err := newChannel(cfg, s.kinds[cfg.Type], env)
 		if err != nil {
 			return fmt.Errorf("channel %s: %w", cfg.Name, err)
 		}
@@ -102,7 +106,7 @@ func (s *Set) Replace(configs []Config) error {
 			c.stop() // nobody offers anything while we have the lock
 		}
 	}
-	s.list = list
+	s.list, s.falco = list, falco
 	for _, c := range fresh {
 		before := s.last[c.cfg.Name] // has the directory until it ends
 		if before != nil {
@@ -132,10 +136,10 @@ func (s *Set) ended(c *channel) {
 	}
 }
 
-func (s *Set) has(cfg Config) bool {
+func (s *Set) has(cfg Config, falco alert.Falco) bool {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
-	return slices.ContainsFunc(s.list, func(c *channel) bool { return reflect.DeepEqual(c.cfg, cfg) })
+	return falco == s.falco && slices.ContainsFunc(s.list, func(c *channel) bool { return reflect.DeepEqual(c.cfg, cfg) })
 }
 
 // Offer hands an alert to the channels that want it. It does not wait. The event
@@ -157,7 +161,7 @@ func (s *Set) Offer(e *event.Event) {
 			continue
 		}
 		if text == nil {
-			text = alert.Falco{ISOTime: s.env.Falco.ISOTime}.Append(nil, e, s.env.Hostname)
+			text = alert.Falco{ISOTime: s.falco.ISOTime}.Append(nil, e, s.env.Hostname)
 		}
 		select {
 		case c.queue <- text:
@@ -223,7 +227,7 @@ func (s *Set) Test(ctx context.Context, name string) error {
 		Type: "alert", Rule: "Warren: test", Priority: rule.Informational.String(), Source: "internal", Tags: []string{"test"}, ID: alert.NewID(),
 		Output: "This is a test of the channel " + name, Fields: "{}",
 	}}
-	t := trial{alert.Falco{ISOTime: s.env.Falco.ISOTime}.Append(nil, e, s.env.Hostname), make(chan error, 1)}
+	t := trial{alert.Falco{ISOTime: c.env.Falco.ISOTime}.Append(nil, e, s.env.Hostname), make(chan error, 1)}
 	select {
 	case c.trials <- t:
 	case <-c.done:

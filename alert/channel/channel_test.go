@@ -17,6 +17,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"warren/alert"
 	"warren/event"
 )
 
@@ -84,7 +85,7 @@ func testSet(t *testing.T, dir string, receivers map[string]*receiver, configs .
 	for i := range configs {
 		configs[i].Type = "test"
 	}
-	if err := s.Replace(configs); err != nil {
+	if err := s.Replace(configs, alert.Falco{}); err != nil {
 		t.Fatal(err)
 	}
 	return s
@@ -394,7 +395,7 @@ func TestReplaceAtOnce(t *testing.T) {
 		synctest.Wait()
 		offer(s, 4, 10)
 		synctest.Wait()
-		if err := s.Replace(nil); err != nil {
+		if err := s.Replace(nil, alert.Falco{}); err != nil {
 			t.Fatal(err)
 		}
 		synctest.Wait()
@@ -402,7 +403,7 @@ func TestReplaceAtOnce(t *testing.T) {
 		k.open = func(*Config, *Env) (sender, error) { return next, nil }
 		s.kinds["test"] = k
 		for _, priority := range []string{"error", "warning"} {
-			if err := s.Replace([]Config{{Name: "c", Type: "test", Priority: priority}}); err != nil {
+			if err := s.Replace([]Config{{Name: "c", Type: "test", Priority: priority}}, alert.Falco{}); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -468,7 +469,7 @@ func TestReplace(t *testing.T) {
 		r := map[string]*receiver{"a": {}, "b": {}, "c": {}}
 		s := testSet(t, dir, r, Config{Name: "a"}, Config{Name: "b"})
 		offer(s, 0, 300)
-		if err := s.Replace([]Config{{Name: "b", Type: "test"}, {Name: "a", Type: "test", Priority: "critical"}, {Name: "c", Type: "test"}}); err != nil {
+		if err := s.Replace([]Config{{Name: "b", Type: "test"}, {Name: "a", Type: "test", Priority: "critical"}, {Name: "c", Type: "test"}}, alert.Falco{}); err != nil {
 			t.Fatal(err)
 		}
 		offer(s, 300, 310)
@@ -486,7 +487,7 @@ func TestReplace(t *testing.T) {
 		if st := one(s, "a"); st.Sent != 301 || r["b"].opened != 1 {
 			t.Errorf("a %+v, b was opened %d times", st, r["b"].opened)
 		}
-		if err := s.Replace(nil); err != nil {
+		if err := s.Replace(nil, alert.Falco{}); err != nil {
 			t.Fatal(err)
 		}
 		synctest.Wait()
@@ -505,7 +506,7 @@ func TestReplaceFailing(t *testing.T) {
 		defer s.Close()
 		offer(s, 0, 1)
 		time.Sleep(time.Hour)
-		if err := s.Replace([]Config{{Name: "c", Type: "test", Priority: "error"}}); err != nil {
+		if err := s.Replace([]Config{{Name: "c", Type: "test", Priority: "error"}}, alert.Falco{}); err != nil {
 			t.Fatal(err)
 		}
 		synctest.Wait()

@@ -1,0 +1,225 @@
+package agent
+
+import (
+	"context"
+	"encoding/json"
+	"io"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"warren/event"
+	"warren/pipeline"
+)
+
+// A changing is the part of an agent between its configuration and the files that
+// alerts are written to.
+type changing struct {
+	*testing.T
+	dir   string
+	spine *pipeline.Pipeline
+	wait  func() // until the configuration has been looked at, and all is said
+	*changes
+}
+
+// reload has a test make changes by a fake clock, beginning with a configuration in
+// which $DIR is its directory.
+func reload(t *testing.T, config string, test func(c *changing)) {
+	t.Helper()
+	synctest.Test(t, func(t *testing.T) {
+		log := slog.New(slog.DiscardHandler)
+		c := &changing{T: t, dir: t.TempDir(), spine: pipeline.New(pipeline.Config{}, nil, nil, nil, log), wait: func() {
+			time.Sleep(2 * configLook)
+			synctest.Wait()
+		}}
+		c.write("config.yaml", config)
+		c.write("rules.yaml", canary("canary"))
+		cfg, err := Load(Options{Config: filepath.Join(c.dir, "config.yaml"), State: filepath.Join(c.dir, "state")})
+		if err != nil {
+			t.Fatal(err)
+		}
+		engine, err := openRules(cfg.Rules, c.spine, log)
+		if err != nil {
+			t.Fatal(err)
+		}
+		channels, err := openAlerts(cfg, c.spine, io.Discard, log)
+		if err != nil {
+			t.Fatal(err)
+		}
+		c.changes = newChanges(cfg, engine, channels, log)
+		ctx, cancel := context.WithCancel(t.Context())
+		ended := make(chan error)
+		for _, run := range []func(context.Context) error{engine.Run, channels.run, c.run} {
+			go func() { ended <- run(ctx) }()
+		}
+		defer func() {
+			cancel()
+			for range 3 {
+				if err := <-ended; err != nil {
+					t.Error(err)
+				}
+			}
+		}()
+		synctest.Wait()
+		test(c)
+	})
+}
+
+// canary is a rule file with one rule, about a program.
+func canary(program string) string {
+	return "[{rule: r, desc: d, condition: 'evt.type = execve and proc.name = " + program + "', output: 'saw %proc.name', priority: NOTICE, tags: [t]}]"
+}
+
+func (c *changing) write(name, text string) {
+	c.Helper()
+	if err := os.WriteFile(filepath.Join(c.dir, name), []byte(strings.ReplaceAll(text, "$DIR", c.dir)), 0o600); err != nil {
+		c.Fatal(err)
+	}
+}
+
+// change writes a file, and waits until somebody has looked at it.
+func (c *changing) change(name, text string) {
+	c.Helper()
+	c.write(name, text)
+	c.wait()
+}
+
+// said runs a program, and returns what is written of it: the alerts' outputs behind the
+// names of the files, with the number of their tags.
+func (c *changing) said(program string) (list []string) {
+	c.Helper()
+	files := func() []string {
+		names, err := filepath.Glob(filepath.Join(c.dir, "*.json"))
+		if err != nil {
+			c.Fatal(err)
+		}
+		return names
+	}
+	for _, name := range files() {
+		if err := os.Truncate(name, 0); err != nil {
+			c.Fatal(err)
+		}
+	}
+	p := &event.Process{Key: event.Key{PID: 7, Start: 1}, PID: 7, Name: program}
+	c.spine.Tell(&event.Event{Time: time.Now(), Actor: p.Key, Process: p, Data: &event.Exec{Type: "execve"}})
+	c.wait()
+	for _, name := range files() {
+		text, err := os.ReadFile(name)
+		if err != nil {
+			c.Fatal(err)
+		}
+		for line := range strings.Lines(string(text)) {
+			var a struct {
+				Output string
+				Tags   *[]string
+			}
+			if err := json.Unmarshal([]byte(line), &a); err != nil {
+				c.Fatalf("%v: %s", err, line)
+			}
+			_, output, _ := strings.Cut(a.Output, ": ")
+			if a.Tags == nil {
+				output += " without tags"
+			}
+			list = append(list, strings.TrimSuffix(filepath.Base(name), ".json")+": "+output)
+		}
+	}
+	return list
+}
+
+func (c *changing) want(program string, want ...string) {
+	c.Helper()
+	if got := c.said(program); !slices.Equal(got, want) {
+		c.Errorf("%q, want %q", got, want)
+	}
+}
+
+// why is why the changed configuration is not used.
+func (c *changing) why() string {
+	if st := c.state(); st != nil {
+		return st.Refused
+	}
+	return ""
+}
+
+const someConfig = "rules: {path: $DIR/rules.yaml, suggested: false, aggregate: 0}\nalerts: {channels: [{name: a, type: file, path: $DIR/a.json}]}\n"
+
+func TestReload(t *testing.T) {
+	reload(t, someConfig, func(c *changing) {
+		c.want("canary", "a: Notice saw canary")
+
+		c.change("config.yaml", "rules: {path: $DIR/rules.yaml, suggested: false, output: pid=%proc.pid, aggregate: 1m}\n"+
+			"alerts: {json-tags: false, channels: [{name: a, type: file, path: $DIR/a.json}, {name: b, type: file, path: $DIR/b.json}]}\n"+
+			"rings: {bulk: 32MiB, critical: 16MiB}\nlog-level: info\n")
+		c.want("canary", "a: Notice saw canary pid=7 without tags", "b: Notice saw canary pid=7 without tags")
+		c.want("canary") // is counted
+		if st := c.state(); st == nil || st.Refused != "" || !slices.Equal(st.Restart, []string{"log-level", "rings.bulk", "rings.critical"}) {
+			c.Errorf("state %+v", st)
+		}
+
+		c.change("config.yaml", someConfig)
+		if st := c.state(); st != nil {
+			c.Errorf("back as it was: %+v", st)
+		}
+		c.want("canary", "a: Notice saw canary")
+
+		c.change("config.yaml", "rules: {path: $DIR/rules.yaml, priority: error}\n")
+		c.want("canary")
+		c.change("config.yaml", "alerts: {channels: [{name: a, type: file, path: $DIR/a.json}]}\n")
+		c.want("canary")
+		if c.hasRules() {
+			c.Error("there are rules still")
+		}
+		c.change("config.yaml", someConfig)
+		c.want("canary", "a: Notice saw canary")
+	})
+}
+
+// TestReloadBroken changes nothing where anything is wrong, and says what.
+func TestReloadBroken(t *testing.T) {
+	reload(t, someConfig, func(c *changing) {
+		for _, bad := range []struct{ config, why string }{
+			{"rules: {path: $DIR/rules.yaml, output: more}\nalerts: {channels: [{name: b}]}\n", "channel b has no type"},
+			{"rules: {path: $DIR/none.yaml}\nalerts: {channels: [{name: b, type: file, path: $DIR/b.json}]}\n", "none.yaml: no such file"},
+			{"rules: {path: $DIR/bad.yaml}\nalerts: {channels: [{name: b, type: file, path: $DIR/b.json}]}\n", "bad.yaml:1:2: the rule has no"},
+			{"rules: {", "config.yaml:1"},
+		} {
+			c.write("bad.yaml", "[{rule: r}]")
+			c.change("config.yaml", bad.config)
+			if why := c.why(); !strings.Contains(why, bad.why) {
+				c.Errorf("%s: refused for %q", bad.config, why)
+			}
+			c.want("canary", "a: Notice saw canary")
+		}
+		if err := os.Remove(filepath.Join(c.dir, "config.yaml")); err != nil {
+			c.Fatal(err)
+		}
+		c.wait()
+		if why := c.why(); !strings.Contains(why, "no such file") {
+			c.Errorf("without a file: refused for %q", why)
+		}
+		// What was refused for a rule file is taken once that is mended.
+		c.change("config.yaml", "rules: {path: $DIR/bad.yaml, suggested: false}\nalerts: {channels: [{name: b, type: file, path: $DIR/b.json}]}\n")
+		c.change("bad.yaml", canary("other"))
+		if why := c.why(); why != "" {
+			c.Errorf("mended: refused for %q", why)
+		}
+		c.want("canary")
+		c.want("other", "b: Notice saw other")
+	})
+}
+
+// TestReloadEarly notices a configuration that has changed since it was read for
+// the start.
+func TestReloadEarly(t *testing.T) {
+	reload(t, "{}\n", func(c *changing) {
+		c.change("config.yaml", "alerts:\n  channels:\n    - name: one\n")
+		if why := c.why(); !strings.Contains(why, "channel one has no type") {
+			c.Errorf("refused: %q", why)
+		}
+	})
+}
