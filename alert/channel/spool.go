@@ -49,7 +49,8 @@ type spool struct {
 	again    time.Time // not before then the disk is tried again
 	wake     chan struct{}
 
-	waiting, bytes   atomic.Int64
+	waiting, bytes   atomic.Int64  // frames that can be read, and what waits in all
+	unread           atomic.Int64  // segments that stand aside
 	givenUp, damaged *atomic.Int64 // frames and bytes; whoever opens the spool has them
 	failure          atomic.Pointer[string]
 }
@@ -119,6 +120,9 @@ func (s *spool) list() error {
 			continue
 		}
 		g := &segment{seq: seq, path: filepath.Join(s.dir, e.Name())}
+		if info, err := e.Info(); err == nil {
+			g.size = info.Size()
+		}
 		if seq < atSeq {
 			_ = os.Remove(g.path) // all is sent
 			continue
@@ -601,7 +605,12 @@ func (s *spool) readCursor() (seq uint64, offset int64, err error) {
 // account notes what waits, for whoever asks.
 func (s *spool) account() {
 	s.waiting.Store(int64(s.next - s.head))
-	s.bytes.Store(s.onDisk() + s.inMemory)
+	bytes := s.onDisk() + s.inMemory
+	for _, g := range s.aside {
+		bytes += g.size
+	}
+	s.bytes.Store(bytes)
+	s.unread.Store(int64(len(s.aside)))
 }
 
 // close lets go of the files. What waits in memory is given up.

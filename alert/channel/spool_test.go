@@ -337,6 +337,9 @@ func TestSpoolOpenedUnreadable(t *testing.T) {
 				if s.failure.Load() == nil {
 					t.Error("no failure")
 				}
+				if known := s.onDisk(); s.unread.Load() != 1 || s.bytes.Load() <= known {
+					t.Errorf("%d segments stand aside, %d bytes wait, %d of them in others", s.unread.Load(), s.bytes.Load(), known)
+				}
 				s.again = time.Time{}
 				s.put(10, 15)
 				if got, want := s.take(4), slices.Concat(upTo(2, 5), upTo(5, 10), upTo(10, 15)); !slices.Equal(got, slices.DeleteFunc(want, func(n int) bool { return slices.Contains(test.then, n) })) {
@@ -358,8 +361,8 @@ func TestSpoolOpenedUnreadable(t *testing.T) {
 						t.Errorf("then %v, want %v", got, test.then)
 					}
 				}
-				if s.given.Load() != 0 || s.broken.Load() != 0 || s.failure.Load() != nil {
-					t.Errorf("given up %d, damaged %d", s.given.Load(), s.broken.Load())
+				if s.given.Load() != 0 || s.broken.Load() != 0 || s.failure.Load() != nil || s.unread.Load() != 0 {
+					t.Errorf("given up %d, damaged %d, %d segments stand aside", s.given.Load(), s.broken.Load(), s.unread.Load())
 				}
 			})
 		}

@@ -8,7 +8,8 @@ type Status struct {
 	Name, Type string
 	// To is where it goes, without secrets.
 	To string
-	// Waiting are to be sent yet, and take Bytes of Room.
+	// Waiting are to be sent yet, and take Bytes of Room. A file that cannot be read
+	// now counts as one: there may be more in it.
 	Waiting     int64
 	Bytes, Room int64
 	// Sent were taken, Retried are attempts that failed, Dead were refused for good
@@ -50,7 +51,7 @@ func (c *channel) status() Status {
 		LastSent: n.last, Error: n.err, Failing: n.failed,
 	}
 	if sp := c.spool.Load(); sp != nil {
-		st.Waiting += sp.waiting.Load()
+		st.Waiting += sp.waiting.Load() + sp.unread.Load()
 		st.Bytes = sp.bytes.Load()
 		if why := sp.failure.Load(); why != nil {
 			st.Disk = *why
