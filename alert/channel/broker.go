@@ -132,17 +132,14 @@ func openKafka(cfg *Config, _ *Env) (sender, error) {
 func (t *topic) close() { t.client.Close() }
 
 func (t *topic) send(ctx context.Context, alerts [][]byte) (int, error) {
-	records := make([]*kgo.Record, len(alerts))
-	for i, a := range alerts {
-		v, err := viewOf(a)
-		if err != nil {
-			if i > 0 {
-				return t.send(ctx, alerts[:i]) // those before it first
-			}
-			return 0, &refusedError{err}
-		}
+	views, err := viewsOf(alerts)
+	if err != nil {
+		return 0, err
+	}
+	records := make([]*kgo.Record, len(views))
+	for i, v := range views {
 		// Alerts of a machine stay in order: they have one key.
-		records[i] = &kgo.Record{Key: []byte(v.Hostname), Value: a, Timestamp: v.Time, Headers: []kgo.RecordHeader{{Key: "uuid", Value: []byte(v.UUID)}, {Key: "priority", Value: []byte(v.Priority)}}}
+		records[i] = &kgo.Record{Key: []byte(v.Hostname), Value: alerts[i], Timestamp: v.Time, Headers: []kgo.RecordHeader{{Key: "uuid", Value: []byte(v.UUID)}, {Key: "priority", Value: []byte(v.Priority)}}}
 	}
 	// The results come in any order: what was taken before the first that was not
 	// counts, and the rest comes again.

@@ -39,16 +39,14 @@ func checkOTLP(c *Config) error {
 }
 
 func (o *otlp) send(ctx context.Context, alerts [][]byte) (int, error) {
-	var records []object
-	for i, a := range alerts {
-		v, err := viewOf(a)
-		if err != nil {
-			if i > 0 {
-				return o.send(ctx, alerts[:i]) // those before it first
-			}
-			return 0, &refusedError{err}
-		}
-		records = append(records, logRecord(v))
+	views, err := viewsOf(alerts)
+	if err != nil {
+		return 0, err
+	}
+	alerts = alerts[:len(views)]
+	records := make([]object, len(views))
+	for i, v := range views {
+		records[i] = logRecord(v)
 	}
 	body, err := json.Marshal(object{"resourceLogs": []object{{
 		"resource":  object{"attributes": []object{attribute("service.name", "warren"), attribute("service.version", o.version), attribute("host.name", o.hostname)}},

@@ -46,6 +46,22 @@ func viewOf(alert []byte) (*View, error) {
 	return &v, nil
 }
 
+// viewsOf reads alerts up to one that cannot be read: that is an error only where
+// none stands before it, for those can be sent first.
+func viewsOf(alerts [][]byte) (views []*View, err error) {
+	for _, a := range alerts {
+		v, err := viewOf(a)
+		switch {
+		case err != nil && len(views) == 0:
+			return nil, &refusedError{err}
+		case err != nil:
+			return views, nil
+		}
+		views = append(views, v)
+	}
+	return views, nil
+}
+
 // names are those of fields that have a value, sorted, but for the time.
 func (v *View) names() []string {
 	var list []string
