@@ -86,8 +86,9 @@ func (s *stream) send(ctx context.Context, alerts [][]byte) (int, error) {
 
 // A topic produces to Kafka.
 type topic struct {
-	cfg    *Config
-	client *kgo.Client
+	cfg     *Config
+	client  *kgo.Client
+	reached bool // the last that was sent was taken
 }
 
 func openKafka(cfg *Config, _ *Env) (sender, error) {
@@ -126,7 +127,7 @@ func openKafka(cfg *Config, _ *Env) (sender, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &topic{cfg, client}, nil
+	return &topic{cfg: cfg, client: client}, nil
 }
 
 func (t *topic) close() { t.client.Close() }
@@ -136,6 +137,13 @@ func (t *topic) send(ctx context.Context, alerts [][]byte) (int, error) {
 	if err != nil {
 		return 0, err
 	}
+	// Of brokers that cannot be talked to, sending says only that its time is over.
+	if !t.reached {
+		if err := t.client.Ping(ctx); err != nil {
+			return 0, err
+		}
+	}
+	t.reached = false
 	records := make([]*kgo.Record, len(views))
 	for i, v := range views {
 		// Alerts of a machine stay in order: they have one key.
@@ -166,6 +174,7 @@ func (t *topic) send(ctx context.Context, alerts [][]byte) (int, error) {
 			return i, err
 		}
 	}
+	t.reached = true
 	return len(records), nil
 }
 

@@ -3,6 +3,7 @@ package channel
 import (
 	"context"
 	"crypto/rand"
+	"crypto/tls"
 	"encoding/hex"
 	"errors"
 	"strings"
@@ -20,17 +21,49 @@ import (
 // numbered is an alert with an id of its own.
 func numbered(id string) []byte { return []byte(strings.Replace(someAlert, "u-1", id, 1)) }
 
-func TestNATS(t *testing.T) {
-	srv, err := server.NewServer(&server.Options{Host: "127.0.0.1", Port: -1, JetStream: true, StoreDir: t.TempDir(), NoLog: true, NoSigs: true})
+// startNATS starts a server that ends with the test.
+func startNATS(t *testing.T, o *server.Options) *server.Server {
+	t.Helper()
+	o.Host, o.Port, o.JetStream, o.StoreDir, o.NoLog, o.NoSigs = "127.0.0.1", -1, true, t.TempDir(), true, true
+	srv, err := server.NewServer(o)
 	if err != nil {
 		t.Fatal(err)
 	}
 	go srv.Start()
-	defer srv.WaitForShutdown()
-	defer srv.Shutdown()
+	t.Cleanup(func() {
+		srv.Shutdown()
+		srv.WaitForShutdown()
+	})
 	if !srv.ReadyForConnections(time.Minute) {
 		t.Fatal("the server does not answer")
 	}
+	return srv
+}
+
+// keepNATS makes a stream that keeps alerts.
+func keepNATS(t *testing.T, srv *server.Server, by *tls.Config) jetstream.Stream {
+	t.Helper()
+	conn, err := nats.Connect(srv.ClientURL(), func(o *nats.Options) error {
+		o.Secure, o.TLSConfig = by != nil, by
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(conn.Close)
+	js, err := jetstream.New(conn)
+	if err != nil {
+		t.Fatal(err)
+	}
+	kept, err := js.CreateStream(t.Context(), jetstream.StreamConfig{Name: "alerts", Subjects: []string{"alerts.*"}, Storage: jetstream.MemoryStorage})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return kept
+}
+
+func TestNATS(t *testing.T) {
+	srv := startNATS(t, &server.Options{})
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	s, err := openNATS(&Config{Servers: srv.ClientURL(), Subject: "alerts.here", Timeout: time.Minute}, &Env{Hostname: "h"})
@@ -42,19 +75,7 @@ func TestNATS(t *testing.T) {
 	if n, err := s.send(ctx, [][]byte{numbered("1")}); n != 0 || err == nil || errors.As(err, &no) || !strings.Contains(err.Error(), "no stream takes the subject alerts.here") {
 		t.Errorf("without a stream: %d, %v", n, err)
 	}
-	conn, err := nats.Connect(srv.ClientURL())
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer conn.Close()
-	js, err := jetstream.New(conn)
-	if err != nil {
-		t.Fatal(err)
-	}
-	kept, err := js.CreateStream(ctx, jetstream.StreamConfig{Name: "alerts", Subjects: []string{"alerts.*"}, Storage: jetstream.MemoryStorage})
-	if err != nil {
-		t.Fatal(err)
-	}
+	kept := keepNATS(t, srv, nil)
 	for range 2 { // what comes again is dropped
 		if n, err := s.send(ctx, [][]byte{numbered("1"), numbered("2")}); n != 2 || err != nil {
 			t.Fatal(n, err)

@@ -3,18 +3,9 @@ package channel
 import (
 	"compress/gzip"
 	"context"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
-	"crypto/tls"
-	"crypto/x509"
-	"crypto/x509/pkix"
-	"encoding/pem"
 	"errors"
 	"io"
 	"log/slog"
-	"math/big"
-	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -154,104 +145,5 @@ func TestWebhookHangs(t *testing.T) {
 	defer cancel()
 	if n, err := s.send(ctx, [][]byte{[]byte(someAlert)}); n != 0 || !errors.Is(err, context.DeadlineExceeded) || strings.Contains(err.Error(), "SECRET") {
 		t.Error(n, err)
-	}
-}
-
-// certificates are files of an authority, and of two that it has signed.
-type certificates struct{ ca, serverCert, serverKey, clientCert, clientKey string }
-
-func makeCertificates(t *testing.T) certificates {
-	t.Helper()
-	dir := t.TempDir()
-	write := func(name, kind string, der []byte) string {
-		path := filepath.Join(dir, name)
-		if err := os.WriteFile(path, pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: der}), 0o600); err != nil {
-			t.Fatal(err)
-		}
-		return path
-	}
-	caKey, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	ca := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "ca"}, NotAfter: time.Now().Add(time.Hour), IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign}
-	der, err := x509.CreateCertificate(rand.Reader, ca, ca, caKey.Public(), caKey)
-	if err != nil {
-		t.Fatal(err)
-	}
-	c := certificates{ca: write("ca.crt", "CERTIFICATE", der)}
-	sign := func(name string) (cert, key string) {
-		k, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-		if err != nil {
-			t.Fatal(err)
-		}
-		leaf := &x509.Certificate{SerialNumber: big.NewInt(2), Subject: pkix.Name{CommonName: name}, NotAfter: time.Now().Add(time.Hour), DNSNames: []string{"receiver.example"}, IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
-			ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth}}
-		der, err := x509.CreateCertificate(rand.Reader, leaf, ca, k.Public(), caKey)
-		if err != nil {
-			t.Fatal(err)
-		}
-		kder, err := x509.MarshalPKCS8PrivateKey(k)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return write(name+".crt", "CERTIFICATE", der), write(name+".key", "PRIVATE KEY", kder)
-	}
-	c.serverCert, c.serverKey = sign("server")
-	c.clientCert, c.clientKey = sign("client")
-	return c
-}
-
-// TestWebhookTLS believes whom it is told to, and shows its certificate.
-func TestWebhookTLS(t *testing.T) {
-	c := makeCertificates(t)
-	pair, err := tls.LoadX509KeyPair(c.serverCert, c.serverKey)
-	if err != nil {
-		t.Fatal(err)
-	}
-	authority, err := os.ReadFile(c.ca)
-	if err != nil {
-		t.Fatal(err)
-	}
-	pool := x509.NewCertPool()
-	pool.AppendCertsFromPEM(authority)
-	var who atomic.Pointer[string]
-	srv := httptest.NewUnstartedServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
-		name := ""
-		if len(r.TLS.PeerCertificates) > 0 {
-			name = r.TLS.PeerCertificates[0].Subject.CommonName
-		}
-		who.Store(&name)
-	}))
-	srv.TLS = &tls.Config{Certificates: []tls.Certificate{pair}, ClientAuth: tls.VerifyClientCertIfGiven, ClientCAs: pool}
-	srv.Config.ErrorLog = slog.NewLogLogger(slog.DiscardHandler, slog.LevelDebug)
-	srv.StartTLS()
-	defer srv.Close()
-	for _, test := range []struct {
-		name string
-		tls  TLS
-		want string // of the error
-		who  string
-	}{
-		{"unknown authority", TLS{}, "certificate signed by unknown authority", ""},
-		{"known", TLS{CA: c.ca}, "", ""},
-		{"another name", TLS{CA: c.ca, ServerName: "receiver.example"}, "", ""},
-		{"a wrong name", TLS{CA: c.ca, ServerName: "other.example"}, "not other.example", ""},
-		{"anybody", TLS{Insecure: true}, "", ""},
-		{"both", TLS{CA: c.ca, Cert: c.clientCert, Key: c.clientKey}, "", "client"},
-	} {
-		t.Run(test.name, func(t *testing.T) {
-			s := openHTTP(t, Config{URL: srv.URL, TLS: test.tls})
-			_, err := s.send(t.Context(), [][]byte{[]byte(someAlert)})
-			switch {
-			case test.want == "" && err != nil, test.want != "" && (err == nil || !strings.Contains(err.Error(), test.want)):
-				t.Errorf("%v, want %q", err, test.want)
-			case test.want == "" && *who.Load() != test.who:
-				t.Errorf("the receiver saw %q, want %q", *who.Load(), test.who)
-			}
-		})
-	}
-	if _, err := openWebhook(&Config{URL: srv.URL, TLS: TLS{CA: c.clientKey}}, &Env{}); err == nil || !strings.Contains(err.Error(), "has no certificate in PEM") {
-		t.Error(err)
 	}
 }

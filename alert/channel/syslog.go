@@ -74,13 +74,56 @@ func openSyslog(cfg *Config, env *Env) (sender, error) {
 			return nil, err
 		}
 		s.framed = true
-		s.conn, err = (&tls.Dialer{NetDialer: &d, Config: tc}).DialContext(ctx, "tcp", address)
+		s.conn, err = dialTLS(ctx, &d, address, tc)
 	default:
 		s.framed = s.network == "tcp"
 		s.conn, err = d.DialContext(ctx, s.network, address)
 	}
 	return s, err
 }
+
+// verdictTime is how long a daemon that wants a certificate has to refuse ours. One
+// that gives out tickets, as many do, has told before that it does not.
+const verdictTime = 2 * time.Second
+
+// dialTLS connects to a daemon. In TLS 1.3 one that wants a certificate judges ours,
+// or that there is none, after we are through: what is written until then would be
+// lost without a word.
+func dialTLS(ctx context.Context, d *net.Dialer, address string, tc *tls.Config) (net.Conn, error) {
+	ours, asked := tc.GetClientCertificate, false
+	tc.GetClientCertificate = func(info *tls.CertificateRequestInfo) (*tls.Certificate, error) {
+		if asked = true; ours == nil {
+			return &tls.Certificate{}, nil
+		}
+		return ours(info)
+	}
+	var conn net.Conn
+	tc.ClientSessionCache = onTicket(func() {
+		if conn != nil { // else it is an older TLS, whose daemons judge before
+			_ = conn.SetReadDeadline(time.Unix(1, 0))
+		}
+	})
+	conn, err := (&tls.Dialer{NetDialer: d, Config: tc}).DialContext(ctx, "tcp", address)
+	if err != nil || !asked {
+		return conn, err
+	}
+	err = conn.SetReadDeadline(time.Now().Add(verdictTime))
+	if err == nil {
+		_, err = conn.Read(make([]byte, 1))
+	}
+	if err != nil && !errors.Is(err, os.ErrDeadlineExceeded) {
+		_ = conn.Close()
+		return nil, fmt.Errorf("the daemon refuses us: %w", err)
+	}
+	return conn, nil
+}
+
+// An onTicket is called when a daemon gives out a ticket. None is kept.
+type onTicket func()
+
+func (onTicket) Get(string) (*tls.ClientSessionState, bool) { return nil, false }
+
+func (f onTicket) Put(string, *tls.ClientSessionState) { f() }
 
 func (s *syslog) close() {
 	if s.conn != nil {
