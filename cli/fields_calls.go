@@ -45,7 +45,7 @@ What an argument points at is read when the call returns: another thread of the 
 is missing and named in ` + "`evt.args_unreadable`; what was longer than is kept is named in `evt.args_truncated`" + `.
 
 Not seen are 32-bit calls on 64-bit machines, whoever makes them: the kernel's tracepoints of single calls leave them out, and the one that sees them would make every call of
-every process dearer. Not seen are requests by io_uring either, which make no call; what they do to files is told by the kinds of files, with ` + "`evt.io_uring`" + `. Calls that
+every process dearer. io_uring makes no calls: what it is asked for in place of ` + "`socket`" + `, ` + "`sendmsg`" + ` and ` + "`recvmsg`" + ` is told as these, with ` + "`evt.io_uring`" + `, and what it does to files by the kinds of files. Calls that
 change credentials or namespaces (` + "`setuid`, `capset`, `setns`, `unshare`" + ` and their relatives) are events of the kinds ` + "`credentials` and `namespace`" + `, and of the kind ` + "`attempt`" + ` where
 they fail or change nothing (of a process with several threads: where they fail), for who asks for that kind or one of the types; connections, and datagrams
 by ` + "`sendto` and `recvfrom`" + `, of the kind ` + "`connection`" + `; what has a path, of ` + "`open`, `file` and `mount`" + `.

@@ -30,6 +30,8 @@ type Call struct {
 	// Own are the values of the first argument, by bit, with which the agent's own
 	// calls are not told: it would tell of itself without end, and of nothing else.
 	Own uint64
+	// Uring are the operations of io_uring that do the same, with the same arguments.
+	Uring []uint8
 }
 
 // NoCall is the number of a call that a machine has not.

@@ -130,4 +130,42 @@ struct io_sr_msg {
 
 #pragma clang attribute pop
 
+/* enum io_uring_op */
+enum {
+	URING_ACCEPT = 13,
+	URING_OPENAT = 18,
+	URING_CLOSE = 19,
+	URING_FILES_UPDATE = 20,
+	URING_OPENAT2 = 28,
+	URING_RENAMEAT = 35,
+	URING_UNLINKAT,
+	URING_MKDIRAT,
+	URING_SYMLINKAT,
+	URING_LINKAT,
+	URING_SOCKET = 45,
+	URING_FTRUNCATE = 55,
+	URING_PIPE = 62,
+};
+
+/* Flags of a request. */
+enum {
+	URING_FIXED = 1 << 0, /* its file is one of the ring's own table */
+	URING_DRAIN = 1 << 1,
+	URING_LINKS = 1 << 2 | 1 << 3,
+	URING_ASYNC = 1 << 4,
+	URING_SKIP = 1 << 6, /* nobody is told that it succeeded */
+};
+
+#define EINPROGRESS 115
+
+/* The task that submitted a request. */
+static __always_inline struct task_struct *uring_task(struct io_kiocb *req)
+{
+	struct io_kiocb___old *old = (void *)req;
+
+	if (bpf_core_field_exists(req->tctx))
+		return BPF_CORE_READ(req, tctx, task);
+	return BPF_CORE_READ(old, task);
+}
+
 #endif /* IO_URING_H */

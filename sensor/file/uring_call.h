@@ -8,34 +8,8 @@
 #include "io_uring.h"
 #include "record.h"
 
-/* enum io_uring_op */
-enum {
-	URING_ACCEPT = 13,
-	URING_OPENAT = 18,
-	URING_CLOSE = 19,
-	URING_FILES_UPDATE = 20,
-	URING_OPENAT2 = 28,
-	URING_RENAMEAT = 35,
-	URING_UNLINKAT,
-	URING_MKDIRAT,
-	URING_SYMLINKAT,
-	URING_LINKAT,
-	URING_SOCKET = 45,
-	URING_FTRUNCATE = 55,
-	URING_PIPE = 62,
-};
-
-/* Flags of a request. */
-enum {
-	URING_DRAIN = 1 << 1,
-	URING_LINKS = 1 << 2 | 1 << 3,
-	URING_ASYNC = 1 << 4,
-	URING_SKIP = 1 << 6, /* nobody is told that it succeeded */
-};
-
 #define URING_ALLOC ~0U /* a slot of the kernel's choice */
 #define O_LARGEFILE 0100000
-#define EINPROGRESS 115
 
 #define URING_TEXT  256	 /* what is longer lies in uring_texts */
 #define URING_CALLS 2048 /* requests that are on their way */
@@ -146,16 +120,6 @@ static __always_inline struct io_kiocb *uring_request(struct uring_scratch *s, s
 static __always_inline struct io_kiocb *uring_of(struct uring_scratch *s)
 {
 	return (struct io_kiocb *)*(volatile __u64 *)&s->req;
-}
-
-/* The task that submitted a request. */
-static __always_inline struct task_struct *uring_task(struct io_kiocb *req)
-{
-	struct io_kiocb___old *old = (void *)req;
-
-	if (bpf_core_field_exists(req->tctx))
-		return READ(READ(req, tctx), task);
-	return BPF_CORE_READ(old, task);
 }
 
 /* ---- descriptors ---- */

@@ -63,6 +63,7 @@ func decodeCall(rec []byte) (*event.Event, error) {
 	e.Time, e.Ktime, e.Data = bpf.Wall(r.Hdr.Ktime), r.Hdr.Ktime, d
 	e.Actor = event.Key{PID: r.Key.Pid, Start: r.Key.Start}
 	d.Type, d.Call, d.RawRes, d.Regs, d.FD = c.Name, c, r.Ret, r.Args, -1
+	d.IOUring = r.Uring&uint8(syscallUringMarksCALL_URING) != 0
 	if r.Ret < 0 && r.Ret >= -maxErrno {
 		d.Res = event.Errno(-r.Ret)
 	}
@@ -79,6 +80,7 @@ func decodeCall(rec []byte) (*event.Event, error) {
 	}
 	d.Unreadable, d.Truncated = argsIn(d, r.Bad), argsIn(d, r.Cut)
 	switch {
+	case r.Uring&uint8(syscallUringMarksCALL_DIRECT) != 0: // it is no descriptor
 	case c.FD == event.AtResult && r.Ret >= 0:
 		d.FD = int32(r.Ret)
 	case c.FD >= 0:

@@ -172,7 +172,15 @@ func number(t testing.TB, e *event.Event, field string) int64 {
 // logRungs prints which implementation each hook has; the VM level reads it.
 func logRungs(t testing.TB, s *Sensor) {
 	t.Helper()
+	best := map[string]string{}
+	for _, h := range Hooks() {
+		var rungs []string
+		for _, r := range h.Rungs {
+			rungs = append(rungs, r.Kind)
+		}
+		best[h.Name] = strings.Join(rungs, ",")
+	}
 	for _, st := range s.Hooks() {
-		t.Logf("RUNG %s %s tracepoint", st.Hook, st.Rung)
+		t.Logf("RUNG %s %s %s", st.Hook, st.Rung, best[st.Hook])
 	}
 }

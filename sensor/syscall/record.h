@@ -72,8 +72,13 @@ struct syscall_record {
 	__u8 there;	       /* which pieces were read, by bit */
 	__u8 bad;	       /* which could not be read */
 	__u8 cut;	       /* which are longer */
-	__u8 zero;
+	__u8 uring;	       /* enum uring_marks */
 	__u16 zeros;
+};
+
+enum uring_marks {
+	CALL_URING = 1 << 0,  /* io_uring was asked for it */
+	CALL_DIRECT = 1 << 1, /* what it made is in the ring's own table, and no descriptor */
 };
 
 #endif /* SYSCALL_RECORD_H */

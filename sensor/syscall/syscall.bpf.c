@@ -6,12 +6,13 @@
  * Hooks: tracepoint syscalls/sys_exit_* of each call that somebody wants. When a
  *        call returns, the registers still hold its arguments; on the way to a
  *        deadly signal that it sent to itself, too. 32-bit programs' calls do not
- *        come here.
+ *        come here. tp_btf io_uring_*: requests that are such calls.
  * Out:   ring bulk: syscall_record; ring critical: those of calls that are
  *        marked so and have succeeded.
  * State: call_plans, by number: what to read of each call. Written once, by Go,
- *        from the table event.Calls. scratches: records in the making. What is
- *        wanted of whom: interest.h, interest_ends.h.
+ *        from the table event.Calls. scratches: records in the making. uring_asks:
+ *        requests that are on their way. What is wanted of whom: interest.h,
+ *        interest_ends.h.
  */
 #include "kernel.h"
 #include "road.h"
@@ -65,6 +66,7 @@ const union {
 	struct task_key key;
 	enum read_flags flags;
 	enum read_how how;
+	enum uring_marks uring;
 } *records __attribute__((unused));
 
 struct user_iovec {
@@ -308,37 +310,22 @@ static __always_inline bool task_is_self(struct task_struct *p)
 	return nr == self_pid && BPF_CORE_READ(ns, ns.inum) == self_pidns;
 }
 
-SEC("tracepoint")
-int syscall_exit(struct trace_event_raw_sys_exit *ctx)
+/*
+ * Tells of the call that is in s, with who made it, its arguments and its result: as
+ * far as m is asked, if the current task is of who made it, whose memory is read then.
+ */
+static __always_inline int call_tell(struct scratch *s, const struct call_plan *plan, struct interest *m, bool own)
 {
-	struct task_struct *p = bpf_get_current_task_btf();
-	__u32 nr = (__u32)ctx->id, zero = 0, i;
-	struct syscall_record *r;
-	struct interest m;
-	struct call_plan *plan;
-	struct scratch *s;
+	struct syscall_record *r = &s->rec;
 	__u64 len, example = 0;
 	struct count *c;
 	__s64 fd;
+	__u32 i;
 	int err;
 
-	if (!task_in_scope(p))
-		return 0;
-	plan = bpf_map_lookup_elem(&call_plans, &nr);
-	if (!plan || !plan->call || !interest_begin(&m, plan->call - 1, 0, (__s64)ctx->ret < 0))
-		return 0;
-	s = bpf_map_lookup_elem(&scratches, &zero);
-	if (!s)
-		return 0; /* never */
-	r = &s->rec;
 	s->off = 0;
 	r->hdr.flags = 0;
-	task_key_fill(&r->key, p);
-	r->ret = ctx->ret;
-	args_fill(r->args, (struct pt_regs *)bpf_task_pt_regs(p));
-	if (plan->own && r->args[0] < 64 && plan->own >> (r->args[0] & 63) & 1 && task_is_self(p))
-		return 0;
-	if (interest_counts(&m)) {
+	if (own && interest_counts(m)) {
 		c = count_room();
 		if (!c)
 			return 0; /* never */
@@ -351,21 +338,25 @@ int syscall_exit(struct trace_event_raw_sys_exit *ctx)
 	__builtin_memset(&r->object, 0, sizeof(r->object));
 	r->call = plan->call;
 	__builtin_memset(r->lens, 0, sizeof(r->lens));
-	r->there = r->bad = r->cut = r->zero = 0;
+	r->there = r->bad = r->cut = 0;
 	r->zeros = 0;
 
 	for (i = 0; i < READS_MAX; i++) {
 		if (!plan->reads[i].how)
 			break;
-		read_piece(s, &plan->reads[i], i);
+		if (own)
+			read_piece(s, &plan->reads[i], i);
+		else
+			r->bad |= 1 << i;
 	}
 	if (plan->object) {
 		fd = plan->fd_at == AT_RESULT ? r->ret : (__s64)(__s32)arg_at(r, plan->fd_at);
 		if (fd >= 0)
 			object_fill(s, fd);
 	}
-	if (interest_needs_ends(&m) && !interest_ends(&m, r->object.family, r->object.local, r->object.remote,
-						      r->object.local_port, r->object.remote_port))
+	if (own && interest_needs_ends(m) &&
+	    !interest_ends(m, r->object.family, r->object.local, r->object.remote, r->object.local_port,
+			   r->object.remote_port))
 		return 0;
 	len = s->off + sizeof(*r);
 	barrier_var(len);
@@ -379,3 +370,33 @@ int syscall_exit(struct trace_event_raw_sys_exit *ctx)
 		count_told(err);
 	return 0;
 }
+
+SEC("tracepoint")
+int syscall_exit(struct trace_event_raw_sys_exit *ctx)
+{
+	struct task_struct *p = bpf_get_current_task_btf();
+	__u32 nr = (__u32)ctx->id, zero = 0;
+	struct syscall_record *r;
+	struct call_plan *plan;
+	struct interest m;
+	struct scratch *s;
+
+	if (!task_in_scope(p))
+		return 0;
+	plan = bpf_map_lookup_elem(&call_plans, &nr);
+	if (!plan || !plan->call || !interest_begin(&m, plan->call - 1, 0, (__s64)ctx->ret < 0))
+		return 0;
+	s = bpf_map_lookup_elem(&scratches, &zero);
+	if (!s)
+		return 0; /* never */
+	r = &s->rec;
+	task_key_fill(&r->key, p);
+	r->ret = ctx->ret;
+	r->uring = 0;
+	args_fill(r->args, (struct pt_regs *)bpf_task_pt_regs(p));
+	if (plan->own && r->args[0] < 64 && plan->own >> (r->args[0] & 63) & 1 && task_is_self(p))
+		return 0;
+	return call_tell(s, plan, &m, true);
+}
+
+#include "uring.h"

@@ -20,8 +20,10 @@ import (
 	"maps"
 	"os"
 	"slices"
+	"strings"
 	"sync/atomic"
 
+	"github.com/cilium/ebpf"
 	"golang.org/x/sys/unix"
 
 	"warren/bpf"
@@ -31,7 +33,7 @@ import (
 	"warren/sensor"
 )
 
-//go:generate go tool bpf2go -cc clang-19 -no-strip -target bpfel -type syscall_record -type call_plan -type read_plan -type fd_object -type task_key -type read_flags -type read_how syscall syscall.bpf.c -- -O2 -mcpu=v3 -Wall -Werror -I../../bpf/include
+//go:generate go tool bpf2go -cc clang-19 -no-strip -target bpfel -type syscall_record -type call_plan -type read_plan -type fd_object -type task_key -type read_flags -type read_how -type uring_marks syscall syscall.bpf.c -- -O2 -mcpu=v3 -Wall -Werror -I../../bpf/include
 
 // Config tunes the sensor. The zero value is usable.
 type Config struct {
@@ -78,13 +80,39 @@ func hookOf(c *event.Call) bpf.Hook {
 	}}
 }
 
+// A hook is a hook with the types of events that it is for.
+type hook struct {
+	bpf.Hook
+	types []string
+}
+
+// hooks are those of all calls, and that of io_uring for those that it can be asked
+// for: requests pass it whatever they are about.
+func hooks() []hook {
+	var out []hook
+	var byUring []string
+	for i := range event.Calls {
+		c := &event.Calls[i]
+		if c.Number() == event.NoCall {
+			continue
+		}
+		out = append(out, hook{hookOf(c), []string{c.Name}})
+		if len(c.Uring) > 0 {
+			byUring = append(byUring, c.Name)
+		}
+	}
+	end := []bpf.Attachment{bpf.BTF("syscall_u_done"), bpf.BTF("syscall_u_over")}
+	return append(out, hook{bpf.Hook{Name: "syscall.io_uring", Purpose: "requests of io_uring that are such calls: " + strings.Join(byUring, ", "), Rungs: []bpf.Rung{
+		{Kind: "tp_btf", Attachments: append([]bpf.Attachment{bpf.BTF("syscall_u_req")}, end...)},
+		{Kind: "tp_btf/submit_sqe", Attachments: append([]bpf.Attachment{bpf.BTF("syscall_u_sqe")}, end...)},
+	}}, byUring})
+}
+
 // Hooks returns every hook that the sensor may attach, whatever is wanted of it.
 func Hooks() []bpf.Hook {
 	var out []bpf.Hook
-	for i := range event.Calls {
-		if c := &event.Calls[i]; c.Number() != event.NoCall {
-			out = append(out, hookOf(c))
-		}
+	for _, h := range hooks() {
+		out = append(out, h.Hook)
 	}
 	return out
 }
@@ -113,9 +141,9 @@ func (s *Sensor) Start(want interest.Set, emit func(*event.Event)) (err error) {
 		return fmt.Errorf("start syscall sensor: %w", err)
 	}
 	var spare []string
-	for i := range event.Calls {
-		if c := &event.Calls[i]; s.arrange(c, want) {
-			spare = append(spare, hookOf(c).Name)
+	for _, h := range hooks() {
+		if s.arrange(h, want) {
+			spare = append(spare, h.Name)
 		}
 	}
 	return s.obj.Detach(spare...)
@@ -136,6 +164,9 @@ func (s *Sensor) open() error {
 		if err := spec.Variables[name].Set(value); err != nil {
 			return fmt.Errorf("set %s: %w", name, err)
 		}
+	}
+	if err := setUring(spec); err != nil {
+		return err
 	}
 	obj, err := s.road.Open("syscall", spec)
 	if err != nil {
@@ -170,6 +201,22 @@ func (s *Sensor) open() error {
 	s.counts.Store(counts)
 	s.road.Handle(bpf.RecCall, "syscall.call", bpf.Bulk, s.decode)
 	s.road.Handle(bpf.RecCallUp, "syscall.call_critical", bpf.Critical, s.decode)
+	return nil
+}
+
+// setUring tells the programs which calls io_uring's operations are, plus one.
+func setUring(spec *ebpf.CollectionSpec) error {
+	v := spec.Variables["uring_calls"]
+	calls := make([]uint16, v.Size()/2)
+	for i := range event.Calls {
+		c := &event.Calls[i]
+		for _, op := range c.Uring {
+			calls[op] = uint16(c.Number()) + 1
+		}
+	}
+	if err := v.Set(calls); err != nil {
+		return fmt.Errorf("set uring_calls: %w", err)
+	}
 	return nil
 }
 
@@ -223,27 +270,23 @@ func (s *Sensor) Prefilter() prefilter.Status {
 	return s.engine.Status()
 }
 
-// arrange attaches the hook of a call that is wanted. It reports whether the hook
-// is attached and nobody wants it.
-func (s *Sensor) arrange(c *event.Call, want interest.Set) (spare bool) {
-	if c.Number() == event.NoCall {
-		return false
-	}
-	h := hookOf(c)
+// arrange attaches a hook that is wanted. It reports whether the hook is attached and
+// nobody wants it.
+func (s *Sensor) arrange(h hook, want interest.Set) (spare bool) {
 	st, known := s.status[h.Name]
 	attached := known && st.Err == ""
-	if !want.Wants(event.KindSyscall, c.Name) {
+	if !slices.ContainsFunc(h.types, func(t string) bool { return want.Wants(event.KindSyscall, t) }) {
 		delete(s.status, h.Name)
 		return attached
 	}
 	if attached {
 		return false
 	}
-	st, err := s.obj.Attach(h)
+	st, err := s.obj.Attach(h.Hook)
 	s.status[h.Name] = st
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		s.log.Debug("kernel was built without a call", "call", c.Name, "err", err) // nobody can make it
+		s.log.Debug("kernel was built without a call", "hook", h.Name, "err", err) // nobody can make it
 	case err != nil:
 		s.log.Warn("hook is not available", "hook", h.Name, "err", err)
 	}
@@ -270,10 +313,9 @@ func (s *Sensor) Stop() error {
 // Hooks implements [sensor.Sensor].
 func (s *Sensor) Hooks() []sensor.HookStatus {
 	var out []sensor.HookStatus
-	for i := range event.Calls {
-		name := event.Calls[i].Name
-		if st, ok := s.status["syscall."+name]; ok {
-			out = append(out, sensor.HookStatus{HookStatus: st, Kinds: kinds, Types: []string{name}})
+	for _, h := range hooks() {
+		if st, ok := s.status[h.Name]; ok {
+			out = append(out, sensor.HookStatus{HookStatus: st, Kinds: kinds, Types: h.types})
 		}
 	}
 	return out

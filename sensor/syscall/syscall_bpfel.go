@@ -306,7 +306,7 @@ type syscallSyscallRecord struct {
 	There   uint8
 	Bad     uint8
 	Cut     uint8
-	Zero    uint8
+	Uring   uint8
 	Zeros   uint16
 }
 
@@ -315,6 +315,26 @@ type syscallTaskKey struct {
 	Start uint64
 	Pid   uint32
 	Tid   uint32
+}
+
+type syscallUringAsk struct {
+	_    structs.HostLayout
+	Req  uint64
+	Fd   int32
+	Zero uint32
+}
+
+type syscallUringMarks uint32
+
+const (
+	syscallUringMarksCALL_URING  syscallUringMarks = 1
+	syscallUringMarksCALL_DIRECT syscallUringMarks = 2
+)
+
+type syscallUringName struct {
+	_    structs.HostLayout
+	Ctx  uint64
+	Data uint64
 }
 
 // Names of all BPF objects in the ELF.
@@ -342,7 +362,12 @@ const (
 	syscallMapInterestTails  = "interest_tails"
 	syscallMapInterestUids   = "interest_uids"
 	syscallMapScratches      = "scratches"
+	syscallMapUringAsks      = "uring_asks"
 	syscallProgSyscallExit   = "syscall_exit"
+	syscallProgSyscallU_done = "syscall_u_done"
+	syscallProgSyscallU_over = "syscall_u_over"
+	syscallProgSyscallU_req  = "syscall_u_req"
+	syscallProgSyscallU_sqe  = "syscall_u_sqe"
 	syscallVarBulkSize       = "bulk_size"
 	syscallVarCountSlot      = "count_slot"
 	syscallVarCriticalSize   = "critical_size"
@@ -353,6 +378,7 @@ const (
 	syscallVarScopeLevel     = "scope_level"
 	syscallVarSelfPid        = "self_pid"
 	syscallVarSelfPidns      = "self_pidns"
+	syscallVarUringCalls     = "uring_calls"
 )
 
 // loadSyscall returns the embedded CollectionSpec for syscall.
@@ -397,7 +423,11 @@ type syscallSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type syscallProgramSpecs struct {
-	SyscallExit *ebpf.ProgramSpec `ebpf:"syscall_exit"`
+	SyscallExit   *ebpf.ProgramSpec `ebpf:"syscall_exit"`
+	SyscallU_done *ebpf.ProgramSpec `ebpf:"syscall_u_done"`
+	SyscallU_over *ebpf.ProgramSpec `ebpf:"syscall_u_over"`
+	SyscallU_req  *ebpf.ProgramSpec `ebpf:"syscall_u_req"`
+	SyscallU_sqe  *ebpf.ProgramSpec `ebpf:"syscall_u_sqe"`
 }
 
 // syscallMapSpecs contains maps before they are loaded into the kernel.
@@ -425,6 +455,7 @@ type syscallMapSpecs struct {
 	InterestTails  *ebpf.MapSpec `ebpf:"interest_tails"`
 	InterestUids   *ebpf.MapSpec `ebpf:"interest_uids"`
 	Scratches      *ebpf.MapSpec `ebpf:"scratches"`
+	UringAsks      *ebpf.MapSpec `ebpf:"uring_asks"`
 }
 
 // syscallVariableSpecs contains global variables before they are loaded into the kernel.
@@ -441,6 +472,7 @@ type syscallVariableSpecs struct {
 	ScopeLevel     *ebpf.VariableSpec `ebpf:"scope_level"`
 	SelfPid        *ebpf.VariableSpec `ebpf:"self_pid"`
 	SelfPidns      *ebpf.VariableSpec `ebpf:"self_pidns"`
+	UringCalls     *ebpf.VariableSpec `ebpf:"uring_calls"`
 }
 
 // syscallObjects contains all objects after they have been loaded into the kernel.
@@ -484,6 +516,7 @@ type syscallMaps struct {
 	InterestTails  *ebpf.Map `ebpf:"interest_tails"`
 	InterestUids   *ebpf.Map `ebpf:"interest_uids"`
 	Scratches      *ebpf.Map `ebpf:"scratches"`
+	UringAsks      *ebpf.Map `ebpf:"uring_asks"`
 }
 
 func (m *syscallMaps) Close() error {
@@ -509,6 +542,7 @@ func (m *syscallMaps) Close() error {
 		m.InterestTails,
 		m.InterestUids,
 		m.Scratches,
+		m.UringAsks,
 	)
 }
 
@@ -526,18 +560,27 @@ type syscallVariables struct {
 	ScopeLevel     *ebpf.Variable `ebpf:"scope_level"`
 	SelfPid        *ebpf.Variable `ebpf:"self_pid"`
 	SelfPidns      *ebpf.Variable `ebpf:"self_pidns"`
+	UringCalls     *ebpf.Variable `ebpf:"uring_calls"`
 }
 
 // syscallPrograms contains all programs after they have been loaded into the kernel.
 //
 // It can be passed to loadSyscallObjects or ebpf.CollectionSpec.LoadAndAssign.
 type syscallPrograms struct {
-	SyscallExit *ebpf.Program `ebpf:"syscall_exit"`
+	SyscallExit   *ebpf.Program `ebpf:"syscall_exit"`
+	SyscallU_done *ebpf.Program `ebpf:"syscall_u_done"`
+	SyscallU_over *ebpf.Program `ebpf:"syscall_u_over"`
+	SyscallU_req  *ebpf.Program `ebpf:"syscall_u_req"`
+	SyscallU_sqe  *ebpf.Program `ebpf:"syscall_u_sqe"`
 }
 
 func (p *syscallPrograms) Close() error {
 	return _SyscallClose(
 		p.SyscallExit,
+		p.SyscallU_done,
+		p.SyscallU_over,
+		p.SyscallU_req,
+		p.SyscallU_sqe,
 	)
 }
 
