@@ -436,7 +436,7 @@ func (w *worker) run(ctx context.Context, s Stream) error {
 			w.look(ev)
 		case errors.Is(err, io.EOF) || ctx.Err() != nil:
 			w.summarise()
-			return nil
+			return nil //nolint:nilerr // the end, or nobody waits for it any longer
 		case !errors.Is(err, context.DeadlineExceeded):
 			return fmt.Errorf("read events: %w", err)
 		}

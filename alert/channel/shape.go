@@ -51,11 +51,11 @@ func viewOf(alert []byte) (*View, error) {
 func viewsOf(alerts [][]byte) (views []*View, err error) {
 	for _, a := range alerts {
 		v, err := viewOf(a)
-		switch {
-		case err != nil && len(views) == 0:
-			return nil, &refusedError{err}
-		case err != nil:
-			return views, nil
+		if err != nil {
+			if len(views) == 0 {
+				return nil, &refusedError{err}
+			}
+			break
 		}
 		views = append(views, v)
 	}
