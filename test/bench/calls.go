@@ -45,12 +45,9 @@ func (b *bench) calls(ctx context.Context) error {
 	// the next: three times the rounds, and each side first in a third of them.
 	var bare, tracepoint, agents, ratios []float64
 	for round := range 3 * b.rounds {
-		var values [3]float64
-		for i := range sides {
-			side := (i + round) % len(sides)
-			if values[side], err = sides[side](); err != nil {
-				return err
-			}
+		values, err := inTurns(round, sides)
+		if err != nil {
+			return err
 		}
 		bare, tracepoint, agents = append(bare, values[0]), append(tracepoint, values[1]), append(agents, values[2])
 		ratios = append(ratios, values[2]/values[1])
@@ -59,6 +56,18 @@ func (b *bench) calls(ctx context.Context) error {
 	b.add(figCalls, ratio.median <= callNoise*b.slack, "at most 1 (±3 % is noise)", "%v in %d rounds; nothing %.1f, tracepoint %.1f, agent %.1f ns",
 		ratio, len(ratios), spreadOf(bare).median, spreadOf(tracepoint).median, spreadOf(agents).median)
 	return nil
+}
+
+// inTurns measures each side once. In each round another is the first.
+func inTurns[V any](round int, sides []func() (V, error)) (values []V, err error) {
+	values = make([]V, len(sides))
+	for i := range sides {
+		side := (i + round) % len(sides)
+		if values[side], err = sides[side](); err != nil {
+			return nil, err
+		}
+	}
+	return values, nil
 }
 
 // bestCall is what a system call costs, in nanoseconds, in the best of some runs

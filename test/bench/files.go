@@ -335,12 +335,11 @@ func (b *bench) syscalls(ctx context.Context) error {
 	values := make([][]float64, len(sides))
 	rounds := b.fileRounds()
 	for round := range rounds {
-		for i := range sides {
-			side := (i + round) % len(sides)
-			value, err := sides[side]()
-			if err != nil {
-				return err
-			}
+		once, err := inTurns(round, sides)
+		if err != nil {
+			return err
+		}
+		for side, value := range once {
 			values[side] = append(values[side], value)
 		}
 	}

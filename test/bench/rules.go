@@ -188,12 +188,11 @@ func (b *bench) ruleOpens(ctx context.Context) error {
 	values := make([][]float64, len(sides))
 	rounds := b.fileRounds()
 	for round := range rounds {
-		for i := range sides {
-			side := (i + round) % len(sides)
-			ns, err := sides[side]()
-			if err != nil {
-				return err
-			}
+		once, err := inTurns(round, sides)
+		if err != nil {
+			return err
+		}
+		for side, ns := range once {
 			values[side] = append(values[side], ns)
 		}
 	}
@@ -238,14 +237,11 @@ func (b *bench) ruleBuild(ctx context.Context) error {
 		return c, err
 	}}
 	var times, cpus []float64
-	var last [2]buildCost
+	var last []buildCost
 	rounds := b.fileRounds()
 	for round := range rounds {
-		for i := range sides {
-			side := (i + round) % len(sides)
-			if last[side], err = sides[side](); err != nil {
-				return err
-			}
+		if last, err = inTurns(round, sides); err != nil {
+			return err
 		}
 		times = append(times, last[1].time.Seconds()/last[0].time.Seconds())
 		cpus = append(cpus, (last[1].cpu+last[1].agent).Seconds()/last[0].cpu.Seconds())
