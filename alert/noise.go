@@ -136,7 +136,7 @@ var differing = []string{
 	// A client's port is left out by append, and the process in the arguments of a
 	// call by ruleKey. In those of others it is one that something is done to.
 	"fd.uid", "fd.cookie", "conn.start", "conn.duration", "conn.latency", "conn.rtt", "conn.rtt_min", "dns.id", "dns.latency",
-	"flow.start", "flow.last", "flow.duration", "alert.first", "alert.last", "alert.uuid", "alert.evt.num", "lost.until",
+	"flow.start", "flow.last", "flow.duration", "alert.first", "alert.last", "alert.uuid", "alert.evt.num", "reaction.duration", "lost.until",
 }
 
 // append appends what has to be the same of an event.

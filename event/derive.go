@@ -93,10 +93,10 @@ var derived = map[string]getter{
 	"thread.ismain": procNum(func(_ *Event, p *Process) (int64, bool) { return truth(p.TID == p.PID), p.TID != 0 }),
 
 	"k8s.pod.ip":           {ip: podAddr},
-	"k8s.pod.id":           podStr(podOf, func(p *cluster.Pod) string { return p.UID }),
+	"k8s.pod.id":           podStr(PodOf, func(p *cluster.Pod) string { return p.UID }),
 	"k8s.pod.sandbox_id":   str(sandboxID),
-	"k8s.pod.label":        labels(podOf, podLabels),
-	"k8s.ns.label":         labels(podOf, namespaceLabels),
+	"k8s.pod.label":        labels(PodOf, podLabels),
+	"k8s.ns.label":         labels(PodOf, namespaceLabels),
 	"k8s.deployment.name":  workloadOf("Deployment"),
 	"k8s.daemonset.name":   workloadOf("DaemonSet"),
 	"k8s.statefulset.name": workloadOf("StatefulSet"),

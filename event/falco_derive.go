@@ -185,7 +185,7 @@ func typeOf(e *Event) string {
 }
 
 // notCalls are types of events that are no system calls.
-var notCalls = []string{"procexit", "commit_creds", "update", "flow_new", "flow_update", "flow_close", "flow_drop", "dns", "lost", "process", "cgroup", "nodes", "socket", "alert"}
+var notCalls = []string{"procexit", "commit_creds", "update", "flow_new", "flow_update", "flow_close", "flow_drop", "dns", "lost", "process", "cgroup", "nodes", "socket", "alert", "reaction"}
 
 // callType returns the name of the system call that an event is of, "" for none.
 func callType(e *Event) string {

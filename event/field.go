@@ -389,7 +389,7 @@ func podBase(e *Event, i int) unsafe.Pointer {
 	if i > 0 {
 		return nil
 	}
-	return unsafe.Pointer(podOf(e))
+	return unsafe.Pointer(PodOf(e))
 }
 
 func (c *fields) add(t reflect.Type, ks KindSet, at base, offset uintptr) {

@@ -25,6 +25,7 @@ const (
 	KindSyscall
 	KindAttempt
 	KindAlert
+	KindReaction
 
 	numKinds
 )
@@ -52,6 +53,7 @@ var kinds = [numKinds]kind{
 	KindFileClose: describe[FileClose]("file_close", "a file that was open for writing was closed", "close"),
 	KindAlert:     describe[Alert]("alert", "an event matched a rule", "alert"),
 	KindSyscall:   describe[Syscall]("syscall", "a system call that no other kind is about returned", callTypes()...),
+	KindReaction:  describe[Reaction]("reaction", "a rule wanted something done when it alerted: what became of it", "reaction"),
 	KindAttempt:   describe[Attempt]("attempt", "a process asked for other credentials or namespaces and nothing changed: the call failed, or that was so before", "setuid", "setgid", "setreuid", "setregid", "setresuid", "setresgid", "setfsuid", "setfsgid", "capset", "setns", "unshare"),
 }
 

@@ -8,9 +8,9 @@ import (
 	"warren/cluster"
 )
 
-// podOf returns the pod that acted, nil outside pods. A flow's is the pod at its
+// PodOf returns the pod that acted, nil outside pods. A flow's is the pod at its
 // near end, also where no process is known.
-func podOf(e *Event) *cluster.Pod {
+func PodOf(e *Event) *cluster.Pod {
 	if f, ok := e.Data.(*Flow); ok && f.LocalPeer != nil && f.LocalPeer.Pod != nil {
 		return f.LocalPeer.Pod
 	}
@@ -41,7 +41,7 @@ func podStr(of func(*Event) *cluster.Pod, fn func(*cluster.Pod) string) getter {
 
 // workloadOf makes a getter of the name of workloads of one kind.
 func workloadOf(kind string) getter {
-	return podStr(podOf, func(p *cluster.Pod) string {
+	return podStr(PodOf, func(p *cluster.Pod) string {
 		if p.Workload.Kind == kind {
 			return p.Workload.Name
 		}
@@ -95,7 +95,7 @@ func appendSortedKeys(keys []string, m map[string]string) []string {
 // podAddr returns the i-th address of the pod that acted; Kubernetes gives a pod
 // at most one of each family.
 func podAddr(e *Event, i int) (netip.Addr, bool) {
-	p := podOf(e)
+	p := PodOf(e)
 	if p == nil || i >= min(2, len(p.Addrs)) {
 		return netip.Addr{}, false
 	}

@@ -86,6 +86,7 @@ var dataOf = map[event.Kind]func() event.Data{
 	event.KindSyscall:     func() event.Data { return &event.Syscall{FD: -1} },
 	event.KindAttempt:     func() event.Data { return new(event.Attempt) },
 	event.KindAlert:       func() event.Data { return new(event.Alert) },
+	event.KindReaction:    func() event.Data { return new(event.Reaction) },
 }
 
 type builder struct {
