@@ -221,8 +221,9 @@ func explainRule(env *Env, r *rule.Rule, output string) error {
 			Desc      string      `json:"description"`
 			Output    string      `json:"output"`
 			Fields    []string    `json:"output_fields"`
+			Reactions []string    `json:"reactions,omitempty"`
 			Condition explanation `json:"condition"`
-		}{r.Name, r.Place.File, r.Place.Line, r.Priority.String(), r.Source, append([]string{}, r.Tags...), r.Enabled, r.Desc, r.Output, r.Format.Fields(), explained(r.Condition.String(), &x, nil)})
+		}{r.Name, r.Place.File, r.Place.Line, r.Priority.String(), r.Source, append([]string{}, r.Tags...), r.Enabled, r.Desc, r.Output, r.Format.Fields(), reactionsOf(r), explained(r.Condition.String(), &x, nil)})
 		if err != nil {
 			return fmt.Errorf("write the explanation: %w", err)
 		}
@@ -239,8 +240,19 @@ func explainRule(env *Env, r *rule.Rule, output string) error {
 	}
 	v.line("about", v.safe(strings.Join(strings.Fields(r.Desc), " ")))
 	v.line("says", v.safe(strings.Join(strings.Fields(r.Output), " ")))
+	for _, text := range reactionsOf(r) {
+		v.line("reaction", v.safe(text))
+	}
 	v.write()
 	return v.print(env)
+}
+
+// reactionsOf says what a rule wants done when it alerts.
+func reactionsOf(r *rule.Rule) (list []string) {
+	for i := range r.Reactions {
+		list = append(list, r.Reactions[i].String())
+	}
+	return list
 }
 
 // amount says how many there are of something.

@@ -43,6 +43,8 @@ func (l *loader) override(it *item, prev *ruleDef, ops map[string]string) {
 			it.number(key)
 		case "tags":
 			r.tags = it.tags()
+		case "reaction":
+			r.reactions = it.reactions()
 		case "enabled":
 			r.enabled = it.flag(key, true)
 		case "warn_evttypes":
@@ -67,6 +69,9 @@ func (l *loader) override(it *item, prev *ruleDef, ops map[string]string) {
 
 // appendTo adds to a rule that is there what the item has of some keys.
 func (l *loader) appendTo(it *item, prev *ruleDef, ops map[string]string) {
+	if it.overridesReaction(); it.bad {
+		return
+	}
 	if prev == nil {
 		it.fail(it.node, ErrValidate, "define it before", "no rule is called %s: nothing can be appended to it", printable(it.name))
 		return
@@ -102,6 +107,9 @@ func (l *loader) appendInto(it *item, r *ruleDef, ops map[string]string) bool {
 		r.tags = append(slices.Clip(r.tags), it.tags()...)
 		slices.Sort(r.tags)
 		r.tags = slices.Compact(r.tags)
+	}
+	if ops["reaction"] == opAppend {
+		r.reactions = append(slices.Clip(r.reactions), it.reactions()...)
 	}
 	if ops["exceptions"] == opAppend {
 		for _, x := range it.exceptions(true) {

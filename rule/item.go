@@ -79,10 +79,13 @@ func (it *item) text(m *yaml.Node, key string, must bool) string {
 	return p.text
 }
 
-// flag returns what is true or false behind a key, or otherwise if there is
-// none.
-func (it *item) flag(key string, otherwise bool) bool {
-	p, ok := it.scalar(it.node, key, false)
+// flag returns what is true or false behind a key of the item, or otherwise if
+// there is none.
+func (it *item) flag(key string, otherwise bool) bool { return it.flagOf(it.node, key, otherwise) }
+
+// flagOf is flag of a mapping in the item.
+func (it *item) flagOf(m *yaml.Node, key string, otherwise bool) bool {
+	p, ok := it.scalar(m, key, false)
 	if !ok {
 		return otherwise
 	}

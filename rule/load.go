@@ -114,6 +114,7 @@ type ruleDef struct {
 	skipUnknown   bool
 	tags          []string
 	exceptions    []*exception
+	reactions     []Reaction
 }
 
 // A table has definitions by name, in the order in which they were first made.

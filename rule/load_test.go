@@ -86,6 +86,9 @@ func described(set *Set, findings []Finding) []byte {
 			b.WriteString(", not enabled")
 		}
 		fmt.Fprintf(&b, "\n  when %v\n  say  %s\n  desc %s\n  tags %v\n", r.Condition, r.Output, r.Desc, r.Tags)
+		for i := range r.Reactions {
+			fmt.Fprintf(&b, "  then %v\n", &r.Reactions[i])
+		}
 	}
 	return b.Bytes()
 }

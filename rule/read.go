@@ -23,11 +23,11 @@ var (
 	listKeys   = []string{"list", "items", "append", "override"}
 	macroKeys  = []string{"macro", "condition", "append", "override"}
 	ruleKeys   = []string{"rule", "condition", "output", "desc", "priority", "source", "enabled", "capture", "capture_duration",
-		"warn_evttypes", "skip-if-unknown-filter", "tags", "exceptions", "override", "append"}
+		"warn_evttypes", "skip-if-unknown-filter", "tags", "exceptions", "reaction", "override", "append"}
 
-	ruleAppend  = []string{"condition", "output", "desc", "tags", "exceptions"}
+	ruleAppend  = []string{"condition", "output", "desc", "tags", "exceptions", "reaction"}
 	ruleReplace = []string{"condition", "output", "desc", "priority", "capture", "capture_duration", "tags", "exceptions", "enabled", "warn_evttypes",
-		"skip-if-unknown-filter"}
+		"skip-if-unknown-filter", "reaction"}
 )
 
 func nearest(word string, names []string) string { return filter.Nearest(word, names) }
@@ -253,6 +253,7 @@ func (l *loader) newRule(it *item) {
 	r.skipUnknown = it.flag("skip-if-unknown-filter", false)
 	r.tags = it.tags()
 	r.exceptions = it.exceptions(false)
+	r.reactions = it.reactions()
 	if it.bad {
 		return
 	}
@@ -279,6 +280,9 @@ func (l *loader) newRule(it *item) {
 
 // enable takes in a rule that only says whether another is enabled.
 func (l *loader) enable(it *item, prev *ruleDef) {
+	if it.overridesReaction(); it.bad {
+		return
+	}
 	on := it.flag("enabled", true)
 	if it.key(it.node, "enabled", true); it.bad {
 		return

@@ -135,7 +135,7 @@ func (l *loader) compile(d *ruleDef) *Rule {
 	}
 	r := &Rule{
 		Name: it.name, Desc: d.desc, Output: d.output.String(), Priority: d.priority, Source: d.source, Tags: d.tags, Enabled: d.enabled,
-		Place: it.src.place(it.node),
+		Reactions: d.reactions, Place: it.src.place(it.node),
 	}
 	unknown := ErrCompileOutput
 	if d.skipUnknown {

@@ -67,6 +67,8 @@ type Rule struct {
 	Condition filter.Expr
 	Program   *filter.Program
 	Format    *Format
+	// Reactions are what it wants done when it alerts, in this order.
+	Reactions []Reaction
 	// Place is where the rule was last defined.
 	Place Place
 
