@@ -188,10 +188,19 @@ func (w *webhook) judge(u *url.URL, resp *http.Response, said []byte) error {
 	return err
 }
 
-// excerpt is a little of what a receiver said, for people.
+// excerpt is a little of what a receiver said, to stand behind an error.
 func excerpt(said []byte) string {
 	const most = 200
-	text := strings.TrimSpace(strings.Map(func(r rune) rune {
+	text := readable(said[:min(len(said), most)])
+	if text == "" {
+		return ""
+	}
+	return ": " + text
+}
+
+// readable is a line of what somebody said, safe to show.
+func readable(said []byte) string {
+	return strings.TrimSpace(strings.Map(func(r rune) rune {
 		switch {
 		case unicode.IsSpace(r):
 			return ' '
@@ -199,11 +208,7 @@ func excerpt(said []byte) string {
 			return -1
 		}
 		return r
-	}, strings.ToValidUTF8(string(said[:min(len(said), most)]), "")))
-	if text == "" {
-		return ""
-	}
-	return ": " + text
+	}, strings.ToValidUTF8(string(said), "")))
 }
 
 // retryAfter reads how long to wait: seconds, or a time.

@@ -18,27 +18,36 @@ type program struct {
 	cfg  *Config
 	cmd  *exec.Cmd // that lives on; nil while there is none
 	in   io.WriteCloser
-	said *tail
+	said *Tail
 	over chan error // gets how it ended
 }
 
-// A tail keeps the end of what a program says.
-type tail struct {
+// A Tail keeps the end of what a program says, however much that is.
+type Tail struct {
 	mu sync.Mutex
 	b  []byte
 }
 
 const maxTail = 512
 
-func (t *tail) Write(p []byte) (int, error) {
+// Write implements [io.Writer].
+func (t *Tail) Write(p []byte) (int, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.b = append(t.b, p...)
-	t.b = bytes.Clone(t.b[max(0, len(t.b)-maxTail):])
-	return len(p), nil
+	p, n := p[max(0, len(p)-maxTail):], len(p)
+	t.b = append(t.b[max(0, len(t.b)+len(p)-maxTail):], p...)
+	return n, nil
 }
 
-func (t *tail) text() string {
+// Text is what was kept, for people.
+func (t *Tail) Text() string {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return readable(t.b)
+}
+
+// text is the beginning of that, to stand behind an error.
+func (t *Tail) text() string {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	return excerpt(t.b)
@@ -46,14 +55,20 @@ func (t *tail) text() string {
 
 func openProgram(cfg *Config, _ *Env) (sender, error) { return &program{cfg: cfg}, nil }
 
-// command is a shell that runs the program, with all that it starts in a group of
-// its own, which ends with ctx.
-func (p *program) command(ctx context.Context) *exec.Cmd {
-	cmd := exec.CommandContext(ctx, "/bin/sh", "-c", p.cfg.Program)
+// Command is a program that ends with ctx, together with all that it starts, which
+// is a group of its own.
+func Command(ctx context.Context, name string, args ...string) *exec.Cmd {
+	cmd := exec.CommandContext(ctx, name, args...)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
 	cmd.WaitDelay = stuckGrace / 2
-	p.said = &tail{}
+	return cmd
+}
+
+// command is a shell that runs the program.
+func (p *program) command(ctx context.Context) *exec.Cmd {
+	cmd := Command(ctx, "/bin/sh", "-c", p.cfg.Program)
+	p.said = &Tail{}
 	cmd.Stderr = p.said
 	return cmd
 }
@@ -67,7 +82,7 @@ func (p *program) send(ctx context.Context, alerts [][]byte) (int, error) {
 		} else {
 			cmd := p.command(ctx)
 			cmd.Stdin = bytes.NewReader(line)
-			if err = ended(cmd.Run()); err != nil {
+			if err = Ended(cmd.Run()); err != nil {
 				err = fmt.Errorf("%w%s", err, p.said.text())
 			}
 		}
@@ -78,9 +93,9 @@ func (p *program) send(ctx context.Context, alerts [][]byte) (int, error) {
 	return len(alerts), nil
 }
 
-// ended is how a program ended. That something which it has left behind still has
-// its standard error says nothing of that.
-func ended(err error) error {
+// Ended is how a [Command] ended. That something which it has left behind still has
+// its output says nothing of that.
+func Ended(err error) error {
 	if errors.Is(err, exec.ErrWaitDelay) { // only where it was a success
 		return nil
 	}
@@ -111,7 +126,7 @@ func (p *program) write(ctx context.Context, line []byte) error {
 		}
 		p.cmd, p.in, p.over = cmd, in, make(chan error, 1)
 		over := p.over
-		go func() { over <- ended(cmd.Wait()) }()
+		go func() { over <- Ended(cmd.Wait()) }()
 	}
 	if in, ok := p.in.(interface{ SetWriteDeadline(time.Time) error }); ok {
 		if deadline, ok := ctx.Deadline(); ok {
