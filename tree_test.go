@@ -47,8 +47,9 @@ var layers = []struct {
 	{6, []string{"sensor/all"}, "the one list of sensors"},
 	{5, []string{"sensor/*"}, "sensors know the road and events, not each other, and nobody who listens"},
 	{6, []string{"cni"}, "what a container runtime calls, and what an agent writes for it"},
-	{7, []string{"agent", "hub", "cli"}, "wiring of a node and of a cluster, and what a person calls"},
-	{8, []string{"."}, "main picks agent, hub or command"},
+	{7, []string{"alert/reaction"}, "what rules have done: it knows an alert, and whom to call, not whose pods"},
+	{8, []string{"agent", "hub", "cli"}, "wiring of a node and of a cluster, and what a person calls"},
+	{9, []string{"."}, "main picks agent, hub or command"},
 }
 
 // forbidden are imports that the layers would allow.

@@ -99,7 +99,11 @@ func Run(ctx context.Context, cfg Config, stdout io.Writer, log *slog.Logger) (e
 	me.spine = pipeline.New(cfg.Pipeline, me.road, me.who, sensors, log)
 
 	// Events that match rules -> alerts, which are events again.
-	if me.alerts, err = openRules(cfg.Rules, me.spine, log); err != nil {
+	if me.reacts, err = openReactions(cfg, me.member, me.spine, log); err != nil {
+		return err
+	}
+	defer me.reacts.close()
+	if me.alerts, err = openRules(cfg.Rules, ruleSpine{me.spine, me.reacts}, log); err != nil {
 		return err
 	}
 
@@ -164,7 +168,10 @@ func Run(ctx context.Context, cfg Config, stdout io.Writer, log *slog.Logger) (e
 		part("datapath", me.net.kernel.Run)
 		part("network", me.net.run)
 	}
-	part("rules", me.alerts.Run)
+	part("rules", func(ctx context.Context) error {
+		defer me.reacts.close()
+		return me.alerts.Run(ctx)
+	})
 	part("alerts", me.channels.run)
 	part("configuration", me.changes.run)
 	if me.talk != nil {

@@ -16,6 +16,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"warren/alert/reaction"
 	"warren/api"
 	"warren/archive"
 	"warren/bpf"
@@ -55,6 +56,7 @@ type Config struct {
 	Network    NetworkConfig
 	Rules      RulesConfig
 	Alerts     AlertsConfig
+	Reactions  reaction.Config
 	History    HistoryConfig
 
 	Road     bpf.Config

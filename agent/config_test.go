@@ -18,6 +18,7 @@ import (
 	"golang.org/x/tools/txtar"
 
 	"warren/alert"
+	"warren/alert/reaction"
 	"warren/settings"
 )
 
@@ -136,6 +137,14 @@ func outcome(o Options) string {
 			}
 		}
 		show("channel", strings.Join(set, ", "))
+	}
+	if r := c.Reactions; !reflect.DeepEqual(r, reaction.Config{}) {
+		var calls []string
+		for _, w := range r.Webhooks {
+			calls = append(calls, w.Name)
+		}
+		show("reactions", fmt.Sprintf("enabled %t, dry run %t, limit %v, programs %v, pods %v, namespaces %v, protected %v, webhooks %v",
+			r.Enabled, r.DryRun, r.Limit, r.Programs, r.Pods, r.Namespaces, r.Protected, calls))
 	}
 	show("rings", fmt.Sprint(c.Road.CriticalBytes, " ", c.Road.BulkBytes, " ", c.Road.Idle, " ", c.Road.Busy))
 	show("process sensor's ring", c.Sensors.Process.CriticalBytes)

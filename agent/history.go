@@ -53,7 +53,7 @@ func (c *ArchiveConfig) On() bool { return c.Target != archive.Target{} }
 
 // defaultHistory is what is kept unless somebody says otherwise: what has happened
 // to processes and whom they talked to, and what of that was lost.
-const defaultHistory = "evt.kind in (exec, exit, connection, dns, credentials, namespace, alert, lost)"
+const defaultHistory = "evt.kind in (exec, exit, connection, dns, credentials, namespace, alert, reaction, lost)"
 
 // historyQueue is how many events wait for the history: as much as comes while
 // its goroutine is not scheduled for a while.

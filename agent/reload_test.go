@@ -43,7 +43,7 @@ func reload(t *testing.T, config string, test func(c *changing)) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		engine, err := openRules(cfg.Rules, c.spine, log)
+		engine, err := openRules(cfg.Rules, ruleSpine{Pipeline: c.spine}, log)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -61,16 +61,19 @@ func (c RulesConfig) engine() alert.Config {
 }
 
 // openRules returns what makes alerts, though there may be no rules yet.
-func openRules(cfg RulesConfig, spine *pipeline.Pipeline, log *slog.Logger) (*alert.Engine, error) {
-	e, err := alert.New(cfg.engine(), ruleSpine{spine}, log)
+func openRules(cfg RulesConfig, spine ruleSpine, log *slog.Logger) (*alert.Engine, error) {
+	e, err := alert.New(cfg.engine(), spine, log)
 	if err != nil {
 		return nil, fmt.Errorf("load rules: %w", err)
 	}
 	return e, nil
 }
 
-// ruleSpine is the pipeline as rules see it.
-type ruleSpine struct{ *pipeline.Pipeline }
+// ruleSpine is the pipeline as rules see it, and who does what they want.
+type ruleSpine struct {
+	*pipeline.Pipeline
+	*reactions
+}
 
 // Replace implements [alert.Spine].
 func (s ruleSpine) Replace(old []alert.Stream, with []alert.Want) ([]alert.Stream, error) {

@@ -35,6 +35,7 @@ type self struct {
 	alerts   *alert.Engine     // what makes alerts
 	channels *alerts           // where they go
 	changes  *changes          // of the configuration
+	reacts   *reactions        // what rules have done
 	seen     *flowWatch        // nil where packets are left alone
 	talk     *api.MapCollector // nil where connections are not watched
 	road     *bpf.Road
@@ -89,6 +90,7 @@ func (s *self) Status() api.Status {
 		Rules:         s.rules(),
 		Alerts:        s.channels.status(),
 		Changes:       s.changes.state(),
+		Reactions:     s.reacts.status(),
 		Capabilities:  []api.Cap{},
 		Sensors:       []api.Sensor{},
 		Kinds:         []api.Kind{},

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"time"
 
+	"warren/alert/reaction"
 	"warren/bpf"
 	"warren/event"
 	"warren/filter"
@@ -77,6 +78,8 @@ func options() []option {
 				Check: func(c *Config) error { return c.Rules.Append[len(c.Rules.Append)-1].Check() }, Sub: appendOptions()},
 		}},
 		{Key: "alerts", Doc: "where alerts go", Sub: alertsOptions()},
+		{Key: "reactions", Doc: "what rules may have done when they alert; without enabled: true nothing", Check: func(c *Config) error { return c.Reactions.Check() },
+			Sub: settings.Within(reaction.Options(), func(c *Config) *reaction.Config { return &c.Reactions })},
 		{Key: "history", Doc: "what is kept of the past, on disk", Sub: []option{
 			{Key: "enabled", Doc: "false keeps nothing (true)", Set: setHistoryEnabled},
 			{Key: "dir", Doc: "directory; without it history below that of the state", Set: file(func(c *Config) *string { return &c.History.Dir })},

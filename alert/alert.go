@@ -83,6 +83,9 @@ type Spine interface {
 	Replace(old []Stream, with []Want) ([]Stream, error)
 	// Tell publishes an event.
 	Tell(*event.Event)
+	// React hears of each alert of a rule that has reactions, with the event that it
+	// is about, after it was told. It does not wait.
+	React(r *rule.Rule, about, alert *event.Event)
 }
 
 // An Engine makes alerts. Its methods may be called by any goroutine; Run is
@@ -212,7 +215,7 @@ func newRules(cfg Config, files []rule.File) (*rules, error) {
 }
 
 // kinds are those that rules of this machine's events can be about.
-const kinds = event.AllKinds &^ (event.StateKinds | event.NoticeKinds | 1<<event.KindAlert)
+const kinds = event.AllKinds &^ (event.StateKinds | event.NoticeKinds | 1<<event.KindAlert | 1<<event.KindReaction)
 
 // wants are the streams of some rules, one for each worker, or none where there is
 // nothing to look at. That a worker shall not be handed the events of others is
@@ -548,7 +551,11 @@ func (w *worker) alert(r *rule.Rule, ev *event.Event, times uint64, first time.T
 	if !first.IsZero() {
 		a.Last = ev.Time
 	}
-	w.e.spine.Tell(&event.Event{Time: ev.Time, Ktime: ev.Ktime, Actor: ev.Actor, Process: ev.Process, Data: a})
+	told := &event.Event{Time: ev.Time, Ktime: ev.Ktime, Actor: ev.Actor, Process: ev.Process, Data: a}
+	w.e.spine.Tell(told)
+	if len(r.Reactions) > 0 {
+		w.e.spine.React(r, ev, told)
+	}
 }
 
 var typeField, _ = event.Lookup("evt.type")

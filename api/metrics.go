@@ -172,6 +172,23 @@ var metrics = []Metric[Status]{
 	{"warren_alert_channel_waiting", "Alerts that wait to be sent by a channel.", Gauge, []string{"channel"}, channels(func(c *AlertChannel) float64 { return float64(c.Waiting) })},
 	{"warren_alert_channel_waiting_bytes", "What they take.", Gauge, []string{"channel"}, channels(func(c *AlertChannel) float64 { return float64(c.Bytes) })},
 	{"warren_alert_channel_failing", "1 while a channel's receiver takes nothing.", Gauge, []string{"channel"}, channels(func(c *AlertChannel) float64 { return truth(!c.FailingSince.IsZero()) })},
+	{"warren_reactions_total", "What rules wanted done when they alerted, by what became of it.", Counter, []string{"action", "outcome"}, func(st *Status, put func(float64, ...string)) {
+		if st.Reactions == nil {
+			return
+		}
+		for _, c := range st.Reactions.Actions {
+			put(float64(c.Done), c.Action, "done")
+			put(float64(c.DryRun), c.Action, "dry_run")
+			put(float64(c.Failed), c.Action, "failed")
+			put(float64(c.Refused), c.Action, "refused")
+			put(float64(c.Limited), c.Action, "limited")
+		}
+	}},
+	{"warren_reactions_waiting", "Alerts that are to be reacted to yet.", Gauge, nil, func(st *Status, put func(float64, ...string)) {
+		if st.Reactions != nil {
+			put(float64(st.Reactions.Waiting))
+		}
+	}},
 	{"warren_kubernetes_connected", "1 while the cluster's API server answers.", Gauge, nil, kubernetes(func(k *Kubernetes) float64 { return truth(k.Connected) })},
 	{"warren_kubernetes_synced", "1 when all that the agent wants to know of the cluster has been read once.", Gauge, nil, kubernetes(func(k *Kubernetes) float64 { return truth(k.Synced) })},
 	{"warren_kubernetes_objects", "Objects of the cluster that the agent knows.", Gauge, []string{"resource"}, func(st *Status, put func(float64, ...string)) {

@@ -40,6 +40,8 @@ type Status struct {
 	Alerts *Alerts `json:"alerts,omitempty"`
 	// Changes is absent where the configuration is in use as it is.
 	Changes *Changes `json:"changes,omitempty"`
+	// Reactions is absent where none are enabled and none were wanted.
+	Reactions *Reactions `json:"reactions,omitempty"`
 	// History is absent where nothing is kept.
 	History *HistoryStatus `json:"history,omitempty"`
 

@@ -250,6 +250,9 @@ func showAlert(ctx context.Context, env *Env, who *answerer, r *record) error {
 	if pod := r.str("k8s.pod.name"); pod != "" {
 		v.line("pod", v.safe(r.str("k8s.ns.name")+"/"+pod))
 	}
+	if err := v.reactions(ctx, env, who, r); err != nil {
+		return err
+	}
 	if err := v.print(env); err != nil {
 		return err
 	}
@@ -258,7 +261,7 @@ func showAlert(ctx context.Context, env *Env, who *answerer, r *record) error {
 		return nil
 	}
 	events := newEventTable(env, who, false)
-	q, err := who.question(api.Question{Filter: "proc.exec_id = " + id + " or proc.parent_exec_id = " + id, Fields: events.fields()})
+	q, err := who.question(api.Question{Filter: "evt.kind != reaction and (proc.exec_id = " + id + " or proc.parent_exec_id = " + id + ")", Fields: events.fields()})
 	if err != nil {
 		return err
 	}
@@ -268,4 +271,28 @@ func showAlert(ctx context.Context, env *Env, who *answerer, r *record) error {
 	}
 	fmt.Fprintf(env.Stdout, "\n%s\n", v.paint(bold, "Around it"))
 	return newStream(env, events, who).write(who.lines(who.Recent(ctx, q), keepRoll, ""))
+}
+
+// reactions shows what became of what an alert's rule wanted done.
+func (v *page) reactions(ctx context.Context, env *Env, who *answerer, alert *record) error {
+	// By the alert, and not by kind: a history that keeps none of that kind has no
+	// answer to such a question.
+	q, err := who.question(api.Question{Filter: "alert.uuid = " + alert.str("alert.uuid")})
+	if err != nil {
+		return err
+	}
+	q.Since = alert.time("evt.time") // an outcome can be much later
+	list, err := readRecords(who.lines(who.Recent(ctx, q), dropRoll, ""))
+	if err != nil {
+		return err
+	}
+	list = slices.DeleteFunc(list, func(r *record) bool { return r.kind() != event.KindReaction })
+	if len(list) > 0 {
+		v.heading("Reactions")
+	}
+	for _, r := range list {
+		c := v.reactionDetail(r, true)
+		v.line(r.time("evt.time").In(env.Now().Location()).Format("15:04:05"), v.paint(c.color, c.text))
+	}
+	return nil
 }

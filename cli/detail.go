@@ -36,6 +36,8 @@ func (s screen) detail(r *record) cell {
 		return s.dnsDetail(r)
 	case event.KindAlert:
 		return s.alertDetail(r)
+	case event.KindReaction:
+		return s.reactionDetail(r, false)
 	case event.KindLost:
 		return cell{text: s.lostDetail(r), color: red}
 	case event.KindFlow:
@@ -72,6 +74,36 @@ func (s screen) alertDetail(r *record) cell {
 		text += fmt.Sprintf(" (%d times)", n)
 	}
 	return cell{text: s.safe(text), color: priorityColor(r.str("alert.priority"))}
+}
+
+// reactionDetail says what became of what a rule wanted done, whose name stands
+// before it where that is not known.
+func (s screen) reactionDetail(r *record, known bool) cell {
+	text := strings.TrimSpace(r.str("reaction.action")+" "+r.str("reaction.target")) + ": " + r.str("reaction.outcome")
+	if n := r.num("reaction.count"); n > 1 {
+		text += fmt.Sprintf(" (%d times)", n)
+	}
+	c := cell{}
+	switch r.str("reaction.outcome") {
+	case event.ReactionFailed:
+		c.color = red
+	case event.ReactionDone:
+	default:
+		c.color = yellow
+	}
+	if r.yes("reaction.dry_run") {
+		text += ", a dry run"
+	}
+	for _, why := range []string{r.str("reaction.reason"), r.str("reaction.output")} {
+		if why != "" {
+			text += ": " + why
+		}
+	}
+	if !known {
+		text = r.str("alert.rule") + ": " + text
+	}
+	c.text = s.safe(text)
+	return c
 }
 
 func (s screen) orUnknown(text string) string {

@@ -323,6 +323,7 @@ func (et *eventTable) fields() []string {
 		"conn.bytes_sent", "conn.bytes_received", "conn.duration", "conn.rtt", "conn.retransmits", "conn.latency",
 		"dns.type", "dns.name", "dns.response", "dns.rcode", "dns.answers", "dns.latency",
 		"alert.rule", "alert.priority", "alert.output", "alert.count",
+		"reaction.action", "reaction.target", "reaction.outcome", "reaction.count", "reaction.dry_run", "reaction.reason", "reaction.output",
 	})
 	if et.wide {
 		names = slices.Concat(names, userFields, executableFields, []string{"proc.cwd", "container.image"})

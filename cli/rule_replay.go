@@ -130,7 +130,7 @@ type replayView struct {
 }
 
 // ofRules are the kinds of events that rules can be about.
-const ofRules = event.AllKinds &^ (event.StateKinds | event.NoticeKinds | 1<<event.KindAlert)
+const ofRules = event.AllKinds &^ (event.StateKinds | event.NoticeKinds | 1<<event.KindAlert | 1<<event.KindReaction)
 
 // maxReplay is how long a filter may be that is sent to the agent, bytes: longer
 // ones are judged here alone.

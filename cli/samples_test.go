@@ -182,6 +182,8 @@ func (m *machine) happen() {
 	add(7_000, as(m.memfd), &event.Exec{Type: "execveat"})
 	add(7_000, as(m.memfd), &event.Alert{Type: "alert", Rule: "Fileless execution", Priority: "Critical", Source: "syscall", Output: "x runs from memory (command=x \x1b[31m)",
 		Fields: `{"proc.cmdline":"x"}`, Tags: []string{"container", "host"}, ID: "0f8fad5b-d9cb-469f-a165-70867728950e", About: 15, Cause: "execveat", Times: 3, First: at(9_000), Last: at(6_990)})
+	add(6_980, as(m.memfd), &event.Reaction{Type: "reaction", Rule: "Fileless execution", Priority: "Critical", Alert: "0f8fad5b-d9cb-469f-a165-70867728950e", Action: "program",
+		Target: "/usr/local/bin/collect --now", Outcome: "failed", Reason: "exit status 1", Output: "no \x1b room", Attempts: 1, Took: 1_200_000_000})
 	root := as(m.memfd)
 	root.UID, root.UserName, root.CapEffective = 0, "root", 1<<41-1
 	add(6_900, root, &event.Credentials{Type: "setuid", OldUID: 1000, OldGID: 1000, GID: 1000, Gained: 1<<41 - 1})

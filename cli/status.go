@@ -83,6 +83,7 @@ func (v *statusView) write() {
 	v.sensors()
 	v.rules()
 	v.alerts()
+	v.reactions()
 	v.capabilities()
 	v.traffic()
 	v.losses()

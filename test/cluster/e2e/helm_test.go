@@ -91,6 +91,7 @@ spec:
 		"rules":                   {"--set-file", `agent.rules.ours\.yaml=` + ruleFile(t, "Of values", "shop")},
 		"rules of others, and what channels read": {"--set", "agent.rulesFrom={more,yet-more},agent.extraVolumes[0].name=chat,agent.extraVolumes[0].secret.secretName=chat," +
 			"agent.extraVolumeMounts[0].name=chat,agent.extraVolumeMounts[0].mountPath=/etc/warren/chat,agent.extraVolumeMounts[0].readOnly=true"},
+		"reactions": {"--set", `agent.config.reactions.enabled=true,agent.config.reactions.pods=label\,delete`},
 		"the network": {"--set", "cni=true,network.mode=vxlan,network.masquerade=false,network.keepSource={10.0.0.0/8,fd00::/8},network.mtu=1400,network.uplink=eth1,network.vni=5,network.port=4789," +
 			"network.apiServer=[fd00::1]:6443,network.confDir=/etc/kubernetes/cni/net.d,network.binDir=/usr/libexec/cni,network.removal.timeoutSeconds=300"},
 		"everything": {"--set", "image.tag=v1,image.pullSecrets={registry},agent.cgroupRoot=/a,agent.capabilities={BPF,PERFMON,NET_ADMIN,SYS_PTRACE,DAC_READ_SEARCH,SYS_ADMIN},agent.ports.hub=17118,agent.ports.metrics=19118," +

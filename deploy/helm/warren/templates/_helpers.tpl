@@ -116,6 +116,19 @@ former is still trusted, the former is forgotten.
 {{ toYaml (mergeOverwrite $config (deepCopy .Values.agent.config)) }}
 {{- end -}}
 
+{{/* What agents have to be allowed of pods for the reactions that their configuration has. */}}
+{{- define "warren.reactionVerbs" -}}
+{{- with .Values.agent.config.reactions -}}
+{{- if and .enabled .pods -}}
+{{- $verbs := list -}}
+{{- range splitList "," .pods -}}
+{{- $verbs = append $verbs (get (dict "label" "patch" "delete" "delete") .) -}}
+{{- end -}}
+{{- join ", " $verbs -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
 {{- define "warren.hubConfig" -}}
 {{- $nodes := list -}}
 {{- range $key, $value := .Values.agent.nodeSelector -}}

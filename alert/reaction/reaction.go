@@ -1,0 +1,467 @@
+// Package reaction has done what rules want done when they alert: programs run,
+// webhooks called, pods labelled and deleted.
+//
+// Files of rules come from many places. So a rule only asks, and the agent's
+// configuration says what may be done; see [Config]. Of everything that a rule has
+// asked for there is an event of kind reaction, whatever became of it.
+//
+// Nothing here is in the way of events: who alerts hands over, without waiting, to
+// a bounded queue and a few goroutines. Any goroutine may call any method of a
+// [Reactor] at any time.
+package reaction
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"warren/alert"
+	"warren/alert/channel"
+	"warren/cluster"
+	"warren/event"
+	"warren/rule"
+)
+
+// Pods is what can be done with pods of a cluster; dry has only found out whether
+// it could be. The errors are [ErrGone], a *[RefusedError], or of something that
+// can change.
+type Pods interface {
+	Label(ctx context.Context, pod *cluster.Pod, labels map[string]string, dry bool) error
+	// Delete gives the pod the time of grace to end; below zero its own.
+	Delete(ctx context.Context, pod *cluster.Pod, grace time.Duration, dry bool) error
+}
+
+// ErrGone says that there is no such pod any more.
+var ErrGone = errors.New("the pod is gone")
+
+// A RefusedError says that something will not be done, however often it is tried.
+type RefusedError struct{ Err error }
+
+// Error implements error.
+func (e *RefusedError) Error() string { return e.Err.Error() }
+
+// Unwrap returns why.
+func (e *RefusedError) Unwrap() error { return e.Err }
+
+// Env is what reactions need of the agent.
+type Env struct {
+	// Hostname is the machine's name, Version the agent's, Falco how alerts are
+	// written.
+	Hostname, Version string
+	Falco             alert.Falco
+	// Node is the cluster's node that this machine is, Namespace that of the agent's
+	// own pod; "" for none. Pods is nil where there is no cluster.
+	Node, Namespace string
+	Pods            Pods
+	// Tell publishes what became of a reaction.
+	Tell func(*event.Event)
+	Log  *slog.Logger
+}
+
+const (
+	// workers is how many alerts are reacted to at the same time: of a rule one after
+	// the other, so that what hangs for one is not waited for by another's.
+	workers = 8
+	// queueSize is how many wait, queueOfRule how many of one rule.
+	queueSize   = 256
+	queueOfRule = 64
+	// endGrace is how long what is under way when the agent ends may take.
+	endGrace = 3 * time.Second
+	// tellLimited is how often what was limited is told, with its number.
+	tellLimited = time.Minute
+)
+
+var errEnds = errors.New("the agent ends")
+
+// A Reactor has done what rules want.
+type Reactor struct {
+	cfg   Config
+	env   Env
+	calls map[string]*channel.Call
+	pause time.Duration // before the second attempt
+
+	over context.Context // ends when nothing goes on any longer
+	kill context.CancelCauseFunc
+	quit chan struct{} // closed when nothing more is taken
+	all  sync.WaitGroup
+
+	mu      sync.Mutex
+	changed *sync.Cond // something waits, or a rule is not busy any more, or ended
+	ended   bool
+	waiting []*job
+	busy    map[string]bool // names of rules that are reacted to
+	total   window
+	windows windows
+	done    done
+	skipped map[string]*skipped
+	counts  map[rule.Action]*Count
+	failed  Failure
+}
+
+// A job is an alert and what is to be done about it, in this order.
+type job struct {
+	rule  *rule.Rule
+	about *event.Event
+	alert *event.Event
+	todo  []*rule.Reaction
+}
+
+// skipped are reactions that were limited since that was told.
+type skipped struct {
+	job
+	why   string
+	times uint64
+	due   time.Time
+}
+
+// New begins a reactor. The error is that a webhook's files cannot be read.
+func New(cfg Config, env Env) (*Reactor, error) {
+	cfg.Limit = cmp.Or(cfg.Limit, defaultLimit)
+	if cfg.Protected == nil {
+		cfg.Protected = slices.Clone(clusterNamespaces)
+		if env.Namespace != "" && !slices.Contains(cfg.Namespaces, env.Namespace) {
+			cfg.Protected = append(cfg.Protected, env.Namespace)
+		}
+		cfg.Protected = slices.DeleteFunc(cfg.Protected, func(ns string) bool { return slices.Contains(cfg.Namespaces, ns) })
+	}
+	x := &Reactor{
+		cfg: cfg, env: env, calls: map[string]*channel.Call{}, pause: firstPause, quit: make(chan struct{}),
+		busy: map[string]bool{}, windows: windows{}, skipped: map[string]*skipped{}, counts: map[rule.Action]*Count{},
+	}
+	x.changed = sync.NewCond(&x.mu)
+	for _, w := range cfg.Webhooks {
+		call, err := channel.NewCall(w, env.Version)
+		if err != nil {
+			return nil, fmt.Errorf("webhook %s: %w", w.Name, err)
+		}
+		x.calls[w.Name] = call
+	}
+	x.over, x.kill = context.WithCancelCause(context.Background())
+	for range workers {
+		x.all.Go(x.work)
+	}
+	x.all.Go(x.tellSkipped)
+	return x, nil
+}
+
+// React hands over an alert of a rule, with the event that it is about. It does not
+// wait.
+func (x *Reactor) React(r *rule.Rule, about, told *event.Event) {
+	j := &job{rule: r, about: about, alert: told}
+	var say []*event.Event
+	x.mu.Lock()
+	for i := range r.Reactions {
+		do := &r.Reactions[i]
+		if v := x.admit(j, do, time.Now()); v != (verdict{}) {
+			if v.outcome != event.ReactionLimited {
+				say = append(say, x.outcome(j, do, result{verdict: v}))
+			}
+			continue
+		}
+		j.todo = append(j.todo, do)
+	}
+	if len(j.todo) > 0 {
+		if x.room(r.Name) {
+			x.waiting = append(x.waiting, j)
+			x.changed.Signal()
+		} else {
+			for _, do := range j.todo {
+				say = append(say, x.outcome(j, do, result{verdict: verdict{event.ReactionFailed, "too many others wait"}}))
+			}
+		}
+	}
+	x.mu.Unlock()
+	for _, e := range say {
+		x.env.Tell(e)
+	}
+}
+
+// room reports whether one more alert of a rule can wait. The caller holds x.mu.
+func (x *Reactor) room(rule string) bool {
+	n := 0
+	for _, j := range x.waiting {
+		if j.rule.Name == rule {
+			n++
+		}
+	}
+	return n < queueOfRule && len(x.waiting) < queueSize
+}
+
+// A verdict is what became of a reaction, and why it was not done.
+type verdict struct{ outcome, why string }
+
+// admit judges whether something may be done now; the zero verdict is that it may.
+// The caller holds x.mu.
+func (x *Reactor) admit(j *job, do *rule.Reaction, now time.Time) verdict {
+	if x.ended {
+		return verdict{event.ReactionFailed, errEnds.Error()}
+	}
+	once := keyOf(j.rule, do, podOf(j.about))
+	if do.Once && x.done.has(once) {
+		return x.skip(j, do, "it is done once for each pod", now)
+	}
+	switch w := x.windows.of(keyOf(j.rule, do, workloadOf(j.about)), now); {
+	case w == nil:
+		return x.skip(j, do, "there are too many workloads to count it of one more", now)
+	case !w.take(do.Limit, now):
+		return x.skip(j, do, "at most "+do.Limit.String()+" for each workload", now)
+	}
+	if v := x.allowed(do, j.about); v != (verdict{}) {
+		return v
+	}
+	if !x.total.take(x.cfg.Limit, now) {
+		return x.skip(j, do, "at most "+x.cfg.Limit.String()+" by the agent's configuration", now)
+	}
+	if do.Once {
+		x.done.add(once)
+	}
+	return verdict{}
+}
+
+// skip counts a reaction that was limited, and will be told. The caller holds x.mu.
+func (x *Reactor) skip(j *job, do *rule.Reaction, why string, now time.Time) verdict {
+	key := keyOf(j.rule, do, workloadOf(j.about))
+	s := x.skipped[key]
+	if s == nil {
+		if len(x.skipped) >= maxKeys {
+			key = "" // of some that are not told apart
+			s = x.skipped[key]
+		}
+		if s == nil {
+			s = &skipped{due: now.Add(tellLimited)}
+			x.skipped[key] = s
+		}
+	}
+	s.job, s.why = job{j.rule, j.about, j.alert, []*rule.Reaction{do}}, why
+	s.times++
+	return verdict{event.ReactionLimited, why}
+}
+
+// tellSkipped tells what was limited, when it is time.
+func (x *Reactor) tellSkipped() {
+	tick := time.NewTicker(time.Second)
+	defer tick.Stop()
+	for {
+		select {
+		case now := <-tick.C:
+			x.tellDue(now)
+		case <-x.quit:
+			x.tellDue(time.Time{})
+			return
+		}
+	}
+}
+
+// tellDue tells what is due; with the zero time, all.
+func (x *Reactor) tellDue(now time.Time) {
+	var say []*event.Event
+	x.mu.Lock()
+	for _, key := range slices.Sorted(maps.Keys(x.skipped)) {
+		s := x.skipped[key]
+		if now.IsZero() || !s.due.After(now) {
+			delete(x.skipped, key)
+			say = append(say, x.outcome(&s.job, s.todo[0], result{verdict: verdict{event.ReactionLimited, s.why}, times: s.times}))
+		}
+	}
+	x.mu.Unlock()
+	for _, e := range say {
+		x.env.Tell(e)
+	}
+}
+
+// allowed says whether the agent's configuration lets something be done, and
+// whether it is known with what; the zero verdict is that it may.
+func (x *Reactor) allowed(do *rule.Reaction, about *event.Event) verdict {
+	refuse := func(format string, args ...any) verdict {
+		return verdict{event.ReactionRefused, fmt.Sprintf(format, args...)}
+	}
+	switch {
+	case !x.cfg.Enabled:
+		return refuse("reactions are not enabled in the agent's configuration")
+	case do.Action == rule.RunProgram:
+		if !slices.Contains(x.cfg.Programs, do.Program[0]) {
+			return refuse("the program is not among reactions: programs in the agent's configuration")
+		}
+		return verdict{}
+	case do.Action == rule.CallWebhook:
+		if x.calls[do.Webhook] == nil {
+			return refuse("no webhook of that name is among reactions: webhooks in the agent's configuration")
+		}
+		return verdict{}
+	case !slices.Contains(x.cfg.Pods, do.Action):
+		return refuse("%s is not among reactions: pods in the agent's configuration", do.Action)
+	}
+	switch pod := event.PodOf(about); {
+	case pod == nil:
+		return refuse("the event is of no pod of this node")
+	case x.env.Pods == nil:
+		return refuse("the agent knows no cluster")
+	case pod.UID == "" || pod.Name == "" || pod.Namespace == "" || pod.Node == "":
+		return verdict{event.ReactionFailed, "the cluster has not told which pod it is"}
+	case pod.Node != x.env.Node:
+		return refuse("the pod is not on this node")
+	case slices.Contains(x.cfg.Protected, pod.Namespace):
+		return refuse("namespace %s is protected", pod.Namespace)
+	case len(x.cfg.Namespaces) > 0 && !slices.Contains(x.cfg.Namespaces, pod.Namespace):
+		return refuse("namespace %s is not among reactions: namespaces in the agent's configuration", pod.Namespace)
+	case do.Action == rule.DeletePod && pod.StaticUID != "":
+		return refuse("the pod is a static one, which its kubelet would start again")
+	}
+	return verdict{}
+}
+
+// A result is what became of a reaction that was tried, or was not.
+type result struct {
+	verdict
+	dry      bool
+	said     string
+	attempts int
+	took     time.Duration
+	times    uint64 // of limited ones
+}
+
+// outcome counts what became of a reaction, and makes an event of it. The caller
+// holds x.mu.
+func (x *Reactor) outcome(j *job, do *rule.Reaction, r result) *event.Event {
+	c := x.counts[do.Action]
+	if c == nil {
+		c = &Count{Action: do.Action.String()}
+		x.counts[do.Action] = c
+	}
+	switch {
+	case r.outcome == event.ReactionDone && r.dry:
+		c.DryRun++
+	case r.outcome == event.ReactionDone:
+		c.Done++
+	case r.outcome == event.ReactionFailed:
+		c.Failed++
+		x.failed = Failure{At: time.Now(), Rule: j.rule.Name, Action: c.Action, Why: r.why}
+		if do.Once {
+			x.done.remove(keyOf(j.rule, do, podOf(j.about))) // the next alert tries again
+		}
+	case r.outcome == event.ReactionRefused:
+		c.Refused++
+	default:
+		c.Limited += r.times
+	}
+	e := &event.Reaction{
+		Type: "reaction", Rule: j.rule.Name, Priority: j.rule.Priority.String(), Action: do.Action.String(), Target: target(do, j.about), DryRun: r.dry || do.DryRun || x.cfg.DryRun,
+		Outcome: r.outcome, Reason: r.why, Output: r.said, Attempts: uint64(r.attempts), Took: int64(r.took), Times: r.times,
+	}
+	if a, ok := j.alert.Data.(*event.Alert); ok {
+		e.Alert = a.ID
+	}
+	return &event.Event{Time: time.Now(), Actor: j.alert.Actor, Process: j.alert.Process, Data: e}
+}
+
+// maxTarget bounds a program's arguments in an event, in bytes.
+const maxTarget = 512
+
+// target says what something is done with.
+func target(do *rule.Reaction, about *event.Event) string {
+	switch do.Action {
+	case rule.RunProgram:
+		text := strings.Join(do.Program, " ")
+		return strings.ToValidUTF8(text[:min(len(text), maxTarget)], "")
+	case rule.CallWebhook:
+		return do.Webhook
+	}
+	if p := event.PodOf(about); p != nil {
+		return p.Namespace + "/" + p.Name
+	}
+	return ""
+}
+
+// next returns the alert that has waited longest, of a rule of which none is
+// reacted to now; nil at the end.
+func (x *Reactor) next() *job {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	for {
+		i := slices.IndexFunc(x.waiting, func(j *job) bool { return !x.busy[j.rule.Name] })
+		if i >= 0 {
+			j := x.waiting[i]
+			x.waiting = slices.Delete(x.waiting, i, i+1)
+			x.busy[j.rule.Name] = true
+			return j
+		}
+		if x.ended && len(x.waiting) == 0 {
+			return nil
+		}
+		x.changed.Wait()
+	}
+}
+
+// finished lets the next alert of a rule be reacted to.
+func (x *Reactor) finished(rule string) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	delete(x.busy, rule)
+	x.changed.Broadcast()
+}
+
+// work does what is to be done until there is nothing left. What nobody has begun
+// when the agent ends is told.
+func (x *Reactor) work() {
+	for j := x.next(); j != nil; j = x.next() {
+		for _, do := range j.todo {
+			r := result{verdict: verdict{event.ReactionFailed, errEnds.Error()}}
+			select {
+			case <-x.quit:
+			default:
+				r = x.do(j, do)
+			}
+			x.mu.Lock()
+			e := x.outcome(j, do, r)
+			x.mu.Unlock()
+			x.env.Tell(e)
+			x.log(e.Data.(*event.Reaction))
+		}
+		x.finished(j.rule.Name)
+	}
+}
+
+// log says what was done, and what was to be and was not.
+func (x *Reactor) log(r *event.Reaction) {
+	level, msg := slog.LevelInfo, "a rule's reaction is done"
+	if r.Outcome != event.ReactionDone {
+		level, msg = slog.LevelWarn, "a rule's reaction has failed"
+	}
+	attrs := []any{"rule", r.Rule, "action", r.Action, "target", r.Target, "alert", r.Alert}
+	if r.DryRun {
+		attrs = append(attrs, "dry_run", true)
+	}
+	if r.Reason != "" {
+		attrs = append(attrs, "err", r.Reason)
+	}
+	x.env.Log.Log(context.Background(), level, msg, attrs...)
+}
+
+// Close ends the reactor, within a few seconds: what is under way is ended when it
+// takes longer, and what waits is not begun; both is told. A second call does
+// nothing.
+func (x *Reactor) Close() {
+	x.mu.Lock()
+	if x.ended {
+		x.mu.Unlock()
+		return
+	}
+	x.ended = true
+	close(x.quit)
+	x.changed.Broadcast()
+	x.mu.Unlock()
+	defer x.kill(errEnds)
+	stop := time.AfterFunc(endGrace, func() { x.kill(errEnds) })
+	defer stop.Stop()
+	x.all.Wait()
+	for _, c := range x.calls {
+		c.Close()
+	}
+}
