@@ -226,6 +226,9 @@ func (s *source[T]) push(rows []T, clock int64, correction time.Duration, now ti
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	s.away, s.heard = false, now
+	if m.closed {
+		return // what were added now nobody would give back to the pool
+	}
 	came := now.UnixNano()
 	if s.broken {
 		s.broken = false
@@ -344,6 +347,8 @@ func (s *source[T]) settle() {
 		want = inHeads
 	case !s.done:
 		want = inIdle
+	default: // nothing comes any more; one that follows wants to know no more than told
+		s.rows, s.next = nil, 0
 	}
 	if s.place == want {
 		return

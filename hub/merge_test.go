@@ -108,6 +108,20 @@ func TestMergePausedNodeHoldsNobody(t *testing.T) {
 	}
 }
 
+// TestMergeGivesBack: nothing that comes when nobody takes any more has a part of the
+// memory that all mergers share.
+func TestMergeGivesBack(t *testing.T) {
+	m := liveMerger(1 << 20)
+	a := m.source(at(0))
+	a.push(rowsAt(10), at(11).UnixNano(), 0, at(12))
+	a.pause()
+	m.close()
+	a.push(rowsAt(20), at(21).UnixNano(), 0, at(22))
+	if held := m.pool.held.Load(); held != 0 {
+		t.Errorf("%d bytes are held", held)
+	}
+}
+
 func TestMergeClocksMinutesApart(t *testing.T) {
 	m := liveMerger(1 << 20)
 	ahead, behind := m.source(at(0)), m.source(at(0))
