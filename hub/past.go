@@ -75,7 +75,7 @@ type catchUp struct {
 // caughtUp is how far a node is, by its own clock.
 type caughtUp struct {
 	next  time.Time // behind what was told; zero: nothing was
-	plain bool      // its history answers nothing: there is only what happens
+	plain bool      // its history answered nothing, which has been said
 }
 
 func newCatchUp(q api.Question, now time.Time) *catchUp {
@@ -109,36 +109,37 @@ func (c *catchUp) list(a *agent) api.Question {
 	return q
 }
 
-// live is what it is asked then, and again where its answer broke off. It reports
-// whether the answer goes on where it was.
-func (c *catchUp) live(a *agent) (q api.Question, on bool) {
+// live is what it is asked then, and again where its answer broke off.
+func (c *catchUp) live(a *agent) (q api.Question, plain bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	q = c.question
 	n := c.of(a)
-	switch {
-	case n.plain:
-		q.Since = time.Time{}
-	case !n.next.IsZero():
+	if !n.next.IsZero() {
 		q.Since = n.next
 	}
-	return q, !n.plain
+	return q, n.plain
 }
 
-// ask returns how agents are asked for the stream.
+// ask returns how agents are asked for the stream. One whose history answers nothing is
+// asked for what happens, once it has been said why; when that breaks off, its history
+// may answer again.
 func (c *catchUp) ask(path string) func(context.Context, *agent, *source[api.Row], func()) error {
 	return func(ctx context.Context, a *agent, to *source[api.Row], began func()) error {
-		q, on := c.live(a)
-		if on {
-			to.resume()
+		q, plain := c.live(a)
+		ask := askBatches(func(ctx context.Context, a *agent) api.Batches { return c.watch(a, a.client.Rows(ctx, path, true, q)) })
+		to.resume()
+		err := ask(ctx, a, to, began)
+		_, refused := errors.AsType[*api.Error](err)
+		c.mu.Lock()
+		c.of(a).plain = refused
+		c.mu.Unlock()
+		if !refused || !plain {
+			return err
 		}
-		err := askBatches(func(ctx context.Context, a *agent) api.Batches { return c.watch(a, a.client.Rows(ctx, path, true, q)) })(ctx, a, to, began)
-		if e := (*api.Error)(nil); errors.As(err, &e) {
-			c.mu.Lock()
-			c.of(a).plain = true
-			c.mu.Unlock()
-		}
-		return err
+		to.pause()
+		q.Since = time.Time{}
+		return ask(ctx, a, to, began)
 	}
 }
 

@@ -81,23 +81,24 @@ func TestStreamBreaksOff(t *testing.T) {
 	for _, tt := range []struct {
 		name, path string
 		forgets    bool // the agent has no history
+		recovers   bool // it has one when it is back
 		on         bool // the stream goes on
 	}{
-		{"past", "/v1/events?since=2h&follow=true", false, true},
-		{"past without a history", "/v1/events?since=2h&follow=true", true, false},
-		{"live", "/v1/events", false, false},
+		{"past", "/v1/events?since=2h&follow=true", false, false, true},
+		{"past without a history", "/v1/events?since=2h&follow=true", true, false, false},
+		{"past with a history that could not be read", "/v1/events?since=2h&follow=true", true, true, true},
+		{"past of a question that the hub does not understand", "/v1/events?since=2h&follow=true&filter=no.such%20%3D%201", false, false, true},
+		{"live", "/v1/events", false, false, false},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			one := newAgent("node-1").listen(t, ca)
 			one.clock = -2 * time.Minute
-			if tt.forgets {
-				one.judge(func(q api.Query) *api.Error {
-					if _, ok := q["since"]; ok {
-						return api.Unavailable("this agent keeps no history")
-					}
-					return nil
-				})
-			}
+			one.judge(func(q api.Query) *api.Error {
+				if _, ok := q["since"]; ok && tt.forgets {
+					return api.Unavailable("this agent keeps no history")
+				}
+				return nil
+			})
 			f := newFixture(t, ca, Config{}, one)
 			s := f.follow(admin, tt.path)
 			one.waitStreams(t, 1)
@@ -105,6 +106,9 @@ func TestStreamBreaksOff(t *testing.T) {
 			one.tell(one.row(last, "shop", "last"))
 			s.before("node-1 shop last")
 			one.close()
+			if tt.recovers {
+				one.judge(func(api.Query) *api.Error { return nil })
+			}
 			one.listen(t, ca)
 			one.waitStreams(t, 1)
 			one.tell(one.row(time.Now(), "shop", "next"))

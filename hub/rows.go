@@ -106,15 +106,17 @@ func (h *hub) serveRows(w http.ResponseWriter, req *http.Request, path string, q
 	a.pushTo(v)
 	out := &answer{h: h, api: api.NewWriter(w, req, h.cfg.Stall, a.Fields), see: h.sight(c, what, v)}
 	ask, limit := askRows(path, a.Follow, same(a.push)), a.Limit
-	if a.Follow && !a.Since.IsZero() && a.foreign == nil {
+	if a.Follow && !a.Since.IsZero() {
 		past := newCatchUp(a.push, time.Now())
-		n, err := out.before(ctx, h.earlier(path, a.Nodes, past), limit)
-		if err != nil || n == limit && limit > 0 {
-			return err
-		}
 		ask = past.ask(path)
-		if limit > 0 {
-			limit -= n
+		if a.foreign == nil {
+			n, err := out.before(ctx, h.earlier(path, a.Nodes, past), limit)
+			if err != nil || n == limit && limit > 0 {
+				return err
+			}
+			if limit > 0 {
+				limit -= n
+			}
 		}
 	}
 	g := &gathering[api.Row]{agents: h.agents, follow: a.Follow, nodes: a.Nodes, ask: ask}
