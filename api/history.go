@@ -54,7 +54,7 @@ type PastQuestion struct {
 	// told too, unless After is given.
 	After, UpTo uint64
 	// Limit is how many events are told, the last ones where Newest is true; 0 for
-	// all.
+	// all. Notices of what is missing are not counted, where anything else is asked for.
 	Limit  int
 	Newest bool
 }

@@ -21,7 +21,8 @@ type Query struct {
 	Since, Until time.Time       // zero: no bound; Until is not in it
 	Kinds        event.KindSet   // 0: all
 	// Limit is the most events that are told, 0: all. They are the first, or with
-	// Newest the last; oldest is told first either way.
+	// Newest the last; oldest is told first either way. Notices of what is missing are
+	// told too, and not counted, unless nothing else is asked for.
 	Limit  int
 	Newest bool
 	// UpTo and After are bounds on evt.num, 0: none. They are about what this
@@ -105,6 +106,14 @@ func newQuery(ctx context.Context, q Query) *query {
 		}
 	}
 	return r
+}
+
+// kinds are those of which there can be events.
+func (q *query) kinds() (kinds event.KindSet) {
+	for k := range q.plans {
+		kinds |= event.Kinds(k)
+	}
+	return kinds
 }
 
 func (q *query) release() {
@@ -256,7 +265,16 @@ func (q *query) run(yield func(*event.Event, error) bool) {
 		}
 		return cmp.Compare(a.min, b.min)
 	})
-	out := yield
+	out, told := yield, 0
+	uncounted := event.NoticeKinds
+	if q.kinds()&^uncounted == 0 {
+		uncounted = 0
+	}
+	count := func(e *event.Event) {
+		if !uncounted.Has(e.Data.Kind()) {
+			told++
+		}
+	}
 	var last []*event.Event
 	if backwards {
 		out = func(e *event.Event, err error) bool {
@@ -264,13 +282,16 @@ func (q *query) run(yield func(*event.Event, error) bool) {
 				return yield(nil, err)
 			}
 			last = append(last, e)
-			return len(last) < q.Limit
+			count(e)
+			return told < q.Limit
 		}
 	} else if q.Limit > 0 {
-		told := 0
 		out = func(e *event.Event, err error) bool {
-			told++
-			return yield(e, err) && told < q.Limit
+			if err != nil {
+				return yield(nil, err)
+			}
+			count(e)
+			return yield(e, nil) && told < q.Limit
 		}
 	}
 	if !q.merge(out, backwards) {

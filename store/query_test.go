@@ -212,17 +212,36 @@ func naive(events []*event.Event, q Query) (list []string) {
 		}
 		found = append(found, e)
 	}
-	if q.Limit > 0 && len(found) > q.Limit {
-		if q.Newest {
-			found = found[len(found)-q.Limit:]
-		} else {
-			found = found[:q.Limit]
+	if q.Limit > 0 && q.Newest {
+		slices.Reverse(found)
+	}
+	for i, counted := 0, 0; q.Limit > 0 && i < len(found); i++ {
+		if !event.NoticeKinds.Has(found[i].Data.Kind()) || onlyNotices(q) {
+			counted++
 		}
+		if counted == q.Limit {
+			found = found[:i+1]
+		}
+	}
+	if q.Limit > 0 && q.Newest {
+		slices.Reverse(found)
 	}
 	for _, e := range found {
 		list = append(list, told(e, q))
 	}
 	return list
+}
+
+// onlyNotices reports whether a query is about nothing else.
+func onlyNotices(q Query) bool {
+	kinds := event.AllKinds &^ event.StateKinds
+	if q.Kinds != 0 {
+		kinds &= q.Kinds
+	}
+	if q.Filter != nil {
+		kinds &= q.Filter.Kinds()
+	}
+	return kinds&^event.NoticeKinds == 0
 }
 
 // told is what is compared: all of an event, where everything is asked for.
@@ -395,5 +414,40 @@ func TestQueryByAncestors(t *testing.T) {
 			t.Fatal(err)
 		}
 		compare(t, s, events, Query{Filter: p})
+	}
+}
+
+// TestLimitOfLosses: losses are told between events and are none of those that were
+// asked for.
+func TestLimitOfLosses(t *testing.T) {
+	at := time.Unix(1_700_000_000, 0)
+	s := openAt(t, Config{Dir: t.TempDir()})
+	defer s.Close()
+	p := &event.Process{Key: event.Key{PID: 10, Start: 50}, PID: 10, Name: "curl"}
+	for i := range 4 {
+		at = at.Add(time.Second)
+		s.Append(connection(uint64(2*i+1), p, at, 443))
+		s.Append(&event.Event{Time: at.Add(1), Seq: uint64(2*i + 2), Data: &event.Lost{Type: "lost", Count: 1, Lane: "disk"}})
+	}
+	if _, err := s.Sync(t.Context(), 0); err != nil {
+		t.Fatal(err)
+	}
+	lost := event.Kinds(event.KindLost)
+	for _, tt := range []struct {
+		q    Query
+		want []uint64
+	}{
+		{Query{Limit: 2}, []uint64{1, 2, 3}},
+		{Query{Limit: 2, Newest: true}, []uint64{5, 6, 7, 8}},
+		{Query{Limit: 2, Kinds: lost}, []uint64{2, 4}},
+		{Query{Limit: 2, Newest: true, Kinds: event.NoticeKinds}, []uint64{6, 8}},
+	} {
+		var got []uint64
+		for _, e := range all(t, s, tt.q) {
+			got = append(got, e.Seq)
+		}
+		if !slices.Equal(got, tt.want) {
+			t.Errorf("%+v: events %d, want %d", tt.q, got, tt.want)
+		}
 	}
 }
