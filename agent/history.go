@@ -205,7 +205,10 @@ func (h *history) run(ctx context.Context) error {
 	}
 	over, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	defer cancel()
-	context.AfterFunc(ctx, func() { time.AfterFunc(endGrace, cancel) })
+	context.AfterFunc(ctx, func() {
+		k.store.Ending() // sensors stop now
+		time.AfterFunc(endGrace, cancel)
+	})
 	writing, copying := make(chan error, 1), make(chan error, 1)
 	storing, stop := context.WithCancel(context.WithoutCancel(ctx))
 	copied, leave := context.WithCancel(ctx)

@@ -26,6 +26,7 @@ type mark struct {
 	file  file      // nil until it is written
 	last  time.Time // what it says
 	begun time.Time // when Recording was called
+	over  time.Time // when Ending was
 }
 
 const (
@@ -51,17 +52,22 @@ func (m *mark) read() error {
 }
 
 // write says that everything until t is on the disk.
-func (m *mark) write(fsys files, t time.Time) (err error) {
+func (m *mark) write(fsys files, t time.Time) error {
+	text := t.UTC().AppendFormat(nil, markLayout)
 	if m.file == nil {
-		if m.file, err = fsys.open(m.path); errors.Is(err, fs.ErrNotExist) {
-			m.file, err = fsys.create(m.path)
+		f, err := fsys.open(m.path)
+		if errors.Is(err, fs.ErrNotExist) {
+			f, err = fsys.create(m.path)
 		}
 		if err != nil {
-			m.file = nil
 			return err
 		}
+		// What is longer, and no mark, would stay longer.
+		if err := f.Truncate(int64(len(text))); err != nil {
+			return errors.Join(err, f.Close())
+		}
+		m.file = f
 	}
-	text := t.UTC().AppendFormat(nil, markLayout)
 	if _, err := m.file.WriteAt(text, 0); err != nil {
 		return err
 	}
@@ -97,6 +103,17 @@ func (s *Store) Recording() {
 	s.in.mu.Unlock()
 }
 
+// Ending says that from now on not everything that is to be kept comes to Append. What
+// comes is kept all the same. Any goroutine may call it; what counts is the first time.
+func (s *Store) Ending() {
+	m := &s.mark
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.over.IsZero() {
+		m.over = s.cfg.Now()
+	}
+}
+
 // recorded says that everything that had come to Append at a time is written. It is
 // said once a second.
 func (s *Store) recorded(now time.Time) {
@@ -110,9 +127,17 @@ func (s *Store) recorded(now time.Time) {
 	if now.Sub(m.begun) < markLag {
 		until = m.begun
 	}
-	if until.Unix() != m.last.Unix() {
+	if until = m.within(until); until.Unix() != m.last.Unix() {
 		s.marked(until)
 	}
+}
+
+// within returns t, or when Ending was called if that was before. The caller holds m.mu.
+func (m *mark) within(t time.Time) time.Time {
+	if !m.over.IsZero() && m.over.Before(t) {
+		return m.over
+	}
+	return t
 }
 
 // marked writes the mark. The caller holds s.mark.mu.
@@ -130,6 +155,6 @@ func (s *Store) ended(now time.Time) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if !m.begun.IsZero() && !now.Before(m.begun) {
-		s.marked(now)
+		s.marked(m.within(now))
 	}
 }

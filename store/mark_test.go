@@ -122,20 +122,37 @@ func TestGap(t *testing.T) {
 		t.Fatal(said())
 	}
 	// What is no time is said, and replaced.
-	if err := os.WriteFile(filepath.Join(cfg.Dir, markName), []byte("half a ti"), 0o600); err != nil {
-		t.Fatal(err)
+	var gaps [][2]float64
+	for i, text := range []string{"half a ti", "what has more bytes than any time that was ever written"} {
+		if err := os.WriteFile(filepath.Join(cfg.Dir, markName), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		began := 200 + 20*float64(i)
+		s = open(began)
+		check(s, Query{Since: at(150)}, gaps...)
+		if n := strings.Count(said(), "is not a time"); n != i+1 {
+			t.Errorf("%d times it is said that a mark is none: %s", n, said())
+		}
+		if err := s.Close(); err != nil {
+			t.Fatal(err)
+		}
+		s = open(began + 10)
+		gaps = append(gaps, [2]float64{began, began + 10})
+		check(s, Query{Since: at(150)}, gaps...)
+		// What comes while it ends is kept, and not all of it may have come.
+		work(s, began+12)
+		s.Ending()
+		work(s, began+14)
+		if err := s.Close(); err != nil {
+			t.Fatal(err)
+		}
+		s = open(began + 15)
+		gaps = append(gaps, [2]float64{began + 12, began + 15})
+		check(s, Query{Since: at(150)}, gaps...)
+		if err := s.Close(); err != nil {
+			t.Fatal(err)
+		}
 	}
-	s = open(200)
-	check(s, Query{Since: at(150)})
-	if !strings.Contains(said(), "is not a time") {
-		t.Errorf("nothing is said of a mark that is none: %s", said())
-	}
-	if err := s.Close(); err != nil {
-		t.Fatal(err)
-	}
-	s = open(210)
-	defer s.Close()
-	check(s, Query{Since: at(150)}, [2]float64{200, 210})
 }
 
 // TestGapOfDisk: what a disk did not take before the agent was killed was not kept.
