@@ -3,6 +3,7 @@ package reaction
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"io"
 	"net/http"
 	"net/http/httptest"
@@ -109,7 +110,7 @@ func TestProgramEnds(t *testing.T) {
 		return err == nil
 	})
 	cancel(errEnds)
-	if got := <-over; got.said != "begun" || got.err != errEnds {
+	if got := <-over; got.said != "begun" || !errors.Is(got.err, errEnds) {
 		t.Errorf("it ended with %+v", got)
 	}
 	// Somebody has to wait for a process that nobody has left: that it is a zombie is

@@ -430,10 +430,6 @@ func (x *Reactor) work() {
 
 // log says what was done, and what was to be and was not.
 func (x *Reactor) log(r *event.Reaction) {
-	level, msg := slog.LevelInfo, "a rule's reaction is done"
-	if r.Outcome != event.ReactionDone {
-		level, msg = slog.LevelWarn, "a rule's reaction has failed"
-	}
 	attrs := []any{"rule", r.Rule, "action", r.Action, "target", r.Target, "alert", r.Alert}
 	if r.DryRun {
 		attrs = append(attrs, "dry_run", true)
@@ -441,7 +437,11 @@ func (x *Reactor) log(r *event.Reaction) {
 	if r.Reason != "" {
 		attrs = append(attrs, "err", r.Reason)
 	}
-	x.env.Log.Log(context.Background(), level, msg, attrs...)
+	if r.Outcome == event.ReactionDone {
+		x.env.Log.Info("a rule's reaction is done", attrs...)
+	} else {
+		x.env.Log.Warn("a rule's reaction has failed", attrs...)
+	}
 }
 
 // Close ends the reactor, within a few seconds: what is under way is ended when it
