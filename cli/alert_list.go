@@ -274,7 +274,7 @@ func showAlert(ctx context.Context, env *Env, who *answerer, r *record) error {
 }
 
 // reactions shows what became of what an alert's rule wanted done.
-func (v *page) reactions(ctx context.Context, env *Env, who *answerer, alert *record) error {
+func (p *page) reactions(ctx context.Context, env *Env, who *answerer, alert *record) error {
 	// By the alert, and not by kind: a history that keeps none of that kind has no
 	// answer to such a question.
 	q, err := who.question(api.Question{Filter: "alert.uuid = " + alert.str("alert.uuid")})
@@ -288,11 +288,11 @@ func (v *page) reactions(ctx context.Context, env *Env, who *answerer, alert *re
 	}
 	list = slices.DeleteFunc(list, func(r *record) bool { return r.kind() != event.KindReaction })
 	if len(list) > 0 {
-		v.heading("Reactions")
+		p.heading("Reactions")
 	}
 	for _, r := range list {
-		c := v.reactionDetail(r, true)
-		v.line(r.time("evt.time").In(env.Now().Location()).Format("15:04:05"), v.paint(c.color, c.text))
+		c := p.reactionDetail(r, true)
+		p.line(r.time("evt.time").In(env.Now().Location()).Format("15:04:05"), p.paint(c.color, c.text))
 	}
 	return nil
 }
