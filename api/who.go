@@ -148,7 +148,7 @@ type Who struct {
 	Until time.Time `json:"until"`
 	// NoHistory says why only what is going on was looked at.
 	NoHistory string `json:"no_history,omitempty"`
-	// Failing says why the history cannot be written at present. What it has was
+	// Failing says what the history cannot do at present. What it has was
 	// looked at; what happens may be missing there later.
 	Failing string `json:"history_failing,omitempty"`
 	// Addresses are those that DNS gave the name in that time; of an address, Names
@@ -342,6 +342,9 @@ func MergeWho(all []Who) Who {
 func (w *Who) sort() {
 	slices.SortFunc(w.Rows, func(a, b WhoRow) int {
 		return cmp.Or(b.Last.Compare(a.Last), cmp.Compare(a.Node, b.Node), cmp.Compare(a.ExePath, b.ExePath), cmp.Compare(a.Name, b.Name), cmp.Compare(a.ExecID, b.ExecID))
+	})
+	slices.SortFunc(w.Gaps, func(a, b HistoryGap) int {
+		return cmp.Or(a.From.Compare(b.From), cmp.Compare(a.Node, b.Node))
 	})
 	slices.SortFunc(w.Addresses, func(a, b WhoAddress) int {
 		return cmp.Or(b.Last.Compare(a.Last), cmp.Compare(a.Address, b.Address), cmp.Compare(a.Name, b.Name))
