@@ -35,7 +35,7 @@ func (v *hubView) nodeKept(node string, st *api.Status) []cell {
 		row[2].text = byteCount(uint64(h.Bytes))
 	}
 	if r := st.Rules; r != nil {
-		row[3].text, row[4] = strconv.Itoa(len(r.Rules)), count(r.Alerts)
+		row[3].text, row[4] = strconv.Itoa(atWork(r.Rules)), count(r.Alerts)
 	}
 	if problems := keptProblems(st); len(problems) > 0 {
 		row[5] = cell{text: v.safe(problems[0]), color: red}

@@ -14,8 +14,7 @@ func (v *statusView) rules() {
 		return
 	}
 	v.heading("Rules")
-	on := len(slices.DeleteFunc(slices.Clone(st.Rules), func(r api.RuleState) bool { return !r.Enabled }))
-	v.line("at work", strconv.Itoa(on)+" of "+amount(len(st.Rules), "rule")+", read "+span(v.now.Sub(st.Loaded))+" ago")
+	v.line("at work", strconv.Itoa(atWork(st.Rules))+" of "+amount(len(st.Rules), "rule")+", read "+span(v.now.Sub(st.Loaded))+" ago")
 	if st.Refused != "" {
 		v.line("changed files", v.paint(red, "not used: ")+v.safe(st.Refused))
 	}
@@ -35,4 +34,14 @@ func (v *statusView) rules() {
 	if len(rows) > 0 {
 		v.rows([]column{{head: "MATCHES", right: true}, {head: "PRIORITY"}, {head: "RULE"}}, rows)
 	}
+}
+
+// atWork counts the rules that are not off.
+func atWork(rules []api.RuleState) (n int) {
+	for _, r := range rules {
+		if r.Enabled {
+			n++
+		}
+	}
+	return n
 }
