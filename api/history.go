@@ -65,8 +65,9 @@ type HistoryStatus struct {
 	// Filter is what is kept, Kinds of which kinds that can be.
 	Filter string   `json:"filter"`
 	Kinds  []string `json:"kinds"`
-	// Error says why nothing can be kept at present; what was kept can be asked
-	// for all the same, where the directory can be read.
+	// Error says what the history cannot do at present and why, the worst of it: keep
+	// anything, or see that the disk has it, or seal, or remove what is too old. What
+	// was kept can be asked for all the same, where the directory can be read.
 	Error string `json:"error,omitempty"`
 
 	// Bytes are on disk. What is above MaxBytes, or older than MaxAge, goes.

@@ -61,7 +61,7 @@ func historyStatusCommand(g *globals) *command {
 // history writes what is kept of the past.
 func (p *page) history(st *api.HistoryStatus, now time.Time) {
 	if st.Error != "" {
-		p.line("state", p.paint(red, "nothing goes to the disk: "+p.safe(st.Error)))
+		p.line("state", p.paint(red, "the history fails: "+p.safe(st.Error)))
 	}
 	p.line("kept in", p.safe(st.Dir))
 	p.line("reaches back", reachOf(st, now))

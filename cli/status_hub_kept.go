@@ -54,7 +54,7 @@ func keptProblems(st *api.Status) (list []string) {
 		}
 	}
 	if h := st.History; h != nil {
-		add("nothing goes to the disk", h.Error)
+		add("history", h.Error)
 		if h.Archive != nil {
 			add("archive", h.Archive.Error)
 		}

@@ -237,7 +237,7 @@ func (v *whoView) notes() []string {
 		notes = append(notes, addressNotes(w, v.now)...)
 	}
 	if w.Failing != "" {
-		notes = append(notes, "the history cannot be written: "+w.Failing)
+		notes = append(notes, "the history fails: "+w.Failing)
 	}
 	switch {
 	case w.NoHistory != "":

@@ -257,7 +257,7 @@ func TestE2EHistoryWithoutRoom(t *testing.T) {
 	if n := strings.Count(a.out.String(), "nothing is kept for later"); n != 1 {
 		t.Errorf("said %d times:\n%s", n, a.out)
 	}
-	if st := a.ok("status"); !strings.Contains(st, "nothing goes to the disk") {
+	if st := a.ok("status"); !strings.Contains(st, "the history fails: ") {
 		t.Errorf("status does not tell:\n%s", st)
 	}
 	if r := a.warren("events", "--since", "1h"); r.code != 1 || !strings.Contains(r.stderr, "/proc/no/such") {
@@ -272,7 +272,7 @@ func TestE2EHistoryWithoutRoom(t *testing.T) {
 		t.Fatal(err)
 	}
 	late := start(t, options{args: []string{"--history", filepath.Join(file, "history")}})
-	if st := late.ok("status"); !strings.Contains(st, "nothing goes to the disk") {
+	if st := late.ok("status"); !strings.Contains(st, "the history fails: ") {
 		t.Errorf("status does not tell:\n%s", st)
 	}
 	if err := os.Remove(file); err != nil {
@@ -287,7 +287,7 @@ func TestE2EHistoryWithoutRoom(t *testing.T) {
 		}
 		return len(late.objects("events", "--since", "1h", "evt.kind = exit and proc.cmdline contains "+word)) > 0
 	})
-	if st := late.ok("status"); strings.Contains(st, "nothing goes to the disk") {
+	if st := late.ok("status"); strings.Contains(st, "the history fails: ") {
 		t.Errorf("status tells of what is over:\n%s", st)
 	}
 	off := start(t, options{args: []string{"--history", "off"}})
