@@ -194,7 +194,7 @@ func slotByCookie() costSlot {
 //		start = now, later by what reading the clock takes
 //	result = ps(context)
 //	if start
-//		entry.time += now - start; entry.sampled++
+//		entry.time += max(now - start, 0); entry.sampled++
 //
 // It is nil for a program that cannot be a function.
 func measure(ps *ebpf.ProgramSpec, table *ebpf.Map, slot costSlot) *ebpf.ProgramSpec {
@@ -254,7 +254,10 @@ func measure(ps *ebpf.ProgramSpec, table *ebpf.Map, slot costSlot) *ebpf.Program
 		asm.Mov.Reg(result, asm.R0),
 		asm.FnKtimeGetNs.Call(),
 		asm.Sub.Reg(asm.R0, start),
-		asm.LoadMem(asm.R1, entry, costTime, asm.DWord),
+		// An interrupt between the two readings before took longer than the run.
+		asm.JSGE.Imm(asm.R0, 0, "cost_add"),
+		asm.Mov.Imm(asm.R0, 0),
+		asm.LoadMem(asm.R1, entry, costTime, asm.DWord).WithSymbol("cost_add"),
 		asm.Add.Reg(asm.R1, asm.R0),
 		asm.StoreMem(entry, costTime, asm.R1, asm.DWord),
 		asm.LoadMem(asm.R1, entry, costSampled, asm.DWord),

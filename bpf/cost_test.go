@@ -37,10 +37,8 @@ func TestBPFCost(t *testing.T) {
 	if c.Runs < calls || c.Sampled < calls/SampleEvery-cpus || c.Sampled > c.Runs/SampleEvery+cpus {
 		t.Errorf("after %d calls: %+v", calls, c)
 	}
-	// A clock that ticks in milliseconds (a machine that trusts no better one) may
-	// stand still through every run that was measured.
-	if step := clockStep(); (c.Time <= 0 || c.Mean() <= 0) && step < time.Millisecond {
-		t.Errorf("no time was measured, by a clock of steps of %v: %+v", step, c)
+	if c.Time <= 0 || c.Mean() <= 0 {
+		t.Errorf("no time was measured: %+v", c)
 	}
 	if err := o.Detach("test.hook"); err != nil {
 		t.Fatal(err)
@@ -54,21 +52,6 @@ func TestBPFCost(t *testing.T) {
 	if c := r.Costs()["test.hook"]; c.Runs > 100 {
 		t.Errorf("attached again, it begins with %+v", c)
 	}
-}
-
-// clockStep returns by how much the monotonic clock, which the kernel's programs
-// read too, moves on at once: the least of some steps seen.
-func clockStep() time.Duration {
-	least := time.Hour
-	for range 10 {
-		begun := time.Now()
-		step := time.Duration(0)
-		for step == 0 {
-			step = time.Since(begun)
-		}
-		least = min(least, step)
-	}
-	return least
 }
 
 // Hooks at tracepoints that have the same program share it, and each knows what it
