@@ -8,7 +8,7 @@ type Alert struct {
 	Type     string   `field:"evt.type" doc:"type of the event: the system call's name, or what the kernel did"`
 	Rule     string   `field:"alert.rule" doc:"name of the rule"`
 	Priority string   `field:"alert.priority" doc:"how bad it is: Emergency, Alert, Critical, Error, Warning, Notice, Informational, Debug"`
-	Source   string   `field:"alert.source" doc:"where the event came from: syscall"`
+	Source   string   `field:"alert.source" doc:"where the event came from: syscall, or k8s_audit"`
 	Output   string   `field:"alert.output" doc:"what the rule says of the event"`
 	Fields   string   `field:"alert.output_fields" doc:"fields of the output and their values, as a JSON object"`
 	Tags     []string `field:"alert.tags" doc:"tags of the rule"`

@@ -51,7 +51,7 @@ type Event struct {
 	_ struct{} `field:"evt.rawtime" type:"int" virtual:"1" doc:"when it happened: nanoseconds since 1970"`
 	_ struct{} `field:"evt.rawtime.s" type:"int" virtual:"1" doc:"seconds of evt.rawtime"`
 	_ struct{} `field:"evt.rawtime.ns" type:"int" virtual:"1" doc:"nanoseconds of evt.rawtime in its second"`
-	_ struct{} `field:"evt.source" type:"string" virtual:"1" doc:"Falco's name for where it came from: syscall"`
+	_ struct{} `field:"evt.source" type:"string" virtual:"1" doc:"Falco's name for where it came from: syscall, or k8s_audit"`
 	_ struct{} `field:"evt.type.is" type:"string" virtual:"1" doc:"1 of events of a type, 0 of others: evt.type.is.open"`
 	_ struct{} `field:"syscall.type" type:"string" virtual:"1" doc:"evt.type, of what is a system call"`
 	_ struct{} `field:"evt.category" type:"string" virtual:"1" doc:"Falco's class of the call: file, net, IPC, memory, process, signal, user, other; of a call on any descriptor file, net, ipc or unknown, by its type"`

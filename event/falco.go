@@ -1,8 +1,11 @@
 package event
 
-import "strings"
+import (
+	"slices"
+	"strings"
+)
 
-// A FalcoField is a field that Falco documents for the events of machines.
+// A FalcoField is a field that Falco, or a plugin of Falco's, documents.
 type FalcoField struct {
 	// Name is Falco's, Form what may stand behind it: [n], [key], .TYPE.
 	Name, Form string
@@ -37,7 +40,7 @@ var falcoClasses = []FalcoClass{
 		{Name: "evt.rawtime"}, {Name: "evt.rawtime.s"}, {Name: "evt.rawtime.ns"},
 		{Name: "evt.reltime", Why: noCapture}, {Name: "evt.reltime.s", Why: noCapture}, {Name: "evt.reltime.ns", Why: noCapture},
 		{Name: "evt.pluginname", Why: noPlugin}, {Name: "evt.plugininfo", Why: noPlugin},
-		{Name: "evt.source", Note: "always syscall"},
+		{Name: "evt.source", Note: "syscall or k8s_audit"},
 		{Name: "evt.is_async", Note: "always false"},
 		{Name: "evt.asynctype", Why: "there are no asynchronous events: what containers are is no event"},
 		{Name: "evt.hostname"},
@@ -173,10 +176,10 @@ type FalcoClass struct {
 }
 
 // FalcoFields returns every field that Falco documents for events of machines,
-// those that are deprecated included. The
-// slice is shared: do not change it.
+// those that are deprecated included, and those of its plugins for the audit log of
+// Kubernetes.
 func FalcoFields() []FalcoClass {
-	return falcoClasses
+	return append(slices.Clip(falcoClasses), auditClass())
 }
 
 // FalcoWhy says why there is no field of a name that Falco has, "" for another

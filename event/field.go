@@ -86,6 +86,8 @@ type getter struct {
 	ip  func(e *Event, i int) (netip.Addr, bool)
 	key func(e *Event, key string) (string, bool)
 	all func(e *Event) map[string]string // what key looks in
+	// list appends all values of a field with List, or those of what an index chooses.
+	list func(dst []string, e *Event, at int) []string
 }
 
 // Has reports whether events of kind k can have the field.
@@ -127,6 +129,19 @@ func (f *Field) Composed() bool {
 		}
 	}
 	return false
+}
+
+// Listed reports whether the values of a field with List and IndexArg are read
+// together, by AppendList: then one at a time costs as much as all.
+func (f *Field) Listed() bool { return f.Many == List && f.Arg == IndexArg }
+
+// AppendList appends the values of a field that is Listed: all, or, unless at is -1,
+// those of what an index in brackets chooses.
+func (f *Field) AppendList(dst []string, e *Event, at int) []string {
+	if g := f.gets[kindOf(e)].list; g != nil {
+		return g(dst, e, at)
+	}
+	return dst
 }
 
 // getterOf reads a field with Ancestors off one process.
@@ -330,6 +345,7 @@ func buildCatalog() *fields {
 	c.addCallArgs()
 	c.addEventArgs()
 	c.addCallFields()
+	c.addAuditFields()
 	for k := Kind(1); k < numKinds; k++ {
 		for _, f := range c.all {
 			if f.Has(k) && !f.Virtual {

@@ -269,6 +269,9 @@ func (m *maker) complete() {
 	if d, ok := m.e.Data.(*Connection); ok && !m.recorded() && d.L4 == 0 {
 		d.L4 = TCP
 	}
+	if d, ok := m.e.Data.(*K8sAudit); ok && !m.recorded() {
+		m.completeAudit(d)
+	}
 }
 
 // set gives the event a value.

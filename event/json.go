@@ -104,6 +104,15 @@ func appendEither(b []byte, f *Field, e *Event) (_ []byte, some bool) {
 // others is null, so that generations stay aligned.
 func appendList(b []byte, f *Field, e *Event, i int) []byte {
 	b = append(b, '[')
+	if f.Listed() {
+		for n, s := range f.AppendList(nil, e, -1) {
+			if n > 0 {
+				b = append(b, ',')
+			}
+			b, _ = appendString(b, s)
+		}
+		return append(b, ']')
+	}
 	for n := 0; ; i, n = i+1, n+1 {
 		if f.Many == Ancestors && e.Process.Ancestor(i) == nil {
 			break

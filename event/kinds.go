@@ -26,6 +26,7 @@ const (
 	KindAttempt
 	KindAlert
 	KindReaction
+	KindK8sAudit
 
 	numKinds
 )
@@ -54,6 +55,7 @@ var kinds = [numKinds]kind{
 	KindAlert:     describe[Alert]("alert", "an event matched a rule", "alert"),
 	KindSyscall:   describe[Syscall]("syscall", "a system call that no other kind is about returned", callTypes()...),
 	KindReaction:  describe[Reaction]("reaction", "a rule wanted something done when it alerted: what became of it", "reaction"),
+	KindK8sAudit:  describe[K8sAudit]("k8s_audit", "a user of a Kubernetes cluster asked its API server for something; where that tells this agent", auditType),
 	KindAttempt:   describe[Attempt]("attempt", "a process asked for other credentials or namespaces and nothing changed: the call failed, or that was so before", "setuid", "setgid", "setreuid", "setregid", "setresuid", "setresgid", "setfsuid", "setfsgid", "capset", "setns", "unshare"),
 }
 
@@ -65,7 +67,7 @@ const StateKinds KindSet = 1<<KindProcess | 1<<KindCgroup | 1<<KindSocket
 // from it. They reach every consumer, whatever it filters on, complete.
 const NoticeKinds KindSet = 1<<KindLost | 1<<KindNodes
 
-// OnDemandKinds are kinds of what programs do all the time. A stream of events
+// OnDemandKinds are kinds of what programs, and users of a cluster, do all the time. A stream of events
 // has them where somebody asks for them: by kind or type, or by a field that not
 // every event has.
-const OnDemandKinds KindSet = 1<<KindOpen | 1<<KindFile | 1<<KindMount | 1<<KindFileClose | 1<<KindSyscall | 1<<KindAttempt
+const OnDemandKinds KindSet = 1<<KindOpen | 1<<KindFile | 1<<KindMount | 1<<KindFileClose | 1<<KindSyscall | 1<<KindAttempt | 1<<KindK8sAudit

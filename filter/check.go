@@ -121,8 +121,14 @@ func (c *compiler) field(x *Field) (*term, *Error) {
 			}
 			return nil, arg.errorf(x.Name+"[] wants a number, not "+quoted(arg.Text), hint)
 		}
+		if f.Listed() {
+			t.str = listed(f, int(n))
+			break
+		}
 		t.many = event.One
 		c.read(t, f, int(n)+skip)
+	case f.Listed():
+		t.field, t.str = f, listed(f, -1)
 	default:
 		t.field = f
 		c.read(t, f, 0)
@@ -154,6 +160,16 @@ func (c *compiler) read(t *term, f *event.Field, at int) {
 		t.num = reader(t.many, at, f.Num)
 		t.num.of = func(p *event.Process, _ *scratch) (int64, bool) { return f.NumOf(p) }
 	}
+}
+
+// listed makes values of a field that has to be read as a whole: all, or those of what
+// an index chooses.
+func listed(f *event.Field, at int) *values[string] {
+	return &values[string]{many: event.List, scratch: true, list: func(e *event.Event, s *scratch) ([]string, bool) {
+		n := len(s.list)
+		s.list = f.AppendList(s.list, e, at)
+		return s.list[n:], len(s.list) > n
+	}}
 }
 
 // reader makes values of an accessor.

@@ -182,41 +182,43 @@ func singles(t *term, vs []*Value) ([]netip.Addr, *Error) {
 // they stand; a name can be there twice.
 func FieldsOf(x Expr) []string {
 	var l []string
-	var operand func(o Operand)
-	operand = func(o Operand) {
-		switch o := o.(type) {
-		case *Field:
-			l = append(l, o.Name)
-		case *Call:
-			for _, a := range o.Args {
-				operand(a)
-			}
-		case *List:
-			for _, a := range o.Items {
-				operand(a)
-			}
-		}
-	}
-	var walk func(x Expr)
-	walk = func(x Expr) {
-		switch x := x.(type) {
-		case *And:
-			for _, y := range x.X {
-				walk(y)
-			}
-		case *Or:
-			for _, y := range x.X {
-				walk(y)
-			}
-		case *Not:
-			walk(x.X)
-		case *Check:
-			operand(x.Left)
-			if x.Right != nil {
-				operand(x.Right)
-			}
-		}
-	}
-	walk(x)
+	VisitFields(x, func(f *Field) { l = append(l, f.Name) })
 	return l
+}
+
+// VisitFields calls fn with each field that x looks at, in the order in which they
+// stand.
+func VisitFields(x Expr, fn func(*Field)) {
+	switch x := x.(type) {
+	case *And:
+		for _, y := range x.X {
+			VisitFields(y, fn)
+		}
+	case *Or:
+		for _, y := range x.X {
+			VisitFields(y, fn)
+		}
+	case *Not:
+		VisitFields(x.X, fn)
+	case *Check:
+		visitOperand(x.Left, fn)
+		if x.Right != nil {
+			visitOperand(x.Right, fn)
+		}
+	}
+}
+
+func visitOperand(o Operand, fn func(*Field)) {
+	switch o := o.(type) {
+	case *Field:
+		fn(o)
+	case *Call:
+		for _, a := range o.Args {
+			visitOperand(a, fn)
+		}
+	case *List:
+		for _, a := range o.Items {
+			visitOperand(a, fn)
+		}
+	}
 }

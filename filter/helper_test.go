@@ -87,6 +87,7 @@ var dataOf = map[event.Kind]func() event.Data{
 	event.KindAttempt:     func() event.Data { return new(event.Attempt) },
 	event.KindAlert:       func() event.Data { return new(event.Alert) },
 	event.KindReaction:    func() event.Data { return new(event.Reaction) },
+	event.KindK8sAudit:    func() event.Data { return new(event.K8sAudit) },
 }
 
 type builder struct {

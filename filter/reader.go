@@ -12,9 +12,11 @@ import (
 // A Reader reads a field of events, or what a transformer makes of one, as text.
 // It is immutable and can be used by any number of goroutines at once.
 type Reader struct {
-	t    *term
-	c    *compiler
-	name string
+	t       *term
+	c       *compiler
+	name    string
+	fields  []string
+	isField bool // and no transformer
 }
 
 // ParseReader reads a field or a transformer, with its arguments, at the
@@ -31,7 +33,10 @@ func ParseReader(text string) (r *Reader, n int, err error) {
 	if fail != nil {
 		return nil, 0, fail
 	}
-	return &Reader{t: t, c: c, name: text[:p.pos]}, p.pos, nil
+	r = &Reader{t: t, c: c, name: text[:p.pos]}
+	_, r.isField = x.(*Field)
+	visitOperand(x, func(f *Field) { r.fields = append(r.fields, f.Name) })
+	return r, p.pos, nil
 }
 
 // readable parses what can stand on the left of an operator.
@@ -54,6 +59,10 @@ func (r *Reader) Type() event.Type { return r.t.typ }
 // Field returns the field that is read, nil where it is a transformer, or has
 // something in brackets.
 func (r *Reader) Field() *event.Field { return r.t.field }
+
+// Fields returns the names of the fields that the value is made of. The slice is
+// shared: do not change it.
+func (r *Reader) Fields() []string { return r.fields }
 
 // Kinds returns the kinds of events that can have a value.
 func (r *Reader) Kinds() event.KindSet { return r.t.kinds }
@@ -92,6 +101,26 @@ func (r *Reader) Append(b []byte, e *event.Event) ([]byte, bool) {
 		b = append(b, ')')
 	}
 	return b, true
+}
+
+// IsList reports whether the value is a list of texts that events have.
+func (r *Reader) IsList() bool { return r.isField && r.t.many == event.List && r.t.str != nil }
+
+// AppendJSON appends the value of what IsList as an array of JSON, or null where e
+// has none.
+func (r *Reader) AppendJSON(b []byte, e *event.Event) []byte {
+	s := r.c.pool.Get().(*scratch)
+	defer s.put(r.c.pool)
+	n := 0
+	r.t.str.find(e, s, func(v string) bool {
+		b = append(b, "[,"[min(n, 1)])
+		b, n = event.AppendString(b, v), n+1
+		return false
+	})
+	if n == 0 {
+		return append(b, "null"...)
+	}
+	return append(b, ']')
 }
 
 // Num returns the value of a number, of a bool, a duration or a time, as
