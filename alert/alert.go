@@ -96,6 +96,7 @@ type Engine struct {
 	log   *slog.Logger
 
 	now     atomic.Pointer[rules]
+	began   chan struct{} // closed when Run looks at events
 	alerts  atomic.Uint64 // told, each match of a summary counted
 	lost    atomic.Uint64 // events that rules would have read
 	refused atomic.Pointer[refusal]
@@ -130,7 +131,7 @@ func New(cfg Config, spine Spine, log *slog.Logger) (*Engine, error) {
 	if err != nil {
 		return nil, err
 	}
-	e := &Engine{look: r.cfg.Look, spine: spine, log: log, changes: make(chan *Change), files: r.files}
+	e := &Engine{look: r.cfg.Look, spine: spine, log: log, changes: make(chan *Change), began: make(chan struct{}), files: r.files}
 	e.now.Store(r)
 	return e, nil
 }
@@ -202,7 +203,7 @@ func newRules(cfg Config, files []rule.File) (*rules, error) {
 	// Those that are bad enough.
 	set = &rule.Set{Rules: slices.DeleteFunc(slices.Clone(set.Rules), func(r *rule.Rule) bool { return r.Priority > cfg.Least })}
 	r := &rules{
-		cfg: cfg, files: files, set: set, matcher: rule.NewMatcher(set, rule.SourceSyscall), loaded: time.Now(),
+		cfg: cfg, files: files, set: set, matcher: rule.NewMatcher(set), loaded: time.Now(),
 		matched: map[*rule.Rule]*atomic.Uint64{}, over: make(chan struct{}),
 	}
 	for _, x := range set.Rules {
@@ -214,7 +215,7 @@ func newRules(cfg Config, files []rule.File) (*rules, error) {
 	return r, nil
 }
 
-// kinds are those that rules of this machine's events can be about.
+// kinds are those that rules can be about.
 const kinds = event.AllKinds &^ (event.StateKinds | event.NoticeKinds | 1<<event.KindAlert | 1<<event.KindReaction)
 
 // wants are the streams of some rules, one for each worker, or none where there is
@@ -224,9 +225,10 @@ func (r *rules) wants() []Want {
 	var of event.KindSet
 	var all interest.Interest
 	for _, x := range r.set.Rules {
-		if x.Enabled && x.Source == rule.SourceSyscall {
-			of |= x.Program.Kinds() & kinds
-			all.Terms = append(all.Terms, x.Program.Interest().Among(kinds).Terms...)
+		if x.Enabled {
+			mine := x.Kinds() & kinds
+			of |= mine
+			all.Terms = append(all.Terms, x.Program.Interest().Among(mine).Terms...)
 		}
 	}
 	if of == 0 {
@@ -243,11 +245,18 @@ func (r *rules) wants() []Want {
 	return list
 }
 
-// share is a number by which the events of a process stay together.
+// share is a number by which the events of a process stay together. What no process
+// has done is shared out one by one.
 func share(e *event.Event) uint64 {
+	if e.Actor.IsZero() {
+		return e.Seq
+	}
 	h := (uint64(e.Actor.PID)<<32 ^ e.Actor.Start) * 0x9e3779b97f4a7c15 // Knuth: 2^64 divided by the golden ratio
 	return h >> 32
 }
+
+// Began is closed once no event is missed any more, which Run sees to.
+func (e *Engine) Began() <-chan struct{} { return e.began }
 
 // drainTime is how long an engine that ends waits for the end of its streams.
 const drainTime = 10 * time.Second
@@ -267,6 +276,7 @@ func (e *Engine) Run(ctx context.Context) error {
 	case err != nil:
 		return err
 	}
+	close(e.began)
 	g.Go(func() error {
 		tick := time.NewTicker(e.look)
 		defer tick.Stop()

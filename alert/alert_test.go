@@ -546,3 +546,44 @@ func TestAggregateSockets(t *testing.T) {
 		t.Error("who talks to whom is told wrong")
 	}
 }
+
+// TestSources shows rules the events of their own source, and no others.
+func TestSources(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := &files{text: someRules + `
+- rule: request
+  desc: d
+  condition: ka.verb = get
+  output: "%ka.user.name"
+  priority: NOTICE
+  source: k8s_audit
+- rule: no request
+  desc: d
+  condition: evt.type = audit
+  output: o
+  priority: NOTICE
+`}
+		e, spine, stop := run(t, Config{Load: f.load, Workers: 4})
+		defer stop()
+		<-e.Began()
+		spine.emit(exec(1, "ls"))
+		for i := range 3 {
+			ev, err := event.ParseAudit(fmt.Appendf(nil, `{"auditID":"a%d","verb":"get","user":{"username":"ann"},"stageTimestamp":"2026-11-21T10:00:00.5Z"}`, i))
+			if err != nil {
+				t.Fatal(err)
+			}
+			spine.emit(ev)
+		}
+		synctest.Wait()
+		spine.mu.Lock()
+		for _, a := range spine.told {
+			if want := map[bool]string{true: "k8s_audit", false: "syscall"}[a.Data.(*event.Alert).Rule == "request"]; a.Data.(*event.Alert).Source != want {
+				t.Errorf("%+v", a.Data)
+			}
+		}
+		spine.mu.Unlock()
+		if got, want := spine.alerts(), []string{"any: ls", "request: ann", "request: ann", "request: ann"}; !slices.Equal(got, want) {
+			t.Errorf("alerts %q, want %q", got, want)
+		}
+	})
+}

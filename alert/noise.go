@@ -137,6 +137,7 @@ var differing = []string{
 	// call by ruleKey. In those of others it is one that something is done to.
 	"fd.uid", "fd.cookie", "conn.start", "conn.duration", "conn.latency", "conn.rtt", "conn.rtt_min", "dns.id", "dns.latency",
 	"flow.start", "flow.last", "flow.duration", "alert.first", "alert.last", "alert.uuid", "alert.evt.num", "reaction.duration", "lost.until",
+	"ka.auditid", "jevt.obj", "jevt.rawtime", "json.obj", "json.rawtime",
 }
 
 // append appends what has to be the same of an event.

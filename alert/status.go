@@ -20,8 +20,8 @@ type Status struct {
 
 // RuleStatus is what became of a rule.
 type RuleStatus struct {
-	Name, Priority string
-	Enabled        bool
+	Name, Priority, Source string
+	Enabled                bool
 	// Matches counts the events since the rules were loaded.
 	Matches uint64
 }
@@ -34,7 +34,7 @@ func (e *Engine) Status() Status {
 		st.Unlike = r.noise.overflow()
 	}
 	for _, x := range r.set.Rules {
-		st.Rules = append(st.Rules, RuleStatus{Name: x.Name, Priority: x.Priority.String(), Enabled: x.Enabled, Matches: r.matched[x].Load()})
+		st.Rules = append(st.Rules, RuleStatus{Name: x.Name, Priority: x.Priority.String(), Source: x.Source, Enabled: x.Enabled, Matches: r.matched[x].Load()})
 	}
 	if was := e.refused.Load(); was != nil {
 		st.Refused, st.RefusedAt = was.err, was.at

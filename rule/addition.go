@@ -17,7 +17,7 @@ type Addition struct {
 	Output string
 	// Fields are told with the fields of the output, and not in its text.
 	Fields []ExtraField
-	// Suggested adds [Suggested] to the output.
+	// Suggested adds [Suggested] to the output of rules of [SourceSyscall].
 	Suggested bool
 }
 
@@ -91,7 +91,7 @@ func (c *Config) added(r *Rule) string {
 		if a.Output != "" {
 			out += " " + a.Output
 		}
-		if a.Suggested {
+		if a.Suggested && r.Source == SourceSyscall {
 			out += " " + Suggested
 		}
 	}

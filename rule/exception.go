@@ -157,7 +157,7 @@ func (x *exception) complete(it *item, source string) bool {
 			it.fail(x.node, ErrValidate, "use in, pmatch, intersects, or an operator with oneof, anyof or allof", "exception %s has one field, which is compared with all values at once: %s does not do that", printable(x.name), comp)
 		}
 	}
-	if source == SourceSyscall && !it.bad {
+	if kindsOf(source) != 0 && !it.bad {
 		for _, f := range x.fields {
 			if _, err := filter.Compile(f + " exists"); err != nil {
 				it.fail(x.node, ErrValidate, "", "exception %s: %v", printable(x.name), err)

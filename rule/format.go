@@ -196,6 +196,10 @@ func (f *Format) AppendFields(b []byte, e *event.Event) []byte {
 		}
 		b = event.AppendString(b, p.name)
 		b = append(b, ':')
+		if p.isList() {
+			b = p.value.AppendJSON(b, e)
+			continue
+		}
 		text, ok := p.append(room[:0], e)
 		if fn := numbers[p.name]; fn != nil && p.said == nil {
 			var n int64
@@ -212,6 +216,12 @@ func (f *Format) AppendFields(b []byte, e *event.Event) []byte {
 		}
 	}
 	return append(b, '}')
+}
+
+// isList reports whether the value is a list in JSON too, as the lists of Falco's
+// plugins are.
+func (p *part) isList() bool {
+	return p.said == nil && p.value.Kinds() == auditKinds && p.value.IsList()
 }
 
 // plain reports whether the value is a JSON number, or true or false.

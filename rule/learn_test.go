@@ -88,7 +88,7 @@ func TestLearn(t *testing.T) {
 	if set == nil {
 		t.Fatalf("%+v\n%s", findings, text)
 	}
-	w := NewMatcher(set, SourceSyscall).NewWorker()
+	w := NewMatcher(set).NewWorker()
 	for _, k := range kinds {
 		if told := len(w.Match(exec(k.image, k.exe, k.parent))) == 1; told == k.silenced {
 			t.Errorf("%+v: told %v\n%s", k, told, text)

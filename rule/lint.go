@@ -76,7 +76,7 @@ func values(c *filter.Check) (vs []*filter.Value) {
 func (l *loader) lint(set *Set) {
 	for _, r := range set.Rules {
 		d := l.rules.at(r.Name)
-		if r.Program.Kinds() == 0 || len(r.Program.Interest().Terms) == 0 {
+		if r.Kinds() == 0 || len(r.Program.Interest().Terms) == 0 {
 			l.warn(d.it, WarnNeverMatches, "", "no event that Warren sees can match the rule%s", because(r))
 		}
 	}

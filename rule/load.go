@@ -16,7 +16,7 @@ type File struct {
 
 // Config says what rules may count on; its zero value is what an agent has.
 type Config struct {
-	// Sources are the sources of events beside [SourceSyscall].
+	// Sources are the sources of events beside [SourceSyscall] and [SourceAudit].
 	Sources []string
 	// Extra is appended to what every rule says, behind a blank.
 	Extra string
@@ -24,14 +24,14 @@ type Config struct {
 	Add []Addition
 }
 
-func (c Config) sources() []string { return append([]string{SourceSyscall}, c.Sources...) }
+func (c Config) sources() []string { return append([]string{SourceSyscall, SourceAudit}, c.Sources...) }
 
 func (c Config) hasSource(name string) bool { return slices.Contains(c.sources(), name) }
 
 // plugins are those of Falco's whose work Warren does itself, with the version
 // whose fields it has.
 func (c Config) plugins() map[string]version {
-	return map[string]version{"container": {0, 6, 0}}
+	return map[string]version{"container": {0, 6, 0}, "k8saudit": {0, 18, 0}, "json": {0, 7, 4}}
 }
 
 func (c Config) pluginNames() string {

@@ -71,8 +71,9 @@ const (
 	always int32 = -2
 )
 
-// NewMatcher makes a matcher for the enabled rules of a source in a set.
-func NewMatcher(set *Set, source string) *Matcher {
+// NewMatcher makes a matcher for the enabled rules of a set. A rule sees no event of
+// another source.
+func NewMatcher(set *Set) *Matcher {
 	m := &Matcher{}
 	m.typ, _ = event.Lookup("evt.type")
 	atoms := map[string]*filter.Program{}
@@ -80,7 +81,7 @@ func NewMatcher(set *Set, source string) *Matcher {
 		m.kinds[k] = map[string]*plan{}
 		for _, typ := range k.Types() {
 			b := &builder{kind: k, typ: typ, atoms: atoms, byKey: map[string]int32{}}
-			if p := b.plan(set, source); p != nil {
+			if p := b.plan(set); p != nil {
 				m.kinds[k][typ] = p
 				m.nodes = max(m.nodes, len(p.nodes))
 				m.names = max(m.names, len(p.rules))
@@ -102,12 +103,12 @@ type builder struct {
 }
 
 // plan returns nil where no rule can match.
-func (b *builder) plan(set *Set, source string) *plan {
+func (b *builder) plan(set *Set) *plan {
 	p := &plan{}
 	b.checks = map[int32]*filter.Check{}
 	var needs [][]int32 // what has to hold for each rule
 	for _, r := range set.Rules {
-		if !r.Enabled || r.Source != source || !r.Program.Kinds().Has(b.kind) {
+		if !r.Enabled || !r.Kinds().Has(b.kind) {
 			continue
 		}
 		root := b.add(r.Condition)
@@ -266,7 +267,7 @@ func costOf(x *filter.Check) int32 {
 		if ef.Many == event.Ancestors && f.Arg == nil {
 			c *= 5
 		}
-		if ef.Composed() {
+		if ef.Composed() || ef.Listed() || f.Arg != nil && ef.Arg == event.KeyArg {
 			c += 10
 		}
 		if ef.Type == event.String {

@@ -102,7 +102,7 @@ func TestMatcher(t *testing.T) {
 		if set == nil {
 			t.Fatalf("%s\n%+v", text.String(), findings)
 		}
-		worker := NewMatcher(set, SourceSyscall).NewWorker()
+		worker := NewMatcher(set).NewWorker()
 		for range 300 {
 			e := w.event()
 			var want []string
@@ -176,7 +176,7 @@ func falcoWorker(t testing.TB) (*Worker, []*event.Event) {
 	add(process("nginx", c), open("/var/log/nginx/access.log", true))
 	add(process("curl", nil), &event.Connection{Type: "connect", Socket: event.Socket{Local: netip.MustParseAddr("10.0.0.1"), Remote: netip.MustParseAddr("203.0.113.1"), LocalPort: 40000, RemotePort: 443, L4: event.TCP}})
 	add(process("gdb", nil), &event.Exec{Type: "execve"})
-	return NewMatcher(set, SourceSyscall).NewWorker(), events
+	return NewMatcher(set).NewWorker(), events
 }
 
 // BenchmarkMatch is the cost of one event with Falco's rules.

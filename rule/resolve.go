@@ -156,6 +156,9 @@ func (l *loader) compile(d *ruleDef) *Rule {
 		return nil
 	}
 	l.cfg.addFields(r)
+	if !l.saysOwn(d, unknown) {
+		return nil
+	}
 	cond := l.parse(it, d.cond, nil)
 	if cond == nil {
 		return nil
@@ -182,6 +185,9 @@ func (l *loader) compile(d *ruleDef) *Rule {
 		l.mistake(it, code, fail)
 		return nil
 	}
+	if !l.looksAtOwn(d, full) {
+		return nil
+	}
 	if d.source == SourceSyscall && d.warnTypes && manyTypes(full) {
 		l.warn(it, WarnNoEvtType, "name the types of events that it is about: evt.type in (...)", "the rule looks at more than %d types of events", maxTypes)
 	}
@@ -195,6 +201,50 @@ func (l *loader) compile(d *ruleDef) *Rule {
 		l.warn(it, WarnCost, "what history keeps around each alert can be asked for", "capture has no effect: Warren writes no capture files")
 	}
 	return r
+}
+
+// saysOwn reports whether a rule's output has only fields of the rule's source. What
+// else is added to it may have others: they are missing there.
+func (l *loader) saysOwn(d *ruleDef, code Code) bool {
+	text := d.output.String()
+	f, err := ParseFormat(text)
+	if err != nil {
+		return true // what was added ends a field, or else it has been said
+	}
+	for _, p := range f.fields {
+		for _, name := range p.value.Fields() {
+			if hasField(d.source, name) {
+				continue
+			}
+			at := strings.Index(text, name)
+			msg, hint := otherSource(d.source, name)
+			src, place, columns := d.output.find(at, at+len(name))
+			l.findings = append(l.findings, Finding{Code: code, Place: place, Item: d.it.kind, Name: d.it.name, Msg: msg, Hint: hint, Excerpt: src.excerpt(place, columns)})
+			return false
+		}
+	}
+	return true
+}
+
+// looksAtOwn reports whether a rule's condition looks only at fields of the rule's
+// source.
+func (l *loader) looksAtOwn(d *ruleDef, cond filter.Expr) bool {
+	var foreign *filter.Field
+	filter.VisitFields(cond, func(f *filter.Field) {
+		if foreign == nil && !hasField(d.source, f.Name) {
+			foreign = f
+		}
+	})
+	if foreign == nil {
+		return true
+	}
+	code := ErrCompileCondition
+	if d.skipUnknown {
+		code = WarnUnknownFilter
+	}
+	msg, hint := otherSource(d.source, foreign.Name)
+	l.at(d.it, code, foreign.Span, hint, "%s", msg)
+	return false
 }
 
 // except takes the rule's exceptions away from its condition.

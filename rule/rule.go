@@ -50,9 +50,6 @@ func ParsePriority(name string) (Priority, bool) {
 	return 0, false
 }
 
-// SourceSyscall is the source of events of this machine: what sensors see.
-const SourceSyscall = "syscall"
-
 // A Rule is a condition and what to say of an event that it holds for.
 type Rule struct {
 	Name     string
@@ -113,7 +110,7 @@ func (s *Set) Rule(name string) (*Rule, bool) {
 func (s *Set) Kinds() (kinds event.KindSet) {
 	for _, r := range s.Rules {
 		if r.Enabled {
-			kinds |= r.Program.Kinds()
+			kinds |= r.Kinds()
 		}
 	}
 	return kinds

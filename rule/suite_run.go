@@ -35,7 +35,7 @@ func (r *Result) Passed() bool { return len(r.Differences) == 0 }
 // Run puts the tests to rules. The error is a *[SuiteError]: an alert of a rule
 // that there is not, or that is not enabled.
 func (s *Suite) Run(set *Set) ([]Result, error) {
-	w := NewMatcher(set, SourceSyscall).NewWorker()
+	w := NewMatcher(set).NewWorker()
 	var results []Result
 	for i := range s.Tests {
 		t := &s.Tests[i]
