@@ -57,7 +57,9 @@ func (p *Pipeline) publishCounted(e *event.Event) {
 // publish hands an event, now complete and immutable, to those who want it.
 // The caller holds p.mu.
 func (p *Pipeline) publish(e *event.Event) {
-	p.recent.add(e)
+	if heldBytes(e) <= maxRecent {
+		p.recent.add(e)
+	}
 	for _, s := range p.routes[e.Data.Kind()%maxKinds] {
 		if s.opts.Match == nil || s.opts.Match(e) {
 			s.push(e)
@@ -68,8 +70,9 @@ func (p *Pipeline) publish(e *event.Event) {
 	}
 }
 
-// Tell publishes an event that a consumer has made of others: it is numbered,
-// and has its Process already. Tell does not block.
+// Tell publishes an event that a consumer has made of others, or that comes from
+// elsewhere than the kernel: it is numbered, and has its Process already. Tell does
+// not block.
 func (p *Pipeline) Tell(e *event.Event) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -80,6 +83,33 @@ func (p *Pipeline) Tell(e *event.Event) {
 	p.seq++
 	e.Seq = p.seq
 	p.publish(e)
+}
+
+// TellLost tells every consumer of a loss where what [Pipeline.Tell] is told comes
+// from.
+func (p *Pipeline) TellLost(l *event.Lost) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if !p.closed {
+		p.lost(time.Now(), bootTime(), l)
+	}
+}
+
+// Crowded reports whether half of what may wait for a consumer of events of kind k
+// does. Who has more to tell does well to wait a little.
+func (p *Pipeline) Crowded(k event.Kind) bool {
+	p.mu.Lock()
+	to := p.routes[k%maxKinds] // replaced, never changed
+	p.mu.Unlock()
+	for _, s := range to {
+		s.mu.Lock()
+		crowded := s.n >= len(s.queue)/2 || s.bytes >= maxHeld/2
+		s.mu.Unlock()
+		if crowded {
+			return true
+		}
+	}
+	return false
 }
 
 // lost tells every consumer of a loss. The caller holds p.mu.

@@ -72,6 +72,7 @@ type Subscription struct {
 	// reader's goroutine, and it counts what it drops in gap.
 	queue    []*event.Event
 	head, n  int
+	bytes    int // that its events hold: see heldBytes
 	gap      gap
 	matched  uint64
 	lost     uint64
@@ -97,6 +98,22 @@ type gap struct {
 }
 
 func (g *gap) open() bool { return g.last != nil }
+
+// maxHeld is how many bytes the events that wait for a consumer may hold: as many
+// events as fit into a queue can hold more than there is memory.
+const maxHeld = 32 << 20
+
+// maxRecent is how much an event may hold to be one of Pipeline.Recent.
+const maxRecent = 8 << 10
+
+// heldBytes is how much an event holds that can be large; 0 for what comes from the
+// kernel, where all is bounded.
+func heldBytes(e *event.Event) int {
+	if a, ok := e.Data.(*event.K8sAudit); ok {
+		return len(a.JSON)
+	}
+	return 0
+}
 
 // takeAtOnce is how many events a consumer takes from its queue under one lock.
 const takeAtOnce = 64
@@ -236,7 +253,7 @@ func (s *Subscription) end(drop bool) {
 	s.closed = true
 	if drop {
 		clear(s.queue)
-		s.head, s.n, s.gap = 0, 0, gap{}
+		s.head, s.n, s.bytes, s.gap = 0, 0, 0, gap{}
 	}
 	s.rouse()
 }
@@ -253,7 +270,7 @@ func (s *Subscription) push(e *event.Event) {
 	}
 	// After a gap the queue takes again when half of it is free: one long gap
 	// tells more than one event lost in two, and loses no more.
-	if s.n == len(s.queue) || s.gap.open() && s.n > len(s.queue)/2 {
+	if s.n == len(s.queue) || s.bytes > maxHeld || s.gap.open() && (s.n > len(s.queue)/2 || s.bytes > maxHeld/2) {
 		s.drop(e)
 		return
 	}
@@ -269,6 +286,7 @@ func (s *Subscription) put(e *event.Event) {
 	}
 	s.queue[i] = e
 	s.n++
+	s.bytes += heldBytes(e)
 	s.puts++
 }
 
@@ -408,6 +426,7 @@ func (s *Subscription) take(sleep bool) (bool, error) {
 	s.batch = s.buf[:0]
 	for range min(s.n, takeAtOnce) {
 		s.batch = append(s.batch, s.queue[s.head])
+		s.bytes -= heldBytes(s.queue[s.head])
 		s.queue[s.head] = nil
 		if s.head++; s.head == len(s.queue) {
 			s.head = 0
