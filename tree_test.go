@@ -39,6 +39,7 @@ var layers = []struct {
 	{4, []string{"sensor", "identity", "kube"}, "what a sensor is, who is who, and the cluster's API server"},
 	{4, []string{"store"}, "the history knows events and what is asked of them, not who tells and who asks"},
 	{4, []string{"settings"}, "what people write about agents and hubs"},
+	{4, []string{"audit"}, "what API servers tell becomes events, of whoever wants them"},
 	{4, []string{"archive"}, "copies files that it is told of, and knows neither events nor who sealed them"},
 	{5, []string{"alert"}, "rules at work know a stream of events, not whose"},
 	{6, []string{"alert/channel"}, "where alerts go: a channel knows an alert, not who made it"},
