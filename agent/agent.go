@@ -107,6 +107,13 @@ func Run(ctx context.Context, cfg Config, stdout io.Writer, log *slog.Logger) (e
 		return err
 	}
 
+	// API servers -> events of their audit logs.
+	if me.audit, err = openAudit(ctx, cfg, me.spine, log); err != nil {
+		return err
+	}
+	defer me.audit.close()
+	unheard(me.alerts, &cfg.Audit, log)
+
 	// Alerts -> who waits for them.
 	if me.channels, err = openAlerts(cfg, me.spine, stdout, log); err != nil {
 		return err
@@ -172,6 +179,9 @@ func Run(ctx context.Context, cfg Config, stdout io.Writer, log *slog.Logger) (e
 		defer me.reacts.close()
 		return me.alerts.Run(ctx)
 	})
+	if me.audit != nil {
+		part("kubernetes audit", func(ctx context.Context) error { return me.audit.run(ctx, me.alerts) })
+	}
 	part("alerts", me.channels.run)
 	part("configuration", me.changes.run)
 	if me.talk != nil {

@@ -57,6 +57,7 @@ type Config struct {
 	Rules      RulesConfig
 	Alerts     AlertsConfig
 	Reactions  reaction.Config
+	Audit      AuditConfig
 	History    HistoryConfig
 
 	Road     bpf.Config

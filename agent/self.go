@@ -10,6 +10,7 @@ import (
 
 	"warren/alert"
 	"warren/api"
+	"warren/audit"
 	"warren/bpf"
 	"warren/event"
 	"warren/filter"
@@ -36,6 +37,7 @@ type self struct {
 	channels *alerts           // where they go
 	changes  *changes          // of the configuration
 	reacts   *reactions        // what rules have done
+	audit    *auditLog         // nil where no API server tells anything
 	seen     *flowWatch        // nil where packets are left alone
 	talk     *api.MapCollector // nil where connections are not watched
 	road     *bpf.Road
@@ -91,6 +93,7 @@ func (s *self) Status() api.Status {
 		Alerts:        s.channels.status(),
 		Changes:       s.changes.state(),
 		Reactions:     s.reacts.status(),
+		Audit:         s.audit.state(&s.cfg.Audit),
 		Capabilities:  []api.Cap{},
 		Sensors:       []api.Sensor{},
 		Kinds:         []api.Kind{},
@@ -148,6 +151,9 @@ func (s *self) Status() api.Status {
 	for _, g := range r.Rings {
 		st.Rings = append(st.Rings, api.Ring{Lane: g.Lane.String(), Size: g.Size, Waiting: g.Waiting, Highest: g.Highest})
 		st.Memory.Rings += uint64(g.Size)
+	}
+	if a := st.Audit; a != nil && a.Bad+a.TooLarge > 0 {
+		st.Losses = append(st.Losses, api.Loss{Lane: audit.Lane, Kind: event.KindK8sAudit.String(), Count: a.Bad + a.TooLarge})
 	}
 	lostInQueues := p.Gone.Lost
 	for _, c := range p.Subscriptions {

@@ -80,6 +80,7 @@ func options() []option {
 		{Key: "alerts", Doc: "where alerts go", Sub: alertsOptions()},
 		{Key: "reactions", Doc: "what rules may have done when they alert; without enabled: true nothing", Check: func(c *Config) error { return c.Reactions.Check() },
 			Sub: settings.Within(reaction.Options(), func(c *Config) *reaction.Config { return &c.Reactions })},
+		{Key: "kubernetes-audit", Doc: "from where audit events of Kubernetes API servers come, for rules of the source k8s_audit: docs/kubernetes-audit.md", Sub: auditOptions()},
 		{Key: "history", Doc: "what is kept of the past, on disk", Sub: []option{
 			{Key: "enabled", Doc: "false keeps nothing (true)", Set: setHistoryEnabled},
 			{Key: "dir", Doc: "directory; without it history below that of the state", Set: file(func(c *Config) *string { return &c.History.Dir })},

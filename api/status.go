@@ -42,6 +42,8 @@ type Status struct {
 	Changes *Changes `json:"changes,omitempty"`
 	// Reactions is absent where none are enabled and none were wanted.
 	Reactions *Reactions `json:"reactions,omitempty"`
+	// Audit is absent where no API server tells anything.
+	Audit *AuditState `json:"kubernetes_audit,omitempty"`
 	// History is absent where nothing is kept.
 	History *HistoryStatus `json:"history,omitempty"`
 

@@ -48,6 +48,8 @@ func (s screen) detail(r *record) cell {
 		return s.nodesDetail(r)
 	case event.KindSyscall:
 		return s.callDetail(r)
+	case event.KindK8sAudit:
+		return s.auditDetail(r)
 	}
 	return cell{}
 }
@@ -410,6 +412,8 @@ func (s screen) lostDetail(r *record) string {
 		text += ", a kernel map was full"
 	case "ring":
 		text += ", the ring of the datapath was full"
+	case "audit":
+		text += ", an API server told what could not be read, or was too large"
 	default:
 		text += " " + s.safe(lane)
 	}

@@ -324,6 +324,8 @@ func (et *eventTable) fields() []string {
 		"dns.type", "dns.name", "dns.response", "dns.rcode", "dns.answers", "dns.latency",
 		"alert.rule", "alert.priority", "alert.output", "alert.count",
 		"reaction.action", "reaction.target", "reaction.outcome", "reaction.count", "reaction.dry_run", "reaction.reason", "reaction.output",
+		"ka.user.name", "ka.impuser.name", "ka.verb", "ka.uri", "ka.stage", "ka.target.resource", "ka.target.subresource", "ka.target.namespace", "ka.target.name",
+		"ka.response.code", "ka.response.reason",
 	})
 	if et.wide {
 		names = slices.Concat(names, userFields, executableFields, []string{"proc.cwd", "container.image"})

@@ -11,7 +11,7 @@ import (
 const falcoIntro = `<!-- Generated from the table in event/falco.go by ` + "`make generate`" + `. Do not edit. -->
 # Falco's fields
 
-Every field that Falco documents for the source ` + "`syscall`" + `, its deprecated ones included, in Falco's order. Where there is no remark it is what it is in Falco, with the same text in outputs. [events.md](events.md)
+Every field that Falco documents for the source ` + "`syscall`" + `, its deprecated ones included, in Falco's order, and those of its plugins for the source ` + "`k8s_audit`" + `. Where there is no remark it is what it is in Falco, with the same text in outputs. [events.md](events.md)
 describes the fields, and has many more; [syscalls.md](syscalls.md) has the arguments of system calls.
 
 What an event does not have is ` + "`<NA>`" + ` in outputs and null in ` + "`output_fields`" + `; a comparison with it does not hold. A rule that names a field that is *not* there is refused with the reason that stands here, or left out

@@ -102,7 +102,7 @@ func replayed(env *Env, names []string, only string) (*rule.Set, error) {
 	}
 	var on []*rule.Rule
 	for _, r := range set.Rules {
-		if r.Enabled && r.Source == rule.SourceSyscall {
+		if r.Enabled && r.Kinds() != 0 {
 			on = append(on, r)
 		}
 	}
@@ -164,7 +164,7 @@ func (r *replayView) ask(ctx context.Context) (string, error) {
 	var conditions []string
 	var kinds event.KindSet
 	for _, x := range r.set.Rules {
-		reads := x.Program.Kinds() & ofRules
+		reads := x.Kinds() & ofRules
 		missing := reads &^ r.kept
 		switch {
 		case reads == 0:
@@ -181,7 +181,11 @@ func (r *replayView) ask(ctx context.Context) (string, error) {
 		}
 		r.judged = append(r.judged, x)
 		kinds |= reads & r.kept
-		conditions = append(conditions, "("+x.Condition.String()+")")
+		condition := "(" + x.Condition.String() + ")"
+		if x.Source == rule.SourceAudit {
+			condition = "(evt.kind = k8s_audit and " + condition + ")"
+		}
+		conditions = append(conditions, condition)
 	}
 	if kinds == 0 {
 		return "", nil
@@ -226,7 +230,7 @@ func (r *replayView) say(text string) {
 // them.
 func (r *replayView) alerts(lines api.Lines) api.Lines {
 	return func(yield func([]byte, error) bool) {
-		w := rule.NewMatcher(&rule.Set{Rules: r.judged}, rule.SourceSyscall).NewWorker()
+		w := rule.NewMatcher(&rule.Set{Rules: r.judged}).NewWorker()
 		var room []byte
 		for line, err := range lines {
 			if err != nil {

@@ -84,6 +84,7 @@ func (v *statusView) write() {
 	v.rules()
 	v.alerts()
 	v.reactions()
+	v.audit()
 	v.capabilities()
 	v.traffic()
 	v.losses()
