@@ -347,9 +347,11 @@ func TestLogNotThere(t *testing.T) {
 	f := follow(t, t.TempDir())
 	f.end()
 	f.write(item("a") + "\n")
-	f.begin()
+	f.rename("audit.log.1")
 	f.write(item("b") + "\n")
-	f.sink.wait(t, "a b")
+	f.begin()
+	f.write(item("c") + "\n")
+	f.sink.wait(t, "a b c")
 }
 
 // TestLogEmptied notices that a log was emptied, also where it has grown since.

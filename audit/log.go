@@ -71,7 +71,7 @@ type position struct {
 	Ino    uint64 `json:"ino"`  // 0 for a log that was not there
 	Head   string `json:"head"` // hash of the first bytes: another file can get the number
 	Offset int64  `json:"offset"`
-	// Changed is when the file was last written to.
+	// Changed is when the file was last written to, or was looked for.
 	Changed time.Time `json:"changed"`
 }
 
@@ -81,7 +81,9 @@ const headSize = 256
 const (
 	defaultLook = 250 * time.Millisecond
 	saveEvery   = time.Second
-	chunk       = 256 << 10
+	// tick is how much the clock of files can be behind.
+	tick  = 10 * time.Millisecond
+	chunk = 256 << 10
 )
 
 // NewLog makes a follower of a log, which need not be there.
@@ -173,7 +175,7 @@ func (l *Log) begin() error {
 		return l.open(l.cfg.Path, true)
 	}
 	if was.Ino == 0 {
-		return l.open(l.cfg.Path, false)
+		return l.after(was.Changed)
 	}
 	files, err := l.files()
 	if err != nil {
@@ -192,8 +194,17 @@ func (l *Log) begin() error {
 		}
 	}
 	l.gap("the log that was read is not there any more: " + l.cfg.Path)
+	return l.after(was.Changed)
+}
+
+// after opens the first file that was written to after a moment, or the log.
+func (l *Log) after(t time.Time) error {
+	files, err := l.files()
+	if err != nil {
+		return err
+	}
 	for _, f := range files {
-		if f.info.ModTime().After(was.Changed) {
+		if f.info.ModTime().After(t) {
 			return l.open(f.path, false)
 		}
 	}
@@ -207,6 +218,7 @@ func (l *Log) open(path string, end bool) error {
 	l.at = position{Path: l.cfg.Path}
 	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
 	if errors.Is(err, fs.ErrNotExist) {
+		l.at.Changed = time.Now().Add(-tick) // it may come and be renamed before anybody looks
 		return nil
 	}
 	if err != nil {
@@ -350,6 +362,9 @@ func (l *Log) next() error {
 		n, _ := l.f.ReadAt(l.buf, l.at.Offset)
 		l.take(l.buf[:n])
 	}
+	if l.at.Ino == 0 {
+		return l.after(l.at.Changed)
+	}
 	files, err := l.files()
 	if err != nil {
 		return err
@@ -359,7 +374,7 @@ func (l *Log) next() error {
 	if at < 0 { // it is gone
 		at = slices.IndexFunc(files, func(f logFile) bool { return f.info.ModTime().After(l.at.Changed) }) - 1
 	}
-	if at+1 < len(files) && l.at.Ino != 0 && at >= -1 {
+	if at >= -1 && at+1 < len(files) {
 		following = files[at+1].path
 	}
 	return l.open(following, false)
