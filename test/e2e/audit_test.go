@@ -204,7 +204,7 @@ func TestE2EKubernetesAudit(t *testing.T) {
 	b.waitReady()
 	kept := func() string {
 		var list []string
-		for _, o := range b.objects("events", "evt.kind = alert and alert.rule = secret", "--since", "1h", "--until", "now", "-o", "json") {
+		for _, o := range b.objects("events", "evt.kind = alert and alert.rule = secret", "--since", "1h", "--until", "now") {
 			list = append(list, o.str("alert.output"))
 		}
 		slices.Sort(list)
