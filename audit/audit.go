@@ -165,7 +165,7 @@ func (in *Intake) wrong(counter *uint64, what, why string) {
 	s := in.stats
 	in.mu.Unlock()
 	if say {
-		in.log.Warn(what, "bad", s.Bad, "tooLarge", s.TooLarge, "refused", s.Refused, "err", why)
+		in.log.Warn("not all that an API server told was taken", "what", what, "bad", s.Bad, "tooLarge", s.TooLarge, "refused", s.Refused, "err", why)
 	}
 }
 
