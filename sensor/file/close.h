@@ -146,16 +146,16 @@ __noinline int close_tell(__u32 what, __u32 fd)
 	return 0;
 }
 
-/* Descriptors of a table that go: those between from and end, of which bits says that they do. */
+/* Descriptors of a table that go: those before end, of which bits says that they do. */
 struct close_scan {
 	__u64 files;	  /* of struct file *, by number */
 	__u64 open, bits; /* by bit; bits may be open */
-	__u32 from, end;
-	__u32 fd; /* where the scan is */
+	__u64 file;	  /* with several holders, that was looked for last */
+	__u64 holders, found;
+	__u32 end, fd, at; /* fd is where the scan is, at where it looks for file */
+	__u32 left;	   /* steps that all searches together may still take */
 	__u32 what;
-	/* Of one file among them, for close_first. */
-	__u64 file, found;
-	__u32 first, at;
+	__u32 zero;
 };
 
 /* In a map, as path.h says. */
@@ -193,34 +193,41 @@ static __always_inline struct file *close_file(struct close_scan *s, __u32 fd)
 	return (struct file *)read_word((void *)s->files + (__u64)fd * sizeof(struct file *));
 }
 
-static long close_first_step(__u32 i, struct close_state *st)
+static long close_search_step(__u32 i, struct close_state *st)
 {
 	struct close_scan *s = st->s;
 	__u32 fd = s->at, at = fd;
 
-	if (fd >= s->end)
+	if (fd >= s->end || s->found >= s->holders || !s->left)
 		return 1;
-	if (close_goes(s, &at) && (__u64)close_file(s, fd) == s->file && !s->found++)
-		s->first = fd;
+	s->left--;
+	if (close_goes(s, &at) && (__u64)close_file(s, fd) == s->file)
+		s->found++;
 	s->at = at;
 	return 0;
 }
 
-#define CLOSE_STEPS (1 << 20) /* words and descriptors that are looked at */
+/*
+ * Words and descriptors that are looked at: by the scan, and by all searches together,
+ * or who has made many descriptors would hold up the CPU by the square of their number.
+ */
+#define CLOSE_STEPS  (1 << 20)
+#define CLOSE_SEARCH (1 << 18)
 
-/* Of a file that has several holders: the first descriptor, if all of them go; else -1. Global, as walk_run is. */
-__noinline int close_first(__u64 file)
+/* Whether all holders of a file that has several are descriptors that go, fd the first. Global, as walk_run is. */
+__noinline int close_first(__u64 file, __u32 fd)
 {
 	struct close_state st = { .s = close_scan() };
 	struct close_scan *s = st.s;
 
-	if (!s)
-		return -1; /* never */
+	if (!s || s->file == file)
+		return 0; /* it was not all before, or fd is not the first */
 	s->file = file;
+	s->holders = close_holders((struct file *)file);
 	s->found = 0;
-	s->at = s->from;
-	bpf_loop(CLOSE_STEPS, close_first_step, &st, 0);
-	return s->found == close_holders((struct file *)file) ? (int)s->first : -1;
+	s->at = fd;
+	bpf_loop(CLOSE_SEARCH, close_search_step, &st, 0);
+	return s->found == s->holders;
 }
 
 static long close_step(__u32 i, struct close_state *st)
@@ -237,7 +244,7 @@ static long close_step(__u32 i, struct close_state *st)
 	if (!goes)
 		return 0;
 	file = close_file(s, fd);
-	if (close_counts(file) && (close_holders(file) == 1 || close_first((__u64)file) == (int)fd))
+	if (close_counts(file) && (close_holders(file) == 1 || close_first((__u64)file, fd)))
 		close_tell(s->what, fd);
 	return 0;
 }
@@ -256,10 +263,14 @@ static __noinline int close_many(__u32 what, __u32 first, __u32 last, bool cloex
 	s->files = (__u64)READ(fdt, fd);
 	s->open = (__u64)READ(fdt, open_fds);
 	s->bits = cloexec ? (__u64)READ(fdt, close_on_exec) : s->open;
-	s->from = s->fd = first;
+	s->file = 0;
+	s->fd = first;
 	s->end = last < max ? last + 1 : max;
+	s->left = CLOSE_SEARCH;
 	s->what = what;
 	bpf_loop(CLOSE_STEPS, close_step, &st, 0);
+	if (s->fd < s->end || !s->left) /* what was not looked at may be one to tell */
+		record_count_lost(REC_FILE_CLOSE);
 	return 0;
 }
 

@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"slices"
+	"strconv"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -17,7 +18,7 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	testkit.Main(m, map[string]func([]string) int{"close": helperClose, "crowd": helperCrowd})
+	testkit.Main(m, map[string]func([]string) int{"close": helperClose, "crowd": helperCrowd, "hoard": helperHoard})
 }
 
 // written is what is in each file that helpers close.
@@ -170,6 +171,58 @@ func TestBPFClosesOfMany(t *testing.T) {
 		}
 		if !slices.Equal(by, []string{"exit"}) {
 			t.Fatalf("told as closed by %q, want once by exit", by)
+		}
+	}
+}
+
+// helperHoard DIR N ends with N more descriptors of each of two files, in turn.
+func helperHoard(args []string) int {
+	n, err := strconv.Atoi(args[1])
+	if err == nil {
+		most := uint64(2*n + 100)
+		err = unix.Setrlimit(unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: most, Max: most})
+	}
+	var fds [2]int
+	for i, name := range []string{"a", "b"} {
+		if err == nil {
+			fds[i], err = put(args[0], name)
+		}
+	}
+	for i := range 2 * n {
+		if err == nil {
+			_, err = unix.Dup(fds[i%2])
+		}
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	return 0
+}
+
+// TestBPFClosesOfHoard: whether a file has other holders than many descriptors of one
+// process is not looked for without end, and what is not found so is counted.
+func TestBPFClosesOfHoard(t *testing.T) {
+	w := start(t, bpf.Config{}, event.Kinds(event.KindFileClose))
+	for _, c := range []struct {
+		n    int
+		lost bool
+	}{{10, false}, {1000, true}} {
+		lost := w.lost("file.close")
+		cmd := testkit.Command(t, "hoard", t.TempDir(), strconv.Itoa(c.n))
+		if err := cmd.Run(); err != nil {
+			t.Fatal(err)
+		}
+		got := map[string]int{}
+		for _, e := range w.of(cmd.Process.Pid) {
+			f := e.Data.(*event.FileClose)
+			got[filepath.Base(f.Name)+" by "+f.By]++
+		}
+		if !maps.Equal(got, map[string]int{"a by exit": 1, "b by exit": 1}) {
+			t.Errorf("with %d descriptors of each: %v", c.n, got)
+		}
+		if lost = w.lost("file.close") - lost; lost > 0 != c.lost {
+			t.Errorf("with %d descriptors of each %d are counted as lost", c.n, lost)
 		}
 	}
 }
