@@ -6,7 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net/url"
-	"strings"
+	"regexp"
 	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -61,15 +61,19 @@ func (c *Client) DeletePod(ctx context.Context, pod PodName, grace time.Duration
 	return judgePod(c.rest.Delete().AbsPath(pod.path()).SetHeader("Content-Type", "application/json").Body(body).Do(asking(ctx, "pods/delete")).Error())
 }
 
+// otherUID is how servers say that a pod has another UID. Names of pods and keys of
+// labels, which stand in errors too, can have the word as well.
+var otherUID = regexp.MustCompile(`(?i)uid in (the )?precondition|uid mismatch|metadata\.uid: `)
+
 // judgePod says what an error means for a pod that was named by its UID. That
 // another one has its name, servers tell of patches as of a change that is not
 // valid, or as of a conflict, which can have other reasons.
 func judgePod(err error) error {
-	otherUID := (apierrors.IsInvalid(err) || apierrors.IsConflict(err)) && strings.Contains(strings.ToLower(err.Error()), "uid")
+	gone := (apierrors.IsInvalid(err) || apierrors.IsConflict(err)) && otherUID.MatchString(err.Error())
 	switch {
 	case err == nil:
 		return nil
-	case apierrors.IsNotFound(err), otherUID:
+	case apierrors.IsNotFound(err), gone:
 		return ErrPodGone
 	case apierrors.IsInvalid(err), apierrors.IsForbidden(err), apierrors.IsBadRequest(err), apierrors.IsMethodNotSupported(err):
 		return fmt.Errorf("%w: %w", ErrRefused, err)

@@ -72,8 +72,11 @@ func TestPodActions(t *testing.T) {
 	}{
 		{"no such pod", status(404, metav1.StatusReasonNotFound, `pods "web-1" not found`), ErrPodGone},
 		{"another pod has its name", status(409, metav1.StatusReasonConflict, `Operation cannot be fulfilled on Pod "web-1": Precondition failed: UID in precondition: uid-1, UID in object meta: uid-2`), ErrPodGone},
+		{"the same, found earlier", status(409, metav1.StatusReasonConflict, `Operation cannot be fulfilled on Pod "web-1": the UID in the precondition (uid-1) does not match the UID in record (uid-2). The object might have been deleted and then recreated`), ErrPodGone},
 		{"the same, of a patch", status(422, metav1.StatusReasonInvalid, `Pod "web-1" is invalid: metadata.uid: Invalid value: "uid-1": field is immutable`), ErrPodGone},
 		{"a conflict", status(409, metav1.StatusReasonConflict, `the object has been modified; please apply your changes to the latest version`), nil},
+		{"a conflict about a pod that is named so", status(409, metav1.StatusReasonConflict, `Operation cannot be fulfilled on pods "druid-0": the object has been modified; please apply your changes to the latest version`), nil},
+		{"a label that is named so", status(422, metav1.StatusReasonInvalid, `Pod "web-1" is invalid: metadata.labels: Invalid value: "uid": x`), ErrRefused},
 		{"no right", status(403, metav1.StatusReasonForbidden, `pods "web-1" is forbidden: User "system:serviceaccount:warren:warren-agent" cannot delete resource "pods"`), ErrRefused},
 		{"not valid", status(422, metav1.StatusReasonInvalid, `Pod "web-1" is invalid: metadata.labels: Invalid value: "x"`), ErrRefused},
 		{"trouble", status(500, metav1.StatusReasonInternalError, "etcd is away"), nil},
