@@ -18,35 +18,47 @@ type window struct {
 	used int
 }
 
-// take reports whether it may be done once more.
-func (w *window) take(l rule.Limit, now time.Time) bool {
+// room reports whether it may be done once more.
+func (w *window) room(l rule.Limit, now time.Time) bool {
+	return !now.Before(w.end) || w.used < l.Times
+}
+
+// take notes that it is done once more.
+func (w *window) take(l rule.Limit, now time.Time) {
 	if !now.Before(w.end) {
 		*w = window{end: now.Add(l.Per)}
 	}
-	if w.used >= l.Times {
-		return false
-	}
 	w.used++
-	return true
 }
 
 // windows are those of many things, by name.
-type windows map[string]*window
+type windows struct {
+	at    map[string]*window
+	swept time.Time // when those that have ended were forgotten
+}
+
+// sweepEvery is how often windows that have ended are looked for, at most: that is a
+// look at all of them, while somebody waits who alerts.
+const sweepEvery = time.Second
 
 // of returns the window of a thing, nil where there is no room for one more.
-func (w windows) of(key string, now time.Time) *window {
-	at := w[key]
+func (w *windows) of(key string, now time.Time) *window {
+	at := w.at[key]
 	if at != nil {
 		return at
 	}
-	if len(w) >= maxKeys {
-		maps.DeleteFunc(w, func(_ string, at *window) bool { return !now.Before(at.end) })
+	if len(w.at) >= maxKeys && now.Sub(w.swept) >= sweepEvery {
+		maps.DeleteFunc(w.at, func(_ string, at *window) bool { return !now.Before(at.end) })
+		w.swept = now
 	}
-	if len(w) >= maxKeys {
+	if len(w.at) >= maxKeys {
 		return nil
 	}
+	if w.at == nil {
+		w.at = map[string]*window{}
+	}
 	at = &window{}
-	w[key] = at
+	w.at[key] = at
 	return at
 }
 

@@ -133,7 +133,7 @@ func New(cfg Config, env Env) (*Reactor, error) {
 	}
 	x := &Reactor{
 		cfg: cfg, env: env, calls: map[string]*channel.Call{}, pause: firstPause, quit: make(chan struct{}),
-		busy: map[string]bool{}, windows: windows{}, skipped: map[string]*skipped{}, counts: map[rule.Action]*Count{},
+		busy: map[string]bool{}, skipped: map[string]*skipped{}, counts: map[rule.Action]*Count{},
 	}
 	x.changed = sync.NewCond(&x.mu)
 	for _, w := range cfg.Webhooks {
@@ -157,9 +157,10 @@ func (x *Reactor) React(r *rule.Rule, about, told *event.Event) {
 	j := &job{rule: r, about: about, alert: told}
 	var say []*event.Event
 	x.mu.Lock()
+	room := x.room(r.Name)
 	for i := range r.Reactions {
 		do := &r.Reactions[i]
-		if v := x.admit(j, do, time.Now()); v != (verdict{}) {
+		if v := x.admit(j, do, room, time.Now()); v != (verdict{}) {
 			if v.outcome != event.ReactionLimited {
 				say = append(say, x.outcome(j, do, result{verdict: v}))
 			}
@@ -168,14 +169,8 @@ func (x *Reactor) React(r *rule.Rule, about, told *event.Event) {
 		j.todo = append(j.todo, do)
 	}
 	if len(j.todo) > 0 {
-		if x.room(r.Name) {
-			x.waiting = append(x.waiting, j)
-			x.changed.Signal()
-		} else {
-			for _, do := range j.todo {
-				say = append(say, x.outcome(j, do, result{verdict: verdict{event.ReactionFailed, "too many others wait"}}))
-			}
-		}
+		x.waiting = append(x.waiting, j)
+		x.changed.Signal()
 	}
 	x.mu.Unlock()
 	for _, e := range say {
@@ -198,8 +193,10 @@ func (x *Reactor) room(rule string) bool {
 type verdict struct{ outcome, why string }
 
 // admit judges whether something may be done now; the zero verdict is that it may.
-// The caller holds x.mu.
-func (x *Reactor) admit(j *job, do *rule.Reaction, now time.Time) verdict {
+// room is whether one more alert can wait. What is not begun, for there is too much
+// else, takes nothing of a workload's limit: it would be used up by others. The
+// caller holds x.mu.
+func (x *Reactor) admit(j *job, do *rule.Reaction, room bool, now time.Time) verdict {
 	if x.ended {
 		return verdict{event.ReactionFailed, errEnds.Error()}
 	}
@@ -207,18 +204,27 @@ func (x *Reactor) admit(j *job, do *rule.Reaction, now time.Time) verdict {
 	if do.Once && x.done.has(once) {
 		return x.skip(j, do, "it is done once for each pod", now)
 	}
-	switch w := x.windows.of(keyOf(j.rule, do, workloadOf(j.about)), now); {
+	w := x.windows.of(keyOf(j.rule, do, workloadOf(j.about)), now)
+	switch {
 	case w == nil:
 		return x.skip(j, do, "there are too many workloads to count it of one more", now)
-	case !w.take(do.Limit, now):
+	case !w.room(do.Limit, now):
 		return x.skip(j, do, "at most "+do.Limit.String()+" for each workload", now)
 	}
 	if v := x.allowed(do, j.about); v != (verdict{}) {
+		if v.outcome == event.ReactionRefused {
+			w.take(do.Limit, now) // how often it is told
+		}
 		return v
 	}
-	if !x.total.take(x.cfg.Limit, now) {
+	switch {
+	case !room:
+		return verdict{event.ReactionFailed, "too many others wait"}
+	case !x.total.room(x.cfg.Limit, now):
 		return x.skip(j, do, "at most "+x.cfg.Limit.String()+" by the agent's configuration", now)
 	}
+	w.take(do.Limit, now)
+	x.total.take(x.cfg.Limit, now)
 	if do.Once {
 		x.done.add(once)
 	}

@@ -314,6 +314,34 @@ func TestLimitOfAll(t *testing.T) {
 	})
 }
 
+// TestLimitOfOthers has a workload's limit not used up by what was not begun: there
+// was too much else, or nobody knew yet which pod it is.
+func TestLimitOfOthers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		cfg := podsAllowed
+		cfg.Limit = rule.Limit{Times: 1, Per: time.Minute}
+		s := open(t, cfg, &fakePods{})
+		r := ruleOf(t, "r", "{pod: delete, limit: 1/1h}")
+		unknown := podNamed("web-1")
+		unknown.Node = ""
+		s.alertOf(r, "early", unknown)
+		s.alertOf(ruleOf(t, "other", "{pod: {label: {q: a}}}"), "first", podNamed("db-1"))
+		s.alertOf(r, "second", podNamed("web-1"))
+		time.Sleep(2 * time.Minute)
+		synctest.Wait()
+		s.alertOf(r, "third", podNamed("web-1"))
+		synctest.Wait()
+		want := []string{
+			"early delete shop/web-1 failed: the cluster has not told which pod it is", "first label shop/db-1 done",
+			"second delete shop/web-1 limited times 1: at most 1/1m by the agent's configuration", "third delete shop/web-1 done",
+		}
+		if got := s.all(); !slices.Equal(got, want) {
+			t.Errorf("told %q, want %q", got, want)
+		}
+		s.Close()
+	})
+}
+
 // TestOnce does something once for each pod, unless it fails.
 func TestOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -397,7 +425,7 @@ func TestRoomForKeys(t *testing.T) {
 	if d.has("0") || !d.has("1") || !d.has(fmt.Sprint(maxKeys)) || len(d.at) != maxKeys {
 		t.Errorf("%d keys", len(d.at))
 	}
-	w, now := windows{}, time.Unix(1e9, 0)
+	w, now := new(windows), time.Unix(1e9, 0)
 	l := rule.Limit{Times: 1, Per: time.Minute}
 	for i := range maxKeys {
 		w.of(fmt.Sprint(i), now).take(l, now.Add(time.Duration(i%2)*time.Hour))
@@ -408,8 +436,8 @@ func TestRoomForKeys(t *testing.T) {
 	if w.of("0", now) == nil {
 		t.Error("one that is there is gone")
 	}
-	if w.of("more", now.Add(time.Minute)) == nil || len(w) != maxKeys/2+1 {
-		t.Errorf("%d windows after some have ended", len(w))
+	if w.of("more", now.Add(time.Minute)) == nil || len(w.at) != maxKeys/2+1 {
+		t.Errorf("%d windows after some have ended", len(w.at))
 	}
 }
 
