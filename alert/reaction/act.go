@@ -7,6 +7,9 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"os"
+	"path/filepath"
+	"slices"
+	"syscall"
 	"time"
 
 	"warren/alert"
@@ -128,5 +131,42 @@ func runnable(path string) error {
 	case st.Mode()&0o022 != 0:
 		return fmt.Errorf("%s can be changed by others than its owner", path)
 	}
+	end, err := filepath.EvalSymlinks(path)
+	if err != nil {
+		return err
+	}
+	for _, p := range slices.Compact([]string{path, end}) {
+		if err := kept(p); err != nil {
+			return err
+		}
+	}
 	return nil
+}
+
+// kept says why somebody else than root and who the agent is could put another file
+// in the place of one: by a link, or a directory on the way to it.
+func kept(path string) error {
+	for p := path; ; p = filepath.Dir(p) {
+		st, err := os.Lstat(p)
+		if err != nil {
+			return err
+		}
+		if own, ok := st.Sys().(*syscall.Stat_t); ok && own.Uid != 0 && int(own.Uid) != os.Geteuid() {
+			return fmt.Errorf("%s is of user %d, who can have something else run", p, own.Uid)
+		}
+		// In a sticky directory nobody moves what is of others.
+		if st.IsDir() && st.Mode()&0o022 != 0 && st.Mode()&os.ModeSticky == 0 && !readOnly(p) {
+			return fmt.Errorf("%s can be changed by others than its owner, who can have something else run", p)
+		}
+		if p == "/" {
+			return nil
+		}
+	}
+}
+
+// readOnly reports whether nothing can be written below a directory, as where a
+// ConfigMap is mounted, whose mode lets everybody.
+func readOnly(dir string) bool {
+	var fs syscall.Statfs_t
+	return syscall.Statfs(dir, &fs) == nil && fs.Flags&syscall.MS_RDONLY != 0 // which is ST_RDONLY
 }

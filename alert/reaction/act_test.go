@@ -88,6 +88,41 @@ func TestProgram(t *testing.T) {
 	}
 }
 
+// TestProgramOfOthers runs no program in whose place others can put one.
+func TestProgramOfOthers(t *testing.T) {
+	dir := t.TempDir()
+	at := func(name string) string { return filepath.Join(dir, name) }
+	must := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	for name, mode := range map[string]os.FileMode{"own": 0o755, "open": 0o777, "sticky": 0o777 | os.ModeSticky} {
+		must(os.Mkdir(at(name), 0o700))
+		must(os.WriteFile(at(name+"/program"), []byte("#!/bin/sh\n"), 0o600))
+		must(os.Chmod(at(name+"/program"), 0o755))
+		must(os.Chmod(at(name), mode)) // whatever the umask is
+	}
+	must(os.Symlink(at("open/program"), at("own/there")))
+	must(os.Symlink(at("own/program"), at("open/here")))
+	changed := at("open") + " can be changed by others than its owner, who can have something else run"
+	for name, want := range map[string]string{
+		"own/program": "", "sticky/program": "", "open/program": changed, "own/there": changed, "open/here": changed,
+	} {
+		if err := runnable(at(name)); err == nil && want != "" || err != nil && err.Error() != want {
+			t.Errorf("%s: %v, want %q", name, err, want)
+		}
+	}
+	if os.Geteuid() != 0 {
+		return
+	}
+	must(os.Chown(at("own/program"), 4711, -1))
+	if err := runnable(at("own/program")); err == nil || err.Error() != at("own/program")+" is of user 4711, who can have something else run" {
+		t.Errorf("a program of somebody else: %v", err)
+	}
+}
+
 // TestProgramEnds ends a program with all that it has started.
 func TestProgramEnds(t *testing.T) {
 	dir := t.TempDir()
