@@ -109,7 +109,9 @@ func (l *loader) appendInto(it *item, r *ruleDef, ops map[string]string) bool {
 		r.tags = slices.Compact(r.tags)
 	}
 	if ops["reaction"] == opAppend {
-		r.reactions = append(slices.Clip(r.reactions), it.reactions()...)
+		if r.reactions = append(slices.Clip(r.reactions), it.reactions()...); len(r.reactions) > maxReaction && !it.bad {
+			it.tooManyReactions(value(it.node, "reaction"))
+		}
 	}
 	if ops["exceptions"] == opAppend {
 		for _, x := range it.exceptions(true) {

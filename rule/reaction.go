@@ -158,7 +158,7 @@ func (it *item) reactions() (list []Reaction) {
 		nodes = n.Content
 	}
 	if len(nodes) > maxReaction {
-		it.fail(nodes[maxReaction], ErrYAMLValidate, "", "a rule has %d reactions at most", maxReaction)
+		it.tooManyReactions(nodes[maxReaction])
 	}
 	for _, n := range nodes {
 		if n.Kind != yaml.MappingNode {
@@ -172,6 +172,10 @@ func (it *item) reactions() (list []Reaction) {
 		list = append(list, r)
 	}
 	return list
+}
+
+func (it *item) tooManyReactions(at *yaml.Node) {
+	it.fail(at, ErrYAMLValidate, "", "a rule has %d reactions at most", maxReaction)
 }
 
 // overridesReaction refuses a reaction in an item that only changes a rule in one
