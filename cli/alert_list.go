@@ -261,7 +261,7 @@ func showAlert(ctx context.Context, env *Env, who *answerer, r *record) error {
 		return nil
 	}
 	events := newEventTable(env, who, false)
-	q, err := who.question(api.Question{Filter: "evt.kind != reaction and (proc.exec_id = " + id + " or proc.parent_exec_id = " + id + ")", Fields: events.fields()})
+	q, err := who.question(api.Question{Filter: "proc.exec_id = " + id + " or proc.parent_exec_id = " + id, Fields: events.fields()})
 	if err != nil {
 		return err
 	}
@@ -270,7 +270,23 @@ func showAlert(ctx context.Context, env *Env, who *answerer, r *record) error {
 		q.Until = time.Time{}
 	}
 	fmt.Fprintf(env.Stdout, "\n%s\n", v.paint(bold, "Around it"))
-	return newStream(env, events, who).write(who.lines(who.Recent(ctx, q), keepRoll, ""))
+	return newStream(env, events, who).write(unreacted(who.lines(who.Recent(ctx, q), keepRoll, "")))
+}
+
+// unreacted are lines but for reactions, which are shown already. A filter that leaves
+// these out asks for files and system calls as well: it is of kinds.
+func unreacted(lines api.Lines) api.Lines {
+	return func(yield func([]byte, error) bool) {
+		var r record
+		for line, err := range lines {
+			if err == nil && r.parse(line) == nil && r.kind() == event.KindReaction {
+				continue
+			}
+			if !yield(line, err) {
+				return
+			}
+		}
+	}
 }
 
 // reactions shows what became of what an alert's rule wanted done.
