@@ -236,8 +236,11 @@ func TestAuditManyContainers(t *testing.T) {
 
 // FuzzAudit reads any field of any text.
 func FuzzAudit(f *testing.F) {
-	f.Add([]byte(auditedPod), "/requestObject/spec/containers/1/name")
-	f.Add([]byte(auditedBinding), "requestObject/rules/0/verbs/1")
+	// Small ones: the fuzzer makes what it finds smaller, byte by byte.
+	const head = `{"auditID":"a","stageTimestamp":"2026-11-21T10:00:00Z","requestObject":`
+	f.Add([]byte(head+`{"spec":{"containers":[{"image":"a:1","ports":[{"hostPort":1}]}]}}}`), "/requestObject/spec/containers/0/image")
+	f.Add([]byte(head+`{"spec":{"volumes":[{"name":"v","hostPath":{"path":"/"}}]}}}`), "requestObject/spec/volumes")
+	f.Add([]byte(head+`{"subjects":[{"kind":"User","name":"u"}],"rules":[{"verbs":["*"]}]}}`), "requestObject/rules/0/verbs/0")
 	f.Add([]byte(`{"auditID":"\u00e9\ud83d","annotations":null,"requestObject":{"spec":{"containers":[1,[],{"image":null}],"volumes":{}}}}`), "/a~1b~0")
 	f.Add([]byte(`{"a":[1,2,`), "/a/1")
 	f.Add([]byte(`{"a" "b":::,,]}`), "")
