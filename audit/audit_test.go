@@ -7,6 +7,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
+	"io"
 	"log/slog"
 	"net"
 	"net/http"
@@ -17,6 +18,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/iotest"
 	"time"
 
 	"warren/event"
@@ -117,6 +119,8 @@ func TestWebhook(t *testing.T) {
 		{name: "empty", body: "", code: 400, answer: "no EventList", bad: 1},
 		{name: "version", body: strings.Replace(list(item("a")), "/v1", "/v1beta1", 1), code: 400, answer: "want audit.k8s.io/v1", bad: 1},
 		{name: "kind", body: strings.Replace(list(item("a")), "EventList", "PodList", 1), code: 400, answer: "want an EventList", bad: 1},
+		{name: "no array", body: strings.Replace(list(), "[]", "{}", 1), code: 400, answer: "no array", bad: 1},
+		{name: "no items", body: strings.Replace(list(), "[]", "null", 1), code: 200},
 		{name: "not packed", body: list(item("a")), header: map[string]string{"Content-Encoding": "gzip"}, code: 400, answer: "unpack", bad: 1},
 		{name: "large", body: list(strings.Repeat("x", 70<<10)), code: 413, answer: "65536 bytes", bad: 1},
 		{name: "large packed", body: packed(strings.Repeat("x", 10<<20)), header: map[string]string{"Content-Encoding": "gzip"}, code: 413, answer: "65536 bytes", bad: 1},
@@ -162,6 +166,47 @@ func TestWebhook(t *testing.T) {
 				t.Errorf("%d events were said to be lost, want %d", s.lost, tt.bad+tt.large)
 			}
 		})
+	}
+}
+
+// TestWebhookBroken counts nothing as lost that its sender knows was not taken.
+func TestWebhookBroken(t *testing.T) {
+	for name, text := range map[string]string{"": list(item("a")), "gzip": packed(list(item("a")))} {
+		for _, n := range []int{0, 5, len(text) - 5} {
+			s := &sink{}
+			in := NewIntake(s, 0, slog.New(slog.DiscardHandler))
+			w, err := NewWebhook(in, WebhookConfig{}, slog.New(slog.DiscardHandler))
+			if err != nil {
+				t.Fatal(err)
+			}
+			req := httptest.NewRequestWithContext(t.Context(), http.MethodPost, Path, io.MultiReader(strings.NewReader(text[:n]), iotest.ErrReader(io.ErrUnexpectedEOF)))
+			req.Header.Set("Content-Type", "application/json")
+			req.Header.Set("Content-Encoding", name)
+			rec := httptest.NewRecorder()
+			w.ServeHTTP(rec, req)
+			if st := in.Stats(); rec.Code != http.StatusRequestTimeout || st.Lost() != 0 || st.Refused != 1 {
+				t.Errorf("%d bytes %s: answered %d, %+v", n, name, rec.Code, st)
+			}
+		}
+	}
+}
+
+// TestWebhookEnds answers who is not heard to the end that nothing of it was taken.
+func TestWebhookEnds(t *testing.T) {
+	s := &sink{}
+	in := NewIntake(s, 0, slog.New(slog.DiscardHandler))
+	w, err := NewWebhook(in, WebhookConfig{}, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	req := httptest.NewRequestWithContext(ctx, http.MethodPost, Path, strings.NewReader(list(item("a"))))
+	req.Header.Set("Content-Type", "application/json")
+	rec := httptest.NewRecorder()
+	w.ServeHTTP(rec, req)
+	if rec.Code != http.StatusServiceUnavailable || s.got() != "" || in.stats.Lost() != 0 {
+		t.Errorf("answered %d, told %q", rec.Code, s.got())
 	}
 }
 
@@ -473,12 +518,14 @@ func FuzzList(f *testing.F) {
 		if err != nil {
 			return
 		}
-		for _, x := range items {
+		var all uint64
+		for x := range items {
 			in.take(x)
+			all++
 		}
 		st := in.Stats()
-		if n := st.Events + st.Repeated + st.Lost(); n != uint64(len(items)) || st.Events != uint64(len(s.ids)) {
-			t.Errorf("%d of %d events are accounted for", n, len(items))
+		if n := st.Events + st.Repeated + st.Lost(); n != all || st.Events != uint64(len(s.ids)) {
+			t.Errorf("%d of %d events are accounted for", n, all)
 		}
 	})
 }

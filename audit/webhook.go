@@ -1,6 +1,7 @@
 package audit
 
 import (
+	"bytes"
 	"compress/gzip"
 	"context"
 	"crypto/subtle"
@@ -10,6 +11,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"iter"
 	"log/slog"
 	"mime"
 	"net"
@@ -143,7 +145,7 @@ func (w *Webhook) readKeys() (*tls.Config, error) {
 		return c, nil
 	}
 	if old := w.keys.Load(); old != nil {
-		w.in.refuse("the former certificates stay in force: " + err.Error())
+		w.in.wrong(new(uint64), "changed certificates cannot be used", "the former ones stay in force: "+err.Error()) // the request is taken
 		return old, nil
 	}
 	return nil, err
@@ -195,24 +197,21 @@ func (w *Webhook) token() (string, error) {
 type answer struct {
 	code int
 	msg  string
+	why  error // what is not for who asks; nil for nothing
 }
 
 func (a *answer) Error() string { return a.msg }
 
 func answerf(code int, format string, args ...any) *answer {
-	return &answer{code, fmt.Sprintf(format, args...)}
+	return &answer{code: code, msg: fmt.Sprintf(format, args...)}
 }
 
 // ServeHTTP implements [http.Handler]. A list is taken as a whole or not at all;
 // what of it cannot be read by itself, or is too large, is counted.
 func (w *Webhook) ServeHTTP(rw http.ResponseWriter, req *http.Request) {
-	list, err := w.read(rw, req)
-	if err != nil {
-		w.fail(rw, req, err)
+	if a := w.take(rw, req); a != nil {
+		w.fail(rw, req, a)
 		return
-	}
-	for _, item := range list {
-		w.in.take(item)
 	}
 	w.in.room(req.Context())
 	rw.WriteHeader(http.StatusOK)
@@ -225,10 +224,14 @@ func (w *Webhook) fail(rw http.ResponseWriter, req *http.Request, a *answer) {
 		rw.Header().Set("Allow", http.MethodPost)
 	case http.StatusUnauthorized:
 		rw.Header().Set("WWW-Authenticate", "Bearer")
+		rw.Header().Set("Connection", "close") // others want one
 	case http.StatusServiceUnavailable:
 		rw.Header().Set("Retry-After", "1")
 	}
 	why := req.RemoteAddr + ": " + a.msg
+	if a.why != nil {
+		why += ": " + a.why.Error()
+	}
 	if a.code == http.StatusBadRequest || a.code == http.StatusRequestEntityTooLarge {
 		w.in.bad(errors.New(why)) // of somebody who may tell: events were in it
 	} else {
@@ -237,40 +240,46 @@ func (w *Webhook) fail(rw http.ResponseWriter, req *http.Request, a *answer) {
 	http.Error(rw, a.msg, a.code)
 }
 
-// read returns the events of a request.
-func (w *Webhook) read(rw http.ResponseWriter, req *http.Request) ([]json.RawMessage, *answer) {
+// errEnds answers who was not heard to the end.
+var errEnds = answerf(http.StatusServiceUnavailable, "the agent ends")
+
+// take takes in the events of a request.
+func (w *Webhook) take(rw http.ResponseWriter, req *http.Request) *answer {
 	switch {
 	case req.URL.Path != Path:
-		return nil, answerf(http.StatusNotFound, "events are taken at %s", Path)
+		return answerf(http.StatusNotFound, "events are taken at %s", Path)
 	case req.Method != http.MethodPost:
-		return nil, answerf(http.StatusMethodNotAllowed, "want POST, not %.20q", req.Method)
+		return answerf(http.StatusMethodNotAllowed, "want POST, not %.20q", req.Method)
 	}
 	if a := w.allowed(req); a != nil {
-		return nil, a
+		return a
 	}
 	if kind, _, err := mime.ParseMediaType(req.Header.Get("Content-Type")); err != nil || kind != "application/json" {
-		return nil, answerf(http.StatusUnsupportedMediaType, "want application/json, not %.60q", req.Header.Get("Content-Type"))
+		return answerf(http.StatusUnsupportedMediaType, "want application/json, not %.60q", req.Header.Get("Content-Type"))
 	}
 	select {
 	case w.bodies <- struct{}{}:
 		defer func() { <-w.bodies }()
 	case <-time.After(patience):
-		return nil, answerf(http.StatusServiceUnavailable, "%d requests are being read already", maxBodies)
+		return answerf(http.StatusServiceUnavailable, "%d requests are being read already", maxBodies)
 	case <-req.Context().Done():
-		return nil, answerf(http.StatusServiceUnavailable, "the agent ends")
+		return errEnds
 	}
 	body, a := w.body(rw, req)
 	if a != nil {
-		return nil, a
-	}
-	if req.Context().Err() != nil {
-		return nil, answerf(http.StatusServiceUnavailable, "the agent ends")
+		return a
 	}
 	list, err := parseList(body)
 	if err != nil {
-		return nil, answerf(http.StatusBadRequest, "%v", err)
+		return answerf(http.StatusBadRequest, "%v", err)
 	}
-	return list, nil
+	for item := range list {
+		if req.Context().Err() != nil { // nobody may look at it any more
+			return errEnds
+		}
+		w.in.take(item)
+	}
+	return nil
 }
 
 // allowed reports why somebody may tell nothing. A client's certificate has been
@@ -281,14 +290,31 @@ func (w *Webhook) allowed(req *http.Request) *answer {
 	}
 	want, err := w.token()
 	if err != nil {
-		w.in.refuse(err.Error())
-		return answerf(http.StatusServiceUnavailable, "the token cannot be read")
+		return &answer{code: http.StatusServiceUnavailable, msg: "the token cannot be read", why: err}
 	}
 	scheme, got, _ := strings.Cut(req.Header.Get("Authorization"), " ")
 	if !strings.EqualFold(scheme, "Bearer") || subtle.ConstantTimeCompare([]byte(strings.TrimSpace(got)), []byte(want)) != 1 {
 		return answerf(http.StatusUnauthorized, "want the bearer token")
 	}
 	return nil
+}
+
+// errBroken answers who stopped sending: nothing is lost, it comes again.
+var errBroken = answerf(http.StatusRequestTimeout, "the request did not come to its end")
+
+// A sender knows why no more comes, if that is not all.
+type sender struct {
+	from io.Reader
+	err  error
+}
+
+// Read implements [io.Reader].
+func (s *sender) Read(b []byte) (int, error) {
+	n, err := s.from.Read(b)
+	if err != nil && !errors.Is(err, io.EOF) {
+		s.err = err
+	}
+	return n, err
 }
 
 // body reads what was sent, unpacked.
@@ -299,12 +325,15 @@ func (w *Webhook) body(rw http.ResponseWriter, req *http.Request) ([]byte, *answ
 	if req.ContentLength > w.cfg.MaxBody {
 		return nil, tooLarge
 	}
-	sent := http.MaxBytesReader(rw, req.Body, w.cfg.MaxBody)
+	sent := &sender{from: http.MaxBytesReader(rw, req.Body, w.cfg.MaxBody)}
 	var from io.Reader = sent
 	switch packed := req.Header.Get("Content-Encoding"); packed {
 	case "", "identity":
 	case "gzip":
 		z, err := gzip.NewReader(sent)
+		if sent.err != nil {
+			return nil, errBroken
+		}
 		if err != nil {
 			return nil, answerf(http.StatusBadRequest, "unpack the request: %v", err)
 		}
@@ -317,6 +346,8 @@ func (w *Webhook) body(rw http.ResponseWriter, req *http.Request) ([]byte, *answ
 	switch {
 	case errors.As(err, &most), err == nil && int64(len(body)) > w.cfg.MaxBody:
 		return nil, tooLarge
+	case sent.err != nil:
+		return nil, errBroken
 	case err != nil:
 		return nil, answerf(http.StatusBadRequest, "read the request: %v", err)
 	}
@@ -326,12 +357,13 @@ func (w *Webhook) body(rw http.ResponseWriter, req *http.Request) ([]byte, *answ
 // apiVersion is that of the events that API servers send.
 const apiVersion = "audit.k8s.io/v1"
 
-// parseList returns the events of a list, or a single event.
-func parseList(body []byte) ([]json.RawMessage, error) {
+// parseList returns the events of a list, or a single event. Each is good until the
+// next one, so that a list of very many takes no more room than its text.
+func parseList(body []byte) (iter.Seq[json.RawMessage], error) {
 	var head struct {
-		Kind       string            `json:"kind"`
-		APIVersion string            `json:"apiVersion"`
-		Items      []json.RawMessage `json:"items"`
+		Kind       string          `json:"kind"`
+		APIVersion string          `json:"apiVersion"`
+		Items      json.RawMessage `json:"items"`
 	}
 	if err := json.Unmarshal(body, &head); err != nil {
 		return nil, fmt.Errorf("this is no EventList of %s: %w", apiVersion, err)
@@ -339,10 +371,24 @@ func parseList(body []byte) ([]json.RawMessage, error) {
 	switch {
 	case head.APIVersion != apiVersion:
 		return nil, fmt.Errorf("want %s, not %.60q", apiVersion, head.APIVersion)
-	case head.Kind == "EventList":
-		return head.Items, nil
 	case head.Kind == "Event":
-		return []json.RawMessage{body}, nil
+		return func(yield func(json.RawMessage) bool) { yield(body) }, nil
+	case head.Kind != "EventList":
+		return nil, fmt.Errorf("want an EventList, not %.60q", head.Kind)
+	case len(head.Items) > 0 && head.Items[0] != '[' && string(head.Items) != "null":
+		return nil, fmt.Errorf("this is no EventList of %s: its items are no array", apiVersion)
 	}
-	return nil, fmt.Errorf("want an EventList, not %.60q", head.Kind)
+	return func(yield func(json.RawMessage) bool) {
+		d := json.NewDecoder(bytes.NewReader(head.Items))
+		if _, err := d.Token(); err != nil {
+			return // none
+		}
+		var item json.RawMessage
+		for d.More() {
+			item = item[:0]
+			if d.Decode(&item) != nil || !yield(item) { // all has been found to be JSON above
+				return
+			}
+		}
+	}, nil
 }
