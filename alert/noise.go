@@ -15,6 +15,10 @@ import (
 // them is told one by one.
 const maxGroups = 8192
 
+// maxHeld is how many bytes the events that are kept for summaries may hold. What
+// is beyond them is told one by one.
+const maxHeld = 16 << 20
+
 // noise keeps identical alerts from being told again: of the same rule, about the
 // same workload, and with the same values of the output's fields, but for those
 // that differ each time. The first is told at once, those within a window behind
@@ -30,6 +34,7 @@ type noise struct {
 	mu     sync.Mutex
 	groups map[groupKey]*group
 	due    []*group // in the order of when their windows end
+	held   int      // bytes of the groups' last events
 	over   uint64   // alerts that found no room
 }
 
@@ -44,6 +49,14 @@ type group struct {
 	more  uint64 // alerts since it was last told
 	first time.Time
 	last  *event.Event
+}
+
+// held is how many bytes the last event holds.
+func (g *group) held() int {
+	if g.last == nil {
+		return 0
+	}
+	return g.last.HeldBytes()
 }
 
 func newNoise(window time.Duration, set *rule.Set) *noise {
@@ -190,13 +203,18 @@ func (n *noise) add(text []byte, r *rule.Rule, e *event.Event, now time.Time) (_
 	g := n.groups[key]
 	switch {
 	case g != nil:
+		if g.last == nil || !e.Time.Before(g.last.Time) {
+			held := n.held + e.HeldBytes() - g.held()
+			if held > max(n.held, maxHeld) {
+				n.over++
+				return text, false
+			}
+			g.last, n.held = e, held
+		}
 		if g.more == 0 {
 			g.first = e.Time
 		}
 		g.more++
-		if g.last == nil || !e.Time.Before(g.last.Time) {
-			g.last = e
-		}
 		if e.Time.Before(g.first) { // of another process
 			g.first = e.Time
 		}
@@ -234,6 +252,7 @@ func (n *noise) ended(now time.Time) (list []summary) {
 			continue
 		}
 		list = append(list, summary{g.rule, g.more, g.first, g.last})
+		n.held -= g.held()
 		g.more, g.last = 0, nil
 		if now.IsZero() {
 			delete(n.groups, g.key)

@@ -2,6 +2,8 @@ package alert
 
 import (
 	"regexp"
+	"strconv"
+	"strings"
 	"testing"
 	"time"
 
@@ -67,5 +69,40 @@ func TestAggregateArgs(t *testing.T) {
 	}
 	if kill("1") || !kill("1") || kill("2") {
 		t.Error("who is killed is told wrong")
+	}
+}
+
+// TestAggregateLarge keeps no more of large events than it may, and tells the others.
+func TestAggregateLarge(t *testing.T) {
+	set, findings := rule.Load([]rule.File{{Name: "r.yaml", Text: []byte("- rule: r\n  desc: d\n  source: k8s_audit\n  condition: ka.verb = get\n  output: '%ka.user.name'\n  priority: INFO\n")}}, rule.Config{})
+	if set == nil {
+		t.Fatal(findings)
+	}
+	n := newNoise(time.Minute, set)
+	const size, groups = 1 << 20, 2 * maxHeld >> 20
+	text := strings.Repeat("x", size)
+	again := func(user int) bool {
+		_, again := n.add(nil, set.Rules[0], &event.Event{Data: &event.K8sAudit{Type: "audit", User: strconv.Itoa(user), JSON: text}}, time.Unix(1, 0))
+		return again
+	}
+	for range 2 {
+		kept := 0
+		for range 3 {
+			for user := range groups {
+				if again(user) {
+					kept++
+				}
+			}
+		}
+		if n.held != maxHeld || n.overflow() == 0 {
+			t.Errorf("%d bytes are kept, %d alerts found no room", n.held, n.overflow())
+		}
+		told := uint64(0)
+		for _, s := range n.ended(time.Time{}) {
+			told += s.times
+		}
+		if told != uint64(kept) || n.held != 0 {
+			t.Errorf("%d of %d are told together, and %d bytes still kept", told, kept, n.held)
+		}
 	}
 }

@@ -10,7 +10,7 @@ type Status struct {
 	// could look at them.
 	Alerts, Lost uint64
 	// Unlike counts alerts that were told each, because there are too many different
-	// ones to find those that are alike.
+	// or too large ones to find those that are alike.
 	Unlike uint64
 	// Refused says why files that have changed are not used, since when; nil where
 	// all is well.

@@ -137,6 +137,15 @@ func newAudit(text []byte) *K8sAudit {
 	}
 }
 
+// HeldBytes is how much an event holds that can be large; 0 for what comes from the
+// kernel, where all is bounded.
+func (e *Event) HeldBytes() int {
+	if a, ok := e.Data.(*K8sAudit); ok {
+		return len(a.JSON)
+	}
+	return 0
+}
+
 // sourceOf is Falco's name for where an event came from.
 func sourceOf(e *Event) string {
 	if e.Data.Kind() == KindK8sAudit {

@@ -57,7 +57,7 @@ func (p *Pipeline) publishCounted(e *event.Event) {
 // publish hands an event, now complete and immutable, to those who want it.
 // The caller holds p.mu.
 func (p *Pipeline) publish(e *event.Event) {
-	if heldBytes(e) <= maxRecent {
+	if e.HeldBytes() <= maxRecent {
 		p.recent.add(e)
 	}
 	for _, s := range p.routes[e.Data.Kind()%maxKinds] {

@@ -72,7 +72,7 @@ type Subscription struct {
 	// reader's goroutine, and it counts what it drops in gap.
 	queue    []*event.Event
 	head, n  int
-	bytes    int // that its events hold: see heldBytes
+	bytes    int // that its events hold: see event.Event.HeldBytes
 	gap      gap
 	matched  uint64
 	lost     uint64
@@ -105,15 +105,6 @@ const maxHeld = 32 << 20
 
 // maxRecent is how much an event may hold to be one of Pipeline.Recent.
 const maxRecent = 8 << 10
-
-// heldBytes is how much an event holds that can be large; 0 for what comes from the
-// kernel, where all is bounded.
-func heldBytes(e *event.Event) int {
-	if a, ok := e.Data.(*event.K8sAudit); ok {
-		return len(a.JSON)
-	}
-	return 0
-}
 
 // takeAtOnce is how many events a consumer takes from its queue under one lock.
 const takeAtOnce = 64
@@ -286,7 +277,7 @@ func (s *Subscription) put(e *event.Event) {
 	}
 	s.queue[i] = e
 	s.n++
-	s.bytes += heldBytes(e)
+	s.bytes += e.HeldBytes()
 	s.puts++
 }
 
@@ -426,7 +417,7 @@ func (s *Subscription) take(sleep bool) (bool, error) {
 	s.batch = s.buf[:0]
 	for range min(s.n, takeAtOnce) {
 		s.batch = append(s.batch, s.queue[s.head])
-		s.bytes -= heldBytes(s.queue[s.head])
+		s.bytes -= s.queue[s.head].HeldBytes()
 		s.queue[s.head] = nil
 		if s.head++; s.head == len(s.queue) {
 			s.head = 0
