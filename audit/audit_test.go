@@ -387,6 +387,46 @@ func TestLog(t *testing.T) {
 	}
 }
 
+// TestLogCreated stays with a file that is renamed until something is in the new one.
+func TestLogCreated(t *testing.T) {
+	f := follow(t, t.TempDir())
+	f.write(item("a") + "\n")
+	f.sink.wait(t, "a")
+	was, err := os.OpenFile(f.path, os.O_APPEND|os.O_WRONLY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer was.Close()
+	f.rename("audit.log.1")
+	f.write("")
+	for _, id := range []string{"b", "c", "d"} {
+		if _, err := was.WriteString(item(id) + "\n"); err != nil {
+			t.Fatal(err)
+		}
+		f.sink.wait(t, "a b c d"[:1+2*int(id[0]-'a')])
+	}
+	f.write(item("e") + "\n")
+	f.sink.wait(t, "a b c d e")
+	if st := f.in.Stats(); st.Lost() != 0 || st.Repeated != 0 {
+		t.Errorf("%+v", st)
+	}
+}
+
+// TestLogEnds leaves to the next one what nobody may look at any more.
+func TestLogEnds(t *testing.T) {
+	s := &sink{}
+	l := NewLog(NewIntake(s, 0, slog.New(slog.DiscardHandler)), LogConfig{}, slog.New(slog.DiscardHandler))
+	lines := []byte(item("a") + "\n\n" + item("b") + "\n")
+	ctx, cancel := context.WithCancel(t.Context())
+	if n := l.take(ctx, lines); n != len(lines) || s.got() != "a b" {
+		t.Errorf("%d bytes of %d were taken: %q", n, len(lines), s.got())
+	}
+	cancel()
+	if n := l.take(ctx, []byte(item("c")+"\n")); n != 0 || s.got() != "a b" {
+		t.Errorf("%d bytes were taken behind the end: %q", n, s.got())
+	}
+}
+
 // TestLogNotThere waits for a log, and begins at its begin.
 func TestLogNotThere(t *testing.T) {
 	f := follow(t, t.TempDir())

@@ -113,19 +113,19 @@ func (l *Log) Run(ctx context.Context) error {
 			first = err != nil
 			l.failed(err)
 		}
-		more := false
+		more, at := false, l.at.Offset
 		if l.f != nil {
 			var err error
 			more, err = l.read(ctx)
 			l.failed(err)
 		}
-		if more {
+		if more || l.at.Offset != at {
 			idle = 0
 		} else if !first && l.replaced() {
 			// Who had it open when it was renamed may have written a last line.
 			if idle++; idle > 1 || l.f == nil {
 				idle = 0
-				err := l.next()
+				err := l.next(ctx)
 				l.failed(err)
 				more = err == nil
 			}
@@ -291,24 +291,30 @@ func (l *Log) read(ctx context.Context) (more bool, err error) {
 	}
 	text := l.buf[:n]
 	done := bytes.LastIndexByte(text, '\n') + 1
-	l.take(text[:done])
 	full := n == len(l.buf)
 	if done == 0 && full {
 		return l.long()
 	}
-	l.advance(int64(done))
+	l.advance(int64(l.take(ctx, text[:done])))
 	if done > 0 {
 		l.in.room(ctx)
 	}
 	return full, nil
 }
 
-func (l *Log) take(lines []byte) {
+// take takes in lines until ctx ends: then nobody may look at more. It returns how
+// many bytes were taken.
+func (l *Log) take(ctx context.Context, lines []byte) (n int) {
 	for line := range bytes.Lines(lines) {
+		if ctx.Err() != nil {
+			break
+		}
+		n += len(line)
 		if line = bytes.TrimSpace(line); len(line) > 0 {
 			l.in.take(line)
 		}
 	}
+	return n
 }
 
 // advance moves on by lines that are done with.
@@ -345,22 +351,25 @@ func (l *Log) long() (more bool, err error) {
 }
 
 // replaced reports whether the log is another file than the one that is read, or
-// there is one at last.
+// there is one at last. An empty one can wait: whoever writes may not know of it yet.
 func (l *Log) replaced() bool {
 	now, err := os.Stat(l.cfg.Path)
 	if err != nil {
 		return false
 	}
 	dev, ino := identityOf(now)
-	return l.f == nil || dev != l.at.Dev || ino != l.at.Ino
+	return l.f == nil || now.Size() > 0 && (dev != l.at.Dev || ino != l.at.Ino)
 }
 
 // next goes on with the file that was begun behind the one that has been read. What
 // stands behind its last line is a line nobody will complete.
-func (l *Log) next() error {
+func (l *Log) next(ctx context.Context) error {
 	if l.f != nil {
 		n, _ := l.f.ReadAt(l.buf, l.at.Offset)
-		l.take(l.buf[:n])
+		l.advance(int64(l.take(ctx, l.buf[:n])))
+	}
+	if ctx.Err() != nil {
+		return nil
 	}
 	if l.at.Ino == 0 {
 		return l.after(l.at.Changed)
