@@ -469,6 +469,42 @@ func TestLogEmptied(t *testing.T) {
 	}
 }
 
+// TestLogCopied reads on in the copy that was made of a log before it was emptied.
+func TestLogCopied(t *testing.T) {
+	f := follow(t, t.TempDir())
+	empty := func(name string) {
+		t.Helper()
+		text, err := os.ReadFile(f.path)
+		if err == nil {
+			err = os.WriteFile(filepath.Join(f.dir, name), text, 0o600)
+		}
+		if err == nil {
+			err = os.Truncate(f.path, 0)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	f.write(item("a") + "\n")
+	f.sink.wait(t, "a")
+	f.end()
+	f.write(item("b") + "\n")
+	empty("audit.log.1")
+	f.write(item("c") + "\n")
+	f.begin()
+	f.sink.wait(t, "a b c")
+	testkit.Wait(t, "that it is done with", func() bool {
+		st := f.log.State()
+		return st.File == f.path && st.Offset == int64(len(item("c")))+1
+	})
+	empty("audit.log-20261121")
+	f.write(item("d") + "\n" + item("e") + "\n")
+	f.sink.wait(t, "a b c d e")
+	if st := f.in.Stats(); st.Lost() != 0 || st.Repeated != 0 || f.log.State().Gaps != 0 {
+		t.Errorf("%+v, %+v", st, f.log.State())
+	}
+}
+
 // TestLogGone says that the log which was read is not there any more.
 func TestLogGone(t *testing.T) {
 	f := follow(t, t.TempDir())

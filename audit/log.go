@@ -177,24 +177,53 @@ func (l *Log) begin() error {
 	if was.Ino == 0 {
 		return l.after(was.Changed)
 	}
-	files, err := l.files()
-	if err != nil {
+	if found, err := l.reopen(was); found || err != nil {
 		return err
 	}
-	for _, f := range files {
-		if f.is(was) {
+	l.gap("the log that was read is not there any more: " + l.cfg.Path)
+	return l.after(was.Changed)
+}
+
+// reopen goes on at a position in its file, or, where that is gone or was emptied, in
+// a copy of what it was. It reports whether there is one of them.
+func (l *Log) reopen(was *position) (bool, error) {
+	files, err := l.files()
+	if err != nil {
+		return false, err
+	}
+	for _, same := range []bool{true, false} {
+		for _, f := range files {
+			if f.is(was) != same || f.info.Size() < was.Offset || !same && was.Offset == 0 {
+				continue
+			}
 			if err := l.open(f.path, false); err != nil {
-				return err
+				if same {
+					return false, err
+				}
+				continue
 			}
 			if l.f != nil && l.head(was.Offset) == was.Head {
 				l.at.Offset, l.at.Head = was.Offset, was.Head
-				return nil
+				return true, nil
 			}
 			l.close()
 		}
 	}
-	l.gap("the log that was read is not there any more: " + l.cfg.Path)
-	return l.after(was.Changed)
+	return false, nil
+}
+
+// copied goes on in the copy that was made of a file before it was emptied, and
+// reports whether there is one.
+func (l *Log) copied() bool {
+	f, at := l.f, l.at
+	l.f = nil
+	if found, err := l.reopen(&at); err == nil && found {
+		f.Close()
+		return true
+	}
+	l.close()
+	l.f, l.at = f, at
+	return false
 }
 
 // after opens the first file that was written to after a moment, or the log.
@@ -280,7 +309,11 @@ func (l *Log) read(ctx context.Context) (more bool, err error) {
 	if err != nil {
 		return false, fmt.Errorf("look at the log: %w", err)
 	}
-	if info.Size() < l.at.Offset || info.Size() != l.size && l.head(l.at.Offset) != l.at.Head {
+	changed := info.Size() != l.size || !info.ModTime().Equal(l.at.Changed)
+	if info.Size() < l.at.Offset || changed && l.head(l.at.Offset) != l.at.Head {
+		if l.copied() {
+			return true, nil
+		}
 		l.gap("the log was emptied: " + l.cfg.Path)
 		l.at.Offset, l.at.Head = 0, l.head(0)
 	}
