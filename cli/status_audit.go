@@ -44,6 +44,8 @@ func (v *statusView) audit() {
 	v.line("events", text)
 	if st.Bad+st.TooLarge+st.Refused > 0 {
 		v.line("not taken", v.paint(red, fmt.Sprintf("%d that cannot be read, %d too large, %d requests refused", st.Bad, st.TooLarge, st.Refused)))
+	}
+	if st.Error != "" {
 		v.line("latest", v.safe(st.Error)+" ("+span(v.now.Sub(st.ErrorAt))+" ago)")
 	}
 }
