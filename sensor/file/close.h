@@ -284,6 +284,7 @@ static __always_inline bool close_wanted(struct task_struct *p, __u32 what)
 
 enum {
 	CLOSE_RANGE_UNSHARE = 2,
+	EEXIST = 17,
 };
 
 SEC("tracepoint")
@@ -316,12 +317,24 @@ int BPF_PROG(file_close_exec, struct task_struct *p)
 	return close_many(FILE_CLOSE_EXEC, 0, ~0U, true);
 }
 
-/* By the leader of a process that ends: the table of which it was told. */
+/* The table that threads of a process have in common. */
+struct close_table {
+	__u64 table; /* struct files_struct * */
+	__u64 start; /* of the process */
+	__u32 pid;
+	__u32 zero;
+};
+
+/*
+ * Those that were told while several threads had them: of processes that ended just
+ * now, of which threads may still come. Task storage would not do: a thread that is
+ * preempted in the middle of it keeps others on its CPU from making theirs.
+ */
 struct {
-	__uint(type, BPF_MAP_TYPE_TASK_STORAGE);
-	__uint(map_flags, BPF_F_NO_PREALLOC);
-	__type(key, int);
-	__type(value, __u64);
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 1024);
+	__type(key, struct close_table);
+	__type(value, __u32);
 } close_tables SEC(".maps");
 
 /*
@@ -331,18 +344,22 @@ struct {
 SEC("tp_btf/sched_process_exit")
 int BPF_PROG(file_close_exit, struct task_struct *p)
 {
-	__u64 table = (__u64)BPF_CORE_READ(p, files), *told;
-	__u32 holders;
+	struct close_table t = { .table = (__u64)BPF_CORE_READ(p, files) };
+	__u32 holders, told = 1;
 
-	if (!table || !close_wanted(p, FILE_CLOSE_EXIT))
+	if (!t.table || !close_wanted(p, FILE_CLOSE_EXIT))
 		return 0;
+	t.start = p->group_leader->start_boottime;
+	t.pid = p->tgid;
 	holders = READ(p->files, count.counter);
-	if (holders > 1 && (p->signal->live.counter || !close_own(p)))
+	if (holders > 1) {
+		if (p->signal->live.counter || !close_own(p))
+			return 0;
+		if (bpf_map_update_elem(&close_tables, &t, &told, BPF_NOEXIST) == -EEXIST)
+			return 0;
+	} else if (bpf_map_lookup_elem(&close_tables, &t)) {
 		return 0;
-	told = bpf_task_storage_get(&close_tables, p->group_leader, NULL,
-				    holders > 1 ? BPF_LOCAL_STORAGE_GET_F_CREATE : 0);
-	if (told && __sync_lock_test_and_set(told, table) == table)
-		return 0;
+	}
 	return close_many(FILE_CLOSE_EXIT, 0, ~0U, false);
 }
 

@@ -15,7 +15,7 @@
  * Out:   struct open_record (REC_OPEN) and struct change_record (REC_FILE,
  *        REC_MOUNT, REC_FILE_CLOSE) in the ring `bulk`.
  * State: call_sets, calls, text_sets, call_texts: of calls that are on their way.
- *        close_tables: of processes that end.
+ *        close_tables: of processes that ended just now.
  *        file_scratches and seen_walks are where records and paths are built.
  */
 #include "kernel.h"

@@ -49,6 +49,14 @@ type fileChangeSlot struct {
 	Words [87]uint64
 }
 
+type fileCloseTable struct {
+	_     structs.HostLayout
+	Table uint64
+	Start uint64
+	Pid   uint32
+	Zero  uint32
+}
+
 type fileCountKey struct {
 	_       structs.HostLayout
 	Start   uint64
