@@ -401,8 +401,10 @@ func (l *Log) next(ctx context.Context) error {
 		n, _ := l.f.ReadAt(l.buf, l.at.Offset)
 		l.advance(int64(l.take(ctx, l.buf[:n])))
 	}
-	if ctx.Err() != nil {
+	select {
+	case <-ctx.Done():
 		return nil
+	default:
 	}
 	if l.at.Ino == 0 {
 		return l.after(l.at.Changed)

@@ -146,6 +146,14 @@ __noinline int close_tell(__u32 what, __u32 fd)
 	return 0;
 }
 
+/* The table that threads of a process have in common. */
+struct close_table {
+	__u64 table; /* struct files_struct * */
+	__u64 start; /* of the process */
+	__u32 pid;
+	__u32 zero;
+};
+
 /* Descriptors of a table that go: those before end, of which bits says that they do. */
 struct close_scan {
 	__u64 files;	  /* of struct file *, by number */
@@ -155,7 +163,8 @@ struct close_scan {
 	__u32 end, fd, at; /* fd is where the scan is, at where it looks for file */
 	__u32 left;	   /* steps that all searches together may still take */
 	__u32 what;
-	__u32 zero;
+	__u32 told;
+	struct close_table table; /* of file_close_exit */
 };
 
 /* In a map, as path.h says. */
@@ -317,14 +326,6 @@ int BPF_PROG(file_close_exec, struct task_struct *p)
 	return close_many(FILE_CLOSE_EXEC, 0, ~0U, true);
 }
 
-/* The table that threads of a process have in common. */
-struct close_table {
-	__u64 table; /* struct files_struct * */
-	__u64 start; /* of the process */
-	__u32 pid;
-	__u32 zero;
-};
-
 /*
  * Those that were told while several threads had them: of processes that ended just
  * now, of which threads may still come. Task storage would not do: a thread that is
@@ -344,20 +345,25 @@ struct {
 SEC("tp_btf/sched_process_exit")
 int BPF_PROG(file_close_exit, struct task_struct *p)
 {
-	struct close_table t = { .table = (__u64)BPF_CORE_READ(p, files) };
-	__u32 holders, told = 1;
+	__u64 table = (__u64)BPF_CORE_READ(p, files);
+	struct close_scan *s;
+	__u32 holders;
 
-	if (!t.table || !close_wanted(p, FILE_CLOSE_EXIT))
+	if (!table || !close_wanted(p, FILE_CLOSE_EXIT))
 		return 0;
-	t.start = p->group_leader->start_boottime;
-	t.pid = p->tgid;
+	s = close_scan();
+	if (!s)
+		return 0; /* never */
+	s->table.table = table;
+	s->table.start = p->group_leader->start_boottime;
+	s->table.pid = p->tgid;
 	holders = READ(p->files, count.counter);
 	if (holders > 1) {
 		if (p->signal->live.counter || !close_own(p))
 			return 0;
-		if (bpf_map_update_elem(&close_tables, &t, &told, BPF_NOEXIST) == -EEXIST)
+		if (bpf_map_update_elem(&close_tables, &s->table, &s->told, BPF_NOEXIST) == -EEXIST)
 			return 0;
-	} else if (bpf_map_lookup_elem(&close_tables, &t)) {
+	} else if (bpf_map_lookup_elem(&close_tables, &s->table)) {
 		return 0;
 	}
 	return close_many(FILE_CLOSE_EXIT, 0, ~0U, false);
