@@ -283,9 +283,13 @@ static __noinline int close_many(__u32 what, __u32 first, __u32 last, bool cloex
 	return 0;
 }
 
-/* Whether anybody may want a close of what the current task has open. */
-static __always_inline bool close_wanted(struct task_struct *p, __u32 what)
+/*
+ * Whether anybody may want a close of what the current task has open. Global, as
+ * walk_run is, and so that its stack is gone when close_many has its own.
+ */
+__noinline int close_wanted(__u32 what)
 {
+	struct task_struct *p = bpf_get_current_task_btf();
 	struct interest m = {};
 
 	return !(p->flags & PF_KTHREAD) && task_in_scope(p) && judge_begin(&m, what, 0, false);
@@ -303,7 +307,7 @@ int file_close_many(struct trace_event_raw_sys_enter *ctx)
 	__u32 first = ctx->args[0], last = ctx->args[1], flags = ctx->args[2];
 
 	/* Else it marks them only, or is refused. */
-	if (first > last || flags & ~CLOSE_RANGE_UNSHARE || !close_wanted(p, FILE_CLOSE_RANGE))
+	if (first > last || flags & ~CLOSE_RANGE_UNSHARE || !close_wanted(FILE_CLOSE_RANGE))
 		return 0;
 	/* A table of its own is made first: the files stay open in the other one. */
 	if (flags & CLOSE_RANGE_UNSHARE && READ(p->files, count.counter) > 1)
@@ -321,7 +325,7 @@ static __always_inline bool close_own(struct task_struct *p)
 SEC("tp_btf/sched_prepare_exec")
 int BPF_PROG(file_close_exec, struct task_struct *p)
 {
-	if (!close_wanted(p, FILE_CLOSE_EXEC) || !close_own(p))
+	if (!close_wanted(FILE_CLOSE_EXEC) || !close_own(p))
 		return 0;
 	return close_many(FILE_CLOSE_EXEC, 0, ~0U, true);
 }
@@ -349,7 +353,7 @@ int BPF_PROG(file_close_exit, struct task_struct *p)
 	struct close_scan *s;
 	__u32 holders;
 
-	if (!table || !close_wanted(p, FILE_CLOSE_EXIT))
+	if (!table || !close_wanted(FILE_CLOSE_EXIT))
 		return 0;
 	s = close_scan();
 	if (!s)
