@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
-	"net/netip"
 	"path/filepath"
 
 	"golang.org/x/sync/errgroup"
@@ -77,11 +76,7 @@ func (c *AuditConfig) checkWebhook() error {
 // loopback reports whether an address is one of this machine's loopback.
 func loopback(addr string) bool {
 	host, _, err := net.SplitHostPort(addr)
-	if err != nil {
-		return false
-	}
-	a, err := netip.ParseAddr(host)
-	return host == "localhost" || err == nil && a.IsLoopback()
+	return err == nil && api.IsLoopback(host)
 }
 
 // auditLog is what takes in audit events.
@@ -112,13 +107,12 @@ func openAudit(ctx context.Context, cfg Config, spine *pipeline.Pipeline, log *s
 	if a.webhook, err = audit.NewWebhook(a.in, c.Webhook, log); err != nil {
 		return nil, usageError("kubernetes-audit: webhook: %w", err)
 	}
-	if a.l, err = api.ListenTCP(ctx, c.Listen, auditListenKey); err != nil {
-		return nil, err
+	listen := api.ListenTCP
+	if c.Webhook.Cert == "" {
+		listen = api.ListenLoopback
 	}
-	// localhost is what /etc/hosts says it is.
-	if at, ok := a.l.Addr().(*net.TCPAddr); c.Webhook.Cert == "" && (!ok || !at.IP.IsLoopback()) {
-		a.l.Close()
-		return nil, fmt.Errorf("listen on %s: it stands for %s, which is not on loopback", c.Listen, at)
+	if a.l, err = listen(ctx, c.Listen, auditListenKey); err != nil {
+		return nil, err
 	}
 	return a, nil
 }

@@ -135,7 +135,7 @@ func ListenLoopback(ctx context.Context, addr, flag string) (net.Listener, error
 	if err != nil {
 		return nil, fmt.Errorf("listen on %q: want HOST:PORT: %w", addr, err)
 	}
-	if !isLoopback(host) {
+	if !IsLoopback(host) {
 		return nil, fmt.Errorf("listen on %s: not an address of loopback: whoever reaches it can read every command line; set http-public: true in the configuration to allow it", addr)
 	}
 	l, err := ListenTCP(ctx, addr, flag)
@@ -166,7 +166,9 @@ func ListenTCP(ctx context.Context, addr, flag string) (net.Listener, error) {
 	return l, nil
 }
 
-func isLoopback(host string) bool {
+// IsLoopback reports whether a host is this machine's loopback: an address of it, or
+// localhost, which may turn out to be another one when somebody listens there.
+func IsLoopback(host string) bool {
 	if host == "localhost" {
 		return true
 	}
@@ -188,7 +190,7 @@ func local(next http.Handler, addr net.Addr) http.Handler {
 		if n := len(host); n > 2 && host[0] == '[' && host[n-1] == ']' {
 			host = host[1 : n-1]
 		}
-		if !isLoopback(host) && !isOwn(host, addr) {
+		if !IsLoopback(host) && !isOwn(host, addr) {
 			refuse(w, fmt.Sprintf("the host %s is not this agent's name: ask for localhost", printable(req.Host)))
 			return
 		}
