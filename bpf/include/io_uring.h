@@ -130,6 +130,11 @@ struct io_sr_msg {
 
 #pragma clang attribute pop
 
+/* What the process knows a request by: its ring, and the number that it has given it. */
+struct uring_name {
+	__u64 ctx, data;
+};
+
 /* enum io_uring_op */
 enum {
 	URING_ACCEPT = 13,

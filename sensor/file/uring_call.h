@@ -49,10 +49,6 @@ struct uring_scratch {
 	char text[3 * PATH_MAX];
 };
 
-struct uring_name {
-	__u64 ctx, data;
-};
-
 /*
  * What was done to descriptors that share this place: bounded, and so that what
  * shares it by chance makes names unproven, and no name false.

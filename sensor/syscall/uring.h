@@ -18,11 +18,7 @@
 /* By operation: the number of the call that does the same, plus one; 0: none. Set by Go. */
 const volatile __u16 uring_calls[URING_OPS];
 
-/* What the process knows a request by, and of the latest one of that number which it is. */
-struct uring_name {
-	__u64 ctx, data;
-};
-
+/* Of the latest request of a name: which it is. */
 struct uring_ask {
 	__u64 req;
 	__s32 fd; /* -1: one of the ring's own table */
