@@ -120,7 +120,7 @@ func Run(ctx context.Context, cfg Config, stdout io.Writer, log *slog.Logger) (e
 	}
 	defer me.channels.close()
 	me.changes = newChanges(cfg, me.alerts, me.channels, log)
-	cfg.API.TestAlert = me.channels.test
+	cfg.API.TestAlert, cfg.API.Rules = me.channels.test, me.ruleFiles
 
 	// Events that know who -> what is kept of them.
 	if me.history, err = openHistory(cfg, me.spine, func() iter.Seq[*event.Process] { return me.who.Processes }, log); err != nil {

@@ -205,3 +205,11 @@ func (s *self) rules() *api.Rules {
 	}
 	return out
 }
+
+// ruleFiles returns the rule files at work as the API has them.
+func (s *self) ruleFiles() (list []api.RuleFile) {
+	for _, f := range s.alerts.Files() {
+		list = append(list, api.RuleFile{Name: f.Name, Text: string(f.Text)})
+	}
+	return list
+}

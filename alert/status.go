@@ -1,6 +1,10 @@
 package alert
 
-import "time"
+import (
+	"time"
+
+	"warren/rule"
+)
 
 // Status is how an engine is doing.
 type Status struct {
@@ -41,3 +45,6 @@ func (e *Engine) Status() Status {
 	}
 	return st
 }
+
+// Files returns the files that the rules at work were made of.
+func (e *Engine) Files() []rule.File { return e.now.Load().files }

@@ -58,6 +58,8 @@ type Config struct {
 	Endpoints Endpoints
 	// History is what is kept of the past; nil where nothing is.
 	History History
+	// Rules returns the rule files at work; nil where there can be none.
+	Rules func() []RuleFile
 	// TestAlert sends a test by a channel of alerts; nil where there can be none.
 	TestAlert func(ctx context.Context, channel string) error
 }
@@ -153,6 +155,7 @@ func (s *Server) routes() []Route {
 		MapRoute(s.answerMap),
 		PolicyRoute(s.answerPolicy),
 		PolicyStatusRoute(s.answerPolicyStatus),
+		{"/v1" + PathRules, []string{"node"}, s.serveRules},
 		{"/v1" + PathHistory, []string{"node"}, s.serveHistory},
 		{"/v1" + PathHistoryExport, []string{"filter", "since", "until"}, s.serveExport},
 		WhoRoute(s.answerWho),

@@ -74,6 +74,7 @@ func (judge) ExportHistory(context.Context, api.Question) (io.ReadCloser, error)
 func (judge) TestAlert(context.Context, string) (api.AlertTested, error) {
 	return api.AlertTested{}, errStop
 }
+func (judge) Rules(context.Context) (api.RuleFiles, error) { return api.RuleFiles{}, errStop }
 func (judge) PruneHistory(context.Context, time.Time) (api.Pruned, error) {
 	return api.Pruned{}, errStop
 }

@@ -123,6 +123,7 @@ type Agent interface {
 	ExportHistory(ctx context.Context, q api.Question) (io.ReadCloser, error)
 	PruneHistory(ctx context.Context, before time.Time) (api.Pruned, error)
 	TestAlert(ctx context.Context, channel string) (api.AlertTested, error)
+	Rules(ctx context.Context) (api.RuleFiles, error)
 }
 
 var _ Agent = (*api.Client)(nil)

@@ -202,6 +202,9 @@ func (hostile) ExportHistory(context.Context, api.Question) (io.ReadCloser, erro
 func (h hostile) TestAlert(context.Context, string) (api.AlertTested, error) {
 	return api.AlertTested{Channel: h.text}, nil
 }
+func (h hostile) Rules(context.Context) (api.RuleFiles, error) {
+	return api.RuleFiles{Files: []api.RuleFile{{Name: h.text, Text: h.text}}}, nil
+}
 func (hostile) PruneHistory(context.Context, time.Time) (api.Pruned, error) {
 	return api.Pruned{}, errStop
 }

@@ -4,7 +4,10 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"net/http"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -18,29 +21,29 @@ import (
 
 // ruleReplayCommand tells what rules would have said of the past.
 func ruleReplayCommand(g *globals) *command {
-	var output, only string
+	var output, only, base string
 	when := period{since: "1d"}
 	return &command{
 		name:    "rule replay",
-		args:    "FILE...",
+		args:    "[FILE...]",
 		summary: "Tell what rules would have alerted, by the history",
-		about: "The rules of the files are put to what the agent has kept of the last day, or since another moment: each event with the process and its ancestors as they were. The alerts are shown as alert list does, and then how many each rule would have made. " +
+		about: "The rules of the files are put to what the agent has kept of the last day, or since another moment: each event with the process and its ancestors as they were. " +
+			"They are read behind the rule files that the agent has, so that they may append to these and override them; a file that it has already takes its own place there. Asked are the rules that the files define, and those that are others by them; without files all that the agent has. The alerts are shown as alert list does, and then how many each rule would have made. " +
 			"No alert is not always an answer: which rules read events that the history does not keep, or what it does not have of ancestors, when it begins, when no agent ran and what was lost is said. What is kept is history: filter in the agent's configuration.",
 		examples: []example{
 			{"warren rule replay new.yaml", "What a new rule would have said of the last day"},
-			{"warren rule replay falco_rules.yaml local.yaml --history 7d --rule 'Terminal shell in container'", "One rule, of a week"},
+			{"warren rule replay", "What the agent's rules say of the last day"},
+			{"warren rule replay local.yaml --rules falco_rules.yaml --history 7d --rule 'Terminal shell in container'", "One rule, of a week, behind other files than the agent's"},
 			{"warren rule replay new.yaml --since 14:00 --until 15:00 -o json", "For a script"},
 		},
 		flags: append([]*option{
 			outputFlag(&output, "", "table", "wide", "json"),
 			{long: "rule", meta: "NAME", text: &only, doc: "only the rule of that name"},
+			{long: "rules", meta: "PATHS", text: &base, doc: "rule files and directories before FILE, by comma, in the place of the agent's; none for none"},
 			{long: "history", meta: "WHEN", text: &when.since, doc: "the same as --since"},
 		}, when.flags()...),
 		run: func(ctx context.Context, env *Env, args []string) error {
-			if len(args) == 0 {
-				return usagef("which rule files?")
-			}
-			set, err := replayed(env, args, only)
+			files, err := readRules(env, args)
 			if err != nil {
 				return err
 			}
@@ -54,6 +57,14 @@ func ruleReplayCommand(g *globals) *command {
 			}
 			ctx, cancel := g.finite(ctx, false)
 			defer cancel()
+			before, err := baseRules(ctx, env, who, base)
+			if err != nil {
+				return err
+			}
+			set, err := replayed(env, before, files, only)
+			if err != nil {
+				return err
+			}
 			r := &replayView{env: env, who: who, set: set, since: since, until: until, counts: map[string]uint64{}}
 			asked, err := r.ask(ctx)
 			if err != nil {
@@ -77,16 +88,62 @@ func ruleReplayCommand(g *globals) *command {
 	}
 }
 
-// replayed loads the rules of files: those that are enabled, or one.
-func replayed(env *Env, names []string, only string) (*rule.Set, error) {
-	files, err := readRules(env, names)
-	if err != nil {
-		return nil, err
+// noBase is for --rules: FILES are all rules there are.
+const noBase = "none"
+
+// baseRules returns the rule files that others change: those of paths, by comma, or
+// the agent's. An agent that does not tell them, or a hub, has none.
+func baseRules(ctx context.Context, env *Env, who *answerer, paths string) ([]rule.File, error) {
+	switch paths {
+	case noBase:
+		return nil, nil
+	case "":
+	default:
+		return readRules(env, strings.Split(paths, ","))
 	}
-	set, findings := rule.Load(files, rule.Config{Add: []rule.Addition{{Suggested: true}}}) // as the agent does
+	theirs, err := who.Rules(ctx)
+	var answer *api.Error
+	if errors.As(err, &answer) && answer.Status == http.StatusNotFound {
+		return nil, nil
+	}
+	files := make([]rule.File, len(theirs.Files))
+	for i, f := range theirs.Files {
+		files[i] = rule.File{Name: f.Name, Text: []byte(f.Text)}
+	}
+	return files, err
+}
+
+// behind returns base with files behind them; one that is of base already, by its
+// path, stands there.
+func behind(dir string, base, files []rule.File) []rule.File {
+	path := func(f rule.File) string {
+		if filepath.IsAbs(f.Name) {
+			return f.Name
+		}
+		return filepath.Join(dir, f.Name)
+	}
+	all := slices.Clone(base)
+	for _, f := range files {
+		at := slices.IndexFunc(base, func(b rule.File) bool { return path(b) == path(f) })
+		if at < 0 {
+			all = append(all, f)
+			continue
+		}
+		all[at] = f
+	}
+	return all
+}
+
+// replayed returns the enabled rules that files define behind base, and those of base
+// that they change; without files those of base. With only it is the rule of that
+// name, enabled or not.
+func replayed(env *Env, base, files []rule.File, only string) (*rule.Set, error) {
+	cfg := rule.Config{Add: []rule.Addition{{Suggested: true}}} // as the agent does
+	all := behind(env.Dir, base, files)
+	set, findings := rule.Load(all, cfg)
 	if set == nil {
 		findings = slices.DeleteFunc(findings, func(f rule.Finding) bool { return !f.IsError() })
-		if err := printFindings(env, files, nil, findings); err != nil {
+		if err := printFindings(env, all, nil, findings); err != nil {
 			return nil, err
 		}
 		return nil, errRules
@@ -100,16 +157,32 @@ func replayed(env *Env, names []string, only string) (*rule.Set, error) {
 		one.Enabled = true
 		return &rule.Set{Rules: []*rule.Rule{&one}}, nil
 	}
+	was, _ := rule.Load(base, cfg)
 	var on []*rule.Rule
 	for _, r := range set.Rules {
-		if r.Enabled && r.Kinds() != 0 {
+		about := len(files) == 0 || slices.ContainsFunc(files, func(f rule.File) bool { return f.Name == r.Place.File }) || changed(was, r)
+		if about && r.Enabled && r.Kinds() != 0 {
 			on = append(on, r)
 		}
 	}
-	if len(on) == 0 {
-		return nil, fmt.Errorf("no rule of these files is enabled")
+	switch {
+	case len(on) > 0:
+		return &rule.Set{Rules: on}, nil
+	case len(all) == 0:
+		return nil, usagef("which rule files? The agent has none")
+	case len(files) == 0:
+		return nil, errors.New("no rule of these files is enabled")
 	}
-	return &rule.Set{Rules: on}, nil
+	return nil, errors.New("these files define no rule that is enabled, and change none")
+}
+
+// changed reports whether a rule is not as a set has it, nil for none.
+func changed(was *rule.Set, r *rule.Rule) bool {
+	if was == nil {
+		return true
+	}
+	b, ok := was.Rule(r.Name)
+	return !ok || b.Enabled != r.Enabled || b.Priority != r.Priority || b.Output != r.Output || b.Condition.String() != r.Condition.String()
 }
 
 // A replayView is what rules say of the past, and what cannot be known.

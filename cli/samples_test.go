@@ -23,6 +23,7 @@ func at(ms int) time.Time { return now.Add(-time.Duration(ms) * time.Millisecond
 func ktime(t time.Time) uint64 { return uint64(t.Sub(bootTime)) }
 
 type machine struct {
+	rules                              []api.RuleFile // of the agent
 	systemd, sshd, bash, kthread       *event.Process
 	curl, sleep, memfd, failed, webapp *event.Process
 	service                            *cluster.Peer // what curl was refused by

@@ -31,7 +31,7 @@ var update = flag.Bool("update", false, "rewrite what the scripts expect")
 //
 //	warren ARGUMENTS   runs Main; variables WIDTH (a terminal of that width), NO_COLOR, LC_ALL
 //	exitcode N         holds the code of the last warren
-//	agent start|stop   the agent on $WARREN_SOCKET; agent node one of a cluster's node
+//	agent start|stop   the agent on $WARREN_SOCKET, start FILE... one with rule files; agent node one of a cluster's node
 //	kubectl warren ... the same as a plugin, with the hub of cluster_test.go; HUB says how that is doing
 func TestScripts(t *testing.T) {
 	testscript.Run(t, testscript.Params{
@@ -149,19 +149,25 @@ func cmdExitCode(ts *testscript.TestScript, _ bool, args []string) {
 
 func cmdAgent(ts *testscript.TestScript, _ bool, args []string) {
 	w := ts.Value(worldKey{}).(*world)
-	switch strings.Join(args, " ") {
+	if len(args) == 0 {
+		args = []string{""}
+	}
+	switch args[0] {
 	case "start", "node":
 		m := newMachine()
 		if args[0] == "node" {
 			m = newNode()
 			m.flow()
 		}
+		for _, name := range args[1:] {
+			m.rules = append(m.rules, api.RuleFile{Name: ts.MkAbs(name), Text: ts.ReadFile(name)})
+		}
 		w.stop = startAgent(ts.Check, ts.Getenv("WARREN_SOCKET"), m)
 		ts.Defer(func() { w.stop() })
 	case "stop":
 		w.stop()
 	default:
-		ts.Fatalf("usage: agent start|node|stop")
+		ts.Fatalf("usage: agent start|node|stop [FILE...]")
 	}
 }
 
@@ -171,7 +177,7 @@ func startAgent(check func(error), socket string, m *machine) (stop func()) {
 	listener, err := api.ListenUnix(socket)
 	check(err)
 	ctx, cancel := context.WithCancel(context.Background())
-	server := api.New(api.Config{Map: m.talk().Answer, Flows: m.flows, History: kept{m}}, recorded{m}, recorded{m}, recorded{m}, slog.New(slog.DiscardHandler))
+	server := api.New(api.Config{Map: m.talk().Answer, Flows: m.flows, History: kept{m}, Rules: func() []api.RuleFile { return m.rules }}, recorded{m}, recorded{m}, recorded{m}, slog.New(slog.DiscardHandler))
 	done := make(chan error, 1)
 	go func() { done <- server.Serve(ctx, listener) }()
 	return sync.OnceFunc(func() {
