@@ -148,7 +148,7 @@ func TestPageHeads(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		c := &chunk{col: col, rows: int(head.NumRows), most: 20, decoded: -1, pageScratch: &pageScratch{}}
+		c := &chunk{col: col, info: &chunkInfo{values: 20}, rows: int(head.NumRows), decoded: -1, pageScratch: &pageScratch{}}
 		if err := c.split(b); !errors.Is(err, errCorrupt) {
 			t.Errorf("%s: %v", name, err)
 		}

@@ -1,7 +1,6 @@
 package store
 
 import (
-	"cmp"
 	"encoding/binary"
 	"encoding/hex"
 	"errors"
@@ -15,7 +14,6 @@ import (
 	"strconv"
 
 	"github.com/parquet-go/parquet-go/bloom"
-	"github.com/parquet-go/parquet-go/compress/zstd"
 	"github.com/parquet-go/parquet-go/encoding/delta"
 	"github.com/parquet-go/parquet-go/encoding/rle"
 	"github.com/parquet-go/parquet-go/format"
@@ -48,9 +46,12 @@ type rowGroup struct {
 // A chunkInfo is what the footer says of a column in a row group.
 type chunkInfo struct {
 	at, length    int64
+	data          int64 // where its first page of data is
 	bloomAt       int64
 	indexAt       int64
+	placesAt      int64 // where it says where its pages are
 	indexLen      int32
+	placesLen     int32
 	bloomLen      int32
 	bloomSum      uint32
 	coded         bool
@@ -201,8 +202,9 @@ func (p *parquetFile) addGroup(m *format.RowGroup) error {
 		c := &m.Columns[i]
 		md := &c.MetaData
 		info := chunkInfo{
-			at: md.DataPageOffset, length: md.TotalCompressedSize, coded: md.DictionaryPageOffset > 0, values: md.NumValues, nulls: md.Statistics.NullCount,
+			at: md.DataPageOffset, data: md.DataPageOffset, length: md.TotalCompressedSize, coded: md.DictionaryPageOffset > 0, values: md.NumValues, nulls: md.Statistics.NullCount,
 			bloomAt: md.BloomFilterOffset, bloomLen: md.BloomFilterLength, indexAt: c.ColumnIndexOffset, indexLen: c.ColumnIndexLength,
+			placesAt: c.OffsetIndexOffset, placesLen: c.OffsetIndexLength,
 			least: slices.Clone(md.Statistics.MinValue), most: slices.Clone(md.Statistics.MaxValue),
 		}
 		info.bounded = md.Statistics.MinValue != nil && md.Statistics.MaxValue != nil
@@ -212,7 +214,8 @@ func (p *parquetFile) addGroup(m *format.RowGroup) error {
 		if md.Codec != format.Zstd || md.Type != p.cols[i].physical() {
 			return corrupt("column %s is packed in a way that Warren does not write", p.cols[i].name)
 		}
-		if !p.inside(info.at, info.length) || !p.inside(info.bloomAt, int64(info.bloomLen)) || !p.inside(info.indexAt, int64(info.indexLen)) {
+		if !p.inside(info.at, info.length) || !p.inside(info.bloomAt, int64(info.bloomLen)) || !p.inside(info.indexAt, int64(info.indexLen)) ||
+			!p.inside(info.placesAt, int64(info.placesLen)) {
 			return corrupt("column %s lies outside the file", p.cols[i].name)
 		}
 		p.cols[i].bloom = p.cols[i].bloom || info.bloomLen > 0
@@ -276,177 +279,6 @@ func (p *parquetFile) pageBounds(g, col int) (*format.ColumnIndex, error) {
 	return &x, nil
 }
 
-// A chunk is a column in a row group that has been read. Its pages are decoded when
-// they are asked for. It belongs to one goroutine.
-type chunk struct {
-	col   *parquetColumn
-	rows  int
-	most  int64    // values, as the footer says
-	nulls int64    // of them, likewise
-	dict  []string // of texts
-	nums  []int64  // of numbers, where they are coded
-	pages []dataPage
-
-	decoded int // page that current is; -1 none
-	current vector
-	raw     []byte
-	*pageScratch
-}
-
-// A pageScratch is what decoding a page needs meanwhile; the chunks of a row group
-// share one.
-type pageScratch struct {
-	plain  []byte
-	lv, rp []uint8
-	ints   []int32
-	longs  []int64
-}
-
-type dataPage struct {
-	pageHeader
-	body []byte // levels, then packed values
-	size int    // of the values, unpacked
-	row  int    // the first
-}
-
-// readChunk reads the column chunk of a row group. Chunks that share a scratch belong
-// to one goroutine.
-func (p *parquetFile) readChunk(g, col int, scratch *pageScratch) (*chunk, error) {
-	info := &p.groups[g].chunks[col]
-	c := &chunk{col: &p.cols[col], rows: p.groups[g].rows, most: info.values, nulls: info.nulls, decoded: -1, pageScratch: scratch}
-	err := guarded(func() error {
-		c.raw = make([]byte, info.length)
-		if _, err := p.f.ReadAt(c.raw, info.at); err != nil {
-			return readError(err)
-		}
-		return c.split(c.raw)
-	})
-	if err != nil {
-		return nil, fmt.Errorf("column %s of row group %d: %w", c.col.name, g, err)
-	}
-	return c, nil
-}
-
-// pageUnpacker is shared: it keeps what decoders need.
-var pageUnpacker zstd.Codec
-
-// split finds the pages of a chunk and reads its dictionary.
-func (c *chunk) split(b []byte) error {
-	row, values, nulls := 0, int64(0), int64(0)
-	for len(b) > 0 {
-		head, n := readPageHeader(b)
-		if n == 0 {
-			return corrupt("a page without a head")
-		}
-		b = b[n:]
-		if head.packed < 0 || head.packed > int64(len(b)) || head.unpacked < 0 || head.unpacked > maxPage {
-			return corrupt("a page of %d bytes of %d", head.packed, len(b))
-		}
-		body := b[:head.packed]
-		b = b[head.packed:]
-		switch {
-		case head.kind == int64(format.DictionaryPage) && c.pages == nil:
-			if err := head.check(body); err != nil {
-				return err
-			}
-			if err := c.readDictionary(body, int(head.values), int(head.unpacked)); err != nil {
-				return err
-			}
-		case head.kind == int64(format.DataPageV2):
-			levels := head.def + head.rep
-			// Heads have no checksum, and the footer has.
-			if head.rows < 1 || head.rows > int64(c.rows-row) || head.values < head.rows || head.values > c.most-values || head.nulls < 0 || head.nulls > head.values ||
-				head.def < 0 || head.rep < 0 || levels > head.packed || levels > head.unpacked || c.col.shape != shapeTexts && head.values != head.rows {
-				return corrupt("a page of %d rows with %d values", head.rows, head.values)
-			}
-			c.pages = append(c.pages, dataPage{pageHeader: head, body: body, size: int(head.unpacked - levels), row: row})
-			row += int(head.rows)
-			values += head.values
-			nulls += head.nulls
-		default:
-			return corrupt("a page of a type that Warren does not write")
-		}
-	}
-	if row != c.rows || values != c.most || nulls != c.nulls {
-		return corrupt("pages of %d rows of %d, with %d values of %d, %d of %d missing", row, c.rows, values, c.most, nulls, c.nulls)
-	}
-	return nil
-}
-
-func (c *chunk) unpack(b []byte, size int) ([]byte, error) {
-	if size == 0 {
-		return nil, nil
-	}
-	var err error
-	if c.plain, err = pageUnpacker.Decode(c.plain[:0], b); err != nil {
-		return nil, corrupt("%v", err)
-	}
-	if len(c.plain) != size {
-		return nil, corrupt("a page of %d bytes should have %d", len(c.plain), size)
-	}
-	return c.plain, nil
-}
-
-func (c *chunk) readDictionary(body []byte, n, size int) error {
-	b, err := c.unpack(body, size)
-	if err != nil {
-		return err
-	}
-	if c.col.shape != shapeText && c.col.shape != shapeTexts {
-		if n < 0 || len(b) != 8*n {
-			return corrupt("a dictionary of %d numbers in %d bytes", n, len(b))
-		}
-		c.nums = make([]int64, n)
-		for i := range c.nums {
-			c.nums[i] = int64(binary.LittleEndian.Uint64(b[8*i:]))
-		}
-		return nil
-	}
-	if n < 0 || 4*n > len(b) {
-		return corrupt("a dictionary of %d texts in %d bytes", n, len(b))
-	}
-	all := string(b) // one allocation for all texts
-	c.dict = make([]string, 0, n)
-	for at := 0; len(c.dict) < n; {
-		if len(b)-at < 4 {
-			return corrupt("a dictionary ends too early")
-		}
-		l := int64(binary.LittleEndian.Uint32(b[at:]))
-		if at += 4; l > int64(len(b)-at) {
-			return corrupt("a dictionary ends too early")
-		}
-		c.dict = append(c.dict, unescapeText(all[at:at+int(l)]))
-		at += int(l)
-	}
-	return nil
-}
-
-// page returns the i-th page. It is valid until the next call.
-func (c *chunk) page(i int) (*vector, error) {
-	if c.decoded == i {
-		return &c.current, nil
-	}
-	c.decoded = -1
-	d := &c.pages[i]
-	if err := d.check(d.body); err != nil {
-		return nil, fmt.Errorf("column %s: %w", c.col.name, err)
-	}
-	if err := guarded(func() error { return c.decode(d) }); err != nil {
-		return nil, fmt.Errorf("column %s: %w", c.col.name, err)
-	}
-	c.decoded = i
-	return &c.current, nil
-}
-
-// pageAt returns the number of the page with a row.
-func (c *chunk) pageAt(row int) int {
-	i, found := slices.BinarySearchFunc(c.pages, row, func(p dataPage, row int) int { return cmp.Compare(p.row, row) })
-	if !found {
-		i--
-	}
-	return i
-}
-
 func (c *chunk) decode(d *dataPage) error {
 	rep, def := d.body[:d.rep], d.body[d.rep:d.rep+d.def]
 	body := d.body[len(rep)+len(def):]
@@ -461,7 +293,7 @@ func (c *chunk) decode(d *dataPage) error {
 	rows, values, nulls := int(d.rows), int(d.values), int(d.nulls)
 	encoding := format.Encoding(d.encoding)
 	v := &c.current
-	v.rows, v.dict = rows, c.dict
+	v.rows = rows
 	there := values - nulls
 	c.longs, c.ints = slices.Grow(c.longs[:0], there+256), slices.Grow(c.ints[:0], there+64) // with room for what decoders write beyond
 	if c.col.shape == shapeTexts {
@@ -484,7 +316,7 @@ func (c *chunk) decode(d *dataPage) error {
 		if encoding != format.RLEDictionary {
 			return corrupt("text that is not in a dictionary")
 		}
-		if err := c.decodeCodes(body, there, len(c.dict)); err != nil {
+		if err := c.decodeCodes(body, there, c.dict.size()); err != nil {
 			return err
 		}
 		v.codes = spread(v.codes, c.ints, c.lv, rows, nulls)
@@ -561,7 +393,7 @@ func (c *chunk) decodeLists(rep, def, body []byte, rows, values, there int) (err
 	if c.rp, err = decodeLevels(c.rp, rep, 1, values); err != nil {
 		return err
 	}
-	if err := c.decodeCodes(body, there, len(c.dict)); err != nil {
+	if err := c.decodeCodes(body, there, c.dict.size()); err != nil {
 		return err
 	}
 	v := &c.current

@@ -20,10 +20,14 @@ func (c *chunk) sparse(at int, rows []int32, base int, codes []uint32, nums []in
 	if c.decoded == at || c.col.shape == shapeTexts || sparseShare*len(rows) > int(d.rows) {
 		return false, nil
 	}
-	if err := d.check(d.body); err != nil {
-		return false, fmt.Errorf("column %s: %w", c.col.name, err)
-	}
-	if err := guarded(func() error { return c.decodeSparse(d, rows, base, codes, nums, valid) }); err != nil {
+	err = guarded(func() error {
+		d, err := c.load(at)
+		if err != nil {
+			return err
+		}
+		return c.decodeSparse(d, rows, base, codes, nums, valid)
+	})
+	if err != nil {
 		return false, fmt.Errorf("column %s: %w", c.col.name, err)
 	}
 	return true, nil
@@ -102,7 +106,7 @@ func (c *chunk) valuesOf(d *dataPage, body []byte, there int) (r runs, size int,
 	encoding := format.Encoding(d.encoding)
 	switch {
 	case encoding == format.RLEDictionary && c.col.shape != shapeBool:
-		size = len(c.dict)
+		size = c.dict.size()
 		if c.col.shape != shapeText {
 			size = len(c.nums)
 		}

@@ -151,7 +151,7 @@ func TestParquetRoundTrip(t *testing.T) {
 		}
 		for g, vs := range wrote {
 			for i, want := range vs {
-				c, err := p.readChunk(g, i, new(pageScratch))
+				c, err := p.readChunk(g, i, new(pageScratch), nil)
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -161,6 +161,7 @@ func TestParquetRoundTrip(t *testing.T) {
 					if err != nil {
 						t.Fatal(err)
 					}
+					got.dict = c.dict.texts()
 					for k := range got.rows {
 						if a, b := valueAt(c.col.shape, got, k), valueAt(c.col.shape, want, row); !reflect.DeepEqual(a, b) {
 							t.Fatalf("seed %d: group %d, column %s, row %d is %v, want %v", seed, g, c.col.name, row, a, b)
@@ -181,7 +182,7 @@ func TestParquetRoundTrip(t *testing.T) {
 
 // readSparse reads rows of a page one by one; it reports false where that is not done.
 func readSparse(c *chunk, page int, rows []int32) (*vector, bool, error) {
-	v := &vector{rows: len(rows), dict: c.dict, null: make([]bool, len(rows))}
+	v := &vector{rows: len(rows), dict: c.dict.texts(), null: make([]bool, len(rows))}
 	if c.col.shape == shapeText {
 		v.codes = make([]uint32, len(rows))
 	} else {
@@ -206,7 +207,7 @@ func TestSparse(t *testing.T) {
 			t.Fatal(err)
 		}
 		for i, want := range wrote[0] {
-			c, err := p.readChunk(0, i, new(pageScratch))
+			c, err := p.readChunk(0, i, new(pageScratch), nil)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -357,7 +358,7 @@ func readAll(path string) error {
 			if _, err := p.pageBounds(g, i); err != nil {
 				return err
 			}
-			c, err := p.readChunk(g, i, new(pageScratch))
+			c, err := p.readChunk(g, i, new(pageScratch), nil)
 			if err != nil {
 				return err
 			}
@@ -365,6 +366,14 @@ func readAll(path string) error {
 				if _, _, err := readSparse(c, n, []int32{int32(c.pages[n].row)}); err != nil {
 					return err
 				}
+				if _, err := c.page(n); err != nil {
+					return err
+				}
+			}
+			if c, err = p.openChunk(g, i, new(pageScratch), nil); err != nil {
+				return err
+			}
+			for n := range c.pages {
 				if _, err := c.page(n); err != nil {
 					return err
 				}

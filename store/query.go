@@ -89,6 +89,7 @@ type query struct {
 	leaves   processLeaves
 	sources  []*source
 	held     []func()
+	rooms    rooms
 
 	working sync.WaitGroup
 }

@@ -220,7 +220,7 @@ func (t sealedTable) parts(ctx context.Context, fn func(tables, *Batch) error, w
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
-		r := newGroupReader(t.f, g, nil)
+		r := newGroupReader(t.f, g, nil, nil)
 		rows := make([]int32, r.rows())
 		for i := range rows {
 			rows[i] = int32(i)

@@ -154,9 +154,6 @@ func isDamage(err error) bool {
 	return errors.Is(err, errFrame) || errors.Is(err, errCorrupt) || errors.Is(err, unix.EIO)
 }
 
-// windowRows is how many rows of a row group are evaluated at a time.
-const windowRows = 4 * pageRows
-
 // fewRows is up to how many rows a batch is read whole at once.
 const fewRows = 256
 
@@ -270,15 +267,18 @@ func (s *Store) openGroup(ctx context.Context, q *query, p *plan, file *sealedFi
 			return nil, err
 		}
 	}
-	r := newGroupReader(file, g, sets)
+	r := newGroupReader(file, g, sets, &q.rooms)
 	if ok, err := r.possible(p.root, true); !ok || err != nil {
 		return &opened{}, err
 	}
-	o, err := q.candidates(ctx, p, r, r.rows(), windowRows, inside, own)
-	if err != nil || len(o.rows) == 0 {
-		return o, err
+	o, err := q.candidates(ctx, p, r, r.rows(), pageRows, inside, own)
+	if err != nil {
+		return nil, err
 	}
-	r.views = nil // they share memory with pages that are decoded anew
+	r.settle(o.rows)
+	if len(o.rows) == 0 {
+		return o, nil
+	}
 	o.load = sortedLoad(func(rows []int32) ([]*event.Event, error) {
 		b, err := r.batch(rows, nil)
 		if err != nil {

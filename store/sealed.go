@@ -5,6 +5,7 @@ import (
 	"slices"
 
 	"warren/event"
+	"warren/filter"
 )
 
 // A sealedFile is a sealed file with what its columns mean here. It can be used by
@@ -53,9 +54,17 @@ type groupReader struct {
 	addrs  map[*chunk][]netip.Addr
 	nums   map[*chunk][]int64
 	views  map[int]*groupView
+	known  map[compared]bool // what lacks has said
 	// scratch is of all chunks.
 	scratch pageScratch
+	rooms   *rooms // for what is read whole; may be nil
 	sets    *processSets
+}
+
+// compared is a comparison of a column.
+type compared struct {
+	by  *filter.Comparison
+	col int
 }
 
 type groupView struct {
@@ -63,8 +72,8 @@ type groupView struct {
 	from, to int
 }
 
-func newGroupReader(f *sealedFile, g int, sets *processSets) *groupReader {
-	return &groupReader{f: f, g: g, chunks: make([]*chunk, len(f.parquetFile.cols)), addrs: map[*chunk][]netip.Addr{}, nums: map[*chunk][]int64{}, views: map[int]*groupView{}, sets: sets}
+func newGroupReader(f *sealedFile, g int, sets *processSets, rooms *rooms) *groupReader {
+	return &groupReader{f: f, g: g, rooms: rooms, chunks: make([]*chunk, len(f.parquetFile.cols)), addrs: map[*chunk][]netip.Addr{}, nums: map[*chunk][]int64{}, views: map[int]*groupView{}, known: map[compared]bool{}, sets: sets}
 }
 
 func (r *groupReader) rows() int { return r.f.groups[r.g].rows }
@@ -83,19 +92,53 @@ func (r *groupReader) info(col int) *chunkInfo {
 }
 
 // chunk returns a column of the layout; nil where no row has a value.
-func (r *groupReader) chunk(col int) (*chunk, error) {
+func (r *groupReader) chunk(col int) (*chunk, error) { return r.chunkBy(col, (*parquetFile).readChunk) }
+
+// chunkBy is chunk, and says how it is read if it was not yet.
+func (r *groupReader) chunkBy(col int, read func(p *parquetFile, g, col int, scratch *pageScratch, rooms *rooms) (*chunk, error)) (*chunk, error) {
 	if r.info(col) == nil {
 		return nil, nil
 	}
 	i := r.f.cols[col]
 	if r.chunks[i] == nil {
-		c, err := r.f.readChunk(r.g, i, &r.scratch)
+		c, err := read(r.f.parquetFile, r.g, i, &r.scratch, r.rooms)
 		if err != nil {
 			return nil, err
 		}
 		r.chunks[i] = c
 	}
 	return r.chunks[i], nil
+}
+
+// scatterShare is how many pages there must be for each that is wanted for pages to be
+// read by themselves.
+const scatterShare = 4
+
+// scattered reports whether some rows, in ascending order, are in so few pages that
+// these are read by themselves.
+func (r *groupReader) scattered(rows []int32) bool {
+	pages, last := 0, int32(-1)
+	for _, row := range rows {
+		if at := row / pageRows; at != last {
+			last = at
+			pages++
+		}
+	}
+	return scatterShare*pages <= r.rows()/pageRows
+}
+
+// settle ends the evaluation of the group, after which a few rows may be asked for, or
+// many.
+func (r *groupReader) settle(rows []int32) {
+	r.views = nil // they share memory with pages that are decoded anew
+	if !r.scattered(rows) {
+		return
+	}
+	for _, c := range r.chunks {
+		if c != nil {
+			c.shed(r.rooms)
+		}
+	}
 }
 
 // view implements tables.
@@ -125,7 +168,7 @@ func (r *groupReader) texts(col int) (*view, error) {
 	if c == nil || err != nil {
 		return nil, err
 	}
-	v := &view{vector: vector{dict: c.dict}}
+	v := &view{vector: vector{dict: c.dict.texts()}}
 	if c.col.shape == shapeTexts {
 		v.offsets = []uint32{0}
 	}
@@ -135,7 +178,10 @@ func (r *groupReader) texts(col int) (*view, error) {
 // window puts rows [from, to) of a chunk into v. It shares their memory where they lie
 // in one page.
 func (c *chunk) window(from, to int, v *vector) error {
-	*v = vector{rows: to - from, dict: c.dict}
+	*v = vector{rows: to - from}
+	if c.dict.size() > 0 {
+		v.dict = c.dict.texts()
+	}
 	for at := from; at < to; {
 		n := c.pageAt(at)
 		p, err := c.page(n)
@@ -179,13 +225,25 @@ func (c *chunk) window(from, to int, v *vector) error {
 	return nil
 }
 
-// lacks implements tables: by bounds and bloom filter.
+// lacks implements tables: by bounds and bloom filter, which it asks once.
 func (r *groupReader) lacks(col int, l *leaf) (bool, error) {
+	key := compared{l.cmp, col}
+	no, ok := r.known[key]
+	if ok {
+		return no, nil
+	}
+	no, err := r.lacksAny(col, l.cmp)
+	if err == nil {
+		r.known[key] = no
+	}
+	return no, err
+}
+
+func (r *groupReader) lacksAny(col int, c *filter.Comparison) (bool, error) {
 	info := r.info(col)
 	if info == nil {
 		return true, nil
 	}
-	c := l.cmp
 	s := r.f.parquetFile.cols[r.f.cols[col]].shape
 	switch {
 	case c.Num != nil:
@@ -310,11 +368,15 @@ func (r *groupReader) leafPossible(l *leaf) (bool, error) {
 // for; nil wants all.
 func (r *groupReader) batch(rows []int32, want func(*event.Column) bool) (*Batch, error) {
 	b := NewBatch(r.f.layout, r.f.host, len(rows))
+	read := (*parquetFile).readChunk
+	if r.scattered(rows) {
+		read = (*parquetFile).openChunk
+	}
 	for i, c := range r.f.layout.Columns {
 		if want != nil && !want(c) {
 			continue
 		}
-		ch, err := r.chunk(i)
+		ch, err := r.chunkBy(i, read)
 		if err != nil {
 			return nil, err
 		}
@@ -374,7 +436,7 @@ func (r *groupReader) pick(c *chunk, col *event.Column, rows []int32) (*Vector, 
 				if from, to := p.offsets[i], p.offsets[i+1]; from < to {
 					valid[k] = true
 					texts[k] = uint32(len(v.Lists))
-					v.Lists = append(v.Lists, listFrom(c.dict, p.codes[from:to]))
+					v.Lists = append(v.Lists, listFrom(&c.dict, p.codes[from:to]))
 				}
 			default:
 				valid[k] = p.null == nil || !p.null[i]
@@ -398,9 +460,18 @@ func (r *groupReader) pick(c *chunk, col *event.Column, rows []int32) (*Vector, 
 	}
 	switch col.Rep {
 	case event.StrRep:
-		v.Codes, v.Strs = texts, c.dict
+		if v.Codes, v.Strs = texts, c.dict.narrow(texts); v.Strs == nil {
+			v.Strs = c.dict.texts()
+		}
 	case event.AddrRep:
-		v.Codes, v.Addrs = texts, r.addresses(c, texts)
+		v.Codes = texts
+		if few := c.dict.narrow(texts); few != nil {
+			for _, text := range few {
+				v.Addrs = append(v.Addrs, parseAddr(text))
+			}
+		} else {
+			v.Addrs = r.addresses(c, texts)
+		}
 	case event.ListRep:
 		v.Codes = texts
 	case event.MapRep:
@@ -437,10 +508,10 @@ func from[T any](l []T, k int) []T {
 	return l[k:]
 }
 
-func listFrom(dict []string, codes []uint32) []string {
+func listFrom(dict *dictionary, codes []uint32) []string {
 	l := make([]string, len(codes))
 	for i, c := range codes {
-		l[i] = dict[c]
+		l[i] = dict.text(c)
 	}
 	return l
 }
@@ -449,12 +520,12 @@ func listFrom(dict []string, codes []uint32) []string {
 func (r *groupReader) addresses(c *chunk, codes []uint32) []netip.Addr {
 	l := r.addrs[c]
 	if l == nil {
-		l = make([]netip.Addr, len(c.dict))
+		l = make([]netip.Addr, c.dict.size())
 		r.addrs[c] = l
 	}
 	for _, code := range codes {
 		if !l[code].IsValid() {
-			l[code] = parseAddr(c.dict[code])
+			l[code] = parseAddr(c.dict.text(code))
 		}
 	}
 	return l
@@ -462,8 +533,8 @@ func (r *groupReader) addresses(c *chunk, codes []uint32) []netip.Addr {
 
 func (r *groupReader) numbers(c *chunk, col *event.Column) []int64 {
 	if r.nums[c] == nil {
-		l := make([]int64, len(c.dict))
-		for i, s := range c.dict {
+		l := make([]int64, c.dict.size())
+		for i, s := range c.dict.texts() {
 			l[i], _ = col.Number(s) // what is no name stands for none
 		}
 		r.nums[c] = l

@@ -134,7 +134,7 @@ func (l *sealedLineage) group(i int) (*lineageGroup, error) {
 	if l.groups[i] != nil {
 		return l.groups[i], nil
 	}
-	g := &lineageGroup{groupReader: newGroupReader(l.f, i, nil)}
+	g := &lineageGroup{groupReader: newGroupReader(l.f, i, nil, nil)}
 	var err error
 	if g.numbers, err = g.ints(event.ColumnSnapshot); err != nil {
 		return nil, err
