@@ -109,7 +109,7 @@ func BenchmarkBPFPacket(b *testing.B) {
 		for _, flows := range []int{1, 50_000} {
 			for _, path := range []string{"out-pod", "out-node", "out-world", "in-stack", "in-node"} {
 				b.Run(fmt.Sprintf("%s/%s/flows=%d", v.name, path, flows), func(b *testing.B) {
-					w := newPacketWorld(b)
+					w := newPacketWorldOf(b, small)
 					w.config.Flags = 0
 					w.configure()
 					w.policies(setA, 5000)
@@ -159,7 +159,7 @@ func BenchmarkBPFPacket(b *testing.B) {
 func BenchmarkBPFPolicies(b *testing.B) {
 	for _, n := range []int{0, 50, 500, 5000} {
 		b.Run(fmt.Sprintf("policies=%d", n), func(b *testing.B) {
-			w := newPacketWorld(b)
+			w := newPacketWorldOf(b, small)
 			w.config.Flags = 0
 			w.configure()
 			w.policies(setA, n)

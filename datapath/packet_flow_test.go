@@ -260,7 +260,7 @@ func TestBPFQuota(t *testing.T) {
 
 // TestBPFRingFull: what the ring has no room for is counted.
 func TestBPFRingFull(t *testing.T) {
-	w := newPacketWorld(t)
+	w := newPacketWorldOf(t, small)
 	record := uint64(184 + 8)
 	fits := uint64(8<<20) / record
 	packets := manyFlows(podA4, podB4, 1, 80, 50_000, false)
@@ -392,7 +392,7 @@ func TestBPFSweepFull(t *testing.T) {
 // TestBPFSweep: flows end in the kernel when they are over, with nobody's help, and
 // their last counts are told.
 func TestBPFSweep(t *testing.T) {
-	w := newPacketWorld(t)
+	w := newPacketWorldOf(t, small)
 	w.config.FlowInterval = 1
 	w.configure()
 	w.from("a", ether(ip(podA4, podB4, udp(1, 2))))

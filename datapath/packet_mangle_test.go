@@ -87,8 +87,11 @@ func unjudged(packet []byte) bool {
 // packet is dropped, left as it was, or forwarded as it was but for its Ethernet
 // addresses, its hops and their checksum.
 func TestBPFMangled(t *testing.T) {
-	const packets = 30_000
-	all := newPacketWorld(t)
+	packets := 30_000
+	if testing.Short() {
+		packets = 5_000
+	}
+	all := newPacketWorldOf(t, small) // of very many flows
 	for _, denied := range []bool{true, false} {
 		w := all.again(t)
 		w.config.Flags = 0

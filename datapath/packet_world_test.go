@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"net/netip"
 	"os"
@@ -69,12 +70,28 @@ func small(maps map[string]*ebpf.MapSpec) {
 	}
 }
 
-func newPacketWorld(t testing.TB) *packetWorld {
+// sharedPacketWorld is what most tests begin with, from the first of them to the
+// end of the process: to load the programs takes an emulated machine seconds.
+// Tests run one after the other.
+var sharedPacketWorld *packetWorld
+
+// lasting does not end with a test.
+type lasting struct{ testing.TB }
+
+func (lasting) Cleanup(func()) {}
+
+// newPacketWorld is a world as it was when it was new. Whoever counts what becomes
+// of flows that nobody sends for has one of its own, by newPacketWorldOf: the
+// kernel may still find those of tests before.
+func newPacketWorld(t *testing.T) *packetWorld {
 	t.Helper()
-	return newPacketWorldOf(t, small)
+	if sharedPacketWorld == nil {
+		sharedPacketWorld = newPacketWorldOf(lasting{t}, small)
+	}
+	return sharedPacketWorld.again(t)
 }
 
-// newPacketWorldOf is a world with maps of other sizes.
+// newPacketWorldOf is a world of the test's own, with maps of other sizes.
 func newPacketWorldOf(t testing.TB, resize func(maps map[string]*ebpf.MapSpec)) *packetWorld {
 	t.Helper()
 	w := &packetWorld{TB: t, kernelSide: loadKernelSide(t, resize), devices: map[string]uint32{}}
@@ -113,6 +130,12 @@ func (w *packetWorld) again(t testing.TB) *packetWorld {
 	t.Helper()
 	next := *w
 	next.TB = t
+	next.devices = maps.Clone(w.devices)
+	var device uint32
+	var ep stateEndpoint
+	for it := w.Endpoints.Iterate(); it.Next(&device, &ep); {
+		next.put(w.Numbers, uint32(ep.Number), uint32(0))
+	}
 	for _, m := range []*ebpf.Map{w.Addresses, w.Networks, w.Endpoints, w.Sets, w.Verdicts, w.Flows, w.Fragments} {
 		next.empty(m)
 	}
