@@ -79,6 +79,8 @@ func TestAgain(t *testing.T) {
 			"a.go:1: no\nFAIL\ta [build failed]\n", "a did not run to its end: exit status 1"},
 		{"a race", []call{{"./...", strings.Replace(oneFails, "no answer", "WARNING: DATA RACE", 1), errTest}},
 			"", "a has a data race: exit status 1"},
+		{"two that cannot be chance", []call{{"./...", "output b: FAIL	b [build failed]\nfail b\n" + strings.Replace(oneFails, "no answer", "WARNING: DATA RACE", 1), errTest}},
+			"", "a has a data race: exit status 1\nb did not run to its end: exit status 1"},
 		{"many", []call{{"./...", strings.Replace(oneFails, "fail a TestX\n", strings.Repeat("fail a TestX\n", 6), 1), errTest}},
 			"", "6 tests failed, more than 5: none is tried again"},
 		{"go test fails itself", []call{{"./...", "", errTest}}, "", "exit status 1"},
@@ -93,6 +95,22 @@ func TestAgain(t *testing.T) {
 				t.Errorf("printed (-want +got):\n%s", cmp.Diff(test.out, out.String()))
 			}
 		})
+	}
+}
+
+// TestInterrupted does not call a test failed that was not run to its end.
+func TestInterrupted(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	calls := play(t, []call{{"b", oneFails, errTest}, {"-count=1 -run ^TestX$ a", "", errTest}})
+	tries := 0
+	err := again(ctx, io.Discard, func(ctx context.Context, w io.Writer, args []string) error {
+		if tries++; tries == 2 {
+			cancel()
+		}
+		return calls(ctx, w, args)
+	}, nil, []string{"b"})
+	if want := "a TestX, once more: context canceled"; text(err) != want {
+		t.Errorf("error %q, want %q", text(err), want)
 	}
 }
 

@@ -21,6 +21,8 @@ import (
 	"slices"
 	"syscall"
 	"time"
+
+	"warren/test/retry"
 )
 
 func main() {
@@ -48,10 +50,6 @@ func goTest(ctx context.Context, w io.Writer, args []string) error {
 	return cmd.Run()
 }
 
-// maxAgain is how many tests may fail and be tried again: where more do, that is
-// no chance.
-const maxAgain = 5
-
 // again tests packages, and what fails once more. Its error says what has
 // failed for good.
 func again(ctx context.Context, w io.Writer, test func(ctx context.Context, w io.Writer, args []string) error, flags, packages []string) error {
@@ -66,21 +64,24 @@ func again(ctx context.Context, w io.Writer, test func(ctx context.Context, w io
 		return err
 	}
 	var twice []error
-	var flaky []failure
-	for _, f := range failed {
-		fmt.Fprintf(w, "\n%s failed; once more, alone:\n", f)
+	var flaky []retry.Test
+	for _, t := range failed {
+		fmt.Fprintf(w, "\n%s failed; once more, alone:\n", t)
 		second := newRun(w, verbose)
 		// Of two flags that say the same the last counts.
-		err := test(ctx, second, slices.Concat(flags, []string{"-count=1", "-run", "^" + f.test + "$", f.pkg}))
-		if err != nil || !second.passed(f) {
-			twice = append(twice, fmt.Errorf("%s failed twice", f))
-			continue
+		err := test(ctx, second, slices.Concat(flags, []string{"-count=1", "-run", t.Pattern(), t.Package}))
+		switch {
+		case ctx.Err() != nil:
+			return fmt.Errorf("%s, once more: %w", t, ctx.Err())
+		case err != nil || !second.passed(t):
+			twice = append(twice, errors.New(t.Twice()))
+		default:
+			flaky = append(flaky, t)
 		}
-		flaky = append(flaky, f)
 	}
 	fmt.Fprintln(w)
-	for _, f := range flaky {
-		fmt.Fprintf(w, "flaky: %s failed once, passed alone\n", f)
+	for _, t := range flaky {
+		fmt.Fprintln(w, t.Flaky())
 	}
 	return errors.Join(twice...)
 }

@@ -3,10 +3,14 @@ package main
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"slices"
 	"strings"
+
+	"warren/test/retry"
 )
 
 // A run reads what go test -json writes, and prints what go test would print
@@ -25,7 +29,7 @@ type result struct {
 	failed []string
 	whole  bool // whether all tests had run when the binary ended
 	race   bool
-	bad    bool
+	bad    bool // whether it failed
 }
 
 // A line is something that a test at the top level, or one below it, printed.
@@ -33,11 +37,6 @@ type line struct {
 	test string
 	text string
 }
-
-// A failure is a test at the top level that failed.
-type failure struct{ pkg, test string }
-
-func (f failure) String() string { return f.pkg + " " + f.test }
 
 // An event is one of go test's: see go doc test2json and go help buildjson.
 type event struct {
@@ -138,33 +137,35 @@ func (r *run) end(p *result, lines []line) {
 func (r *run) print(text string) { _, _ = io.WriteString(r.w, text) }
 
 // passed says whether a test did: one that was skipped did not.
-func (r *run) passed(f failure) bool {
-	p := r.packages[f.pkg]
-	return p != nil && slices.Contains(p.passed, f.test)
+func (r *run) passed(t retry.Test) bool {
+	p := r.packages[t.Package]
+	return p != nil && slices.Contains(p.passed, t.Name)
 }
 
 // chance are the tests that failed, if that may have been chance: trying again
-// can make a good run of this one, whose end was err.
-func (r *run) chance(err error) (failed []failure, _ error) {
-	for name, p := range r.packages {
+// can make a good run of this one, whose end was err. Its error names everything
+// that cannot.
+func (r *run) chance(err error) (failed []retry.Test, _ error) {
+	var never []error
+	for _, name := range slices.Sorted(maps.Keys(r.packages)) {
+		p := r.packages[name]
 		switch {
 		case !p.bad:
-			continue
-		case !p.whole || len(p.failed) == 0:
-			return nil, fmt.Errorf("%s did not run to its end: %w", name, err)
 		case p.race:
-			return nil, fmt.Errorf("%s has a data race: %w", name, err)
-		}
-		for _, test := range p.failed {
-			failed = append(failed, failure{name, test})
+			never = append(never, fmt.Errorf("%s has a data race: %w", name, err))
+		case !p.whole || len(p.failed) == 0:
+			never = append(never, fmt.Errorf("%s did not run to its end: %w", name, err))
+		default:
+			for _, test := range p.failed {
+				failed = append(failed, retry.Test{Package: name, Name: test})
+			}
 		}
 	}
 	switch {
+	case len(never) > 0:
+		return nil, errors.Join(never...)
 	case len(failed) == 0:
 		return nil, err
-	case len(failed) > maxAgain:
-		return nil, fmt.Errorf("%d tests failed, more than %d: none is tried again", len(failed), maxAgain)
 	}
-	slices.SortFunc(failed, func(a, b failure) int { return strings.Compare(a.String(), b.String()) })
-	return failed, nil
+	return failed, retry.Limit(failed)
 }
