@@ -1,6 +1,7 @@
 #!/bin/busybox sh
-# The first process of the machine that runs the tests. Kernel messages go to
-# the first serial line, results to the second.
+# The first process of a machine that runs tests. Kernel messages go to the
+# first serial line. On the second it asks for work (VM-NEXT), is told a package's
+# folder and its tests, or an empty line, and writes what the tests print.
 /bin/busybox --install -s /bin
 export PATH=/usr/sbin:/bin HOME=/root TMPDIR=/tmp
 
@@ -21,21 +22,22 @@ echo root:x:0: >/etc/group
 echo 127.0.0.1 localhost >/etc/hosts
 hostname warren-test
 
-exec >/dev/ttyS1 2>&1
-# Raw: a terminal would turn each newline into two bytes.
-stty -F /dev/ttyS1 raw -echo 115200 <&1
+exec </dev/ttyS1 >/dev/ttyS1 2>&1
+# Raw: a terminal would turn each newline into two bytes, and say again what it is
+# told.
+stty raw -echo 115200
 
 for module in /modules/*.ko; do
-	[ -e "$module" ] && { insmod "$module" || echo "VM-ERROR cannot load $module"; }
+	[ -e "$module" ] && { insmod "$module" </dev/null || echo "VM-ERROR cannot load $module"; }
 done
-ip link set lo up
+ip link set lo up </dev/null
 
 echo "VM-KERNEL $(uname -r)"
-while read -r dir tests; do
+while echo VM-NEXT && read -r dir tests && [ -n "$dir" ]; do
 	cd "/tests/$dir"
-	echo "VM-BEGIN $dir"
+	echo "VM-BEGIN $dir $tests"
 	GOTRACEBACK=all ./test -test.v -test.short -test.run "$tests" -test.timeout "$(cat /tests/timeout)" </dev/null
 	echo "VM-END $dir $?"
-done </tests/list
+done
 echo VM-DONE
 poweroff -f

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"slices"
@@ -118,7 +119,8 @@ func TestLoadOrder(t *testing.T) {
 }
 
 const goodRun = `VM-KERNEL 6.1.0-1
-VM-BEGIN sensor/x
+VM-NEXT
+VM-BEGIN sensor/x ^Test(BPF|Root)
 === RUN   TestBPFOne
     x_test.go:10: RUNG x.one fentry fentry,tracepoint
 --- PASS: TestBPFOne (0.10s)
@@ -145,29 +147,24 @@ func TestReport(t *testing.T) {
 		{"a failure", strings.NewReplacer("--- PASS: TestBPFOne", "--- FAIL: TestBPFOne", "x 0\n", "x 1\n").Replace(noSkip),
 			[]string{`6.1: sensor/x: exit code "1"`}},
 		{"a crash", strings.Split(noSkip, "VM-END")[0],
-			[]string{"ended early", `6.1: sensor/x: exit code ""`}},
+			[]string{"kernel 6.1.0-1 ended before the tests did", `6.1: sensor/x: exit code ""`}},
 		{"no tests", "VM-KERNEL 6.1.0-1\nVM-BEGIN a\ntesting: warning: no tests to run\nPASS\nVM-END a 0\nVM-DONE\n",
 			[]string{"6.1: a ran no test"}},
 		{"a sensor that does not tell its rungs", strings.Replace(noSkip, "RUNG x.one", "rung x.one", 1),
 			[]string{"6.1: sensor/x logged no RUNG"}},
 		{"another kernel", strings.Replace(noSkip, "6.1.0-1", "6.1.0-2", 1),
-			[]string{`6.1: the machine ran "6.1.0-2", not "6.1.0-1"`}},
+			[]string{`kernel 6.1.0-1: the machine ran "6.1.0-2"`}},
+		{"no kernel", strings.Replace(noSkip, "VM-KERNEL 6.1.0-1\n", "", 1),
+			[]string{`kernel 6.1.0-1: the machine ran ""`}},
 		{"a machine in trouble", "VM-ERROR cannot load veth.ko\n" + noSkip,
 			[]string{"6.1: cannot load veth.ko"}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			m := &machine{kernel: kernel{series: "6.1", release: "6.1.0-1"}, options: options{run: defaultRun}}
 			// The serial line may add carriage returns.
-			if err := m.results.read(strings.NewReader(strings.ReplaceAll(test.run, "\n", "\r\n"))); err != nil {
-				t.Fatal(err)
-			}
-			var err error
-			if !m.results.done {
-				err = errors.New("ended early")
-			}
+			p := planOf(t, "6.1", strings.ReplaceAll(test.run, "\n", "\r\n"))
 			var out bytes.Buffer
-			r := newReport(&out)
-			r.machine(m, err)
+			r := newReport(&out, true)
+			r.plan(p)
 			if err := r.finish(); (err != nil) != (test.wrong != nil) {
 				t.Errorf("finish: %v", err)
 			}
@@ -181,9 +178,26 @@ func TestReport(t *testing.T) {
 	}
 }
 
+// planOf is a kernel on which one machine printed something.
+func planOf(t *testing.T, series, printed string) *plan {
+	t.Helper()
+	p := &plan{kernel: kernel{series: series, release: "6.1.0-1"}, booted: 1, running: 1}
+	r := readResults(t, printed)
+	p.end(&r, r.check(p.kernel.release))
+	return p
+}
+
+func readResults(t *testing.T, printed string) (r results) {
+	t.Helper()
+	if err := r.read(strings.NewReader(printed), func() error { return nil }); err != nil {
+		t.Fatal(err)
+	}
+	return r
+}
+
 // failedRun is one in which a test failed, with one below it.
 const failedRun = `VM-KERNEL 6.1.0-1
-VM-BEGIN sensor/x
+VM-BEGIN sensor/x ^Test(BPF|Root)
 === RUN   TestBPFOne
 === RUN   TestBPFOne/good
 === RUN   TestBPFOne/bad
@@ -200,7 +214,7 @@ VM-DONE
 `
 
 const passedAlone = `VM-KERNEL 6.1.0-1
-VM-BEGIN sensor/x
+VM-BEGIN sensor/x ^TestBPFOne$
 === RUN   TestBPFOne
 === RUN   TestBPFOne/good
 === RUN   TestBPFOne/bad
@@ -215,28 +229,30 @@ VM-DONE
 
 // TestAgain gives tests that failed a second try, and tells it.
 func TestAgain(t *testing.T) {
-	one := []failure{{"sensor/x", "TestBPFOne"}}
+	one := []task{{"sensor/x", "^TestBPFOne$"}}
 	six := strings.Repeat("--- FAIL: TestBPFOne (0.10s)\n", 6)
 	for _, test := range []struct {
 		name, first string
-		again       []failure
+		again       []task
 		second      string
 		wrong       []string
 	}{
 		{"it passes", failedRun, one, passedAlone, nil},
 		{"it fails again", failedRun, one, strings.NewReplacer("PASS", "FAIL", "x 0", "x 1").Replace(passedAlone),
-			[]string{"6.1: sensor/x: TestBPFOne failed twice"}},
+			[]string{"6.1: warren/sensor/x TestBPFOne failed twice"}},
 		{"it is skipped", failedRun, one, strings.ReplaceAll(passedAlone, "--- PASS", "--- SKIP"),
-			[]string{"6.1: sensor/x: TestBPFOne failed twice",
-				"6.1: sensor/x: TestBPFOne was skipped: RUNG x.one fentry fentry",
+			[]string{"6.1: sensor/x: TestBPFOne was skipped: RUNG x.one fentry fentry",
 				"6.1: sensor/x: TestBPFOne/bad was skipped: RUNG x.one fentry fentry",
-				"6.1: sensor/x: TestBPFOne/good was skipped: RUNG x.one fentry fentry"}},
+				"6.1: sensor/x: TestBPFOne/good was skipped: RUNG x.one fentry fentry",
+				"6.1: warren/sensor/x TestBPFOne failed twice"}},
 		{"it is attached in a lesser way", failedRun, one, strings.Replace(passedAlone, "fentry fentry", "tracepoint fentry,tracepoint", 1),
 			[]string{"6.1: x.one is attached as tracepoint, though it has fentry"}},
 		{"another ran", failedRun, one, strings.ReplaceAll(passedAlone, "sensor/x", "sensor/y"),
-			[]string{`6.1: sensor/x: exit code "1"`, "6.1: the second time it ran sensor/y"}},
+			[]string{`6.1: sensor/x: exit code "1"`, "6.1: warren/sensor/x TestBPFOne was not run once more"}},
+		{"the machine dies", failedRun, one, strings.Split(passedAlone, "VM-END")[0],
+			[]string{`6.1: sensor/x: exit code "1"`, "tests that failed, once more: kernel 6.1.0-1 ended before the tests did"}},
 		{"too many", strings.Replace(failedRun, "--- FAIL: TestBPFOne (0.10s)\n", six, 1), nil, "",
-			[]string{`6.1: sensor/x: exit code "1"`}},
+			[]string{`6.1: sensor/x: exit code "1"`, "kernel 6.1.0-1: 6 tests failed, more than 5: none is tried again"}},
 		{"a panic", strings.Replace(failedRun, "x 1", "x 2", 1), nil, "",
 			[]string{`6.1: sensor/x: exit code "2"`}},
 		{"what no test says", strings.NewReplacer("--- FAIL", "--- PASS").Replace(failedRun), nil, "",
@@ -244,24 +260,24 @@ func TestAgain(t *testing.T) {
 		{"all well", strings.NewReplacer("--- FAIL", "--- PASS", "x 1", "x 0").Replace(failedRun), nil, "", nil},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			m := &machine{kernel: kernel{series: "6.1", release: "6.1.0-1"}}
-			if err := m.results.read(strings.NewReader(test.first)); err != nil {
-				t.Fatal(err)
-			}
-			failed := m.results.again()
-			if d := cmp.Diff(test.again, failed, cmp.AllowUnexported(failure{})); d != "" {
-				t.Fatalf("tests to try again (-want +got):\n%s", d)
-			}
-			if failed != nil {
-				var second results
-				if err := second.read(strings.NewReader(test.second)); err != nil {
-					t.Fatal(err)
+			p := planOf(t, "6.1", test.first)
+			var tried []task
+			again(t.Context(), []*plan{p}, func(_ context.Context, k kernel, number int, next func() (task, bool)) (results, error) {
+				if number != 2 {
+					t.Errorf("machine %d is booted, want 2", number)
 				}
-				m.results.settle(failed, &second)
+				for task, ok := next(); ok; task, ok = next() {
+					tried = append(tried, task)
+				}
+				r := readResults(t, test.second)
+				return r, r.check(k.release)
+			}, 1)
+			if d := cmp.Diff(test.again, tried, cmp.AllowUnexported(task{})); d != "" {
+				t.Fatalf("tests that were tried again (-want +got):\n%s", d)
 			}
 			var out bytes.Buffer
-			r := newReport(&out)
-			r.machine(m, nil)
+			r := newReport(&out, false)
+			r.plan(p)
 			if err := r.finish(); (err != nil) != (test.wrong != nil) {
 				t.Errorf("finish: %v", err)
 			}
@@ -283,17 +299,13 @@ func TestAgain(t *testing.T) {
 // TestReportMissingHook wants each hook attached on every kernel.
 func TestReportMissingHook(t *testing.T) {
 	var out bytes.Buffer
-	r := newReport(&out)
+	r := newReport(&out, false)
 	for _, series := range []string{"6.1", "6.12"} {
 		run := strings.ReplaceAll(goodRun, "--- SKIP", "--- PASS")
 		if series == "6.12" {
 			run = strings.Replace(run, "RUNG", "rung", 1)
 		}
-		m := &machine{kernel: kernel{series: series, release: "6.1.0-1"}}
-		if err := m.results.read(strings.NewReader(run)); err != nil {
-			t.Fatal(err)
-		}
-		r.machine(m, nil)
+		r.plan(planOf(t, series, run))
 	}
 	if err := r.finish(); err == nil || !strings.Contains(err.Error(), "6.12: x.one was not attached") {
 		t.Errorf("finish: %v\n%s", err, out.String())
@@ -303,17 +315,13 @@ func TestReportMissingHook(t *testing.T) {
 // TestReportLackingHook allows for what a kernel cannot have.
 func TestReportLackingHook(t *testing.T) {
 	var out bytes.Buffer
-	r := newReport(&out)
+	r := newReport(&out, false)
 	for _, series := range []string{"6.12", "6.1"} {
 		run := strings.ReplaceAll(strings.ReplaceAll(goodRun, "--- SKIP", "--- PASS"), "x.one", "file.chmod2")
 		if series == "6.1" {
 			run = strings.Replace(run, "RUNG", "rung", 1)
 		}
-		m := &machine{kernel: kernel{series: series, release: "6.1.0-1"}}
-		if err := m.results.read(strings.NewReader(run)); err != nil {
-			t.Fatal(err)
-		}
-		r.machine(m, nil)
+		r.plan(planOf(t, series, run))
 	}
 	if err := r.finish(); err != nil && strings.Contains(err.Error(), "attached") {
 		t.Errorf("finish: %v\n%s", err, out.String())
