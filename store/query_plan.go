@@ -113,7 +113,9 @@ func planFor(p *filter.Program, k event.Kind, procs *processLeaves) *plan {
 	}
 	if p != nil {
 		if c := p.Condition(); c != nil {
-			pl.root = pl.test(c)
+			if pl.root = pl.test(c); pl.root == never {
+				return nil
+			}
 		}
 	}
 	for _, name := range []string{"evt.time", "evt.num", event.ColumnSnapshot, event.ColumnExecID, columnUntil} {
@@ -124,21 +126,46 @@ func planFor(p *filter.Program, k event.Kind, procs *processLeaves) *plan {
 	return pl
 }
 
+// never is a test that holds for no event of the plan's kind.
+var never = &test{any: []*test{}}
+
+// test makes a test of a condition, without what the kind decides: a question that is
+// about losses too must not have to look at every event for that.
 func (p *plan) test(c *filter.Condition) *test {
 	t := &test{}
 	switch {
 	case c.All != nil:
 		for _, x := range c.All {
-			t.all = append(t.all, p.test(x))
+			part := p.test(x)
+			if part == never {
+				return never
+			}
+			t.all = append(t.all, part)
 		}
 		slices.SortStableFunc(t.all, dearer)
 	case c.Any != nil:
 		for _, x := range c.Any {
-			t.any = append(t.any, p.test(x))
+			if part := p.test(x); part != never {
+				t.any = append(t.any, part)
+			}
+		}
+		switch len(t.any) {
+		case 0:
+			return never
+		case 1:
+			return t.any[0]
 		}
 		slices.SortStableFunc(t.any, dearer)
 	case c.Not != nil:
-		t.not = p.test(c.Not)
+		if t.not = p.test(c.Not); t.not == never {
+			return &test{}
+		}
+	case c.Compared != nil && c.Compared.Field.Name == "evt.kind":
+		if !c.Compared.Text(p.kind.String()) {
+			return never
+		}
+	case c.Compared != nil && !c.Compared.Field.Has(p.kind):
+		return never // a comparison fails where there is no value
 	case p.ofProcess(c.Expr):
 		t.leaf = p.processLeaf(c)
 	case c.Compared != nil:
@@ -231,11 +258,7 @@ func (p *plan) processLeaf(c *filter.Condition) *leaf {
 
 // eventLeaf returns nil where no column has what the field has.
 func (p *plan) eventLeaf(c *filter.Comparison) *leaf {
-	l := &leaf{cmp: c}
-	f := c.Field
-	if !f.Has(p.kind) {
-		return nil
-	}
+	l, f := &leaf{cmp: c}, c.Field
 	index := func(name string) int {
 		if col := p.layout.Column(name); col != nil {
 			return col.Index
