@@ -139,7 +139,7 @@ func differs(name string) bool { return slices.Contains(differing, fieldOf(name)
 
 var differing = []string{
 	"evt.time", "evt.time.s", "evt.time.iso8601", "evt.datetime", "evt.datetime.s", "evt.rawtime", "evt.rawtime.s", "evt.rawtime.ns", "evt.outputtime",
-	"evt.num", "evt.ktime", "evt.count", "evt.time_last",
+	"evt.num", "evt.cpu", "evt.ktime", "evt.count", "evt.time_last",
 	"proc.pid", "proc.vpid", "proc.ppid", "proc.pvpid", "proc.apid", "thread.tid", "thread.vtid", "proc.loginshellid",
 	"proc.sid", "proc.pgid", "proc.vsid", "proc.vpgid", "proc.audit_session", "proc.exec_id", "proc.parent_exec_id",
 	"proc.duration", "proc.ppid.duration", "proc.pid.ts", "proc.ppid.ts", "proc.pidns_init_start_ts", "proc.start", "proc.exec_time",

@@ -37,7 +37,7 @@ func callsMarkdown(w io.Writer) error {
 const callsIntro = `Events of the kind ` + "`syscall`" + `, each told when the call returns, with its outcome in ` + "`evt.res` and `evt.rawres`" + `. A call has a hook only while somebody wants
 its type: ` + "`warren events 'evt.type = ptrace or evt.type = bpf'`" + ` attaches two, for as long as it runs.
 
-An argument is ` + "`evt.arg.NAME`" + `, or ` + "`evt.arg[NAME]`, or `evt.arg[N]`" + ` by its place. Where it is written by name, the number behind it is
+An argument is ` + "`evt.arg.NAME`" + `, or ` + "`evt.arg[NAME]`, or `evt.arg[N]`" + ` by its place, from 0. A place that is "-" is of an argument that Falco has and events do not. Where it is written by name, the number behind it is
 ` + "`evt.rawarg.NAME`. `evt.args`" + ` is all of them as Falco writes them. Numbers that have no name are written as numbers, bits that have none in hexadecimal.
 Names are Falco's, and the kernel's where Falco has none; a name that Falco gives two of (` + "`AF_LOCAL|AF_UNIX`" + `) has both.
 
@@ -67,6 +67,9 @@ func writeCall(b *strings.Builder, c *event.Call) {
 	}
 	if c.Critical {
 		b.WriteString(" Critical where it succeeds.")
+	}
+	if len(c.Order) > 0 {
+		b.WriteString(" By place, from 0: " + strings.Join(c.Order, ", ") + ".")
 	}
 	b.WriteString("\n\n| argument | form | where |\n|---|---|---|\n")
 	for i := range c.Args {

@@ -9,13 +9,16 @@ import (
 // knows what to read of it, events have their arguments, and docs/syscalls.md is
 // written.
 //
-// Names and their order are Falco's, where Falco describes the call.
+// Names and their order are Falco's, where Falco describes the call, see Order.
 type Call struct {
 	Name string
 	// Numbers on both machines; NoCall where the machine has no such call.
 	AMD64, ARM64 uint32
 	Doc          string
 	Args         []CallArg
+	// Order are the names of the arguments in Falco's order, where that has some
+	// that are not among Args: these are [noArg].
+	Order []string
 	// Reads are what the kernel's program copies of the caller's memory, at most
 	// MaxReads, in this order.
 	Reads []CallRead

@@ -169,18 +169,22 @@ var Calls = []Call{
 		Args: []CallArg{newFD("fd"), regEnum("domain", 0, socketFamilies), regUint("type", 1).text(), regUint("proto", 2), regFlags("flags", 1, socketFlags).of(1<<11 | 1<<19)}},
 	{Name: "socketpair", AMD64: 53, ARM64: 199, FD: NoFD, Doc: "make two connected sockets",
 		Args:  []CallArg{result(), regFD("fd1", 0).in(0, 0), regFD("fd2", 0).in(0, 4), regEnum("domain", 0, socketFamilies), regUint("type", 1).text(), regUint("proto", 2)},
+		Order: []string{"res", "fd1", "fd2", noArg, noArg, "domain", "type", "proto"}, // Falco has the addresses of both ends
 		Reads: []CallRead{readBytes(3, 8).when(When{Done: true})}},
 	{Name: "sendmsg", AMD64: 46, ARM64: 211, FD: 0, Uring: []uint8{9, 48}, Doc: "send a message",
 		Args:  []CallArg{result(), memData("data", 0), regFD("fd", 0), CallArg{Name: "size", Form: FormUint, At: AtResult, Bits: 64}.when(When{Done: true}), message(), regFlags("flags", 2, messageFlags)},
 		Reads: messageReads()},
 	{Name: "recvmsg", AMD64: 47, ARM64: 212, FD: 0, Uring: []uint8{10}, Doc: "receive a message",
 		Args:  []CallArg{result(), CallArg{Name: "size", Form: FormUint, At: AtResult, Bits: 64}.when(When{Done: true}), memData("data", 0), message(), regFD("fd", 0), regFlags("flags", 2, messageFlags)},
+		Order: []string{"res", "size", "data", "tuple", noArg, "fd", "flags"}, // the control message; flags are not Falco's
 		Reads: messageReads()},
 	{Name: "sendmmsg", AMD64: 307, ARM64: 269, FD: 0, Doc: "send messages; data and tuple are those of the first",
 		Args:  []CallArg{result(), regFD("fd", 0), memData("data", 0), message(), regFlags("flags", 3, messageFlags)},
+		Order: []string{"res", "fd", noArg, "data", "tuple", "flags"}, // the size; flags are not Falco's
 		Reads: messageReads()},
 	{Name: "recvmmsg", AMD64: 299, ARM64: 243, FD: 0, Doc: "receive messages; data and tuple are those of the first",
 		Args:  []CallArg{result(), regFD("fd", 0), memData("data", 0), message(), regFlags("flags", 3, messageFlags)},
+		Order: []string{"res", "fd", noArg, "data", "tuple", noArg, "flags"}, // size and control message; flags are not Falco's
 		Reads: messageReads()},
 
 	// Files that are no files.

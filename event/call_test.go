@@ -6,6 +6,8 @@ import (
 	"go/parser"
 	"go/token"
 	"path/filepath"
+	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -89,6 +91,16 @@ func TestCallTable(t *testing.T) {
 				t.Errorf("%s: %s is %v, and a number elsewhere", c.Name, a.Name, a.Form)
 			}
 		}
+		for _, name := range c.Order {
+			if name != noArg && !slices.ContainsFunc(c.Args, func(a CallArg) bool { return a.Name == name }) {
+				t.Errorf("%s: it has no %s, which has a place", c.Name, name)
+			}
+		}
+		for _, a := range c.Args {
+			if c.Order != nil && !slices.Contains(c.Order, a.Name) {
+				t.Errorf("%s: %s has no place", c.Name, a.Name)
+			}
+		}
 		for j, r := range c.Reads {
 			if !used[uint8(j+1)] || r.How == 0 || r.At > 5 || r.Len > 5 || r.Max == 0 || r.Max > maxPath {
 				t.Errorf("%s: reads %+v", c.Name, r)
@@ -120,6 +132,39 @@ func TestCallFields(t *testing.T) {
 	for key, want := range map[string]string{"0": "9", "1": "3", "3": "O_CLOEXEC|0x1", "4": "", "oldfd": "3", "pid": ""} {
 		if s, ok := f.Key(e, key); s != want || ok != (want != "") {
 			t.Errorf("evt.arg[%s] is %q, want %q", key, s, want)
+		}
+	}
+}
+
+// TestCallPlaces: arguments that Falco has and events do not keep their place.
+func TestCallPlaces(t *testing.T) {
+	f, _ := Lookup("evt.arg")
+	for _, tt := range []struct {
+		call *Syscall
+		want []string
+	}{
+		{&Syscall{Type: "socketpair", Call: LookupCall("socketpair"), RawRes: -1, Res: 1, Regs: [6]uint64{unix.AF_INET, 1, 6}}, []string{"EPERM", "", "", "", "", "AF_INET", "1", "6", ""}},
+		{&Syscall{Type: "recvmsg", Call: LookupCall("recvmsg"), RawRes: 5, Regs: [6]uint64{7}}, []string{"5", "5", "", "", "", "7", "0", ""}},
+		{&Syscall{Type: "recvmmsg", Call: LookupCall("recvmmsg"), RawRes: 1, Regs: [6]uint64{7}}, []string{"1", "7", "", "", "", "", "0", ""}},
+	} {
+		for n, want := range tt.want {
+			if s, ok := f.Key(&Event{Data: tt.call}, strconv.Itoa(n)); s != want || ok != (s != "") {
+				t.Errorf("evt.arg[%d] of %s is %q, want %q", n, tt.call.Type, s, want)
+			}
+		}
+	}
+}
+
+// TestCPU: absent where it is not known, and the first processor is 0.
+func TestCPU(t *testing.T) {
+	f, _ := Lookup("evt.cpu")
+	for cpu, want := range map[uint16]string{0: "", 1: "0", 12: "11"} {
+		got := ""
+		if n, ok := f.Num(&Event{CPU: cpu, Data: &Fork{}}, 0); ok {
+			got = strconv.FormatInt(n, 10)
+		}
+		if got != want {
+			t.Errorf("evt.cpu of %d is %q, want %q", cpu, got, want)
 		}
 	}
 }

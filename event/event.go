@@ -26,6 +26,9 @@ type Event struct {
 	// Actor names the process that acted, as the kernel did. Enrichment
 	// resolves it to Process; it is the zero Key where no process acted.
 	Actor Key `column:"-"` // by hand, see columnsOfEvent
+	// CPU is one more than the number of the processor that it happened on; 0 where
+	// that is not known: no record of the kernel's says it.
+	CPU uint16 `column:"-"`
 	// Process is the snapshot of Actor at the time of the event, nil if unknown.
 	Process *Process `column:"-"`
 	// Data is what is particular to the kind.
@@ -48,6 +51,7 @@ type Event struct {
 	_ struct{} `field:"evt.count" type:"uint" doc:"how often it happened, in the second that began with it: repeats are one event in the history; absent for once"`
 	_ struct{} `field:"evt.time_last" type:"time" doc:"when it happened last, where it happened more than once"`
 	_ struct{} `field:"evt.dir" type:"string" virtual:"1" doc:"always <: Falco's name for the end of a call, which is when it is told"`
+	_ struct{} `field:"evt.cpu" type:"uint" virtual:"1" doc:"number of the processor that it happened on; absent in events of the history"`
 	_ struct{} `field:"evt.rawtime" type:"int" virtual:"1" doc:"when it happened: nanoseconds since 1970"`
 	_ struct{} `field:"evt.rawtime.s" type:"int" virtual:"1" doc:"seconds of evt.rawtime"`
 	_ struct{} `field:"evt.rawtime.ns" type:"int" virtual:"1" doc:"nanoseconds of evt.rawtime in its second"`

@@ -23,6 +23,7 @@ var falcoDerived = map[string]getter{
 	"evt.outputtime":  composed(func(b []byte, e *Event) []byte { return e.Time.AppendFormat(b, "15:04:05.000000000") }),
 	"evt.rawtime.s":   eventNum(func(e *Event) (int64, bool) { return e.Time.Unix(), true }),
 	"evt.rawtime.ns":  eventNum(func(e *Event) (int64, bool) { return int64(e.Time.Nanosecond()), true }),
+	"evt.cpu":         eventNum(func(e *Event) (int64, bool) { return int64(e.CPU) - 1, e.CPU > 0 }),
 	"evt.source":      str(sourceOf),
 	"evt.is_async":    eventNum(func(*Event) (int64, bool) { return 0, true }),
 	"evt.is_wait":     eventNum(func(*Event) (int64, bool) { return 0, true }),

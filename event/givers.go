@@ -24,6 +24,11 @@ var givers = map[string]func(m *maker, v Value) (bool, error){
 		}
 		return true, err
 	},
+	"evt.cpu": func(m *maker, v Value) (bool, error) {
+		n, err := strconv.ParseUint(v.Text, 10, 15)
+		m.e.CPU = uint16(n) + 1
+		return true, err
+	},
 	"evt.res": func(m *maker, v Value) (bool, error) {
 		c := m.l.Column("evt.res")
 		if c == nil {

@@ -83,9 +83,15 @@ func (s *Syscall) arg(name string) *CallArg {
 	return nil
 }
 
-// argAt returns the n-th argument: those that exclude each other count once.
+// argAt returns the n-th argument, as Falco counts: those that exclude each other
+// count once.
 func (s *Syscall) argAt(n int) *CallArg {
-	if s.Call == nil {
+	switch {
+	case s.Call == nil:
+		return nil
+	case s.Call.Order != nil && n < len(s.Call.Order):
+		return s.arg(s.Call.Order[n])
+	case s.Call.Order != nil:
 		return nil
 	}
 	last := ""

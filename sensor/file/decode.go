@@ -74,7 +74,7 @@ func (s *Sensor) decodeOpen(rec []byte) error {
 	}
 	o.Mismatch = !o.Memfd && mismatch(raw, name, o.Flags&unix.O_NOFOLLOW != 0, has(fileFileMarksFILE_SHARED))
 	e.event = event.Event{
-		Time: bpf.Wall(r.H.Ktime), Ktime: r.H.Ktime,
+		Time: bpf.Wall(r.H.Ktime), Ktime: r.H.Ktime, CPU: r.H.Cpu + 1,
 		Actor: event.Key{PID: r.Actor.Pid, Start: r.Actor.Start},
 		Data:  o,
 	}
@@ -189,7 +189,7 @@ func (s *Sensor) decodeChange(rec []byte) error {
 	if err != nil {
 		return err
 	}
-	e := &event.Event{Time: bpf.Wall(r.H.Ktime), Ktime: r.H.Ktime, Actor: event.Key{PID: r.Actor.Pid, Start: r.Actor.Start}}
+	e := &event.Event{Time: bpf.Wall(r.H.Ktime), Ktime: r.H.Ktime, CPU: r.H.Cpu + 1, Actor: event.Key{PID: r.Actor.Pid, Start: r.Actor.Start}}
 	switch kindOf(fileFileWhat(r.What)) {
 	case event.KindMount:
 		e.Data = mountOf(r, &t)

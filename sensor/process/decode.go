@@ -38,7 +38,7 @@ func newEvent[D any, P interface {
 	both := &struct {
 		event event.Event
 		data  D
-	}{event: event.Event{Time: bpf.Wall(hdr.Ktime), Ktime: hdr.Ktime, Actor: actor, Process: p}}
+	}{event: event.Event{Time: bpf.Wall(hdr.Ktime), Ktime: hdr.Ktime, CPU: hdr.Cpu + 1, Actor: actor, Process: p}}
 	both.event.Data = P(&both.data)
 	return &both.event, &both.data
 }
@@ -57,7 +57,7 @@ func newLife[D any, P interface {
 	}{}
 	fillProcess(&all.process, t)
 	e := &all.event
-	e.Time, e.Ktime = bpf.Wall(hdr.Ktime), hdr.Ktime
+	e.Time, e.Ktime, e.CPU = bpf.Wall(hdr.Ktime), hdr.Ktime, hdr.Cpu+1
 	e.Actor, e.Process, e.Data = all.process.Key, &all.process, P(&all.data)
 	return e, &all.data, &all.process
 }

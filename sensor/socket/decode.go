@@ -124,6 +124,7 @@ func connection(r *socketSockRecord) (*event.Event, error) {
 	e.event = event.Event{
 		Time:  bpf.Wall(r.H.Ktime),
 		Ktime: r.H.Ktime,
+		CPU:   r.H.Cpu + 1,
 		Actor: event.Key{PID: r.Owner.Pid, Start: r.Owner.Start},
 		Data:  c,
 	}
@@ -140,7 +141,7 @@ func trying(r *socketSockRecord) (*event.Event, error) {
 		return nil, fmt.Errorf("%w: a connection from nowhere", errRecord)
 	}
 	d.Socket.L4, d.Socket.NetNS, d.Socket.Cookie = event.Proto(r.L4), r.Netns, r.Cookie
-	return &event.Event{Time: bpf.Wall(r.H.Ktime), Ktime: r.H.Ktime, Actor: event.Key{PID: r.Owner.Pid, Start: r.Owner.Start}, Data: d}, nil
+	return &event.Event{Time: bpf.Wall(r.H.Ktime), Ktime: r.H.Ktime, CPU: r.H.Cpu + 1, Actor: event.Key{PID: r.Owner.Pid, Start: r.Owner.Start}, Data: d}, nil
 }
 
 // accepts says whether the result of a record may be a descriptor.

@@ -116,6 +116,7 @@ func (s *Sensor) message(r *socketDnsRecord, sock *event.Socket, msg []byte, cut
 	e.event = event.Event{
 		Time:  bpf.Wall(r.H.Ktime),
 		Ktime: r.H.Ktime,
+		CPU:   r.H.Cpu + 1,
 		Actor: event.Key{PID: r.Owner.Pid, Start: r.Owner.Start},
 		Data:  d,
 	}

@@ -60,7 +60,7 @@ func decodeCall(rec []byte) (*event.Event, error) {
 		data  event.Syscall
 	}{}
 	e, d := &both.event, &both.data
-	e.Time, e.Ktime, e.Data = bpf.Wall(r.Hdr.Ktime), r.Hdr.Ktime, d
+	e.Time, e.Ktime, e.CPU, e.Data = bpf.Wall(r.Hdr.Ktime), r.Hdr.Ktime, r.Hdr.Cpu+1, d
 	e.Actor = event.Key{PID: r.Key.Pid, Start: r.Key.Start}
 	d.Type, d.Call, d.RawRes, d.Regs, d.FD = c.Name, c, r.Ret, r.Args, -1
 	d.IOUring = r.Uring&uint8(syscallUringMarksCALL_URING) != 0
