@@ -130,7 +130,10 @@ struct io_sr_msg {
 
 #pragma clang attribute pop
 
-/* What the process knows a request by: its ring, and the number that it has given it. */
+/*
+ * What the process knows a request by: its ring, and the number that it has given
+ * it, which others may have too.
+ */
 struct uring_name {
 	__u64 ctx, data;
 };
@@ -171,6 +174,43 @@ static __always_inline struct task_struct *uring_task(struct io_kiocb *req)
 	if (bpf_core_field_exists(req->tctx))
 		return BPF_CORE_READ(req, tctx, task);
 	return BPF_CORE_READ(old, task);
+}
+
+static __always_inline struct uring_name uring_name(struct io_kiocb *req)
+{
+	return (struct uring_name){ .ctx = (__u64)BPF_CORE_READ(req, ctx), .data = BPF_CORE_READ(req, cqe.user_data) };
+}
+
+static __always_inline bool uring_same(const struct uring_name *a, const struct uring_name *b)
+{
+	return a->ctx == b->ctx && a->data == b->data;
+}
+
+/*
+ * An end that has no room in the ring of the process, of which the kernel tells the
+ * name and the result; and the requests that it can be of.
+ */
+struct uring_end {
+	struct uring_name name;
+	__u64 req; /* one of them */
+	__s32 res;
+	__u32 found; /* how many there are */
+};
+
+/* For bpf_for_each_map_elem, over maps of requests whose values begin with their names. */
+static long uring_end_match(void *map, const __u64 *key, const struct uring_name *known, struct uring_end *end)
+{
+	struct io_kiocb *req = (struct io_kiocb *)*key;
+	struct uring_name now;
+
+	if (!uring_same(known, &end->name))
+		return 0;
+	now = uring_name(req);
+	if (!uring_same(&now, &end->name) || BPF_CORE_READ(req, cqe.res) != end->res)
+		return 0; /* it has ended long ago, or has not yet */
+	end->req = *key;
+	end->found++;
+	return 0;
 }
 
 #endif /* IO_URING_H */

@@ -52,7 +52,11 @@ const volatile __u32 text_mask;
 
 static __always_inline enum record_type record_of(__u32 what)
 {
-	return what >= FILE_CLOSE ? REC_FILE_CLOSE : what >= FILE_MOUNT ? REC_MOUNT : REC_FILE;
+	if (what >= FILE_CLOSE)
+		return REC_FILE_CLOSE;
+	if (what >= FILE_MOUNT)
+		return REC_MOUNT;
+	return what >= FILE_UNLINK ? REC_FILE : REC_OPEN;
 }
 
 static __always_inline struct slot_set *slot_set(__u32 slots, __u32 set)

@@ -321,13 +321,28 @@ static __always_inline bool close_own(struct task_struct *p)
 	return READ(p->files, count.counter) <= p->signal->nr_threads;
 }
 
-/* It cannot fail any more, the other threads are about to be ended, and the descriptors are still there. */
+/*
+ * The current task executes something else. It cannot fail any more, the other threads
+ * are about to be ended, and the descriptors are still there.
+ */
+static __noinline int close_exec(void)
+{
+	if (!close_wanted(FILE_CLOSE_EXEC) || !close_own(bpf_get_current_task_btf()))
+		return 0;
+	return close_many(FILE_CLOSE_EXEC, 0, ~0U, true);
+}
+
 SEC("tp_btf/sched_prepare_exec")
 int BPF_PROG(file_close_exec, struct task_struct *p)
 {
-	if (!close_wanted(FILE_CLOSE_EXEC) || !close_own(p))
-		return 0;
-	return close_many(FILE_CLOSE_EXEC, 0, ~0U, true);
+	return close_exec();
+}
+
+/* The same until 6.9: what the kernel does right before it can fail no more. */
+SEC("fexit/security_bprm_creds_from_file")
+int BPF_PROG(file_exec_fexit, struct linux_binprm *bprm, struct file *file, int err)
+{
+	return err ? 0 : close_exec();
 }
 
 /*

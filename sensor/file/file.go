@@ -172,8 +172,9 @@ func changing(kind event.Kind, name, calls string, seen ...string) hook {
 	return h
 }
 
-// closing is the hook of all ways on which descriptors go. Where the kernel does not
-// show an exec before it has closed any, the second rung misses these.
+// closing is the hook of all ways on which descriptors go. An exec must be seen before
+// it has closed any: since Linux 6.10 there is a tracepoint, before it takes fexit.
+// Where the kernel has neither, the last rung misses what execs close.
 func closing() hook {
 	var all []bpf.Attachment
 	for _, call := range []string{"close", "dup2", "dup3"} {
@@ -184,6 +185,7 @@ func closing() hook {
 	all = append(all, bpf.Tracepoint("file_close_many", "syscalls", "sys_enter_close_range"), bpf.BTF("file_close_exit"))
 	return hook{Hook: bpf.Hook{Name: "file.close", Purpose: "files that were open for writing are closed", Rungs: []bpf.Rung{
 		{Kind: "tracepoint", Attachments: slices.Concat([]bpf.Attachment{bpf.BTF("file_close_exec")}, all)},
+		{Kind: "tracepoint/fexit", Attachments: slices.Concat([]bpf.Attachment{bpf.BTF("file_exec_fexit")}, all)},
 		{Kind: "tracepoint/no_exec", Attachments: all},
 	}}, kind: event.KindFileClose, types: []string{"close"}}
 }

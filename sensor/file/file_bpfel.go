@@ -397,7 +397,6 @@ const (
 	fileMapSeenWalks       = "seen_walks"
 	fileMapTextSets        = "text_sets"
 	fileMapUringCalls      = "uring_calls"
-	fileMapUringNames      = "uring_names"
 	fileMapUringScratches  = "uring_scratches"
 	fileMapUringSlots      = "uring_slots"
 	fileMapUringTexts      = "uring_texts"
@@ -407,6 +406,7 @@ const (
 	fileProgFileCloseExec  = "file_close_exec"
 	fileProgFileCloseExit  = "file_close_exit"
 	fileProgFileCloseMany  = "file_close_many"
+	fileProgFileExecFexit  = "file_exec_fexit"
 	fileProgFileOpenX      = "file_open_x"
 	fileProgFileS_chmod    = "file_s_chmod"
 	fileProgFileS_chown    = "file_s_chown"
@@ -487,6 +487,7 @@ type fileProgramSpecs struct {
 	FileCloseExec  *ebpf.ProgramSpec `ebpf:"file_close_exec"`
 	FileCloseExit  *ebpf.ProgramSpec `ebpf:"file_close_exit"`
 	FileCloseMany  *ebpf.ProgramSpec `ebpf:"file_close_many"`
+	FileExecFexit  *ebpf.ProgramSpec `ebpf:"file_exec_fexit"`
 	FileOpenX      *ebpf.ProgramSpec `ebpf:"file_open_x"`
 	FileS_chmod    *ebpf.ProgramSpec `ebpf:"file_s_chmod"`
 	FileS_chown    *ebpf.ProgramSpec `ebpf:"file_s_chown"`
@@ -535,7 +536,6 @@ type fileMapSpecs struct {
 	SeenWalks      *ebpf.MapSpec `ebpf:"seen_walks"`
 	TextSets       *ebpf.MapSpec `ebpf:"text_sets"`
 	UringCalls     *ebpf.MapSpec `ebpf:"uring_calls"`
-	UringNames     *ebpf.MapSpec `ebpf:"uring_names"`
 	UringScratches *ebpf.MapSpec `ebpf:"uring_scratches"`
 	UringSlots     *ebpf.MapSpec `ebpf:"uring_slots"`
 	UringTexts     *ebpf.MapSpec `ebpf:"uring_texts"`
@@ -605,7 +605,6 @@ type fileMaps struct {
 	SeenWalks      *ebpf.Map `ebpf:"seen_walks"`
 	TextSets       *ebpf.Map `ebpf:"text_sets"`
 	UringCalls     *ebpf.Map `ebpf:"uring_calls"`
-	UringNames     *ebpf.Map `ebpf:"uring_names"`
 	UringScratches *ebpf.Map `ebpf:"uring_scratches"`
 	UringSlots     *ebpf.Map `ebpf:"uring_slots"`
 	UringTexts     *ebpf.Map `ebpf:"uring_texts"`
@@ -638,7 +637,6 @@ func (m *fileMaps) Close() error {
 		m.SeenWalks,
 		m.TextSets,
 		m.UringCalls,
-		m.UringNames,
 		m.UringScratches,
 		m.UringSlots,
 		m.UringTexts,
@@ -674,6 +672,7 @@ type filePrograms struct {
 	FileCloseExec  *ebpf.Program `ebpf:"file_close_exec"`
 	FileCloseExit  *ebpf.Program `ebpf:"file_close_exit"`
 	FileCloseMany  *ebpf.Program `ebpf:"file_close_many"`
+	FileExecFexit  *ebpf.Program `ebpf:"file_exec_fexit"`
 	FileOpenX      *ebpf.Program `ebpf:"file_open_x"`
 	FileS_chmod    *ebpf.Program `ebpf:"file_s_chmod"`
 	FileS_chown    *ebpf.Program `ebpf:"file_s_chown"`
@@ -701,6 +700,7 @@ func (p *filePrograms) Close() error {
 		p.FileCloseExec,
 		p.FileCloseExit,
 		p.FileCloseMany,
+		p.FileExecFexit,
 		p.FileOpenX,
 		p.FileS_chmod,
 		p.FileS_chown,

@@ -186,20 +186,12 @@ __noinline int uring_close(struct uring_scratch *s)
 static __always_inline void uring_keep(struct uring_scratch *s, __u64 key)
 {
 	struct uring_call *c = &s->call;
-	struct uring_name name = { .ctx = c->ctx, .data = c->data };
-	__u64 *same = bpf_map_lookup_elem(&uring_names, &name);
 
-	if (same && *same != key) {
-		const struct uring_call *other = bpf_map_lookup_elem(&uring_calls, same);
-
-		c->blurred = other && other->ctx == c->ctx && other->data == c->data;
-	}
 	if (c->name_len + c->raw_len + c->target_raw_len > URING_TEXT)
 		bpf_map_update_elem(&uring_texts, &key, s->text, BPF_ANY);
 	else
 		bpf_probe_read_kernel(c->text, URING_TEXT, s->text);
 	bpf_map_update_elem(&uring_calls, &key, c, BPF_ANY);
-	bpf_map_update_elem(&uring_names, &name, &key, BPF_ANY);
 }
 
 static __noinline int uring_tell(struct uring_scratch *s, long res);
@@ -296,8 +288,7 @@ static __noinline int uring_submitted(struct io_kiocb *req)
 		c->chain = (__u64)req;
 	c->later = head || flags & (URING_ASYNC | URING_DRAIN);
 	c->skip = !!(flags & URING_SKIP);
-	c->ctx = (__u64)READ(req, ctx);
-	c->data = READ(req, cqe.user_data);
+	c->name = uring_name(req);
 	c->error = FILE_UNPROVEN;
 	c->when = bpf_ktime_get_boot_ns();
 	if (uring_closes(c)) {
@@ -575,20 +566,25 @@ int BPF_PROG(file_u_done, void *ctx_, struct io_kiocb *req)
 	return uring_ended(req);
 }
 
-/* One whose end has no room in the ring of the process: known by the number that the process gave it. */
-SEC("tp_btf/io_uring_cqe_overflow")
-int BPF_PROG(file_u_over, void *ring, __u64 data)
+/* The end of a request is lost. */
+static __always_inline void uring_lost(__u64 key)
 {
-	struct uring_name name = { .ctx = (__u64)ring, .data = data };
-	__u64 *key = bpf_map_lookup_elem(&uring_names, &name);
-	struct io_kiocb *req;
+	const struct uring_call *c = bpf_map_lookup_elem(&uring_calls, &key);
 
-	if (!key)
-		return 0;
-	req = (struct io_kiocb *)*key;
-	if ((__u64)READ(req, ctx) != name.ctx || READ(req, cqe.user_data) != data)
-		return 0; /* it has ended long ago */
-	return uring_ended(req);
+	if (c && !c->told)
+		record_count_lost(record_of(c->what));
+}
+
+/* One whose end has no room in the ring of the process. */
+SEC("tp_btf/io_uring_cqe_overflow")
+int BPF_PROG(file_u_over, void *ring, __u64 data, __s32 res)
+{
+	struct uring_end end = { .name = { .ctx = (__u64)ring, .data = data }, .res = res };
+
+	bpf_for_each_map_elem(&uring_calls, uring_end_match, &end, 0);
+	if (end.found > 1)
+		uring_lost(end.req); /* it cannot be told of which it is */
+	return end.found == 1 ? uring_ended((struct io_kiocb *)end.req) : 0;
 }
 
 #endif /* FILE_URING_H */

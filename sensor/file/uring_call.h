@@ -18,24 +18,23 @@
 
 /* A request that was submitted. Its texts are a name, and what was asked for. */
 struct uring_call {
+	struct uring_name name;
 	struct file_actor actor;
 	struct file_object file; /* of a close */
 	__u64 when, chain;
-	__u64 ctx, data; /* what the process knows it by */
 	__u64 flags, size;
 	__s32 dir, target_dir;
 	__s32 fd;
 	__u32 slot; /* of the ring's table of files, plus one; 0: none */
 	__u32 mode, marks;
 	__u16 name_len, raw_len, target_raw_len;
-	__u8 what;    /* enum file_what */
-	__u8 error;   /* enum file_error, of name */
-	__u8 later;   /* not executed at once by who submits it */
-	__u8 blurred; /* another of this number is on its way */
-	__u8 closes;  /* it is a close */
-	__u8 skip;    /* nobody is told that it succeeded */
-	__u8 told;    /* nobody wants it told */
-	__u8 zero[3];
+	__u8 what;   /* enum file_what */
+	__u8 error;  /* enum file_error, of name */
+	__u8 later;  /* not executed at once by who submits it */
+	__u8 closes; /* it is a close */
+	__u8 skip;   /* nobody is told that it succeeded */
+	__u8 told;   /* nobody wants it told */
+	__u8 zero[4];
 	char text[URING_TEXT];
 };
 
@@ -75,14 +74,6 @@ struct {
 	__uint(key_size, sizeof(__u64));
 	__uint(value_size, sizeof(struct uring_text));
 } uring_texts SEC(".maps");
-
-/* The latest request of a number that the process gave it. */
-struct {
-	__uint(type, BPF_MAP_TYPE_LRU_HASH);
-	__uint(max_entries, URING_CALLS);
-	__uint(key_size, sizeof(struct uring_name));
-	__uint(value_size, sizeof(__u64));
-} uring_names SEC(".maps");
 
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
@@ -180,7 +171,7 @@ static __always_inline bool uring_proven(const struct uring_call *c, __u64 numbe
 	struct uring_slot *s = uring_slot(c->actor.pid, number), *table = uring_slot(c->actor.pid, URING_TABLE);
 	bool own;
 
-	if (!s || !table || !c->when || c->blurred)
+	if (!s || !table || !c->when)
 		return false;
 	own = c->chain && s->chain == c->chain;
 	if ((own ? s->other : s->last) >= c->when + (self && !own) || s->done >= c->when)

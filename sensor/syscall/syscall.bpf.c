@@ -262,20 +262,15 @@ static __always_inline void object_socket(struct fd_object *o, struct file *file
 	o->remote_port = bpf_ntohs(BPF_CORE_READ(sk, __sk_common.skc_dport));
 }
 
-/*
- * What a descriptor refers to now: another thread may have closed it meanwhile,
- * or put another file there.
- */
-static __noinline int object_fill(struct scratch *s, __u32 fd)
+/* What a call is about. */
+static __noinline int object_fill(struct scratch *s, struct file *file)
 {
 	struct task_struct *p = bpf_get_current_task_btf();
 	struct fd_object *o = &s->rec.object;
 	struct fs_struct *fs = BPF_CORE_READ(p, fs);
 	__u64 off, from, len;
 	struct inode *inode;
-	struct file *file;
 
-	file = file_of_fd(p, fd);
 	if (!file)
 		return 0;
 	inode = BPF_CORE_READ(file, f_inode);
@@ -311,15 +306,27 @@ static __always_inline bool task_is_self(struct task_struct *p)
 }
 
 /*
- * Tells of the call that is in s, with who made it, its arguments and its result: as
- * far as m is asked, if the current task is of who made it, whose memory is read then.
+ * The file of the descriptor that a call of the current task is about, as it is now:
+ * another thread may have closed it meanwhile, or put another file there.
  */
-static __always_inline int call_tell(struct scratch *s, const struct call_plan *plan, struct interest *m, bool own)
+static __always_inline struct file *call_file(const struct syscall_record *r, const struct call_plan *plan)
+{
+	__s64 fd = plan->fd_at == AT_RESULT ? r->ret : (__s64)(__s32)arg_at(r, plan->fd_at);
+
+	return fd >= 0 ? file_of_fd(bpf_get_current_task_btf(), fd) : NULL;
+}
+
+/*
+ * Tells of the call that is in s, with who made it, its arguments, its result and the
+ * file that it is about: as far as m is asked, if the current task is of who made it,
+ * whose memory is read then.
+ */
+static __always_inline int call_tell(struct scratch *s, const struct call_plan *plan, struct interest *m,
+				     struct file *file, bool own)
 {
 	struct syscall_record *r = &s->rec;
 	__u64 len, example = 0;
 	struct count *c;
-	__s64 fd;
 	__u32 i;
 	int err;
 
@@ -349,11 +356,8 @@ static __always_inline int call_tell(struct scratch *s, const struct call_plan *
 		else
 			r->bad |= 1 << i;
 	}
-	if (plan->object) {
-		fd = plan->fd_at == AT_RESULT ? r->ret : (__s64)(__s32)arg_at(r, plan->fd_at);
-		if (fd >= 0)
-			object_fill(s, fd);
-	}
+	if (plan->object)
+		object_fill(s, file);
 	if (own && interest_needs_ends(m) &&
 	    !interest_ends(m, r->object.family, r->object.local, r->object.remote, r->object.local_port,
 			   r->object.remote_port))
@@ -396,7 +400,7 @@ int syscall_exit(struct trace_event_raw_sys_exit *ctx)
 	args_fill(r->args, (struct pt_regs *)bpf_task_pt_regs(p));
 	if (plan->own && r->args[0] < 64 && plan->own >> (r->args[0] & 63) & 1 && task_is_self(p))
 		return 0;
-	return call_tell(s, plan, &m, true);
+	return call_tell(s, plan, &m, plan->object ? call_file(r, plan) : NULL, true);
 }
 
 #include "uring.h"

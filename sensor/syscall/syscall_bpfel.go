@@ -319,7 +319,11 @@ type syscallTaskKey struct {
 
 type syscallUringAsk struct {
 	_    structs.HostLayout
-	Req  uint64
+	Name struct {
+		_    structs.HostLayout
+		Ctx  uint64
+		Data uint64
+	}
 	Fd   int32
 	Zero uint32
 }
@@ -330,12 +334,6 @@ const (
 	syscallUringMarksCALL_URING  syscallUringMarks = 1
 	syscallUringMarksCALL_DIRECT syscallUringMarks = 2
 )
-
-type syscallUringName struct {
-	_    structs.HostLayout
-	Ctx  uint64
-	Data uint64
-}
 
 // Names of all BPF objects in the ELF.
 //

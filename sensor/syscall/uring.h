@@ -18,9 +18,9 @@
 /* By operation: the number of the call that does the same, plus one; 0: none. Set by Go. */
 const volatile __u16 uring_calls[URING_OPS];
 
-/* Of the latest request of a name: which it is. */
+/* Of a request that was submitted, by its address. */
 struct uring_ask {
-	__u64 req;
+	struct uring_name name;
 	__s32 fd; /* -1: one of the ring's own table */
 	__u32 zero;
 };
@@ -28,7 +28,7 @@ struct uring_ask {
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
 	__uint(max_entries, URING_ASKS);
-	__type(key, struct uring_name);
+	__type(key, __u64);
 	__type(value, struct uring_ask);
 } uring_asks SEC(".maps");
 
@@ -91,18 +91,14 @@ static __noinline int uring_tell(struct io_kiocb *req, __s32 fd, __s64 ret)
 	r->ret = ret;
 	r->uring = CALL_URING;
 	uring_args(r, req, fd);
-	return call_tell(s, plan, &m, own);
-}
-
-static __always_inline struct uring_name uring_name(struct io_kiocb *req)
-{
-	return (struct uring_name){ .ctx = (__u64)BPF_CORE_READ(req, ctx), .data = BPF_CORE_READ(req, cqe.user_data) };
+	/* It has the file until it ends, whatever becomes of the descriptor; before it is executed it has none. */
+	return call_tell(s, plan, &m, BPF_CORE_READ(req, file), own);
 }
 
 static __always_inline int uring_submitted(struct io_kiocb *req)
 {
-	struct uring_ask ask = { .req = (__u64)req, .fd = -1 };
-	struct uring_name name;
+	struct uring_ask ask = { .fd = -1 };
+	__u64 key = (__u64)req;
 	__u32 flags;
 
 	if (!uring_plan(req))
@@ -112,25 +108,24 @@ static __always_inline int uring_submitted(struct io_kiocb *req)
 		ask.fd = BPF_CORE_READ(req, cqe.fd);
 	if (flags & URING_SKIP)
 		uring_tell(req, ask.fd, -EINPROGRESS);
-	name = uring_name(req);
-	bpf_map_update_elem(&uring_asks, &name, &ask, BPF_ANY);
+	ask.name = uring_name(req);
+	bpf_map_update_elem(&uring_asks, &key, &ask, BPF_ANY);
 	return 0;
 }
 
 static __always_inline int uring_ended(struct io_kiocb *req)
 {
-	struct uring_name name;
+	__u64 key = (__u64)req;
 	struct uring_ask *ask;
 	__s32 fd = -1, ret;
 
 	if (!req || !uring_plan(req))
 		return 0;
-	name = uring_name(req);
 	ret = BPF_CORE_READ(req, cqe.res);
-	ask = bpf_map_lookup_elem(&uring_asks, &name);
-	if (ask && ask->req == (__u64)req) {
+	ask = bpf_map_lookup_elem(&uring_asks, &key);
+	if (ask) {
 		fd = ask->fd;
-		bpf_map_delete_elem(&uring_asks, &name);
+		bpf_map_delete_elem(&uring_asks, &key);
 	} else if (ret < 0) {
 		return 0; /* the kernel has refused it before it was submitted: there are no arguments */
 	}
@@ -158,19 +153,14 @@ int BPF_PROG(syscall_u_done, void *ctx_, struct io_kiocb *req)
 
 /* One whose end has no room in the ring of the process. */
 SEC("tp_btf/io_uring_cqe_overflow")
-int BPF_PROG(syscall_u_over, void *ring, __u64 data)
+int BPF_PROG(syscall_u_over, void *ring, __u64 data, __s32 res)
 {
-	struct uring_name name = { .ctx = (__u64)ring, .data = data }, now;
-	struct uring_ask *ask = bpf_map_lookup_elem(&uring_asks, &name);
-	struct io_kiocb *req;
+	struct uring_end end = { .name = { .ctx = (__u64)ring, .data = data }, .res = res };
 
-	if (!ask)
-		return 0;
-	req = (struct io_kiocb *)ask->req;
-	now = uring_name(req);
-	if (now.ctx != name.ctx || now.data != name.data)
-		return 0; /* it has ended long ago */
-	return uring_ended(req);
+	bpf_for_each_map_elem(&uring_asks, uring_end_match, &end, 0);
+	if (end.found > 1)
+		record_count_lost(REC_CALL); /* it cannot be told of which it is */
+	return end.found == 1 ? uring_ended((struct io_kiocb *)end.req) : 0;
 }
 
 #endif /* SYSCALL_URING_H */

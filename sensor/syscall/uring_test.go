@@ -62,13 +62,6 @@ func TestBPFUring(t *testing.T) {
 				m.Op, m.FD, m.Flags = op, int32(fd), m.Flags|tt.flags
 				return m
 			}
-			message := func(p *byte, n int) testkit.Request {
-				iov := &unix.Iovec{Base: p, Len: uint64(n)}
-				msg := &unix.Msghdr{Iov: iov, Iovlen: 1}
-				u.Memory(p)
-				u.Memory(unsafe.Pointer(iov))
-				return testkit.Request{Addr: u.Memory(unsafe.Pointer(msg)), Len: 1}
-			}
 			fd := u.Do(request(opSocket, unix.AF_INET, testkit.Request{Off: unix.SOCK_DGRAM | unix.SOCK_CLOEXEC}))[0]
 			if fd < 0 {
 				t.Fatal(unix.Errno(-fd))
@@ -89,17 +82,17 @@ func TestBPFUring(t *testing.T) {
 			}
 
 			sent, got := []byte("hello"), make([]byte, 8)
-			if res := u.Do(request(opSendmsg, fds[0], message(&sent[0], len(sent))))[0]; res != 5 {
+			if res := u.Do(request(opSendmsg, fds[0], message(u, sent)))[0]; res != 5 {
 				t.Fatal(res)
 			}
 			check(next("sendmsg"), int32(fds[0]), fmt.Sprintf("res=5 data=hello fd=%d size=5 tuple=NULL", fds[0]))
-			if res := u.Do(request(opRecvmsg, fds[1], message(&got[0], len(got))))[0]; res != 5 {
+			if res := u.Do(request(opRecvmsg, fds[1], message(u, got)))[0]; res != 5 {
 				t.Fatal(res)
 			}
 			check(next("recvmsg"), int32(fds[1]), fmt.Sprintf("res=5 size=5 data=hello tuple=NULL fd=%d", fds[1]))
 
 			// Of whose success nobody is told; the ring's next end is that of another one.
-			m := message(&sent[0], len(sent))
+			m := message(u, sent)
 			m.Flags = testkit.UringSkip | testkit.UringLink
 			u.Submit(1, request(opSendmsg, fds[0], m), testkit.Request{Data: 1})
 			if e := next("sendmsg"); e.Data.(*event.Syscall).Res != event.Errno(unix.EINPROGRESS) || e.Data.(*event.Syscall).FD != int32(fds[0]) {
@@ -109,6 +102,56 @@ func TestBPFUring(t *testing.T) {
 				t.Fatal(err)
 			}
 			u.Ends(1)
+		})
+	}
+}
+
+// message is a request that sends what b is, or receives into it.
+func message(u *testkit.Uring, b []byte) testkit.Request {
+	iov := &unix.Iovec{Base: &b[0], Len: uint64(len(b))}
+	msg := &unix.Msghdr{Iov: iov, Iovlen: 1}
+	u.Memory(&b[0])
+	u.Memory(unsafe.Pointer(iov))
+	return testkit.Request{Addr: u.Memory(unsafe.Pointer(msg)), Len: 1}
+}
+
+// TestBPFUringSameNumber: requests that have one number and are on their way at once
+// are each told with what was asked of it, also where the ring has no room for ends.
+func TestBPFUringSameNumber(t *testing.T) {
+	w := start(t, bpf.Config{}, only("recvmsg"))
+	for _, tt := range []struct {
+		name string
+		full bool
+	}{{name: "room"}, {name: "no room", full: true}} {
+		t.Run(tt.name, func(t *testing.T) {
+			u := testkit.NewUring(t, 4, testkit.UringCQSize)
+			if tt.full {
+				u.Submit(4, make([]testkit.Request, 4)...) // that do nothing
+			}
+			var rs []testkit.Request
+			var peers []int
+			for range 3 {
+				fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+				if err != nil {
+					t.Fatal(err)
+				}
+				t.Cleanup(func() { _ = unix.Close(fds[0]); _ = unix.Close(fds[1]) })
+				r := message(u, make([]byte, 8))
+				r.Op, r.FD, r.Data = opRecvmsg, int32(fds[0]), 7
+				rs, peers = append(rs, r), append(peers, fds[1])
+			}
+			u.Submit(0, rs...)
+			before := len(w.of(os.Getpid(), "recvmsg"))
+			for n, i := range []int{1, 0, 2} { // not in the order in which they were submitted
+				if _, err := unix.Write(peers[i], []byte("hello")[:i+1]); err != nil {
+					t.Fatal(err)
+				}
+				testkit.Wait(t, "the end of a request", func() bool { return len(w.of(os.Getpid(), "recvmsg")) == before+n+1 })
+				d := w.of(os.Getpid(), "recvmsg")[before+n].Data.(*event.Syscall)
+				if d.FD != rs[i].FD || d.RawRes != int64(i)+1 || !d.IOUring {
+					t.Errorf("request %d, of descriptor %d: told of %d with %d", i, rs[i].FD, d.FD, d.RawRes)
+				}
+			}
 		})
 	}
 }

@@ -22,7 +22,7 @@ const noV1 = "the machines mount the unified hierarchy alone"
 // by the rung notAttached.
 var allowedRungs = []allowance{
 	{"6.1", "file.chmod2", notAttached, "fchmodat2 is there since 6.6"},
-	{"6.1", "file.close", "tracepoint/no_exec", "an exec is shown before it closes files since 6.10"},
+	{"6.1", "file.close", "tracepoint/fexit", "an exec is shown before it closes files by a tracepoint since 6.10"},
 	{"6.1", "file.io_uring", "tp_btf/submit_sqe", "the tracepoint has its present name since 6.4"},
 	{"6.1", "syscall.io_uring", "tp_btf/submit_sqe", "the tracepoint has its present name since 6.4"},
 }
