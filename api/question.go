@@ -80,7 +80,7 @@ func ParseQuestion(path string, q Query) (a Asked, err error) {
 	if a.Filter, err = q.Filter(); err != nil {
 		return a, err
 	}
-	if a.Filter.Kinds()&l.kinds == 0 {
+	if a.Filter.Interest().Kinds()&l.kinds == 0 {
 		return a, cannotMatch(q, a.Filter, l.row)
 	}
 	if a.Fields, err = q.Fields(); err != nil {
@@ -129,8 +129,9 @@ func (a *Asked) times(q Query, now time.Time) (err error) {
 // speaks of something else.
 func cannotMatch(q Query, prog *filter.Program, row string) error {
 	expr, pos, end := q["filter"], 0, len(q["filter"])
-	wants := "events of kind " + prog.Kinds().String()
-	switch kinds := prog.Kinds(); {
+	kinds := prog.Interest().Kinds()
+	wants := "events of kind " + kinds.String()
+	switch {
 	case kinds == 0:
 		wants = "what cannot be at the same time"
 	case row == "event":

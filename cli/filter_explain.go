@@ -149,6 +149,10 @@ type explainView struct {
 
 func (v *explainView) write() {
 	v.heading("Events")
+	if v.x.Kinds == 0 && v.x.Left == 0 {
+		v.line("none", v.paint(yellow, "nothing that can happen satisfies all of this"))
+		return
+	}
 	v.line("of kinds", v.safe(v.x.Kinds.String()))
 	if v.x.Left != 0 {
 		v.line("not asked for", v.safe(v.x.Left.String())+": with evt.kind, evt.type or a field of theirs they are; evt.kind exists has all")

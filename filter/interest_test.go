@@ -300,8 +300,8 @@ func TestInterestOfCalls(t *testing.T) {
 		{"evt.arg[request] = PTRACE_ATTACH", []string{"ptrace"}},
 		{"evt.arg.option exists", []string{"prctl"}},
 		{"evt.type in (dup, kill) and evt.arg.pid = 7", []string{"kill"}},
-		{"fd.type = ipv4 and evt.kind = syscall", []string{"dup", "dup2", "dup3", "finit_module", "kexec_file_load"}},
-		{"fd.name = /etc/passwd", []string{"dup", "dup2", "dup3", "finit_module", "kexec_file_load"}},
+		{"fd.type = ipv4 and evt.kind = syscall", []string{"bind", "dup", "dup2", "dup3", "finit_module", "kexec_file_load"}},
+		{"fd.name = /etc/passwd", []string{"bind", "dup", "dup2", "dup3", "finit_module", "kexec_file_load"}},
 	} {
 		set := interest.Union(interest.Holder{Interest: mustCompile(t, tt.expr).Interest()})
 		got := set.Types(event.KindSyscall)

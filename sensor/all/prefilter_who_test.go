@@ -54,6 +54,9 @@ var listedWho = []string{
 	"evt.type = dup and container.name in (web, db) and fd.sport = 53",
 	"evt.type = dup and fd.sip = 127.1.2.3 and not proc.name in (sshd, nc)",
 	"evt.kind = syscall and evt.type = dup and proc.name = backup",
+	"evt.type = bind and fd.sport = 4453",
+	"evt.type = bind and fd.lip = 127.53.0.0/16 and evt.res = SUCCESS",
+	"evt.type in (bind, dup) and fd.port in (53, 4453) and proc.exepath startswith DIR/opt/",
 }
 
 // ends are what sockets are connected to, after the one that is so often.
@@ -110,7 +113,7 @@ func helperWho(args []string) int {
 				return false
 			}
 		}
-		return true
+		return bound(unix.SockaddrInet4{Addr: [4]byte{127, 0, 0, 7}}, often) && bound(unix.SockaddrInet4{Port: 4453, Addr: [4]byte{127, 53, 0, 53}}, 2)
 	}
 	switch role {
 	case "old":
@@ -154,6 +157,21 @@ func helperWho(args []string) int {
 		return 1
 	}
 	return 0
+}
+
+// bound gives n sockets, one after the other, an address.
+func bound(to unix.SockaddrInet4, n int) bool {
+	for range n {
+		fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+		if err == nil {
+			err = unix.Bind(fd, &to)
+		}
+		if err = cmpErr(err, unix.Close(fd)); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			return false
+		}
+	}
+	return true
 }
 
 func cmpErr(first, next error) error {
@@ -399,7 +417,7 @@ func matches(p *filter.Program, events []*event.Event) (n int) {
 // execute something else in a thread.
 func TestBPFPrefilterWho(t *testing.T) {
 	l := newLobby(t, 0)
-	calls := interest.Term{Kinds: event.Kinds(event.KindSyscall), Types: []string{"dup"}}
+	calls := interest.Term{Kinds: event.Kinds(event.KindSyscall), Types: []string{"bind", "dup"}}
 	l.want(interest.Interest{Terms: []interest.Term{{Kinds: event.Kinds(event.KindOpen), Types: []string{"openat"}}, calls}})
 	everything := l.work("opt/restore")
 	if len(everything) < 2*noiseOfClerk {

@@ -172,6 +172,8 @@ func fillSocket(d *event.Syscall, o *syscallFdObject) {
 		}
 		if r := addr(&o.Remote); !r.IsUnspecified() || o.RemotePort != 0 {
 			s.Remote, s.RemotePort = r, o.RemotePort
+		} else {
+			s.Server = true // what has an address and no other end waits for one
 		}
 		d.Sock, d.FDType = s, "ipv4"
 		if o.Family == unix.AF_INET6 {

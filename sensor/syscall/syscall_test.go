@@ -64,6 +64,8 @@ var harmless = []struct {
 	{"socket", []any{99, unix.SOCK_STREAM, 0}, "fd=-97(EAFNOSUPPORT) domain=99 type=1 proto=0 flags=0", "EAFNOSUPPORT"},
 	{"socket", []any{unix.AF_UNIX, 77, 0}, "fd=-22(EINVAL) domain=1(AF_LOCAL|AF_UNIX) type=77 proto=0 flags=0", "EINVAL"},
 	{"socketpair", []any{unix.AF_INET6, unix.SOCK_STREAM | unix.SOCK_CLOEXEC, 0, 0}, "res=-#(#) fd1=NULL fd2=NULL domain=10(AF_INET6) type=524289 proto=0", ""},
+	{"bind", []any{-1, []byte{unix.AF_INET, 0, 1, 187, 127, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0}, 16}, "res=-9(EBADF) fd=-1 addr=127.0.0.1:443", "EBADF"},
+	{"bind", []any{-1, 0, 16}, "res=-9(EBADF) fd=-1 addr=NULL", "EBADF"},
 	{"sendmsg", []any{-1, 0, unix.MSG_NOSIGNAL}, "res=-9(EBADF) data=NULL fd=-1 tuple=NULL flags=16384(MSG_NOSIGNAL)", "EBADF"},
 	{"recvmsg", []any{-1, 0, 0}, "res=-9(EBADF) data=NULL tuple=NULL fd=-1 flags=0", "EBADF"},
 	{"sendmmsg", []any{-1, 0, 0, 0}, "res=-9(EBADF) fd=-1 data=NULL tuple=NULL flags=0", "EBADF"},
