@@ -55,8 +55,7 @@ type Column struct {
 	null   int64 // the number that is none, with nullIs
 	names  *naming
 
-	off   uintptr // of texts
-	call  bool    // the text is the name of a Call
+	strs  func(at []unsafe.Pointer, dst []string)
 	ints  func(at []unsafe.Pointer, dst []int64)
 	addrs func(at []unsafe.Pointer, dst []netip.Addr)
 	lists func(at []unsafe.Pointer, dst [][]string)
@@ -380,7 +379,18 @@ func (l *Layout) pointer(t reflect.Type, g int, off uintptr, name string) bool {
 	case reflect.TypeFor[*cluster.Peer]():
 		l.peer(g, off, name)
 	case reflect.TypeFor[*Call]():
-		c := l.add(&Column{Name: name, Type: String, Rep: StrRep, group: g, nulls: nullIs, off: off, call: true})
+		c := l.add(&Column{Name: name, Type: String, Rep: StrRep, group: g, nulls: nullIs})
+		c.strs = func(at []unsafe.Pointer, dst []string) {
+			for i, p := range at {
+				dst[i] = ""
+				if p == nil {
+					continue
+				}
+				if call := *(**Call)(unsafe.Add(p, off)); call != nil {
+					dst[i] = call.Name
+				}
+			}
+		}
 		c.setStr = func(p unsafe.Pointer, v string) { *(**Call)(unsafe.Add(p, off)) = LookupCall(v) }
 	case reflect.TypeFor[[6]uint64]():
 		for i := range 6 {
@@ -547,45 +557,39 @@ func (c *Column) Ints(r *Rows, dst []int64, valid []bool) (nulls int) {
 	for i, v := range dst {
 		ok := at[i] != nil && (c.nulls == never || v != c.null)
 		valid[i] = ok
-		if !ok {
-			dst[i] = 0
-			nulls++
+		nulls += int(digit(!ok))
+	}
+	if c.null != 0 {
+		for i, ok := range valid {
+			dst[i] *= int64(digit(ok))
 		}
 	}
 	return nulls
 }
 
-// Strs reads a StrRep column: valid has a place for each row, and value is called
-// with those that have a value. It returns how many have none.
-func (c *Column) Strs(r *Rows, valid []bool, value func(i int, s string)) (nulls int) {
+// Strs reads a StrRep column, as Ints does.
+func (c *Column) Strs(r *Rows, dst []string, valid []bool) (nulls int) {
 	if r.there[c.group] == 0 {
+		clear(dst)
 		clear(valid)
-		return len(valid)
+		return len(dst)
 	}
-	for i, p := range r.at[c.group] {
-		ok := false
-		if p != nil {
-			s := c.str(unsafe.Add(p, c.off))
-			if ok = s != "" || c.nulls == never; ok {
-				value(i, s)
-			}
-		}
-		if valid[i] = ok; !ok {
-			nulls++
-		}
+	at := r.at[c.group]
+	c.strs(at, dst)
+	for i, s := range dst {
+		ok := s != "" || c.nulls == never && at[i] != nil
+		valid[i] = ok
+		nulls += int(digit(!ok))
 	}
 	return nulls
 }
 
-// str is the text at a member.
-func (c *Column) str(p unsafe.Pointer) string {
-	if !c.call {
-		return *(*string)(p)
+// digit is 1 for true. The compiler makes no branch of it.
+func digit(b bool) uint8 {
+	if b {
+		return 1
 	}
-	if call := *(**Call)(p); call != nil {
-		return call.Name
-	}
-	return ""
+	return 0
 }
 
 // Addrs reads an AddrRep column, as Ints does.

@@ -101,8 +101,8 @@ func (c *Column) access(t reflect.Type, off uintptr) {
 
 // text makes the column that of strings at an offset.
 func (c *Column) text(off uintptr) {
-	c.Type, c.Rep, c.off = String, StrRep, off
-	c.setStr = func(p unsafe.Pointer, v string) { *(*string)(unsafe.Add(p, off)) = v }
+	c.Type, c.Rep = String, StrRep
+	c.strs, c.setStr = members[string](off)
 }
 
 func members[T any](off uintptr) (get func([]unsafe.Pointer, []T), set func(unsafe.Pointer, T)) {

@@ -16,6 +16,7 @@ type builder struct {
 	nulls   []int     // likewise
 	rows    event.Rows
 	// what one column has in some rows
+	strs  []string
 	addrs []netip.Addr
 	lists [][]string
 	maps  []map[string]string
@@ -61,6 +62,7 @@ func (b *builder) processes(host *event.Host, ps []*event.Process, r *refs) *Bat
 // clear lets go of the rows that were built last.
 func (b *builder) clear() {
 	b.rows.Clear()
+	clear(b.strs[:cap(b.strs)])
 	clear(b.addrs[:cap(b.addrs)])
 	clear(b.lists[:cap(b.lists)])
 	clear(b.maps[:cap(b.maps)])
@@ -83,7 +85,7 @@ func (b *builder) begin(l *event.Layout, host *event.Host, n int) {
 		b.vectors = append(b.vectors, &Vector{})
 		b.coders, b.valid, b.nulls = append(b.coders, coder{}), append(b.valid, nil), append(b.nulls, 0)
 	}
-	b.addrs, b.lists, b.maps = grow(b.addrs, stride), grow(b.lists, stride), grow(b.maps, stride)
+	b.strs, b.addrs, b.lists, b.maps = grow(b.strs, stride), grow(b.addrs, stride), grow(b.lists, stride), grow(b.maps, stride)
 	for i, c := range l.Columns {
 		v := b.vectors[i]
 		b.valid[i], b.nulls[i] = grow(b.valid[i], n), 0
@@ -113,8 +115,9 @@ func (b *builder) take(i, j int) {
 		codes, nulls := v.Codes[i:j], 0
 		switch c.Rep {
 		case event.StrRep:
-			clear(codes)
-			nulls = c.Strs(&b.rows, valid, func(i int, s string) { codes[i] = coder.text(&v.Strs, s) })
+			if nulls = c.Strs(&b.rows, b.strs[:n], valid); nulls < n {
+				v.Strs = coder.texts(codes, v.Strs, b.strs[:n], valid)
+			}
 		case event.AddrRep:
 			if nulls = c.Addrs(&b.rows, b.addrs[:n], valid); nulls < n {
 				v.Addrs = coder.addresses(codes, v.Addrs, b.addrs[:n], valid)

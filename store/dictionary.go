@@ -2,129 +2,132 @@ package store
 
 import (
 	"encoding/binary"
+	"hash/maphash"
 	"maps"
 	"net/netip"
 	"slices"
 	"unsafe"
 )
 
+// An index finds the values of a dictionary by their hashes.
+type index struct {
+	slots []slot // a power of two
+	taken int    // at most half of them
+}
+
+// A slot is taken where place, which is 1 + that in the dictionary, is not 0.
+type slot struct{ hash, place uint32 }
+
+func (x *index) clear() {
+	if x.taken > 0 {
+		clear(x.slots)
+		x.taken = 0
+	}
+}
+
+// place returns the place of a value in a dictionary, at the end of which it is put
+// if it is new.
+func place[T comparable](x *index, dict *[]T, v T, hash uint64) uint32 {
+	if 2*x.taken >= len(x.slots) {
+		x.widen()
+	}
+	mask := uint32(len(x.slots) - 1)
+	short := uint32(hash >> 32)
+	for at := short & mask; ; at = (at + 1) & mask {
+		switch s := &x.slots[at]; {
+		case s.place == 0:
+			*dict = append(*dict, v)
+			*s = slot{short, uint32(len(*dict))}
+			x.taken++
+			return s.place - 1
+		case s.hash == short && (*dict)[s.place-1] == v:
+			return s.place - 1
+		}
+	}
+}
+
+func (x *index) widen() {
+	old := x.slots
+	x.slots = make([]slot, max(64, 4*len(old)))
+	mask := uint32(len(x.slots) - 1)
+	for _, s := range old {
+		if s.place == 0 {
+			continue
+		}
+		at := s.hash & mask
+		for x.slots[at].place != 0 {
+			at = (at + 1) & mask
+		}
+		x.slots[at] = s
+	}
+}
+
+// textSeed is that of all hashes of texts.
+var textSeed = maphash.MakeSeed()
+
+// hashAddr mixes an address; its high bits are to be used.
+func hashAddr(a netip.Addr) uint64 {
+	b := a.As16()
+	const m = 0x9e3779b97f4a7c15
+	h := (binary.LittleEndian.Uint64(b[8:]) ^ binary.LittleEndian.Uint64(b[:8])*m) * m
+	return (h ^ h>>32) * m
+}
+
 // A coder makes the dictionary of one column of a batch, some rows at a time:
 // the places of values in it, each of which is there once.
 type coder struct {
-	known  map[string]uint32 // texts; lists and maps as appendStrings writes them
-	recent []recentText
-	slots  []uint32                  // of addresses: 1 + place
-	same   map[unsafe.Pointer]uint32 // maps by where they lie: labels are shared by all events of a pod
-	key    []byte
-	used   bool // since it was cleared
+	index index
+	known map[string]uint32         // lists and maps as appendStrings writes them
+	same  map[unsafe.Pointer]uint32 // maps by where they lie: labels are shared by all events of a pod
+	key   []byte
+	used  bool // since it was cleared
 }
-
-// A recentText is a text whose place is known. Most texts of events are interned:
-// where one lies tells which it is, without looking at it.
-type recentText struct {
-	s    string
-	code uint32
-}
-
-// recentTexts is how many of them are remembered, a power of two.
-const recentTexts = 1 << 9
 
 func (k *coder) clear() {
 	if !k.used {
 		return
 	}
 	k.used = false
+	k.index.clear()
 	clear(k.known)
-	clear(k.recent)
-	clear(k.slots)
 	clear(k.same)
 }
 
-// begin makes the coder one of texts.
-func (k *coder) begin() {
-	k.used = true
-	if k.recent == nil {
-		k.known, k.recent = map[string]uint32{}, make([]recentText, recentTexts)
-	}
-}
-
-// text returns the place of a text.
-func (k *coder) text(dict *[]string, s string) uint32 {
-	if !k.used {
-		k.begin()
-	}
-	at := uintptr(unsafe.Pointer(unsafe.StringData(s)))
-	r := &k.recent[(at>>3^at>>13^uintptr(len(s)))%recentTexts]
-	if len(r.s) == len(s) && unsafe.StringData(r.s) == unsafe.StringData(s) && len(s) > 0 {
-		return r.code
-	}
-	code, ok := k.known[s]
-	if !ok {
-		code = uint32(len(*dict))
-		k.known[s] = code
-		*dict = append(*dict, s)
-	}
-	*r = recentText{s, code}
-	return code
-}
-
+// texts makes codes the places of texts in a dictionary, which it returns with what
+// is new in it.
 func (k *coder) texts(codes []uint32, dict, texts []string, valid []bool) []string {
-	clear(codes)
+	k.used = true
+	last := "" // often it comes again, and lies where it did: most texts of events are interned
+	code := uint32(0)
 	for i, s := range texts {
-		if valid[i] {
-			codes[i] = k.text(&dict, s)
+		if !valid[i] {
+			codes[i] = 0
+			continue
 		}
+		if len(s) == 0 || len(s) != len(last) || unsafe.StringData(s) != unsafe.StringData(last) {
+			last, code = s, place(&k.index, &dict, s, maphash.String(textSeed, s))
+		}
+		codes[i] = code
 	}
 	return dict
 }
 
+// addresses is texts of addresses.
 func (k *coder) addresses(codes []uint32, dict, addrs []netip.Addr, valid []bool) []netip.Addr {
 	k.used = true
+	var last netip.Addr
+	code := uint32(0)
 	for i, a := range addrs {
 		if !valid[i] {
 			codes[i] = 0
 			continue
 		}
-		if 2*len(dict) >= len(k.slots) {
-			k.widen(dict)
+		if a != last {
+			last, code = a, place(&k.index, &dict, a, hashAddr(a))
 		}
-		at := hashAddr(a)
-		for {
-			at &= uint64(len(k.slots) - 1)
-			code := k.slots[at]
-			if code == 0 {
-				dict = append(dict, a)
-				code = uint32(len(dict))
-				k.slots[at] = code
-			}
-			if dict[code-1] == a {
-				codes[i] = code - 1
-				break
-			}
-			at++
-		}
+		codes[i] = code
 	}
 	return dict
-}
-
-// widen makes room for more addresses than a dictionary has.
-func (k *coder) widen(dict []netip.Addr) {
-	k.slots = make([]uint32, max(256, 4*len(k.slots)))
-	for i, a := range dict {
-		at := hashAddr(a) & uint64(len(k.slots)-1)
-		for k.slots[at] != 0 {
-			at = (at + 1) & uint64(len(k.slots)-1)
-		}
-		k.slots[at] = uint32(i + 1)
-	}
-}
-
-// hashAddr mixes an address; its low bits are to be used.
-func hashAddr(a netip.Addr) uint64 {
-	b := a.As16()
-	const m = 0x9e3779b97f4a7c15
-	h := (binary.LittleEndian.Uint64(b[8:]) ^ binary.LittleEndian.Uint64(b[:8])*m) * m
-	return (h ^ h>>32) * m >> 32
 }
 
 func (k *coder) lists(codes []uint32, dict, lists [][]string, valid []bool) [][]string {

@@ -227,16 +227,16 @@ func (x *exporter) flush() error {
 		shapeTexts: {rows: n, offsets: make([]uint32, n+1)},
 		shapeInt:   {rows: n, nums: make([]int64, n), null: x.none.null[:n]},
 	}
-	err := x.w.writeGroup(n, func(i int) *vector {
+	err := x.w.writeGroup(n, func(i int) (*vector, error) {
 		c := &x.cols[i]
 		if !c.some {
 			if v := empty[c.shape]; v != nil {
-				return v
+				return v, nil
 			}
-			return empty[shapeInt]
+			return empty[shapeInt], nil
 		}
 		c.v.rows = n
-		return &c.v
+		return &c.v, nil
 	})
 	for i := range x.cols {
 		c := &x.cols[i]

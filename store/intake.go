@@ -274,6 +274,13 @@ func (s *Store) encodeRows(g *segment, rows []*event.Event) {
 }
 
 func (s *Store) encodeBatch(g *segment, k event.Kind, events []*event.Event) {
+	s.refer(events)
+	s.appendProcesses(g)
+	s.appendEvents(g, k, events, &s.refs)
+}
+
+// refer makes s.refs those of events, numbering snapshots that have no number yet.
+func (s *Store) refer(events []*event.Event) {
 	r := &s.refs
 	r.reset()
 	s.batches++
@@ -300,12 +307,19 @@ func (s *Store) encodeBatch(g *segment, k event.Kind, events []*event.Event) {
 		r.execID = append(r.execID, id)
 		r.codes = append(r.codes, code)
 	}
-	s.appendProcesses(g)
-	s.appendEvents(g, k, events, r)
 }
 
 func (s *Store) appendEvents(g *segment, k event.Kind, events []*event.Event, r *refs) {
 	b := s.build.events(event.LayoutOf(k), s.host, events, r)
+	if !s.appendBatch(g, b, infoOf(k, events)) {
+		half := len(events) / 2
+		s.appendEvents(g, k, events[:half], r.part(0, half))
+		s.appendEvents(g, k, events[half:], r.part(half, len(events)))
+	}
+}
+
+// infoOf says what there is to know of a batch of events.
+func infoOf(k event.Kind, events []*event.Event) frameInfo {
 	info := frameInfo{schema: ownHashes()[k], rows: len(events)}
 	for i, e := range events {
 		t := e.Time.UnixNano()
@@ -323,11 +337,7 @@ func (s *Store) appendEvents(g *segment, k event.Kind, events []*event.Event, r 
 		info.minSeq, info.maxSeq = min(info.minSeq, e.Seq), max(info.maxSeq, e.Seq)
 		info.events += e.Times()
 	}
-	if !s.appendBatch(g, b, info) {
-		half := len(events) / 2
-		s.appendEvents(g, k, events[:half], r.part(0, half))
-		s.appendEvents(g, k, events[half:], r.part(half, len(events)))
-	}
+	return info
 }
 
 // appendProcesses makes frames of the snapshots that have been numbered.

@@ -123,7 +123,7 @@ func writeTestFile(t testing.TB, r *rand.Rand, groups ...int) (path string, wrot
 			}
 			vs = append(vs, v)
 		}
-		if err := w.writeGroup(rows, func(i int) *vector { return vs[i] }); err != nil {
+		if err := w.writeGroup(rows, func(i int) (*vector, error) { return vs[i], nil }); err != nil {
 			t.Fatal(err)
 		}
 		wrote = append(wrote, vs)

@@ -77,6 +77,7 @@ type parquetWriter struct {
 	few    []int64
 	ranks  []int32
 	ranked []int32
+	sizes  []int32 // of the texts of a dictionary, plain
 }
 
 // chunkState is the column chunk that is being written.
@@ -111,12 +112,12 @@ func (p *parquetWriter) write(b []byte) {
 }
 
 // writeGroup writes a row group: vectors are those of the columns, in order.
-func (p *parquetWriter) writeGroup(rows int, vectors func(i int) *vector) error {
+func (p *parquetWriter) writeGroup(rows int, vectors func(i int) (*vector, error)) error {
 	g := format.RowGroup{NumRows: int64(rows), FileOffset: p.at, Ordinal: int16(min(len(p.groups), math.MaxInt16))}
 	for i := range p.cols {
-		v := vectors(i)
-		if v == nil {
-			return fmt.Errorf("write column %s: it cannot be read", p.cols[i].name)
+		v, err := vectors(i)
+		if err != nil {
+			return fmt.Errorf("write column %s: %w", p.cols[i].name, err)
 		}
 		if v.rows != rows {
 			return fmt.Errorf("write column %s: %d rows of %d", p.cols[i].name, v.rows, rows)
@@ -249,38 +250,8 @@ const maxBound = 128
 
 // writeTexts writes a chunk of text, or of lists of it.
 func (p *parquetWriter) writeTexts(v *vector, list bool) {
-	// Only what is used goes into the file's dictionary, in the order of its first
-	// use.
-	used := make([]int32, len(v.dict))
-	var order []uint32
-	p.ints = p.ints[:0]
-	codes := v.codes
-	if v.uniform {
-		if codes = nil; len(v.dict) > 0 {
-			order = append(order, 0)
-			p.ints = grow(p.ints, v.rows)
-			clear(p.ints)
-			p.plain += int64(v.rows) * int64(len(v.dict[0])+4)
-		}
-	}
-	for _, c := range codes {
-		if c == missing {
-			continue
-		}
-		if used[c] == 0 {
-			order = append(order, c)
-			used[c] = int32(len(order))
-		}
-		p.ints = append(p.ints, used[c]-1)
-		p.plain += int64(len(v.dict[c])) + 4
-	}
-	texts := make([]string, len(order))
-	p.page = p.page[:0]
-	for i, c := range order {
-		texts[i] = escapeText(v.dict[c])
-		p.page = binary.LittleEndian.AppendUint32(p.page, uint32(len(texts[i])))
-		p.page = append(p.page, texts[i]...)
-	}
+	texts := p.texts(v)
+	p.dense(v)
 	bounded := len(texts) > 0
 	least, most := "", ""
 	for i, t := range texts {
@@ -322,14 +293,11 @@ func (p *parquetWriter) writeTexts(v *vector, list bool) {
 			values = 0
 			p.sameLevels(to-from, 0)
 		default:
-			p.lv = p.lv[:0]
-			for _, c := range v.codes[from:to] {
-				has := uint8(1)
-				if c == missing {
-					has = 0
-					values--
-				}
-				p.lv = append(p.lv, has)
+			p.lv, values = grow(p.lv, to-from), 0
+			for i, c := range v.codes[from:to] {
+				has := digit(c != missing)
+				p.lv[i] = has
+				values += int(has)
 			}
 			p.encodeLevels(1)
 		}
@@ -344,6 +312,42 @@ func (p *parquetWriter) writeTexts(v *vector, list bool) {
 	}
 	if !bounded {
 		p.chunk.index = format.ColumnIndex{} // no index at all, rather than one without bounds
+	}
+}
+
+// texts returns the texts of a chunk as the file has them, and makes p.page its
+// dictionary.
+func (p *parquetWriter) texts(v *vector) []string {
+	texts := make([]string, len(v.dict))
+	p.page = p.page[:0]
+	for i, s := range v.dict {
+		texts[i] = escapeText(s)
+		p.page = binary.LittleEndian.AppendUint32(p.page, uint32(len(texts[i])))
+		p.page = append(p.page, texts[i]...)
+	}
+	return texts
+}
+
+// dense makes p.ints the places of the texts that there are, row by row.
+func (p *parquetWriter) dense(v *vector) {
+	if v.uniform {
+		p.ints = grow(p.ints, v.rows*len(v.dict))
+		clear(p.ints)
+	} else {
+		p.ints = grow(p.ints, len(v.codes))
+		n := 0
+		for _, c := range v.codes {
+			p.ints[n] = int32(c) // which the next one takes the place of, if it is missing
+			n += int(digit(c != missing))
+		}
+		p.ints = p.ints[:n]
+	}
+	p.sizes = grow(p.sizes, len(v.dict))
+	for i, s := range v.dict {
+		p.sizes[i] = int32(len(s)) + 4
+	}
+	for _, c := range p.ints {
+		p.plain += int64(p.sizes[c])
 	}
 }
 
@@ -513,13 +517,13 @@ func (p *parquetWriter) writeNumbers(v *vector) {
 	if v.uniform {
 		nums = nil
 	} else if len(v.null) > 0 {
-		p.longs = p.longs[:0]
-		for i, n := range nums {
-			if !v.null[i] {
-				p.longs = append(p.longs, n)
-			}
+		p.longs = grow(p.longs, len(nums))
+		n := 0
+		for i, x := range nums {
+			p.longs[n] = x // which the next one takes the place of, if it is none
+			n += int(digit(!v.null[i]))
 		}
-		nums = p.longs
+		nums = p.longs[:n]
 	}
 	p.plain += 8 * int64(len(nums))
 	coded := shape != shapeBool && p.fewNumbers(nums)
@@ -538,6 +542,7 @@ func (p *parquetWriter) writeNumbers(v *vector) {
 	} else {
 		p.chunk.meta.Encoding = append(p.chunk.meta.Encoding, format.DeltaBinaryPacked)
 	}
+	var all span
 	done := 0
 	for from := 0; from < v.rows; from += step {
 		to := min(from+step, v.rows)
@@ -549,14 +554,11 @@ func (p *parquetWriter) writeNumbers(v *vector) {
 			values = 0
 			p.sameLevels(to-from, 0)
 		default:
-			p.lv = p.lv[:0]
-			for _, null := range v.null[from:to] {
-				has := uint8(1)
-				if null {
-					has = 0
-					values--
-				}
-				p.lv = append(p.lv, has)
+			p.lv, values = grow(p.lv, to-from), 0
+			for i, null := range v.null[from:to] {
+				has := digit(!null)
+				p.lv[i] = has
+				values += int(has)
 			}
 			p.encodeLevels(1)
 		}
@@ -577,34 +579,57 @@ func (p *parquetWriter) writeNumbers(v *vector) {
 		case p.err == nil:
 			p.page, p.err = p.delta.EncodeInt64(p.page[:0], page)
 		}
-		lo, hi := numberBounds(shape, page)
+		bounds := spanOf(shape, page)
+		all.add(bounds)
+		lo, hi := bounds.bytes(shape)
 		p.writeData(enc, to-from, to-from, to-from-values, lo, hi)
 	}
-	if coded {
-		nums = p.few
-	}
-	lo, hi := numberBounds(shape, nums)
-	p.bounds(lo, hi)
+	p.bounds(all.bytes(shape))
 }
 
-// numberBounds returns the least and the greatest number as the format writes
-// them.
-func numberBounds(s shape, nums []int64) (least, most []byte) {
-	if len(nums) == 0 {
-		return nil, nil
-	}
-	flip := int64(0)
+// A span is the least and the greatest of some numbers, if there is one. Those of
+// unsigned columns are compared with their highest bit flipped.
+type span struct {
+	flip, least, most int64
+	some              bool
+}
+
+func spanOf(s shape, nums []int64) span {
+	b := span{}
 	if s == shapeUint {
-		flip = math.MinInt64
+		b.flip = math.MinInt64
 	}
-	lo, hi := nums[0]^flip, nums[0]^flip
+	if len(nums) == 0 {
+		return b
+	}
+	b.some, b.least = true, nums[0]^b.flip
+	b.most = b.least
 	for _, n := range nums[1:] {
-		lo, hi = min(lo, n^flip), max(hi, n^flip)
+		b.least, b.most = min(b.least, n^b.flip), max(b.most, n^b.flip)
 	}
-	if s == shapeBool {
-		return []byte{byte(lo)}, []byte{byte(hi)}
+	return b
+}
+
+// add makes b the span of its numbers and those of another one.
+func (b *span) add(c span) {
+	switch {
+	case !c.some:
+	case !b.some:
+		*b = c
+	default:
+		b.least, b.most = min(b.least, c.least), max(b.most, c.most)
 	}
-	return appendBound(lo ^ flip), appendBound(hi ^ flip)
+}
+
+// bytes returns the bounds as the format writes them.
+func (b *span) bytes(s shape) (least, most []byte) {
+	switch {
+	case !b.some:
+		return nil, nil
+	case s == shapeBool:
+		return []byte{byte(b.least)}, []byte{byte(b.most)}
+	}
+	return appendBound(b.least ^ b.flip), appendBound(b.most ^ b.flip)
 }
 
 // close writes the indexes and the footer.

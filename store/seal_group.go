@@ -1,11 +1,14 @@
 package store
 
 import (
+	"hash/maphash"
 	"io"
 	"math"
+	"math/bits"
 	"net/netip"
 	"slices"
 	"strings"
+	"unsafe"
 
 	"warren/event"
 )
@@ -88,8 +91,9 @@ type rawBatch struct {
 // A groupColumn is the column that is being written.
 type groupColumn struct {
 	v     vector
-	known map[string]uint32 // places in v.dict; of addresses by their bytes
-	ints  map[int64]uint32  // of numbers that have names
+	index index            // of v.dict, or of addrs
+	addrs []netip.Addr     // whose texts are v.dict
+	ints  map[int64]uint32 // places in v.dict of numbers that have names
 	// of a batch
 	codes []uint32   // places of its dictionary
 	lists [][]uint32 // likewise
@@ -112,7 +116,7 @@ func newGroupBuilder(w io.Writer, l *event.Layout, host *event.Host, keys map[st
 		layout: l, host: host, node: keys[keyNode], w: newParquetWriter(w, fileColumns(l), keys), limit: rowGroupRows,
 		first: math.MaxInt64, last: math.MinInt64,
 	}
-	g.col.known, g.col.ints = map[string]uint32{}, map[int64]uint32{}
+	g.col.ints = map[int64]uint32{}
 	if l.Kind == event.KindProcess {
 		g.w.step = processPageRows // they are looked up one by one
 	}
@@ -266,24 +270,25 @@ func (k *groupColumn) add(c *event.Column, s shape, data []byte, at, rows int) b
 			return false
 		}
 		n = 0
-		for i := range rows {
-			n += int(set[i/8] >> (i % 8) & 1)
+		for _, b := range set {
+			n += bits.OnesCount8(b)
 		}
 	default:
 		return false
 	}
-	if n == 0 || c.Rep != event.IntRep && !k.dictionary(r, c.Rep) {
+	if n == 0 || n > rows || c.Rep != event.IntRep && !k.dictionary(r, c.Rep) {
 		return false
+	}
+	if c.Rep == event.IntRep && s != shapeText {
+		return k.numbers(r, set, n, at, rows)
 	}
 	k.nums = grow(k.nums, n)
 	if !r.ints(k.nums) || r.failed {
 		return false
 	}
 	switch {
-	case c.Rep == event.IntRep && s == shapeText:
-		k.names(c, set, rows)
 	case c.Rep == event.IntRep:
-		k.numbers(set, at, rows)
+		k.names(c, set, rows)
 	case s == shapeText:
 		return k.places(set, rows)
 	default:
@@ -292,26 +297,29 @@ func (k *groupColumn) add(c *event.Column, s shape, data []byte, at, rows int) b
 	return true
 }
 
-// numbers adds k.nums, where set says that rows have one.
-func (k *groupColumn) numbers(set []byte, at, rows int) {
+// numbers reads n numbers, and adds them where set says that rows have one.
+func (k *groupColumn) numbers(r *reader, set []byte, n, at, rows int) bool {
 	v := &k.v
+	v.nums = slices.Grow(v.nums, rows)[:at+rows]
 	if set == nil {
-		v.nums = append(v.nums, k.nums...)
 		if len(v.null) > 0 {
 			v.nullable(at + rows)
 		}
-		return
+		return r.ints(v.nums[at:]) && !r.failed
+	}
+	k.nums = grow(k.nums, n+1) // one more than there are, for rows behind the last that has one
+	if !r.ints(k.nums[:n]) || r.failed {
+		return false
 	}
 	v.nullable(at)
-	from := 0
-	for i := range rows {
-		if set[i/8]>>(i%8)&1 == 0 {
-			v.nums, v.null = append(v.nums, 0), append(v.null, true)
-			continue
-		}
-		v.nums, v.null = append(v.nums, k.nums[from]), append(v.null, false)
-		from++
+	v.null = slices.Grow(v.null, rows)[:at+rows]
+	nums, null, from := v.nums[at:], v.null[at:], 0
+	for i := range nums {
+		has := set[i/8] >> (i % 8) & 1
+		nums[i], null[i] = k.nums[from]*int64(has), has == 0
+		from += int(has)
 	}
+	return true
 }
 
 // names adds what the numbers in k.nums are called.
@@ -420,39 +428,27 @@ func (k *groupColumn) dictionary(r *reader, rep event.Rep) bool {
 	return true
 }
 
-// codeBytes returns the place of a text in the dictionary of the row group.
+// codeBytes returns the place of a text in the dictionary of the row group. What is
+// put there lies in its batch, which stays until the row group is written.
 func (k *groupColumn) codeBytes(b []byte) uint32 {
-	if code, ok := k.known[string(b)]; ok {
-		return code
-	}
-	return k.code(string(b))
+	return place(&k.index, &k.v.dict, unsafe.String(unsafe.SliceData(b), len(b)), maphash.Bytes(textSeed, b))
 }
 
 func (k *groupColumn) code(s string) uint32 {
-	code, ok := k.known[s]
-	if !ok {
-		code = k.append(s, s)
-	}
-	return code
+	return place(&k.index, &k.v.dict, s, maphash.String(textSeed, s))
 }
 
 // codeAddr is codeBytes of an address.
 func (k *groupColumn) codeAddr(b []byte) (uint32, bool) {
-	if code, ok := k.known[string(b)]; ok {
-		return code, true
-	}
 	var a netip.Addr
 	if err := a.UnmarshalBinary(b); err != nil {
 		return 0, false
 	}
-	return k.append(string(b), a.String()), true
-}
-
-func (k *groupColumn) append(key, text string) uint32 {
-	code := uint32(len(k.v.dict))
-	k.known[key] = code
-	k.v.dict = append(k.v.dict, text)
-	return code
+	code := place(&k.index, &k.addrs, a, hashAddr(a))
+	if len(k.addrs) > len(k.v.dict) {
+		k.v.dict = append(k.v.dict, a.String())
+	}
+	return code, true
 }
 
 // joinPair writes a key and its value as one text, key=value. A = or \ in the key has
@@ -484,7 +480,9 @@ func splitPair(s string) (k, v string) {
 func (k *groupColumn) reset() {
 	clear(k.v.dict)
 	k.v = vector{codes: k.v.codes[:0], offsets: k.v.offsets[:0], dict: k.v.dict[:0], nums: k.v.nums[:0], null: k.v.null[:0]}
-	clear(k.known)
+	k.index.clear()
+	clear(k.addrs)
+	k.addrs = k.addrs[:0]
 	clear(k.ints)
 }
 
@@ -496,30 +494,31 @@ func (g *groupBuilder) flush() error {
 	if err := g.sort(); err != nil {
 		return err
 	}
-	var failed error
-	err := g.w.writeGroup(g.rows, func(i int) *vector {
-		if i < len(hostColumns) {
-			return g.hostVector(i)
-		}
-		some, err := g.column(g.layout.Columns[i-len(hostColumns)])
-		if err != nil {
-			failed = err
-			return nil
-		}
-		if !some {
-			return g.noVector(shapeOf(g.layout.Columns[i-len(hostColumns)]))
-		}
-		if len(g.order) == 0 {
-			return &g.col.v
-		}
-		return g.col.v.ordered(g.order, &g.sorted)
-	})
-	if failed != nil {
-		return failed
+	if err := g.w.writeGroup(g.rows, g.vector); err != nil {
+		return err
 	}
 	g.total += int64(g.rows)
 	g.rows, g.bytes, g.batches = 0, 0, g.batches[:0]
-	return err
+	return nil
+}
+
+// vector returns a column of the file, in the order of its rows; it stays until the
+// next is asked for.
+func (g *groupBuilder) vector(i int) (*vector, error) {
+	if i < len(hostColumns) {
+		return g.hostVector(i), nil
+	}
+	c := g.layout.Columns[i-len(hostColumns)]
+	some, err := g.column(c)
+	switch {
+	case err != nil:
+		return nil, err
+	case !some:
+		return g.noVector(shapeOf(c)), nil
+	case len(g.order) == 0:
+		return &g.col.v, nil
+	}
+	return g.col.v.ordered(g.order, &g.sorted), nil
 }
 
 // hostVector returns a column with the same text in all rows.
