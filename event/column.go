@@ -383,9 +383,6 @@ func (l *Layout) pointer(t reflect.Type, g int, off uintptr, name string) bool {
 		c.strs = func(at []unsafe.Pointer, dst []string) {
 			for i, p := range at {
 				dst[i] = ""
-				if p == nil {
-					continue
-				}
 				if call := *(**Call)(unsafe.Add(p, off)); call != nil {
 					dst[i] = call.Name
 				}
@@ -443,74 +440,82 @@ func (l *Layout) peer(g int, off uintptr, name string) {
 type Rows struct {
 	layout *Layout
 	n      int
-	at     [][]unsafe.Pointer // by group
-	there  []int              // how many of a group's are there
+	groups []located
+	ints   []int64 // of a column that not all rows have
+}
+
+// located is where the structs of a group are, and of which rows: those that there
+// are, without places between.
+type located struct {
+	at   []unsafe.Pointer
+	rows []int32
 }
 
 // Events makes r that of some events, all of the layout's kind. They are kept
 // until the next call.
 func (r *Rows) Events(l *Layout, events []*Event) {
-	r.reset(l, len(events))
+	r.reset(l, len(events), 2)
+	at, data := r.groups[0].at, r.groups[1].at
 	for i, e := range events {
-		r.at[0][i] = unsafe.Pointer(e)
+		at[i] = unsafe.Pointer(e)
 	}
 	for i, e := range events {
-		r.at[1][i] = dataBase(e, 0)
+		data[i] = dataBase(e, 0)
 	}
-	r.there[0], r.there[1] = len(events), len(events)
 	r.follow(2)
 }
 
 // Processes makes r that of some processes.
 func (r *Rows) Processes(processes []*Process) {
-	r.reset(layouts[KindProcess], len(processes))
+	r.reset(layouts[KindProcess], len(processes), 1)
+	at := r.groups[0].at
 	for i, p := range processes {
-		r.at[0][i] = unsafe.Pointer(p)
+		at[i] = unsafe.Pointer(p)
 	}
-	r.there[0] = len(processes)
 	r.follow(1)
 }
 
 // Clear lets go of what r refers to.
 func (r *Rows) Clear() {
-	for _, at := range r.at {
-		clear(at[:cap(at)])
+	for _, g := range r.groups {
+		clear(g.at[:cap(g.at)])
 	}
 }
 
-func (r *Rows) reset(l *Layout, n int) {
+// reset makes room for n structs of each group. Those of the first groups are of all
+// rows.
+func (r *Rows) reset(l *Layout, n, first int) {
 	r.layout, r.n = l, n
-	for len(r.at) < len(l.groups) {
-		r.at, r.there = append(r.at, nil), append(r.there, 0)
+	for len(r.groups) < len(l.groups) {
+		r.groups = append(r.groups, located{})
 	}
-	for g := range l.groups {
-		if cap(r.at[g]) < n {
-			r.at[g] = make([]unsafe.Pointer, n)
+	for i := range l.groups {
+		g := &r.groups[i]
+		if cap(g.at) < n {
+			g.at, g.rows = make([]unsafe.Pointer, n), make([]int32, n)
 		}
-		r.at[g] = r.at[g][:n]
+		g.at, g.rows = g.at[:n], g.rows[:n]
+	}
+	for _, g := range r.groups[:first] {
+		for row := range g.rows {
+			g.rows[row] = int32(row)
+		}
 	}
 }
 
+// follow finds the structs of the groups from first on by those of their parents.
 func (r *Rows) follow(first int) {
-	for g := first; g < len(r.layout.groups); g++ {
-		d := &r.layout.groups[g]
-		from, to := r.at[d.parent], r.at[g]
+	for i := first; i < len(r.layout.groups); i++ {
+		d, to := &r.layout.groups[i], &r.groups[i]
+		from := &r.groups[d.parent]
 		n := 0
-		if r.there[d.parent] == 0 {
-			clear(to)
-		} else {
-			for i, p := range from {
-				to[i] = nil
-				if p == nil {
-					continue
-				}
-				if q := *(*unsafe.Pointer)(unsafe.Add(p, d.off)); q != nil {
-					to[i] = q
-					n++
-				}
+		for i, p := range from.at {
+			if q := *(*unsafe.Pointer)(unsafe.Add(p, d.off)); q != nil {
+				to.at[n], to.rows[n] = q, from.rows[i]
+				n++
 			}
 		}
-		r.there[g] = n
+		to.at, to.rows = to.at[:n], to.rows[:n]
 	}
 }
 
@@ -525,66 +530,56 @@ var allValid = func() (valid [256]bool) {
 // Ints reads an IntRep column: dst and valid have a place for each row. It
 // returns how many rows have no value; those are 0 and not valid.
 func (c *Column) Ints(r *Rows, dst []int64, valid []bool) (nulls int) {
-	there := r.there[c.group]
-	if there == 0 {
+	g := &r.groups[c.group]
+	if len(g.at) < r.n {
+		return c.someInts(r, g, dst, valid)
+	}
+	c.ints(g.at, dst)
+	if c.nulls != never {
+		for _, v := range dst {
+			nulls += int(digit(v == c.null))
+		}
+	}
+	switch nulls {
+	case 0:
+		for rest := valid; len(rest) > 0; {
+			rest = rest[copy(rest, allValid[:]):]
+		}
+	case len(dst):
 		clear(dst)
 		clear(valid)
-		return len(dst)
-	}
-	at := r.at[c.group]
-	c.ints(at, dst)
-	if there == len(dst) {
-		if c.nulls != never {
-			for _, v := range dst {
-				if v == c.null {
-					nulls++
-				}
-			}
-		}
-		switch nulls {
-		case 0:
-			for rest := valid; len(rest) > 0; {
-				rest = rest[copy(rest, allValid[:]):]
-			}
-			return 0
-		case len(dst):
-			clear(dst)
-			clear(valid)
-			return nulls
-		}
-	}
-	nulls = 0
-	for i, v := range dst {
-		ok := at[i] != nil && (c.nulls == never || v != c.null)
-		valid[i] = ok
-		nulls += int(digit(!ok))
-	}
-	if c.null != 0 {
-		for i, ok := range valid {
-			dst[i] *= int64(digit(ok))
+	default:
+		for i, v := range dst {
+			has := v != c.null
+			dst[i], valid[i] = v*int64(digit(has)), has
 		}
 	}
 	return nulls
 }
 
-// Strs reads a StrRep column, as Ints does.
-func (c *Column) Strs(r *Rows, dst []string, valid []bool) (nulls int) {
-	if r.there[c.group] == 0 {
-		clear(dst)
-		clear(valid)
+// someInts is Ints of a column whose struct not all rows have.
+func (c *Column) someInts(r *Rows, g *located, dst []int64, valid []bool) (nulls int) {
+	clear(dst)
+	clear(valid)
+	if len(g.at) == 0 {
 		return len(dst)
 	}
-	at := r.at[c.group]
-	c.strs(at, dst)
-	for i, s := range dst {
-		ok := s != "" || c.nulls == never && at[i] != nil
-		valid[i] = ok
-		nulls += int(digit(!ok))
+	if cap(r.ints) < r.n {
+		r.ints = make([]int64, r.n)
 	}
-	return nulls
+	vals := r.ints[:len(g.at)]
+	c.ints(g.at, vals)
+	n := 0
+	for i, v := range vals {
+		has := c.nulls == never || v != c.null
+		dst[g.rows[i]], valid[g.rows[i]] = v*int64(digit(has)), has
+		n += int(digit(has))
+	}
+	return len(dst) - n
 }
 
-// digit is 1 for true. The compiler makes no branch of it.
+// digit is 1 for true. The compiler makes no branch of it: where values are missing
+// at random, half of all branches would be foreseen wrongly.
 func digit(b bool) uint8 {
 	if b {
 		return 1
@@ -592,52 +587,40 @@ func digit(b bool) uint8 {
 	return 0
 }
 
-// Addrs reads an AddrRep column, as Ints does.
-func (c *Column) Addrs(r *Rows, dst []netip.Addr, valid []bool) (nulls int) {
-	if r.there[c.group] == 0 {
-		clear(dst)
-		clear(valid)
-		return len(dst)
-	}
-	c.addrs(r.at[c.group], dst)
-	for i, v := range dst {
-		if valid[i] = v.IsValid(); !valid[i] {
-			nulls++
-		}
-	}
-	return nulls
+// Strs reads a StrRep column: dst and rows have a place for each row. It returns how
+// many rows have a value: those values begin dst, and whose they are begins rows.
+func (c *Column) Strs(r *Rows, dst []string, rows []int32) int {
+	return present(c, r, c.strs, dst, rows, func(s string) bool { return s != "" || c.nulls == never })
 }
 
-// Lists reads a ListRep column, as Ints does. The lists are the events' own.
-func (c *Column) Lists(r *Rows, dst [][]string, valid []bool) (nulls int) {
-	if r.there[c.group] == 0 {
-		clear(dst)
-		clear(valid)
-		return len(dst)
-	}
-	c.lists(r.at[c.group], dst)
-	for i, v := range dst {
-		if valid[i] = len(v) > 0; !valid[i] {
-			nulls++
-		}
-	}
-	return nulls
+// Addrs reads an AddrRep column, as Strs does.
+func (c *Column) Addrs(r *Rows, dst []netip.Addr, rows []int32) int {
+	return present(c, r, c.addrs, dst, rows, netip.Addr.IsValid)
 }
 
-// Maps reads a MapRep column, as Ints does. The maps are the events' own.
-func (c *Column) Maps(r *Rows, dst []map[string]string, valid []bool) (nulls int) {
-	if r.there[c.group] == 0 {
-		clear(dst)
-		clear(valid)
-		return len(dst)
-	}
-	c.maps(r.at[c.group], dst)
+// Lists reads a ListRep column, as Strs does. The lists are the events' own.
+func (c *Column) Lists(r *Rows, dst [][]string, rows []int32) int {
+	return present(c, r, c.lists, dst, rows, func(l []string) bool { return len(l) > 0 })
+}
+
+// Maps reads a MapRep column, as Strs does. The maps are the events' own.
+func (c *Column) Maps(r *Rows, dst []map[string]string, rows []int32) int {
+	return present(c, r, c.maps, dst, rows, func(m map[string]string) bool { return len(m) > 0 })
+}
+
+// present reads a column whose values lie in dst one behind the other.
+func present[T any](c *Column, r *Rows, get func([]unsafe.Pointer, []T), dst []T, rows []int32, has func(T) bool) (n int) {
+	g := &r.groups[c.group]
+	dst = dst[:len(g.at)]
+	get(g.at, dst)
 	for i, v := range dst {
-		if valid[i] = len(v) > 0; !valid[i] {
-			nulls++
+		if n != i {
+			dst[n] = v
 		}
+		rows[n] = g.rows[i]
+		n += int(digit(has(v)))
 	}
-	return nulls
+	return n
 }
 
 // A Record is an event or a process that columns are put into.

@@ -35,10 +35,7 @@ func (c *Column) access(t reflect.Type, off uintptr) {
 		c.Type, c.Rep = Bool, IntRep
 		c.ints, c.setInt = func(at []unsafe.Pointer, dst []int64) {
 			for i, p := range at {
-				dst[i] = 0
-				if p != nil && *(*bool)(unsafe.Add(p, off)) {
-					dst[i] = 1
-				}
+				dst[i] = int64(digit(*(*bool)(unsafe.Add(p, off))))
 			}
 		}, func(p unsafe.Pointer, v int64) { *(*bool)(unsafe.Add(p, off)) = v != 0 }
 	case reflect.TypeFor[time.Time]():
@@ -46,9 +43,6 @@ func (c *Column) access(t reflect.Type, off uintptr) {
 		c.ints, c.setInt = func(at []unsafe.Pointer, dst []int64) {
 			for i, p := range at {
 				dst[i] = noInt
-				if p == nil {
-					continue
-				}
 				if t := (*time.Time)(unsafe.Add(p, off)); !t.IsZero() {
 					dst[i] = t.UnixNano()
 				}
@@ -108,11 +102,6 @@ func (c *Column) text(off uintptr) {
 func members[T any](off uintptr) (get func([]unsafe.Pointer, []T), set func(unsafe.Pointer, T)) {
 	return func(at []unsafe.Pointer, dst []T) {
 			for i, p := range at {
-				if p == nil {
-					var none T
-					dst[i] = none
-					continue
-				}
 				dst[i] = *(*T)(unsafe.Add(p, off))
 			}
 		}, func(p unsafe.Pointer, v T) {
@@ -124,10 +113,7 @@ func numbers[T number](c *Column, t Type, off uintptr) {
 	c.Type, c.Rep = t, IntRep
 	c.ints, c.setInt = func(at []unsafe.Pointer, dst []int64) {
 		for i, p := range at {
-			dst[i] = 0
-			if p != nil {
-				dst[i] = int64(*(*T)(unsafe.Add(p, off)))
-			}
+			dst[i] = int64(*(*T)(unsafe.Add(p, off)))
 		}
 	}, func(p unsafe.Pointer, v int64) { *(*T)(unsafe.Add(p, off)) = T(v) }
 }
@@ -138,9 +124,6 @@ func addrList(c *Column, off uintptr) {
 	c.lists, c.setList = func(at []unsafe.Pointer, dst [][]string) {
 		for i, p := range at {
 			dst[i] = nil
-			if p == nil {
-				continue
-			}
 			for _, a := range *(*[]netip.Addr)(unsafe.Add(p, off)) {
 				dst[i] = append(dst[i], a.String())
 			}
@@ -164,9 +147,6 @@ func answerList(c *Column, off uintptr) {
 	c.lists, c.setList = func(at []unsafe.Pointer, dst [][]string) {
 		for i, p := range at {
 			dst[i] = nil
-			if p == nil {
-				continue
-			}
 			for _, a := range *(*[]Answer)(unsafe.Add(p, off)) {
 				var room [128]byte
 				b := a.Addr.AppendTo(room[:0])

@@ -15,7 +15,8 @@ type builder struct {
 	valid   [][]bool  // likewise
 	nulls   []int     // likewise
 	rows    event.Rows
-	// what one column has in some rows
+	// what one column has in a stride, and in which of its rows
+	at    []int32
 	strs  []string
 	addrs []netip.Addr
 	lists [][]string
@@ -85,7 +86,7 @@ func (b *builder) begin(l *event.Layout, host *event.Host, n int) {
 		b.vectors = append(b.vectors, &Vector{})
 		b.coders, b.valid, b.nulls = append(b.coders, coder{}), append(b.valid, nil), append(b.nulls, 0)
 	}
-	b.strs, b.addrs, b.lists, b.maps = grow(b.strs, stride), grow(b.addrs, stride), grow(b.lists, stride), grow(b.maps, stride)
+	b.at, b.strs, b.addrs, b.lists, b.maps = grow(b.at, stride), grow(b.strs, stride), grow(b.addrs, stride), grow(b.lists, stride), grow(b.maps, stride)
 	for i, c := range l.Columns {
 		v := b.vectors[i]
 		b.valid[i], b.nulls[i] = grow(b.valid[i], n), 0
@@ -112,29 +113,27 @@ func (b *builder) take(i, j int) {
 			b.nulls[at] += c.Ints(&b.rows, v.Ints[i:j], valid)
 			continue
 		}
-		codes, nulls := v.Codes[i:j], 0
+		codes, rows := v.Codes[i:j], 0
+		clear(codes)
 		switch c.Rep {
 		case event.StrRep:
-			if nulls = c.Strs(&b.rows, b.strs[:n], valid); nulls < n {
-				v.Strs = coder.texts(codes, v.Strs, b.strs[:n], valid)
-			}
+			rows = c.Strs(&b.rows, b.strs, b.at)
+			v.Strs = coder.texts(codes, v.Strs, b.strs[:rows], b.at)
 		case event.AddrRep:
-			if nulls = c.Addrs(&b.rows, b.addrs[:n], valid); nulls < n {
-				v.Addrs = coder.addresses(codes, v.Addrs, b.addrs[:n], valid)
-			}
+			rows = c.Addrs(&b.rows, b.addrs, b.at)
+			v.Addrs = coder.addresses(codes, v.Addrs, b.addrs[:rows], b.at)
 		case event.ListRep:
-			if nulls = c.Lists(&b.rows, b.lists[:n], valid); nulls < n {
-				v.Lists = coder.lists(codes, v.Lists, b.lists[:n], valid)
-			}
+			rows = c.Lists(&b.rows, b.lists, b.at)
+			v.Lists = coder.lists(codes, v.Lists, b.lists[:rows], b.at)
 		case event.MapRep:
-			if nulls = c.Maps(&b.rows, b.maps[:n], valid); nulls < n {
-				v.Maps = coder.maps(codes, v.Maps, b.maps[:n], valid)
-			}
+			rows = c.Maps(&b.rows, b.maps, b.at)
+			v.Maps = coder.maps(codes, v.Maps, b.maps[:rows], b.at)
 		}
-		if nulls == n {
-			clear(codes)
+		clear(valid)
+		for _, row := range b.at[:rows] {
+			valid[row] = true
 		}
-		b.nulls[at] += nulls
+		b.nulls[at] += n - rows
 	}
 }
 
@@ -167,12 +166,14 @@ func (b *builder) extern(v *Vector, k *coder, r *refs) (nulls int) {
 		}
 	}
 	strs := func(from []string) {
+		clear(v.Codes)
 		for i, x := range from {
 			if v.Valid[i] = x != ""; x == "" {
 				nulls++
+				continue
 			}
+			v.Strs = k.texts(v.Codes[i:], v.Strs, from[i:i+1], []int32{0})
 		}
-		v.Strs = k.texts(v.Codes, v.Strs, from, v.Valid)
 	}
 	switch v.Column.Name {
 	case event.ColumnSnapshot:

@@ -93,87 +93,81 @@ func (k *coder) clear() {
 	clear(k.same)
 }
 
-// texts makes codes the places of texts in a dictionary, which it returns with what
-// is new in it.
-func (k *coder) texts(codes []uint32, dict, texts []string, valid []bool) []string {
-	k.used = true
+// texts finds the places of texts in a dictionary, which it returns with what is new
+// in it: that of each is put among codes where rows says.
+func (k *coder) texts(codes []uint32, dict, texts []string, rows []int32) []string {
+	k.used = k.used || len(texts) > 0
 	last := "" // often it comes again, and lies where it did: most texts of events are interned
 	code := uint32(0)
 	for i, s := range texts {
-		if !valid[i] {
-			codes[i] = 0
-			continue
-		}
 		if len(s) == 0 || len(s) != len(last) || unsafe.StringData(s) != unsafe.StringData(last) {
-			last, code = s, place(&k.index, &dict, s, maphash.String(textSeed, s))
+			last, code = s, k.text(&dict, s)
 		}
-		codes[i] = code
+		codes[rows[i]] = code
 	}
 	return dict
+}
+
+// text returns the place of a text.
+func (k *coder) text(dict *[]string, s string) uint32 {
+	return place(&k.index, dict, s, maphash.String(textSeed, s))
 }
 
 // addresses is texts of addresses.
-func (k *coder) addresses(codes []uint32, dict, addrs []netip.Addr, valid []bool) []netip.Addr {
-	k.used = true
+func (k *coder) addresses(codes []uint32, dict, addrs []netip.Addr, rows []int32) []netip.Addr {
+	k.used = k.used || len(addrs) > 0
 	var last netip.Addr
 	code := uint32(0)
 	for i, a := range addrs {
-		if !valid[i] {
-			codes[i] = 0
-			continue
-		}
 		if a != last {
 			last, code = a, place(&k.index, &dict, a, hashAddr(a))
 		}
-		codes[i] = code
+		codes[rows[i]] = code
 	}
 	return dict
 }
 
-func (k *coder) lists(codes []uint32, dict, lists [][]string, valid []bool) [][]string {
-	k.used = true
-	if k.known == nil {
-		k.known = map[string]uint32{}
-	}
+// lists is texts of lists.
+func (k *coder) lists(codes []uint32, dict, lists [][]string, rows []int32) [][]string {
 	for i, l := range lists {
-		codes[i] = 0
-		if !valid[i] {
-			continue
-		}
 		k.key = appendStrings(k.key[:0], l)
 		code, ok := k.known[string(k.key)]
 		if !ok {
-			code = uint32(len(dict))
-			k.known[string(k.key)] = code
+			code = k.learn(len(dict))
 			dict = append(dict, l)
 		}
-		codes[i] = code
+		codes[rows[i]] = code
 	}
 	return dict
 }
 
-func (k *coder) maps(codes []uint32, dict, all []map[string]string, valid []bool) []map[string]string {
+// learn notes that what k.key says has a place.
+func (k *coder) learn(at int) uint32 {
+	if k.known == nil {
+		k.known = map[string]uint32{}
+	}
 	k.used = true
-	if k.same == nil {
-		k.known, k.same = map[string]uint32{}, map[unsafe.Pointer]uint32{}
+	k.known[string(k.key)] = uint32(at)
+	return uint32(at)
+}
+
+// maps is texts of maps.
+func (k *coder) maps(codes []uint32, dict, all []map[string]string, rows []int32) []map[string]string {
+	if k.same == nil && len(all) > 0 {
+		k.same = map[unsafe.Pointer]uint32{}
 	}
 	for i, m := range all {
-		codes[i] = 0
-		if !valid[i] {
-			continue
-		}
 		at := *(*unsafe.Pointer)(unsafe.Pointer(&m))
 		code, ok := k.same[at]
 		if !ok {
 			k.key = appendStrings(k.key[:0], flatten(m))
 			if code, ok = k.known[string(k.key)]; !ok {
-				code = uint32(len(dict))
-				k.known[string(k.key)] = code
+				code = k.learn(len(dict))
 				dict = append(dict, m)
 			}
 			k.same[at] = code
 		}
-		codes[i] = code
+		codes[rows[i]] = code
 	}
 	return dict
 }

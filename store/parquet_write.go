@@ -346,9 +346,11 @@ func (p *parquetWriter) dense(v *vector) {
 	for i, s := range v.dict {
 		p.sizes[i] = int32(len(s)) + 4
 	}
+	plain := int64(0)
 	for _, c := range p.ints {
-		p.plain += int64(p.sizes[c])
+		plain += int64(p.sizes[c])
 	}
+	p.plain += plain
 }
 
 // maxRanked is up to how many texts of a chunk are sorted, so that bounds of pages
@@ -595,19 +597,18 @@ type span struct {
 }
 
 func spanOf(s shape, nums []int64) span {
-	b := span{}
-	if s == shapeUint {
-		b.flip = math.MinInt64
-	}
 	if len(nums) == 0 {
-		return b
+		return span{}
 	}
-	b.some, b.least = true, nums[0]^b.flip
-	b.most = b.least
+	flip := int64(0)
+	if s == shapeUint {
+		flip = math.MinInt64
+	}
+	least, most := nums[0]^flip, nums[0]^flip
 	for _, n := range nums[1:] {
-		b.least, b.most = min(b.least, n^b.flip), max(b.most, n^b.flip)
+		least, most = min(least, n^flip), max(most, n^flip)
 	}
-	return b
+	return span{flip, least, most, true}
 }
 
 // add makes b the span of its numbers and those of another one.

@@ -356,18 +356,18 @@ func (k *groupColumn) places(set []byte, rows int) bool {
 		}
 		return true
 	}
-	from := 0
-	for i := range rows {
-		if set[i/8]>>(i%8)&1 == 0 {
-			k.v.codes = append(k.v.codes, missing)
-			continue
-		}
+	k.nums = append(k.nums, 0) // for rows behind the last that has one
+	at := len(k.v.codes)
+	k.v.codes = slices.Grow(k.v.codes, rows)[:at+rows]
+	codes, from := k.v.codes[at:], 0
+	for i := range codes {
+		has := set[i/8] >> (i % 8) & 1
 		n := k.nums[from]
 		if uint64(n) >= uint64(size) {
 			return false
 		}
-		from++
-		k.v.codes = append(k.v.codes, k.codes[n])
+		codes[i] = k.codes[n] | (uint32(has) - 1) // all bits of missing are set
+		from += int(has)
 	}
 	return true
 }
