@@ -83,7 +83,7 @@ cluster-down: bin/cluster ## take it away; nothing is left
 cluster-test: bin/cluster ## Warren in a Kubernetes of its own
 	build/need $(CLUSTER_PACKAGES)
 	bin/cluster build
-	$(GO) test -count=1 -timeout 40m -run '$(or $(RUN),^TestCluster)' $(if $(V),-v) ./test/cluster/...
+	$(GO) test -count=1 -timeout 2h -run '$(or $(RUN),^TestCluster)' $(if $(V),-v) ./test/cluster/...
 
 .PHONY: bin/cluster
 bin/cluster:

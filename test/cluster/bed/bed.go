@@ -74,6 +74,11 @@ func nth(p netip.Prefix, n int) netip.Addr {
 	return a
 }
 
+// Patience is how long a state is waited for that has to come, here and in tests: far
+// longer than it takes, for a machine that others keep busy. What shows that it will
+// never come, such as a daemon that has ended, is told at once.
+const Patience = 5 * time.Minute
+
 // Numbers of hosts in the nodes' network and in that of the services.
 const (
 	controlHost = 1

@@ -169,7 +169,7 @@ func (g cgroups) remove(ctx context.Context, name string) error {
 	}
 	for _, root := range append([]string{g.unified}, g.v1...) {
 		// The kernel lets go of a dead process's groups a little later.
-		err := Poll(ctx, 30*time.Second, func() error { return removeGroups(root + name) })
+		err := Poll(ctx, Patience, func() error { return removeGroups(root + name) })
 		if err != nil {
 			return fmt.Errorf("remove the control group %s%s: %w", root, name, err)
 		}

@@ -9,7 +9,6 @@ import (
 	"os"
 	"path/filepath"
 	"text/template"
-	"time"
 )
 
 // The ports of the nodes and pods that the demonstration uses.
@@ -157,7 +156,7 @@ func (c *Cluster) Demo(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	err = Poll(ctx, 30*time.Second, func() error {
+	err = Poll(ctx, Patience, func() error {
 		_, err := c.Kubectl(ctx, "warren", "map", "-n", "shop")
 		return err
 	})

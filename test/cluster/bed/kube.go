@@ -70,7 +70,7 @@ func (c *Cluster) Client(connections int) (*http.Client, string, error) {
 func (c *Cluster) answers(ctx context.Context, where, url string) error {
 	// Controllers and scheduler have certificates of their own making; what is
 	// asked for is no secret.
-	client := http.Client{Timeout: 5 * time.Second, Transport: &http.Transport{
+	client := http.Client{Timeout: 30 * time.Second, Transport: &http.Transport{
 		DialContext: c.dialer(where), DisableKeepAlives: true,
 		TLSClientConfig: &tls.Config{InsecureSkipVerify: true},
 	}}
@@ -170,7 +170,7 @@ func (n node) ready() string {
 // or nothing.
 func (c *Cluster) awaitNode(ctx context.Context, name string, want func(node) string) (node, error) {
 	var n node
-	err := Poll(ctx, time.Minute, func() error {
+	err := Poll(ctx, Patience, func() error {
 		n = node{}
 		if err := c.API(ctx, http.MethodGet, "/api/v1/nodes/"+name, nil, &n); err != nil {
 			return err

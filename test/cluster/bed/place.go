@@ -125,8 +125,8 @@ func (c *Cluster) open(ctx context.Context, p place, node ...string) error {
 	select {
 	case <-ctx.Done():
 		return fmt.Errorf("%s: %w", step, ctx.Err())
-	case <-time.After(30 * time.Second):
-		return &LogError{Step: step, Log: log, Err: errors.New("no answer in half a minute")}
+	case <-time.After(Patience):
+		return &LogError{Step: step, Log: log, Err: fmt.Errorf("no answer in %v", Patience)}
 	case text := <-answer:
 		if text != "ready" {
 			return &LogError{Step: step, Log: log}
@@ -276,12 +276,16 @@ func (c *Cluster) start(ctx context.Context, d daemon, ready func(context.Contex
 	go func() { ended <- cmd.Wait() }()
 
 	step := fmt.Sprintf("start %s of %s", d.name, d.place.name)
-	ctx, cancel := context.WithTimeout(ctx, 90*time.Second)
+	ctx, cancel := context.WithTimeout(ctx, Patience)
 	defer cancel()
-	for {
+	var why error // it was not ready when it was asked last, and could answer
+	for wait := 10 * time.Millisecond; ; wait = min(2*wait, 250*time.Millisecond) {
 		err := ready(ctx)
 		if err == nil {
 			return nil
+		}
+		if why == nil || ctx.Err() == nil {
+			why = err
 		}
 		select {
 		case state := <-ended:
@@ -290,8 +294,8 @@ func (c *Cluster) start(ctx context.Context, d daemon, ready func(context.Contex
 			}
 			return &LogError{Step: step, Log: log.Name(), Err: fmt.Errorf("it ended: %w", state)}
 		case <-ctx.Done():
-			return &LogError{Step: step, Log: log.Name(), Err: fmt.Errorf("not ready: %w", err)}
-		case <-time.After(30 * time.Millisecond):
+			return &LogError{Step: step, Log: log.Name(), Err: fmt.Errorf("not ready: %w", why)}
+		case <-time.After(wait):
 		}
 	}
 }
@@ -322,7 +326,7 @@ func (c *Cluster) stop(ctx context.Context, d daemon) error {
 	if err := unix.Kill(pid, unix.SIGKILL); err != nil && !errors.Is(err, unix.ESRCH) {
 		return fmt.Errorf("stop %s of %s: %w", d.name, d.place.name, err)
 	}
-	return Poll(ctx, 10*time.Second, func() error {
+	return Poll(ctx, Patience, func() error {
 		if c.pid(d) == pid {
 			return fmt.Errorf("%s of %s still runs after SIGKILL", d.name, d.place.name)
 		}

@@ -9,7 +9,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -102,7 +101,7 @@ func (c *Cluster) Up(ctx context.Context, bare bool) error {
 		return err
 	}
 	if c.networkMode() != "" {
-		// A rollout gives up after a minute, a node that will never be Ready says why.
+		// Whoever gives up first says why: a rollout, or a node that will never be Ready.
 		err := together(ctx, func(ctx context.Context) error { return c.Warren(ctx) },
 			func(ctx context.Context) error { return each(ctx, nodes, c.settleNode) })
 		if err != nil {
@@ -204,7 +203,7 @@ func (c *Cluster) Down(ctx context.Context) error {
 	c.client = nil
 	c.mu.Unlock()
 	// A mount of a node that a stranger's namespace has copied may hold a file.
-	if err := Poll(ctx, 10*time.Second, func() error { return os.RemoveAll(c.dir) }); err != nil {
+	if err := Poll(ctx, Patience, func() error { return os.RemoveAll(c.dir) }); err != nil {
 		return fmt.Errorf("remove the cluster's files: %w", err)
 	}
 	// Another cluster's are there where this fails.
@@ -263,7 +262,7 @@ func (c *Cluster) applyFile(ctx context.Context, name string) error {
 // Rollout waits until what kubectl calls deployment/NAME or daemonset/NAME is
 // complete. Its error has what its pods, their events and their logs say.
 func (c *Cluster) Rollout(ctx context.Context, namespace, object string) error {
-	_, err := c.Kubectl(ctx, "-n", namespace, "rollout", "status", object, "--timeout=60s")
+	_, err := c.Kubectl(ctx, "-n", namespace, "rollout", "status", object, "--timeout="+Patience.String())
 	if err == nil {
 		return nil
 	}

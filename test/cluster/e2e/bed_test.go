@@ -13,7 +13,6 @@ import (
 	"strconv"
 	"strings"
 	"testing"
-	"time"
 
 	"warren/internal/testkit"
 	"warren/test/cluster/bed"
@@ -132,7 +131,7 @@ spec:
   terminationGracePeriodSeconds: 0
   containers: [{name: talker, image: localhost/busybox:1, imagePullPolicy: Never, command: [sh, -c, "echo here I am; exec sleep 1000"]}]
 `, c.namespace))
-	c.kubectl("wait", "--for=condition=Ready", "pod/talker", "--timeout=60s")
+	c.ready("pod/talker")
 	if got := c.kubectl("logs", "talker"); got != "here I am\n" {
 		t.Errorf("logs: %q", got)
 	}
@@ -221,7 +220,7 @@ func TestClusterDown(t *testing.T) {
 		{"broken off at a node", "node1 is Ready"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			ctx, cancel := context.WithTimeout(context.Background(), 3*time.Minute)
+			ctx, cancel := context.WithTimeout(context.Background(), 3*bed.Patience)
 			defer cancel()
 			upCtx, breakOff := context.WithCancel(ctx)
 			defer breakOff()
@@ -264,7 +263,7 @@ func TestClusterDown(t *testing.T) {
 			if _, err := os.Stat(filepath.Dir(filepath.Dir(c.Kubeconfig()))); !errors.Is(err, fs.ErrNotExist) {
 				t.Errorf("the cluster's files are still there: %v", err)
 			}
-			err = bed.Poll(ctx, 20*time.Second, func() error {
+			err = bed.Poll(ctx, bed.Patience, func() error {
 				for pid, start := range ours {
 					if startOf(pid) == start {
 						return fmt.Errorf("process %d lives on", pid)

@@ -53,7 +53,7 @@ func (s *common) up() {
 			s.err = err
 			return
 		}
-		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
+		ctx, cancel := context.WithTimeout(context.Background(), 3*bed.Patience)
 		defer cancel()
 		say := func(line string) { fmt.Fprintln(os.Stderr, line) }
 		// One that runs is used as it is: with iptables, or whatever it was given.
@@ -70,7 +70,7 @@ func (s *common) end() error {
 	if s.c == nil || s.c.Name != ownName {
 		return nil
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), bed.Patience)
 	defer cancel()
 	return s.c.Down(ctx)
 }
@@ -123,7 +123,7 @@ func ownNamespace(t testing.TB) string {
 
 // context is that of one step of a test.
 func (c *testCluster) context() context.Context {
-	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), 2*bed.Patience)
 	c.t.Cleanup(cancel)
 	return ctx
 }
@@ -156,11 +156,18 @@ func (c *testCluster) apply(manifests string) {
 	}
 }
 
-// eventually asks until there is no error, for a minute.
+// ready waits until pods of the test's namespace are Ready: "pod/NAME", or "pod"
+// and a selector.
+func (c *testCluster) ready(pods ...string) {
+	c.t.Helper()
+	c.kubectl(append([]string{"wait", "--for=condition=Ready", "--timeout=" + bed.Patience.String()}, pods...)...)
+}
+
+// eventually asks until there is no error.
 func (c *testCluster) eventually(what string, ask func(context.Context) error) {
 	c.t.Helper()
 	ctx := c.context()
-	if err := bed.Poll(ctx, time.Minute, func() error { return ask(ctx) }); err != nil {
+	if err := bed.Poll(ctx, bed.Patience, func() error { return ask(ctx) }); err != nil {
 		c.t.Fatalf("waited for %s: %v", what, err)
 	}
 }

@@ -12,6 +12,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"warren/test/cluster/bed"
 )
 
 // helm runs Helm; an error ends the test.
@@ -79,7 +81,7 @@ spec:
   versions: [{name: %s, served: true, storage: true, schema: {openAPIV3Schema: {type: object, x-kubernetes-preserve-unknown-fields: true}}}]
 `, name, kind.group, kind.kind, kind.plural, kind.version))
 		t.Cleanup(func() { c.try("delete", "crd", name, "--wait=false") })
-		c.kubectl("wait", "--for=condition=Established", "crd/"+name, "--timeout=30s")
+		c.kubectl("wait", "--for=condition=Established", "crd/"+name, "--timeout="+bed.Patience.String())
 	}
 	taken := map[string][]string{
 		"nothing":                 nil,

@@ -43,7 +43,7 @@ spec:
 	start := func() guest {
 		c.t.Helper()
 		c.apply(manifest)
-		c.kubectl("wait", "--for=condition=Ready", "pod/ported", "--timeout=90s")
+		c.ready("pod/ported")
 		g := c.guests(c.namespace, "app=ported")[0]
 		c.listen(g, "tcp", 9200)
 		c.listen(g, "udp", 9200)

@@ -14,6 +14,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"warren/test/cluster/bed"
 )
 
 // A yard is nine pods, a to c in namespaces u to w, that all listen on the same
@@ -75,7 +77,7 @@ spec:
 	c.eventually("the pods to be taken", func(ctx context.Context) error { return c.Apply(ctx, all.String()) })
 	for _, ns := range []string{"u", "v", "w"} {
 		full := c.namespace + "-" + ns
-		c.kubectl("wait", "--for=condition=Ready", "pod", "--all", "-n", full, "--timeout=60s")
+		c.ready("pod", "--all", "-n", full)
 		for _, g := range c.guests(full, "pod") {
 			for _, p := range probes {
 				c.listen(g, p.protocol, int(p.port))
@@ -117,7 +119,7 @@ func (y *yard) wrong(cells []cell, allowed func(cell) bool) []cell {
 			slots <- struct{}{}
 			defer func() { <-slots }()
 			want := allowed(c)
-			wait := time.Second
+			wait := patience
 			if !want {
 				wait = 300 * time.Millisecond
 			}
@@ -136,11 +138,6 @@ func (y *yard) wrong(cells []cell, allowed func(cell) bool) []cell {
 // hold waits until the table is as allowed says, and then looks once more.
 func (y *yard) hold(t *testing.T, allowed func(cell) bool) {
 	t.Helper()
-	y.holdWithin(t, 20*time.Second, allowed)
-}
-
-func (y *yard) holdWithin(t *testing.T, atMost time.Duration, allowed func(cell) bool) {
-	t.Helper()
 	var cells []cell
 	for _, from := range y.pods {
 		for _, to := range y.pods {
@@ -153,7 +150,7 @@ func (y *yard) holdWithin(t *testing.T, atMost time.Duration, allowed func(cell)
 	rule := func(c cell) bool { return c.from.name == c.to.name || allowed(c) }
 	wrong := cells
 	began := time.Now()
-	for len(wrong) > 0 && time.Since(began) < atMost {
+	for len(wrong) > 0 && time.Since(began) < bed.Patience {
 		wrong = y.wrong(wrong, rule)
 	}
 	took := time.Since(began)
@@ -334,7 +331,7 @@ func (y *yard) clusterPolicies(t *testing.T) {
 	policy("first", "Admin", 10, "ingress: [{name: no-v, action: Deny, "+from("v")+"}, {name: w-decides, action: Pass, "+from("w")+"}]")
 	// Agents that have asked for these policies in vain ask again after half a
 	// minute at the latest.
-	y.holdWithin(t, time.Minute, func(c cell) bool { return c.to.ns != "u" || c.from.ns != "v" })
+	y.hold(t, func(c cell) bool { return c.to.ns != "u" || c.from.ns != "v" })
 	// What a NetworkPolicy allows is denied all the same; what passes is its.
 	y.apply(y.manifests("u:\npodSelector: {matchLabels: {pod: a}}\ningress: [{from: [{namespaceSelector: {matchLabels: {ns: v}}}]}]"))
 	y.hold(t, func(c cell) bool { return c.to.ns != "u" || c.from.ns != "v" && c.to.name != "u/a" })

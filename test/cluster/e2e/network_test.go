@@ -49,14 +49,14 @@ func ownNetwork(t *testing.T, cni string) *testCluster {
 	}
 	if name == "e2e-"+cni {
 		t.Cleanup(func() {
-			ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+			ctx, cancel := context.WithTimeout(context.Background(), bed.Patience)
 			defer cancel()
 			if err := c.Down(ctx); err != nil {
 				t.Errorf("take the cluster down: %v", err)
 			}
 		})
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), 4*time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), 3*bed.Patience)
 	defer cancel()
 	if err := c.Up(ctx, true); err != nil {
 		t.Fatal(err)
@@ -108,7 +108,7 @@ func TestClusterNetworkChained(t *testing.T) {
 	t.Run("off", func(t *testing.T) { testNetworkOff(c.own(t)) })
 	c.must(c.Warren(c.context()))
 	c.nodesAnswer(len(c.RunningNodes()))
-	c.gone("warren", func(c *testCluster) { c.helm("uninstall", "warren", "-n", "warren", "--wait", "--timeout=2m") })
+	c.uninstall("warren", "warren")
 	t.Run("ways without it", func(t *testing.T) { c.own(t).allWays() })
 }
 
@@ -591,7 +591,7 @@ func testNetworkUninstall(c *testCluster) {
 		}
 	}
 	c.kubectl("delete", "daemonset,deployment", "--all", "-n", c.namespace)
-	c.gone("warren", func(c *testCluster) { c.helm("uninstall", "warren", "-n", "warren", "--wait", "--timeout=2m") })
+	c.uninstall("warren", "warren")
 	for _, node := range c.RunningNodes() {
 		if out := ask(node, traces); out != "" {
 			t.Errorf("left on %s:\n%s", node, out)

@@ -28,6 +28,7 @@ import (
 	"time"
 
 	"warren/internal/testkit"
+	"warren/test/cluster/bed"
 )
 
 // openShop is the cluster with Warren and the shop, whose traffic goes on.
@@ -604,7 +605,7 @@ func TestClusterRightsEnd(t *testing.T) {
 		_, err := c.Kubectl(c.context(), "-n", lost, "delete", "rolebinding", name+"-"+kept)
 		c.must(err)
 	}
-	_, err := c.Kubectl(c.context(), "delete", "namespace", deleted, "--wait=true", "--timeout=60s")
+	_, err := c.Kubectl(c.context(), "delete", "namespace", deleted, "--wait=true", "--timeout="+bed.Patience.String())
 	c.must(err)
 
 	c.eventually("the stream of who lost everything to end", func(context.Context) error {

@@ -12,6 +12,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"warren/test/cluster/bed"
 )
 
 // agentProcesses gives the agents that run, by node.
@@ -149,7 +151,7 @@ func TestClusterUninstall(t *testing.T) {
 	c := warren(t)
 	t.Cleanup(func() { c.must(c.Warren(c.context())) })
 	nodes := c.RunningNodes()
-	c.gone("warren", func(c *testCluster) { c.helm("uninstall", "warren", "-n", "warren", "--wait", "--timeout=90s") })
+	c.uninstall("warren", "warren")
 
 	// Elsewhere, with other values.
 	c.helm(slices.Concat([]string{"install", "eyes", chart(t), "-n", c.namespace, "--set", "hub.replicas=1,hub.podDisruptionBudget.enabled=false,hub.networkPolicy.enabled=false,metrics.annotations=false"}, c.image())...)
@@ -157,11 +159,12 @@ func TestClusterUninstall(t *testing.T) {
 	c.must(c.Rollout(c.context(), c.namespace, "deployment/warren-hub"))
 	c.nodesAnswer(len(nodes))
 	c.answers()
-	c.gone(c.namespace, func(c *testCluster) { c.helm("uninstall", "eyes", "-n", c.namespace, "--wait", "--timeout=90s") })
+	c.uninstall("eyes", c.namespace)
 }
 
-// gone uninstalls Warren, which is in a namespace, and looks for what is left.
-func (c *testCluster) gone(namespace string, uninstall func(*testCluster)) {
+// uninstall takes away the release of Warren that is in a namespace, and looks for
+// what is left.
+func (c *testCluster) uninstall(release, namespace string) {
 	c.t.Helper()
 	t := c.t.(*testing.T)
 	held := make(map[kernelObject]bool)
@@ -191,7 +194,7 @@ func (c *testCluster) gone(namespace string, uninstall func(*testCluster)) {
 			t.Fatalf("none of pods %v has a mount on %s: nothing is tested", pods, node)
 		}
 	}
-	uninstall(c)
+	c.helm("uninstall", release, "-n", namespace, "--wait", "--timeout="+bed.Patience.String())
 
 	c.eventually("all objects to be gone", func(ctx context.Context) error {
 		kinds := strings.Fields(c.kubectl("api-resources", "--verbs=list", "-o", "name"))

@@ -173,9 +173,9 @@ spec:
       automountServiceAccountToken: false
       containers: [{name: moment, image: localhost/busybox:1, imagePullPolicy: Never, command: [/bin/true]}]
 `, c.namespace, pods))
-	ctx, cancel := context.WithTimeout(context.Background(), 8*time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), 4*bed.Patience)
 	defer cancel()
-	if _, err := c.Kubectl(ctx, "-n", c.namespace, "wait", "--for=condition=Complete", "job/short", "--timeout=460s"); err != nil {
+	if _, err := c.Kubectl(ctx, "-n", c.namespace, "wait", "--for=condition=Complete", "job/short", "--timeout="+(3*bed.Patience).String()); err != nil {
 		t.Fatal(err)
 	}
 	type fact struct{ name, node string }
@@ -252,7 +252,7 @@ spec:
     imagePullPolicy: Never
     command: [sh, -c, "i=0; while :; do i=$((i+1)); /bin/echo $i >/dev/null; usleep 100000; done"]
 `, c.namespace, name, node))
-	c.kubectl("wait", "--for=condition=Ready", "pod/"+name, "--timeout=180s")
+	c.ready("pod/" + name)
 }
 
 // counts gives the numbers that a ticker's processes were seen with, in order.
@@ -457,7 +457,7 @@ spec:
   terminationGracePeriodSeconds: 0
   containers: [{name: asker, image: localhost/busybox:1, imagePullPolicy: Never, command: [sh, -c, "sleep 1000 | nc %[4]s 8080; exec sleep 1000"]}]
 `, c.namespace, name, node, server.IPs[0]))
-		c.kubectl("wait", "--for=condition=Ready", "pod/"+name, "--timeout=180s")
+		c.ready("pod/" + name)
 		asker := c.pods("name=" + name)[0]
 		if address == "" {
 			address = asker.IPs[0]
