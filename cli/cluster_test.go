@@ -51,6 +51,7 @@ func (m *machine) talk() *api.MapCollector {
 //	missing       node-2 does not
 //	back          node-2 does not, and then does
 //	partial       who asks may not get pods in all namespaces
+//	uneven        node-2 keeps alerts, and nothing else
 //	none          there is no hub
 //	forbidden, unavailable, expired, broken, away   what the API server says
 //	slow          nobody answers
@@ -62,7 +63,7 @@ type fakeHub struct {
 func newFakeHub(how string) *fakeHub {
 	m := newNode()
 	m.flow()
-	return &fakeHub{how: how, agent: api.New(api.Config{Node: "node-1", Flows: m.flows}, recorded{m}, recorded{m}, recorded{m}, slog.New(slog.DiscardHandler))}
+	return &fakeHub{how: how, agent: api.New(api.Config{Node: "node-1", Flows: m.flows, History: kept{m}}, recorded{m}, recorded{m}, recorded{m}, slog.New(slog.DiscardHandler))}
 }
 
 func (h *fakeHub) nodes(answered int, missing ...string) []byte {
@@ -139,7 +140,7 @@ func (h *fakeHub) RoundTrip(req *http.Request) (*http.Response, error) {
 	if rec.Code == http.StatusOK && rec.Header().Get("Content-Type") == "application/x-ndjson" {
 		body := rec.Body.Bytes()
 		switch h.how {
-		case "":
+		case "", "uneven":
 			body = append(h.nodes(2), body...)
 		case "missing":
 			body = append(h.nodes(1, connectionRefused), body...)
@@ -184,12 +185,19 @@ func (h *fakeHub) status(w http.ResponseWriter, req *http.Request) {
 	h.agent.ServeHTTP(rec, req)
 	missing, second := "", `{"node":"node-2","pod":"warren-agent-b","version":"v1.2.2","ready":true,"clock_offset_ns":-90000000000}`
 	answered := 2
-	if h.how == "missing" {
+	switch h.how {
+	case "uneven":
+		second = `{"node":"node-2","ready":true,"status":{"history":{"filter":"evt.kind = alert","kinds":["alert"],"oldest":"2026-11-20T21:00:00Z"}}}`
+	case "missing":
 		missing, second, answered = fmt.Sprintf("%q", connectionRefused), `{"node":"node-2","pod":"warren-agent-b","error":"connection refused"}`, 1
 	}
+	of := `,"status":` + rec.Body.String()
+	if h.how == "partial" {
+		of = ""
+	}
 	w.Header().Set("Content-Type", "application/json")
-	fmt.Fprintf(w, `{"hub":{"version":"v1.2.3","started":"2026-11-20T20:00:00Z","nodes_total":2,"nodes_answered":%d,"nodes_missing":[%s]},"nodes":[{"node":"node-1","pod":"warren-agent-a","version":"v1.2.3","ready":true,"clock_offset_ns":1200000,"status":%s},%s]}`,
-		answered, missing, rec.Body.String(), second)
+	fmt.Fprintf(w, `{"hub":{"version":"v1.2.3","started":"2026-11-20T20:00:00Z","nodes_total":2,"nodes_answered":%d,"nodes_missing":[%s]},"nodes":[{"node":"node-1","pod":"warren-agent-a","version":"v1.2.3","ready":true,"clock_offset_ns":1200000%s},%s]}`,
+		answered, missing, of, second)
 }
 
 // clusterMap is a shop.

@@ -44,7 +44,7 @@ func commandTable(g *globals) ([]*command, []*option) {
 	}
 	var global []*option
 	if g.kubectl {
-		local := []string{"agent", "hub", "network remove", "rule replay", "rule learn", "alert test", "history status", "history export", "history prune"} // of one machine
+		local := []string{"agent", "hub", "network remove", "alert test", "history status", "history export", "history prune"} // of one machine
 		commands = slices.DeleteFunc(commands, func(c *command) bool { return slices.Contains(local, c.name) })
 		global = clusterFlags(g)
 	} else {

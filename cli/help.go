@@ -216,6 +216,7 @@ const clusterIntro = "The same commands over a whole cluster: the program by the
 	"an answer that ends by itself and lacks nodes makes the exit code 1. In `-o json` there is a row of kind `nodes` as well. A stream goes on without them, and tells when they are back.\n" +
 	"- **Counts.** `events --count-by` adds up what the nodes tell every two seconds; with `--limit` it ends once they have told of so many, or more. It counts in your namespaces; what is missing from the counts is told at the end, and makes the exit code 1.\n" +
 	"- **Files.** `file watch` is of one node, which `--node` names, and of a path as that node has it: for those who may see all pods.\n" +
+	"- **Rules.** `rule replay` and `rule learn` ask the histories of all nodes for what you may see. What the nodes keep, and since when, is said to those who may see all pods.\n" +
 	"- **Processes.** An exec id names one process of the whole cluster; a pid wants `--node`.\n" +
 	"- **Completion.** By the name `kubectl_complete-warren` in `PATH`, the program completes what kubectl asks it to.\n"
 

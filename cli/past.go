@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"warren/api"
+	"warren/event"
 	"warren/filter"
 	"warren/settings"
 )
@@ -99,6 +100,65 @@ func (a *answerer) unseen(ctx context.Context, at time.Time) {
 			fmt.Fprintln(a.env.Stderr, a.env.program()+": "+unseen("", g.From, g.To, a.env.Now())+": what is shown is what was known at its begin")
 		}
 	}
+}
+
+// A keeper is whose history answers.
+type keeper struct {
+	node string // "" for this machine
+	// told says that it is known what is kept; it is not for who may see some namespaces only.
+	told bool
+	api.HistoryStatus
+}
+
+// kinds are those of which events are kept, all where nobody tells.
+func (k *keeper) kinds() (kinds event.KindSet) {
+	if !k.told {
+		return event.AllKinds
+	}
+	for _, name := range k.Kinds {
+		if kind, ok := event.LookupKind(name); ok {
+			kinds |= event.Kinds(kind)
+		}
+	}
+	return kinds
+}
+
+// histories returns what this machine keeps, or each node that answers.
+func (a *answerer) histories(ctx context.Context) (all []keeper, err error) {
+	if !a.cluster {
+		b, err := a.History(ctx)
+		if err != nil {
+			return nil, err
+		}
+		k := keeper{told: true}
+		if err := json.Unmarshal(b, &k.HistoryStatus); err != nil {
+			return nil, fmt.Errorf("read what the agent keeps: %w", err)
+		}
+		return []keeper{k}, nil
+	}
+	b, err := a.Status(ctx, a.nodes...)
+	if err != nil {
+		return nil, err
+	}
+	var st hubStatus
+	if err := json.Unmarshal(b, &st); err != nil {
+		return nil, fmt.Errorf("read what the nodes keep: %w", err)
+	}
+	for i := range st.Nodes {
+		n := &st.Nodes[i]
+		if n.Status == nil {
+			continue // it does not answer, or is not told of to who asks
+		}
+		k := keeper{node: n.Node, told: true, HistoryStatus: api.HistoryStatus{Error: "there is no history"}}
+		if n.Status.History != nil {
+			k.HistoryStatus = *n.Status.History
+		}
+		all = append(all, k)
+	}
+	if len(all) == 0 && st.Hub.Answered > 0 {
+		all = append(all, keeper{})
+	}
+	return all, nil
 }
 
 // beginOf says where a history begins that does not reach back to since; "" where

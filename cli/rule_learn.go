@@ -14,6 +14,7 @@ import (
 
 // ruleLearnCommand proposes exceptions.
 func ruleLearnCommand(g *globals) *command {
+	var about selection
 	when := period{since: "1d"}
 	least := 3
 	return &command{
@@ -26,9 +27,12 @@ func ruleLearnCommand(g *globals) *command {
 			{"warren rule learn falco_rules.yaml", "What could be silenced of the last day"},
 			{"warren rule learn --since 7d --least 20 falco_rules.yaml", "Of a week, and only what was seen twenty times"},
 		},
-		flags: append([]*option{{long: "least", meta: "N", number: &least, doc: "how often something was alerted to be proposed (default 3)"}}, when.flags()...),
+		cluster: []example{
+			{"kubectl warren rule learn -A --least 20 falco_rules.yaml", "What could be silenced of the last day, on all nodes"},
+		},
+		flags: append([]*option{{long: "least", meta: "N", number: &least, doc: "how often something was alerted to be proposed (default 3)"}}, append(when.flags(), podFlags(g, &about)...)...),
 		run: func(ctx context.Context, env *Env, args []string) error {
-			who, err := g.answerer(env, &selection{})
+			who, err := g.answerer(env, &about)
 			if err != nil {
 				return err
 			}
@@ -44,9 +48,12 @@ func ruleLearnCommand(g *globals) *command {
 					return err
 				}
 			}
-			q := api.Question{Filter: onlyAlerts, Since: since, Until: until}
+			q, err := who.question(api.Question{Filter: onlyAlerts, Since: since, Until: until})
+			if err != nil {
+				return err
+			}
 			who.remembered(ctx, &q)
-			seen, err := sightings(env, who.Recent(ctx, q))
+			seen, err := sightings(env, who.lines(who.Recent(ctx, q), dropRoll, ""))
 			if err != nil {
 				return err
 			}
@@ -71,7 +78,7 @@ func ruleLearnCommand(g *globals) *command {
 				}
 			}
 			_, err = env.Stdout.Write(text)
-			return err
+			return who.whole(err)
 		},
 	}
 }

@@ -3,7 +3,6 @@ package cli
 import (
 	"cmp"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
@@ -22,6 +21,7 @@ import (
 // ruleReplayCommand tells what rules would have said of the past.
 func ruleReplayCommand(g *globals) *command {
 	var output, only, base string
+	var about selection
 	when := period{since: "1d"}
 	return &command{
 		name:    "rule replay",
@@ -36,18 +36,21 @@ func ruleReplayCommand(g *globals) *command {
 			{"warren rule replay local.yaml --rules falco_rules.yaml --history 7d --rule 'Terminal shell in container'", "One rule, of a week, behind other files than the agent's"},
 			{"warren rule replay new.yaml --since 14:00 --until 15:00 -o json", "For a script"},
 		},
+		cluster: []example{
+			{"kubectl warren rule replay -n shop new.yaml", "What a new rule would have said of the pods of a namespace"},
+		},
 		flags: append([]*option{
 			outputFlag(&output, "", "table", "wide", "json"),
 			{long: "rule", meta: "NAME", text: &only, doc: "only the rule of that name"},
 			{long: "rules", meta: "PATHS", text: &base, doc: "rule files and directories before FILE, by comma, in the place of the agent's; none for none"},
 			{long: "history", meta: "WHEN", text: &when.since, doc: "the same as --since"},
-		}, when.flags()...),
+		}, append(when.flags(), podFlags(g, &about)...)...),
 		run: func(ctx context.Context, env *Env, args []string) error {
 			files, err := readRules(env, args)
 			if err != nil {
 				return err
 			}
-			who, err := g.answerer(env, &selection{})
+			who, err := g.answerer(env, &about)
 			if err != nil {
 				return err
 			}
@@ -66,14 +69,18 @@ func ruleReplayCommand(g *globals) *command {
 				return err
 			}
 			r := &replayView{env: env, who: who, set: set, since: since, until: until, counts: map[string]uint64{}}
-			asked, err := r.ask(ctx)
+			if err := r.keeps(ctx); err != nil {
+				return err
+			}
+			asked := r.ask()
+			q, err := who.question(api.Question{Filter: asked, Since: since, Until: until})
 			if err != nil {
 				return err
 			}
 			s := env.screen(output != "wide")
 			table := &alertTable{screen: s, place: who.place(s, output == "wide"), wide: output == "wide", now: env.Now}
 			if asked != "" {
-				lines := r.alerts(who.Recent(ctx, api.Question{Filter: asked, Since: since, Until: until}))
+				lines := r.alerts(who.lines(who.Recent(ctx, q), dropRoll, asked))
 				if output == "json" {
 					err = writeJSON(env, lines)
 				} else {
@@ -83,7 +90,7 @@ func ruleReplayCommand(g *globals) *command {
 			if err == nil {
 				err = r.summary(output == "json")
 			}
-			return err
+			return who.whole(err)
 		},
 	}
 }
@@ -209,31 +216,47 @@ const ofRules = event.AllKinds &^ (event.StateKinds | event.NoticeKinds | 1<<eve
 // ones are judged here alone.
 const maxReplay = 16 << 10
 
-// ask returns the filter that the agent is asked with, "" where it keeps nothing
-// that a rule reads, and says what the history does not have.
-func (r *replayView) ask(ctx context.Context) (string, error) {
-	b, err := r.who.History(ctx)
+// keeps finds out what histories there are, and says what they do not have.
+func (r *replayView) keeps(ctx context.Context) error {
+	all, err := r.who.histories(ctx)
 	if err != nil {
-		return "", err
+		return err
 	}
-	var st api.HistoryStatus
-	if err := json.Unmarshal(b, &st); err != nil {
-		return "", fmt.Errorf("read what the agent keeps: %w", err)
+	for i := range all {
+		r.kept |= all[i].kinds()
 	}
-	for _, name := range st.Kinds {
-		if k, ok := event.LookupKind(name); ok {
-			r.kept |= event.Kinds(k)
+	var reads event.KindSet
+	for _, x := range r.set.Rules {
+		reads |= x.Kinds() & ofRules
+	}
+	for i := range all {
+		k, whose := &all[i], ""
+		if k.node != "" {
+			whose = k.node + ": "
+		}
+		if !k.told {
+			r.say(whose + "what the history keeps is told only to who may get pods in all namespaces: of other events the rules are not asked")
+			continue
+		}
+		if k.Error != "" {
+			r.say(whose + "nothing is kept at present: " + k.Error)
+		}
+		if missing := r.kept & reads &^ k.kinds(); missing != 0 {
+			r.say(whose + "the history keeps no events of kind " + missing.String() + ", as others do")
+		}
+		if !ofKinds(k.Filter) {
+			r.say(whose + "the history keeps only what matches " + k.Filter + ": of other events the rules are not asked")
+		}
+		if text := beginOf(&k.HistoryStatus, r.since, r.env.Now()); text != "" {
+			r.say(whose + text)
 		}
 	}
-	if st.Error != "" {
-		r.say("nothing is kept at present: " + st.Error)
-	}
-	if !ofKinds(st.Filter) {
-		r.say("the history keeps only what matches " + st.Filter + ": of other events the rules are not asked")
-	}
-	if text := beginOf(&st, r.since, r.env.Now()); text != "" {
-		r.say(text)
-	}
+	return nil
+}
+
+// ask returns the filter that the agents are asked with, "" where they keep nothing
+// that a rule reads, and says which rules they cannot be asked of.
+func (r *replayView) ask() string {
 	var conditions []string
 	var kinds event.KindSet
 	for _, x := range r.set.Rules {
@@ -261,15 +284,15 @@ func (r *replayView) ask(ctx context.Context) (string, error) {
 		conditions = append(conditions, condition)
 	}
 	if kinds == 0 {
-		return "", nil
+		return ""
 	}
 	names := strings.ReplaceAll(kinds.String(), ",", ", ")
 	text := "evt.kind in (" + names + ") and (" + strings.Join(conditions, " or ") + ")"
 	if _, err := filter.Compile(text); err == nil && len(text) <= maxReplay {
 		r.whole = true
-		return text, nil
+		return text
 	}
-	return "evt.kind in (" + names + ")", nil
+	return "evt.kind in (" + names + ")"
 }
 
 // unknown are the fields of a rule's condition that may say something else of what
