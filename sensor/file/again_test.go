@@ -45,7 +45,11 @@ func TestBPFChangeOfInterests(t *testing.T) {
 		}
 		closes++
 	})
-	for range 100 {
+	rounds := 100
+	if testing.Short() {
+		rounds = 20 // where a machine is emulated
+	}
+	for range rounds {
 		for _, set := range []interest.Set{more, want} {
 			if err := w.sensor.Start(set, add); err != nil {
 				t.Fatal(err)
@@ -53,7 +57,7 @@ func TestBPFChangeOfInterests(t *testing.T) {
 		}
 	}
 	before := w.sensor.epochs[fileFileWhatFILE_CLOSE]
-	for range 10 {
+	for range rounds / 10 {
 		for _, set := range []interest.Set{other, want} {
 			if err := w.sensor.Start(set, add); err != nil {
 				t.Fatal(err)

@@ -50,7 +50,7 @@ func (w *watch) file(pid int, types ...string) *event.File {
 // TestBPFChange: names in the working directory are known on any kernel, of a
 // process that is alone with its memory.
 func TestBPFChange(t *testing.T) {
-	w := start(t, bpf.Config{}, changes)
+	w := observe(t, changes)
 	logRungs(t, w.sensor)
 	dir, err := filepath.EvalSymlinks(t.TempDir())
 	if err != nil {
@@ -87,7 +87,7 @@ func TestBPFChange(t *testing.T) {
 // TestBPFChangeElsewhere: where objects are seen every name is known, where they
 // are not what was asked for is not taken for one.
 func TestBPFChangeElsewhere(t *testing.T) {
-	w := start(t, bpf.Config{}, changes)
+	w := observe(t, changes)
 	dir, err := filepath.EvalSymlinks(t.TempDir())
 	if err != nil {
 		t.Fatal(err)
@@ -153,11 +153,60 @@ func TestBPFChangeElsewhere(t *testing.T) {
 }
 
 func TestBPFChangeFails(t *testing.T) {
-	w := start(t, bpf.Config{}, changes)
+	w := observe(t, changes)
 	dir := t.TempDir()
 	f := w.file(alone(t, dir, "rmdir", "none"))
 	if f.Res != event.Errno(unix.ENOENT) || f.Name != "" || f.NameRaw != "none" || !f.NoName || f.Error != event.PathFailed {
 		t.Errorf("%+v", f)
+	}
+}
+
+// TestBPFChangeDescriptor: a descriptor is proof enough.
+func TestBPFChangeDescriptor(t *testing.T) {
+	w := observe(t, changes)
+	dir := t.TempDir()
+	path := filepath.Join(dir, "f")
+	fd, err := unix.Open(path, unix.O_CREAT|unix.O_RDWR|unix.O_CLOEXEC, 0o600)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, call := range map[string]func() error{
+		"fchmod":    func() error { return unix.Fchmod(fd, 0o4755) },
+		"fchown":    func() error { return unix.Fchown(fd, 7, -1) },
+		"ftruncate": func() error { return unix.Ftruncate(fd, 4096) },
+	} {
+		if err := call(); err != nil {
+			t.Fatal(err)
+		}
+		f := w.file(os.Getpid(), name)
+		if f.Name != path || f.FDName != path || int(f.FD) != fd || f.NoName || f.Inode == 0 || f.Links != 1 {
+			t.Errorf("%s: %+v", name, f)
+		}
+		if name == "fchmod" && f.Mode != 0o4755 || name == "fchown" && (f.UID != 7 || f.GID != 1<<32-1) || name == "ftruncate" && f.Size != 4096 {
+			t.Errorf("%s: %+v", name, f)
+		}
+	}
+	if _, err := unix.Pwrite(fd, []byte("end"), 4096); err != nil { // in an overlay only the upper file knows
+		t.Fatal(err)
+	}
+	if err := unix.Close(fd); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Remove(path); err != nil {
+		t.Fatal(err)
+	}
+	read := openFile(t, unix.AT_FDCWD, "/dev/null", unix.O_WRONLY, 0)
+	_ = unix.Close(read)
+	var closed []*event.FileClose
+	for _, e := range w.of(os.Getpid()) {
+		if c, ok := e.Data.(*event.FileClose); ok && c.Name == path {
+			closed = append(closed, c)
+		} else if ok && c.Name == "/dev/null" {
+			t.Errorf("no file that keeps what is written: %+v", c)
+		}
+	}
+	if len(closed) != 1 || int(closed[0].FD) != fd || closed[0].Size != 4099 || closed[0].Inode == 0 || closed[0].Res != 0 {
+		t.Errorf("closes: %+v", closed)
 	}
 }
 
@@ -206,55 +255,6 @@ func TestBPFScope(t *testing.T) {
 	}
 	if made != 2 || opened != 1 {
 		t.Errorf("of this scope are told %d changes and %d opens", made, opened)
-	}
-}
-
-// TestBPFChangeDescriptor: a descriptor is proof enough.
-func TestBPFChangeDescriptor(t *testing.T) {
-	w := start(t, bpf.Config{}, changes)
-	dir := t.TempDir()
-	path := filepath.Join(dir, "f")
-	fd, err := unix.Open(path, unix.O_CREAT|unix.O_RDWR|unix.O_CLOEXEC, 0o600)
-	if err != nil {
-		t.Fatal(err)
-	}
-	for name, call := range map[string]func() error{
-		"fchmod":    func() error { return unix.Fchmod(fd, 0o4755) },
-		"fchown":    func() error { return unix.Fchown(fd, 7, -1) },
-		"ftruncate": func() error { return unix.Ftruncate(fd, 4096) },
-	} {
-		if err := call(); err != nil {
-			t.Fatal(err)
-		}
-		f := w.file(os.Getpid(), name)
-		if f.Name != path || f.FDName != path || int(f.FD) != fd || f.NoName || f.Inode == 0 || f.Links != 1 {
-			t.Errorf("%s: %+v", name, f)
-		}
-		if name == "fchmod" && f.Mode != 0o4755 || name == "fchown" && (f.UID != 7 || f.GID != 1<<32-1) || name == "ftruncate" && f.Size != 4096 {
-			t.Errorf("%s: %+v", name, f)
-		}
-	}
-	if _, err := unix.Pwrite(fd, []byte("end"), 4096); err != nil { // in an overlay only the upper file knows
-		t.Fatal(err)
-	}
-	if err := unix.Close(fd); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.Remove(path); err != nil {
-		t.Fatal(err)
-	}
-	read := openFile(t, unix.AT_FDCWD, "/dev/null", unix.O_WRONLY, 0)
-	_ = unix.Close(read)
-	var closed []*event.FileClose
-	for _, e := range w.of(os.Getpid()) {
-		if c, ok := e.Data.(*event.FileClose); ok && c.Name == path {
-			closed = append(closed, c)
-		} else if ok && c.Name == "/dev/null" {
-			t.Errorf("no file that keeps what is written: %+v", c)
-		}
-	}
-	if len(closed) != 1 || int(closed[0].FD) != fd || closed[0].Size != 4099 || closed[0].Inode == 0 || closed[0].Res != 0 {
-		t.Errorf("closes: %+v", closed)
 	}
 }
 

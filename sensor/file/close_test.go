@@ -12,7 +12,6 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"warren/bpf"
 	"warren/event"
 	"warren/internal/testkit"
 )
@@ -95,7 +94,7 @@ func helperClose(args []string) int {
 // TestBPFCloses: files go on other ways than by close(2), and are told once, when
 // nothing else has them.
 func TestBPFCloses(t *testing.T) {
-	w := start(t, bpf.Config{}, event.Kinds(event.KindFileClose))
+	w := observe(t, event.Kinds(event.KindFileClose))
 	logRungs(t, w.sensor)
 	dir := t.TempDir()
 	inherited, err := os.Create(filepath.Join(dir, "inherited"))
@@ -158,7 +157,7 @@ func helperCrowd(args []string) int {
 // TestBPFClosesOfMany: what threads have in common is told once when they end all
 // at the same time.
 func TestBPFClosesOfMany(t *testing.T) {
-	w := start(t, bpf.Config{}, event.Kinds(event.KindFileClose))
+	w := observe(t, event.Kinds(event.KindFileClose))
 	for range 20 {
 		dir := t.TempDir()
 		cmd := testkit.Command(t, "crowd", dir)
@@ -203,7 +202,7 @@ func helperHoard(args []string) int {
 // TestBPFClosesOfHoard: whether a file has other holders than many descriptors of one
 // process is not looked for without end, and what is not found so is counted.
 func TestBPFClosesOfHoard(t *testing.T) {
-	w := start(t, bpf.Config{}, event.Kinds(event.KindFileClose))
+	w := observe(t, event.Kinds(event.KindFileClose))
 	for _, c := range []struct {
 		n    int
 		lost bool

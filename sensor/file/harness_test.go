@@ -2,6 +2,7 @@ package file
 
 import (
 	"context"
+	"io"
 	"log/slog"
 	"os"
 	"runtime"
@@ -31,6 +32,26 @@ type watch struct {
 	events []*event.Event
 }
 
+// kept is a sensor on a road like an agent's, for tests that look at what it tells.
+var kept testkit.Kept[event.KindSet, *watch]
+
+// observe gives a sensor that tells these kinds, which tests before may have used;
+// of what it told them nothing is left.
+func observe(t *testing.T, want event.KindSet) *watch {
+	t.Helper()
+	w := kept.Get(t, want, func(t testing.TB) (*watch, func(testing.TB)) {
+		return launch(t, bpf.Config{}, Config{}, want, os.Stderr)
+	})
+	w.t = t
+	w.every.Store(false)
+	w.all()
+	w.total.Store(0)
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.events = nil
+	return w
+}
+
 // start runs a sensor on a road of its own until the test ends.
 func start(t testing.TB, cfg bpf.Config, want event.KindSet) *watch {
 	t.Helper()
@@ -39,17 +60,26 @@ func start(t testing.TB, cfg bpf.Config, want event.KindSet) *watch {
 
 func startSensor(t testing.TB, cfg bpf.Config, own Config, want event.KindSet) *watch {
 	t.Helper()
+	kept.End(t)
+	w, stop := launch(t, cfg, own, want, t.Output())
+	t.Cleanup(func() { stop(t) })
+	return w
+}
+
+// launch runs a sensor until it is stopped.
+func launch(t testing.TB, cfg bpf.Config, own Config, want event.KindSet, log io.Writer) (w *watch, stop func(testing.TB)) {
+	t.Helper()
 	testkit.NeedRoot(t)
 	road, err := bpf.NewRoad(cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
-	w := &watch{t: t, road: road}
-	w.sensor = New(road, own, slog.New(slog.NewTextHandler(t.Output(), nil)))
+	w = &watch{t: t, road: road}
+	w.sensor = New(road, own, slog.New(slog.NewTextHandler(log, nil)))
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- road.Run(ctx) }()
-	t.Cleanup(func() {
+	stop = func(t testing.TB) {
 		if err := w.sensor.Stop(); err != nil {
 			t.Error(err)
 		}
@@ -58,16 +88,18 @@ func startSensor(t testing.TB, cfg bpf.Config, own Config, want event.KindSet) *
 		if err := road.Close(); err != nil {
 			t.Error(err)
 		}
-	})
+	}
 	if err := w.sensor.Start(interest.All(want), w.add); err != nil {
+		stop(t)
 		t.Fatal(err)
 	}
 	for _, st := range w.sensor.Hooks() {
 		if st.Err != "" && st.Hook != "file.chmod2" { // since 6.6
+			stop(t)
 			t.Fatalf("hook %s: %s", st.Hook, st.Err)
 		}
 	}
-	return w
+	return w, stop
 }
 
 func (w *watch) add(e *event.Event) {

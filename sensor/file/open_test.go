@@ -18,7 +18,7 @@ var opens = event.Kinds(event.KindOpen)
 
 // TestBPFOpen opens a file in every way there is.
 func TestBPFOpen(t *testing.T) {
-	w := start(t, bpf.Config{}, opens)
+	w := observe(t, opens)
 	logRungs(t, w.sensor)
 	dir := t.TempDir()
 	path := filepath.Join(dir, "new")
@@ -77,7 +77,7 @@ func TestBPFOpen(t *testing.T) {
 
 // TestBPFOpenExisting: created is what the call created, whatever its flags.
 func TestBPFOpenExisting(t *testing.T) {
-	w := start(t, bpf.Config{}, opens)
+	w := observe(t, opens)
 	dir := t.TempDir()
 	path := filepath.Join(dir, "old")
 	if err := os.WriteFile(path, nil, 0o600); err != nil {
@@ -91,7 +91,7 @@ func TestBPFOpenExisting(t *testing.T) {
 }
 
 func TestBPFOpenRelative(t *testing.T) {
-	w := start(t, bpf.Config{}, opens)
+	w := observe(t, opens)
 	dir := t.TempDir()
 	if err := os.MkdirAll(filepath.Join(dir, "a/b"), 0o755); err != nil {
 		t.Fatal(err)
@@ -127,7 +127,7 @@ func TestBPFOpenRelative(t *testing.T) {
 }
 
 func TestBPFOpenFails(t *testing.T) {
-	w := start(t, bpf.Config{}, opens)
+	w := observe(t, opens)
 	none := filepath.Join(t.TempDir(), "none")
 	for path, want := range map[string]unix.Errno{none: unix.ENOENT, "/proc/self/../self/exe/x": unix.ENOTDIR, strings.Repeat("x", 256): unix.ENAMETOOLONG} {
 		if _, err := unix.Openat(unix.AT_FDCWD, path, unix.O_RDWR, 0); !errors.Is(err, want) {
@@ -163,7 +163,7 @@ func TestBPFOpenFails(t *testing.T) {
 // TestBPFOpenOddNames: bytes that are no UTF-8, the longest names, 200 levels,
 // more than a path may have.
 func TestBPFOpenOddNames(t *testing.T) {
-	w := start(t, bpf.Config{}, opens)
+	w := observe(t, opens)
 	dir := t.TempDir()
 	for n := 1; n <= unix.NAME_MAX; n++ {
 		name := strings.Repeat("n", n-1) + "\xff"
@@ -212,7 +212,7 @@ func TestBPFOpenOddNames(t *testing.T) {
 }
 
 func TestBPFOpenNameless(t *testing.T) {
-	w := start(t, bpf.Config{}, opens)
+	w := observe(t, opens)
 	dir := t.TempDir()
 	mem, err := unix.MemfdCreate("warren", 0)
 	if err != nil {
@@ -277,7 +277,7 @@ func appendInt(b []byte, n int) []byte {
 // TestBPFOpenMounts: bind mounts, other roots, mounts that hang nowhere,
 // overlays.
 func TestBPFOpenMounts(t *testing.T) {
-	w := start(t, bpf.Config{}, opens)
+	w := observe(t, opens)
 	dir := t.TempDir()
 	must := func(err error) {
 		t.Helper()

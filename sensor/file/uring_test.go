@@ -42,7 +42,7 @@ func (w *watch) changed(typ, raw string) []*event.File {
 // TestBPFUringOpen: files that io_uring opens are told as others are, whoever
 // executes it.
 func TestBPFUringOpen(t *testing.T) {
-	w := start(t, bpf.Config{}, opens)
+	w := observe(t, opens)
 	logRungs(t, w.sensor)
 	for _, tt := range []struct {
 		name  string
@@ -98,7 +98,7 @@ func TestBPFUringOpen(t *testing.T) {
 // TestBPFUringReplaced: the ends of requests are told together; meanwhile a
 // descriptor can be another file. No path is told then that is not true.
 func TestBPFUringReplaced(t *testing.T) {
-	w := start(t, bpf.Config{}, opens)
+	w := observe(t, opens)
 	u := testkit.NewUring(t, 64, 0)
 	dir := t.TempDir()
 	paths := []string{filepath.Join(dir, "first"), filepath.Join(dir, "second")}
@@ -175,7 +175,7 @@ func withData(r testkit.Request, data uint64) testkit.Request {
 // TestBPFUringChain: files that are opened and closed in one chain are told, for
 // the close waits until the end of the open was told.
 func TestBPFUringChain(t *testing.T) {
-	w := start(t, bpf.Config{}, opens)
+	w := observe(t, opens)
 	u := testkit.NewUring(t, 64, 0)
 	u.Table(16)
 	dir := t.TempDir()

@@ -15,13 +15,12 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
 
-	"warren/bpf"
 	"warren/event"
 	"warren/internal/testkit"
 )
 
 func TestBPFArgs(t *testing.T) {
-	w := start(t, bpf.Config{}, kinds)
+	w := observe(t)
 	path := install(t, exits(0), "x")
 	long := strings.Repeat("0123456789abcdef", 1024)
 	for _, tt := range []struct {
@@ -54,7 +53,7 @@ func TestBPFArgs(t *testing.T) {
 }
 
 func TestBPFScript(t *testing.T) {
-	w := start(t, bpf.Config{}, kinds)
+	w := observe(t)
 	dir := t.TempDir()
 	interp := write(t, dir+"/interp", exits(0).elf(), 0o755)
 	script := write(t, dir+"/script\n\xff", []byte("#!"+interp+" -x y\n"), 0o755)
@@ -69,7 +68,7 @@ func TestBPFScript(t *testing.T) {
 
 // What the inode of the executable tells.
 func TestBPFInode(t *testing.T) {
-	w := start(t, bpf.Config{}, kinds)
+	w := observe(t)
 	path := install(t, exits(0), "x")
 	for _, tt := range []struct {
 		name     string
@@ -140,7 +139,7 @@ func (w *watch) lastExec(cmd *exec.Cmd) (*event.Exec, *event.Process) {
 }
 
 func TestBPFNamelessExe(t *testing.T) {
-	w := start(t, bpf.Config{}, kinds)
+	w := observe(t)
 	path := install(t, exits(0), "x")
 
 	x, p := w.lastExec(testkit.Command(t, "do", "memfd|"+path+"|some name"))
@@ -161,7 +160,7 @@ func TestBPFNamelessExe(t *testing.T) {
 }
 
 func TestBPFPaths(t *testing.T) {
-	w := start(t, bpf.Config{}, kinds)
+	w := observe(t)
 	path := install(t, exits(0), "x")
 	name255 := strings.Repeat("n", 255)
 	dig := func(name string, n int) []string {
@@ -281,7 +280,7 @@ func TestBPFPaths(t *testing.T) {
 }
 
 func TestBPFOverlay(t *testing.T) {
-	w := start(t, bpf.Config{}, kinds)
+	w := observe(t)
 	dir := t.TempDir()
 	for _, d := range []string{"lower", "upper", "work", "merged"} {
 		if err := os.Mkdir(filepath.Join(dir, d), 0o755); err != nil {
@@ -320,7 +319,7 @@ func TestBPFOverlay(t *testing.T) {
 
 // A terminal of its own.
 func TestBPFTerminal(t *testing.T) {
-	w := start(t, bpf.Config{}, kinds)
+	w := observe(t)
 	master, err := os.OpenFile("/dev/ptmx", os.O_RDWR|unix.O_NOCTTY, 0)
 	if errors.Is(err, fs.ErrNotExist) {
 		t.Skip("this machine has no pseudo terminals")
@@ -352,7 +351,7 @@ func TestBPFTerminal(t *testing.T) {
 
 // Inside a pid namespace, in a session and group from outside and its own.
 func TestBPFPidNamespace(t *testing.T) {
-	w := start(t, bpf.Config{}, kinds)
+	w := observe(t)
 	path := install(t, exits(0), "x")
 	for _, own := range []bool{false, true} {
 		cmd := exec.Command(path)

@@ -90,7 +90,7 @@ func TestBPFMoved(t *testing.T) {
 
 // The whole life of one process.
 func TestBPFLife(t *testing.T) {
-	w := start(t, bpf.Config{}, kinds)
+	w := observe(t)
 	path := install(t, exits(7), "seven")
 	before := time.Now()
 	cmd := exec.Command(path, "a", "b c")
@@ -216,7 +216,7 @@ func statOf(t testing.TB, pid int) []string {
 }
 
 func TestBPFForkTypes(t *testing.T) {
-	w := start(t, bpf.Config{}, kinds)
+	w := observe(t)
 	clone3 := new(program)
 	args := clone3.addr() + 17 + 12
 	clone3.call(unix.SYS_CLONE3, args, 64).call(unix.SYS_EXIT, 0)
@@ -275,7 +275,7 @@ func forkBy(t testing.TB, w *watch, pid int) (*event.Fork, *event.Event) {
 }
 
 func TestBPFExitStatus(t *testing.T) {
-	w := start(t, bpf.Config{}, kinds)
+	w := observe(t)
 	kill := func(sig unix.Signal) *program {
 		// getpid, then kill(it, sig)
 		return new(program).call(unix.SYS_GETPID).raw(0x89, 0xc7, 0xbe, byte(sig), 0, 0, 0, 0xb8, unix.SYS_KILL, 0, 0, 0, 0x0f, 0x05).call(unix.SYS_PAUSE)
@@ -340,7 +340,7 @@ func TestBPFExitStatus(t *testing.T) {
 // The times of a process with threads, some of which have gone before, are what
 // wait4 tells.
 func TestBPFExitUsage(t *testing.T) {
-	w := start(t, bpf.Config{}, kinds)
+	w := observe(t)
 	// Three threads count to 2^28 each; two leave, the last one ends all.
 	burn := func() []byte {
 		// mov ecx, 1<<28; dec ecx; jnz
@@ -368,7 +368,7 @@ func TestBPFExitUsage(t *testing.T) {
 
 // Threads that end at the same moment: one exit, whoever is last.
 func TestBPFExitRace(t *testing.T) {
-	w := start(t, bpf.Config{}, kinds)
+	w := observe(t)
 	const rounds = 150
 	for name, p := range map[string]*program{
 		"exit":       threads(7, unix.SYS_EXIT, 6),
@@ -403,7 +403,7 @@ func TestBPFExitRace(t *testing.T) {
 
 // An exec by a thread that is not the first: it takes over pid and identity.
 func TestBPFExecThread(t *testing.T) {
-	w := start(t, bpf.Config{}, kinds)
+	w := observe(t)
 	path := install(t, exits(4), "thread")
 	pid := run(t, testkit.Command(t, "do", "execthread|"+path))
 	events := w.of(pid)
