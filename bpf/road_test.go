@@ -75,7 +75,8 @@ func TestBPFRoadVariableRecords(t *testing.T) {
 // that the same producer had submitted before it.
 func TestBPFRoadOrder(t *testing.T) {
 	r, o := openTest(t, Config{})
-	const producers, rounds, perRound = 4, 20, 3000 // a round fits in the critical ring
+	const producers, perRound = 4, 3000 // a round fits in the critical ring
+	rounds := testkit.Rounds(20, 5)
 	var seen [producers]uint64
 	inOrder := 0
 	r.Handle(testCritical, "test.critical", Critical, func(b []byte) error {

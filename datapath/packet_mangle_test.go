@@ -10,6 +10,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"warren/internal/testkit"
 )
 
 // templates are packets of all kinds from pod a.
@@ -87,10 +89,7 @@ func unjudged(packet []byte) bool {
 // packet is dropped, left as it was, or forwarded as it was but for its Ethernet
 // addresses, its hops and their checksum.
 func TestBPFMangled(t *testing.T) {
-	packets := 30_000
-	if testing.Short() {
-		packets = 5_000
-	}
+	packets := testkit.Rounds(30_000, 5_000)
 	all := newPacketWorldOf(t, small) // of very many flows
 	for _, denied := range []bool{true, false} {
 		w := all.again(t)

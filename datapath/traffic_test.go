@@ -158,11 +158,7 @@ func rigRandomPolicies(rnd *rand.Rand) (all []*cluster.Policy) {
 // Policies change while packets go. Whatever the kernel says of a flow is what
 // the policies of that moment mean, and by their rule.
 func TestBPFChangeUnderTraffic(t *testing.T) {
-	changes := 150
-	if testing.Short() {
-		changes = 20
-	}
-	changeUnderTraffic(t, changes)
+	changeUnderTraffic(t, testkit.Rounds(150, 20))
 }
 
 // changeUnderTraffic gives the verdicts that were held against policy, and how

@@ -47,6 +47,16 @@ func WaitFor[T any](t testing.TB, what string, get func() (T, bool)) T {
 	}
 }
 
+// Rounds is how often a test tries what only chance brings about, or how much it
+// makes of something: n, and fewer where a machine is emulated, whose tests are
+// told to be short.
+func Rounds(n, emulated int) int {
+	if testing.Short() {
+		return emulated
+	}
+	return n
+}
+
 // NeedRoot skips a test that is not run as root.
 func NeedRoot(t testing.TB) {
 	t.Helper()

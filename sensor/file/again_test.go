@@ -9,6 +9,7 @@ import (
 	"warren/bpf"
 	"warren/event"
 	"warren/interest"
+	"warren/internal/testkit"
 )
 
 // TestBPFChangeOfInterests: what is wanted before and after a change of interests
@@ -45,10 +46,7 @@ func TestBPFChangeOfInterests(t *testing.T) {
 		}
 		closes++
 	})
-	rounds := 100
-	if testing.Short() {
-		rounds = 20 // where a machine is emulated
-	}
+	rounds := testkit.Rounds(100, 20)
 	for range rounds {
 		for _, set := range []interest.Set{more, want} {
 			if err := w.sensor.Start(set, add); err != nil {

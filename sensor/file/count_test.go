@@ -13,6 +13,7 @@ import (
 	"warren/bpf"
 	"warren/event"
 	"warren/interest"
+	"warren/internal/testkit"
 )
 
 // counted is who wants to know how many opens there are, and by what.
@@ -119,10 +120,7 @@ func TestBPFCount(t *testing.T) {
 				t.Fatal(err)
 			}
 			const processes = 3
-			rounds := 5000
-			if testing.Short() {
-				rounds = 2000 // where a machine is emulated
-			}
+			rounds := testkit.Rounds(5000, 2000)
 			dirs := folders(t, 4)
 			pids := flood(t, dirs, processes, rounds)
 			if err := w.sensor.Stop(); err != nil { // what is counted is told by then

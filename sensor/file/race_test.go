@@ -13,18 +13,14 @@ import (
 
 	"warren/bpf"
 	"warren/event"
+	"warren/internal/testkit"
 )
 
 // raceRounds is how often each race is run at most.
 const raceRounds = 10_000
 
-// rounds is how often: in machines that are emulated less often.
-func rounds() int {
-	if testing.Short() {
-		return raceRounds / 5
-	}
-	return raceRounds
-}
+// rounds is how often.
+func rounds() int { return testkit.Rounds(raceRounds, raceRounds/5) }
 
 // meanwhile runs f again and again beside the test, in a thread of its own, until
 // the function that it returns is called. That tells how often f has run.

@@ -99,7 +99,8 @@ func TestBPFCredentials(t *testing.T) {
 // TestBPFChangesAtOnce makes the threads of a process change the same at the same
 // time: each change is told once, and each from what the one before made.
 func TestBPFChangesAtOnce(t *testing.T) {
-	const threads, rounds = 4, 2000
+	const threads = 4
+	rounds := testkit.Rounds(2000, 400)
 	t.Run("credentials", func(t *testing.T) {
 		eachRung(t, "process.credentials", func(t *testing.T, w *watch) {
 			d, at := data[*event.Credentials](w.of(run(t, testkit.Command(t, "do", fmt.Sprintf("race|%d|%d", threads, rounds)))))
