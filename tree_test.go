@@ -30,6 +30,7 @@ var layers = []struct {
 	packages []string
 	reason   string
 }{
+	{0, []string{"internal/wholefile"}, "files that are replaced in one step, for whoever keeps any"},
 	{0, []string{"cluster"}, "the nouns of a cluster are plain values, and no API server's"},
 	{1, []string{"event"}, "an event is a plain value that everything else talks about"},
 	{2, []string{"interest"}, "what a consumer wants, in words that the kernel can decide"},

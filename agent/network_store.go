@@ -8,11 +8,11 @@ import (
 	"io"
 	"io/fs"
 	"os"
-	"path/filepath"
 
 	"warren/api"
 	"warren/cluster"
 	"warren/event"
+	"warren/internal/wholefile"
 )
 
 // networkStore is the file of what the network of this node is: who starts with
@@ -105,7 +105,7 @@ func (s *networkStore) save(list []*endpoint) error {
 	if bytes.Equal(b, s.last) {
 		return nil
 	}
-	if err := replaceFile(s.path, b); err != nil {
+	if err := wholefile.Write(s.path, b, 0o600); err != nil {
 		return fmt.Errorf("write the endpoints: %w", err)
 	}
 	s.last = b
@@ -119,23 +119,4 @@ func (s *networkStore) remove() error {
 		return err
 	}
 	return nil
-}
-
-// replaceFile writes a file that is wholly there or not at all for who reads it.
-// It need not outlive the machine's power: what it is about does not either.
-func replaceFile(path string, content []byte) (err error) {
-	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+"-*")
-	if err != nil {
-		return err
-	}
-	defer func() {
-		if err != nil {
-			_ = os.Remove(f.Name()) // it may have its name already
-		}
-	}()
-	_, err = f.Write(content)
-	if err = errors.Join(err, f.Close()); err != nil {
-		return err
-	}
-	return os.Rename(f.Name(), path)
 }

@@ -569,7 +569,7 @@ func TestLogNames(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	files, err := (&Log{cfg: LogConfig{Path: filepath.Join(dir, "audit.log")}}).files()
+	files, err := NewLog(nil, LogConfig{Path: filepath.Join(dir, "audit.log")}, nil).files()
 	if err != nil {
 		t.Fatal(err)
 	}

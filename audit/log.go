@@ -20,6 +20,8 @@ import (
 	"sync"
 	"syscall"
 	"time"
+
+	"warren/internal/wholefile"
 )
 
 // LogConfig says which log is followed.
@@ -40,6 +42,7 @@ type Log struct {
 	in  *Intake
 	cfg LogConfig
 	log *slog.Logger
+	old *regexp.Regexp // names of what the log was renamed to
 
 	f       *os.File // nil as long as there is none
 	at      position
@@ -89,7 +92,7 @@ const (
 // NewLog makes a follower of a log, which need not be there.
 func NewLog(in *Intake, cfg LogConfig, log *slog.Logger) *Log {
 	cfg.Look = cmp.Or(cfg.Look, defaultLook)
-	return &Log{in: in, cfg: cfg, log: log, buf: make([]byte, chunk)}
+	return &Log{in: in, cfg: cfg, log: log, old: oldNames(filepath.Base(cfg.Path)), buf: make([]byte, chunk)}
 }
 
 // State returns how far the log was read.
@@ -442,14 +445,17 @@ func identityOf(info fs.FileInfo) (dev, ino uint64) {
 	return 0, 0
 }
 
-// files returns the log and what it was renamed to and can be read, oldest first:
-// names are those that API servers (NAME-TIME.EXT) and logrotate (NAME.EXT.N,
-// NAME.EXT-DATE) give.
+// oldNames matches what a log is renamed to: names are those that API servers
+// (NAME-TIME.EXT) and logrotate (NAME.EXT.N, NAME.EXT-DATE) give.
+func oldNames(base string) *regexp.Regexp {
+	ext := filepath.Ext(base)
+	stem, ext, base := regexp.QuoteMeta(strings.TrimSuffix(base, ext)), regexp.QuoteMeta(ext), regexp.QuoteMeta(base)
+	return regexp.MustCompile(`^(?:` + stem + `-[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9.-]+` + ext + `|` + base + `[.-][0-9]+)$`)
+}
+
+// files returns the log and what it was renamed to and can be read, oldest first.
 func (l *Log) files() ([]logFile, error) {
 	dir, base := filepath.Split(l.cfg.Path)
-	ext := filepath.Ext(base)
-	stem := strings.TrimSuffix(base, ext)
-	old := regexp.MustCompile(`^(?:` + regexp.QuoteMeta(stem) + `-[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9.-]+` + regexp.QuoteMeta(ext) + `|` + regexp.QuoteMeta(base) + `[.-][0-9]+)$`)
 	entries, err := os.ReadDir(cmp.Or(dir, "."))
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
@@ -459,7 +465,7 @@ func (l *Log) files() ([]logFile, error) {
 	}
 	var files []logFile
 	for _, e := range entries {
-		if e.Name() != base && !old.MatchString(e.Name()) {
+		if e.Name() != base && !l.old.MatchString(e.Name()) {
 			continue
 		}
 		path := filepath.Join(dir, e.Name())
@@ -514,7 +520,7 @@ func (l *Log) save(now bool) {
 	}
 	b, err := json.Marshal(l.at)
 	if err == nil {
-		err = replaceFile(l.cfg.State, b)
+		err = wholefile.Write(l.cfg.State, b, 0o600)
 	}
 	l.savedAt = time.Now()
 	if err == nil {
@@ -523,13 +529,4 @@ func (l *Log) save(now bool) {
 		l.log.Warn("how far the audit log was read cannot be kept: the next agent does not know", "err", err)
 	}
 	l.unsaved = err != nil
-}
-
-// replaceFile gives a file another content in one step.
-func replaceFile(path string, b []byte) error {
-	tmp := path + ".new"
-	if err := os.WriteFile(tmp, b, 0o600); err != nil {
-		return err
-	}
-	return os.Rename(tmp, path)
 }

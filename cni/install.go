@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"warren/api"
+	"warren/internal/wholefile"
 )
 
 // InstallConfig is where on the node the plugin goes. All paths are those that
@@ -167,7 +168,7 @@ func (c InstallConfig) free() error {
 }
 
 // copyProgram puts a program at a path, unless it is there already.
-func copyProgram(from, to string) (err error) {
+func copyProgram(from, to string) error {
 	src, err := os.Open(from)
 	if err != nil {
 		return err
@@ -179,26 +180,7 @@ func copyProgram(from, to string) (err error) {
 	if _, err := src.Seek(0, io.SeekStart); err != nil {
 		return err
 	}
-	dst, err := os.CreateTemp(filepath.Dir(to), tempPrefix+filepath.Base(to)+"-*")
-	if err != nil {
-		return err
-	}
-	defer func() {
-		if err != nil {
-			_ = os.Remove(dst.Name()) // it may have its name already
-		}
-	}()
-	_, err = io.Copy(dst, src)
-	if err == nil {
-		err = dst.Chmod(0o755)
-	}
-	if err == nil {
-		err = dst.Sync()
-	}
-	if err = errors.Join(err, dst.Close()); err != nil {
-		return err
-	}
-	return os.Rename(dst.Name(), to)
+	return wholefile.CopySynced(to, src, 0o755)
 }
 
 // same reports whether a program is at a path already, and may be run.

@@ -9,6 +9,8 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+
+	"warren/internal/wholefile"
 )
 
 // nodeFile is in the state directory.
@@ -128,31 +130,13 @@ func bootID() string {
 
 // writeFile replaces a file by a new one, which is complete and on disk before
 // it has the name.
-func writeFile(path string, content []byte, mode fs.FileMode) (err error) {
-	f, err := os.CreateTemp(filepath.Dir(path), tempPrefix+filepath.Base(path)+"-*")
-	if err != nil {
+func writeFile(path string, content []byte, mode fs.FileMode) error {
+	if err := wholefile.WriteSynced(path, content, mode); err != nil {
 		return fmt.Errorf("write %s: %w", path, err)
 	}
-	defer func() {
-		if err != nil {
-			_ = os.Remove(f.Name()) // it may have its name already
-			err = fmt.Errorf("write %s: %w", path, err)
-		}
-	}()
-	_, err = f.Write(content)
-	if err == nil {
-		err = f.Chmod(mode)
-	}
-	if err == nil {
-		err = f.Sync()
-	}
-	if err = errors.Join(err, f.Close()); err != nil {
-		return err
-	}
-	return os.Rename(f.Name(), path)
+	return nil
 }
 
 // tempPrefix begins names of files that are not complete: who is killed leaves
-// them, and GC removes them, or the next Install. Behind it come the name that
-// they were to have, a dash and digits.
-const tempPrefix = ".tmp-"
+// them, and GC removes them, or the next Install.
+const tempPrefix = wholefile.TempPrefix

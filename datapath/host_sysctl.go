@@ -8,6 +8,8 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+
+	"warren/internal/wholefile"
 )
 
 // sysctls are settings of the machine that were changed, and what they were.
@@ -118,11 +120,7 @@ func (s *sysctls) save() error {
 	if err != nil {
 		return err
 	}
-	temporary := filepath.Join(s.dir, "."+sysctlRecord)
-	if err := os.WriteFile(temporary, append(text, '\n'), 0o600); err != nil {
-		return fmt.Errorf("remember the machine's settings: %w", err)
-	}
-	if err := os.Rename(temporary, filepath.Join(s.dir, sysctlRecord)); err != nil {
+	if err := wholefile.Write(filepath.Join(s.dir, sysctlRecord), append(text, '\n'), 0o600); err != nil {
 		return fmt.Errorf("remember the machine's settings: %w", err)
 	}
 	return nil
