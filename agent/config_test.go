@@ -143,8 +143,8 @@ func outcome(o Options) string {
 		for _, w := range r.Webhooks {
 			calls = append(calls, w.Name)
 		}
-		show("reactions", fmt.Sprintf("enabled %t, dry run %t, limit %v, programs %v, pods %v, namespaces %v, protected %v, webhooks %v",
-			r.Enabled, r.DryRun, r.Limit, r.Programs, r.Pods, r.Namespaces, r.Protected, calls))
+		show("reactions", fmt.Sprintf("enabled %t, dry run %t, limit %v, programs %v, pods %v, labels %v, namespaces %v, protected %v, webhooks %v",
+			r.Enabled, r.DryRun, r.Limit, r.Programs, r.Pods, r.Labels, r.Namespaces, r.Protected, calls))
 	}
 	show("rings", fmt.Sprint(c.Road.CriticalBytes, " ", c.Road.BulkBytes, " ", c.Road.Idle, " ", c.Road.Busy))
 	show("process sensor's ring", c.Sensors.Process.CriticalBytes)

@@ -304,7 +304,7 @@ func (it *item) pod(n *yaml.Node, r *Reaction) {
 	for i := 0; i+1 < len(labels.Content); i += 2 {
 		k, v := labels.Content[i], labels.Content[i+1]
 		switch _, twice := r.Labels[k.Value]; {
-		case k.Kind != yaml.ScalarNode || !isLabelKey(k.Value):
+		case k.Kind != yaml.ScalarNode || !IsLabelKey(k.Value):
 			it.fail(k, ErrYAMLValidate, "", "%s cannot be the key of a label", printable(k.Value))
 		case v.Kind != yaml.ScalarNode || isNull(v) || v.Value != "" && !isLabelName(v.Value):
 			it.fail(v, ErrYAMLValidate, "it is at most 63 letters, digits, -, _ and dots", "%s cannot be the value of a label", printable(v.Value))
@@ -323,7 +323,8 @@ var (
 
 func isLabelName(s string) bool { return len(s) <= 63 && labelName.MatchString(s) }
 
-func isLabelKey(s string) bool {
+// IsLabelKey reports whether Kubernetes takes a text as the key of a label.
+func IsLabelKey(s string) bool {
 	domain, name, ok := strings.Cut(s, "/")
 	if !ok {
 		return isLabelName(s)

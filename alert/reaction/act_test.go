@@ -238,11 +238,12 @@ func TestWebhook(t *testing.T) {
 // TestConfig reads what is allowed.
 func TestConfig(t *testing.T) {
 	for text, want := range map[string]string{
-		"{enabled: true, limit: 3/1h, programs: '/bin/a,/bin/b', pods: 'label,delete', namespaces: 'shop', protected-namespaces: off, webhooks: [{name: a, url: 'http://a'}, {name: b, url-file: /b}]}": "",
+		"{enabled: true, limit: 3/1h, programs: '/bin/a,/bin/b', pods: 'label,delete', labels: 'a,x.y/z', namespaces: 'shop', protected-namespaces: off, webhooks: [{name: a, url: 'http://a'}, {name: b, url-file: /b}]}": "",
 		"{programs: a}":                           `a:1:12: programs: "a" is no absolute path of a program`,
 		"{programs: '/bin/a,'}":                   `a:1:12: programs: "" is no absolute path of a program`,
 		"{pods: restart}":                         `a:1:8: pods: "restart" is neither label nor delete`,
 		"{pods: program}":                         `a:1:8: pods: "program" is neither label nor delete`,
+		"{labels: 'a, b'}":                        `a:1:10: labels: " b" cannot be the key of a label`,
 		"{namespaces: A}":                         `a:1:14: namespaces: "A" cannot be a namespace's name`,
 		"{limit: 5}":                              `a:1:9: limit: "5" is no limit, like 5/1m: from 1 to 100000 times, in 1s to 24h`,
 		"{webhooks: [{url: 'http://a'}]}":         "a:1:13: webhooks: a webhook has no name: give name",

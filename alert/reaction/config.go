@@ -26,6 +26,8 @@ type Config struct {
 	Webhooks []channel.Config
 	// Pods is what may be done with pods: [rule.LabelPod], [rule.DeletePod].
 	Pods []rule.Action
+	// Labels are the keys of labels that rules may put on pods; none for all.
+	Labels []string
 	// Namespaces are those whose pods may be meant, none for all but Protected; these
 	// are never. Nil stands for those of the cluster itself and the agent's own.
 	Namespaces, Protected []string
@@ -58,6 +60,7 @@ func Options() []settings.Option[Config] {
 			return nil
 		}, Item: func(c *Config) { c.Webhooks = append(c.Webhooks, channel.Config{}) }, Sub: settings.Within(channel.CallOptions(), last)},
 		{Key: "pods", Doc: "what rules may do with pods of this node: label, delete, or both, by comma", Set: setPods},
+		{Key: "labels", Doc: "keys of the labels that rules may put on pods, by comma; without it all", Set: setLabels},
 		{Key: "namespaces", Doc: "namespaces whose pods that may be done with, by comma; without it all that are not protected", Set: namespaces(func(c *Config) *[]string { return &c.Namespaces })},
 		{Key: "protected-namespaces", Doc: "namespaces whose pods are left alone, by comma, or off for none; without it kube-system, kube-public, kube-node-lease and the agent's own, but for those of namespaces", Set: func(c *Config, v string) error {
 			if v == settings.Off {
@@ -91,6 +94,18 @@ func setPods(c *Config, v string) error {
 		list = append(list, a)
 	}
 	c.Pods = list
+	return nil
+}
+
+func setLabels(c *Config, v string) error {
+	var list []string
+	for key := range strings.SplitSeq(v, ",") {
+		if !rule.IsLabelKey(key) {
+			return fmt.Errorf("%q cannot be the key of a label", key)
+		}
+		list = append(list, key)
+	}
+	c.Labels = list
 	return nil
 }
 

@@ -304,6 +304,9 @@ func (x *Reactor) allowed(do *rule.Reaction, about *event.Event) verdict {
 	case !slices.Contains(x.cfg.Pods, do.Action):
 		return refuse("%s is not among reactions: pods in the agent's configuration", do.Action)
 	}
+	if key, ok := x.forbidden(do.Labels); ok {
+		return refuse("label %s is not among reactions: labels in the agent's configuration", key)
+	}
 	switch pod := event.PodOf(about); {
 	case pod == nil:
 		return refuse("the event is of no pod of this node")
@@ -321,6 +324,20 @@ func (x *Reactor) allowed(do *rule.Reaction, about *event.Event) verdict {
 		return refuse("the pod is a static one, which its kubelet would start again")
 	}
 	return verdict{}
+}
+
+// forbidden returns the first key, in their order, of a label that rules may not put
+// on pods.
+func (x *Reactor) forbidden(labels map[string]string) (key string, ok bool) {
+	if len(x.cfg.Labels) == 0 {
+		return "", false
+	}
+	for _, key := range slices.Sorted(maps.Keys(labels)) {
+		if !slices.Contains(x.cfg.Labels, key) {
+			return key, true
+		}
+	}
+	return "", false
 }
 
 // A result is what became of a reaction that was tried, or was not.

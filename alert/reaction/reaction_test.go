@@ -234,6 +234,9 @@ func TestAllowed(t *testing.T) {
 		{"{pod: delete}", with(func(c *Config) { c.Namespaces = []string{"kube-system"} }), in(func(p *cluster.Pod) { p.Namespace = "kube-system" }), ""},
 		{"{pod: delete}", with(func(c *Config) { c.Namespaces = []string{"dev"} }), podNamed("web-1"), "refused: namespace shop is not among reactions: namespaces in the agent's configuration"},
 		{"{pod: delete}", all, in(func(p *cluster.Pod) { p.StaticUID = "y" }), "refused: the pod is a static one, which its kubelet would start again"},
+		{"{pod: {label: {a: b, x.y/z: c}}}", with(func(c *Config) { c.Labels = []string{"a", "x.y/z"} }), podNamed("web-1"), ""},
+		{"{pod: {label: {c: d, b: b, a: b}}}", with(func(c *Config) { c.Labels = []string{"a"} }), podNamed("web-1"), "refused: label b is not among reactions: labels in the agent's configuration"},
+		{"{pod: delete}", with(func(c *Config) { c.Labels = []string{"a"} }), podNamed("web-1"), ""},
 		{"{pod: {label: {a: b}}}", all, in(func(p *cluster.Pod) { p.StaticUID = "y" }), ""},
 	} {
 		s := open(t, test.cfg, &fakePods{})
