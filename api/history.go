@@ -8,6 +8,7 @@ import (
 	"iter"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 	"time"
 
@@ -95,9 +96,11 @@ type HistoryStatus struct {
 	Broken int    `json:"broken_segments"`
 	// Archive is absent where the history is copied nowhere.
 	Archive *HistoryArchive `json:"archive,omitempty"`
-	// Gaps are the times in which nothing was kept since Oldest, in their order. Only
-	// [PathHistory] has them, where they could be read.
-	Gaps []HistoryGap `json:"gaps,omitempty"`
+	// Gaps are the times in which nothing was kept since Oldest, in their order: the
+	// last thousand, and MoreGaps counts those before. Only [PathHistory] has them,
+	// where they could be read.
+	Gaps     []HistoryGap `json:"gaps,omitempty"`
+	MoreGaps int          `json:"more_gaps,omitempty"`
 }
 
 // A HistoryGap is a time of which a history knows nothing: no agent ran, or none that
@@ -117,19 +120,41 @@ func gapOf(e *event.Event) (HistoryGap, bool) {
 	return HistoryGap{From: e.Time, To: l.Until}, true
 }
 
-// gaps returns all gaps of the history.
-func (s *Server) gaps(ctx context.Context) (list []HistoryGap, err error) {
+// mostGaps is how many gaps an answer has: an agent that cannot start is started
+// again for as long as somebody likes.
+const mostGaps = 1000
+
+// lastGaps returns the last gaps of a list, and of how many there is no more than a
+// number, which has more in it already.
+func lastGaps(list []HistoryGap, more int) ([]HistoryGap, int) {
+	if over := len(list) - mostGaps; over > 0 {
+		return slices.Delete(list, 0, over), more + over
+	}
+	return list, more
+}
+
+// gaps returns the last gaps of the history, and how many there were before.
+func (s *Server) gaps(ctx context.Context) (list []HistoryGap, more int, err error) {
 	told, err := filter.Compile("lost.lane = agent")
 	if err != nil {
-		return nil, err
+		return nil, 0, err
 	}
 	err = each(s.synced(ctx, PastQuestion{Filter: told, Kinds: event.Kinds(event.KindLost)}), func(e *event.Event) error {
 		if g, ok := gapOf(e); ok {
-			list = append(list, g)
+			list, more = appendGap(list, more, g)
 		}
 		return nil
 	})
-	return list, err
+	list, more = lastGaps(list, more)
+	return list, more, err
+}
+
+// appendGap appends a gap to a list that does not become much longer than an answer's.
+func appendGap(list []HistoryGap, more int, g HistoryGap) ([]HistoryGap, int) {
+	if len(list) >= 2*mostGaps {
+		list, more = lastGaps(list, more)
+	}
+	return append(list, g), more
 }
 
 // HistoryArchive is what has become of the sealed segments elsewhere.
@@ -211,10 +236,10 @@ func (s *Server) serveHistory(w http.ResponseWriter, req *http.Request, q Query)
 		return errNoHistory()
 	}
 	st := s.cfg.History.Status()
-	gaps, err := s.gaps(req.Context())
+	gaps, more, err := s.gaps(req.Context())
 	switch {
 	case err == nil:
-		st.Gaps = gaps
+		st.Gaps, st.MoreGaps = gaps, more
 	case req.Context().Err() != nil:
 		return &clientGone{err}
 	} // otherwise Error says why nothing can be read

@@ -219,6 +219,31 @@ func TestGapsAreTold(t *testing.T) {
 	}
 }
 
+// TestManyGaps: of an agent that is started again and again, an answer has the last gaps.
+func TestManyGaps(t *testing.T) {
+	f := newFake()
+	var gaps []*event.Event
+	for i := range 2*mostGaps + 500 {
+		at := time.Unix(1e9+int64(i), 0).UTC()
+		gaps = append(gaps, &event.Event{Time: at, Seq: 1, Data: &event.Lost{Type: "lost", Lane: "agent", Until: at.Add(time.Second)}})
+	}
+	s := newServer(f, Config{History: newFakeHistory(gaps...)})
+	for _, target := range []string{"/v1/history", "/v1/who?to=192.0.2.1"} {
+		w := httptest.NewRecorder()
+		s.ServeHTTP(w, httptest.NewRequest("GET", target, nil))
+		var got struct {
+			Gaps []HistoryGap `json:"gaps"`
+			More int          `json:"more_gaps"`
+		}
+		if err := json.Unmarshal(w.Body.Bytes(), &got); err != nil || w.Code != 200 {
+			t.Fatalf("%s: %d %v", target, w.Code, err)
+		}
+		if len(got.Gaps) != mostGaps || got.More != mostGaps+500 || !got.Gaps[mostGaps-1].From.Equal(gaps[len(gaps)-1].Time) {
+			t.Errorf("%s tells of %d gaps and %d more", target, len(got.Gaps), got.More)
+		}
+	}
+}
+
 // An answer that breaks off does not look whole; one that never began says why.
 func TestPastFails(t *testing.T) {
 	f := newFake()

@@ -223,7 +223,7 @@ func sampleStatus() Status {
 		Alerts:      &Alerts{[]AlertChannel{{"c", "webhook", "https://x", 1, 2, 3, 4, 5, 6, "/s/dead.jsonl", 7, 8, 9, time.Unix(1e9, 0), "oops", time.Unix(1e9, 0), "full"}}, 3},
 		Changes:     &Changes{"/etc/c.yaml", "wrong", time.Unix(1e9, 0), []string{"rings.bulk"}},
 		Reactions:   &Reactions{true, true, 1, 2, []ReactionCount{{"program", 3, 4, 5, 6, 7}}, &ReactionFailure{time.Unix(1e9, 0), "r", "program", "oops"}},
-		History:     &HistoryStatus{"/h", "evt.kind = exec", []string{"exec"}, "disk full", 1, 2, 3, time.Unix(1e9, 0), time.Unix(2e9, 0), 4, 5, 6, 7, []HistorySegments{{"exec", 1, 2, 3, time.Unix(1e9, 0), time.Unix(2e9, 0)}}, 8, 9, 10, &HistoryArchive{"file:///a", 1, 2, 3, 4, time.Unix(1e9, 0), 5, 6, time.Unix(1e9, 0), "full", time.Unix(1e9, 0), 7, 8}, []HistoryGap{{"node-1", time.Unix(1e9, 0), time.Unix(2e9, 0)}}},
+		History:     &HistoryStatus{"/h", "evt.kind = exec", []string{"exec"}, "disk full", 1, 2, 3, time.Unix(1e9, 0), time.Unix(2e9, 0), 4, 5, 6, 7, []HistorySegments{{"exec", 1, 2, 3, time.Unix(1e9, 0), time.Unix(2e9, 0)}}, 8, 9, 10, &HistoryArchive{"file:///a", 1, 2, 3, 4, time.Unix(1e9, 0), 5, 6, time.Unix(1e9, 0), "full", time.Unix(1e9, 0), 7, 8}, []HistoryGap{{"node-1", time.Unix(1e9, 0), time.Unix(2e9, 0)}}, 9},
 		Flows:       &FlowsState{1, 2, 3, 4, time.Unix(1e9, 0), []FlowEventCount{{"new", 9, 1}}, 4, 3, 5},
 		Network: &Network{
 			Mode: "vxlan", InForce: true, Waiting: "x", Error: "oops", Problems: []string{"x"}, Uplink: "eth0", MTU: 1450, Generation: 1, Applied: time.Unix(1e9, 0), ComputeTime: 2, ApplyTime: 3, Changes: 4, Failures: 5,

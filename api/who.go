@@ -160,8 +160,10 @@ type Who struct {
 	// Lost counts events of any kind that were lost in that time: figures may be
 	// too low.
 	Lost uint64 `json:"lost,omitempty"`
-	// Gaps are the times of it in which nothing was kept.
-	Gaps []HistoryGap `json:"gaps,omitempty"`
+	// Gaps are the times of it in which nothing was kept: the last thousand, and
+	// MoreGaps counts those before.
+	Gaps     []HistoryGap `json:"gaps,omitempty"`
+	MoreGaps int          `json:"more_gaps,omitempty"`
 	// Total is how many agents a hub asked, and Missing those that did not
 	// answer, each with the reason: "node-2: connection refused".
 	Total   int      `json:"nodes_total,omitempty"`
@@ -317,7 +319,7 @@ func MergeWho(all []Who) Who {
 		out.NoHistory, out.Failing = cmp.Or(out.NoHistory, w.NoHistory), cmp.Or(out.Failing, w.Failing)
 		out.More += w.More
 		out.Lost += w.Lost
-		out.Gaps = append(out.Gaps, w.Gaps...)
+		out.Gaps, out.MoreGaps = append(out.Gaps, w.Gaps...), out.MoreGaps+w.MoreGaps
 		out.Rows = append(out.Rows, w.Rows...)
 		for _, a := range w.Addresses {
 			at := slices.IndexFunc(out.Addresses, func(b WhoAddress) bool { return b.Address == a.Address && b.Name == a.Name })
@@ -335,6 +337,7 @@ func MergeWho(all []Who) Who {
 		}
 	}
 	out.sort()
+	out.Gaps, out.MoreGaps = lastGaps(out.Gaps, out.MoreGaps)
 	return out
 }
 

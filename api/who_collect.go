@@ -113,6 +113,7 @@ func (s *Server) answerWho(ctx context.Context, q WhoQuestion) (Who, error) {
 	}
 	out := c.answer()
 	out.sort()
+	out.Gaps, out.MoreGaps = lastGaps(out.Gaps, out.MoreGaps)
 	return out.Last(q.Limit), nil
 }
 
@@ -166,7 +167,7 @@ func (s *Server) whoWas(ctx context.Context, c *whoCollector, further string) er
 			c.out.Lost += l.Count
 		}
 		if g, ok := gapOf(e); ok {
-			c.out.Gaps = append(c.out.Gaps, g)
+			c.out.Gaps, c.out.MoreGaps = appendGap(c.out.Gaps, c.out.MoreGaps, g)
 		}
 		return nil
 	})

@@ -52,7 +52,7 @@ func historyStatusCommand(g *globals) *command {
 			p.heading("History")
 			p.history(&st, env.Now())
 			p.segments(&st, env.Now())
-			p.gaps(st.Gaps, env.Now())
+			p.gaps(&st, env.Now())
 			return p.print(env)
 		},
 	}
@@ -132,14 +132,19 @@ func (p *page) segments(st *api.HistoryStatus, now time.Time) {
 	p.rows(cols, rows)
 }
 
-// gaps writes when nothing was kept.
-func (p *page) gaps(gaps []api.HistoryGap, now time.Time) {
-	if len(gaps) == 0 {
+// gaps writes when nothing was kept: the last times.
+func (p *page) gaps(st *api.HistoryStatus, now time.Time) {
+	const most = 20
+	if len(st.Gaps) == 0 {
 		return
 	}
 	p.heading("No agent recorded")
 	var rows [][]cell
-	for _, g := range gaps {
+	shown := st.Gaps[max(len(st.Gaps)-most, 0):]
+	if more := st.MoreGaps + len(st.Gaps) - len(shown); more > 0 {
+		rows = append(rows, []cell{{text: fmt.Sprintf("%d times more", more)}, {}, {}})
+	}
+	for _, g := range shown {
 		from, to := moments(g.From, g.To, now)
 		rows = append(rows, []cell{{text: from}, {text: to}, {text: span(g.To.Sub(g.From))}})
 	}

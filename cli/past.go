@@ -85,21 +85,47 @@ func (a *answerer) remembered(ctx context.Context, q *api.Question) {
 }
 
 // unseen says that a moment of the past lies in a time in which no agent kept
-// anything: what is known of it is what was before.
+// anything, here or on nodes that are asked: what is known of it is what was before.
+// Where nobody can tell, the answer itself says why.
 func (a *answerer) unseen(ctx context.Context, at time.Time) {
-	if a.cluster || at.IsZero() {
+	if at.IsZero() {
 		return
 	}
-	b, err := a.History(ctx)
-	var st api.HistoryStatus
-	if err != nil || json.Unmarshal(b, &st) != nil {
-		return
-	}
-	for _, g := range st.Gaps {
+	q := api.Question{Filter: "lost.lane = agent", Since: at, Until: at.Add(1), Nodes: a.nodes, Fields: []string{"evt.kind", "evt.time", "k8s.node.name", "lost.lane", "lost.until"}}
+	var gaps []api.HistoryGap
+	for line, err := range a.Recent(ctx, q) {
+		if err != nil {
+			return
+		}
+		var r record
+		if r.parse(line) != nil || r.str("lost.lane") != "agent" {
+			continue
+		}
+		g := api.HistoryGap{From: r.time("evt.time"), To: r.time("lost.until")}
+		if a.cluster {
+			g.Node = r.str("k8s.node.name")
+		}
 		if at.After(g.From) && at.Before(g.To) {
-			fmt.Fprintln(a.env.Stderr, a.env.program()+": "+unseen("", g.From, g.To, a.env.Now())+": what is shown is what was known at its begin")
+			gaps = append(gaps, g)
 		}
 	}
+	say := screen{utf8: a.env.utf8()}
+	for _, note := range gapNotes(gaps, 0, a.env.Now()) {
+		fmt.Fprintln(a.env.Stderr, a.env.program()+": "+say.safe(note)+": what is shown is what was known at its begin")
+	}
+}
+
+// gapNotes say when nothing was kept: the last gaps one by one, and how many there were
+// before, with those of which nothing but that is known.
+func gapNotes(gaps []api.HistoryGap, uncounted int, now time.Time) (notes []string) {
+	const most = 8
+	if more := uncounted + len(gaps) - most; more > 0 {
+		notes = append(notes, fmt.Sprintf("no agent recorded %d times more", more))
+	}
+	for _, g := range gaps[max(len(gaps)-most, 0):] {
+		notes = append(notes, unseen(g.Node, g.From, g.To, now))
+	}
+	return notes
 }
 
 // A keeper is whose history answers.

@@ -124,3 +124,18 @@ func TestDated(t *testing.T) {
 		}
 	}
 }
+
+// TestGapNotes: of many gaps the last are told one by one.
+func TestGapNotes(t *testing.T) {
+	var gaps []api.HistoryGap
+	for i := range 10 {
+		gaps = append(gaps, api.HistoryGap{From: at(10_000 - 10*i), To: at(10_000 - 10*i - 5)})
+	}
+	notes := gapNotes(gaps, 990, at(0))
+	if len(notes) != 9 || notes[0] != "no agent recorded 992 times more" || notes[8] != unseen("", gaps[9].From, gaps[9].To, at(0)) {
+		t.Errorf("%q", notes)
+	}
+	if notes := gapNotes(gaps[:1], 0, at(0)); len(notes) != 1 {
+		t.Errorf("%q", notes)
+	}
+}

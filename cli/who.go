@@ -248,9 +248,7 @@ func (v *whoView) notes() []string {
 	if w.More > 0 {
 		notes = append(notes, fmt.Sprintf("%d connections of others are not shown", w.More))
 	}
-	for _, g := range w.Gaps {
-		notes = append(notes, unseen(g.Node, g.From, g.To, v.now))
-	}
+	notes = append(notes, gapNotes(w.Gaps, w.MoreGaps, v.now)...)
 	if w.Lost > 0 {
 		notes = append(notes, fmt.Sprintf("%d events were lost in that time: figures may be too low", w.Lost))
 	}
