@@ -600,7 +600,7 @@ func TestUnreadableHolds(t *testing.T) {
 	}
 }
 
-func mustCompile(t *testing.T, text string) *filter.Program {
+func mustCompile(t testing.TB, text string) *filter.Program {
 	t.Helper()
 	p, err := filter.Compile(text)
 	if err != nil {

@@ -364,20 +364,19 @@ func (s *Store) appendSnapshots(g *segment, rows []*event.Process, r *refs) {
 // appendBatch makes a frame of a batch. It reports false for one that is too
 // large, and has more rows than one.
 func (s *Store) appendBatch(g *segment, b *Batch, info frameInfo) bool {
-	s.body = s.encode.appendBatch(s.body[:0], b)
-	if len(s.body) > splitAt && b.Rows > 1 {
+	var head [headSize]byte
+	front := info.append(append(s.body[:0], head[:]...))
+	s.body = s.encode.appendBatch(append(front, plain), b)
+	body := s.body[len(front)+1:]
+	if len(body) > splitAt && b.Rows > 1 {
 		return false
 	}
-	var head [headSize + 64]byte
-	front := info.append(head[:headSize])
-	var data []byte
-	if 2*s.encode.texts < len(s.body) {
-		data = make([]byte, 0, len(front)+1+len(s.body))
-		data = append(append(append(data, front...), plain), s.body...)
-	} else {
-		s.room = appendPacked(append(s.room[:0], front...), s.body)
-		data = slices.Clone(s.room)
+	data := s.body
+	if 2*s.encode.texts >= len(body) {
+		s.room = appendPacked(append(s.room[:0], s.body[:len(front)]...), body)
+		data = s.room
 	}
+	data = slices.Clone(data)
 	k := b.Layout.Kind
 	sealFrame(data, 0, frameBatch, k)
 	g.add(frame{typ: frameBatch, kind: k, frameInfo: info}, data)

@@ -131,3 +131,62 @@ func forget(b *testing.B, dir string) {
 		f.Close() //nolint:errcheck // read only
 	}
 }
+
+// BenchmarkSmallFiles asks a history of 100,000 connections that was sealed once, and
+// one that was sealed 2,000 times, as that of an agent that is begun again and again:
+// all of it, for a peer, and what there was in its last hundredth.
+//
+//	WARREN_BENCH=1 go test ./store -run - -bench SmallFiles
+func BenchmarkSmallFiles(b *testing.B) {
+	if os.Getenv("WARREN_BENCH") == "" {
+		b.Skip("set WARREN_BENCH=1: it makes thousands of files")
+	}
+	const rows = 100_000
+	for _, files := range []int{1, 100, 2000} {
+		b.Run(fmt.Sprintf("files=%d", files), func(b *testing.B) {
+			cfg := Config{Dir: b.TempDir(), MaxBytes: 1 << 40}
+			s := openAt(b, cfg)
+			src := machine.New(machine.Config{Seed: 1, Start: time.Now().Add(-time.Hour), Distinct: true})
+			release := s.Hold()
+			for i := range rows {
+				s.Append(src.Connection())
+				if i%flushAt == 0 {
+					s.step(false)
+				}
+				if i%(rows/files) == rows/files-1 {
+					if err := s.Seal(b.Context()); err != nil {
+						b.Fatal(err)
+					}
+				}
+			}
+			release()
+			size := s.Status().Size
+			if err := s.Close(); err != nil {
+				b.Fatal(err)
+			}
+			b.Run("open", func(b *testing.B) {
+				b.ReportMetric(float64(size)/rows, "bytes/event")
+				for range b.N {
+					if err := openAt(b, cfg).Close(); err != nil {
+						b.Fatal(err)
+					}
+				}
+			})
+			s = openAt(b, cfg)
+			defer s.Close() //nolint:errcheck // of a directory that goes
+			for name, q := range map[string]Query{
+				"count": {Filter: mustCompile(b, "fd.rport = 5432 and conn.bytes_sent > 8000")},
+				"peer":  {Filter: mustCompile(b, "fd.rip = "+src.Peers()[7].String())},
+				"last":  {Since: src.Now().Add(-rows / 100 * 10 * time.Microsecond)},
+			} {
+				b.Run(name, func(b *testing.B) {
+					told := 0
+					for range b.N {
+						told = len(all(b, s, q))
+					}
+					b.ReportMetric(float64(told), "told")
+				})
+			}
+		})
+	}
+}
