@@ -24,6 +24,11 @@ CLANG_VERSION := 19.1.7
 # go test, and what fails once more, alone.
 AGAIN := $(GO) run ./test/again
 
+# All but the race detector's is compiled alike, and so once: without C, and with no
+# path of this machine in it.
+export CGO_ENABLED := 0
+export GOFLAGS := $(strip $(GOFLAGS) -trimpath)
+
 CACHE := $(CURDIR)/.cache
 export PATH := $(CACHE)/bin:$(PATH):/usr/sbin:/sbin
 
@@ -47,7 +52,7 @@ run: build ## build and start the agent in the foreground
 	./bin/warren agent $(ARGS)
 
 build: ## bin/warren; needs Go alone
-	CGO_ENABLED=0 $(GO) build -trimpath -o bin/warren .
+	$(GO) build -o bin/warren .
 
 test: lint generate-check tree unit race root e2e vm bench-once ## every level; make fuzz searches on, and may find what nobody knew
 
@@ -87,7 +92,7 @@ cluster-test: bin/cluster ## Warren in a Kubernetes of its own
 
 .PHONY: bin/cluster
 bin/cluster:
-	CGO_ENABLED=0 $(GO) build -trimpath -o $@ ./test/cluster
+	$(GO) build -o $@ ./test/cluster
 
 bench: build ## every figure that docs/performance.md promises, measured here
 	build/need $(BENCH_PACKAGES) $(ROOT_PACKAGES)
@@ -162,4 +167,4 @@ $(CACHE)/duckdb/installed: test/duckdb/package.json test/duckdb/package-lock.jso
 $(CACHE)/bin/hubble $(CACHE)/bin/hubble-relay: test/cluster/build/hubble/go.mod
 	@echo "building $(@F): a minute, once"
 	mkdir -p $(@D)
-	cd test/cluster/build/hubble && CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w' -o $@ github.com/cilium/cilium/$(@F)
+	cd test/cluster/build/hubble && $(GO) build -ldflags '-s -w' -o $@ github.com/cilium/cilium/$(@F)
