@@ -113,15 +113,20 @@ func (e *Explanation) parts(x Expr, not bool) {
 		e.parts(x.X, !not)
 	case *Check:
 		p := explainCheck(x, not)
-		e.beside(&p, x)
+		e.beside(&p, x, not)
 		e.Parts = append(e.Parts, p)
 	}
 }
 
 // beside corrects what is said of a comparison on which events of some kinds have a
 // field that the kernel judges in others only.
-func (e *Explanation) beside(p *Part, x *Check) {
+func (e *Explanation) beside(p *Part, x *Check, not bool) {
 	has := func(of func(interest.Term) bool) bool { return slices.ContainsFunc(checkOutline(x).hold, of) }
+	excludes := func(t interest.Term) bool { return t.NotExes != nil || t.NotNames != nil }
+	if p.Judge == Kernel && slices.ContainsFunc(slices.Concat(checkOutline(x).hold, checkOutline(x).fail), excludes) && not != (x.Op == Ne) && !slices.ContainsFunc(e.Terms, excludes) {
+		p.Judge, p.Note = UserSpace, "of what is left when the file is judged"
+		return
+	}
 	outside := e.Kinds &^ (kernelKinds | event.StateKinds | event.NoticeKinds)
 	switch {
 	case has(func(t interest.Term) bool { return t.Ports != nil || t.Nets != nil }):

@@ -288,9 +288,44 @@ func (q *question) ask() {
 		q.askNet()
 	case "proc.exepath":
 		q.askText(func(t *interest.Term, ps []interest.Path) { t.Exes = ps })
+		q.askNotText(func(t *interest.Term, ps []interest.Path) { t.NotExes = ps })
 	case "proc.name":
 		q.askText(func(t *interest.Term, ps []interest.Path) { t.Names = ps })
+		q.askNotText(func(t *interest.Term, ps []interest.Path) { t.NotNames = ps })
 	}
+}
+
+// askNotText narrows to texts that are none of some, where a comparison fails for
+// all of these, or with !=, holds for none.
+func (q *question) askNotText(set func(*interest.Term, []interest.Path)) {
+	if q.check.Mod != NoMod {
+		return
+	}
+	op := interest.Exact
+	switch q.check.Op {
+	case Eq, In, Intersects, Ne:
+	case StartsWith:
+		op = interest.Prefix
+	default:
+		return
+	}
+	var paths []interest.Path
+	for _, v := range q.values {
+		if v.Text == "" {
+			return
+		}
+		paths = append(paths, interest.Path{Op: op, Text: v.Text})
+	}
+	narrow := func(terms []interest.Term) []interest.Term {
+		t := interest.Term{Kinds: interest.Interest{Terms: terms}.Kinds()}
+		set(&t, paths)
+		return []interest.Term{t}
+	}
+	if q.check.Op == Ne {
+		q.hold = narrow(q.hold)
+		return
+	}
+	q.fail = narrow(q.fail)
 }
 
 // askText narrows to texts by what they begin with, or are.

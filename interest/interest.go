@@ -64,6 +64,10 @@ type Term struct {
 	// Exes are compared with the path of what the process executes, and Names with
 	// what it was called when that was told.
 	Exes, Names []Path
+	// NotExes and NotNames are none of which these may be. What is not known is none
+	// of them. They are compared from the beginning: none is a [Suffix]. Of events that
+	// are asked for by the file they say nothing.
+	NotExes, NotNames []Path
 	// Workload says which containers and pods the process must be of.
 	Workload Workload
 	// Ports are of either end, and Nets hold the address of either end. Of events

@@ -46,6 +46,8 @@ func (t *Term) Match(e *event.Event) bool {
 	case t.UIDs != nil && !t.matchUID(e):
 	case t.Exes != nil && !matchText(e, "proc.exepath", t.Exes):
 	case t.Names != nil && !matchText(e, "proc.name", t.Names):
+	case t.NotExes != nil && matchText(e, "proc.exepath", t.NotExes):
+	case t.NotNames != nil && matchText(e, "proc.name", t.NotNames):
 	case t.Workload != nil && !t.Workload.Match(e):
 	case t.Ports != nil && !t.matchPort(e):
 	case t.Nets != nil && !t.matchNet(e):

@@ -27,6 +27,8 @@ var dims = []dim{
 	listDim("ports", func(t *Term) *[]uint16 { return &t.Ports }, cmp.Compare[uint16], pickShorter),
 	textDim("names", func(t *Term) *[]Path { return &t.Names }),
 	textDim("exes", func(t *Term) *[]Path { return &t.Exes }),
+	notTextDim("not_names", func(t *Term) *[]Path { return &t.NotNames }),
+	notTextDim("not_exes", func(t *Term) *[]Path { return &t.NotExes }),
 	listDim("uids", func(t *Term) *[]uint32 { return &t.UIDs }, cmp.Compare[uint32], intersect),
 	{
 		name:      "workload",
@@ -202,6 +204,31 @@ func textDim(name string, of func(*Term) *[]Path) dim {
 	}
 }
 
+// notTextDim is a dimension of what a text must not be.
+func notTextDim(name string, of func(*Term) *[]Path) dim {
+	return dim{
+		name:      name,
+		restricts: func(t *Term) bool { return *of(t) != nil },
+		widen:     func(t *Term) { *of(t) = nil },
+		equal:     func(a, b *Term) bool { return slices.Equal(*of(a), *of(b)) },
+		covers: func(a, b *Term) bool {
+			return !slices.ContainsFunc(*of(a), func(p Path) bool { return !pathsCover(*of(b), p) })
+		},
+		// What both exclude is left out.
+		unite: func(a, b *Term) {
+			both, exact := commonPaths(*of(a), *of(b))
+			if !exact {
+				both = nil
+			}
+			*of(a) = both
+		},
+		narrow: func(a, b *Term) bool {
+			*of(a) = normalPaths(slices.Concat(*of(a), *of(b)))
+			return true
+		},
+	}
+}
+
 // commonPaths returns the paths that satisfy both of two lists. Where that is not
 // known, it returns the list that lets through less, and says so.
 func commonPaths(a, b []Path) (both []Path, exact bool) {
@@ -347,6 +374,16 @@ func (t Term) normal() Term {
 	if t.Names != nil {
 		t.Names = normalPaths(t.Names)
 	}
+	if t.Paths != nil || t.Inodes != nil {
+		// Few events are left: to look for what executes them would cost all others more.
+		t.NotExes, t.NotNames = nil, nil
+	}
+	if t.NotExes != nil {
+		t.NotExes = normalPaths(t.NotExes)
+	}
+	if t.NotNames != nil {
+		t.NotNames = normalPaths(t.NotNames)
+	}
 	if t.Types != nil { // of the kinds that are left
 		t.Types = slices.DeleteFunc(slices.Clone(t.Types), func(typ string) bool {
 			return !slices.ContainsFunc(t.Kinds.List(), func(k event.Kind) bool { return slices.Contains(k.Types(), typ) })
@@ -405,6 +442,10 @@ func take(name string, t, u *Term) {
 		t.Exes = u.Exes
 	case "names":
 		t.Names = u.Names
+	case "not_exes":
+		t.NotExes = u.NotExes
+	case "not_names":
+		t.NotNames = u.NotNames
 	case "uids":
 		t.UIDs = u.UIDs
 	case "workload":

@@ -38,6 +38,7 @@ func (t Term) String() string {
 	}
 	parts = append(parts, either(inodes))
 	parts = append(parts, oneOf("user.uid", t.UIDs), pathText("proc.exepath", t.Exes), pathText("proc.name", t.Names))
+	parts = append(parts, notText("proc.exepath", t.NotExes), notText("proc.name", t.NotNames))
 	if t.Workload != nil {
 		parts = append(parts, "("+t.Workload.String()+")")
 	}
@@ -85,6 +86,14 @@ func pathText(field string, paths []Path) string {
 		parts = append(parts, field+" pmatch ("+strings.Join(values(list), ", ")+")")
 	}
 	return either(parts)
+}
+
+// notText says that a field satisfies none of some conditions.
+func notText(field string, paths []Path) string {
+	if len(paths) == 0 {
+		return ""
+	}
+	return "not " + pathText(field, paths)
 }
 
 // either is a condition that holds when one of several does; "" of none.

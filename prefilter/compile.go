@@ -95,7 +95,7 @@ func compile(terms []interest.Term, types []Type, judged []string) (tables, Stat
 			widen(&terms[i])
 		}
 	}
-	var uids, inodes, paths, ports, nets, exes, names int
+	var uids, inodes, paths, ports, nets, exes, names, notExes, notNames int
 	for i := range terms {
 		ports += len(terms[i].Ports)
 		nets += len(terms[i].Nets)
@@ -104,6 +104,8 @@ func compile(terms []interest.Term, types []Type, judged []string) (tables, Stat
 		paths += 2 * len(terms[i].Paths) // a directory has two entries
 		exes += 2 * len(terms[i].Exes)
 		names += 2 * len(terms[i].Names)
+		notExes += beside(terms[i].NotExes)
+		notNames += beside(terms[i].NotNames)
 	}
 	over("uids", uids, maxKeys, func(t *interest.Term) { t.UIDs = nil })
 	over("inodes", inodes, maxKeys, func(t *interest.Term) { t.Inodes = nil })
@@ -111,6 +113,8 @@ func compile(terms []interest.Term, types []Type, judged []string) (tables, Stat
 	over("ports", ports, maxKeys, func(t *interest.Term) { t.Ports = nil })
 	over("exes", exes, maxKeys, func(t *interest.Term) { t.Exes = nil })
 	over("names", names, maxKeys, func(t *interest.Term) { t.Names = nil })
+	over("not_exes", exes+notExes, maxKeys, func(t *interest.Term) { t.NotExes = nil })
+	over("not_names", names+notNames, maxKeys, func(t *interest.Term) { t.NotNames = nil })
 	over("nets", nets, maxKeys, func(t *interest.Term) { t.Nets = nil })
 	for i := range terms { // of these, beginnings alone are compared
 		suffix := func(p interest.Path) bool { return p.Op == interest.Suffix }
@@ -146,11 +150,11 @@ func assemble(terms []interest.Term, types []Type) tables {
 		ports                  = map[uint16]mask{}
 		nets                   = map[netip.Prefix]mask{}
 		inodes                 = map[interest.Inode]mask{}
-		texts                  [2]map[string]mask // heads, tails
-		exes, names            = map[string]mask{}, map[string]mask{}
+		paths                  [2]map[string]mask // heads, tails
+		exes, names            texts
 		letters                [2][256]mask
 	)
-	texts[0], texts[1] = map[string]mask{}, map[string]mask{}
+	paths[0], paths[1] = map[string]mask{}, map[string]mask{}
 	for n := range terms {
 		term := &terms[n]
 		for i, typ := range types {
@@ -198,16 +202,14 @@ func assemble(terms []interest.Term, types []Type) tables {
 			t.table.Plain.set(n)
 		}
 		for _, p := range term.Paths {
-			addPath(p, n, &texts, &letters)
+			addPath(p, n, &paths, &letters)
 		}
-		if term.Exes == nil {
+		if !exes.add(n, term.Exes, term.NotExes, maxText) {
 			t.table.NoExe.set(n)
 		}
-		addBeginnings(term.Exes, n, exes, maxText)
-		if term.Names == nil {
+		if !names.add(n, term.Names, term.NotNames, maxName) {
 			t.table.NoComm.set(n)
 		}
-		addBeginnings(term.Names, n, names, maxName)
 		if term.Workload == nil {
 			t.table.NoWorkload.set(n)
 		} else {
@@ -231,7 +233,7 @@ func assemble(terms []interest.Term, types []Type) tables {
 	t.table.NoUID, t.table.NoInode, t.table.NoPath = noUID, noInode, noPath
 	t.table.NoRaw, t.table.Raws = noRaw, flag(raws)
 	t.table.Counts, t.table.CountDirs = flag(int(counted)), flag(int(counted&interest.CountedByDirectory))
-	t.table.UIDs, t.table.Inodes, t.table.Paths = flag(len(uids)), flag(len(inodes)), flag(len(texts[0])+len(texts[1]))
+	t.table.UIDs, t.table.Inodes, t.table.Paths = flag(len(uids)), flag(len(inodes)), flag(len(paths[0])+len(paths[1]))
 	t.table.Exes, t.table.Comms = flag(len(exes)), flag(len(names))
 	t.table.Workloads, t.table.Ports, t.table.Nets = flag(len(t.works)), flag(len(ports)), flag(len(nets))
 
@@ -247,8 +249,8 @@ func assemble(terms []interest.Term, types []Type) tables {
 			return binary.LittleEndian.AppendUint64(b, uint64(slot))
 		}, m})
 	}
-	t.entries[mapHeads], t.entries[mapTails] = prefixes(texts[0], slotKey), prefixes(texts[1], slotKey)
-	t.entries[mapExes], t.entries[mapComms] = prefixes(exes, ownKey(maxText)), prefixes(names, ownKey(maxName))
+	t.entries[mapHeads], t.entries[mapTails] = prefixes(paths[0], slotKey), prefixes(paths[1], slotKey)
+	t.entries[mapExes], t.entries[mapComms] = exes.entries(maxText), names.entries(maxName)
 	for port, m := range ports {
 		t.entries[mapPorts] = append(t.entries[mapPorts], entry{func(slot uint32) []byte {
 			return binary.LittleEndian.AppendUint32(binary.LittleEndian.AppendUint32(nil, uint32(port)), slot)
@@ -312,16 +314,16 @@ func wants(t *interest.Term, typ Type) bool {
 
 // addPath adds a path to the texts that begin or end a name, and to the letters
 // that it can have there.
-func addPath(p interest.Path, term int, texts *[2]map[string]mask, letters *[2][256]mask) {
+func addPath(p interest.Path, term int, paths *[2]map[string]mask, letters *[2][256]mask) {
 	for _, text := range beginnings(p) {
-		add(texts[0], text[:min(len(text), maxText)], term)
+		add(paths[0], text[:min(len(text), maxText)], term)
 		// The letters are the second and the third.
 		addLetters(&letters[0], text, 1, 2, term)
 	}
 	if p.Op == interest.Suffix {
 		b := []byte(p.Text)
 		slices.Reverse(b)
-		add(texts[1], string(b[:min(len(b), maxText)]), term)
+		add(paths[1], string(b[:min(len(b), maxText)]), term)
 		addLetters(&letters[1], string(b), 1, 0, term)
 	}
 }
@@ -340,13 +342,78 @@ func beginnings(p interest.Path) []string {
 	return nil
 }
 
-// addBeginnings adds texts, of which most bytes at most are compared.
-func addBeginnings(ps []interest.Path, term int, texts map[string]mask, most int) {
-	for _, p := range ps {
+// texts are conditions of terms on one text: by term.
+type texts map[int]*textTerm
+
+// A textTerm is what one of some texts has to begin with, if there are any, and what
+// it must not begin with.
+type textTerm struct{ one, none []string }
+
+// holds reports whether the term may hold for a text of which this is the beginning,
+// and no more of it than the beginnings of some condition is known.
+func (t *textTerm) holds(text string) bool {
+	begins := func(with string) bool { return strings.HasPrefix(text, with) }
+	return (t.one == nil || slices.ContainsFunc(t.one, begins)) && !slices.ContainsFunc(t.none, begins)
+}
+
+// beside is how many entries conditions on what a text is not need at most: one that
+// is every text's beginning, and two each.
+func beside(none []interest.Path) int {
+	if none == nil {
+		return 0
+	}
+	return 1 + 2*len(none)
+}
+
+// add adds a term's conditions; of a text most bytes at most are compared. It reports
+// whether there are any.
+func (ts *texts) add(term int, one, none []interest.Path, most int) bool {
+	if one == nil && none == nil {
+		return false
+	}
+	var t textTerm
+	for _, p := range one {
 		for _, text := range beginnings(p) {
-			add(texts, text[:min(len(text), most)], term)
+			t.one = append(t.one, text[:min(len(text), most)])
 		}
 	}
+	for _, p := range none {
+		for _, text := range beginnings(p) {
+			if len(text) <= most { // else another text may begin like that
+				t.none = append(t.none, text)
+			}
+		}
+	}
+	if *ts == nil {
+		*ts = texts{}
+	}
+	(*ts)[term] = &t
+	return true
+}
+
+// entries returns a trie in which every beginning that some condition speaks of has
+// the terms that may hold for what begins so, and with no longer one of them.
+func (ts texts) entries(most int) []entry {
+	masks := map[string]mask{}
+	for _, t := range ts {
+		if t.one == nil {
+			masks[""] = mask{}
+		}
+		for _, text := range slices.Concat(t.one, t.none) {
+			masks[text] = mask{}
+		}
+	}
+	key := ownKey(most)
+	var out []entry
+	for text, m := range masks {
+		for n, t := range ts {
+			if t.holds(text) {
+				m.set(n)
+			}
+		}
+		out = append(out, entry{func(slot uint32) []byte { return key(text, slot) }, m})
+	}
+	return out
 }
 
 // addLetters adds a term for all letters that the bytes at two places of a text

@@ -126,7 +126,7 @@ func New(o Object, cfg Config) (*Engine, error) {
 		}
 	}
 	if e.judges == nil {
-		e.judges = []string{"outcome", "open", "uids", "raw", "inodes", "paths", "workload", "exes", "names"}
+		e.judges = []string{"outcome", "open", "uids", "raw", "inodes", "paths", "workload", "exes", "names", "not_exes", "not_names"}
 		if e.maps[mapPorts][0] != nil && e.maps[mapNets][0] != nil {
 			e.judges = append(e.judges, "ports", "nets")
 		}

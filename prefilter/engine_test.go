@@ -325,6 +325,14 @@ func someTerm(rnd *rand.Rand) interest.Term {
 	if rnd.IntN(4) == 0 {
 		t.Names = []interest.Path{someBeginning(rnd, someComms[rnd.IntN(len(someComms))])}
 	}
+	if rnd.IntN(4) == 0 {
+		for range 1 + rnd.IntN(3) {
+			t.NotExes = append(t.NotExes, someBeginning(rnd, someName(rnd)))
+		}
+	}
+	if rnd.IntN(4) == 0 {
+		t.NotNames = []interest.Path{someBeginning(rnd, someComms[rnd.IntN(len(someComms))])}
+	}
 	if rnd.IntN(3) == 0 {
 		t.Kinds, t.Types = event.Kinds(event.KindConnection), nil
 		t.Open, t.RawDots, t.Inodes = 0, false, nil
@@ -340,6 +348,9 @@ func someTerm(rnd *rand.Rand) interest.Term {
 		for range 1 + rnd.IntN(3) {
 			t.Paths = append(t.Paths, somePath(rnd))
 		}
+	}
+	if t.Paths != nil || t.Inodes != nil {
+		t.NotExes, t.NotNames = nil, nil // which say nothing then
 	}
 	return t
 }

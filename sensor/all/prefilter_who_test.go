@@ -55,6 +55,10 @@ var listedWho = []string{
 	"evt.type = dup and fd.sip = 127.1.2.3 and not proc.name in (sshd, nc)",
 	"evt.kind = syscall and evt.type = dup and proc.name = backup",
 	"evt.type = bind and fd.sport = 4453",
+	"evt.type = openat and not proc.name in (clerk, sshd) and fd.filename = shadow",
+	"evt.type = openat and not proc.exepath in (DIR/bin/clerk, /usr/sbin/sshd) and evt.is_open_write = true",
+	"evt.type = openat and proc.exepath != DIR/bin/clerk and not proc.exepath startswith /usr/",
+	"evt.type = dup and proc.name != clerk and proc.name != restore",
 	"evt.type = bind and fd.lip = 127.53.0.0/16 and evt.res = SUCCESS",
 	"evt.type in (bind, dup) and fd.port in (53, 4453) and proc.exepath startswith DIR/opt/",
 }
