@@ -9,7 +9,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
-	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -215,7 +214,15 @@ func (b *bench) withRules(ctx context.Context, filters []string, measure func() 
 		}
 		defer func() { err = errors.Join(err, s.close()) }()
 	}
-	before, err := a.rest(ctx)
+	if _, err := a.rest(ctx); err != nil {
+		return c, err
+	}
+	return a.beside(measure)
+}
+
+// beside measures a build, with what an agent's CPU is meanwhile.
+func (a *agent) beside(measure func() (buildCost, error)) (c buildCost, err error) {
+	before, err := cpu(a.pid())
 	if err != nil {
 		return c, err
 	}
@@ -248,41 +255,54 @@ func (b *bench) build(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	r, err := b.compareBuilds(ctx, func(measure func() (buildCost, error)) (buildCost, error) { return b.withRules(ctx, filters, measure) })
+	if err != nil {
+		return err
+	}
+	b.add(figBuild, b.fast(r.times.median <= 1.03), "at most 1.03", "%v in %d rounds; %d of the rules are Falco's; %s", r.times, r.rounds, falcos, r.seconds())
+	b.add(figBuildCPU, true, "for comparison", "%s", r.cpu())
+	return nil
+}
+
+// builtBeside are builds beside an agent, compared with those without one.
+type builtBeside struct {
+	times, cpus spread // ratios
+	last        []buildCost
+	rounds      int
+}
+
+func (r *builtBeside) seconds() string {
+	return fmt.Sprintf("%.2f against %.2f s in the last", r.last[1].time.Seconds(), r.last[0].time.Seconds())
+}
+
+func (r *builtBeside) cpu() string {
+	return fmt.Sprintf("%v; in the last %.2f and %.2f against %.2f s", r.cpus, r.last[1].cpu.Seconds(), r.last[1].agent.Seconds(), r.last[0].cpu.Seconds())
+}
+
+// compareBuilds builds in turns without an agent, and as with has it.
+func (b *bench) compareBuilds(ctx context.Context, with func(measure func() (buildCost, error)) (buildCost, error)) (*builtBeside, error) {
 	work := builds{files: 80, times: 2}
 	if b.light() {
 		work = builds{files: 12, times: 1}
 	}
-	rounds := b.fileRounds()
 	dir, err := b.prepareBuild(work.files)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	measure := func() (buildCost, error) { return work.makeIn(ctx, dir) }
 	if _, err := measure(); err != nil { // fills the page cache
-		return err
+		return nil, err
 	}
-	sides := []func() (buildCost, error){
-		measure,
-		func() (buildCost, error) { return b.withRules(ctx, filters, measure) },
-	}
+	sides := []func() (buildCost, error){measure, func() (buildCost, error) { return with(measure) }}
 	var times, cpus []float64
-	var last [2]buildCost
-	for round := range rounds {
-		order := []int{0, 1}
-		if round%2 == 1 {
-			slices.Reverse(order)
+	r := &builtBeside{rounds: b.fileRounds()}
+	for round := range r.rounds {
+		if r.last, err = inTurns(round, sides); err != nil {
+			return nil, err
 		}
-		for _, side := range order {
-			if last[side], err = sides[side](); err != nil {
-				return err
-			}
-		}
-		times = append(times, last[1].time.Seconds()/last[0].time.Seconds())
-		cpus = append(cpus, (last[1].cpu+last[1].agent).Seconds()/last[0].cpu.Seconds())
+		times = append(times, r.last[1].time.Seconds()/r.last[0].time.Seconds())
+		cpus = append(cpus, (r.last[1].cpu+r.last[1].agent).Seconds()/r.last[0].cpu.Seconds())
 	}
-	ratio := spreadOf(times)
-	b.add(figBuild, b.fast(ratio.median <= 1.03), "at most 1.03", "%v in %d rounds; %d of the rules are Falco's; %.2f against %.2f s in the last",
-		ratio, rounds, falcos, last[1].time.Seconds(), last[0].time.Seconds())
-	b.add(figBuildCPU, true, "for comparison", "%v; in the last %.2f and %.2f against %.2f s", spreadOf(cpus), last[1].cpu.Seconds(), last[1].agent.Seconds(), last[0].cpu.Seconds())
-	return nil
+	r.times, r.cpus = spreadOf(times), spreadOf(cpus)
+	return r, nil
 }

@@ -209,46 +209,18 @@ func (b *bench) ruleOpens(ctx context.Context) error {
 // ruleBuild compares a build beside an agent that has all rules with one without
 // an agent.
 func (b *bench) ruleBuild(ctx context.Context) error {
-	work := builds{files: 80, times: 2}
-	if b.light() {
-		work = builds{files: 12, times: 1}
-	}
-	dir, err := b.prepareBuild(work.files)
-	if err != nil {
-		return err
-	}
-	measure := func() (buildCost, error) { return work.makeIn(ctx, dir) }
-	if _, err := measure(); err != nil { // fills the page cache
-		return err
-	}
-	sides := []func() (buildCost, error){measure, func() (c buildCost, err error) {
+	r, err := b.compareBuilds(ctx, func(measure func() (buildCost, error)) (c buildCost, err error) {
 		err = b.underRules(ctx, falcoRules(), "", readSecret, func(a *agent, _ *alertCheck) error {
-			before, err := cpu(a.pid())
-			if err != nil {
-				return err
-			}
-			if c, err = measure(); err != nil {
-				return err
-			}
-			after, err := cpu(a.pid())
-			c.agent = after - before
+			c, err = a.beside(measure)
 			return err
 		})
 		return c, err
-	}}
-	var times, cpus []float64
-	var last []buildCost
-	rounds := b.fileRounds()
-	for round := range rounds {
-		if last, err = inTurns(round, sides); err != nil {
-			return err
-		}
-		times = append(times, last[1].time.Seconds()/last[0].time.Seconds())
-		cpus = append(cpus, (last[1].cpu+last[1].agent).Seconds()/last[0].cpu.Seconds())
+	})
+	if err != nil {
+		return err
 	}
-	ratio := spreadOf(times)
-	b.add(figRuleBuild, b.fast(ratio.median <= 1.03), "at most 1.03", "%v in %d rounds; %.2f against %.2f s in the last", ratio, rounds, last[1].time.Seconds(), last[0].time.Seconds())
-	b.add(figRuleBuildCPU, true, "for comparison", "%v; in the last %.2f and %.2f against %.2f s", spreadOf(cpus), last[1].cpu.Seconds(), last[1].agent.Seconds(), last[0].cpu.Seconds())
+	b.add(figRuleBuild, b.fast(r.times.median <= 1.03), "at most 1.03", "%v in %d rounds; %s", r.times, r.rounds, r.seconds())
+	b.add(figRuleBuildCPU, true, "for comparison", "%s", r.cpu())
 	return nil
 }
 
