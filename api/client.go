@@ -401,6 +401,10 @@ func (c *Client) broken(ctx context.Context, err error) error {
 	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, syscall.ECONNRESET) {
 		return fmt.Errorf("%s has hung up: it was stopped, or went away: %w", c.who, err)
 	}
+	var late net.Error
+	if c.socket != "" && errors.As(err, &late) && late.Timeout() {
+		return fmt.Errorf("%s did not begin its answer within %v: ask it for less, as with --since and --until", c.who, answerTime)
+	}
 	// What the library says around it is a path of ours and not of the agent's.
 	if u := (*url.Error)(nil); errors.As(err, &u) {
 		err = u.Err

@@ -208,6 +208,10 @@ func TestClientWithoutAgent(t *testing.T) {
 	if want := "no permission to ask the agent on /s: only root and the socket's group may; try sudo"; denied.Error() != want {
 		t.Errorf("got %s\nwant %s", denied, want)
 	}
+	late := NewClient("/s").broken(t.Context(), os.ErrDeadlineExceeded)
+	if want := "the agent on /s did not begin its answer within 30s: ask it for less, as with --since and --until"; late.Error() != want {
+		t.Errorf("got %s\nwant %s", late, want)
+	}
 }
 
 func TestClientOfSomethingElse(t *testing.T) {
