@@ -2,6 +2,7 @@ package cli
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"slices"
@@ -23,7 +24,7 @@ func connectionListCommand(g *globals) *command {
 		summary: "List TCP connections, listening sockets and UDP flows with their owners",
 		about: "Those that are open, and those that were closed lately. LOCAL and REMOTE carry the name that this machine was answered by DNS for the address. " +
 			"FILTER is a condition on the fields of the kind connection. With --follow, what happens to them is shown as it happens.\n\n" +
-			"With --since, all that there were since then are shown, by the history: as they ended, or as they were when they were last heard of.",
+			"With --since, all that there were since then are shown, by the history: as they ended, or as they were when they were last heard of; in tables of 100,000, where there are more.",
 		examples: []example{
 			{"warren connection list", "Who talks to whom"},
 			{"warren connection list 'conn.direction = listen'", "What can be connected to"},
@@ -86,7 +87,7 @@ func connectionListCommand(g *globals) *command {
 			case follow:
 				err = out.write(who.lines(lines, keepRoll, typed))
 			default:
-				err = writeConnections(env, who.lines(lines, dropRoll, typed), table, st)
+				err = writeConnections(env, who.lines(lines, dropRoll, typed), listedAtOnce, table, st)
 			}
 			if err == nil && follow {
 				return who.left()
@@ -96,24 +97,26 @@ func connectionListCommand(g *globals) *command {
 	}
 }
 
-// writeConnections writes a list, in the order in which they began.
-func writeConnections(env *Env, lines api.Lines, ct *connectionTable, st streamTable) error {
-	conns, err := readRecords(lines)
-	if err != nil {
-		return err
-	}
-	conns = slices.DeleteFunc(conns, func(r *record) bool {
-		text := st.aside(r)
-		if text != "" {
-			fmt.Fprintln(env.Stderr, env.program()+": "+text)
-		}
-		return text != ""
-	})
-	ct.place = ct.place.withPods(conns)
-	slices.SortStableFunc(conns, func(a, b *record) int { return a.time("conn.start").Compare(b.time("conn.start")) })
+// writeConnections writes a list, in the order in which they began: each table of n
+// for itself, where there are more.
+func writeConnections(env *Env, lines api.Lines, n int, ct *connectionTable, st streamTable) error {
 	out := &lazyWriter{out: env.Stdout}
-	if err := writeRows(st.open(out), conns, st.row); err != nil {
-		return err
+	for conns, err := range recordsBy(n, lines) {
+		if err != nil {
+			return errors.Join(out.Flush(), err)
+		}
+		conns = slices.DeleteFunc(conns, func(r *record) bool {
+			text := st.aside(r)
+			if text != "" {
+				fmt.Fprintln(env.Stderr, env.program()+": "+text)
+			}
+			return text != ""
+		})
+		ct.place = ct.place.withPods(conns)
+		slices.SortStableFunc(conns, func(a, b *record) int { return a.time("conn.start").Compare(b.time("conn.start")) })
+		if err := writeRows(st.open(out), conns, st.row); err != nil {
+			return err
+		}
 	}
 	return out.Flush()
 }

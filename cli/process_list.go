@@ -2,6 +2,8 @@ package cli
 
 import (
 	"context"
+	"iter"
+	"math"
 	"slices"
 	"strconv"
 	"time"
@@ -152,19 +154,47 @@ func readProcesses(lines api.Lines, kernel bool) ([]*record, error) {
 	return procs, err
 }
 
-func readRecords(lines api.Lines) ([]*record, error) {
-	var l []*record
-	for line, err := range lines {
-		var r record
-		if err == nil {
-			err = r.parse(line)
-		}
+// listedAtOnce is how many records of a list are held, to be put in order: a history
+// has more than fit into memory.
+const listedAtOnce = 100_000
+
+// readRecords returns all records of lines.
+func readRecords(lines api.Lines) (all []*record, err error) {
+	for l, err := range recordsBy(math.MaxInt, lines) {
 		if err != nil {
 			return nil, err
 		}
-		l = append(l, r.clone())
+		all = l
 	}
-	return l, nil
+	return all, nil
+}
+
+// recordsBy yields the records of lines, n at once; none once, where there are none. It
+// ends with the first error.
+func recordsBy(n int, lines api.Lines) iter.Seq2[[]*record, error] {
+	return func(yield func([]*record, error) bool) {
+		var l []*record
+		some := false
+		for line, err := range lines {
+			var r record
+			if err == nil {
+				err = r.parse(line)
+			}
+			if err != nil {
+				yield(nil, err)
+				return
+			}
+			if l = append(l, r.clone()); len(l) == n {
+				if !yield(l, nil) {
+					return
+				}
+				l, some = nil, true
+			}
+		}
+		if len(l) > 0 || !some {
+			yield(l, nil)
+		}
+	}
 }
 
 func writeRows(t *table, records []*record, row func(*record) []cell) error {
