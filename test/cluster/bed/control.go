@@ -2,8 +2,12 @@ package bed
 
 import (
 	"context"
+	"encoding/json"
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
+	"slices"
 )
 
 // The daemons of the control plane, in the order in which they start.
@@ -53,8 +57,42 @@ func (c *Cluster) controlDaemon(name string) (daemon, error) {
 	default:
 		return d, fmt.Errorf("the control plane has no %q; it has %v", name, controlDaemons)
 	}
-	d.argv = append([]string{c.tools.Path(name)}, args...)
+	further, err := c.furtherArguments(name)
+	if err != nil {
+		return d, err
+	}
+	d.argv = slices.Concat([]string{c.tools.Path(name)}, args, further)
 	return d, nil
+}
+
+// SetArguments gives a daemon of the control plane arguments behind its own, in the
+// place of those that it was given before. They hold from its next start on.
+func (c *Cluster) SetArguments(name string, further ...string) error {
+	if !slices.Contains(controlDaemons, name) {
+		return fmt.Errorf("the control plane has no %q; it has %v", name, controlDaemons)
+	}
+	text, err := json.Marshal(further)
+	if err != nil {
+		return err
+	}
+	return writeFile(c.furtherFile(name), text)
+}
+
+func (c *Cluster) furtherFile(name string) string { return c.path(controlPlace, name+".json") }
+
+// furtherArguments are those that a daemon was given.
+func (c *Cluster) furtherArguments(name string) (further []string, err error) {
+	text, err := os.ReadFile(c.furtherFile(name))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err == nil {
+		err = json.Unmarshal(text, &further)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("arguments of %s: %w", name, err)
+	}
+	return further, nil
 }
 
 // startControl starts one of the daemons and waits until it answers.
