@@ -31,6 +31,7 @@ var layers = []struct {
 	reason   string
 }{
 	{0, []string{"internal/wholefile"}, "files that are replaced in one step, for whoever keeps any"},
+	{0, []string{"internal/netdump"}, "lists of the kernel's that are read again where they changed meanwhile"},
 	{0, []string{"cluster"}, "the nouns of a cluster are plain values, and no API server's"},
 	{1, []string{"event"}, "an event is a plain value that everything else talks about"},
 	{2, []string{"interest"}, "what a consumer wants, in words that the kernel can decide"},
@@ -100,8 +101,8 @@ var thirdParties = []struct {
 	reason   string
 }{
 	{"github.com/cilium/ebpf", []string{"bpf", "prefilter", "sensor/*", "datapath"}, "only these load programs"},
-	{"github.com/vishvananda/netlink", []string{"datapath", "cni"}, "devices, routes and neighbours"},
-	{"github.com/vishvananda/netns", []string{"datapath", "cni"}, "whose devices"},
+	{"github.com/vishvananda/netlink", []string{"datapath", "cni", "internal/netdump"}, "devices, routes and neighbours"},
+	{"github.com/vishvananda/netns", []string{"datapath", "cni", "internal/netdump"}, "whose devices"},
 	{"github.com/google/nftables", []string{"datapath", "cni"}, "masquerade and host ports"},
 	{"github.com/containernetworking/cni", []string{"cni"}, "what runtimes say to plugins"},
 	{"sigs.k8s.io/network-policy-api", []string{"kube"}, "the cluster's state travels as plain values"},

@@ -12,10 +12,10 @@ import (
 	"strconv"
 	"strings"
 
-	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
 	"warren/api"
+	"warren/internal/netdump"
 	"warren/internal/wholefile"
 )
 
@@ -274,7 +274,7 @@ func Attachments(instance, stateDir string) ([]api.Endpoint, error) {
 	if err != nil {
 		return nil, err
 	}
-	h, err := netlink.NewHandle(unix.NETLINK_ROUTE)
+	h, err := netdump.Handle(unix.NETLINK_ROUTE)
 	if err != nil {
 		return nil, fmt.Errorf("open netlink: %w", err)
 	}

@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"warren/api"
+	"warren/internal/netdump"
 )
 
 // quarantine is for how long an address that was released is given to others
@@ -262,7 +263,7 @@ func (s *state) free(n Node, network string) error {
 	if !isFull(err) {
 		return err
 	}
-	h, e := netlink.NewHandle(unix.NETLINK_ROUTE)
+	h, e := netdump.Handle(unix.NETLINK_ROUTE)
 	if e != nil {
 		return fmt.Errorf("open netlink: %w", e)
 	}

@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"warren/api"
+	"warren/internal/netdump"
 )
 
 // What a pod's network looks like: its address has the prefix of one host, and
@@ -90,10 +91,10 @@ func openWire(network string, a api.Attachment, path string) (_ *wire, err error
 	if w.podNS, err = openNetns(path); err != nil {
 		return nil, err
 	}
-	if w.host, err = netlink.NewHandle(unix.NETLINK_ROUTE); err != nil {
+	if w.host, err = netdump.Handle(unix.NETLINK_ROUTE); err != nil {
 		return nil, fmt.Errorf("open netlink: %w", err)
 	}
-	if w.pod, err = netlink.NewHandleAt(w.podNS, unix.NETLINK_ROUTE); err != nil {
+	if w.pod, err = netdump.HandleAt(w.podNS, unix.NETLINK_ROUTE); err != nil {
 		return nil, fmt.Errorf("open netlink in %s: %w", path, err)
 	}
 	return w, nil

@@ -19,6 +19,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"warren/api"
+	"warren/internal/netdump"
 )
 
 // Program is the plugin's name: what configurations call its type, and its file.
@@ -303,7 +304,7 @@ func del(args *skel.CmdArgs) error {
 	if err != nil {
 		node = Node{} // the socket has a default
 	}
-	h, err := netlink.NewHandle(unix.NETLINK_ROUTE)
+	h, err := netdump.Handle(unix.NETLINK_ROUTE)
 	if err != nil {
 		return fmt.Errorf("open netlink: %w", err)
 	}
@@ -366,7 +367,7 @@ func gc(args *skel.CmdArgs) error {
 // collect removes everything of a network but valid attachments. It goes on
 // after errors, and returns them.
 func collect(s *state, network string, agent *api.Client, valid map[api.Attachment]bool) error {
-	h, err := netlink.NewHandle(unix.NETLINK_ROUTE)
+	h, err := netdump.Handle(unix.NETLINK_ROUTE)
 	if err != nil {
 		return fmt.Errorf("open netlink: %w", err)
 	}

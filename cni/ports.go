@@ -14,6 +14,8 @@ import (
 	"github.com/google/nftables/userdata"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"warren/internal/netdump"
 )
 
 // Ports of the node that are pods' are rules of a table of the network's own,
@@ -340,7 +342,7 @@ func forgetUDP(r *record) {
 	for _, a := range r.Addrs {
 		f.pods[a] = true
 	}
-	h, err := netlink.NewHandle(unix.NETLINK_NETFILTER, unix.NETLINK_ROUTE)
+	h, err := netdump.Handle(unix.NETLINK_NETFILTER, unix.NETLINK_ROUTE)
 	if err == nil {
 		var own []netlink.Addr
 		own, err = h.AddrList(nil, netlink.FAMILY_ALL)

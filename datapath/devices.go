@@ -8,6 +8,7 @@ import (
 
 	"github.com/vishvananda/netlink"
 
+	"warren/internal/netdump"
 	"warren/reconcile"
 )
 
@@ -69,7 +70,7 @@ func (d *Datapath) isOther(link netlink.Link, find func(index int) netlink.Link)
 func (d *Datapath) lookAround() error {
 	var links []netlink.Link
 	err := d.home.do(func() (err error) {
-		links, err = netlink.LinkList()
+		links, err = netdump.Whole(netlink.LinkList)
 		return err
 	})
 	if err != nil {

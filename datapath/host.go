@@ -12,6 +12,8 @@ import (
 	"sync"
 
 	"github.com/vishvananda/netlink"
+
+	"warren/internal/netdump"
 )
 
 // DefaultVNI and DefaultPort are how the packets of one cluster's tunnels are
@@ -279,7 +281,7 @@ func findUplink(name string, self Node, not string) (netlink.Link, error) {
 		a := link.Attrs()
 		return link, a.Flags&net.FlagLoopback == 0 && a.Name != not
 	}
-	addrs, err := netlink.AddrList(nil, netlink.FAMILY_ALL)
+	addrs, err := netdump.Whole(func() ([]netlink.Addr, error) { return netlink.AddrList(nil, netlink.FAMILY_ALL) })
 	if err != nil {
 		return nil, fmt.Errorf("list addresses: %w", err)
 	}
@@ -294,7 +296,9 @@ func findUplink(name string, self Node, not string) (netlink.Link, error) {
 		}
 	}
 	for _, family := range []int{netlink.FAMILY_V4, netlink.FAMILY_V6} {
-		all, err := netlink.RouteListFiltered(family, &netlink.Route{Table: mainTable}, netlink.RT_FILTER_TABLE)
+		all, err := netdump.Whole(func() ([]netlink.Route, error) {
+			return netlink.RouteListFiltered(family, &netlink.Route{Table: mainTable}, netlink.RT_FILTER_TABLE)
+		})
 		if err != nil {
 			return nil, fmt.Errorf("list routes: %w", err)
 		}

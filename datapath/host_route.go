@@ -14,6 +14,8 @@ import (
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
+
+	"warren/internal/netdump"
 )
 
 const (
@@ -134,7 +136,7 @@ type connectedTo []struct {
 }
 
 func connectedNetworks() (connectedTo, error) {
-	addrs, err := netlink.AddrList(nil, netlink.FAMILY_ALL)
+	addrs, err := netdump.Whole(func() ([]netlink.Addr, error) { return netlink.AddrList(nil, netlink.FAMILY_ALL) })
 	if err != nil {
 		return nil, fmt.Errorf("list addresses: %w", err)
 	}
@@ -193,7 +195,9 @@ func (h *Host) setRoutes(want []route) (n int, err error) {
 	is := make(map[string]netlink.Route)
 	for _, family := range []int{netlink.FAMILY_V4, netlink.FAMILY_V6} {
 		filter := &netlink.Route{Protocol: netlink.RouteProtocol(h.protocol()), Table: mainTable}
-		all, err := netlink.RouteListFiltered(family, filter, netlink.RT_FILTER_PROTOCOL|netlink.RT_FILTER_TABLE)
+		all, err := netdump.Whole(func() ([]netlink.Route, error) {
+			return netlink.RouteListFiltered(family, filter, netlink.RT_FILTER_PROTOCOL|netlink.RT_FILTER_TABLE)
+		})
 		if err != nil {
 			return 0, fmt.Errorf("list routes: %w", err)
 		}
@@ -395,7 +399,7 @@ func setAddresses(link netlink.Link, self Node) error {
 			want[a] = true
 		}
 	}
-	is, err := netlink.AddrList(link, netlink.FAMILY_ALL)
+	is, err := netdump.Whole(func() ([]netlink.Addr, error) { return netlink.AddrList(link, netlink.FAMILY_ALL) })
 	if err != nil {
 		return err
 	}
@@ -451,7 +455,7 @@ func (h *Host) setNeighbours(others []Node, link int) error {
 			}
 		}
 	}
-	is, err := netlink.NeighList(link, netlink.FAMILY_ALL)
+	is, err := netdump.Whole(func() ([]netlink.Neigh, error) { return netlink.NeighList(link, netlink.FAMILY_ALL) })
 	if err != nil {
 		return fmt.Errorf("list neighbours: %w", err)
 	}

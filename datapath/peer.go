@@ -6,6 +6,8 @@ import (
 	"net/netip"
 
 	"github.com/vishvananda/netlink"
+
+	"warren/internal/netdump"
 )
 
 // A Sighting is what is known of a pod whose device another plugin has made.
@@ -29,7 +31,7 @@ type HostEnd struct {
 // macvlan, are not found. What fails for one pod fails for no other. It looks in the network namespace of the calling
 // thread.
 func HostEnds[K comparable](pods map[K]Sighting) (map[K]HostEnd, error) {
-	links, err := netlink.LinkList()
+	links, err := netdump.Whole(netlink.LinkList)
 	if err != nil {
 		return nil, fmt.Errorf("list devices: %w", err)
 	}
