@@ -52,8 +52,7 @@ const maxWatched = 4096
 // maxInodes is how many files are followed that a path has led to.
 const maxInodes = 16
 
-// maxJoined is how many names are followed that the file was given later, or has
-// besides.
+// maxJoined is how many names are followed that the file was given later.
 const maxJoined = 8
 
 // turnTime is the least time between two streams of a watch: a loop of renames
@@ -127,13 +126,6 @@ func (w *fileWatch) join(name string) bool {
 	}
 	w.names = append(w.names, name)
 	return true
-}
-
-// also follows a name by which the file was reached, that of another link or mount:
-// what is done by that name can be told without a number. It reports whether that is
-// new. Names that the file was given are worth more: these drive out none.
-func (w *fileWatch) also(e *event.Event, name string) bool {
-	return !w.dir && ofHost(e) && succeeded(e) && len(w.names) < w.asked+maxJoined && w.join(name)
 }
 
 // leave forgets a name that the file had been given and has no more.
@@ -339,14 +331,14 @@ func (w *fileWatch) take(e *event.Event) (about, changed bool) {
 		}
 	}
 	changed = w.moved(e, names)
-	if at := slices.Index(w.inodes, file); at >= 0 {
+	if at := slices.Index(w.inodes, file); at >= 0 && file.ino != 0 {
 		// Numbers are used again: what has just been created under another name is
 		// another file.
 		if d, ok := e.Data.(*event.Open); ok && d.Create && !exact {
 			w.inodes = slices.Delete(w.inodes, at, at+1)
 			return byName, true
 		}
-		return true, w.also(e, now) || changed
+		return true, changed
 	}
 	if _, leads := w.named(now); !leads || !ofHost(e) || !succeeded(e) {
 		return byName, changed
