@@ -34,7 +34,7 @@ ip link set lo up </dev/null
 
 echo "VM-KERNEL $(uname -r)"
 while echo VM-NEXT && read -r dir tests && [ -n "$dir" ]; do
-	cd "/tests/$dir"
+	cd "/tests/$dir" || { echo "VM-ERROR no tests in $dir"; continue; }
 	echo "VM-BEGIN $dir $tests"
 	GOTRACEBACK=all ./test -test.v -test.short -test.run "$tests" -test.timeout "$(cat /tests/timeout)" </dev/null
 	echo "VM-END $dir $?"

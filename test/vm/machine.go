@@ -66,14 +66,17 @@ func (h *hypervisor) run(ctx context.Context, k kernel, number int, next func() 
 		lines = io.TeeReader(stdout, &prefixer{prefix: fmt.Sprintf("[%s#%d] ", k.series, number), w: os.Stdout})
 	}
 	readErr := r.read(lines, func() error { return tell(stdin, next) })
+	if readErr != nil {
+		cancel() // nobody reads on, and the machine would wait for that
+	}
 	err = cmd.Wait()
 	switch {
+	case readErr != nil:
+		err = fmt.Errorf("kernel %s: read results: %w", k.release, readErr)
 	case ctx.Err() != nil:
 		err = fmt.Errorf("kernel %s was not done after %v", k.release, time.Since(start).Round(time.Second))
 	case err != nil:
 		err = fmt.Errorf("kernel %s: qemu: %w: %s", k.release, err, strings.TrimSpace(stderr.String()))
-	case readErr != nil:
-		err = fmt.Errorf("kernel %s: read results: %w", k.release, readErr)
 	default:
 		err = r.check(k.release)
 	}

@@ -29,6 +29,7 @@ type packageResult struct {
 	output []string // of tests that did not pass, and of no test
 	test   []string // of the test that runs
 	bad    bool     // whether it failed, or did not end
+	whole  bool     // whether the binary said that it failed: it had run all its tests
 	passed []string
 	failed []string
 	logged string            // what was logged last
@@ -133,6 +134,7 @@ func (p *packageResult) read(line string) {
 		p.bad = true // until it passes
 	}
 	p.test = append(p.test, line)
+	p.whole = p.whole || line == "FAIL"
 	if m := rungLine.FindStringSubmatch(line); m != nil {
 		p.addRung(rung{hook: m[1], used: m[2], ladder: strings.Split(m[3], ",")})
 	}
@@ -194,7 +196,7 @@ func (r *results) again(kernel string) (failed []retry.Test, _ error) {
 				failed = append(failed, retry.Test{On: kernel, Package: p.name(), Name: test})
 			}
 		}
-		if p.code != "0" && (p.code != "1" || len(failed) == before) {
+		if p.code != "0" && (p.code != "1" || !p.whole || len(failed) == before) {
 			return nil, nil
 		}
 	}
@@ -215,6 +217,20 @@ func (r *results) settle(failed []retry.Test, second *results) {
 		}
 		r.find(func(p *packageResult) bool { return p.name() == t.Package }).settle(t, alone)
 	}
+}
+
+// missing says which tasks a machine was given and has not run.
+func (r *results) missing(release string, given []task) error {
+	var dirs []string
+	for _, t := range given {
+		if r.find(func(p *packageResult) bool { return p.task == t && p.code != "" }) == nil {
+			dirs = append(dirs, t.dir)
+		}
+	}
+	if dirs == nil {
+		return nil
+	}
+	return fmt.Errorf("kernel %s: given and not run: %s", release, strings.Join(dirs, " "))
 }
 
 // find gives the first package of which something is true, or nil.
@@ -247,5 +263,5 @@ func (p *packageResult) settle(t retry.Test, alone *packageResult) {
 
 // good says whether all tests of a package passed, at the first or second try.
 func (p *packageResult) good() bool {
-	return p.code == "0" || p.code == "1" && len(p.failed) == 0 && len(p.flaky) > 0
+	return p.code == "0" || p.code == "1" && p.whole && len(p.failed) == 0 && len(p.flaky) > 0
 }

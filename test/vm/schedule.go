@@ -72,17 +72,22 @@ func (s *schedule) one(ctx context.Context) bool {
 	if p == nil {
 		return false
 	}
-	given := false
-	next := func() (task, bool) {
-		if !given {
-			given = true
-			return first, true
-		}
+	var given []task
+	next := func() (t task, ok bool) {
 		s.mu.Lock()
 		defer s.mu.Unlock()
-		return p.next()
+		if t, ok = first, len(given) == 0; !ok {
+			t, ok = p.next()
+		}
+		if ok {
+			given = append(given, t)
+		}
+		return t, ok
 	}
 	r, err := s.machine(ctx, p.kernel, number, next)
+	if err == nil {
+		err = r.missing(p.kernel.release, given)
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	p.end(&r, err)

@@ -31,8 +31,11 @@ func (c *clock) run(_ context.Context, k kernel, number int, next func() (task, 
 		c.mu.Lock()
 		c.log = append(c.log, fmt.Sprintf("%s#%d %s %v", k.series, number, t.dir, time.Since(epoch)))
 		c.mu.Unlock()
-		if t.dir == "dies" {
+		switch t.dir {
+		case "dies":
 			return r, errors.New("it died")
+		case "forgets":
+			continue
 		}
 		each := map[string]time.Duration{"a": time.Second, "b": time.Second / 2}[k.series]
 		c.sleep(each * time.Duration(len(t.dir)))
@@ -63,6 +66,8 @@ func TestSchedule(t *testing.T) {
 		{"one package", "a", "six666", 2, []string{"a#1 six666 0s"}, nil},
 		{"one dies", "a", "six666 dies four", 2, []string{"a#1 six666 0s", "a#2 dies 0s"},
 			[]string{"it died", "kernel a-1: not run any more: four"}},
+		{"one forgets", "a", "six666 forgets", 1, []string{"a#1 six666 0s", "a#1 forgets 6s"},
+			[]string{"kernel a-1: given and not run: forgets"}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
