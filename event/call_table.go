@@ -172,7 +172,7 @@ var Calls = []Call{
 		Order: []string{"res", "fd1", "fd2", noArg, noArg, "domain", "type", "proto"}, // Falco has the addresses of both ends
 		Reads: []CallRead{readBytes(3, 8).when(When{Done: true})}},
 	{Name: "bind", AMD64: 49, ARM64: 200, FD: 0, FDObject: true, Doc: "give a socket its own address; what it has when the call returns is in fd.*",
-		Args:  []CallArg{result(), regFD("fd", 0), CallArg{Name: "addr", Form: FormAddress}.in(0, 0)},
+		Args:  []CallArg{result(), CallArg{Name: "addr", Form: FormAddress}.in(0, 0), regFD("fd", 0)},
 		Reads: []CallRead{{How: ReadBytes, At: 1, Len: 2, Max: maxAddr}}},
 	{Name: "sendmsg", AMD64: 46, ARM64: 211, FD: 0, Uring: []uint8{9, 48}, Doc: "send a message",
 		Args:  []CallArg{result(), memData("data", 0), regFD("fd", 0), CallArg{Name: "size", Form: FormUint, At: AtResult, Bits: 64}.when(When{Done: true}), message(), regFlags("flags", 2, messageFlags)},

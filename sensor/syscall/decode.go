@@ -173,7 +173,7 @@ func fillSocket(d *event.Syscall, o *syscallFdObject) {
 		if r := addr(&o.Remote); !r.IsUnspecified() || o.RemotePort != 0 {
 			s.Remote, s.RemotePort = r, o.RemotePort
 		} else {
-			s.Server = true // what has an address and no other end waits for one
+			s.Server = d.Type == "bind" && d.RawRes == 0 // of others nobody knows what they are for
 		}
 		d.Sock, d.FDType = s, "ipv4"
 		if o.Family == unix.AF_INET6 {
