@@ -97,8 +97,8 @@ func connectionListCommand(g *globals) *command {
 	}
 }
 
-// writeConnections writes a list, in the order in which they began: each table of n
-// for itself, where there are more.
+// writeConnections writes a list in tables of n connections, each in the order in
+// which they began.
 func writeConnections(env *Env, lines api.Lines, n int, ct *connectionTable, st streamTable) error {
 	out := &lazyWriter{out: env.Stdout}
 	for conns, err := range recordsBy(n, lines) {

@@ -44,7 +44,7 @@ func TestConnectionsInTables(t *testing.T) {
 		{nil, nil, "START\n"},
 		{[]int64{2, 1}, nil, "START\n1\n2\n"},
 		{[]int64{3, 2, 1}, nil, "START\n2\n3\nSTART\n1\n"},
-		{[]int64{3, 2, 1}, io.ErrUnexpectedEOF, "START\n2\n3\n"},
+		{[]int64{3, 2, 1}, io.ErrUnexpectedEOF, "START\n2\n3\nSTART\n1\n"},
 	} {
 		var out strings.Builder
 		lines := func(yield func([]byte, error) bool) {

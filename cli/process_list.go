@@ -181,7 +181,9 @@ func recordsBy(n int, lines api.Lines) iter.Seq2[[]*record, error] {
 				err = r.parse(line)
 			}
 			if err != nil {
-				yield(nil, err)
+				if len(l) == 0 || yield(l, nil) {
+					yield(nil, err)
+				}
 				return
 			}
 			if l = append(l, r.clone()); len(l) == n {
