@@ -62,15 +62,13 @@ func (x *index) widen() {
 	}
 }
 
-// textSeed is that of all hashes of texts.
+// textSeed is that of all hashes: who chooses texts and addresses cannot choose those.
 var textSeed = maphash.MakeSeed()
 
-// hashAddr mixes an address; its high bits are to be used.
+// hashAddr is the hash of an address; IPv4 is as it lies in IPv6.
 func hashAddr(a netip.Addr) uint64 {
 	b := a.As16()
-	const m = 0x9e3779b97f4a7c15
-	h := (binary.LittleEndian.Uint64(b[8:]) ^ binary.LittleEndian.Uint64(b[:8])*m) * m
-	return (h ^ h>>32) * m
+	return maphash.Bytes(textSeed, b[:])
 }
 
 // A coder makes the dictionary of one column of a batch, some rows at a time:
