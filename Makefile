@@ -27,7 +27,7 @@ AGAIN := $(GO) run ./test/again
 # All but the race detector's is compiled alike, and so once: without C, and with no
 # path of this machine in it.
 export CGO_ENABLED := 0
-export GOFLAGS := $(strip $(GOFLAGS) -trimpath)
+export GOFLAGS := $(strip $(shell $(GO) env GOFLAGS) -trimpath)
 
 CACHE := $(CURDIR)/.cache
 export PATH := $(CACHE)/bin:$(PATH):/usr/sbin:/sbin

@@ -297,9 +297,13 @@ func (l *hostLab) source(n *hostNode, to netip.Addr) netip.Addr {
 	return answer[0].Src
 }
 
-// snapshot is what of a node's network could be left over.
+// snapshot is what of a node's network could be left over, once all of its devices
+// are up: a link comes a moment after its ends.
 func (l *hostLab) snapshot(n *hostNode) string {
 	l.t.Helper()
+	testkit.Wait(l.t, "the links of "+n.Name, func() bool {
+		return !strings.Contains(l.show(n.ns, "-br link show"), "NO-CARRIER")
+	})
 	var b strings.Builder
 	b.WriteString(l.show(n.ns, "-br link show", "addr show dev eth0 scope global", "route show table all type unicast", "route show table all type unreachable", "-6 route show", "-6 route show type unreachable", "rule show", "-6 rule show"))
 	if err := n.ns.Do(func() error {

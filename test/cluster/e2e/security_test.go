@@ -333,7 +333,11 @@ func testReactions(c *testCluster) {
 
 // testAfterwards asks the hub what happened.
 func testAfterwards(c *testCluster) {
-	for _, e := range c.past("evt.type = execve and proc.args contains mark-canary") {
+	ran := c.past("evt.type = execve and proc.args contains mark-canary")
+	if len(ran) == 0 {
+		c.t.Error("nobody remembers the program that ran")
+	}
+	for _, e := range ran {
 		if e.text("k8s.pod.name") != "victim" || e.text("k8s.ns.name") != c.namespace {
 			c.t.Errorf("%v", e)
 		}
