@@ -113,7 +113,7 @@ func TestClusterRules(t *testing.T) {
 	set(ruleFile(t, "Changed", c.namespace))
 	told("Changed")
 
-	set(writeRules(t, "- rule: Mistaken\n  desc: \"\"\n  condition: proc.nmae = x\n  output: x\n  priority: ERROR\n"))
+	set(writeRules(t, "- rule: Mistaken\n  desc: one\n  condition: proc.nmae = x\n  output: x\n  priority: ERROR\n"))
 	c.eventually("all agents to refuse a mistake", func(ctx context.Context) error {
 		all, err := c.rulesOf(ctx)
 		if err != nil {
