@@ -102,7 +102,7 @@ func TestClusterRules(t *testing.T) {
 	}
 	told("Of a config map")
 	told("Of values")
-	ours, other := c.person("ours", c.namespace), c.person("other", "shop")
+	ours, other := c.person("ours", c.namespace), c.person("other", "default")
 	if got := namespacesOf(c.alerts(ours, "Of values")); got[c.namespace] == 0 || len(got) != 1 {
 		t.Errorf("who may get the pods sees %v", got)
 	}
