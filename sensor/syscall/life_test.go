@@ -81,6 +81,7 @@ func TestBPFKillItself(t *testing.T) {
 func TestBPFTraced(t *testing.T) {
 	w := start(t, bpf.Config{}, only("ptrace", "prctl"))
 	cmd := testkit.Command(t, "traced")
+	cmd.Env = append(cmd.Environ(), "GODEBUG=asyncpreemptoff=1") // a signal of the runtime's own would stop what is traced
 	pid := run(t, cmd)
 	if code := cmd.ProcessState.ExitCode(); code != 0 {
 		t.Fatalf("exit code %d", code)
