@@ -121,9 +121,11 @@ func (e *Explanation) parts(x Expr, not bool) {
 // beside corrects what is said of a comparison on which events of some kinds have a
 // field that the kernel judges in others only.
 func (e *Explanation) beside(p *Part, x *Check, not bool) {
-	has := func(of func(interest.Term) bool) bool { return slices.ContainsFunc(checkOutline(x).hold, of) }
+	outline := checkOutline(x)
+	has := func(of func(interest.Term) bool) bool { return slices.ContainsFunc(outline.hold, of) }
 	excludes := func(t interest.Term) bool { return t.NotExes != nil || t.NotNames != nil }
-	if p.Judge == Kernel && slices.ContainsFunc(slices.Concat(checkOutline(x).hold, checkOutline(x).fail), excludes) && not != (x.Op == Ne) && !slices.ContainsFunc(e.Terms, excludes) {
+	some := slices.ContainsFunc(outline.hold, excludes) || slices.ContainsFunc(outline.fail, excludes)
+	if p.Judge == Kernel && not != (x.Op == Ne) && some && !slices.ContainsFunc(e.Terms, excludes) {
 		p.Judge, p.Note = UserSpace, "of what is left when the file is judged"
 		return
 	}

@@ -204,29 +204,25 @@ func textDim(name string, of func(*Term) *[]Path) dim {
 	}
 }
 
-// notTextDim is a dimension of what a text must not be.
+// notTextDim is a dimension of what a text must not be: where a textDim lets more
+// through, it lets through less.
 func notTextDim(name string, of func(*Term) *[]Path) dim {
-	return dim{
-		name:      name,
-		restricts: func(t *Term) bool { return *of(t) != nil },
-		widen:     func(t *Term) { *of(t) = nil },
-		equal:     func(a, b *Term) bool { return slices.Equal(*of(a), *of(b)) },
-		covers: func(a, b *Term) bool {
-			return !slices.ContainsFunc(*of(a), func(p Path) bool { return !pathsCover(*of(b), p) })
-		},
-		// What both exclude is left out.
-		unite: func(a, b *Term) {
-			both, exact := commonPaths(*of(a), *of(b))
-			if !exact {
-				both = nil
-			}
-			*of(a) = both
-		},
-		narrow: func(a, b *Term) bool {
-			*of(a) = normalPaths(slices.Concat(*of(a), *of(b)))
-			return true
-		},
+	is := textDim(name, of)
+	d := is
+	d.covers = func(a, b *Term) bool { return is.covers(b, a) }
+	d.narrow = func(a, b *Term) bool {
+		is.unite(a, b)
+		return true
 	}
+	// What both exclude is left out.
+	d.unite = func(a, b *Term) {
+		both, exact := commonPaths(*of(a), *of(b))
+		if !exact {
+			both = nil
+		}
+		*of(a) = both
+	}
+	return d
 }
 
 // commonPaths returns the paths that satisfy both of two lists. Where that is not
