@@ -315,7 +315,7 @@ func (a *attacher) detachClsact(index uint32, have attached) error {
 	}
 	others := 0
 	for _, side := range sides {
-		filters, err := netdump.Whole(func() ([]netlink.Filter, error) { return netlink.FilterList(dev, side.parent) })
+		filters, err := netdump.Filters(dev, side.parent)
 		if err != nil {
 			return err
 		}
@@ -411,7 +411,7 @@ func (a *attacher) wholeClsact(index uint32, d device) (bool, error) {
 		return false, err
 	}
 	for i, side := range sides {
-		filters, err := netdump.Whole(func() ([]netlink.Filter, error) { return netlink.FilterList(dev, side.parent) })
+		filters, err := netdump.Filters(dev, side.parent)
 		if err != nil {
 			return false, err
 		}

@@ -281,7 +281,7 @@ func findUplink(name string, self Node, not string) (netlink.Link, error) {
 		a := link.Attrs()
 		return link, a.Flags&net.FlagLoopback == 0 && a.Name != not
 	}
-	addrs, err := netdump.Whole(func() ([]netlink.Addr, error) { return netlink.AddrList(nil, netlink.FAMILY_ALL) })
+	addrs, err := netdump.Addrs(nil)
 	if err != nil {
 		return nil, fmt.Errorf("list addresses: %w", err)
 	}

@@ -136,7 +136,7 @@ type connectedTo []struct {
 }
 
 func connectedNetworks() (connectedTo, error) {
-	addrs, err := netdump.Whole(func() ([]netlink.Addr, error) { return netlink.AddrList(nil, netlink.FAMILY_ALL) })
+	addrs, err := netdump.Addrs(nil)
 	if err != nil {
 		return nil, fmt.Errorf("list addresses: %w", err)
 	}
@@ -399,7 +399,7 @@ func setAddresses(link netlink.Link, self Node) error {
 			want[a] = true
 		}
 	}
-	is, err := netdump.Whole(func() ([]netlink.Addr, error) { return netlink.AddrList(link, netlink.FAMILY_ALL) })
+	is, err := netdump.Addrs(link)
 	if err != nil {
 		return err
 	}

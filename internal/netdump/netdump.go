@@ -24,6 +24,17 @@ func Whole[T any](list func() ([]T, error)) (all []T, err error) {
 	return all, err
 }
 
+// Addrs returns the addresses of a link, or with none all, of the thread's network
+// namespace.
+func Addrs(link netlink.Link) ([]netlink.Addr, error) {
+	return Whole(func() ([]netlink.Addr, error) { return netlink.AddrList(link, netlink.FAMILY_ALL) })
+}
+
+// Filters returns the filters of a link below parent.
+func Filters(link netlink.Link, parent uint32) ([]netlink.Filter, error) {
+	return Whole(func() ([]netlink.Filter, error) { return netlink.FilterList(link, parent) })
+}
+
 // Handle opens a handle of the thread's network namespace for requests of the
 // families: its lists are whole.
 func Handle(families ...int) (*netlink.Handle, error) {
