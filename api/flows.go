@@ -2,9 +2,6 @@ package api
 
 import (
 	"context"
-	"errors"
-	"fmt"
-	"io"
 	"net/http"
 	"slices"
 	"strings"
@@ -72,25 +69,7 @@ func NewFlowMemory(cfg FlowsConfig) *FlowMemory {
 
 // Run remembers flows until ctx ends or the events do, and then returns nil.
 func (m *FlowMemory) Run(ctx context.Context, events Events) error {
-	all, err := filter.Compile("")
-	if err != nil {
-		return fmt.Errorf("compile the filter of all events: %w", err)
-	}
-	sub, err := events.Subscribe("flows", all, event.Kinds(event.KindFlow))
-	if err != nil {
-		return fmt.Errorf("subscribe to flows: %w", err)
-	}
-	defer sub.Close()
-	for {
-		e, err := sub.Next(ctx)
-		switch {
-		case errors.Is(err, io.EOF), err != nil && ctx.Err() != nil:
-			return nil
-		case err != nil:
-			return fmt.Errorf("read flows: %w", err)
-		}
-		m.Add(e)
-	}
+	return consume(ctx, events, "flows", event.Kinds(event.KindFlow), m.Add)
 }
 
 // Add remembers an event, if it is of a flow or says that flows were lost.

@@ -3,16 +3,12 @@ package api
 import (
 	"cmp"
 	"context"
-	"errors"
-	"fmt"
-	"io"
 	"net/netip"
 	"slices"
 	"sync"
 	"time"
 
 	"warren/event"
-	"warren/filter"
 )
 
 // MapConfig are a collector's settings; zero values stand for the defaults.
@@ -141,25 +137,7 @@ func minuteOf(t time.Time) int64 { return t.Unix() / 60 }
 
 // Run collects until ctx ends or the events do, and then returns nil.
 func (c *MapCollector) Run(ctx context.Context, events Events) error {
-	all, err := filter.Compile("")
-	if err != nil {
-		return err
-	}
-	sub, err := events.Subscribe("map", all, event.Kinds(event.KindConnection))
-	if err != nil {
-		return fmt.Errorf("subscribe: %w", err)
-	}
-	defer sub.Close()
-	for {
-		e, err := sub.Next(ctx)
-		switch {
-		case errors.Is(err, io.EOF), err != nil && ctx.Err() != nil:
-			return nil
-		case err != nil:
-			return err
-		}
-		c.Add(e)
-	}
+	return consume(ctx, events, "map", event.Kinds(event.KindConnection), c.Add)
 }
 
 // Add counts an event; kinds that say nothing of connections are passed over.

@@ -3,9 +3,6 @@ package api
 import (
 	"cmp"
 	"context"
-	"errors"
-	"fmt"
-	"io"
 	"maps"
 	"net/netip"
 	"slices"
@@ -16,7 +13,6 @@ import (
 
 	"warren/cluster"
 	"warren/event"
-	"warren/filter"
 	"warren/netpol"
 )
 
@@ -71,29 +67,11 @@ func NewPolicyCollector(cfg PolicyConfig) *PolicyCollector {
 
 // Run collects until ctx ends or the events do, and then returns nil.
 func (c *PolicyCollector) Run(ctx context.Context, events Events) error {
-	all, err := filter.Compile("")
-	if err != nil {
-		return err
-	}
 	kind := event.KindConnection
 	if c.cfg.Flows {
 		kind = event.KindFlow
 	}
-	sub, err := events.Subscribe("policy", all, event.Kinds(kind))
-	if err != nil {
-		return fmt.Errorf("subscribe: %w", err)
-	}
-	defer sub.Close()
-	for {
-		e, err := sub.Next(ctx)
-		switch {
-		case errors.Is(err, io.EOF), err != nil && ctx.Err() != nil:
-			return nil
-		case err != nil:
-			return err
-		}
-		c.Add(e)
-	}
+	return consume(ctx, events, "policy", event.Kinds(kind), c.Add)
 }
 
 // Add takes in an event; kinds that say nothing of who talks to whom are passed

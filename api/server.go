@@ -20,6 +20,9 @@ package api
 
 import (
 	"context"
+	"errors"
+	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"net/http"
@@ -101,6 +104,30 @@ type Stream interface {
 	// Begun waits until nothing that the stream is to have is missed any more.
 	Begun(ctx context.Context) error
 	Close()
+}
+
+// consume calls add with every event of some kinds, one after the other, until ctx
+// ends or the events do, and then returns nil. who names the consumer to people.
+func consume(ctx context.Context, events Events, who string, kinds event.KindSet, add func(*event.Event)) error {
+	all, err := filter.Compile("")
+	if err != nil {
+		return fmt.Errorf("compile the filter of all events: %w", err)
+	}
+	sub, err := events.Subscribe(who, all, kinds)
+	if err != nil {
+		return fmt.Errorf("subscribe: %w", err)
+	}
+	defer sub.Close()
+	for {
+		e, err := sub.Next(ctx)
+		switch {
+		case errors.Is(err, io.EOF), err != nil && ctx.Err() != nil:
+			return nil
+		case err != nil:
+			return fmt.Errorf("read events: %w", err)
+		}
+		add(e)
+	}
 }
 
 // Tables are what is known at present.

@@ -1,7 +1,6 @@
 package all
 
 import (
-	"context"
 	"fmt"
 	"log/slog"
 	"os"
@@ -24,6 +23,7 @@ import (
 	"warren/internal/testkit"
 	"warren/sensor"
 	"warren/sensor/file"
+	"warren/test/roadtest"
 )
 
 func TestMain(m *testing.M) {
@@ -197,23 +197,14 @@ func newDesk(t *testing.T) *desk {
 	t.Helper()
 	testkit.NeedRoot(t)
 	d := &desk{t: t, cgroup: testkit.NewCgroup(t, "office")}
-	var err error
-	if d.road, err = bpf.NewRoad(bpf.Config{CgroupRoot: d.cgroup.Path}); err != nil {
-		t.Fatal(err)
-	}
+	var end func(testing.TB)
+	d.road, end = roadtest.Run(t, bpf.Config{CgroupRoot: d.cgroup.Path})
 	d.sensor = file.New(d.road, file.Config{}, slog.New(slog.NewTextHandler(t.Output(), nil)))
-	ctx, cancel := context.WithCancel(context.Background())
-	done := make(chan error, 1)
-	go func() { done <- d.road.Run(ctx) }()
 	t.Cleanup(func() {
 		if err := d.sensor.Stop(); err != nil {
 			t.Error(err)
 		}
-		cancel()
-		<-done
-		if err := d.road.Close(); err != nil {
-			t.Error(err)
-		}
+		end(t)
 	})
 	return d
 }

@@ -2,7 +2,6 @@ package all
 
 import (
 	"bufio"
-	"context"
 	"fmt"
 	"io"
 	"log/slog"
@@ -10,7 +9,6 @@ import (
 	"path/filepath"
 	"runtime"
 	"strings"
-	"sync"
 	"testing"
 	"unsafe"
 
@@ -28,6 +26,7 @@ import (
 	"warren/sensor/file"
 	"warren/sensor/process"
 	"warren/sensor/syscall"
+	"warren/test/roadtest"
 )
 
 // listedWho are filters on who does something, and on the ends of what is done it
@@ -264,27 +263,19 @@ func newLobby(t *testing.T, critical int) *lobby {
 	l.old = l.talk("opt/old")
 
 	log := slog.New(slog.NewTextHandler(t.Output(), nil))
-	if l.road, err = bpf.NewRoad(bpf.Config{CgroupRoot: l.cgroup.Path, CriticalBytes: critical}); err != nil {
-		t.Fatal(err)
-	}
+	var end func(testing.TB)
+	l.road, end = roadtest.Run(t, bpf.Config{CgroupRoot: l.cgroup.Path, CriticalBytes: critical})
 	l.tables = identity.New(identity.Config{}, log)
 	l.process = process.New(l.road, process.Config{CriticalBytes: critical}, log)
 	l.sensor = file.New(l.road, file.Config{Workloads: &l.works}, log)
 	l.calls = syscall.New(l.road, syscall.Config{Workloads: &l.works}, log)
-	ctx, cancel := context.WithCancel(context.Background())
-	var run sync.WaitGroup
-	run.Go(func() { _ = l.road.Run(ctx) })
 	t.Cleanup(func() {
 		for _, s := range []sensor.Sensor{l.calls, l.sensor, l.process} {
 			if err := s.Stop(); err != nil {
 				t.Error(err)
 			}
 		}
-		cancel()
-		run.Wait()
-		if err := l.road.Close(); err != nil {
-			t.Error(err)
-		}
+		end(t)
 	})
 	if err := l.process.Start(interest.All(event.Kinds(event.KindExec)), l.told); err != nil {
 		t.Fatal(err)

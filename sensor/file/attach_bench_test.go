@@ -1,7 +1,6 @@
 package file
 
 import (
-	"context"
 	"log/slog"
 	"testing"
 	"time"
@@ -9,18 +8,13 @@ import (
 	"warren/bpf"
 	"warren/event"
 	"warren/interest"
+	"warren/test/roadtest"
 )
 
 // BenchmarkAttach is how long it takes until all hooks of the sensor are there,
 // and until they are gone.
 func BenchmarkAttach(b *testing.B) {
-	road, err := bpf.NewRoad(bpf.Config{})
-	if err != nil {
-		b.Fatal(err)
-	}
-	ctx, cancel := context.WithCancel(b.Context())
-	done := make(chan error, 1)
-	go func() { done <- road.Run(ctx) }()
+	road, end := roadtest.Run(b, bpf.Config{})
 	var on, off time.Duration
 	for b.Loop() {
 		s := New(road, Config{}, slog.New(slog.DiscardHandler))
@@ -36,9 +30,5 @@ func BenchmarkAttach(b *testing.B) {
 	}
 	b.ReportMetric(float64(on.Milliseconds())/float64(b.N), "on-ms")
 	b.ReportMetric(float64(off.Milliseconds())/float64(b.N), "off-ms")
-	cancel()
-	<-done
-	if err := road.Close(); err != nil {
-		b.Fatal(err)
-	}
+	end(b)
 }

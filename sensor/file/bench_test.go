@@ -1,23 +1,18 @@
 package file
 
 import (
-	"context"
 	"fmt"
 	"log/slog"
-	"strconv"
-	"strings"
 	"testing"
 	"time"
 	"unsafe"
 
-	"github.com/cilium/ebpf"
-	"github.com/cilium/ebpf/asm"
-	"github.com/cilium/ebpf/link"
 	"golang.org/x/sys/unix"
 
 	"warren/bpf"
 	"warren/event"
 	"warren/interest"
+	"warren/test/roadtest"
 )
 
 // openClose opens and closes a file n times and returns nanoseconds for each.
@@ -39,70 +34,13 @@ func openClose(path string, n int) float64 {
 // empty attaches a program that does nothing to both ends of openat(2).
 func empty(b *testing.B) func() {
 	b.Helper()
-	p, err := ebpf.NewProgram(&ebpf.ProgramSpec{Type: ebpf.TracePoint, License: "GPL", Instructions: asm.Instructions{asm.Mov.Imm(asm.R0, 0), asm.Return()}})
-	if err != nil {
-		b.Fatal(err)
-	}
-	enter, exit := attachPerf(b, p, "sys_enter_openat"), attachPerf(b, p, "sys_exit_openat")
-	return func() { _, _, _ = enter.Close(), exit.Close(), p.Close() }
-}
-
-// attachPerf attaches a program to a tracepoint of system calls. Tracefs need not
-// be mounted.
-func attachPerf(b *testing.B, p *ebpf.Program, name string) link.Link {
-	b.Helper()
-	fs, err := unix.Fsopen("tracefs", 0)
-	if err != nil {
-		b.Fatal(err)
-	}
-	defer func() { _ = unix.Close(fs) }()
-	if err := unix.FsconfigCreate(fs); err != nil {
-		b.Fatal(err)
-	}
-	dir, err := unix.Fsmount(fs, 0, 0)
-	if err != nil {
-		b.Fatal(err)
-	}
-	defer func() { _ = unix.Close(dir) }()
-	fd, err := unix.Openat(dir, "events/syscalls/"+name+"/id", unix.O_RDONLY, 0)
-	if err != nil {
-		b.Fatal(err)
-	}
-	defer func() { _ = unix.Close(fd) }()
-	var buf [32]byte
-	n, err := unix.Read(fd, buf[:])
-	if err != nil {
-		b.Fatal(err)
-	}
-	id, err := strconv.ParseUint(strings.TrimSpace(string(buf[:n])), 10, 64)
-	if err != nil {
-		b.Fatal(err)
-	}
-	ev, err := unix.PerfEventOpen(&unix.PerfEventAttr{Type: unix.PERF_TYPE_TRACEPOINT, Config: id, Sample_type: unix.PERF_SAMPLE_RAW, Sample: 1, Wakeup: 1}, -1, 0, -1, unix.PERF_FLAG_FD_CLOEXEC)
-	if err != nil {
-		b.Fatal(err)
-	}
-	defer func() { _ = unix.Close(ev) }()
-	l, err := link.AttachRawLink(link.RawLinkOptions{Target: ev, Program: p, Attach: ebpf.AttachPerfEvent})
-	if err != nil {
-		b.Fatal(err)
-	}
-	if err := unix.IoctlSetInt(ev, unix.PERF_EVENT_IOC_ENABLE, 0); err != nil {
-		b.Fatal(err)
-	}
-	return l
+	return roadtest.Nothing(b, "sys_enter_openat", "sys_exit_openat")
 }
 
 // live runs a sensor of which everything in a set is wanted.
 func live(b *testing.B, want interest.Set) func() {
 	b.Helper()
-	road, err := bpf.NewRoad(bpf.Config{BulkBytes: 64 << 20})
-	if err != nil {
-		b.Fatal(err)
-	}
-	ctx, cancel := context.WithCancel(b.Context())
-	done := make(chan error, 1)
-	go func() { done <- road.Run(ctx) }()
+	road, end := roadtest.Run(b, bpf.Config{BulkBytes: 64 << 20})
 	s := New(road, Config{}, slog.New(slog.DiscardHandler))
 	if err := s.Start(want, func(*event.Event) {}); err != nil {
 		b.Fatal(err)
@@ -111,11 +49,7 @@ func live(b *testing.B, want interest.Set) func() {
 		if err := s.Stop(); err != nil {
 			b.Fatal(err)
 		}
-		cancel()
-		<-done
-		if err := road.Close(); err != nil {
-			b.Fatal(err)
-		}
+		end(b)
 	}
 }
 

@@ -12,6 +12,7 @@ import (
 	"warren/bpf"
 	"warren/event"
 	"warren/internal/testkit"
+	"warren/test/roadtest"
 )
 
 var changes = event.Kinds(event.KindFile, event.KindMount, event.KindFileClose)
@@ -51,7 +52,7 @@ func (w *watch) file(pid int, types ...string) *event.File {
 // process that is alone with its memory.
 func TestBPFChange(t *testing.T) {
 	w := observe(t, changes)
-	logRungs(t, w.sensor)
+	roadtest.LogRungs(t, Hooks(), w.sensor.Hooks())
 	dir, err := filepath.EvalSymlinks(t.TempDir())
 	if err != nil {
 		t.Fatal(err)

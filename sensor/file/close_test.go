@@ -14,6 +14,7 @@ import (
 
 	"warren/event"
 	"warren/internal/testkit"
+	"warren/test/roadtest"
 )
 
 func TestMain(m *testing.M) {
@@ -95,7 +96,7 @@ func helperClose(args []string) int {
 // nothing else has them.
 func TestBPFCloses(t *testing.T) {
 	w := observe(t, event.Kinds(event.KindFileClose))
-	logRungs(t, w.sensor)
+	roadtest.LogRungs(t, Hooks(), w.sensor.Hooks())
 	dir := t.TempDir()
 	inherited, err := os.Create(filepath.Join(dir, "inherited"))
 	if err != nil {

@@ -1,7 +1,6 @@
 package file
 
 import (
-	"context"
 	"io"
 	"log/slog"
 	"os"
@@ -18,6 +17,7 @@ import (
 	"warren/event"
 	"warren/interest"
 	"warren/internal/testkit"
+	"warren/test/roadtest"
 )
 
 // A watch is a sensor that runs, and what it has seen of this process.
@@ -69,25 +69,14 @@ func startSensor(t testing.TB, cfg bpf.Config, own Config, want event.KindSet) *
 // launch runs a sensor until it is stopped.
 func launch(t testing.TB, cfg bpf.Config, own Config, want event.KindSet, log io.Writer) (w *watch, stop func(testing.TB)) {
 	t.Helper()
-	testkit.NeedRoot(t)
-	road, err := bpf.NewRoad(cfg)
-	if err != nil {
-		t.Fatal(err)
-	}
+	road, end := roadtest.Run(t, cfg)
 	w = &watch{t: t, road: road}
 	w.sensor = New(road, own, slog.New(slog.NewTextHandler(log, nil)))
-	ctx, cancel := context.WithCancel(context.Background())
-	done := make(chan error, 1)
-	go func() { done <- road.Run(ctx) }()
 	stop = func(t testing.TB) {
 		if err := w.sensor.Stop(); err != nil {
 			t.Error(err)
 		}
-		cancel()
-		<-done
-		if err := road.Close(); err != nil {
-			t.Error(err)
-		}
+		end(t)
 	}
 	if err := w.sensor.Start(interest.All(want), w.add); err != nil {
 		stop(t)
@@ -168,22 +157,6 @@ func (w *watch) open(raw string) *event.Open {
 		w.t.Fatalf("%d opens of %q, want 1; the latest:\n%s", len(l), raw, strings.Join(seen, "\n"))
 	}
 	return l[0]
-}
-
-// logRungs prints which implementation each hook has; the VM level reads it.
-func logRungs(t testing.TB, s *Sensor) {
-	t.Helper()
-	best := map[string]string{}
-	for _, h := range Hooks() {
-		var kinds []string
-		for _, r := range h.Rungs {
-			kinds = append(kinds, r.Kind)
-		}
-		best[h.Name] = strings.Join(kinds, ",")
-	}
-	for _, st := range s.Hooks() {
-		t.Logf("RUNG %s %s %s", st.Hook, st.Rung, best[st.Hook])
-	}
 }
 
 // apart runs f in a thread of its own, with working directory, root and mounts

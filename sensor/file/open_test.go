@@ -12,6 +12,7 @@ import (
 
 	"warren/bpf"
 	"warren/event"
+	"warren/test/roadtest"
 )
 
 var opens = event.Kinds(event.KindOpen)
@@ -19,7 +20,7 @@ var opens = event.Kinds(event.KindOpen)
 // TestBPFOpen opens a file in every way there is.
 func TestBPFOpen(t *testing.T) {
 	w := observe(t, opens)
-	logRungs(t, w.sensor)
+	roadtest.LogRungs(t, Hooks(), w.sensor.Hooks())
 	dir := t.TempDir()
 	path := filepath.Join(dir, "new")
 	fd := openFile(t, unix.AT_FDCWD, path, unix.O_CREAT|unix.O_RDWR, 0o640)

@@ -13,6 +13,7 @@ import (
 	"warren/event"
 	"warren/interest"
 	"warren/internal/testkit"
+	"warren/test/roadtest"
 )
 
 // Operations of io_uring.
@@ -43,7 +44,7 @@ func (w *watch) changed(typ, raw string) []*event.File {
 // executes it.
 func TestBPFUringOpen(t *testing.T) {
 	w := observe(t, opens)
-	logRungs(t, w.sensor)
+	roadtest.LogRungs(t, Hooks(), w.sensor.Hooks())
 	for _, tt := range []struct {
 		name  string
 		ring  uint32

@@ -11,6 +11,7 @@ import (
 	"warren/bpf"
 	"warren/event"
 	"warren/internal/testkit"
+	"warren/test/roadtest"
 )
 
 // TestBPFAttempts: calls that change nothing are told, those that do are not,
@@ -25,7 +26,7 @@ func TestBPFAttempts(t *testing.T) {
 	for _, hooks := range []map[string]string{nil, {"process.credentials": "tracepoint", "process.namespaces": "tracepoint"}} {
 		w := start(t, bpf.Config{Rungs: hooks}, kinds)
 		if hooks == nil {
-			logRungs(t, w.sensor)
+			roadtest.LogRungs(t, Hooks(), w.sensor.Hooks())
 		}
 		for _, tt := range []struct {
 			name    string

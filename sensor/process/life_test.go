@@ -18,11 +18,12 @@ import (
 	"warren/event"
 	"warren/interest"
 	"warren/internal/testkit"
+	"warren/test/roadtest"
 )
 
 func TestBPFHooks(t *testing.T) {
 	w := start(t, bpf.Config{}, kinds)
-	logRungs(t, w.sensor)
+	roadtest.LogRungs(t, Hooks(), w.sensor.Hooks())
 	if n := len(w.sensor.Hooks()); n != 9 {
 		t.Errorf("%d hooks, want 9: %+v", n, w.sensor.Hooks())
 	}

@@ -15,6 +15,7 @@ import (
 	"warren/event"
 	"warren/interest"
 	"warren/internal/testkit"
+	"warren/test/roadtest"
 )
 
 // TestBPFScope has the same happen in two subtrees and outside both, under the
@@ -212,7 +213,7 @@ func TestBPFScopeMoves(t *testing.T) {
 func TestBPFScopeSelf(t *testing.T) {
 	a := testkit.NewCgroup(t, "a")
 	w := start(t, bpf.Config{CgroupRoot: a.Path}, kinds)
-	logRungs(t, w.sensor)
+	roadtest.LogRungs(t, Hooks(), w.sensor.Hooks())
 	x := install(t, exits(0), "x")
 	cmd := testkit.Command(t, "do", "setresgid|5|5|5", "write|"+filepath.Join(a.Dir, "cgroup.procs")+"|0", "spawn|"+x, "setresgid|6|6|6")
 	pid := run(t, cmd)

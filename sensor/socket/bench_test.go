@@ -1,7 +1,6 @@
 package socket
 
 import (
-	"context"
 	"io"
 	"log/slog"
 	"net"
@@ -11,19 +10,14 @@ import (
 	"warren/bpf"
 	"warren/event"
 	"warren/interest"
+	"warren/test/roadtest"
 )
 
 // quietly runs f with the sensor off, and on.
 func quietly(b *testing.B, f func(b *testing.B)) {
 	b.Run("off", f)
 	b.Run("on", func(b *testing.B) {
-		road, err := bpf.NewRoad(bpf.Config{})
-		if err != nil {
-			b.Fatal(err)
-		}
-		ctx, cancel := context.WithCancel(b.Context())
-		done := make(chan error, 1)
-		go func() { done <- road.Run(ctx) }()
+		road, end := roadtest.Run(b, bpf.Config{})
 		s := New(road, Config{}, slog.New(slog.DiscardHandler))
 		if err := s.Start(interest.All(kindConn|kindDNS), func(*event.Event) {}); err != nil {
 			b.Fatal(err)
@@ -32,11 +26,7 @@ func quietly(b *testing.B, f func(b *testing.B)) {
 		if err := s.Stop(); err != nil {
 			b.Fatal(err)
 		}
-		cancel()
-		<-done
-		if err := road.Close(); err != nil {
-			b.Fatal(err)
-		}
+		end(b)
 	})
 }
 

@@ -1,8 +1,6 @@
 package socket
 
 import (
-	"context"
-	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -16,6 +14,7 @@ import (
 	"warren/event"
 	"warren/interest"
 	"warren/internal/testkit"
+	"warren/test/roadtest"
 )
 
 func TestMain(m *testing.M) {
@@ -65,15 +64,9 @@ func roadConfig() bpf.Config { return bpf.Config{} }
 
 func newRigOf(t *testing.T, cfg Config, road bpf.Config, want event.KindSet) *rig {
 	t.Helper()
-	testkit.NeedRoot(t)
 	r := &rig{t: t, seen: &seen{}}
-	var err error
-	if r.road, err = bpf.NewRoad(road); err != nil {
-		t.Fatal(err)
-	}
-	ctx, cancel := context.WithCancel(context.Background())
-	done := make(chan error, 1)
-	go func() { done <- r.road.Run(ctx) }()
+	var end func(testing.TB)
+	r.road, end = roadtest.Run(t, road)
 	t.Cleanup(func() {
 		if err := r.sensor.Stop(); err != nil {
 			t.Errorf("stop: %v", err)
@@ -88,13 +81,7 @@ func newRigOf(t *testing.T, cfg Config, road bpf.Config, want event.KindSet) *ri
 				t.Errorf("%s: %d records lost", c.Name, c.Lost)
 			}
 		}
-		cancel()
-		if err := <-done; err != nil && !errors.Is(err, context.Canceled) {
-			t.Errorf("road: %v", err)
-		}
-		if err := r.road.Close(); err != nil {
-			t.Errorf("close road: %v", err)
-		}
+		end(t)
 	})
 	r.sensor = New(r.road, cfg, slog.New(slog.NewTextHandler(t.Output(), nil)))
 	if err := r.sensor.Start(interest.All(want), r.collect); err != nil {

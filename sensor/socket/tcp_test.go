@@ -16,6 +16,7 @@ import (
 
 	"warren/event"
 	"warren/internal/testkit"
+	"warren/test/roadtest"
 )
 
 // listen listens in a namespace; mptcp is Go's default for listeners.
@@ -100,23 +101,15 @@ func rigRung(t *testing.T, cfg Config, hook, kind string) *rig {
 
 func TestBPFRungs(t *testing.T) {
 	r := newRig(t, Config{}, nil)
-	best := map[string]string{}
-	for _, h := range hooks() {
-		var kinds []string
-		for _, r := range h.Rungs {
-			kinds = append(kinds, r.Kind)
-		}
-		best[h.Name] = strings.Join(kinds, ",")
-	}
-	if len(r.sensor.Hooks()) != len(best) {
-		t.Errorf("%d hooks, want %d", len(r.sensor.Hooks()), len(best))
+	if len(r.sensor.Hooks()) != len(hooks()) {
+		t.Errorf("%d hooks, want %d", len(r.sensor.Hooks()), len(hooks()))
 	}
 	for _, st := range r.sensor.Hooks() {
 		if st.Rung == "" {
 			t.Errorf("%s is not attached: %s", st.Hook, st.Err)
 		}
-		t.Logf("RUNG %s %s %s", st.Hook, st.Rung, best[st.Hook])
 	}
+	roadtest.LogRungs(t, Hooks(), r.sensor.Hooks())
 }
 
 // TestBPFTCP follows one connection from another process to this one, by every

@@ -1,24 +1,19 @@
 package syscall
 
 import (
-	"context"
 	"log/slog"
 	"math"
 	"runtime"
-	"strconv"
-	"strings"
 	"testing"
 	"time"
 	"unsafe"
 
-	"github.com/cilium/ebpf"
-	"github.com/cilium/ebpf/asm"
-	"github.com/cilium/ebpf/link"
 	"golang.org/x/sys/unix"
 
 	"warren/bpf"
 	"warren/event"
 	"warren/interest"
+	"warren/test/roadtest"
 )
 
 // BenchmarkCall is what a call costs that has no hook, while others have; that
@@ -43,7 +38,7 @@ func BenchmarkCall(b *testing.B) {
 			return live(b, only("bpf", "kill", "ptrace", "dup", "prctl", "personality", "memfd_create", "socket"))
 		}, pgid},
 		{"call", none, persona},
-		{"empty", func() func() { return empty(b, "sys_exit_personality") }, persona},
+		{"empty", func() func() { return roadtest.Nothing(b, "sys_exit_personality") }, persona},
 		{"nobody", func() func() { return live(b, nobody) }, persona},
 		{"told", func() func() { return live(b, only("personality")) }, persona},
 		{"name", none, getName},
@@ -79,13 +74,7 @@ func BenchmarkCall(b *testing.B) {
 // live runs a sensor.
 func live(b *testing.B, want interest.Set) func() {
 	b.Helper()
-	road, err := bpf.NewRoad(bpf.Config{BulkBytes: 64 << 20})
-	if err != nil {
-		b.Fatal(err)
-	}
-	ctx, cancel := context.WithCancel(b.Context())
-	done := make(chan error, 1)
-	go func() { done <- road.Run(ctx) }()
+	road, end := roadtest.Run(b, bpf.Config{BulkBytes: 64 << 20})
 	s := New(road, Config{}, slog.New(slog.DiscardHandler))
 	if err := s.Start(want, func(*event.Event) {}); err != nil {
 		b.Fatal(err)
@@ -94,63 +83,6 @@ func live(b *testing.B, want interest.Set) func() {
 		if err := s.Stop(); err != nil {
 			b.Fatal(err)
 		}
-		cancel()
-		<-done
-		if err := road.Close(); err != nil {
-			b.Fatal(err)
-		}
+		end(b)
 	}
-}
-
-// empty attaches a program that does nothing to a tracepoint of system calls.
-func empty(b *testing.B, name string) func() {
-	b.Helper()
-	p, err := ebpf.NewProgram(&ebpf.ProgramSpec{Type: ebpf.TracePoint, License: "GPL", Instructions: asm.Instructions{asm.Mov.Imm(asm.R0, 0), asm.Return()}})
-	if err != nil {
-		b.Fatal(err)
-	}
-	l := attachPerf(b, p, name)
-	return func() { _, _ = l.Close(), p.Close() }
-}
-
-// attachPerf attaches a program as the road does. Tracefs need not be mounted.
-func attachPerf(b *testing.B, p *ebpf.Program, name string) link.Link {
-	b.Helper()
-	fs, err := unix.Fsopen("tracefs", 0)
-	if err != nil {
-		b.Fatal(err)
-	}
-	defer func() { _ = unix.Close(fs) }()
-	if err := unix.FsconfigCreate(fs); err != nil {
-		b.Fatal(err)
-	}
-	dir, err := unix.Fsmount(fs, 0, 0)
-	if err != nil {
-		b.Fatal(err)
-	}
-	defer func() { _ = unix.Close(dir) }()
-	fd, err := unix.Openat(dir, "events/syscalls/"+name+"/id", unix.O_RDONLY, 0)
-	if err != nil {
-		b.Fatal(err)
-	}
-	defer func() { _ = unix.Close(fd) }()
-	var buf [32]byte
-	n, err := unix.Read(fd, buf[:])
-	if err != nil {
-		b.Fatal(err)
-	}
-	id, err := strconv.ParseUint(strings.TrimSpace(string(buf[:n])), 10, 64)
-	if err != nil {
-		b.Fatal(err)
-	}
-	ev, err := unix.PerfEventOpen(&unix.PerfEventAttr{Type: unix.PERF_TYPE_TRACEPOINT, Config: id, Sample_type: unix.PERF_SAMPLE_RAW, Sample: 1, Wakeup: 1}, -1, 0, -1, unix.PERF_FLAG_FD_CLOEXEC)
-	if err != nil {
-		b.Fatal(err)
-	}
-	defer func() { _ = unix.Close(ev) }()
-	l, err := link.AttachRawLink(link.RawLinkOptions{Target: ev, Program: p, Attach: ebpf.AttachPerfEvent})
-	if err != nil {
-		b.Fatal(err)
-	}
-	return l
 }

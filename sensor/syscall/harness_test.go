@@ -1,7 +1,6 @@
 package syscall
 
 import (
-	"context"
 	"log/slog"
 	"os"
 	"runtime"
@@ -16,7 +15,7 @@ import (
 	"warren/bpf"
 	"warren/event"
 	"warren/interest"
-	"warren/internal/testkit"
+	"warren/test/roadtest"
 )
 
 // A watch is a sensor that runs, and what it has seen.
@@ -43,25 +42,14 @@ func ofUser(uid int, types ...string) interest.Set {
 // start runs a sensor on a road of its own until the test ends.
 func start(t testing.TB, cfg bpf.Config, want interest.Set) *watch {
 	t.Helper()
-	testkit.NeedRoot(t)
-	road, err := bpf.NewRoad(cfg)
-	if err != nil {
-		t.Fatal(err)
-	}
+	road, end := roadtest.Run(t, cfg)
 	w := &watch{t: t, road: road}
 	w.sensor = New(road, Config{}, slog.New(slog.NewTextHandler(t.Output(), nil)))
-	ctx, cancel := context.WithCancel(context.Background())
-	done := make(chan error, 1)
-	go func() { done <- road.Run(ctx) }()
 	t.Cleanup(func() {
 		if err := w.sensor.Stop(); err != nil {
 			t.Error(err)
 		}
-		cancel()
-		<-done
-		if err := road.Close(); err != nil {
-			t.Error(err)
-		}
+		end(t)
 	})
 	if err := w.sensor.Start(want, w.add); err != nil {
 		t.Fatal(err)
@@ -167,20 +155,4 @@ func number(t testing.TB, e *event.Event, field string) int64 {
 		t.Errorf("%s is missing", field)
 	}
 	return n
-}
-
-// logRungs prints which implementation each hook has; the VM level reads it.
-func logRungs(t testing.TB, s *Sensor) {
-	t.Helper()
-	best := map[string]string{}
-	for _, h := range Hooks() {
-		var rungs []string
-		for _, r := range h.Rungs {
-			rungs = append(rungs, r.Kind)
-		}
-		best[h.Name] = strings.Join(rungs, ",")
-	}
-	for _, st := range s.Hooks() {
-		t.Logf("RUNG %s %s %s", st.Hook, st.Rung, best[st.Hook])
-	}
 }

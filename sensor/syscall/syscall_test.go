@@ -13,6 +13,7 @@ import (
 	"warren/bpf"
 	"warren/event"
 	"warren/interest"
+	"warren/test/roadtest"
 )
 
 // harmless are calls that change nothing, or fail, with what evt.args is then.
@@ -89,7 +90,7 @@ func like(text, want string) bool {
 // TestBPFCalls makes every call there is.
 func TestBPFCalls(t *testing.T) {
 	w := start(t, bpf.Config{}, only(event.KindSyscall.Types()...))
-	logRungs(t, w.sensor)
+	roadtest.LogRungs(t, Hooks(), w.sensor.Hooks())
 	tried, missing := map[string]bool{}, notHere(t, w.sensor)
 	for _, tt := range harmless {
 		tried[tt.name] = true

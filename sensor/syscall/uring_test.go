@@ -13,6 +13,7 @@ import (
 	"warren/bpf"
 	"warren/event"
 	"warren/internal/testkit"
+	"warren/test/roadtest"
 )
 
 // Operations of io_uring.
@@ -22,7 +23,7 @@ const opSendmsg, opRecvmsg, opSocket = 9, 10, 45
 // whoever executes it, and marked; with the arguments that were given.
 func TestBPFUring(t *testing.T) {
 	w := start(t, bpf.Config{}, only("socket", "sendmsg", "recvmsg", "dup"))
-	logRungs(t, w.sensor)
+	roadtest.LogRungs(t, Hooks(), w.sensor.Hooks())
 	told := map[string]int{}
 	// next returns the only new event of a type that io_uring was asked for.
 	next := func(typ string) *event.Event {

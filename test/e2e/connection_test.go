@@ -1,8 +1,6 @@
 package e2e
 
 import (
-	"io"
-	"net"
 	"net/netip"
 	"strconv"
 	"strings"
@@ -17,43 +15,7 @@ func TestE2EConnections(t *testing.T) {
 	a := start(t, options{})
 	n := testkit.NewNetns(t)
 	address := netip.MustParseAddr("127.83.0.9")
-	var dns net.PacketConn
-	var listener net.Listener
-	err := n.Do(func() (err error) {
-		if dns, err = net.ListenPacket("udp4", "127.0.0.1:53"); err != nil {
-			return err
-		}
-		listener, err = net.Listen("tcp4", "127.83.0.9:0")
-		return err
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _, _ = dns.Close(), listener.Close() }()
-	go func() {
-		buf := make([]byte, 1500)
-		for {
-			size, from, err := dns.ReadFrom(buf)
-			if err != nil {
-				return
-			}
-			if reply, err := answer(buf[:size], address); err == nil {
-				_, _ = dns.WriteTo(reply, from)
-			}
-		}
-	}()
-	go func() {
-		for {
-			c, err := listener.Accept()
-			if err != nil {
-				return
-			}
-			_, _ = io.ReadFull(c, make([]byte, 5))
-			_, _ = c.Write([]byte("welcome"))
-			_ = c.Close()
-		}
-	}()
-	port := strconv.Itoa(listener.Addr().(*net.TCPAddr).Port)
+	listener, port := servers(t, n, address)
 	name := "www.example.test"
 	f := a.follow("fd.rport = " + port + " or dns.name = " + name)
 	helper := testkit.Command(t, "talk", name, port)

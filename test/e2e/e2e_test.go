@@ -253,15 +253,14 @@ type follower struct {
 	filter string
 }
 
-// follow starts `warren events FILTER -o json` and returns when the agent knows
-// of it: what happens afterwards will be seen.
-func (a *agent) follow(filter string) *follower {
+// read starts a command that prints objects, a line each, until the test ends;
+// done is closed when it has said its last.
+func (a *agent) read(name string, stderr io.Writer, args ...string) (f *follower, done <-chan struct{}) {
 	a.t.Helper()
-	f := &follower{t: a.t, filter: filter}
-	cmd := exec.Command(programPath(a.t), "events", filter, "-o", "json")
+	f = &follower{t: a.t, filter: name}
+	cmd := exec.Command(programPath(a.t), append(args, "-o", "json")...)
 	cmd.Env = append(os.Environ(), "WARREN_SOCKET="+a.socket)
-	var stderr output
-	cmd.Stderr = &stderr
+	cmd.Stderr = stderr
 	stdout, err := cmd.StdoutPipe()
 	if err != nil {
 		a.t.Fatal(err)
@@ -269,29 +268,43 @@ func (a *agent) follow(filter string) *follower {
 	if err := cmd.Start(); err != nil {
 		a.t.Fatal(err)
 	}
-	done := make(chan struct{})
+	ended := make(chan struct{})
 	a.t.Cleanup(func() {
 		_ = cmd.Process.Kill()
-		<-done
+		<-ended
 		_ = cmd.Wait()
 	})
 	go func() {
-		defer close(done)
-		lines := bufio.NewScanner(stdout)
-		lines.Buffer(nil, 1<<22)
-		for lines.Scan() {
-			o := object{}
-			decoder := json.NewDecoder(bytes.NewReader(lines.Bytes()))
-			decoder.UseNumber()
-			if err := decoder.Decode(&o); err != nil {
-				o = object{"evt.kind": "no JSON: " + err.Error()}
-			}
-			f.mu.Lock()
-			f.events = append(f.events, o)
-			f.lines = append(f.lines, lines.Text())
-			f.mu.Unlock()
-		}
+		defer close(ended)
+		f.take(stdout)
 	}()
+	return f, ended
+}
+
+// take keeps what a command prints until its end.
+func (f *follower) take(stdout io.Reader) {
+	lines := bufio.NewScanner(stdout)
+	lines.Buffer(nil, 1<<22)
+	for lines.Scan() {
+		o := object{}
+		decoder := json.NewDecoder(bytes.NewReader(lines.Bytes()))
+		decoder.UseNumber()
+		if err := decoder.Decode(&o); err != nil {
+			o = object{"evt.kind": "no JSON: " + err.Error()}
+		}
+		f.mu.Lock()
+		f.events = append(f.events, o)
+		f.lines = append(f.lines, lines.Text())
+		f.mu.Unlock()
+	}
+}
+
+// follow starts `warren events FILTER -o json` and returns when the agent knows
+// of it: what happens afterwards will be seen.
+func (a *agent) follow(filter string) *follower {
+	a.t.Helper()
+	var stderr output
+	f, done := a.read(filter, &stderr, "events", filter)
 	testkit.Wait(a.t, "subscription "+filter, func() bool {
 		select {
 		case <-done:

@@ -1,7 +1,6 @@
 package e2e
 
 import (
-	"bufio"
 	"encoding/json"
 	"fmt"
 	"os"
@@ -21,37 +20,7 @@ import (
 // and returns when hooks are attached for it.
 func (a *agent) stream(hooks []string, args ...string) *follower {
 	a.t.Helper()
-	f := &follower{t: a.t, filter: strings.Join(args, " ")}
-	cmd := exec.Command(programPath(a.t), append(args, "-o", "json")...)
-	cmd.Env = append(os.Environ(), "WARREN_SOCKET="+a.socket)
-	cmd.Stderr = a.t.Output()
-	stdout, err := cmd.StdoutPipe()
-	if err != nil {
-		a.t.Fatal(err)
-	}
-	if err := cmd.Start(); err != nil {
-		a.t.Fatal(err)
-	}
-	done := make(chan struct{})
-	a.t.Cleanup(func() {
-		_ = cmd.Process.Kill()
-		<-done
-		_ = cmd.Wait()
-	})
-	go func() {
-		defer close(done)
-		lines := bufio.NewScanner(stdout)
-		lines.Buffer(nil, 1<<22)
-		for lines.Scan() {
-			o := object{}
-			if err := json.Unmarshal(lines.Bytes(), &o); err != nil {
-				o = object{"evt.kind": "no JSON: " + err.Error()}
-			}
-			f.mu.Lock()
-			f.events = append(f.events, o)
-			f.mu.Unlock()
-		}
-	}()
+	f, _ := a.read(strings.Join(args, " "), a.t.Output(), args...)
 	testkit.Wait(a.t, "hooks of "+f.filter, func() bool {
 		status, err := a.get("/v1/status")
 		if err != nil {

@@ -37,11 +37,10 @@ func (a *agent) again(args ...string) *agent {
 }
 
 // servers answers every question of DNS with an address, on which somebody
-// listens, in a network of its own. It returns the port.
-func servers(t *testing.T, n *testkit.Netns, address netip.Addr) (port string) {
+// listens, in a network of its own. It returns who listens, and on which port.
+func servers(t *testing.T, n *testkit.Netns, address netip.Addr) (listener net.Listener, port string) {
 	t.Helper()
 	var dns net.PacketConn
-	var listener net.Listener
 	err := n.Do(func() (err error) {
 		if dns, err = net.ListenPacket("udp4", "127.0.0.1:53"); err != nil {
 			return err
@@ -76,7 +75,7 @@ func servers(t *testing.T, n *testkit.Netns, address netip.Addr) (port string) {
 			_ = c.Close()
 		}
 	}()
-	return strconv.Itoa(listener.Addr().(*net.TCPAddr).Port)
+	return listener, strconv.Itoa(listener.Addr().(*net.TCPAddr).Port)
 }
 
 // TestE2EHistory lets programs do things, kills the agent, and asks the next one
@@ -85,7 +84,7 @@ func TestE2EHistory(t *testing.T) {
 	a := start(t, options{})
 	n := testkit.NewNetns(t)
 	begin := time.Now()
-	port := servers(t, n, netip.MustParseAddr("127.83.0.10"))
+	_, port := servers(t, n, netip.MustParseAddr("127.83.0.10"))
 	const name = "history.example.test"
 	for range 2 {
 		helper := testkit.Command(t, "talk", name, port)
