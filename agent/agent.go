@@ -90,7 +90,9 @@ func Run(ctx context.Context, cfg Config, stdout io.Writer, log *slog.Logger) (e
 	sensors := all.Sensors(me.road, cfg.Sensors, log)
 
 	// Events -> who did it.
-	cfg.Identity.Root = hostRoot("/proc/1")
+	if cfg.Identity.Root, err = hostRoot("/proc/1"); err != nil {
+		log.Warn("names of users and watched files are looked for in the agent's own root, which is another than the machine's if it runs in a container", "reason", err)
+	}
 	me.who = identity.New(cfg.Identity, log)
 	me.net.sees(me.who)
 	tuneCollector(me.who.Stats(), me.member != nil)

@@ -49,17 +49,23 @@ func parseRSSAnon(status string) uint64 {
 }
 
 // hostRoot is where the files of the machine are seen: the root of its first
-// process, whose folder of /proc is given, where the agent is in a container
-// and may look there; else "/".
-func hostRoot(first string) string {
-	theirs, err1 := os.Stat(filepath.Join(first, "ns/mnt"))
-	ours, err2 := os.Stat("/proc/self/ns/mnt")
+// process, whose folder of /proc is given, where the agent is in a container;
+// else "/". An error says why it is "/" although the agent may be in one.
+func hostRoot(first string) (string, error) {
+	theirs, err := os.Stat(filepath.Join(first, "ns/mnt"))
+	if err != nil {
+		return "/", err
+	}
+	ours, err := os.Stat("/proc/self/ns/mnt")
+	if err != nil {
+		return "/", err
+	}
+	if os.SameFile(theirs, ours) {
+		return "/", nil
+	}
 	root := filepath.Join(first, "root")
-	if err1 != nil || err2 != nil || os.SameFile(theirs, ours) {
-		return "/"
-	}
 	if _, err := os.Stat(filepath.Join(root, "etc")); err != nil {
-		return "/"
+		return "/", err
 	}
-	return root
+	return root, nil
 }

@@ -18,15 +18,15 @@ func TestHostRoot(t *testing.T) {
 		cmd.SysProcAttr = &syscall.SysProcAttr{Unshareflags: flags}
 		return startStay(t, cmd)
 	}
-	if got := hostRoot(stay(0)); got != "/" {
-		t.Errorf("beside us: %s", got)
+	if got, err := hostRoot(stay(0)); got != "/" || err != nil {
+		t.Errorf("beside us: %s, %v", got, err)
 	}
 	elsewhere := stay(syscall.CLONE_NEWNS)
-	if got := hostRoot(elsewhere); got != filepath.Join(elsewhere, "root") {
-		t.Errorf("in another mount namespace: %s", got)
+	if got, err := hostRoot(elsewhere); got != filepath.Join(elsewhere, "root") || err != nil {
+		t.Errorf("in another mount namespace: %s, %v", got, err)
 	}
-	if got := hostRoot("/proc/0"); got != "/" {
-		t.Errorf("nobody: %s", got)
+	if got, err := hostRoot("/proc/0"); got != "/" || err == nil {
+		t.Errorf("nobody: %s, %v", got, err)
 	}
 }
 
