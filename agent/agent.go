@@ -121,7 +121,7 @@ func Run(ctx context.Context, cfg Config, stdout io.Writer, log *slog.Logger) (e
 		return err
 	}
 	defer me.channels.close()
-	me.changes = newChanges(cfg, me.alerts, me.channels, log)
+	me.changes = newChanges(cfg, users{me.alerts, me.channels, me.reacts, me.audit}, log)
 	cfg.API.TestAlert, cfg.API.Rules = me.channels.test, me.ruleFiles
 
 	// Events that know who -> what is kept of them.
@@ -177,13 +177,8 @@ func Run(ctx context.Context, cfg Config, stdout io.Writer, log *slog.Logger) (e
 		part("datapath", me.net.kernel.Run)
 		part("network", me.net.run)
 	}
-	part("rules", func(ctx context.Context) error {
-		defer me.reacts.close()
-		return me.alerts.Run(ctx)
-	})
-	if me.audit != nil {
-		part("kubernetes audit", func(ctx context.Context) error { return me.audit.run(ctx, me.alerts) })
-	}
+	part("rules", me.alerts.Run)
+	part("kubernetes audit", func(ctx context.Context) error { return me.audit.run(ctx, me.alerts) })
 	part("alerts", me.channels.run)
 	part("configuration", me.changes.run)
 	if me.talk != nil {

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net"
 	"path/filepath"
+	"sync"
 
 	"golang.org/x/sync/errgroup"
 
@@ -79,57 +80,116 @@ func loopback(addr string) bool {
 	return err == nil && api.IsLoopback(host)
 }
 
-// auditLog is what takes in audit events.
+// auditLog is what takes in audit events, by ways that may change.
 type auditLog struct {
-	in      *audit.Intake
+	in    *audit.Intake
+	state string // file of how far a log was read
+	log   *slog.Logger
+	next  chan *auditWays // taken by run
+
+	mu   sync.Mutex
+	ways *auditWays
+}
+
+// auditWays are the ways by which events come, of one configuration.
+type auditWays struct {
+	cfg     AuditConfig
 	webhook *audit.Webhook // nil for none
 	l       net.Listener   // the webhook's
 	log     *audit.Log     // nil for none
 }
 
-// openAudit listens, and returns what takes in audit events; nil where there are none.
-func openAudit(ctx context.Context, cfg Config, spine *pipeline.Pipeline, log *slog.Logger) (_ *auditLog, err error) {
-	c := cfg.Audit
-	if !c.On() {
-		return nil, nil
+// openAudit listens, and returns what takes in audit events.
+func openAudit(ctx context.Context, cfg Config, spine *pipeline.Pipeline, log *slog.Logger) (*auditLog, error) {
+	a := &auditLog{in: audit.NewIntake(spine, log), state: filepath.Join(cfg.State, "kubernetes-audit.json"), log: log, next: make(chan *auditWays), ways: &auditWays{}}
+	w, err := a.prepare(ctx, &cfg.Audit)
+	if err != nil {
+		return nil, err
 	}
-	a := &auditLog{in: audit.NewIntake(spine, c.MaxEvent, log)}
+	a.put(w)
+	return a, nil
+}
+
+// prepare opens the ways of a configuration, and changes none of those there are.
+func (a *auditLog) prepare(ctx context.Context, c *AuditConfig) (_ *auditWays, err error) {
+	w := &auditWays{cfg: *c}
 	if c.Log != "" {
 		path, err := filepath.Abs(c.Log)
 		if err != nil {
 			return nil, fmt.Errorf("find %s: %w", c.Log, err)
 		}
-		a.log = audit.NewLog(a.in, audit.LogConfig{Path: path, State: filepath.Join(cfg.State, "kubernetes-audit.json")}, log)
+		w.log = audit.NewLog(a.in, audit.LogConfig{Path: path, State: a.state}, a.log)
 	}
 	if c.Listen == "" {
-		return a, nil
+		return w, nil
 	}
-	if a.webhook, err = audit.NewWebhook(a.in, c.Webhook, log); err != nil {
+	if w.webhook, err = audit.NewWebhook(a.in, c.Webhook, a.log); err != nil {
 		return nil, usageError("kubernetes-audit: webhook: %w", err)
 	}
-	listen := api.ListenTCP
-	if c.Webhook.Cert == "" {
-		listen = api.ListenLoopback
-	}
-	if a.l, err = listen(ctx, c.Listen, auditListenKey); err != nil {
+	if w.l, err = a.now().listen(ctx, c); err != nil {
 		return nil, err
 	}
-	return a, nil
+	return w, nil
+}
+
+// listen listens where a configuration says. At the address where these ways listen
+// already it has a part in that, which ends with the one that closes last.
+func (w *auditWays) listen(ctx context.Context, c *AuditConfig) (net.Listener, error) {
+	if l, ok := w.l.(*net.TCPListener); ok && w.cfg.Listen == c.Listen {
+		f, err := l.File()
+		if err != nil {
+			return nil, fmt.Errorf("listen on %s: %w", c.Listen, err)
+		}
+		defer f.Close()
+		return net.FileListener(f)
+	}
+	if c.Webhook.Cert == "" {
+		return api.ListenLoopback(ctx, c.Listen, auditListenKey)
+	}
+	return api.ListenTCP(ctx, c.Listen, auditListenKey)
+}
+
+// now returns the ways that there are.
+func (a *auditLog) now() *auditWays {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.ways
+}
+
+// put has ways take the place of those there are.
+func (a *auditLog) put(w *auditWays) {
+	a.in.SetMaxEvent(w.cfg.MaxEvent)
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.ways = w
+}
+
+// use has run go on by other ways. The error is that of ctx.
+func (a *auditLog) use(ctx context.Context, w *auditWays) error {
+	select {
+	case a.next <- w:
+		return nil
+	case <-ctx.Done():
+		w.close()
+		return ctx.Err()
+	}
 }
 
 // address is where API servers tell events, "" for nowhere.
-func (a *auditLog) address() string {
-	if a == nil || a.l == nil {
+func (w *auditWays) address() string {
+	if w.l == nil {
 		return ""
 	}
-	return a.l.Addr().String()
+	return w.l.Addr().String()
 }
 
-func (a *auditLog) close() {
-	if a != nil && a.l != nil {
-		a.l.Close()
+func (w *auditWays) close() {
+	if w != nil && w.l != nil {
+		w.l.Close()
 	}
 }
+
+func (a *auditLog) close() { a.now().close() }
 
 // run takes in events until ctx ends; it begins when rules see them.
 func (a *auditLog) run(ctx context.Context, rules *alert.Engine) error {
@@ -140,25 +200,53 @@ func (a *auditLog) run(ctx context.Context, rules *alert.Engine) error {
 	}
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return a.in.Run(ctx) })
-	if a.webhook != nil {
-		g.Go(func() error { return a.webhook.Run(ctx, a.l) })
-	}
-	if a.log != nil {
-		g.Go(func() error { return a.log.Run(ctx) })
-	}
+	g.Go(func() error {
+		for {
+			next, err := a.now().run(ctx, a.next)
+			if next == nil {
+				return err
+			}
+			a.put(next)
+		}
+	})
 	return g.Wait()
 }
 
-// state describes it, nil where there is none.
-func (a *auditLog) state(cfg *AuditConfig) *api.AuditState {
-	if a == nil {
+// run has events come until ctx ends, or other ways are to be gone by, which it
+// returns: a log is followed by one at a time.
+func (w *auditWays) run(ctx context.Context, change <-chan *auditWays) (next *auditWays, err error) {
+	ctx, stop := context.WithCancel(ctx)
+	defer stop()
+	g, ctx := errgroup.WithContext(ctx)
+	if w.webhook != nil {
+		g.Go(func() error { return w.webhook.Run(ctx, w.l) })
+	}
+	if w.log != nil {
+		g.Go(func() error { return w.log.Run(ctx) })
+	}
+	select {
+	case next = <-change:
+		stop()
+	case <-ctx.Done():
+	}
+	if err := g.Wait(); err != nil {
+		next.close()
+		return nil, err
+	}
+	return next, nil
+}
+
+// status describes it, nil where no API server tells anything.
+func (a *auditLog) status() *api.AuditState {
+	w := a.now()
+	if !w.cfg.On() {
 		return nil
 	}
 	s := a.in.Stats()
-	st := &api.AuditState{Listen: a.address(), TLS: cfg.Webhook.Cert != "", Events: s.Events, Repeated: s.Repeated, Bad: s.Bad, TooLarge: s.TooLarge, Refused: s.Refused, Last: s.Last, Error: s.Error, ErrorAt: s.ErrorAt}
-	if a.log != nil {
-		l := a.log.State()
-		st.Log, st.LogFile, st.LogOffset, st.LogGaps, st.LogError = cfg.Log, l.File, l.Offset, l.Gaps, l.Error
+	st := &api.AuditState{Listen: w.address(), TLS: w.cfg.Webhook.Cert != "", Events: s.Events, Repeated: s.Repeated, Bad: s.Bad, TooLarge: s.TooLarge, Refused: s.Refused, Last: s.Last, Error: s.Error, ErrorAt: s.ErrorAt}
+	if w.log != nil {
+		l := w.log.State()
+		st.Log, st.LogFile, st.LogOffset, st.LogGaps, st.LogError = w.cfg.Log, l.File, l.Offset, l.Gaps, l.Error
 	}
 	return st
 }

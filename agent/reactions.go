@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"sync"
 	"time"
 
 	"warren/alert/reaction"
@@ -18,44 +19,71 @@ import (
 // reactions have done what rules want when they alert.
 type reactions struct {
 	*reaction.Reactor
-	sub *pipeline.Subscription // nil where none are enabled
+	spine *pipeline.Pipeline
+
+	mu  sync.Mutex
+	sub *pipeline.Subscription // nil where none have ever been enabled
 }
 
 // openReactions begins them. Nobody is asked.
 func openReactions(cfg Config, member *membership, spine *pipeline.Pipeline, log *slog.Logger) (*reactions, error) {
-	env := reaction.Env{
-		Hostname: event.Hostname(), Version: cfg.Version, Falco: cfg.Alerts.Falco, Node: cfg.Node, Namespace: kube.Namespace(), Tell: spine.Tell, Log: log,
-	}
+	env := reaction.Env{Hostname: event.Hostname(), Version: cfg.Version, Node: cfg.Node, Namespace: kube.Namespace(), Tell: spine.Tell, Log: log}
 	if member != nil {
 		env.Pods = podActs{member.kube}
 	}
-	x, err := reaction.New(cfg.Reactions, env)
+	x, err := reaction.New(cfg.Reactions, cfg.Alerts.Falco, env)
 	if err != nil {
 		return nil, fmt.Errorf("prepare reactions: %w", err)
 	}
-	r := &reactions{Reactor: x}
-	if !cfg.Reactions.Enabled {
-		return r, nil
-	}
-	// It wants no event, but has the pipeline wait with its end for what is told of
-	// the last ones.
-	if r.sub, err = spine.Subscribe(pipeline.Options{Name: "reactions", Filter: "nothing", Tells: event.Kinds(event.KindReaction)}); err != nil {
+	r := &reactions{Reactor: x, spine: spine}
+	if err := r.subscribe(cfg.Reactions); err != nil {
 		x.Close()
 		return nil, err
 	}
+	return r, nil
+}
+
+// subscribe has the pipeline wait with its end for what is told of the last
+// reactions, once they are enabled: they come to their end when there are no more
+// alerts. No event is wanted.
+func (r *reactions) subscribe(cfg reaction.Config) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.sub != nil || !cfg.Enabled {
+		return nil
+	}
+	sub, err := r.spine.Subscribe(pipeline.Options{
+		Name: "reactions", Filter: "nothing", Kinds: event.Kinds(event.KindAlert), Match: func(*event.Event) bool { return false }, Tells: event.Kinds(event.KindReaction),
+	})
+	if err != nil {
+		return fmt.Errorf("begin reactions: %w", err)
+	}
+	r.sub = sub
 	go func() {
 		for {
-			if _, err := r.sub.Next(context.Background()); err != nil {
-				return // closed, or the end
+			if _, err := sub.Next(context.Background()); err != nil { // closed, or the end
+				r.close()
+				return
 			}
 		}
 	}()
-	return r, nil
+	return nil
+}
+
+// use goes by another configuration.
+func (r *reactions) use(t *reaction.Terms, cfg reaction.Config) error {
+	if err := r.subscribe(cfg); err != nil {
+		return err
+	}
+	r.Use(t)
+	return nil
 }
 
 // close ends what is under way, and tells it.
 func (r *reactions) close() {
-	r.Reactor.Close()
+	r.Close()
+	r.mu.Lock()
+	defer r.mu.Unlock()
 	if r.sub != nil {
 		r.sub.Close()
 	}

@@ -3,6 +3,8 @@ package agent
 import (
 	"bytes"
 	"context"
+	"errors"
+	"fmt"
 	"log/slog"
 	"os"
 	"reflect"
@@ -12,6 +14,7 @@ import (
 	"time"
 
 	"warren/alert"
+	"warren/alert/reaction"
 	"warren/api"
 	"warren/rule"
 	"warren/settings"
@@ -20,20 +23,31 @@ import (
 // configLook is how often the configuration is looked at.
 const configLook = time.Second
 
-// changes takes over what has changed in the configuration while the agent runs:
-// rules and alerts, both or neither. What else has changed is told, by its keys.
-type changes struct {
-	given    Options
+// reloaded are the sections of the configuration that are taken over while the agent
+// runs: all that have changed, or none.
+var reloaded = []string{"rules", "alerts", "reactions", "kubernetes-audit"}
+
+// users are the parts that go by these sections, in their order.
+type users struct {
 	engine   *alert.Engine
 	channels *alerts
-	log      *slog.Logger
+	reacts   *reactions
+	audit    *auditLog
+}
+
+// changes takes over what has changed in the configuration while the agent runs.
+// What else has changed than what is reloaded is told, by its keys.
+type changes struct {
+	users
+	given Options
+	log   *slog.Logger
 
 	// Only run uses these.
 	begun  []byte      // the file when the agent started,
 	text   []byte      // and when it was last looked at; nil where it could not be read
-	judged bool        // whether it was refused for what it says
-	files  []rule.File // together with these
-	alerts AlertsConfig
+	judged bool        // whether its rules were refused,
+	files  []rule.File // which were these
+	cfg    Config      // in use, as far as it is reloaded
 
 	mu        sync.Mutex
 	rules     RulesConfig
@@ -42,8 +56,8 @@ type changes struct {
 	waiting   []string // keys that want a restart
 }
 
-func newChanges(cfg Config, engine *alert.Engine, channels *alerts, log *slog.Logger) *changes {
-	return &changes{given: cfg.given, engine: engine, channels: channels, log: log, begun: cfg.text, text: cfg.text, rules: cfg.Rules, alerts: cfg.Alerts}
+func newChanges(cfg Config, of users, log *slog.Logger) *changes {
+	return &changes{users: of, given: cfg.given, log: log, begun: cfg.text, text: cfg.text, rules: cfg.Rules, cfg: cfg}
 }
 
 // run looks at the file until ctx ends.
@@ -63,8 +77,8 @@ func (c *changes) run(ctx context.Context) error {
 	}
 }
 
-// look takes the file over where it has changed. One that was refused is tried again
-// when it or a rule file has changed since.
+// look takes the file over where it has changed. One that was refused is tried again,
+// but one whose rules were, when it or a rule file has changed since.
 func (c *changes) look(ctx context.Context) {
 	text, err := os.ReadFile(c.given.Config)
 	if err != nil {
@@ -86,36 +100,85 @@ func (c *changes) look(ctx context.Context) {
 	if err == nil && same && c.judged && alert.SameFiles(files, c.files) {
 		return
 	}
-	c.judged, c.files = err == nil, files
+	c.judged, c.files = false, files
 	if err := c.use(ctx, cfg); err != nil {
+		var bad *alert.BadRulesError
+		c.judged = errors.As(err, &bad)
 		c.refuse(err)
 		return
 	}
 	c.accept(text)
 }
 
-// use puts rules and alerts of a configuration to work, or changes nothing.
+// A step is all that has changed of a configuration, ready to be used; nil is what
+// has not.
+type step struct {
+	rules  *alert.Change
+	alerts *AlertsConfig
+	reacts *reaction.Terms
+	audit  *auditWays
+}
+
+// prepare makes what a configuration says ready, and changes nothing.
+func (c *changes) prepare(ctx context.Context, cfg *Config) (_ *step, err error) {
+	s := &step{}
+	if !reflect.DeepEqual(cfg.Rules, c.cfg.Rules) {
+		if s.rules, err = c.engine.Prepare(cfg.Rules.engine()); err != nil {
+			return nil, err
+		}
+	}
+	if !reflect.DeepEqual(cfg.Alerts, c.cfg.Alerts) {
+		s.alerts = &cfg.Alerts
+	}
+	if !reflect.DeepEqual(cfg.Reactions, c.cfg.Reactions) || cfg.Alerts.Falco != c.cfg.Alerts.Falco {
+		if s.reacts, err = c.reacts.Prepare(cfg.Reactions, cfg.Alerts.Falco); err != nil {
+			return nil, fmt.Errorf("reactions: %w", err)
+		}
+	}
+	if !reflect.DeepEqual(cfg.Audit, c.cfg.Audit) {
+		if s.audit, err = c.audit.prepare(ctx, &cfg.Audit); err != nil {
+			return nil, err
+		}
+	}
+	return s, nil
+}
+
+// use puts what has changed in a configuration to work, or changes nothing. What can
+// be refused comes first: behind the channels only the agent's end is an error.
 func (c *changes) use(ctx context.Context, cfg Config) error {
-	var rules *alert.Change
-	if !reflect.DeepEqual(cfg.Rules, c.rules) {
-		var err error
-		if rules, err = c.engine.Prepare(cfg.Rules.engine()); err != nil {
-			return err
-		}
-	}
-	if !reflect.DeepEqual(cfg.Alerts, c.alerts) {
-		if err := c.channels.use(cfg.Alerts); err != nil {
-			return err
-		}
-		c.alerts = cfg.Alerts
-		c.log.Info("the channels of alerts have changed", "channels", len(cfg.Alerts.Channels))
-	}
-	if rules == nil {
-		return nil
-	}
-	if err := c.engine.Use(ctx, rules); err != nil {
+	s, err := c.prepare(ctx, &cfg)
+	if err != nil {
 		return err
 	}
+	if s.alerts != nil {
+		if err := c.channels.use(*s.alerts); err != nil {
+			s.audit.close()
+			return err
+		}
+		c.log.Info("the channels of alerts have changed", "channels", len(cfg.Alerts.Channels))
+	}
+	if s.reacts != nil {
+		if err := c.reacts.use(s.reacts, cfg.Reactions); err != nil {
+			s.audit.close()
+			return err
+		}
+		c.log.Info("what rules may have done has changed", "enabled", cfg.Reactions.Enabled, "dryRun", cfg.Reactions.DryRun)
+	}
+	if s.audit != nil {
+		if err := c.audit.use(ctx, s.audit); err != nil {
+			return err
+		}
+		c.log.Info("from where audit events come has changed", "listen", cfg.Audit.Listen, "log", cfg.Audit.Log)
+	}
+	if s.rules != nil {
+		if err := c.engine.Use(ctx, s.rules); err != nil {
+			return err
+		}
+	}
+	if s.rules != nil || s.audit != nil {
+		unheard(c.engine, &cfg.Audit, c.log)
+	}
+	c.cfg = cfg
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.rules = cfg.Rules
@@ -126,12 +189,12 @@ func (c *changes) use(ctx context.Context, cfg Config) error {
 func (c *changes) accept(text []byte) {
 	keys := slices.DeleteFunc(settings.Changed(c.begun, text), func(key string) bool {
 		section, _, _ := strings.Cut(key, ".")
-		return section == "rules" || section == "alerts"
+		return slices.Contains(reloaded, section)
 	})
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if len(keys) > 0 && !slices.Equal(keys, c.waiting) {
-		c.log.Warn("what has changed in the configuration takes effect with the next start, but for rules and alerts", "keys", keys)
+		c.log.Warn("what has changed in the configuration takes effect with the next start, but for some sections", "keys", keys, "reloaded", reloaded)
 	}
 	c.waiting, c.refused = keys, nil
 }
@@ -141,7 +204,7 @@ func (c *changes) refuse(err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.refused == nil || c.refused.Error() != err.Error() {
-		c.log.Error("the changed configuration cannot be used: rules and alerts stay as they were", "err", err)
+		c.log.Error("the changed configuration cannot be used: all stays as it was", "err", err)
 		c.refusedAt = time.Now()
 	}
 	c.refused = err

@@ -43,7 +43,16 @@ func reload(t *testing.T, config string, test func(c *changing)) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		engine, err := openRules(cfg.Rules, ruleSpine{Pipeline: c.spine}, log)
+		reacts, err := openReactions(cfg, nil, c.spine, log)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer reacts.close()
+		engine, err := openRules(cfg.Rules, ruleSpine{c.spine, reacts}, log)
+		if err != nil {
+			t.Fatal(err)
+		}
+		audit, err := openAudit(t.Context(), cfg, c.spine, log)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -51,15 +60,16 @@ func reload(t *testing.T, config string, test func(c *changing)) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		c.changes = newChanges(cfg, engine, channels, log)
+		c.changes = newChanges(cfg, users{engine, channels, reacts, audit}, log)
 		ctx, cancel := context.WithCancel(t.Context())
 		ended := make(chan error)
-		for _, run := range []func(context.Context) error{engine.Run, channels.run, c.run} {
+		parts := []func(context.Context) error{engine.Run, channels.run, c.run, func(ctx context.Context) error { return audit.run(ctx, engine) }}
+		for _, run := range parts {
 			go func() { ended <- run(ctx) }()
 		}
 		defer func() {
 			cancel()
-			for range 3 {
+			for range parts {
 				if err := <-ended; err != nil {
 					t.Error(err)
 				}
@@ -176,6 +186,59 @@ func TestReload(t *testing.T) {
 		}
 		c.change("config.yaml", someConfig)
 		c.want("canary", "a: Notice saw canary")
+	})
+}
+
+// TestReloadReactions changes what rules may have done, and from where events of API
+// servers come.
+func TestReloadReactions(t *testing.T) {
+	const rest = "rules: {path: $DIR/react.yaml, suggested: false, aggregate: 0}\nalerts: {channels: [{name: a, type: file, path: $DIR/a.json}]}\n"
+	reload(t, someConfig, func(c *changing) {
+		c.write("react.yaml", strings.Replace(canary("canary"), "tags: [t]", "reaction: {program: [/bin/true]}", 1))
+		c.change("config.yaml", rest)
+		outcomes := func() (n [3]uint64) {
+			c.Helper()
+			c.said("canary")
+			for _, a := range c.reacts.Status().Counts {
+				n = [3]uint64{a.Refused, a.DryRun, a.Done}
+			}
+			return n
+		}
+		if got, want := outcomes(), [3]uint64{1, 0, 0}; got != want {
+			c.Errorf("not enabled: %v", got)
+		}
+		c.change("config.yaml", rest+"reactions: {enabled: true, dry-run: true, programs: /bin/true}\n")
+		if got, want := outcomes(), [3]uint64{1, 1, 0}; got != want {
+			c.Errorf("a dry run: %v", got)
+		}
+		// What is broken elsewhere changes nothing.
+		for _, bad := range []string{
+			"alerts: {channels: [{name: a, type: syslog, address: unix:/none}]}\nrules: {path: $DIR/none.yaml}\n",
+			rest + "kubernetes-audit: {webhook: {listen: '127.0.0.1:0', token-file: $DIR/none}}\n",
+			rest + "kubernetes-audit: {log: audit.log}\nreactions: {enabled: true, webhooks: [{name: w, url: 'https://127.0.0.1/', tls: {ca: $DIR/none}}]}\n",
+		} {
+			c.change("config.yaml", bad)
+			if c.why() == "" {
+				c.Errorf("%s is taken", bad)
+			}
+			if got := c.reacts.Status(); !got.Enabled || !got.DryRun || c.audit.status() != nil {
+				c.Errorf("%s changes something", bad)
+			}
+		}
+		c.change("config.yaml", rest+"reactions: {enabled: true, programs: /bin/true}\nkubernetes-audit: {log: $DIR/audit.log}\n")
+		if got, want := outcomes(), [3]uint64{1, 1, 1}; got != want {
+			c.Errorf("enabled: %v", got)
+		}
+		if st := c.audit.status(); st == nil || st.Log != filepath.Join(c.dir, "audit.log") {
+			c.Errorf("audit: %+v", st)
+		}
+		if st := c.state(); st != nil {
+			c.Errorf("state %+v", st)
+		}
+		c.change("config.yaml", rest)
+		if got, want := outcomes(), [3]uint64{2, 1, 1}; got != want || c.audit.status() != nil {
+			c.Errorf("as it was: %v", got)
+		}
 	})
 }
 

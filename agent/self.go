@@ -37,7 +37,7 @@ type self struct {
 	channels *alerts           // where they go
 	changes  *changes          // of the configuration
 	reacts   *reactions        // what rules have done
-	audit    *auditLog         // nil where no API server tells anything
+	audit    *auditLog
 	seen     *flowWatch        // nil where packets are left alone
 	talk     *api.MapCollector // nil where connections are not watched
 	road     *bpf.Road
@@ -93,7 +93,7 @@ func (s *self) Status() api.Status {
 		Alerts:        s.channels.status(),
 		Changes:       s.changes.state(),
 		Reactions:     s.reacts.status(),
-		Audit:         s.audit.state(&s.cfg.Audit),
+		Audit:         s.audit.status(),
 		Capabilities:  []api.Cap{},
 		Sensors:       []api.Sensor{},
 		Kinds:         []api.Kind{},

@@ -10,6 +10,7 @@ import (
 	"hash/maphash"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"warren/event"
@@ -52,7 +53,7 @@ func (s *Stats) Lost() uint64 { return s.Bad + s.TooLarge }
 // An Intake makes events of texts.
 type Intake struct {
 	sink     Sink
-	maxEvent int
+	maxEvent atomic.Int64
 	log      *slog.Logger
 
 	mu    sync.Mutex
@@ -62,13 +63,19 @@ type Intake struct {
 	seen  repeats
 }
 
-// NewIntake makes an intake of events of up to maxEvent bytes; 0 stands for the
-// default.
-func NewIntake(sink Sink, maxEvent int, log *slog.Logger) *Intake {
-	if maxEvent <= 0 {
-		maxEvent = DefaultMaxEvent
+// NewIntake makes an intake of events of up to [DefaultMaxEvent] bytes.
+func NewIntake(sink Sink, log *slog.Logger) *Intake {
+	in := &Intake{sink: sink, log: log}
+	in.SetMaxEvent(0)
+	return in
+}
+
+// SetMaxEvent sets how large an event may be, in bytes; 0 stands for the default.
+func (in *Intake) SetMaxEvent(n int) {
+	if n <= 0 {
+		n = DefaultMaxEvent
 	}
-	return &Intake{sink: sink, maxEvent: maxEvent, log: log, seen: newRepeats(maxRepeats)}
+	in.maxEvent.Store(int64(n))
 }
 
 // Stats returns what has come in so far.
@@ -106,7 +113,7 @@ func (in *Intake) sayLost() {
 // take makes an event of a text and tells it, unless it came before: who is told of
 // no success sends it again. The text is the caller's.
 func (in *Intake) take(text []byte) {
-	if len(text) > in.maxEvent {
+	if int64(len(text)) > in.maxEvent.Load() {
 		in.tooLarge()
 		return
 	}
@@ -128,6 +135,9 @@ func (in *Intake) take(text []byte) {
 func (in *Intake) again(text []byte) bool {
 	in.mu.Lock()
 	defer in.mu.Unlock()
+	if in.seen.known == nil {
+		in.seen = newRepeats(maxRepeats)
+	}
 	if !in.seen.add(text) {
 		return false
 	}

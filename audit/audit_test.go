@@ -127,7 +127,8 @@ func TestWebhook(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			s := &sink{}
-			in := NewIntake(s, 4<<10, slog.New(slog.DiscardHandler))
+			in := NewIntake(s, slog.New(slog.DiscardHandler))
+			in.SetMaxEvent(4 << 10)
 			w, err := NewWebhook(in, WebhookConfig{TokenFile: token, MaxBody: 64 << 10}, slog.New(slog.DiscardHandler))
 			if err != nil {
 				t.Fatal(err)
@@ -174,7 +175,7 @@ func TestWebhookBroken(t *testing.T) {
 	for name, text := range map[string]string{"": list(item("a")), "gzip": packed(list(item("a")))} {
 		for _, n := range []int{0, 5, len(text) - 5} {
 			s := &sink{}
-			in := NewIntake(s, 0, slog.New(slog.DiscardHandler))
+			in := NewIntake(s, slog.New(slog.DiscardHandler))
 			w, err := NewWebhook(in, WebhookConfig{}, slog.New(slog.DiscardHandler))
 			if err != nil {
 				t.Fatal(err)
@@ -194,7 +195,7 @@ func TestWebhookBroken(t *testing.T) {
 // TestWebhookEnds answers who is not heard to the end that nothing of it was taken.
 func TestWebhookEnds(t *testing.T) {
 	s := &sink{}
-	in := NewIntake(s, 0, slog.New(slog.DiscardHandler))
+	in := NewIntake(s, slog.New(slog.DiscardHandler))
 	w, err := NewWebhook(in, WebhookConfig{}, slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
@@ -216,7 +217,7 @@ func TestWebhookTLS(t *testing.T) {
 	ours, theirs := testkit.NewAuthority(t, "ours"), testkit.NewAuthority(t, "theirs")
 	dir := ours.Directory(t, "warren-audit")
 	s := &sink{}
-	in := NewIntake(s, 0, slog.New(slog.DiscardHandler))
+	in := NewIntake(s, slog.New(slog.DiscardHandler))
 	w, err := NewWebhook(in, WebhookConfig{
 		Cert: filepath.Join(dir, "tls.crt"), Key: filepath.Join(dir, "tls.key"), ClientCA: filepath.Join(dir, "ca.crt"),
 	}, slog.New(slog.DiscardHandler))
@@ -319,7 +320,8 @@ func follow(t *testing.T, dir string) *following {
 }
 
 func (f *following) begin() {
-	f.in = NewIntake(f.sink, 4<<10, slog.New(slog.DiscardHandler))
+	f.in = NewIntake(f.sink, slog.New(slog.DiscardHandler))
+	f.in.SetMaxEvent(4 << 10)
 	f.log = NewLog(f.in, LogConfig{Path: f.path, State: filepath.Join(f.dir, "position"), Look: time.Millisecond}, slog.New(slog.DiscardHandler))
 	ctx, cancel := context.WithCancel(f.t.Context())
 	done := make(chan struct{})
@@ -415,7 +417,7 @@ func TestLogCreated(t *testing.T) {
 // TestLogEnds leaves to the next one what nobody may look at any more.
 func TestLogEnds(t *testing.T) {
 	s := &sink{}
-	l := NewLog(NewIntake(s, 0, slog.New(slog.DiscardHandler)), LogConfig{}, slog.New(slog.DiscardHandler))
+	l := NewLog(NewIntake(s, slog.New(slog.DiscardHandler)), LogConfig{}, slog.New(slog.DiscardHandler))
 	lines := []byte(item("a") + "\n\n" + item("b") + "\n")
 	ctx, cancel := context.WithCancel(t.Context())
 	if n := l.take(ctx, lines); n != len(lines) || s.got() != "a b" {
@@ -589,7 +591,7 @@ func FuzzList(f *testing.F) {
 	f.Add([]byte(`{"kind":"EventList","apiVersion":"audit.k8s.io/v1","items":[null,{},[]]}`))
 	f.Fuzz(func(t *testing.T, body []byte) {
 		s := &sink{}
-		in := NewIntake(s, 0, slog.New(slog.DiscardHandler))
+		in := NewIntake(s, slog.New(slog.DiscardHandler))
 		items, err := parseList(body)
 		if err != nil {
 			return

@@ -42,7 +42,7 @@ func BenchmarkEvent(b *testing.B) {
 	} {
 		b.Run(name, func(b *testing.B) {
 			to := &discard{}
-			in := NewIntake(to, 0, slog.New(slog.DiscardHandler))
+			in := NewIntake(to, slog.New(slog.DiscardHandler))
 			b.ReportAllocs()
 			b.SetBytes(int64(len(text)))
 			for n := 0; n < b.N; n += each {

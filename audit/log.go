@@ -365,7 +365,7 @@ func (l *Log) advance(n int64) {
 // long makes room for a line that is longer than the buffer, or passes over one that
 // is too long for an event.
 func (l *Log) long() (more bool, err error) {
-	if len(l.buf) <= l.in.maxEvent {
+	if int64(len(l.buf)) <= l.in.maxEvent.Load() {
 		l.buf = make([]byte, 2*len(l.buf))
 		return true, nil
 	}

@@ -30,9 +30,9 @@ const (
 )
 
 // do does what an alert's rule wants, or finds out whether it could.
-func (x *Reactor) do(j *job, do *rule.Reaction) (r result) {
+func (x *Reactor) do(t *Terms, j *job, do *rule.Reaction) (r result) {
 	begun := time.Now()
-	r.dry = do.DryRun || x.cfg.DryRun
+	r.dry = t.dry(do)
 	most := attempts
 	if do.Action == rule.RunProgram {
 		most = 1 // nobody knows what half of it has done
@@ -41,7 +41,7 @@ func (x *Reactor) do(j *job, do *rule.Reaction) (r result) {
 	for {
 		r.attempts++
 		var err error
-		r.said, err = x.try(x.over, j, do, r.dry)
+		r.said, err = x.try(x.over, t, j, do, r.dry)
 		if errors.Is(err, ErrGone) && do.Action == rule.DeletePod {
 			r.said, err = "it was gone", nil
 		}
@@ -74,15 +74,15 @@ func forGood(err error) bool {
 }
 
 // try does it once.
-func (x *Reactor) try(ctx context.Context, j *job, do *rule.Reaction, dry bool) (said string, err error) {
+func (x *Reactor) try(ctx context.Context, t *Terms, j *job, do *rule.Reaction, dry bool) (said string, err error) {
 	switch do.Action {
 	case rule.RunProgram:
-		return x.run(ctx, do, j.alert, dry)
+		return run(ctx, do, x.text(t, j.alert), dry)
 	case rule.CallWebhook:
 		if dry {
 			return "", nil
 		}
-		return x.calls[do.Webhook].Send(ctx, x.text(j.alert))
+		return t.calls[do.Webhook].Send(ctx, x.text(t, j.alert))
 	}
 	ctx, cancel := context.WithTimeout(ctx, podTimeout)
 	defer cancel()
@@ -94,16 +94,16 @@ func (x *Reactor) try(ctx context.Context, j *job, do *rule.Reaction, dry bool) 
 }
 
 // text is an alert as Falco writes it.
-func (x *Reactor) text(told *event.Event) []byte {
-	return alert.Falco{ISOTime: x.env.Falco.ISOTime}.Append(nil, told, x.env.Hostname)
+func (x *Reactor) text(t *Terms, told *event.Event) []byte {
+	return alert.Falco{ISOTime: t.falco.ISOTime}.Append(nil, told, x.env.Hostname)
 }
 
 // searchPath is all that a program has of an environment.
 const searchPath = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
-// run runs a program, which reads the alert from its standard input. It returns
-// the end of what the program said.
-func (x *Reactor) run(ctx context.Context, do *rule.Reaction, told *event.Event, dry bool) (string, error) {
+// run runs a program, which reads the alert's text from its standard input. It
+// returns the end of what the program said.
+func run(ctx context.Context, do *rule.Reaction, text []byte, dry bool) (string, error) {
 	if err := runnable(do.Program[0]); err != nil || dry {
 		return "", err
 	}
@@ -111,7 +111,7 @@ func (x *Reactor) run(ctx context.Context, do *rule.Reaction, told *event.Event,
 	defer cancel()
 	cmd := channel.Command(ctx, do.Program[0], do.Program[1:]...)
 	var said channel.Tail
-	cmd.Stdin, cmd.Stdout, cmd.Stderr = bytes.NewReader(append(x.text(told), '\n')), &said, &said
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = bytes.NewReader(append(text, '\n')), &said, &said
 	cmd.Env, cmd.Dir = []string{searchPath}, "/"
 	err := channel.Ended(cmd.Run())
 	if err != nil && ctx.Err() != nil {

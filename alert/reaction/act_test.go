@@ -17,7 +17,6 @@ import (
 	"time"
 
 	"warren/alert/channel"
-	"warren/event"
 	"warren/internal/testkit"
 	"warren/settings"
 )
@@ -126,7 +125,6 @@ func TestProgramOfOthers(t *testing.T) {
 // TestProgramEnds ends a program with all that it has started.
 func TestProgramEnds(t *testing.T) {
 	dir := t.TempDir()
-	s := open(t, Config{}, nil)
 	r := ruleOf(t, "r", `{program: [/bin/sh, -c, 'sleep 1000 & echo begun; echo $! >$0/new; mv $0/new $0/child; wait', "`+dir+`"]}`)
 	ctx, cancel := context.WithCancelCause(t.Context())
 	type outcome struct {
@@ -135,7 +133,7 @@ func TestProgramEnds(t *testing.T) {
 	}
 	over := make(chan outcome, 1)
 	go func() {
-		said, err := s.run(ctx, &r.Reactions[0], &event.Event{Data: &event.Alert{Fields: "{}"}}, false)
+		said, err := run(ctx, &r.Reactions[0], []byte("{}"), false)
 		over <- outcome{said, err}
 	}()
 	var child string

@@ -52,10 +52,8 @@ func (e *RefusedError) Unwrap() error { return e.Err }
 
 // Env is what reactions need of the agent.
 type Env struct {
-	// Hostname is the machine's name, Version the agent's, Falco how alerts are
-	// written.
+	// Hostname is the machine's name, Version the agent's.
 	Hostname, Version string
-	Falco             alert.Falco
 	// Node is the cluster's node that this machine is, Namespace that of the agent's
 	// own pod; "" for none. Pods is nil where there is no cluster.
 	Node, Namespace string
@@ -82,9 +80,7 @@ var errEnds = errors.New("the agent ends")
 
 // A Reactor has done what rules want.
 type Reactor struct {
-	cfg   Config
 	env   Env
-	calls map[string]*channel.Call
 	pause time.Duration // before the second attempt
 
 	over context.Context // ends when nothing goes on any longer
@@ -94,6 +90,7 @@ type Reactor struct {
 
 	mu      sync.Mutex
 	changed *sync.Cond // something waits, or a rule is not busy any more, or ended
+	terms   *Terms     // in force; what they point to never changes
 	ended   bool
 	waiting []*job
 	busy    map[string]bool // names of rules that are reacted to
@@ -121,27 +118,13 @@ type skipped struct {
 	due   time.Time
 }
 
-// New begins a reactor. The error is that a webhook's files cannot be read.
-func New(cfg Config, env Env) (*Reactor, error) {
-	cfg.Limit = cmp.Or(cfg.Limit, defaultLimit)
-	if cfg.Protected == nil {
-		cfg.Protected = slices.Clone(clusterNamespaces)
-		if env.Namespace != "" && !slices.Contains(cfg.Namespaces, env.Namespace) {
-			cfg.Protected = append(cfg.Protected, env.Namespace)
-		}
-		cfg.Protected = slices.DeleteFunc(cfg.Protected, func(ns string) bool { return slices.Contains(cfg.Namespaces, ns) })
-	}
-	x := &Reactor{
-		cfg: cfg, env: env, calls: map[string]*channel.Call{}, pause: firstPause, quit: make(chan struct{}),
-		busy: map[string]bool{}, skipped: map[string]*skipped{}, counts: map[rule.Action]*Count{},
-	}
+// New begins a reactor. Its errors are those of [Reactor.Prepare].
+func New(cfg Config, falco alert.Falco, env Env) (*Reactor, error) {
+	x := &Reactor{env: env, pause: firstPause, quit: make(chan struct{}), busy: map[string]bool{}, skipped: map[string]*skipped{}, counts: map[rule.Action]*Count{}}
 	x.changed = sync.NewCond(&x.mu)
-	for _, w := range cfg.Webhooks {
-		call, err := channel.NewCall(w, env.Version)
-		if err != nil {
-			return nil, fmt.Errorf("webhook %s: %w", w.Name, err)
-		}
-		x.calls[w.Name] = call
+	var err error
+	if x.terms, err = x.Prepare(cfg, falco); err != nil {
+		return nil, err
 	}
 	x.over, x.kill = context.WithCancelCause(context.Background())
 	for range workers {
@@ -149,6 +132,55 @@ func New(cfg Config, env Env) (*Reactor, error) {
 	}
 	x.all.Go(x.tellSkipped)
 	return x, nil
+}
+
+// Terms are a configuration that a reactor can go by.
+type Terms struct {
+	cfg   Config
+	falco alert.Falco // how alerts are written
+	calls map[string]*channel.Call
+}
+
+// Prepare makes terms of a configuration, and of how alerts are written; it changes
+// nothing. The error is that a webhook's files cannot be read.
+func (x *Reactor) Prepare(cfg Config, falco alert.Falco) (*Terms, error) {
+	cfg.Limit = cmp.Or(cfg.Limit, defaultLimit)
+	if cfg.Protected == nil {
+		cfg.Protected = slices.Clone(clusterNamespaces)
+		if ns := x.env.Namespace; ns != "" && !slices.Contains(cfg.Namespaces, ns) {
+			cfg.Protected = append(cfg.Protected, ns)
+		}
+		cfg.Protected = slices.DeleteFunc(cfg.Protected, func(ns string) bool { return slices.Contains(cfg.Namespaces, ns) })
+	}
+	t := &Terms{cfg: cfg, falco: falco, calls: map[string]*channel.Call{}}
+	for _, w := range cfg.Webhooks {
+		call, err := channel.NewCall(w, x.env.Version)
+		if err != nil {
+			return nil, fmt.Errorf("webhook %s: %w", w.Name, err)
+		}
+		t.calls[w.Name] = call
+	}
+	return t, nil
+}
+
+// Use goes by other terms. What is under way ends as it began; what waits is done
+// only as far as these allow it. Counts and limits' times go on.
+func (x *Reactor) Use(t *Terms) {
+	x.mu.Lock()
+	old := x.terms
+	x.terms = t
+	if old.cfg.DryRun != t.cfg.DryRun {
+		x.done = done{} // what was done once was not done
+	}
+	x.mu.Unlock()
+	old.close()
+}
+
+// close ends connections that nobody uses.
+func (t *Terms) close() {
+	for _, c := range t.calls {
+		c.Close()
+	}
 }
 
 // React hands over an alert of a rule, with the event that it is about. It does not
@@ -162,7 +194,7 @@ func (x *Reactor) React(r *rule.Rule, about, told *event.Event) {
 		do := &r.Reactions[i]
 		if v := x.admit(j, do, room, time.Now()); v != (verdict{}) {
 			if v.outcome != event.ReactionLimited {
-				say = append(say, x.outcome(j, do, result{verdict: v}))
+				say = append(say, x.outcome(j, do, x.terms.undone(do, v)))
 			}
 			continue
 		}
@@ -211,7 +243,7 @@ func (x *Reactor) admit(j *job, do *rule.Reaction, room bool, now time.Time) ver
 	case !w.room(do.Limit, now):
 		return x.skip(j, do, "at most "+do.Limit.String()+" for each workload", now)
 	}
-	if v := x.allowed(do, j.about); v != (verdict{}) {
+	if v := x.terms.allowed(do, j.about, &x.env); v != (verdict{}) {
 		if v.outcome == event.ReactionRefused {
 			w.take(do.Limit, now) // how often it is told
 		}
@@ -220,11 +252,11 @@ func (x *Reactor) admit(j *job, do *rule.Reaction, room bool, now time.Time) ver
 	switch {
 	case !room:
 		return verdict{event.ReactionFailed, "too many others wait"}
-	case !x.total.room(x.cfg.Limit, now):
-		return x.skip(j, do, "at most "+x.cfg.Limit.String()+" by the agent's configuration", now)
+	case !x.total.room(x.terms.cfg.Limit, now):
+		return x.skip(j, do, "at most "+x.terms.cfg.Limit.String()+" by the agent's configuration", now)
 	}
 	w.take(do.Limit, now)
-	x.total.take(x.cfg.Limit, now)
+	x.total.take(x.terms.cfg.Limit, now)
 	if do.Once {
 		x.done.add(once)
 	}
@@ -273,7 +305,9 @@ func (x *Reactor) tellDue(now time.Time) {
 		s := x.skipped[key]
 		if now.IsZero() || !s.due.After(now) {
 			delete(x.skipped, key)
-			say = append(say, x.outcome(&s.job, s.todo[0], result{verdict: verdict{event.ReactionLimited, s.why}, times: s.times}))
+			r := x.terms.undone(s.todo[0], verdict{event.ReactionLimited, s.why})
+			r.times = s.times
+			say = append(say, x.outcome(&s.job, s.todo[0], r))
 		}
 	}
 	x.mu.Unlock()
@@ -284,41 +318,41 @@ func (x *Reactor) tellDue(now time.Time) {
 
 // allowed says whether the agent's configuration lets something be done, and
 // whether it is known with what; the zero verdict is that it may.
-func (x *Reactor) allowed(do *rule.Reaction, about *event.Event) verdict {
+func (t *Terms) allowed(do *rule.Reaction, about *event.Event, env *Env) verdict {
 	refuse := func(format string, args ...any) verdict {
 		return verdict{event.ReactionRefused, fmt.Sprintf(format, args...)}
 	}
 	switch {
-	case !x.cfg.Enabled:
+	case !t.cfg.Enabled:
 		return refuse("reactions are not enabled in the agent's configuration")
 	case do.Action == rule.RunProgram:
-		if !slices.Contains(x.cfg.Programs, do.Program[0]) {
+		if !slices.Contains(t.cfg.Programs, do.Program[0]) {
 			return refuse("the program is not among reactions: programs in the agent's configuration")
 		}
 		return verdict{}
 	case do.Action == rule.CallWebhook:
-		if x.calls[do.Webhook] == nil {
+		if t.calls[do.Webhook] == nil {
 			return refuse("no webhook of that name is among reactions: webhooks in the agent's configuration")
 		}
 		return verdict{}
-	case !slices.Contains(x.cfg.Pods, do.Action):
+	case !slices.Contains(t.cfg.Pods, do.Action):
 		return refuse("%s is not among reactions: pods in the agent's configuration", do.Action)
 	}
-	if key, ok := x.forbidden(do.Labels); ok {
+	if key, ok := t.forbidden(do.Labels); ok {
 		return refuse("label %s is not among reactions: labels in the agent's configuration", key)
 	}
 	switch pod := event.PodOf(about); {
 	case pod == nil:
 		return refuse("the event is of no pod of this node")
-	case x.env.Pods == nil:
+	case env.Pods == nil:
 		return refuse("the agent knows no cluster")
 	case pod.UID == "" || pod.Name == "" || pod.Namespace == "" || pod.Node == "":
 		return verdict{event.ReactionFailed, "the cluster has not told which pod it is"}
-	case pod.Node != x.env.Node:
+	case pod.Node != env.Node:
 		return refuse("the pod is not on this node")
-	case slices.Contains(x.cfg.Protected, pod.Namespace):
+	case slices.Contains(t.cfg.Protected, pod.Namespace):
 		return refuse("namespace %s is protected", pod.Namespace)
-	case len(x.cfg.Namespaces) > 0 && !slices.Contains(x.cfg.Namespaces, pod.Namespace):
+	case len(t.cfg.Namespaces) > 0 && !slices.Contains(t.cfg.Namespaces, pod.Namespace):
 		return refuse("namespace %s is not among reactions: namespaces in the agent's configuration", pod.Namespace)
 	case do.Action == rule.DeletePod && pod.StaticUID != "":
 		return refuse("the pod is a static one, which its kubelet would start again")
@@ -328,12 +362,12 @@ func (x *Reactor) allowed(do *rule.Reaction, about *event.Event) verdict {
 
 // forbidden returns the first key, in their order, of a label that rules may not put
 // on pods.
-func (x *Reactor) forbidden(labels map[string]string) (key string, ok bool) {
-	if len(x.cfg.Labels) == 0 {
+func (t *Terms) forbidden(labels map[string]string) (key string, ok bool) {
+	if len(t.cfg.Labels) == 0 {
 		return "", false
 	}
 	for _, key := range slices.Sorted(maps.Keys(labels)) {
-		if !slices.Contains(x.cfg.Labels, key) {
+		if !slices.Contains(t.cfg.Labels, key) {
 			return key, true
 		}
 	}
@@ -348,6 +382,14 @@ type result struct {
 	attempts int
 	took     time.Duration
 	times    uint64 // of limited ones
+}
+
+// dry reports whether a reaction is only to be found out about.
+func (t *Terms) dry(do *rule.Reaction) bool { return do.DryRun || t.cfg.DryRun }
+
+// undone is what became of a reaction that is not tried.
+func (t *Terms) undone(do *rule.Reaction, v verdict) result {
+	return result{verdict: v, dry: t.dry(do)}
 }
 
 // outcome counts what became of a reaction, and makes an event of it. The caller
@@ -366,16 +408,16 @@ func (x *Reactor) outcome(j *job, do *rule.Reaction, r result) *event.Event {
 	case r.outcome == event.ReactionFailed:
 		c.Failed++
 		x.failed = Failure{At: time.Now(), Rule: j.rule.Name, Action: c.Action, Why: r.why}
-		if do.Once {
-			x.done.remove(keyOf(j.rule, do, podOf(j.about))) // the next alert tries again
-		}
 	case r.outcome == event.ReactionRefused:
 		c.Refused++
 	default:
 		c.Limited += r.times
 	}
+	if do.Once && (r.outcome == event.ReactionFailed || r.outcome == event.ReactionRefused) {
+		x.done.remove(keyOf(j.rule, do, podOf(j.about))) // the next alert tries again
+	}
 	e := &event.Reaction{
-		Type: "reaction", Rule: j.rule.Name, Priority: j.rule.Priority.String(), Action: do.Action.String(), Target: target(do, j.about), DryRun: r.dry || do.DryRun || x.cfg.DryRun,
+		Type: "reaction", Rule: j.rule.Name, Priority: j.rule.Priority.String(), Action: do.Action.String(), Target: target(do, j.about), DryRun: r.dry,
 		Outcome: r.outcome, Reason: r.why, Output: r.said, Attempts: uint64(r.attempts), Took: int64(r.took), Times: r.times,
 	}
 	if a, ok := j.alert.Data.(*event.Alert); ok {
@@ -430,17 +472,11 @@ func (x *Reactor) finished(rule string) {
 	x.changed.Broadcast()
 }
 
-// work does what is to be done until there is nothing left. What nobody has begun
-// when the agent ends is told.
+// work does what is to be done until there is nothing left.
 func (x *Reactor) work() {
 	for j := x.next(); j != nil; j = x.next() {
 		for _, do := range j.todo {
-			r := result{verdict: verdict{event.ReactionFailed, errEnds.Error()}}
-			select {
-			case <-x.quit:
-			default:
-				r = x.do(j, do)
-			}
+			r := x.perform(j, do)
 			x.mu.Lock()
 			e := x.outcome(j, do, r)
 			x.mu.Unlock()
@@ -449,6 +485,23 @@ func (x *Reactor) work() {
 		}
 		x.finished(j.rule.Name)
 	}
+}
+
+// perform does what an alert's rule wants, by the terms that are in force when it
+// begins: they may have changed while it waited. Nothing is begun when the agent ends.
+func (x *Reactor) perform(j *job, do *rule.Reaction) result {
+	x.mu.Lock()
+	t := x.terms
+	x.mu.Unlock()
+	select {
+	case <-x.quit:
+		return t.undone(do, verdict{event.ReactionFailed, errEnds.Error()})
+	default:
+	}
+	if v := t.allowed(do, j.about, &x.env); v != (verdict{}) {
+		return t.undone(do, v)
+	}
+	return x.do(t, j, do)
 }
 
 // log says what was done, and what was to be and was not.
@@ -484,7 +537,7 @@ func (x *Reactor) Close() {
 	stop := time.AfterFunc(endGrace, func() { x.kill(errEnds) })
 	defer stop.Stop()
 	x.all.Wait()
-	for _, c := range x.calls {
-		c.Close()
-	}
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	x.terms.close()
 }

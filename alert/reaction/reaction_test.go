@@ -13,6 +13,8 @@ import (
 	"testing/synctest"
 	"time"
 
+	"warren/alert"
+	"warren/alert/channel"
 	"warren/cluster"
 	"warren/event"
 	"warren/rule"
@@ -27,7 +29,7 @@ type stage struct {
 func open(t *testing.T, cfg Config, pods Pods) *stage {
 	t.Helper()
 	s := &stage{told: make(chan *event.Event, 10_000)}
-	x, err := New(cfg, Env{Hostname: "host", Version: "v1", Node: "node-1", Namespace: "warren", Pods: pods, Tell: func(e *event.Event) { s.told <- e }, Log: slog.New(slog.DiscardHandler)})
+	x, err := New(cfg, alert.Falco{}, Env{Hostname: "host", Version: "v1", Node: "node-1", Namespace: "warren", Pods: pods, Tell: func(e *event.Event) { s.told <- e }, Log: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -244,7 +246,7 @@ func TestAllowed(t *testing.T) {
 		if test.pod != nil {
 			about.Process.Container = &event.Container{Pod: test.pod}
 		}
-		v := s.allowed(&ruleOf(t, "r", test.reaction).Reactions[0], about)
+		v := s.terms.allowed(&ruleOf(t, "r", test.reaction).Reactions[0], about, &s.env)
 		if got := strings.TrimPrefix(v.outcome+": "+v.why, ": "); got != test.want {
 			t.Errorf("%s of %+v: %q, want %q", test.reaction, test.pod, got, test.want)
 		}
@@ -418,6 +420,61 @@ func TestHanging(t *testing.T) {
 	})
 }
 
+// TestUse changes what is allowed while something is under way and something waits.
+func TestUse(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		use := func(s *stage, cfg Config) {
+			t.Helper()
+			terms, err := s.Prepare(cfg, alert.Falco{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			s.Use(terms)
+		}
+		told := func(s *stage, want ...string) {
+			t.Helper()
+			synctest.Wait()
+			if got := s.all(); !slices.Equal(got, want) {
+				t.Errorf("told %q, want %q", got, want)
+			}
+		}
+		goOn := make(chan struct{})
+		pods := &fakePods{answer: func(context.Context) error { <-goOn; return nil }}
+		s := open(t, podsAllowed, pods)
+		r := ruleOf(t, "r", "{pod: {label: {q: a}}, once: true}")
+		s.alertOf(r, "0", podNamed("web-1"))
+		synctest.Wait()
+		s.alertOf(r, "1", podNamed("web-2"))
+
+		// What has begun ends as it began; what waits is not begun.
+		nothing := Config{Enabled: true, DryRun: true}
+		use(s, nothing)
+		close(goOn)
+		told(s, "0 label shop/web-1 done", "1 label shop/web-2 refused dry: label is not among reactions: pods in the agent's configuration")
+
+		// A dry run is not what is done once, and what was refused is not either.
+		dry := podsAllowed
+		dry.DryRun = true
+		use(s, dry)
+		s.alertOf(r, "2", podNamed("web-2"))
+		told(s, "2 label shop/web-2 done dry")
+		use(s, podsAllowed)
+		s.alertOf(r, "3", podNamed("web-2"))
+		told(s, "3 label shop/web-2 done")
+
+		// What cannot be used changes nothing.
+		bad := podsAllowed
+		bad.Webhooks = []channel.Config{{Name: "w", Type: "webhook", URL: "https://127.0.0.1/", TLS: channel.TLS{CA: "missing.pem"}}}
+		if _, err := s.Prepare(bad, alert.Falco{}); err == nil || !strings.Contains(err.Error(), "missing.pem") {
+			t.Errorf("%v", err)
+		}
+		if st := s.Status(); !st.Enabled || st.DryRun {
+			t.Errorf("%+v", st)
+		}
+		s.Close()
+	})
+}
+
 // TestRoomForKeys forgets the oldest of what was done once, and counts for no more
 // workloads than there is room for.
 func TestRoomForKeys(t *testing.T) {
@@ -449,7 +506,7 @@ func TestText(t *testing.T) {
 	s := open(t, Config{}, nil)
 	var got struct{ Rule, UUID, Hostname string }
 	e := &event.Event{Data: &event.Alert{Rule: "r", ID: "id", Fields: "{}"}}
-	if err := json.Unmarshal(s.text(e), &got); err != nil || got.Rule != "r" || got.UUID != "id" || got.Hostname != "host" {
-		t.Errorf("%s: %v", s.text(e), err)
+	if err := json.Unmarshal(s.text(s.terms, e), &got); err != nil || got.Rule != "r" || got.UUID != "id" || got.Hostname != "host" {
+		t.Errorf("%s: %v", s.text(s.terms, e), err)
 	}
 }
