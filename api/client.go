@@ -403,7 +403,7 @@ func (c *Client) broken(ctx context.Context, err error) error {
 	}
 	var late net.Error
 	if c.socket != "" && errors.As(err, &late) && late.Timeout() {
-		return fmt.Errorf("%s did not begin its answer within %v: ask it for less, as with --since and --until", c.who, answerTime)
+		return fmt.Errorf("%s did not begin its answer within %v: it has much to do, or much to read; ask again, or for less, as a shorter time", c.who, answerTime)
 	}
 	// What the library says around it is a path of ours and not of the agent's.
 	if u := (*url.Error)(nil); errors.As(err, &u) {

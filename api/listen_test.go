@@ -209,7 +209,7 @@ func TestClientWithoutAgent(t *testing.T) {
 		t.Errorf("got %s\nwant %s", denied, want)
 	}
 	late := NewClient("/s").broken(t.Context(), os.ErrDeadlineExceeded)
-	if want := "the agent on /s did not begin its answer within 30s: ask it for less, as with --since and --until"; late.Error() != want {
+	if want := "the agent on /s did not begin its answer within 30s: it has much to do, or much to read; ask again, or for less, as a shorter time"; late.Error() != want {
 		t.Errorf("got %s\nwant %s", late, want)
 	}
 }
