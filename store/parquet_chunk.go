@@ -8,7 +8,7 @@ import (
 	"strings"
 	"sync"
 
-	"github.com/parquet-go/parquet-go/compress/zstd"
+	"github.com/klauspost/compress/zstd"
 	"github.com/parquet-go/parquet-go/format"
 )
 
@@ -81,7 +81,7 @@ func (p *parquetFile) openChunk(g, col int, scratch *pageScratch, rooms *rooms) 
 			return err
 		}
 		head, n := readPageHeader(b)
-		if n == 0 || head.kind != int64(format.DictionaryPage) || head.packed != int64(len(b)-n) || head.unpacked < 0 || head.unpacked > maxPage {
+		if n == 0 || head.kind != int64(format.DictionaryPage) || !head.fits(b[n:]) {
 			return corrupt("no dictionary where one should be")
 		}
 		return c.readDictionary(&head, b[n:])
@@ -188,8 +188,8 @@ func (c *chunk) split(b []byte) error {
 			return corrupt("a page without a head")
 		}
 		b = b[n:]
-		if head.packed < 0 || head.packed > int64(len(b)) || head.unpacked < 0 || head.unpacked > maxPage {
-			return corrupt("a page of %d bytes of %d", head.packed, len(b))
+		if head.packed < 0 || head.packed > int64(len(b)) || !head.fits(b[:head.packed]) {
+			return corrupt("a page of %d bytes of %d, with %d values in %d bytes", head.packed, len(b), head.values, head.unpacked)
 		}
 		body, length := b[:head.packed], int64(n)+head.packed
 		b = b[head.packed:]
@@ -219,6 +219,23 @@ func (c *chunk) split(b []byte) error {
 	return nil
 }
 
+// presence returns the definition levels of a page that is of no lists, which say for
+// each row whether it has a value. They are as many as the head says, and as many ones:
+// it has no checksum, and where it is believed a value that is there would be missing.
+func (d *dataPage) presence() (runs, error) {
+	def := d.body[d.rep : d.rep+d.def]
+	if err := checkRuns(def, 1, int(d.values)); err != nil {
+		return runs{}, err
+	}
+	all := runs{rest: def, width: 1}
+	levels := all
+	all.at(int(d.values) - 1)
+	if n := int64(all.ones(int(d.values))); n != d.values-d.nulls {
+		return runs{}, corrupt("%d values instead of %d", n, d.values-d.nulls)
+	}
+	return levels, nil
+}
+
 // checkHead checks the head of a page of data, which has at most so many rows and
 // values: heads have no checksum, and the footer has.
 func (c *chunk) checkHead(head *pageHeader, rows int, values int64) error {
@@ -243,7 +260,7 @@ func (c *chunk) load(i int) (*dataPage, error) {
 			return nil, err
 		}
 		head, n := readPageHeader(b)
-		if n == 0 || head.kind != int64(format.DataPageV2) || head.packed != int64(len(b)-n) || head.unpacked < 0 || head.unpacked > maxPage || head.rows != d.rows {
+		if n == 0 || head.kind != int64(format.DataPageV2) || !head.fits(b[n:]) || head.rows != d.rows {
 			return nil, corrupt("no page of %d rows where one should be", d.rows)
 		}
 		if err := c.checkHead(&head, int(d.rows), c.info.values); err != nil {
@@ -294,15 +311,27 @@ func (c *chunk) pageAt(row int) int {
 	return i
 }
 
-// pageUnpacker is shared: it keeps what decoders need.
-var pageUnpacker zstd.Codec
+// pageUnpackers are decoders that nobody uses. They write into the room that they are
+// given, whatever a page says that it has.
+var pageUnpackers = sync.Pool{New: func() any {
+	d, err := zstd.NewReader(nil, zstd.WithDecoderConcurrency(1), zstd.WithDecodeAllCapLimit(true))
+	if err != nil {
+		panic(err) // of the options alone
+	}
+	return d
+}}
+
+// unpackMargin is how much more room than they need makes decoders copy faster.
+const unpackMargin = 16
 
 func (c *chunk) unpack(b []byte, size int) ([]byte, error) {
 	if size == 0 {
 		return nil, nil
 	}
+	d := pageUnpackers.Get().(*zstd.Decoder)
+	defer pageUnpackers.Put(d)
 	var err error
-	if c.plain, err = pageUnpacker.Decode(c.plain[:0], b); err != nil {
+	if c.plain, err = d.DecodeAll(b, slices.Grow(c.plain[:0], size+unpackMargin)); err != nil {
 		return nil, corrupt("%v", err)
 	}
 	if len(c.plain) != size {
@@ -346,7 +375,8 @@ func newDictionary(b []byte, n int) (d dictionary, err error) {
 		return d, corrupt("a dictionary of %d texts in %d bytes", n, len(b))
 	}
 	d.ends = make([]uint32, n)
-	for i, at := 0, 0; i < n; i++ {
+	at := 0
+	for i := range d.ends {
 		if len(b)-at < 4 {
 			return d, corrupt("a dictionary ends too early")
 		}
@@ -356,6 +386,9 @@ func newDictionary(b []byte, n int) (d dictionary, err error) {
 		}
 		at += int(l)
 		d.ends[i] = uint32(at)
+	}
+	if at != len(b) {
+		return d, corrupt("a dictionary of %d texts goes on behind them", n)
 	}
 	d.all = string(b)
 	return d, nil
@@ -394,7 +427,7 @@ const narrowShare = 8
 // narrow returns copies of the texts that codes are places of, and makes codes places in
 // what it returns; nil, and nothing done, where all texts are as good.
 func (d *dictionary) narrow(codes []uint32) []string {
-	if d.list != nil || narrowShare*len(codes) > len(d.ends) {
+	if narrowShare*len(codes) > len(d.ends) {
 		return nil
 	}
 	places := make(map[uint32]uint32, len(codes))
@@ -410,6 +443,20 @@ func (d *dictionary) narrow(codes []uint32) []string {
 		codes[i] = place
 	}
 	return list
+}
+
+// fill makes lists of the texts that codes are places of, one list behind the other.
+func (d *dictionary) fill(lists [][]string, codes []uint32) {
+	all := d.narrow(codes)
+	if all == nil {
+		all = d.texts()
+	}
+	for _, l := range lists {
+		for i := range l {
+			l[i] = all[codes[i]]
+		}
+		codes = codes[len(l):]
+	}
 }
 
 // maxRooms is how many rooms are kept for others.

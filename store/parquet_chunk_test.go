@@ -4,10 +4,14 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"os"
+	"path/filepath"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
+	"unsafe"
 
+	"github.com/klauspost/compress/zstd"
 	"github.com/parquet-go/parquet-go/format"
 
 	"warren/event"
@@ -131,6 +135,168 @@ func TestPlacesDamaged(t *testing.T) {
 	}
 }
 
+// flipper changes a file bit by bit, and back.
+type flipper struct {
+	t    *testing.T
+	f    *os.File
+	good []byte
+}
+
+func newFlipper(t *testing.T, path string) *flipper {
+	t.Helper()
+	good, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f, err := os.OpenFile(path, os.O_WRONLY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = f.Close() })
+	return &flipper{t, f, good}
+}
+
+// each calls fn for each bit of some bytes, while it is another one.
+func (f *flipper) each(at, n int64, fn func(bit int64)) {
+	f.t.Helper()
+	write := func(at int64, b byte) {
+		if _, err := f.f.WriteAt([]byte{b}, at); err != nil {
+			f.t.Fatal(err)
+		}
+	}
+	for bit := range 8 * n {
+		i := at + bit/8
+		write(i, f.good[i]^1<<(bit%8))
+		fn(bit)
+		write(i, f.good[i])
+	}
+}
+
+// TestHeadsDamaged: heads of pages have no checksum. Where one was changed by the disk,
+// its page is damaged, or has what it had.
+func TestHeadsDamaged(t *testing.T) {
+	damaged, right := 0, 0
+	for seed := range uint64(3) {
+		r := rand.New(rand.NewPCG(seed, 11))
+		path, wrote := writeTestFile(t, r, 2*pageRows+r.IntN(pageRows))
+		f := newFlipper(t, path)
+		p, err := openParquet(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i, want := range wrote[0] {
+			c, err := p.openChunk(0, i, &pageScratch{}, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			n := r.IntN(len(c.pages))
+			page := c.pages[n]
+			_, head := readPageHeader(f.good[page.at:])
+			f.each(page.at, int64(head), func(bit int64) {
+				c.decoded = -1
+				if _, err := c.page(n); err == nil {
+					right++
+					wantPage(t, c, n, want)
+				} else if damaged++; !isDamage(err) {
+					t.Errorf("column %s, bit %d: %v", c.col.name, bit, err)
+				}
+				c.decoded = -1
+				row := page.row + r.IntN(int(page.rows))
+				got, ok, err := readSparse(c, n, []int32{int32(row)})
+				switch {
+				case err != nil && !isDamage(err):
+					t.Errorf("column %s, bit %d: %v", c.col.name, bit, err)
+				case err == nil && ok:
+					if a, b := valueAt(c.col.shape, got, 0), valueAt(c.col.shape, want, row); !reflect.DeepEqual(a, b) {
+						t.Errorf("column %s, bit %d: row %d is %v, want %v", c.col.name, bit, row, a, b)
+					}
+				}
+			})
+		}
+		if err := p.close(); err != nil {
+			t.Error(err)
+		}
+	}
+	if damaged < 1000 {
+		t.Errorf("only %d of %d changes were seen", damaged, damaged+right)
+	}
+}
+
+// TestPlacesDamagedInQuery: where the list of a column's pages was changed by the disk,
+// rows that are read by themselves are what they were.
+func TestPlacesDamagedInQuery(t *testing.T) {
+	s := openAt(t, Config{Dir: t.TempDir()})
+	defer s.Close() //nolint:errcheck // checked by others
+	m := newInventor(23)
+	m.kinds = event.Kinds(event.KindConnection)
+	fillStore(t, s, m, 9*pageRows)
+	if err := s.Seal(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	i := slices.IndexFunc(s.Segments(), func(f Segment) bool { return f.Kind == event.KindConnection })
+	path := filepath.Join(s.cfg.Dir, s.Segments()[i].Name)
+	f := newFlipper(t, path)
+	file, err := openSealed(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer file.close() //nolint:errcheck // read only
+	rows := []int32{2*pageRows - 1}
+	for _, name := range []string{"evt.time", "fd.rip", "evt.type"} {
+		read := func() (*Vector, error) {
+			b, err := newGroupReader(file, 0, nil, nil).batch(rows, func(c *event.Column) bool { return c.Name == name })
+			if err != nil {
+				return nil, err
+			}
+			return b.Vectors[file.layout.Column(name).Index], nil
+		}
+		info := file.groups[0].chunks[file.byName[name]]
+		want, err := read()
+		if err != nil {
+			t.Fatal(err)
+		}
+		f.each(info.placesAt, int64(info.placesLen), func(bit int64) {
+			got, err := read()
+			if err != nil {
+				t.Errorf("column %s, bit %d of byte %d: %v", name, bit%8, bit/8, err)
+			} else if !reflect.DeepEqual(got, want) {
+				t.Errorf("column %s, bit %d of byte %d: row %d is\n%+v, want\n%+v", name, bit%8, bit/8, rows[0], got, want)
+			}
+		})
+	}
+}
+
+// TestPagesTooLarge: what a page says that it has is not believed, checksums or not.
+func TestPagesTooLarge(t *testing.T) {
+	zeros := make([]byte, 64<<20)
+	e, err := zstd.NewWriter(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	bomb := e.EncodeAll(zeros, nil)
+	c := &chunk{pageScratch: &pageScratch{}}
+	if _, err := c.unpack(bomb, 1000); !isDamage(err) {
+		t.Errorf("%d bytes in a page of 1,000 are no damage: %v", len(zeros), err)
+	}
+	if n := cap(c.plain); n > 4096 {
+		t.Errorf("%d bytes of memory for a page of 1,000", n)
+	}
+	if b, err := c.unpack(bomb, len(zeros)); err != nil || len(b) != len(zeros) {
+		t.Errorf("%d bytes of %d: %v", len(b), len(zeros), err)
+	}
+	for name, h := range map[string]pageHeader{
+		"bytes":   {packed: 1, unpacked: maxPage + 1},
+		"values":  {packed: 1, unpacked: 1, values: maxPageValues + 1},
+		"cut":     {packed: 2, unpacked: 1},
+		"less":    {packed: 1, unpacked: -1},
+		"minus 1": {packed: 1, unpacked: 1, values: -1},
+	} {
+		if h.fits(make([]byte, 1)) {
+			t.Errorf("%s: %+v is read", name, h)
+		}
+	}
+}
+
 // TestNarrow: of a large dictionary only what is wanted is taken, and copied.
 func TestNarrow(t *testing.T) {
 	var b []byte
@@ -150,7 +316,16 @@ func TestNarrow(t *testing.T) {
 	if list := d.narrow(make([]uint32, 13)); list != nil {
 		t.Errorf("13 of 100 texts are narrowed to %v", list)
 	}
-	for _, bad := range [][]byte{b[:len(b)-1], b[:3]} {
+	lists := [][]string{make([]string, 2), make([]string, 1)}
+	d.fill(lists, []uint32{99, 0, 7})
+	if got := fmt.Sprint(lists); got != "[[text 99 text 0] [text 7]]" {
+		t.Errorf("lists are %s", got)
+	}
+	whole := uintptr(unsafe.Pointer(unsafe.StringData(d.all)))
+	if at := uintptr(unsafe.Pointer(unsafe.StringData(lists[0][0]))); at >= whole && at < whole+uintptr(len(d.all)) {
+		t.Error("an element of a list holds the dictionary in memory")
+	}
+	for _, bad := range [][]byte{b[:len(b)-1], b[:3], append(slices.Clone(b), 0)} {
 		if _, err := newDictionary(bad, 100); !isDamage(err) {
 			t.Errorf("a dictionary of %d bytes is read: %v", len(bad), err)
 		}

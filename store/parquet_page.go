@@ -7,8 +7,13 @@ import (
 	"github.com/parquet-go/parquet-go/format"
 )
 
-// maxPage is the most bytes and values of a page that is read.
-const maxPage = 256 << 20
+// maxPage is the most bytes of a page that is read, unpacked, and maxPageValues the most
+// values of one: a page's rows of lists as long as a process's arguments can be. What
+// says that it has more was not written here.
+const (
+	maxPage       = 256 << 20
+	maxPageValues = pageRows * 32 << 10
+)
 
 // A pageHeader is what stands before a page, as far as it matters here. There are
 // many, and the decoder for any structure takes twenty times as long.
@@ -95,6 +100,11 @@ func (h *pageHeader) append(b []byte) []byte {
 		packed = 2
 	}
 	return append(b, 1<<4|packed, 0, 0)
+}
+
+// fits reports whether a page is as long as its head says, and has sizes that are read.
+func (h *pageHeader) fits(body []byte) bool {
+	return h.packed == int64(len(body)) && h.unpacked >= 0 && h.unpacked <= maxPage && h.values >= 0 && h.values <= maxPageValues
 }
 
 // check compares a page with its checksum.

@@ -48,9 +48,7 @@ type chunkInfo struct {
 	at, length    int64
 	data          int64 // where its first page of data is
 	bloomAt       int64
-	indexAt       int64
 	placesAt      int64 // where it says where its pages are
-	indexLen      int32
 	placesLen     int32
 	bloomLen      int32
 	bloomSum      uint32
@@ -203,7 +201,7 @@ func (p *parquetFile) addGroup(m *format.RowGroup) error {
 		md := &c.MetaData
 		info := chunkInfo{
 			at: md.DataPageOffset, data: md.DataPageOffset, length: md.TotalCompressedSize, coded: md.DictionaryPageOffset > 0, values: md.NumValues, nulls: md.Statistics.NullCount,
-			bloomAt: md.BloomFilterOffset, bloomLen: md.BloomFilterLength, indexAt: c.ColumnIndexOffset, indexLen: c.ColumnIndexLength,
+			bloomAt: md.BloomFilterOffset, bloomLen: md.BloomFilterLength,
 			placesAt: c.OffsetIndexOffset, placesLen: c.OffsetIndexLength,
 			least: slices.Clone(md.Statistics.MinValue), most: slices.Clone(md.Statistics.MaxValue),
 		}
@@ -214,8 +212,7 @@ func (p *parquetFile) addGroup(m *format.RowGroup) error {
 		if md.Codec != format.Zstd || md.Type != p.cols[i].physical() {
 			return corrupt("column %s is packed in a way that Warren does not write", p.cols[i].name)
 		}
-		if !p.inside(info.at, info.length) || !p.inside(info.bloomAt, int64(info.bloomLen)) || !p.inside(info.indexAt, int64(info.indexLen)) ||
-			!p.inside(info.placesAt, int64(info.placesLen)) {
+		if !p.inside(info.at, info.length) || !p.inside(info.bloomAt, int64(info.bloomLen)) || !p.inside(info.placesAt, int64(info.placesLen)) {
 			return corrupt("column %s lies outside the file", p.cols[i].name)
 		}
 		p.cols[i].bloom = p.cols[i].bloom || info.bloomLen > 0
@@ -259,26 +256,6 @@ func (p *parquetFile) mayHave(g, col int, hashes []uint64) (bool, error) {
 
 func bloomHash(text string) uint64 { return bloom.XXH64{}.Sum64([]byte(escapeText(text))) }
 
-// pageBounds returns the bounds of a column's pages; nil where there are none.
-func (p *parquetFile) pageBounds(g, col int) (*format.ColumnIndex, error) {
-	c := &p.groups[g].chunks[col]
-	if c.indexLen == 0 {
-		return nil, nil
-	}
-	b := make([]byte, c.indexLen)
-	if _, err := p.f.ReadAt(b, c.indexAt); err != nil {
-		return nil, readError(err)
-	}
-	var x format.ColumnIndex
-	if _, err := unmarshal(b, &x); err != nil {
-		return nil, err
-	}
-	if len(x.MinValues) != len(x.NullPages) || len(x.MaxValues) != len(x.NullPages) {
-		return nil, corrupt("bounds of %d, %d and %d pages", len(x.NullPages), len(x.MinValues), len(x.MaxValues))
-	}
-	return &x, nil
-}
-
 func (c *chunk) decode(d *dataPage) error {
 	rep, def := d.body[:d.rep], d.body[d.rep:d.rep+d.def]
 	body := d.body[len(rep)+len(def):]
@@ -299,16 +276,12 @@ func (c *chunk) decode(d *dataPage) error {
 	if c.col.shape == shapeTexts {
 		return c.decodeLists(rep, def, body, rows, values, there)
 	}
+	if _, err := d.presence(); err != nil {
+		return err
+	}
 	if nulls > 0 && nulls < values {
 		if c.lv, err = decodeLevels(c.lv, def, 1, values); err != nil {
 			return err
-		}
-		n := 0
-		for _, l := range c.lv {
-			n += int(l)
-		}
-		if n != there {
-			return corrupt("%d values instead of %d", n, there)
 		}
 	}
 	switch {
@@ -410,8 +383,8 @@ func (c *chunk) decodeLists(rep, def, body []byte, rows, values, there int) (err
 		}
 	}
 	v.offsets = append(v.offsets, uint32(len(v.codes)))
-	if len(v.offsets) != rows+1 {
-		return corrupt("%d lists of %d", len(v.offsets)-1, rows)
+	if len(v.offsets) != rows+1 || len(v.codes) != there {
+		return corrupt("%d lists of %d, with %d elements of %d", len(v.offsets)-1, rows, len(v.codes), there)
 	}
 	return nil
 }
@@ -464,14 +437,22 @@ func decodeLevels(dst []uint8, b []byte, width, n int) ([]uint8, error) {
 	if len(dst) < n {
 		return dst, corrupt("%d levels of %d", len(dst), n)
 	}
+	// Runs in bits are of eight: what is beyond the last level is nothing.
+	if slices.ContainsFunc(dst[n:], func(l uint8) bool { return l != 0 }) {
+		return dst, corrupt("%d levels where there should be %d", len(dst), n)
+	}
 	return dst[:n], nil
 }
 
-// checkRuns checks that runs of values of some bits are as many as n, and there: the
-// decoder allocates what they say.
+// checkRuns checks that runs of values of some bits are as many as n, and there, and
+// nothing behind them: the decoder allocates what they say. The last run may have up
+// to seven more.
 func checkRuns(b []byte, width, n int) error {
 	total := 0
 	for len(b) > 0 {
+		if total >= n {
+			return corrupt("runs go on behind %d values", n)
+		}
 		head, k := binary.Uvarint(b)
 		if k <= 0 {
 			return corrupt("a run without length")

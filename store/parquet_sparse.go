@@ -34,8 +34,12 @@ func (c *chunk) sparse(at int, rows []int32, base int, codes []uint32, nums []in
 }
 
 func (c *chunk) decodeSparse(d *dataPage, rows []int32, base int, codes []uint32, nums []int64, valid []bool) (err error) {
-	total, nulls := int(d.rows), int(d.nulls)
-	there := total - nulls
+	nulls := int(d.nulls)
+	there := int(d.rows) - nulls
+	levels, err := d.presence()
+	if err != nil {
+		return err
+	}
 	if there == 0 {
 		for i := range rows {
 			valid[i] = false
@@ -52,14 +56,6 @@ func (c *chunk) decodeSparse(d *dataPage, rows []int32, base int, codes []uint32
 		}
 	} else if len(body) != d.size {
 		return corrupt("a page of %d bytes should have %d", len(body), d.size)
-	}
-	var levels runs
-	if nulls > 0 {
-		def := d.body[d.rep : d.rep+d.def]
-		if err := checkRuns(def, 1, total); err != nil {
-			return err
-		}
-		levels = runs{rest: def, width: 1}
 	}
 	values, size, err := c.valuesOf(d, body, there)
 	if err != nil {

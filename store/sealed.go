@@ -383,7 +383,15 @@ func (r *groupReader) batch(rows []int32, want func(*event.Column) bool) (*Batch
 		if ch == nil {
 			continue
 		}
-		if b.Vectors[i], err = r.pick(ch, c, rows); err != nil {
+		b.Vectors[i], err = r.pick(ch, c, rows)
+		if err != nil && isDamage(err) {
+			// The list of pages has no checksum: what they are can be seen in themselves, too.
+			r.chunks[r.f.cols[i]] = nil
+			if ch, err = r.chunk(i); err == nil {
+				b.Vectors[i], err = r.pick(ch, c, rows)
+			}
+		}
+		if err != nil {
 			return nil, err
 		}
 	}
@@ -396,7 +404,7 @@ func (r *groupReader) pick(c *chunk, col *event.Column, rows []int32) (*Vector, 
 	n := len(rows)
 	valid := make([]bool, n)
 	nulls := 0
-	var texts []uint32
+	var texts, elements []uint32 // elements are those of all lists, one list behind the other
 	switch c.col.shape {
 	case shapeTexts, shapeText:
 		texts = make([]uint32, n)
@@ -436,7 +444,8 @@ func (r *groupReader) pick(c *chunk, col *event.Column, rows []int32) (*Vector, 
 				if from, to := p.offsets[i], p.offsets[i+1]; from < to {
 					valid[k] = true
 					texts[k] = uint32(len(v.Lists))
-					v.Lists = append(v.Lists, listFrom(&c.dict, p.codes[from:to]))
+					v.Lists = append(v.Lists, make([]string, to-from))
+					elements = append(elements, p.codes[from:to]...)
 				}
 			default:
 				valid[k] = p.null == nil || !p.null[i]
@@ -474,8 +483,10 @@ func (r *groupReader) pick(c *chunk, col *event.Column, rows []int32) (*Vector, 
 		}
 	case event.ListRep:
 		v.Codes = texts
+		c.dict.fill(v.Lists, elements)
 	case event.MapRep:
 		v.Codes = texts
+		c.dict.fill(v.Lists, elements)
 		for _, l := range v.Lists {
 			m := make(map[string]string, len(l))
 			for _, s := range l {
@@ -506,14 +517,6 @@ func from[T any](l []T, k int) []T {
 		return nil
 	}
 	return l[k:]
-}
-
-func listFrom(dict *dictionary, codes []uint32) []string {
-	l := make([]string, len(codes))
-	for i, c := range codes {
-		l[i] = dict.text(c)
-	}
-	return l
 }
 
 // addresses returns the dictionary of a chunk as addresses, as far as codes name them.
