@@ -28,8 +28,8 @@ type RulesConfig struct {
 	// Aggregate is for how long alerts like one that was told are counted and not
 	// told; 0 stands for defaultAggregate, and less: each is told.
 	Aggregate time.Duration
-	// Least is the least priority that alerts; zero is Debug.
-	Least rule.Priority
+	// Least is the least priority that alerts; nil for all.
+	Least *rule.Priority
 	// Output is appended to what every rule says: %container.id and the like.
 	Output string
 	// NoSuggested leaves out [rule.Suggested], which is added to what every rule
@@ -108,7 +108,7 @@ func setLeast(c *Config, v string) error {
 	if !ok {
 		return fmt.Errorf("%q is no priority: want one from emergency to debug", v)
 	}
-	c.Rules.Least = p
+	c.Rules.Least = &p
 	return nil
 }
 
@@ -121,11 +121,17 @@ func setAggregate(c *Config, v string) error {
 	return settings.Span(time.Second, 24*time.Hour, func(c *Config) *time.Duration { return &c.Rules.Aggregate })(c, v)
 }
 
+// The values of rules: matching.
+const (
+	matchAll   = "all"
+	matchFirst = "first"
+)
+
 func setMatching(c *Config, v string) error {
-	if v != "all" && v != "first" {
-		return fmt.Errorf("%q is neither all nor first", v)
+	if v != matchAll && v != matchFirst {
+		return fmt.Errorf("%q is neither %s nor %s", v, matchAll, matchFirst)
 	}
-	c.Rules.First = v == "first"
+	c.Rules.First = v == matchFirst
 	return nil
 }
 
@@ -206,10 +212,31 @@ func (s *self) rules() *api.Rules {
 	return out
 }
 
-// ruleFiles returns the rule files at work as the API has them.
-func (s *self) ruleFiles() (list []api.RuleFile) {
-	for _, f := range s.alerts.Files() {
-		list = append(list, api.RuleFile{Name: f.Name, Text: string(f.Text)})
+// ruleFiles returns the rule files at work, and how they are, as the API has them.
+func (s *self) ruleFiles() api.RuleFiles {
+	files, cfg := s.alerts.Files()
+	out := api.RuleFiles{Files: make([]api.RuleFile, len(files)), Settings: settingsOf(cfg)}
+	for i, f := range files {
+		out.Files[i] = api.RuleFile{Name: f.Name, Text: string(f.Text)}
 	}
-	return list
+	return out
+}
+
+// settingsOf returns how rules are put to work as the API has it.
+func settingsOf(cfg alert.Config) api.RuleSettings {
+	s := api.RuleSettings{Matching: matchAll, Priority: rule.Debug.String(), Output: cfg.Rules.Extra, Append: []api.RuleAddition{}}
+	if cfg.First {
+		s.Matching = matchFirst
+	}
+	if cfg.Least != nil {
+		s.Priority = cfg.Least.String()
+	}
+	for _, a := range cfg.Rules.Add {
+		add := api.RuleAddition{Rule: a.Rule, Source: a.Source, Tags: a.Tags, Output: a.Output, Suggested: a.Suggested}
+		for _, f := range a.Fields {
+			add.Fields = append(add.Fields, api.AddedField(f))
+		}
+		s.Append = append(s.Append, add)
+	}
+	return s
 }

@@ -32,11 +32,11 @@ type self struct {
 	alone    string      // and then why
 	net      *network    // nil where packets are left alone
 	creds    *api.Credentials
-	hubble   *api.Hubble       // nil where nobody can ask for flows
-	alerts   *alert.Engine     // what makes alerts
-	channels *alerts           // where they go
-	changes  *changes          // of the configuration
-	reacts   *reactions        // what rules have done
+	hubble   *api.Hubble   // nil where nobody can ask for flows
+	alerts   *alert.Engine // what makes alerts
+	channels *alerts       // where they go
+	changes  *changes      // of the configuration
+	reacts   *reactions    // what rules have done
 	audit    *auditLog
 	seen     *flowWatch        // nil where packets are left alone
 	talk     *api.MapCollector // nil where connections are not watched

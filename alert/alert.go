@@ -38,8 +38,8 @@ type Config struct {
 	// First is Falco's way: of the rules that an event matches, only the first
 	// one alerts.
 	First bool
-	// Least is the least priority that alerts; zero is Debug: all do.
-	Least rule.Priority
+	// Least is the least priority that alerts; nil for all.
+	Least *rule.Priority
 	// Workers is how many there are. Default: the processors, 8 at most.
 	Workers int
 	// Look is how often rule files are looked at again. Default 1 s.
@@ -56,7 +56,6 @@ func (c Config) withDefaults() Config {
 	c.Workers = cmp.Or(c.Workers, min(runtime.GOMAXPROCS(0), 8))
 	c.Look = cmp.Or(c.Look, time.Second)
 	c.Budget = cmp.Or(c.Budget, 200)
-	c.Least = cmp.Or(c.Least, rule.Debug)
 	return c
 }
 
@@ -200,8 +199,7 @@ func newRules(cfg Config, files []rule.File) (*rules, error) {
 	if set == nil {
 		return nil, &BadRulesError{findings}
 	}
-	// Those that are bad enough.
-	set = &rule.Set{Rules: slices.DeleteFunc(slices.Clone(set.Rules), func(r *rule.Rule) bool { return r.Priority > cfg.Least })}
+	set = set.AtLeast(cfg.Least)
 	r := &rules{
 		cfg: cfg, files: files, set: set, matcher: rule.NewMatcher(set), loaded: time.Now(),
 		matched: map[*rule.Rule]*atomic.Uint64{}, over: make(chan struct{}),

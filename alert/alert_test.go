@@ -188,7 +188,7 @@ func TestAlerts(t *testing.T) {
 func TestFirst(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := &files{text: someRules}
-		_, spine, stop := run(t, Config{Load: f.load, First: true, Least: rule.Warning})
+		_, spine, stop := run(t, Config{Load: f.load, First: true, Least: new(rule.Warning)})
 		defer stop()
 		spine.emit(exec(1, "sh"))
 		spine.emit(exec(2, "ls"))

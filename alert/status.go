@@ -46,5 +46,8 @@ func (e *Engine) Status() Status {
 	return st
 }
 
-// Files returns the files that the rules at work were made of.
-func (e *Engine) Files() []rule.File { return e.now.Load().files }
+// Files returns the files that the rules at work were made of, and their settings.
+func (e *Engine) Files() ([]rule.File, Config) {
+	now := e.now.Load()
+	return now.files, now.cfg
+}

@@ -15,6 +15,34 @@ const PathRules = "/rules"
 type RuleFiles struct {
 	// Files are in the order in which they were read.
 	Files []RuleFile `json:"files"`
+	// Settings are those of the agent.
+	Settings RuleSettings `json:"settings"`
+}
+
+// RuleSettings say which matches alert, and what is said behind a rule's output.
+type RuleSettings struct {
+	Matching string         `json:"matching"` // all, or first
+	Priority string         `json:"priority"` // the least that alerts
+	Output   string         `json:"output"`   // behind every output; "" for nothing
+	Append   []RuleAddition `json:"append"`   // to the rules that each is for, in their order
+}
+
+// A RuleAddition is said with what some rules say; "" and none are for all rules,
+// and nothing.
+type RuleAddition struct {
+	Rule      string       `json:"rule,omitempty"`
+	Source    string       `json:"source,omitempty"`
+	Tags      []string     `json:"tags,omitempty"`
+	Output    string       `json:"output,omitempty"`
+	Fields    []AddedField `json:"fields,omitempty"`
+	Suggested bool         `json:"suggested,omitempty"` // which container and pod
+}
+
+// An AddedField is a value by a name; without a format it is the field's of that
+// name.
+type AddedField struct {
+	Name   string `json:"name"`
+	Format string `json:"format,omitempty"`
 }
 
 // A RuleFile is one of them.
@@ -27,9 +55,9 @@ func (s *Server) serveRules(w http.ResponseWriter, _ *http.Request, q Query) err
 	if err := s.here(q); err != nil {
 		return err
 	}
-	out := RuleFiles{Files: []RuleFile{}}
+	out := RuleFiles{Files: []RuleFile{}, Settings: RuleSettings{Matching: "all", Priority: "Debug", Append: []RuleAddition{}}}
 	if s.cfg.Rules != nil {
-		out.Files = append(out.Files, s.cfg.Rules()...)
+		out = s.cfg.Rules()
 	}
 	return WriteJSON(w, out)
 }

@@ -62,7 +62,7 @@ type Config struct {
 	// History is what is kept of the past; nil where nothing is.
 	History History
 	// Rules returns the rule files at work; nil where there can be none.
-	Rules func() []RuleFile
+	Rules func() RuleFiles
 	// TestAlert sends a test by a channel of alerts; nil where there can be none.
 	TestAlert func(ctx context.Context, channel string) error
 }

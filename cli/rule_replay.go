@@ -3,10 +3,7 @@ package cli
 import (
 	"cmp"
 	"context"
-	"errors"
 	"fmt"
-	"net/http"
-	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -21,6 +18,7 @@ import (
 // ruleReplayCommand tells what rules would have said of the past.
 func ruleReplayCommand(g *globals) *command {
 	var output, only, base string
+	var how ruling
 	var about selection
 	when := period{since: "1d"}
 	return &command{
@@ -29,6 +27,7 @@ func ruleReplayCommand(g *globals) *command {
 		summary: "Tell what rules would have alerted, by the history",
 		about: "The rules of the files are put to what the agent has kept of the last day, or since another moment: each event with the process and its ancestors as they were. " +
 			"They are read behind the rule files that the agent has, so that they may append to these and override them; a file that it has already takes its own place there. Asked are the rules that the files define, and those that are others by them; without files all that the agent has. The alerts are shown as alert list does, and then how many each rule would have made. " +
+			"What the agent's configuration says of rules holds: the least priority that alerts, whether the first rule that matches does alone, and what is said behind outputs. But each alert is told, and none counted with others. " +
 			"No alert is not always an answer: which rules read events that the history does not keep, or what it does not have of ancestors, when it begins, when no agent ran and what was lost is said. What is kept is history: filter in the agent's configuration.",
 		examples: []example{
 			{"warren rule replay new.yaml", "What a new rule would have said of the last day"},
@@ -43,6 +42,8 @@ func ruleReplayCommand(g *globals) *command {
 			outputFlag(&output, "", "table", "wide", "json"),
 			{long: "rule", meta: "NAME", text: &only, doc: "only the rule of that name"},
 			{long: "rules", meta: "PATHS", text: &base, doc: "rule files and directories before FILE, by comma, in the place of the agent's; none for none"},
+			{long: "matching", meta: "WHICH", choices: []string{matchAll, matchFirst}, text: &how.matching, doc: "all rules that an event matches alert, or the first (the agent's)"},
+			{long: "priority", meta: "PRIORITY", text: &how.priority, doc: "least priority that alerts (the agent's)"},
 			{long: "history", meta: "WHEN", text: &when.since, doc: "the same as --since"},
 		}, append(when.flags(), podFlags(g, &about)...)...),
 		run: func(ctx context.Context, env *Env, args []string) error {
@@ -60,15 +61,15 @@ func ruleReplayCommand(g *globals) *command {
 			}
 			ctx, cancel := g.finite(ctx, false)
 			defer cancel()
-			before, err := baseRules(ctx, env, who, base)
+			before, err := how.base(ctx, env, who, base)
 			if err != nil {
 				return err
 			}
-			set, err := replayed(env, before, files, only)
+			set, rivals, err := how.replayed(env, before, files, only)
 			if err != nil {
 				return err
 			}
-			r := &replayView{env: env, who: who, set: set, since: since, until: until, counts: map[string]uint64{}}
+			r := &replayView{env: env, who: who, set: set, rivals: rivals, least: how.least, since: since, until: until, counts: map[string]uint64{}}
 			if err := r.keeps(ctx); err != nil {
 				return err
 			}
@@ -95,111 +96,16 @@ func ruleReplayCommand(g *globals) *command {
 	}
 }
 
-// noBase is for --rules: FILES are all rules there are.
-const noBase = "none"
-
-// baseRules returns the rule files that others change: those of paths, by comma, or
-// the agent's. An agent that does not tell them, or a hub, has none.
-func baseRules(ctx context.Context, env *Env, who *answerer, paths string) ([]rule.File, error) {
-	switch paths {
-	case noBase:
-		return nil, nil
-	case "":
-	default:
-		return readRules(env, strings.Split(paths, ","))
-	}
-	theirs, err := who.Rules(ctx)
-	var answer *api.Error
-	if errors.As(err, &answer) && answer.Status == http.StatusNotFound {
-		return nil, nil
-	}
-	files := make([]rule.File, len(theirs.Files))
-	for i, f := range theirs.Files {
-		files[i] = rule.File{Name: f.Name, Text: []byte(f.Text)}
-	}
-	return files, err
-}
-
-// behind returns base with files behind them; one that is of base already, by its
-// path, stands there.
-func behind(dir string, base, files []rule.File) []rule.File {
-	path := func(f rule.File) string {
-		if filepath.IsAbs(f.Name) {
-			return f.Name
-		}
-		return filepath.Join(dir, f.Name)
-	}
-	all := slices.Clone(base)
-	for _, f := range files {
-		at := slices.IndexFunc(base, func(b rule.File) bool { return path(b) == path(f) })
-		if at < 0 {
-			all = append(all, f)
-			continue
-		}
-		all[at] = f
-	}
-	return all
-}
-
-// replayed returns the enabled rules that files define behind base, and those of base
-// that they change; without files those of base. With only it is the rule of that
-// name, enabled or not.
-func replayed(env *Env, base, files []rule.File, only string) (*rule.Set, error) {
-	cfg := rule.Config{Add: []rule.Addition{{Suggested: true}}} // as the agent does
-	all := behind(env.Dir, base, files)
-	set, findings := rule.Load(all, cfg)
-	if set == nil {
-		findings = slices.DeleteFunc(findings, func(f rule.Finding) bool { return !f.IsError() })
-		if err := printFindings(env, all, nil, findings); err != nil {
-			return nil, err
-		}
-		return nil, errRules
-	}
-	if only != "" {
-		r, ok := set.Rule(only)
-		if !ok {
-			return nil, noRule(only, set)
-		}
-		one := *r
-		one.Enabled = true
-		return &rule.Set{Rules: []*rule.Rule{&one}}, nil
-	}
-	was, _ := rule.Load(base, cfg)
-	var on []*rule.Rule
-	for _, r := range set.Rules {
-		about := len(files) == 0 || slices.ContainsFunc(files, func(f rule.File) bool { return f.Name == r.Place.File }) || changed(was, r)
-		if about && r.Enabled && r.Kinds() != 0 {
-			on = append(on, r)
-		}
-	}
-	switch {
-	case len(on) > 0:
-		return &rule.Set{Rules: on}, nil
-	case len(all) == 0:
-		return nil, usagef("which rule files? The agent has none")
-	case len(files) == 0:
-		return nil, errors.New("no rule of these files is enabled")
-	}
-	return nil, errors.New("these files define no rule that is enabled, and change none")
-}
-
-// changed reports whether a rule is not as a set has it, nil for none.
-func changed(was *rule.Set, r *rule.Rule) bool {
-	if was == nil {
-		return true
-	}
-	b, ok := was.Rule(r.Name)
-	return !ok || b.Enabled != r.Enabled || b.Priority != r.Priority || b.Output != r.Output || b.Condition.String() != r.Condition.String()
-}
-
 // A replayView is what rules say of the past, and what cannot be known.
 type replayView struct {
 	env          *Env
 	who          *answerer
 	set          *rule.Set
+	rivals       *rule.Set      // all of which the first that matches alerts; nil where each does
+	least        *rule.Priority // that alerts; nil for all
 	since, until time.Time
 
-	judged  []*rule.Rule // those of set that the history can be asked
+	judged  []*rule.Rule // those of set that the history can be asked, and that alert
 	kept    event.KindSet
 	counts  map[string]uint64
 	lost    uint64
@@ -263,6 +169,9 @@ func (r *replayView) ask() string {
 		reads := x.Kinds() & ofRules
 		missing := reads &^ r.kept
 		switch {
+		case r.least != nil && x.Priority > *r.least:
+			r.say("rule " + x.Name + " was not asked: it is " + x.Priority.String() + ", and the least that alerts is " + r.least.String() + "; --priority debug asks it")
+			continue
 		case reads == 0:
 			r.say("rule " + x.Name + " reads no event that there is")
 			continue
@@ -286,6 +195,7 @@ func (r *replayView) ask() string {
 	if kinds == 0 {
 		return ""
 	}
+	r.judgeRivals(kinds)
 	names := strings.ReplaceAll(kinds.String(), ",", ", ")
 	text := "evt.kind in (" + names + ") and (" + strings.Join(conditions, " or ") + ")"
 	if _, err := filter.Compile(text); err == nil && len(text) <= maxReplay {
@@ -293,6 +203,30 @@ func (r *replayView) ask() string {
 		return text
 	}
 	return "evt.kind in (" + names + ")"
+}
+
+// judgeRivals leaves out of the rivals those that the history cannot be asked, and says
+// which of them may have alerted in the place of a rule that is asked.
+func (r *replayView) judgeRivals(kinds event.KindSet) {
+	if r.rivals == nil {
+		return
+	}
+	var names []string
+	last := r.judged[len(r.judged)-1]
+	before := true
+	r.rivals.Rules = slices.DeleteFunc(r.rivals.Rules, func(x *rule.Rule) bool {
+		before = before && x != last
+		if len(unknown(x)) == 0 {
+			return false
+		}
+		if before && x.Kinds()&kinds != 0 && !slices.Contains(r.set.Rules, x) {
+			names = append(names, x.Name)
+		}
+		return true
+	})
+	if len(names) > 0 {
+		r.say("the first rule that matches alerts alone; what these would have said cannot be told, and it may have been in the place of what is shown: " + strings.Join(names, ", "))
+	}
 }
 
 // unknown are the fields of a rule's condition that may say something else of what
@@ -326,7 +260,11 @@ func (r *replayView) say(text string) {
 // them.
 func (r *replayView) alerts(lines api.Lines) api.Lines {
 	return func(yield func([]byte, error) bool) {
-		w := rule.NewMatcher(&rule.Set{Rules: r.judged}).NewWorker()
+		asked := &rule.Set{Rules: r.judged}
+		if r.rivals != nil {
+			asked = r.rivals
+		}
+		w := rule.NewMatcher(asked).NewWorker()
 		var room []byte
 		for line, err := range lines {
 			if err != nil {
@@ -351,7 +289,13 @@ func (r *replayView) alerts(lines api.Lines) api.Lines {
 			if len(found) == 0 && r.whole {
 				r.unfound++
 			}
+			if r.rivals != nil && len(found) > 0 {
+				found = found[:1]
+			}
 			for _, x := range found {
+				if !slices.Contains(r.judged, x) {
+					continue // a rival
+				}
 				r.counts[x.Name] += e.Times()
 				room = event.AppendJSON(room[:0], alertOf(x, e))
 				if !yield(room, nil) {

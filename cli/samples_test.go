@@ -23,7 +23,7 @@ func at(ms int) time.Time { return now.Add(-time.Duration(ms) * time.Millisecond
 func ktime(t time.Time) uint64 { return uint64(t.Sub(bootTime)) }
 
 type machine struct {
-	rules                              []api.RuleFile // of the agent
+	rules                              api.RuleFiles // of the agent
 	systemd, sshd, bash, kthread       *event.Process
 	curl, sleep, memfd, failed, webapp *event.Process
 	service                            *cluster.Peer // what curl was refused by
@@ -87,6 +87,7 @@ func newNode() *machine {
 // people are the processes of the day.
 func people() *machine {
 	m := &machine{}
+	m.rules.Settings = api.RuleSettings{Matching: "all", Priority: "Debug", Append: []api.RuleAddition{{Suggested: true}}}
 	m.systemd = process(nil, 1, 46_800_000, "systemd", "/usr/lib/systemd/systemd", "/sbin/init")
 	m.systemd.Namespaces = event.Namespaces{MntNS: 4026531841, PidNS: 4026531836, NetNS: 4026531840, UserNS: 4026531837, UtsNS: 4026531838, IpcNS: 4026531839, CgroupNS: 4026531835, TimeNS: 4026531834}
 	m.systemd.Cgroup = event.Cgroup{CgroupID: 1, Path: "/init.scope", Unit: "init.scope"}

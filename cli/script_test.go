@@ -31,7 +31,7 @@ var update = flag.Bool("update", false, "rewrite what the scripts expect")
 //
 //	warren ARGUMENTS   runs Main; variables WIDTH (a terminal of that width), NO_COLOR, LC_ALL
 //	exitcode N         holds the code of the last warren
-//	agent start|stop   the agent on $WARREN_SOCKET, start FILE... one with rule files; agent node one of a cluster's node
+//	agent start|stop   the agent on $WARREN_SOCKET, start [matching=WHICH] [priority=PRIORITY] [output=TEXT] FILE... one with rule files; agent node one of a cluster's node
 //	kubectl warren ... the same as a plugin, with the hub of cluster_test.go; HUB says how that is doing
 func TestScripts(t *testing.T) {
 	testscript.Run(t, testscript.Params{
@@ -160,7 +160,16 @@ func cmdAgent(ts *testscript.TestScript, _ bool, args []string) {
 			m.flow()
 		}
 		for _, name := range args[1:] {
-			m.rules = append(m.rules, api.RuleFile{Name: ts.MkAbs(name), Text: ts.ReadFile(name)})
+			switch key, value, _ := strings.Cut(name, "="); key {
+			case "matching":
+				m.rules.Settings.Matching = value
+			case "priority":
+				m.rules.Settings.Priority = value
+			case "output":
+				m.rules.Settings.Output = value
+			default:
+				m.rules.Files = append(m.rules.Files, api.RuleFile{Name: ts.MkAbs(name), Text: ts.ReadFile(name)})
+			}
 		}
 		w.stop = startAgent(ts.Check, ts.Getenv("WARREN_SOCKET"), m)
 		ts.Defer(func() { w.stop() })
@@ -177,7 +186,7 @@ func startAgent(check func(error), socket string, m *machine) (stop func()) {
 	listener, err := api.ListenUnix(socket)
 	check(err)
 	ctx, cancel := context.WithCancel(context.Background())
-	server := api.New(api.Config{Map: m.talk().Answer, Flows: m.flows, History: kept{m}, Rules: func() []api.RuleFile { return m.rules }}, recorded{m}, recorded{m}, recorded{m}, slog.New(slog.DiscardHandler))
+	server := api.New(api.Config{Map: m.talk().Answer, Flows: m.flows, History: kept{m}, Rules: func() api.RuleFiles { return m.rules }}, recorded{m}, recorded{m}, recorded{m}, slog.New(slog.DiscardHandler))
 	done := make(chan error, 1)
 	go func() { done <- server.Serve(ctx, listener) }()
 	return sync.OnceFunc(func() {

@@ -9,6 +9,7 @@ package rule
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	"warren/event"
@@ -94,6 +95,14 @@ type Set struct {
 	// Rules are in the order in which they were first defined, those that are
 	// not enabled among them.
 	Rules []*Rule
+}
+
+// AtLeast returns the rules that are at least as urgent as p; nil stands for all.
+func (s *Set) AtLeast(p *Priority) *Set {
+	if p == nil {
+		return s
+	}
+	return &Set{Rules: slices.DeleteFunc(slices.Clone(s.Rules), func(r *Rule) bool { return r.Priority > *p })}
 }
 
 // Rule returns the rule with a name.
