@@ -55,7 +55,7 @@ func (s *Server) serveRules(w http.ResponseWriter, _ *http.Request, q Query) err
 	if err := s.here(q); err != nil {
 		return err
 	}
-	out := RuleFiles{Files: []RuleFile{}, Settings: RuleSettings{Matching: "all", Priority: "Debug", Append: []RuleAddition{}}}
+	out := RuleFiles{Files: []RuleFile{}, Settings: RuleSettings{Matching: "all", Priority: "Debug", Append: []RuleAddition{{Suggested: true}}}} // as without a configuration
 	if s.cfg.Rules != nil {
 		out = s.cfg.Rules()
 	}
