@@ -58,6 +58,7 @@ type savedPod struct {
 
 // load reads what an earlier agent has left: ok is false where none has.
 func (s *networkStore) load() (list []*endpoint, ok bool, err error) {
+	_ = wholefile.Sweep(s.path) // who may not remove may not write either, and save tells
 	f, err := os.Open(s.path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, false, nil

@@ -23,6 +23,7 @@ import (
 
 	"warren/event"
 	"warren/internal/testkit"
+	"warren/internal/wholefile"
 )
 
 // sink keeps what it is told.
@@ -381,9 +382,16 @@ func TestLog(t *testing.T) {
 	f.sink.wait(t, "a b c d e f g")
 
 	f.end()
+	left := filepath.Join(dir, wholefile.TempPrefix+"position-1") // of one that was killed
+	if err := os.WriteFile(left, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
 	f.begin()
 	f.write(item("h") + "\n")
 	f.sink.wait(t, "a b c d e f g h")
+	if _, err := os.Stat(left); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("what was not complete is still there: %v", err)
+	}
 	if st := f.in.Stats(); st.Lost() != 0 || st.Repeated != 0 {
 		t.Errorf("%+v", st)
 	}

@@ -487,6 +487,7 @@ func (l *Log) files() ([]logFile, error) {
 
 // load returns where the last one was, nil if there was none of this log.
 func (l *Log) load() (*position, error) {
+	_ = wholefile.Sweep(l.cfg.State) // who may not remove may not write either, and save tells
 	b, err := os.ReadFile(l.cfg.State)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil

@@ -9,8 +9,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"strconv"
-	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -232,17 +230,7 @@ func Uninstall(c InstallConfig) error {
 func (c InstallConfig) sweep() error {
 	var errs []error
 	for _, path := range []string{c.conf(), c.program()} {
-		dir, start := filepath.Dir(path), tempPrefix+filepath.Base(path)+"-"
-		entries, err := os.ReadDir(dir)
-		if err != nil && !errors.Is(err, fs.ErrNotExist) {
-			errs = append(errs, err)
-		}
-		for _, e := range entries {
-			digits, ok := strings.CutPrefix(e.Name(), start)
-			if _, err := strconv.ParseUint(digits, 10, 64); ok && err == nil {
-				errs = append(errs, os.Remove(filepath.Join(dir, e.Name())))
-			}
-		}
+		errs = append(errs, wholefile.Sweep(path))
 	}
 	return errors.Join(errs...)
 }

@@ -87,7 +87,9 @@ func (s *sysctls) load() error {
 	}
 	var r record
 	if s.dir != "" {
-		text, err := os.ReadFile(filepath.Join(s.dir, sysctlRecord))
+		path := filepath.Join(s.dir, sysctlRecord)
+		_ = wholefile.Sweep(path) // who may not remove may not write either, and save tells
+		text, err := os.ReadFile(path)
 		switch {
 		case errors.Is(err, fs.ErrNotExist):
 		case err != nil:

@@ -13,6 +13,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/vishvananda/netlink"
+
+	"warren/internal/wholefile"
 )
 
 func cidrs(texts ...string) []netip.Prefix {
@@ -233,7 +235,11 @@ func TestSysctlsElsewhere(t *testing.T) {
 	if err := s.want("net/ipv4/no_such_setting", "1"); err == nil {
 		t.Error("a setting that does not exist could be set")
 	}
-	// Whoever comes later reads what was, and leaves alone what is not so any more.
+	// Whoever comes later reads what was, and leaves alone what is not so any more. What
+	// one that was killed has left of a file goes.
+	if err := os.WriteFile(filepath.Join(state, wholefile.TempPrefix+sysctlRecord+"-1"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
 	later := sysctls{root: root, dir: state}
 	if err := later.load(); err != nil || later.was[name].Now != "77" {
 		t.Errorf("%+v, %v", later.was, err)

@@ -11,10 +11,13 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strconv"
+	"strings"
 )
 
 // TempPrefix begins names of files that are not complete: who is killed leaves
-// them. Behind it come the name that they were to have, a dash and digits.
+// them, and [Sweep] removes them. Behind it come the name that they were to have, a
+// dash and digits.
 const TempPrefix = ".tmp-"
 
 // Write gives a file content and mode. After a loss of power the file can be what
@@ -32,6 +35,24 @@ func WriteSynced(path string, content []byte, mode fs.FileMode) error {
 // CopySynced is WriteSynced of what is read.
 func CopySynced(path string, from io.Reader, mode fs.FileMode) error {
 	return write(path, from, mode, true)
+}
+
+// Sweep removes what those who were killed while they wrote a file have left. Nobody
+// may write it meanwhile.
+func Sweep(path string) error {
+	dir, start := filepath.Dir(path), TempPrefix+filepath.Base(path)+"-"
+	entries, err := os.ReadDir(dir)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	var errs []error
+	for _, e := range entries {
+		digits, ok := strings.CutPrefix(e.Name(), start)
+		if _, err := strconv.ParseUint(digits, 10, 64); ok && err == nil {
+			errs = append(errs, os.Remove(filepath.Join(dir, e.Name())))
+		}
+	}
+	return errors.Join(errs...)
 }
 
 func write(path string, from io.Reader, mode fs.FileMode, synced bool) (err error) {

@@ -46,6 +46,31 @@ func TestWrite(t *testing.T) {
 	}
 }
 
+// TestSweep removes what a killed write of the file has left, and nothing else.
+func TestSweep(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, "f")
+	for _, name := range []string{"f", TempPrefix + "f-123", TempPrefix + "f-4", TempPrefix + "f-x", TempPrefix + "f-", TempPrefix + "f-g-5", TempPrefix + "g-6", "f-7"} {
+		if err := os.WriteFile(filepath.Join(dir, name), nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for range 2 {
+		if err := Sweep(path); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got, want := names(t, dir), ".tmp-f- .tmp-f-g-5 .tmp-f-x .tmp-g-6 f f-7"; got != want {
+		t.Errorf("left are %s, want %s", got, want)
+	}
+	if err := Sweep(filepath.Join(dir, "none", "f")); err != nil {
+		t.Errorf("where there is no folder: %v", err)
+	}
+	if err := Sweep(filepath.Join(path, "f")); err == nil {
+		t.Error("a folder that cannot be read is no error")
+	}
+}
+
 // TestBroken leaves what was there, and nothing beside it.
 func TestBroken(t *testing.T) {
 	dir := t.TempDir()
