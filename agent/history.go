@@ -361,7 +361,18 @@ func (h *history) Processes(ctx context.Context, at time.Time) iter.Seq2[*event.
 	if err != nil {
 		return func(yield func(*event.Process, error) bool) { yield(nil, err) }
 	}
-	return s.Processes(ctx, at)
+	return func(yield func(*event.Process, error) bool) {
+		for p, err := range s.Processes(ctx, at) {
+			if none := (*store.NoTableError)(nil); errors.As(err, &none) {
+				unknown := api.NotFound("which processes lived at %s is not known", at.Format(time.RFC3339))
+				unknown.Hint = none.Error()
+				err = unknown
+			}
+			if !yield(p, err) {
+				return
+			}
+		}
+	}
 }
 
 // Export implements [api.History].

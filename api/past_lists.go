@@ -140,7 +140,7 @@ func (s *Server) processesAt(ctx context.Context, a Asked) ([]*event.Event, erro
 	var list []*event.Event
 	for p, err := range s.cfg.History.Processes(ctx, a.At) {
 		if err != nil {
-			return nil, Unavailable("the history cannot be read: %v", err)
+			return nil, s.pastFailed(ctx, err, false)
 		}
 		if row := stateAt(p, a.At); a.Filter.Match(row) {
 			list = append(list, row)

@@ -20,7 +20,8 @@ var lifeKinds = event.Kinds(event.KindFork, event.KindExec, event.KindExit, even
 // Processes yields the processes that lived at a time, those that began first at
 // first, as they were then: the table of what lived when a segment began, and
 // what events say of the time since. A process that did nothing that is kept
-// between its birth and at is missing.
+// between its birth and at is missing. The error is a *[NoTableError] where no table is
+// as old.
 func (s *Store) Processes(ctx context.Context, at time.Time) iter.Seq2[*event.Process, error] {
 	return func(yield func(*event.Process, error) bool) {
 		living, err := s.living(ctx, at)
@@ -39,6 +40,19 @@ func (s *Store) Processes(ctx context.Context, at time.Time) iter.Seq2[*event.Pr
 	}
 }
 
+// A NoTableError says that nothing in the history tells which processes lived at a time.
+type NoTableError struct {
+	First time.Time // of the oldest table; zero: there is none
+}
+
+// Error implements error.
+func (e *NoTableError) Error() string {
+	if e.First.IsZero() {
+		return "no list of the processes that lived is kept"
+	}
+	return "the oldest list of the processes that lived is of " + e.First.Format(time.RFC3339)
+}
+
 // tableLag is how long before a table events are looked for that it may not have
 // in it: what the kernel has told, and nobody has read yet.
 const tableLag = 500 * time.Millisecond
@@ -46,15 +60,15 @@ const tableLag = 500 * time.Millisecond
 // living returns the processes that lived at a time.
 func (s *Store) living(ctx context.Context, at time.Time) (map[event.Key]*event.Process, error) {
 	living := map[event.Key]*event.Process{}
-	q := Query{Until: at.Add(1)}
-	began, found, err := s.tableBefore(at, living)
+	began, found, err := s.tableBefore(ctx, at, living)
 	if err != nil {
 		return nil, err
 	}
-	if found {
-		q.Since, q.Kinds = began.Add(-tableLag), lifeKinds
+	if !found {
+		// What events alone tell is a part, and to find it all of them would be read.
+		return nil, &NoTableError{began}
 	}
-	for e, err := range s.Query(ctx, q) {
+	for e, err := range s.Query(ctx, Query{Since: began.Add(-tableLag), Until: at.Add(1), Kinds: lifeKinds}) {
 		if err != nil {
 			return nil, err
 		}
@@ -70,9 +84,10 @@ func (s *Store) living(ctx context.Context, at time.Time) (map[event.Key]*event.
 	return living, nil
 }
 
-// tableBefore reads the latest table of processes that is not after at.
-func (s *Store) tableBefore(at time.Time, living map[event.Key]*event.Process) (began time.Time, found bool, err error) {
-	q := newQuery(context.Background(), Query{})
+// tableBefore reads the latest table of processes that is not after at. Where there is
+// none it returns the time of the oldest.
+func (s *Store) tableBefore(ctx context.Context, at time.Time, living map[event.Key]*event.Process) (began time.Time, found bool, err error) {
+	q := newQuery(ctx, Query{})
 	defer q.release()
 	s.opening.RLock()
 	defer s.opening.RUnlock()
@@ -88,14 +103,22 @@ func (s *Store) tableBefore(at time.Time, living map[event.Key]*event.Process) (
 			if err != nil {
 				return began, false, err
 			}
-			if began, found, err = fill(living, payload, at, newLineage(g).process); found || err != nil {
-				return began, found, err
+			of, ok, err := fill(living, payload, at, newLineage(g).process)
+			switch {
+			case isDamage(err):
+				continue
+			case ok || err != nil:
+				return of, ok, err
 			}
+			began = of
 		}
 	}
 	for _, f := range slices.Backward(files) {
 		if f.Kind != event.KindProcess {
 			continue
+		}
+		if err := ctx.Err(); err != nil {
+			return began, false, err
 		}
 		file, err := s.openSealed(q, f)
 		if err != nil {
@@ -106,17 +129,19 @@ func (s *Store) tableBefore(at time.Time, living map[event.Key]*event.Process) (
 		}
 		for _, table := range slices.Backward(strings.Split(file.keys[keyLiving], ",")) {
 			payload, err := base64.StdEncoding.DecodeString(table)
-			if err == nil {
-				began, found, err = fill(living, payload, at, newSealedLineage(file).process)
-			}
 			if err != nil {
 				s.unreadable(f, err)
-				clear(living)
 				break
 			}
-			if found {
-				return began, true, nil
+			of, ok, err := fill(living, payload, at, newSealedLineage(file).process)
+			if isDamage(err) {
+				s.unreadable(f, err)
+				break
 			}
+			if ok || err != nil {
+				return of, ok, err
+			}
+			began = of
 		}
 	}
 	return began, false, nil

@@ -1,6 +1,7 @@
 package store
 
 import (
+	"errors"
 	"fmt"
 	"iter"
 	"slices"
@@ -66,7 +67,11 @@ func TestProcesses(t *testing.T) {
 		check(10*time.Second, "[systemd0 bash1 curl2]")
 		check(19*time.Second, "[systemd0 bash1 curl2]")
 		check(20*time.Second, "[systemd0 curl2]")
-		check(-time.Hour, "[]")
+		for _, err := range s.Processes(t.Context(), start.Add(-time.Hour)) {
+			if none := (*NoTableError)(nil); !errors.As(err, &none) || !none.First.Equal(start) {
+				t.Errorf("an hour before there was a history: %v", err)
+			}
+		}
 	}
 	all()
 	seal() // a new segment begins, with a table of its own
@@ -124,6 +129,11 @@ func TestProcessesBeside(t *testing.T) {
 		}
 	}
 	for range 2 {
+		for _, err := range s.Processes(t.Context(), start.Add(-1)) {
+			if !errors.As(err, new(*NoTableError)) {
+				t.Errorf("before there was a table: %v", err)
+			}
+		}
 		check(start, "[]")
 		check(now, "[systemd came]")
 		check(now.Add(time.Minute), "[systemd came]")
