@@ -27,7 +27,6 @@ const (
 	noMounts      = "container runtimes are not asked for mounts"
 	noProbe       = "Falco has no value for it either: it is deprecated there"
 	noPoll        = "poll and select are not observed"
-	noPasswd      = "of users only names are looked up"
 	noMeta        = "only names and labels of what Kubernetes made are kept; Falco has no value for it either"
 )
 
@@ -110,7 +109,7 @@ var falcoClasses = []FalcoClass{
 		{Name: "proc.stdin.name", Why: noFDTable}, {Name: "proc.stdout.name", Why: noFDTable}, {Name: "proc.stderr.name", Why: noFDTable},
 	}},
 	{"user and group", []FalcoField{
-		{Name: "user.uid"}, {Name: "user.name"}, {Name: "user.homedir", Why: noPasswd}, {Name: "user.shell", Why: noPasswd},
+		{Name: "user.uid"}, {Name: "user.name"}, {Name: "user.homedir"}, {Name: "user.shell"},
 		{Name: "user.loginuid"}, {Name: "user.loginname"}, {Name: "group.gid"}, {Name: "group.name"},
 	}},
 	{"fd", []FalcoField{

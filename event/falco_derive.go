@@ -61,6 +61,8 @@ var falcoDerived = map[string]getter{
 		}
 		return int64(p.Parent.VPID), p.Parent.VPID != 0
 	}),
+	"user.homedir":      accountStr(func(a *Account) string { return a.Home }),
+	"user.shell":        accountStr(func(a *Account) string { return a.Shell }),
 	"proc.loginshellid": procNum(loginShell),
 	"proc.sname":        leaderStr(bySession, func(p *Process) string { return p.Name }),
 	"proc.sid.exe":      leaderStr(bySession, func(p *Process) string { return p.Exe }),
@@ -464,5 +466,15 @@ func layerOf(bit uint64) getter {
 	return eventNum(func(e *Event) (int64, bool) {
 		d := e.Data.(*Open)
 		return truth(d.Flags&bit != 0), d.Inode != 0
+	})
+}
+
+// accountStr is a text of the account that a process's user has.
+func accountStr(fn func(*Account) string) getter {
+	return procStr(func(_ *Event, p *Process) string {
+		if p.Account == nil {
+			return ""
+		}
+		return fn(p.Account)
 	})
 }

@@ -4,7 +4,7 @@ package event
 // has made of its JSON: of ancestors that has pid, name, executable and command
 // line, of the parent also what tells it from others.
 var notRemade = map[string]bool{
-	"evt.cpu":    true, // no JSON has it
+	"evt.cpu": true, "user.homedir": true, "user.shell": true, // no JSON has them
 	"proc.aargs": true, "proc.pvpid": true, "proc.ppid.ts": true,
 	// The first process of a namespace is known by its number there.
 	"proc.pidns_init_start_ts": true, "proc.exe_ino.ctime_duration_pidns_start": true,

@@ -31,6 +31,7 @@ func TestRemade(t *testing.T) {
 	}
 	entry := contained(process(10, "entry", process(1, "systemd", nil)), 1)
 	last := contained(process(12, "cat", contained(process(11, "bash", entry), 2)), 3)
+	last.Account = &Account{Home: "/home/ann", Shell: "/bin/sh"}
 	last.ExeCtime = start.Add(time.Hour).UnixNano()
 	e := &Event{Seq: 1, CPU: 3, Time: start.Add(2 * time.Hour), Ktime: 20e9, Actor: last.Key, Process: last, Data: &Exec{Type: "execve"}}
 	e.past().Host = NewHost("node", "node", "0123456789abcdef0123456789abcdef")

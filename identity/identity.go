@@ -295,23 +295,24 @@ func (i *Identity) completed(p *event.Process) *event.Process {
 			described = c.desc
 		}
 	}
-	user, group := p.UserName, p.GroupName
+	who := ownersOf(p)
 	if m := i.users.byMnt[p.MntNS]; m != nil && m.accounts != nil {
-		user, group = m.accounts.user(p.UID), m.accounts.group(p.GID)
+		who = m.accounts.owners(p)
 	}
-	if described == p.Container && user == p.UserName && group == p.GroupName {
+	if described == p.Container && who == ownersOf(p) {
 		return p
 	}
 	// The table has usually made the same copy already.
 	if en := i.procs.get(p.Key); en != nil {
 		for s := en.snap; s != nil; s = s.older {
-			if s.origin == p && s.p.Container == described && s.p.UserName == user && s.p.GroupName == group {
+			if s.origin == p && s.p.Container == described && ownersOf(s.p) == who {
 				return s.p
 			}
 		}
 	}
 	q := *p
-	q.Container, q.UserName, q.GroupName = described, user, group
+	q.Container = described
+	who.set(&q)
 	return &q
 }
 

@@ -515,7 +515,7 @@ func TestUsersComeAfterDescription(t *testing.T) {
 	if !m.Pending(e) {
 		t.Error("the names of users are not waited for")
 	}
-	m.usersRead(task, &accounts{users: map[uint32]string{1234: "app"}})
+	m.usersRead(task, &accounts{users: map[uint32]account{1234: {name: "app"}}})
 	if m.Pending(e) {
 		t.Error("it waits for more")
 	}

@@ -25,33 +25,38 @@ const (
 	maxUsers  = 8192
 )
 
-// An accounts are the names in one root file system.
+// An account is a user or a group.
+type account struct {
+	name string
+	more *event.Account // of users; nil where their line has no more
+}
+
+// root is who user and group 0 are where no file says it, as in many images.
+var root = account{"root", &event.Account{Home: "/root"}}
+
+// An accounts are those of one root file system.
 type accounts struct {
-	users, groups map[uint32]string
+	users, groups map[uint32]account
 	// uids and gids translate from the host's numbers, where the root belongs to
 	// another user namespace.
 	uids, gids idMap
 	stamp      stamp
 }
 
-func (a *accounts) user(uid uint32) string {
-	if a == nil {
-		return ""
-	}
-	if id, ok := a.uids.inside(uid); ok {
-		return a.users[id]
-	}
-	return ""
-}
+// user returns who a number of the host is; the zero value is nobody that is known.
+func (a *accounts) user(uid uint32) account { return find(a.users, a.uids, uid) }
 
-func (a *accounts) group(gid uint32) string {
-	if a == nil {
-		return ""
+func (a *accounts) group(gid uint32) account { return find(a.groups, a.gids, gid) }
+
+func find(list map[uint32]account, ids idMap, outside uint32) account {
+	id, ok := ids.inside(outside)
+	if !ok {
+		return account{}
 	}
-	if id, ok := a.gids.inside(gid); ok {
-		return a.groups[id]
+	if found, ok := list[id]; ok || id != 0 {
+		return found
 	}
-	return ""
+	return root
 }
 
 // stamp tells whether the two files have changed.
@@ -60,38 +65,41 @@ type stamp [2]struct {
 	ino                uint64
 }
 
-// parsePasswd reads the names and numbers of /etc/passwd or /etc/group. Lines
-// that make no sense are left out, as libc does. The first name of a number
-// counts.
-func parsePasswd(data []byte) map[uint32]string {
-	m := map[uint32]string{}
+// parsePasswd reads /etc/passwd or /etc/group. Lines that make no sense are left
+// out, as libc does. The first line of a number counts.
+func parsePasswd(data []byte) map[uint32]account {
+	m := map[uint32]account{}
 	for len(data) > 0 && len(m) < maxUsers {
 		line, rest, _ := bytes.Cut(data, []byte("\n"))
 		data = rest
 		if len(line) == 0 || line[0] == '#' || line[0] == '+' || line[0] == '-' {
 			continue // comments, and entries that refer to a directory service
 		}
-		name, rest, ok := bytes.Cut(line, []byte(":"))
-		if !ok || len(name) == 0 || len(name) > 256 {
+		f := bytes.SplitN(line, []byte(":"), 8) // name, password, number; of users group, comment, home and shell
+		if len(f) < 4 || len(f[0]) == 0 || len(f[0]) > maxField {
 			continue
 		}
-		_, rest, ok = bytes.Cut(rest, []byte(":"))
-		if !ok {
-			continue
-		}
-		digits, _, ok := bytes.Cut(rest, []byte(":"))
-		if !ok {
-			continue
-		}
-		id, err := strconv.ParseUint(string(digits), 10, 32)
+		id, err := strconv.ParseUint(string(f[2]), 10, 32)
 		if err != nil {
 			continue
 		}
 		if _, dup := m[uint32(id)]; !dup {
-			m[uint32(id)] = string(name)
+			m[uint32(id)] = account{string(f[0]), moreOf(f)}
 		}
 	}
 	return m
+}
+
+// maxField bounds a name, a home and a shell, in bytes.
+const maxField = 256
+
+// moreOf returns what a line of /etc/passwd, cut into its fields, says of a user
+// beside the name; nil where it says nothing.
+func moreOf(f [][]byte) *event.Account {
+	if len(f) < 7 || len(f[5]) > maxField || len(f[6]) > maxField || len(f[5])+len(f[6]) == 0 {
+		return nil
+	}
+	return &event.Account{Home: string(f[5]), Shell: string(f[6])}
 }
 
 // An idMap is /proc/PID/uid_map: empty, it changes nothing.
@@ -166,7 +174,7 @@ func readAccountsAt(dir int, have *accounts) (*accounts, error) {
 	if have != nil && have.stamp == a.stamp {
 		return have, nil
 	}
-	for i, m := range []*map[uint32]string{&a.users, &a.groups} {
+	for i, m := range []*map[uint32]account{&a.users, &a.groups} {
 		if fds[i] < 0 {
 			continue
 		}
@@ -310,7 +318,7 @@ func (i *Identity) setUsers(p *event.Process, from *entry) {
 	if from != nil {
 		q := from.snap.p
 		if q.UID == p.UID && q.GID == p.GID && q.LoginUID == p.LoginUID && q.MntNS == p.MntNS && q.UserNS == p.UserNS && q.Container == p.Container {
-			p.UserName, p.GroupName, p.LoginName = q.UserName, q.GroupName, q.LoginName
+			p.UserName, p.Account, p.GroupName, p.LoginName = q.UserName, q.Account, q.GroupName, q.LoginName
 			if p.UserName != "" && p.Container == nil {
 				return
 			}
@@ -318,25 +326,37 @@ func (i *Identity) setUsers(p *event.Process, from *entry) {
 	}
 	host := i.users.hostAccounts(i.procs.now)
 	if p.Container == nil || p.MntNS != 0 && p.MntNS == i.users.hostNS.MntNS {
-		p.UserName, p.GroupName = host.user(p.UID), host.group(p.GID)
+		host.owners(p).set(p)
 	} else if m := i.users.byMnt[p.MntNS]; m != nil && m.accounts != nil {
-		p.UserName, p.GroupName = m.accounts.user(p.UID), m.accounts.group(p.GID)
+		m.accounts.owners(p).set(p)
 	} else {
 		// Not read yet, or never to be. The host's names would be wrong, but for
 		// those that everybody uses.
-		p.UserName, p.GroupName = "", ""
-		if p.UID == 0 {
-			p.UserName = host.user(0)
-		}
-		if p.GID == 0 {
-			p.GroupName = host.group(0)
-		}
+		new(accounts).owners(p).set(p)
 	}
 	p.LoginName = ""
 	if p.LoginUID != event.NoLogin {
-		p.LoginName = host.user(uint32(p.LoginUID)) // sessions begin on the host
+		p.LoginName = host.user(uint32(p.LoginUID)).name // sessions begin on the host
 	}
 }
+
+// owners are who a process's user and group are.
+type owners struct {
+	user    string
+	account *event.Account
+	group   string
+}
+
+func ownersOf(p *event.Process) owners { return owners{p.UserName, p.Account, p.GroupName} }
+
+// owners returns who they are by these accounts.
+func (a *accounts) owners(p *event.Process) owners {
+	u := a.user(p.UID)
+	return owners{u.name, u.more, a.group(p.GID).name}
+}
+
+// set says it in a snapshot that is not yet published.
+func (o owners) set(p *event.Process) { p.UserName, p.Account, p.GroupName = o.user, o.account, o.group }
 
 // execed asks for the names of a container's own, at an exec: by then the
 // process has the root that its program sees.
@@ -449,7 +469,7 @@ func (i *Identity) usersRead(task userTask, a *accounts) {
 			continue
 		}
 		q := *p
-		if i.setUsers(&q, nil); q.UserName != p.UserName || q.GroupName != p.GroupName {
+		if i.setUsers(&q, nil); ownersOf(&q) != ownersOf(p) {
 			i.procs.complete(en, &q, en.snap.parent)
 		}
 	}

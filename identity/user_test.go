@@ -27,12 +27,22 @@ func TestParsePasswd(t *testing.T) {
 		"big:x:4294967296:0::/:",
 		"max:x:4294967295:0::/:",
 		"blank:x: 7:0::/:",
-		"müller:x:1001:100:a:b:c",
+		"müller:x:1001:100:a:b",
 		"group:x:50:a,b,c",
 		"last:x:60:60::/:/bin/sh",
+		"odd:x:61:61:::/bin/sh:more",
+		"long:x:62:62::/" + strings.Repeat("x", maxField) + ":/bin/sh",
 	}, "\n")
-	want := map[uint32]string{0: "root", 1<<32 - 1: "max", 1001: "müller", 50: "group", 60: "last"}
-	if diff := cmp.Diff(want, parsePasswd([]byte(in))); diff != "" {
+	want := map[uint32]account{
+		0:         {"root", &event.Account{Home: "/root", Shell: "/bin/bash"}},
+		1<<32 - 1: {"max", &event.Account{Home: "/"}},
+		1001:      {"müller", nil},
+		50:        {"group", nil},
+		60:        {"last", &event.Account{Home: "/", Shell: "/bin/sh"}},
+		61:        {"odd", &event.Account{Shell: "/bin/sh"}},
+		62:        {"long", nil},
+	}
+	if diff := cmp.Diff(want, parsePasswd([]byte(in)), cmp.AllowUnexported(account{})); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
 	}
 }
@@ -46,9 +56,15 @@ func FuzzParsePasswd(f *testing.F) {
 		if len(m) > maxUsers {
 			t.Errorf("%d names", len(m))
 		}
-		for id, name := range m {
-			if name == "" || strings.ContainsAny(name, ":\n") || len(name) > 256 {
-				t.Errorf("%d is %q", id, name)
+		for id, a := range m {
+			texts := []string{a.name}
+			if a.more != nil {
+				texts = append(texts, a.more.Home, a.more.Shell)
+			}
+			for _, text := range texts {
+				if a.name == "" || strings.ContainsAny(text, ":\n") || len(text) > maxField {
+					t.Errorf("%d is %+v", id, a)
+				}
 			}
 		}
 	})
@@ -107,15 +123,19 @@ func TestHostUsersFollowTheFile(t *testing.T) {
 		t.Errorf("nobody is %q", p.UserName)
 	}
 	file := filepath.Join(m.cfg.Root, "etc/passwd")
-	must(t, os.WriteFile(file, []byte("ann:x:1000:1000::/:\nbob:x:2000:2000::/:\n"), 0o644))
+	must(t, os.WriteFile(file, []byte("ann:x:1000:1000::/:\nbob:x:2000:2000::/home/bob:/bin/sh\n"), 0o644))
 	m.tick(2 * time.Second)
-	if p := m.exec(k, as(2000), "/bin/x").Process; p.UserName != "bob" {
-		t.Errorf("a user who was added is %q", p.UserName)
+	if p := m.exec(k, as(2000), "/bin/x").Process; p.UserName != "bob" || p.Account == nil || *p.Account != (event.Account{Home: "/home/bob", Shell: "/bin/sh"}) {
+		t.Errorf("a user who was added is %q, %+v", p.UserName, p.Account)
 	}
 	must(t, os.Remove(file))
 	m.tick(2 * time.Second)
 	if p := m.exec(k, as(1000), "/bin/x").Process; p.UserName != "" {
 		t.Errorf("without the file: %q", p.UserName)
+	}
+	// As in Falco.
+	if p := m.exec(k, as(0), "/bin/x").Process; p.UserName != "root" || p.GroupName != "root" || p.Account == nil || *p.Account != (event.Account{Home: "/root"}) {
+		t.Errorf("root without the file: %q %q %+v", p.UserName, p.GroupName, p.Account)
 	}
 }
 
@@ -154,7 +174,7 @@ func TestAccountsOfAHostileRoot(t *testing.T) {
 			tt.make(t, etc)
 			a, err := readAccounts(root, nil)
 			must(t, err)
-			if got := a.user(1); got != tt.want {
+			if got := a.user(1).name; got != tt.want {
 				t.Errorf("user 1 is %q, want %q", got, tt.want)
 			}
 			again, err := readAccounts(root, a)
