@@ -55,8 +55,8 @@ type table struct {
 	Heads, Tails                              [256]mask
 	NoUID, NoInode, NoPath, NoRaw, NoWorkload mask
 	NoPort, NoNet                             mask
-	NoExe, NoComm                             mask
-	Plain, Enough                             mask
+	NoExe, NoComm, NoActor                    mask
+	Plain, Enough, PathFirst                  mask
 	UIDs, Inodes, Paths, Raws, Workloads      uint32
 	Ports, Nets                               uint32
 	Exes, Comms                               uint32
@@ -201,6 +201,12 @@ func assemble(terms []interest.Term, types []Type) tables {
 		default:
 			t.table.Plain.set(n)
 		}
+		if term.NotExes == nil && term.NotNames == nil && term.Workload == nil && anyProcess(term) {
+			t.table.NoActor.set(n)
+		}
+		if pathFirst(term) {
+			t.table.PathFirst.set(n)
+		}
 		for _, p := range term.Paths {
 			addPath(p, n, &paths, &letters)
 		}
@@ -258,6 +264,17 @@ func assemble(terms []interest.Term, types []Type) tables {
 	}
 	t.entries[mapNets] = networks(nets)
 	return t
+}
+
+// anyProcess reports whether a term does not pick processes by user, executable or
+// name. It may leave some out.
+func anyProcess(t *interest.Term) bool { return t.UIDs == nil && t.Exes == nil && t.Names == nil }
+
+// pathFirst reports whether a term asks for paths, and for nothing else that often
+// says no at less than what it costs to look for a path. Of conditions on containers
+// those are taken for such that do not hold for the host.
+func pathFirst(t *interest.Term) bool {
+	return t.Paths != nil && t.Inodes == nil && !t.RawDots && anyProcess(t) && (t.Workload == nil || t.Workload.Match(placed(nil)))
 }
 
 // addWork adds a term to those of its workload.

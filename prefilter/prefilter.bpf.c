@@ -35,15 +35,22 @@ struct cgroup_key mine; /* of the task that asks */
 __u64 exec_id;		/* also */
 __u64 asked, passed;	/* of repeated ones */
 
+static __always_inline bool judge_actor(struct interest *m, struct question *q)
+{
+	return interest_actor(m) && (!interest_needs_raw(m) || interest_raw(m, q->raw, q->raw_len));
+}
+
 static __always_inline bool judge(void)
 {
 	struct question *q = &question_now;
 	struct interest m;
+	bool path_first;
 	int i;
 
-	if (!interest_begin(&m, q->type, q->open, q->failed))
+	if (!interest_call(&m, q->type, q->open, q->failed))
 		return false;
-	if (interest_needs_raw(&m) && !interest_raw(&m, q->raw, q->raw_len))
+	path_first = interest_path_first(&m);
+	if (!path_first && !judge_actor(&m, q))
 		return false;
 	if (interest_needs_ends(&m) && !interest_ends(&m, q->family, q->laddr, q->raddr, q->lport, q->rport))
 		return false;
@@ -51,13 +58,13 @@ static __always_inline bool judge(void)
 		interest_any_path(&m);
 	else if (interest_needs_inode(&m) && !interest_inode(&m, q->ino, q->dev))
 		return false;
-	if (!interest_needs_path(&m))
+	if (!path_first && !interest_needs_path(&m))
 		return interest_wanted(&m);
 	for (i = 0; i < 2; i++) {
 		if (i < q->count)
 			interest_path(&m, q->text[i], q->back[i] + QUESTION_TEXT, q->len[i]);
 	}
-	return interest_wanted(&m);
+	return interest_no_more_paths(&m) && (!path_first || judge_actor(&m, q));
 }
 
 SEC("raw_tracepoint/sys_enter")

@@ -32,14 +32,19 @@ func (w *Workloads) Know(k event.CgroupKey, c *event.Container) {
 	if w.known == nil {
 		w.known = map[event.CgroupKey]*event.Event{}
 	}
-	// Conditions on containers look at nothing of an event but its process's.
-	e := &event.Event{Process: &event.Process{Container: c}, Data: &event.Open{}}
+	e := placed(c)
 	w.known[k] = e
 	for _, p := range w.engines {
 		for slot := range p.slots {
 			p.judge(uint32(slot), k, e)
 		}
 	}
+}
+
+// placed is an event of a container, nil for the host, as conditions on containers
+// look at it: at nothing of an event but its process's.
+func placed(c *event.Container) *event.Event {
+	return &event.Event{Process: &event.Process{Container: c}, Data: &event.Open{}}
 }
 
 // Doubt says that nothing is known of a cgroup any more. When it returns, all

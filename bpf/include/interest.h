@@ -11,8 +11,10 @@
  *
  *	struct interest m;
  *
- *	if (!interest_begin(&m, type, open, failed))
- *		return 0;                              nobody of whom this task is, whatever the path
+ *	if (!interest_call(&m, type, open, failed))
+ *		return 0;                              nobody, whoever it is of and whatever the path
+ *	if (!interest_actor(&m))
+ *		return 0;                              nobody of whom this task is
  *	if (interest_needs_raw(&m) && !interest_raw(&m, text, len))
  *		return 0;                              what the process gave
  *	if (interest_needs_inode(&m) && !interest_inode(&m, ino, dev))
@@ -25,6 +27,10 @@
  *			return 0;
  *	}
  *	... record ...
+ *
+ * That is the order of what it costs, where each step may spare the next. Where
+ * interest_path_first says so, the path is looked at first, whatever
+ * interest_needs_path says, then interest_no_more_paths, and then the others.
  *
  * Everything is there twice; interest_slot says which is in force, and is read
  * once for an event. The other is written while nobody looks.
@@ -49,6 +55,7 @@
 #define INTEREST_KEYS	 4096
 #define INTEREST_CGROUPS 8192
 #define INTEREST_RAW	 1022 /* bytes of what a process gave that are looked at */
+#define INTEREST_SHORT	 64   /* bytes of it that are looked at first */
 
 #define INTEREST_FAILED 16 /* beside the purposes: 1 read, 2 write, 4 execute, 8 create */
 
@@ -65,8 +72,10 @@ struct interest_table {
 	struct interest_mask no_uid, no_inode, no_path, no_raw, no_workload; /* terms without such a condition */
 	struct interest_mask no_port, no_net;				     /* interest_ends.h */
 	struct interest_mask no_exe, no_comm;
-	struct interest_mask plain;  /* terms that want the event itself, and not only count */
-	struct interest_mask enough; /* those of them without a path */
+	struct interest_mask no_actor;	 /* terms with no condition on who acts */
+	struct interest_mask plain;	 /* terms that want the event itself, and not only count */
+	struct interest_mask enough;	 /* those of them without a path */
+	struct interest_mask path_first; /* terms to which mostly nothing but the path says no */
 	__u32 uids, inodes, paths, raws, workloads, ports, nets; /* whether there are terms with one */
 	__u32 exes, comms;
 	__u32 counts, count_dirs; /* whether there are terms that only count, and by directory */
@@ -234,6 +243,12 @@ static __always_inline void interest_add_uid(struct interest_mask *m, __u32 slot
 		interest_or(m, found);
 }
 
+/* Whether a term that may hold has the condition that those of none have not. */
+static __always_inline bool interest_has(const struct interest *m, const struct interest_mask *none)
+{
+	return interest_more(&m->may, &m->may, none);
+}
+
 /* Adds the terms that want the workload of c. Returns whether it is known which these are. */
 static __always_inline bool interest_add_cgroup(struct interest_mask *m, __u32 slot, struct cgroup *c)
 {
@@ -300,11 +315,11 @@ static __always_inline void interest_image(struct interest *m, struct interest_t
 }
 
 /*
- * Begins an event of the current task. type is the sensor's number of it; open is
- * what a file was opened for, 0 for other events. Returns whether anybody may
- * want it.
+ * Begins an event by what it is, whoever it is of. type is the sensor's number of
+ * it; open is what a file was opened for, 0 for other events. Returns whether
+ * anybody may want it.
  */
-static __always_inline bool interest_begin(struct interest *m, __u32 type, __u32 open, bool failed)
+static __always_inline bool interest_call(struct interest *m, __u32 type, __u32 open, bool failed)
 {
 	struct interest_table *t;
 	__u32 call = (open & 15) | (failed ? INTEREST_FAILED : 0);
@@ -317,8 +332,16 @@ static __always_inline bool interest_begin(struct interest *m, __u32 type, __u32
 	m->may = t->types[type];
 	interest_and(&m->may, &t->calls[call & 31]);
 	__builtin_memset(&m->by_path, 0, sizeof(m->by_path));
-	if (interest_none(&m->may))
-		return false;
+	return !interest_none(&m->may);
+}
+
+/* Goes on with the current task. Returns whether anybody may want the event. */
+static __always_inline bool interest_actor(struct interest *m)
+{
+	struct interest_table *t = interest_table(m);
+
+	if (!interest_has(m, &t->no_actor))
+		return !interest_none(&m->may);
 	if (t->uids) {
 		/*
 		 * The thread's own, and that of the process: what is known of a process is
@@ -336,6 +359,12 @@ static __always_inline bool interest_begin(struct interest *m, __u32 type, __u32
 	if (t->exes | t->comms)
 		interest_image(m, t);
 	return !interest_none(&m->may);
+}
+
+/* Begins an event of the current task: both. */
+static __always_inline bool interest_begin(struct interest *m, __u32 type, __u32 open, bool failed)
+{
+	return interest_call(m, type, open, failed) && interest_actor(m);
 }
 
 static __always_inline void interest_add_inode(struct interest_mask *m, const struct interest_inode *key)
@@ -376,8 +405,38 @@ static __always_inline bool interest_needs_raw(const struct interest *m)
 {
 	struct interest_table *t = interest_table(m);
 
-	return t->raws && ((m->may.bits[0] & ~t->no_raw.bits[0]) | (m->may.bits[1] & ~t->no_raw.bits[1]) |
-			   (m->may.bits[2] & ~t->no_raw.bits[2]) | (m->may.bits[3] & ~t->no_raw.bits[3])) != 0;
+	return t->raws && interest_has(m, &t->no_raw);
+}
+
+/* The high bit of each byte of x that is c; none beside them, as quicker ways have. */
+static __always_inline __u64 interest_bytes(__u64 x, __u8 c)
+{
+	const __u64 low = 0x7f7f7f7f7f7f7f7fULL;
+
+	x ^= c * 0x0101010101010101ULL;
+	return ~(((x & low) + low) | x | low);
+}
+
+/*
+ * Whether a text ends within the INTEREST_SHORT bytes at it, and has no two dots in a
+ * row. What stands behind its end may be taken for the text: then the answer is no.
+ */
+static __always_inline bool interest_short(const char *text)
+{
+	__u64 x, dots, before = 0;
+	int i;
+
+#pragma unroll
+	for (i = 0; i < INTEREST_SHORT / 8; i++) {
+		x = *(const __u64 *)(text + i * 8);
+		dots = interest_bytes(x, '.');
+		if ((dots & dots >> 8) | (dots << 56 & before))
+			return false;
+		if (interest_bytes(x, 0))
+			return true;
+		before = dots;
+	}
+	return false;
 }
 
 struct interest_search {
@@ -388,13 +447,11 @@ struct interest_search {
 
 static long interest_search_dots(__u32 i, struct interest_search *s)
 {
-	__u64 x, dots;
+	__u64 dots;
 
 	if (i >= INTEREST_RAW / 7 || i * 7 + 1 >= s->len)
 		return 1;
-	x = *(const __u64 *)(s->text + i * 7) ^ 0x2e2e2e2e2e2e2e2eULL;
-	/* The high bits of the bytes that are zero; none beside them, as quicker ways have. */
-	dots = ~(((x & 0x7f7f7f7f7f7f7f7fULL) + 0x7f7f7f7f7f7f7f7fULL) | x | 0x7f7f7f7f7f7f7f7fULL);
+	dots = interest_bytes(*(const __u64 *)(s->text + i * 7), '.');
 	s->found = (dots & dots >> 8) != 0;
 	return s->found;
 }
@@ -416,9 +473,19 @@ static __always_inline bool interest_dots(const char *text, __u32 len)
  */
 static __always_inline bool interest_raw(struct interest *m, const char *text, __u32 len)
 {
-	if (!interest_dots(text, len))
-		interest_and(&m->may, &interest_table(m)->no_raw);
+	if (!interest_short(text) && interest_dots(text, len))
+		return true;
+	interest_and(&m->may, &interest_table(m)->no_raw);
 	return !interest_none(&m->may);
+}
+
+/*
+ * Whether the path is best looked at before who acts and what the process gave: these
+ * would hardly ever spare it, and it mostly spares them.
+ */
+static __always_inline bool interest_path_first(const struct interest *m)
+{
+	return interest_more(&m->may, &interest_table(m)->path_first, &m->by_path);
 }
 
 /* Whether the answer depends on paths: if not, somebody wants the event, whatever file it is about. */
@@ -505,6 +572,13 @@ static __always_inline void interest_path(struct interest *m, const char *head, 
 static __always_inline void interest_any_path(struct interest *m)
 {
 	__builtin_memset(&m->by_path, 0xff, sizeof(m->by_path));
+}
+
+/* Leaves of the terms those that want one of the paths, or none; no more paths come. Returns as interest_wanted. */
+static __always_inline bool interest_no_more_paths(struct interest *m)
+{
+	interest_leave(m, &interest_table(m)->no_path, &m->by_path);
+	return !interest_none(&m->may);
 }
 
 /* Whether anybody may want the event, after all that is known of it was said. */

@@ -65,6 +65,7 @@ var listed = []string{
 	"evt.kind = open and evt.is_open_write = true and fd.name startswith /lib/modules and not fd.name endswith .tmp",
 	"evt.kind = open and ((fd.name startswith /etc/ld.so and evt.is_open_write = true) or (fd.name endswith .so and evt.is_open_create = true))",
 	"evt.kind = open and fd.name regex '/srv/data/7[0-9]' or evt.type = openat and fd.name = /srv/data/1",
+	"evt.kind = open and (fd.nameraw contains '../' or fd.name startswith /etc/s or fd.name startswith /home/ and user.uid = 1000)",
 	"evt.kind = open and evt.is_open_read = true and (fd.name startswith /etc/ or fd.name contains id_rsa) and fd.nameraw contains '../' and fd.nameraw glob '*../*../*'",
 }
 
@@ -128,6 +129,7 @@ func helperOffice(args []string) int {
 		}
 	}
 	open("/etc/pam.d/../../etc/hosts", unix.O_RDONLY, 0)
+	open("/etc/"+strings.Repeat("./", 50)+"pam.d/../../etc/hosts", unix.O_RDONLY, 0)
 	open("/tmp/new.sh", unix.O_RDWR|unix.O_CREAT, 0o755)
 	_ = unix.Unlink("/tmp/new.sh")
 	open("/tmp/new.so", unix.O_RDWR|unix.O_CREAT, 0o600)

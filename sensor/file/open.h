@@ -152,10 +152,11 @@ static __always_inline int open_tell(__u32 what, long res)
 	struct file *file = NULL;
 	struct count *c;
 	struct interest m = {};
-	__u32 marks, error = FILE_FAILED, raw = 0, seq = 0, end = PATH_FOUND;
+	__u32 marks, error = FILE_FAILED, seq = 0, end = PATH_FOUND;
 	struct walk *w;
 	__u64 at, len, example = 0;
-	int err;
+	int err, raw = 0;
+	bool path_first;
 	__u8 pad;
 
 	if (!task_in_scope(p))
@@ -182,14 +183,13 @@ static __always_inline int open_tell(__u32 what, long res)
 		if (mode & FMODE_CREATED)
 			marks |= FILE_CREATED;
 	}
-	if (!judge_begin(&m, what, open_purposes(marks, args.mode), res < 0))
+	if (!judge_call(&m, what, open_purposes(marks, args.mode), res < 0))
 		return 0;
-	if (interest_needs_raw(&m)) {
-		int n = raw_judge(&m, w, args.path);
-
-		if (n < 0)
+	path_first = file && interest_path_first(&m);
+	if (!path_first) {
+		raw = actor_judge(&m, w, args.path);
+		if (raw < 0)
 			return 0;
-		raw = n;
 	}
 	if (file) {
 		struct inode *inode = READ(file, f_inode);
@@ -202,10 +202,15 @@ static __always_inline int open_tell(__u32 what, long res)
 		error = walk_error(end);
 		if (error)
 			interest_any_path(&m);
-		else if (interest_needs_path(&m))
+		else if (path_first || interest_needs_path(&m))
 			walk_judge(&m, w);
-		if (!interest_wanted(&m))
+		if (!interest_no_more_paths(&m))
 			return 0;
+		if (path_first) {
+			raw = actor_judge(&m, w, args.path);
+			if (raw < 0)
+				return 0;
+		}
 		marks |= object_fill(&object, inode, dentry);
 		if (end == PATH_NAMELESS && walk_memfd(w))
 			marks |= FILE_MEMFD;

@@ -302,7 +302,13 @@ static __always_inline __u32 raw_copy(struct walk *w, __u64 more, const void *us
 	return n > 0 && n <= PATH_MAX ? n - 1 : 0;
 }
 
-/* Begins an event, as interest_begin does. Global, as walk_run is; so are those below. */
+/* Begins an event, as interest_call does. Global, as walk_run is; so are those below. */
+__noinline int judge_call(struct interest *m, __u32 what, __u32 open, __u32 failed)
+{
+	return m && interest_call(m, masked(what, INTEREST_TYPES - 1), open, failed);
+}
+
+/* The same with who acts, as interest_begin does. */
 __noinline int judge_begin(struct interest *m, __u32 what, __u32 open, __u32 failed)
 {
 	return m && interest_begin(m, masked(what, INTEREST_TYPES - 1), open, failed);
@@ -326,18 +332,19 @@ static __always_inline void walk_judge(struct interest *m, struct walk *w)
 }
 
 /*
- * Reads what the process asked for, behind the end of the text in w, where it
- * matters for who wants the event. Returns its length, which is 0 too where it was
- * not read; -1 if nobody may want it.
+ * Goes on with who acts, and with what the process asked for, where either matters for
+ * who wants the event. That is read behind the end of the text in w. Returns its
+ * length, which is 0 too where it was not read; -1 if nobody may want the event.
  */
-__noinline int raw_judge(struct interest *m, struct walk *w, __u64 user)
+__noinline int actor_judge(struct interest *m, struct walk *w, __u64 user)
 {
-	__u32 raw = 0;
+	__u32 raw;
 
-	if (!m || !w)
-		return -1; /* never */
-	if (user)
-		raw = raw_copy(w, 0, (void *)user);
+	if (!m || !w || !interest_actor(m))
+		return -1;
+	if (!interest_needs_raw(m))
+		return 0;
+	raw = user ? raw_copy(w, 0, (void *)user) : 0;
 	return interest_raw(m, &w->bytes[WALK_END], raw) ? (int)raw : -1;
 }
 

@@ -194,11 +194,19 @@ type syscallInterestTable struct {
 		_    structs.HostLayout
 		Bits [4]uint64
 	}
+	NoActor struct {
+		_    structs.HostLayout
+		Bits [4]uint64
+	}
 	Plain struct {
 		_    structs.HostLayout
 		Bits [4]uint64
 	}
 	Enough struct {
+		_    structs.HostLayout
+		Bits [4]uint64
+	}
+	PathFirst struct {
 		_    structs.HostLayout
 		Bits [4]uint64
 	}
