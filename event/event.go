@@ -65,12 +65,6 @@ type Event struct {
 	_ struct{} `field:"evt.is_io_write" type:"bool" virtual:"1" doc:"true of calls that write to a descriptor"`
 	_ struct{} `field:"evt.io_dir" type:"string" virtual:"1" doc:"read or write, of calls that do that"`
 	_ struct{} `field:"evt.is_wait" type:"bool" virtual:"1" doc:"always false: no call that only waits is observed"`
-	_ struct{} `field:"evt.latency" type:"duration" virtual:"1" doc:"always 0, as in Falco: that calls begin is not told"`
-	_ struct{} `field:"evt.latency.s" type:"uint" virtual:"1" doc:"the same"`
-	_ struct{} `field:"evt.latency.ns" type:"uint" virtual:"1" doc:"the same"`
-	_ struct{} `field:"evt.latency.quantized" type:"uint" virtual:"1" doc:"the same"`
-	_ struct{} `field:"evt.latency.human" type:"string" virtual:"1" doc:"always 0ns"`
-	_ struct{} `field:"evt.wait_latency" type:"duration" virtual:"1" doc:"always 0, as in Falco"`
 	_ struct{} `field:"evt.is_syslog" type:"bool" virtual:"1" doc:"true of calls that write to /dev/log"`
 	_ struct{} `field:"evt.count.exit" type:"uint" virtual:"1" doc:"always 1: what is told has happened"`
 }

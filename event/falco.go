@@ -18,6 +18,7 @@ type FalcoField struct {
 const (
 	noEnvironment = "the environment of processes is not read: it is where secrets are"
 	noCapture     = "there is no capture that begins somewhere: evt.ktime counts from the machine's boot"
+	noLatency     = "events of calls that begin are not told, so that nobody knows how long one took; Falco says 0"
 	noPrevious    = "it depends on what else was looked at, and rules look at different events side by side"
 	noPlugin      = "Falco's plugins are not loaded"
 	noMemory      = "the memory of processes is not measured at each event; warren process show has it"
@@ -44,8 +45,8 @@ var falcoClasses = []FalcoClass{
 		{Name: "evt.hostname"},
 	}},
 	{"evt, of system calls", []FalcoField{
-		{Name: "evt.latency", Note: "always 0, as in Falco"}, {Name: "evt.latency.s", Note: "always 0, as in Falco"}, {Name: "evt.latency.ns", Note: "always 0, as in Falco"},
-		{Name: "evt.latency.human", Note: "always 0ns, as in Falco"}, {Name: "evt.latency.quantized", Note: "always 0, as in Falco"}, {Name: "evt.wait_latency", Note: "always 0, as in Falco"},
+		{Name: "evt.latency", Why: noLatency}, {Name: "evt.latency.s", Why: noLatency}, {Name: "evt.latency.ns", Why: noLatency},
+		{Name: "evt.latency.human", Why: noLatency}, {Name: "evt.latency.quantized", Why: noLatency}, {Name: "evt.wait_latency", Why: noLatency},
 		{Name: "evt.deltatime", Why: noPrevious}, {Name: "evt.deltatime.s", Why: noPrevious}, {Name: "evt.deltatime.ns", Why: noPrevious},
 		{Name: "evt.dir", Note: "always <"},
 		{Name: "evt.type", Note: "also what Falco does not have: dns, flow_drop and others, see events.md"},

@@ -20,23 +20,21 @@ var falcoDerived = map[string]getter{
 	"evt.time.iso8601": composed(func(b []byte, e *Event) []byte {
 		return e.Time.UTC().AppendFormat(b, "2006-01-02T15:04:05.000000000-0700")
 	}),
-	"evt.outputtime": composed(func(b []byte, e *Event) []byte { return e.Time.AppendFormat(b, "15:04:05.000000000") }),
-	"evt.rawtime.s":  eventNum(func(e *Event) (int64, bool) { return e.Time.Unix(), true }),
-	"evt.rawtime.ns": eventNum(func(e *Event) (int64, bool) { return int64(e.Time.Nanosecond()), true }),
-	"evt.cpu":        eventNum(func(e *Event) (int64, bool) { return int64(e.CPU) - 1, e.CPU > 0 }),
-	"evt.source":     str(sourceOf),
-	"evt.is_async":   eventNum(func(*Event) (int64, bool) { return 0, true }),
-	"evt.is_wait":    eventNum(func(*Event) (int64, bool) { return 0, true }),
-	"evt.latency":    noLatency, "evt.latency.s": noLatency, "evt.latency.ns": noLatency, "evt.latency.quantized": noLatency, "evt.wait_latency": noLatency,
-	"evt.latency.human": str(func(*Event) string { return "0ns" }),
-	"evt.type.is":       {key: typeIs, all: func(*Event) map[string]string { return nil }},
-	"syscall.type":      str(callType),
-	"evt.category":      str(category),
-	"evt.failed":        eventNum(failed),
-	"evt.is_io":         eventNum(func(e *Event) (int64, bool) { return truth(ioOf(e) != ""), true }),
-	"evt.is_io_read":    eventNum(func(e *Event) (int64, bool) { return truth(ioOf(e) == "read"), true }),
-	"evt.is_io_write":   eventNum(func(e *Event) (int64, bool) { return truth(ioOf(e) == "write"), true }),
-	"evt.io_dir":        str(ioOf),
+	"evt.outputtime":  composed(func(b []byte, e *Event) []byte { return e.Time.AppendFormat(b, "15:04:05.000000000") }),
+	"evt.rawtime.s":   eventNum(func(e *Event) (int64, bool) { return e.Time.Unix(), true }),
+	"evt.rawtime.ns":  eventNum(func(e *Event) (int64, bool) { return int64(e.Time.Nanosecond()), true }),
+	"evt.cpu":         eventNum(func(e *Event) (int64, bool) { return int64(e.CPU) - 1, e.CPU > 0 }),
+	"evt.source":      str(sourceOf),
+	"evt.is_async":    eventNum(func(*Event) (int64, bool) { return 0, true }),
+	"evt.is_wait":     eventNum(func(*Event) (int64, bool) { return 0, true }),
+	"evt.type.is":     {key: typeIs, all: func(*Event) map[string]string { return nil }},
+	"syscall.type":    str(callType),
+	"evt.category":    str(category),
+	"evt.failed":      eventNum(failed),
+	"evt.is_io":       eventNum(func(e *Event) (int64, bool) { return truth(ioOf(e) != ""), true }),
+	"evt.is_io_read":  eventNum(func(e *Event) (int64, bool) { return truth(ioOf(e) == "read"), true }),
+	"evt.is_io_write": eventNum(func(e *Event) (int64, bool) { return truth(ioOf(e) == "write"), true }),
+	"evt.io_dir":      str(ioOf),
 	"evt.is_syslog": eventNum(func(e *Event) (int64, bool) {
 		s, ok := e.Data.(*Syscall)
 		return truth(ok && ioOf(e) == "write" && strings.Contains(s.FDName, "/dev/log")), true
@@ -125,10 +123,6 @@ const (
 )
 
 // eventNum makes a getter of a function; it is asked for the one value.
-// noLatency is how long a call took, in Falco too since it tells no more that one
-// begins.
-var noLatency = eventNum(func(*Event) (int64, bool) { return 0, true })
-
 func eventNum(fn func(*Event) (int64, bool)) getter {
 	return getter{num: func(e *Event, i int) (int64, bool) {
 		if i > 0 {

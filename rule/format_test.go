@@ -20,7 +20,6 @@ func TestFormat(t *testing.T) {
 		{"%proc.name|%proc.aname[1]|%proc.aname[2].", "cat|sh|<NA>.", `{"proc.aname[1]":"sh","proc.aname[2]":null,"proc.name":"cat"}`},
 		{"%6proc.name|%2proc.name|", "cat   |ca|", `{"proc.name":"cat"}`},
 		{"100%% %proc.pid %proc.is_exe_upper_layer", "100% 7 true", `{"proc.is_exe_upper_layer":true,"proc.pid":7}`},
-		{"%evt.latency %evt.latency.human %user.shell", "0 0ns <NA>", `{"evt.latency":0,"evt.latency.human":"0ns","user.shell":null}`},
 		{"%evt.time %evt.datetime", "04:05:06.000000789 2026-02-03 04:05:06.000000789", `{"evt.datetime":"2026-02-03 04:05:06.000000789"}`},
 		{"%evt.type %evt.dir %toupper(proc.name)%container.info %container.start_ts", "openat < CAT 3000000005", `{"container.start_ts":3000000005,"evt.dir":"<","evt.type":"openat","toupper(proc.name)":"CAT"}`},
 		{"%proc.cmdline", "cat \x1b[31m \xff\"", `{"proc.cmdline":"cat \u001b[31m \ufffd\""}`},

@@ -39,11 +39,7 @@ func (l *loader) suspicious(it *item, x filter.Expr) {
 		}
 		if f, ok := c.Left.(*filter.Field); ok {
 			if slices.Contains(deprecated, f.Name) && once(f.Name) {
-				hint := "leave it out: it is always 0"
-				if f.Name == "evt.dir" {
-					hint = "leave it out: there are no events of calls that begin, so that < always holds and > never does"
-				}
-				l.at(it, WarnDeprecated, f.Span, hint, "%s is deprecated", f.Name)
+				l.at(it, WarnDeprecated, f.Span, "leave it out: there are no events of calls that begin, so that < always holds and > never does", "%s is deprecated", f.Name)
 			}
 			if strings.HasPrefix(f.Name, "ka.") || strings.HasPrefix(f.Name, "jevt.") {
 				for _, v := range values(c) {
