@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"encoding/base64"
-	"errors"
 	"iter"
 	"maps"
 	"slices"
@@ -50,7 +49,7 @@ func (e *NoTableError) Error() string {
 	if e.First.IsZero() {
 		return "no list of the processes that lived is kept"
 	}
-	return "the oldest list of the processes that lived is of " + e.First.Format(time.RFC3339)
+	return "the oldest list of the processes that lived is of " + e.First.Format(time.RFC3339Nano)
 }
 
 // tableLag is how long before a table events are looked for that it may not have
@@ -59,16 +58,12 @@ const tableLag = 500 * time.Millisecond
 
 // living returns the processes that lived at a time.
 func (s *Store) living(ctx context.Context, at time.Time) (map[event.Key]*event.Process, error) {
-	living := map[event.Key]*event.Process{}
-	began, found, err := s.tableBefore(ctx, at, living)
+	t, err := s.tableBefore(ctx, at)
 	if err != nil {
 		return nil, err
 	}
-	if !found {
-		// What events alone tell is a part, and to find it all of them would be read.
-		return nil, &NoTableError{began}
-	}
-	for e, err := range s.Query(ctx, Query{Since: began.Add(-tableLag), Until: at.Add(1), Kinds: lifeKinds}) {
+	living := t.living
+	for e, err := range s.Query(ctx, Query{Since: t.began.Add(-tableLag), Until: at.Add(1), Kinds: lifeKinds}) {
 		if err != nil {
 			return nil, err
 		}
@@ -76,7 +71,7 @@ func (s *Store) living(ctx context.Context, at time.Time) (map[event.Key]*event.
 		case e.Process == nil:
 		case e.Data.Kind() == event.KindExit, e.Process.Exited != nil:
 			delete(living, e.Process.Key)
-		case e.Time.Before(began) && living[e.Process.Key] != nil: // the table's is later
+		case e.Time.Before(t.began) && living[e.Process.Key] != nil: // the table's is later
 		default:
 			living[e.Process.Key] = e.Process
 		}
@@ -84,86 +79,142 @@ func (s *Store) living(ctx context.Context, at time.Time) (map[event.Key]*event.
 	return living, nil
 }
 
-// tableBefore reads the latest table of processes that is not after at. Where there is
-// none it returns the time of the oldest.
-func (s *Store) tableBefore(ctx context.Context, at time.Time, living map[event.Key]*event.Process) (began time.Time, found bool, err error) {
+// tableBefore reads the latest table of processes that is not after at, and whole; where
+// all are damaged, the latest. The error is a *NoTableError where there is none: what
+// events alone tell is a part, and to find it all of them would be read.
+func (s *Store) tableBefore(ctx context.Context, at time.Time) (*lifeTable, error) {
 	q := newQuery(ctx, Query{})
 	defer q.release()
 	s.opening.RLock()
 	defer s.opening.RUnlock()
-	logs, files := s.everything(q)
-	// The latest first: logs are later than what is sealed.
-	for _, g := range slices.Backward(logs) {
-		tables := g.list(func(f *frame) bool { return f.typ == frameTable })
-		for i := range slices.Backward(tables) {
-			payload, err := g.payload(&tables[i])
-			if errors.Is(err, errFrame) {
-				continue
-			}
-			if err != nil {
-				return began, false, err
-			}
-			of, ok, err := fill(living, payload, at, newLineage(g).process)
-			switch {
-			case isDamage(err):
-				continue
-			case ok || err != nil:
-				return of, ok, err
-			}
-			began = of
-		}
-	}
-	for _, f := range slices.Backward(files) {
-		if f.Kind != event.KindProcess {
-			continue
-		}
-		if err := ctx.Err(); err != nil {
-			return began, false, err
-		}
-		file, err := s.openSealed(q, f)
+	var part *lifeTable
+	var first time.Time
+	for t, err := range s.lifeTables(q) {
 		if err != nil {
-			return began, false, err
+			return nil, err
 		}
-		if file == nil || file.keys[keyLiving] == "" {
-			continue
-		}
-		for _, table := range slices.Backward(strings.Split(file.keys[keyLiving], ",")) {
-			payload, err := base64.StdEncoding.DecodeString(table)
-			if err != nil {
-				s.unreadable(f, err)
-				break
+		err := t.read(at)
+		switch {
+		case err != nil && !isDamage(err):
+			return nil, err
+		case err != nil:
+			t.damaged(err)
+			if part == nil && t.living != nil {
+				part = t
 			}
-			of, ok, err := fill(living, payload, at, newSealedLineage(file).process)
-			if isDamage(err) {
-				s.unreadable(f, err)
-				break
-			}
-			if ok || err != nil {
-				return of, ok, err
-			}
-			began = of
+		case t.living != nil:
+			return t, nil
+		default:
+			first = t.began
 		}
 	}
-	return began, false, nil
+	if part == nil {
+		return nil, &NoTableError{first}
+	}
+	return part, nil
 }
 
-// fill reads a table, unless it is later than at.
-func fill(living map[event.Key]*event.Process, payload []byte, at time.Time, process func(int64) (*event.Process, error)) (began time.Time, ok bool, err error) {
-	ns, numbers, err := readTable(payload)
+// A lifeTable is a table of the processes that lived when a segment began, or were known
+// later.
+type lifeTable struct {
+	payload []byte
+	load    func(numbers []int64) error // makes snapshots known, all at once
+	process func(number int64) (*event.Process, error)
+	damaged func(err error) // says so, once
+
+	// As read has found it:
+	began  time.Time
+	living map[event.Key]*event.Process // nil where the table is later than at
+}
+
+// read reads the table, unless it is later than at. Where the error is damage, what can
+// be read is there.
+func (t *lifeTable) read(at time.Time) error {
+	ns, numbers, err := readTable(t.payload)
 	if err != nil {
-		return began, false, err
+		return err
 	}
-	if began = time.Unix(0, ns); began.After(at) {
-		return began, false, nil
+	if t.began = time.Unix(0, ns); t.began.After(at) {
+		return nil
+	}
+	t.living = map[event.Key]*event.Process{}
+	damage := t.load(numbers) // where a part is damaged, the others are found one by one
+	if damage != nil && !isDamage(damage) {
+		return damage
 	}
 	for _, n := range numbers {
-		p, err := process(n)
-		if err != nil && !isDamage(err) {
-			return began, false, err
-		}
-		if p != nil {
-			living[p.Key] = p
+		p, err := t.process(n)
+		switch {
+		case err != nil && !isDamage(err):
+			return err
+		case err != nil:
+			damage = err
+		case p == nil:
+			damage = corrupt("a process that lived is not there")
+		default:
+			t.living[p.Key] = p
 		}
 	}
-	return began, true, nil
+	return damage
+}
+
+// lifeTables yields the tables of processes, the latest first: logs are later than what
+// is sealed.
+func (s *Store) lifeTables(q *query) iter.Seq2[*lifeTable, error] {
+	logs, files := s.everything(q)
+	return func(yield func(*lifeTable, error) bool) {
+		for _, g := range slices.Backward(logs) {
+			tables := g.list(func(f *frame) bool { return f.typ == frameTable })
+			for i := range slices.Backward(tables) {
+				f := &tables[i]
+				payload, err := g.payload(f)
+				if isDamage(err) {
+					s.damagedFrame(g, f, err)
+					continue
+				}
+				t := &lifeTable{
+					payload: payload, process: newLineage(g).process,
+					load:    func([]int64) error { return nil },
+					damaged: func(err error) { s.damagedFrame(g, f, err) },
+				}
+				if !yield(t, err) || err != nil {
+					return
+				}
+			}
+		}
+		for _, f := range slices.Backward(files) {
+			if f.Kind == event.KindProcess && !s.sealedTables(q, f, yield) {
+				return
+			}
+		}
+	}
+}
+
+// sealedTables yields the tables of a sealed file, as lifeTables does, and reports
+// whether more are wanted.
+func (s *Store) sealedTables(q *query, f *sealed, yield func(*lifeTable, error) bool) bool {
+	if err := q.ctx.Err(); err != nil {
+		yield(nil, err)
+		return false
+	}
+	file, err := s.openSealed(q, f)
+	if err != nil {
+		yield(nil, err)
+		return false
+	}
+	if file == nil || file.keys[keyLiving] == "" {
+		return true
+	}
+	for _, text := range slices.Backward(strings.Split(file.keys[keyLiving], ",")) {
+		payload, err := base64.StdEncoding.DecodeString(text)
+		if err != nil {
+			s.unreadable(f, err)
+			return true
+		}
+		l := newSealedLineage(file)
+		if !yield(&lifeTable{payload: payload, process: l.process, load: l.load, damaged: func(err error) { s.damagedPart(f, err) }}, nil) {
+			return false
+		}
+	}
+	return true
 }

@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"iter"
+	"os"
+	"path/filepath"
 	"slices"
 	"testing"
 	"time"
@@ -83,6 +85,39 @@ func TestProcesses(t *testing.T) {
 	seal()
 	check(30*time.Second, "[systemd0 curl2 wget3]")
 	all()
+	// Where the disk has changed a table, the one before it and what happened since tell.
+	spoil(t, s, event.KindProcess, "proc.name")
+	check(30*time.Second, "[systemd0 curl2]")
+	all()
+	if n := s.Status().Unreadable; n != 1 {
+		t.Errorf("%d files are said to be damaged", n)
+	}
+}
+
+// spoil changes a column of the latest sealed file of a kind.
+func spoil(t *testing.T, s *Store, k event.Kind, column string) {
+	t.Helper()
+	var files []string
+	for _, f := range s.Segments() {
+		if f.Kind == k {
+			files = append(files, filepath.Join(s.cfg.Dir, f.Name))
+		}
+	}
+	slices.Sort(files)
+	path := files[len(files)-1]
+	file, err := openSealed(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	info := file.groups[0].chunks[file.byName[column]]
+	b, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b[info.at+info.length-1] ^= 1
+	if err := errors.Join(file.close(), os.WriteFile(path, b, 0o600)); err != nil {
+		t.Fatal(err)
+	}
 }
 
 // What the table does not know yet is told by events that come behind it, and a
