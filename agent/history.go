@@ -364,7 +364,7 @@ func (h *history) Processes(ctx context.Context, at time.Time) iter.Seq2[*event.
 	return func(yield func(*event.Process, error) bool) {
 		for p, err := range s.Processes(ctx, at) {
 			if none := (*store.NoTableError)(nil); errors.As(err, &none) {
-				unknown := api.NotFound("which processes lived at %s is not known", at.Format(time.RFC3339))
+				unknown := api.NotFound("which processes lived at %s is not known", at.Format(time.RFC3339Nano))
 				unknown.Hint = none.Error()
 				err = unknown
 			}

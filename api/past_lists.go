@@ -152,12 +152,16 @@ func (s *Server) processesAt(ctx context.Context, a Asked) ([]*event.Event, erro
 	return list, nil
 }
 
+// exactly is how a moment is written beside another one that it may share the second
+// with.
+const exactly = "2006-01-02T15:04:05.999Z07:00"
+
 func beforeHistory(st HistoryStatus, at time.Time) *Error {
 	if st.Oldest.IsZero() {
-		return NotFound("nothing is known of %s: the history is empty", at.Format(time.RFC3339))
+		return NotFound("nothing is known of %s: the history is empty", at.Format(exactly))
 	}
-	e := NotFound("nothing is known of %s", at.Format(time.RFC3339))
-	e.Hint = "the history begins at " + st.Oldest.In(at.Location()).Format(time.RFC3339)
+	e := NotFound("nothing is known of %s", at.Format(exactly))
+	e.Hint = "the history begins at " + st.Oldest.In(at.Location()).Format(exactly)
 	return e
 }
 

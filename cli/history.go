@@ -124,6 +124,9 @@ func (p *page) segments(st *api.HistoryStatus, now time.Time) {
 	var rows [][]cell
 	for _, s := range st.Segments {
 		row := []cell{{text: p.safe(s.Kind)}, {text: strconv.Itoa(s.Segments)}, {text: strconv.FormatUint(s.Rows, 10)}, {text: byteCount(uint64(s.Bytes))}, {}, {}}
+		if s.Kind == "active" && s.Rows == 0 {
+			row[2].text = "" // nobody has counted them
+		}
 		if !s.Oldest.IsZero() {
 			row[4].text, row[5].text = day(s.Oldest, now), day(s.Newest, now)
 		}

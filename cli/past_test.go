@@ -81,7 +81,7 @@ func (k kept) Status() api.HistoryStatus {
 	return api.HistoryStatus{
 		Dir: "/var/lib/warren/history", Filter: "evt.kind in (exec, exit)", Kinds: []string{"exec", "exit", "connection", "dns", "credentials", "namespace", "alert", "reaction", "lost"},
 		Bytes: 300 << 20, MaxBytes: 1 << 30, MaxAge: 7 * 24 * time.Hour, Oldest: at(36_000_000), Newest: at(10), Events: 123456, Rows: 45678, RawBytes: 2400 << 20, SealedBytes: 290 << 20, Torn: 512,
-		Segments: []api.HistorySegments{{Kind: "active", Segments: 1, Rows: 123, Bytes: 1 << 20}, {Kind: "exec", Segments: 17, Rows: 45555, Bytes: 290 << 20, Oldest: at(36_000_000), Newest: at(60_000)}},
+		Segments: []api.HistorySegments{{Kind: "active", Segments: 1, Bytes: 1 << 20}, {Kind: "exec", Segments: 17, Rows: 45555, Bytes: 290 << 20, Oldest: at(36_000_000), Newest: at(60_000)}},
 		Archive: &api.HistoryArchive{
 			URL: "s3://traces/production?endpoint=https://minio.example:9000", Segments: 14, Bytes: 250 << 20, Copied: 3, CopiedBytes: 60 << 20, LastCopy: at(900_000),
 			Waiting: 3, WaitingBytes: 40 << 20, WaitingSince: at(3_000_000), Error: "put kind=exec/a.parquet into bucket traces: connection refused", FailingSince: at(840_000), GivenUp: 1, GivenUpBytes: 5 << 20,
