@@ -204,7 +204,7 @@ func (s *self) rules() *api.Rules {
 	st := s.alerts.Status()
 	out := &api.Rules{Loaded: st.Loaded, Alerts: st.Alerts, Lost: st.Lost, Unlike: st.Unlike, Rules: []api.RuleState{}}
 	for _, r := range st.Rules {
-		out.Rules = append(out.Rules, api.RuleState{Name: r.Name, Priority: r.Priority, Enabled: r.Enabled, Matches: r.Matches})
+		out.Rules = append(out.Rules, api.RuleState{Name: r.Name, Priority: r.Priority, Enabled: r.Enabled, Matches: r.Matches, Measured: r.Measured, Mean: r.Mean})
 	}
 	if st.Refused != nil {
 		out.Refused, out.RefusedAt = st.Refused.Error(), &st.RefusedAt

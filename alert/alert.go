@@ -112,7 +112,7 @@ type rules struct {
 	set     *rule.Set
 	matcher *rule.Matcher
 	loaded  time.Time
-	matched map[*rule.Rule]*atomic.Uint64
+	tallies map[*rule.Rule]*tally
 	noise   *noise        // nil where each alert is told
 	left    atomic.Int64  // workers that look
 	over    chan struct{} // closed when none does any more
@@ -202,10 +202,10 @@ func newRules(cfg Config, files []rule.File) (*rules, error) {
 	set = set.AtLeast(cfg.Least)
 	r := &rules{
 		cfg: cfg, files: files, set: set, matcher: rule.NewMatcher(set), loaded: time.Now(),
-		matched: map[*rule.Rule]*atomic.Uint64{}, over: make(chan struct{}),
+		tallies: map[*rule.Rule]*tally{}, over: make(chan struct{}),
 	}
 	for _, x := range set.Rules {
-		r.matched[x] = new(atomic.Uint64)
+		r.tallies[x] = new(tally)
 	}
 	if cfg.Aggregate > 0 {
 		r.noise = newNoise(cfg.Aggregate, set)
@@ -416,6 +416,7 @@ type worker struct {
 	spent  map[*rule.Rule]*spending
 	others bool              // which another worker is told of as well: losses before the streams
 	lost   map[string]uint64 // by what it was, since it was told
+	costs  costs
 	text   []byte
 }
 
@@ -438,12 +439,14 @@ func (w *worker) run(ctx context.Context, s Stream) error {
 		}
 		ev, err := s.Next(wait)
 		cancel()
-		if now := time.Now(); now.Sub(w.second) >= time.Second {
+		now := time.Now()
+		if now.Sub(w.second) >= time.Second {
 			w.summarise()
 			w.second = now
 		}
 		switch {
 		case err == nil:
+			w.measure(ev, now)
 			w.look(ev)
 		case errors.Is(err, io.EOF) || ctx.Err() != nil:
 			w.summarise()
@@ -481,7 +484,7 @@ func (w *worker) look(ev *event.Event) {
 		return
 	}
 	for _, r := range w.match.Match(ev) {
-		w.rules.matched[r].Add(1)
+		w.rules.tallies[r].matches.Add(1)
 		w.matched(r, ev)
 		if w.rules.cfg.First {
 			return

@@ -26,8 +26,10 @@ type Status struct {
 type RuleStatus struct {
 	Name, Priority, Source string
 	Enabled                bool
-	// Matches counts the events since the rules were loaded.
-	Matches uint64
+	// Matches counts the events since the rules were loaded. Of Measured ones each took
+	// Mean to judge, by this rule alone.
+	Matches, Measured uint64
+	Mean              time.Duration
 }
 
 // Status returns it.
@@ -38,7 +40,10 @@ func (e *Engine) Status() Status {
 		st.Unlike = r.noise.overflow()
 	}
 	for _, x := range r.set.Rules {
-		st.Rules = append(st.Rules, RuleStatus{Name: x.Name, Priority: x.Priority.String(), Source: x.Source, Enabled: x.Enabled, Matches: r.matched[x].Load()})
+		t := r.tallies[x]
+		st.Rules = append(st.Rules, RuleStatus{
+			Name: x.Name, Priority: x.Priority.String(), Source: x.Source, Enabled: x.Enabled, Matches: t.matches.Load(), Measured: t.measured.Load(), Mean: t.mean(),
+		})
 	}
 	if was := e.refused.Load(); was != nil {
 		st.Refused, st.RefusedAt = was.err, was.at

@@ -96,6 +96,10 @@ type RuleState struct {
 	Priority string `json:"priority"`
 	Enabled  bool   `json:"enabled"`
 	Matches  uint64 `json:"matches"`
+	// Measured are the events of which it is known how long they took to judge by
+	// this rule alone, Mean is how long; 0 while there are none.
+	Measured uint64        `json:"measured"`
+	Mean     time.Duration `json:"mean_ns"`
 }
 
 // Kubernetes is what the agent knows of its cluster.

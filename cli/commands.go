@@ -16,7 +16,7 @@ func commandTable(g *globals) ([]*command, []*option) {
 		fieldsCommand(),
 		filterExplainCommand(g),
 		ruleCheckCommand(),
-		ruleExplainCommand(),
+		ruleExplainCommand(g),
 		ruleTestCommand(),
 		ruleReplayCommand(g),
 		ruleLearnCommand(g),

@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"slices"
 	"strings"
 
 	"warren/alert"
@@ -158,44 +157,6 @@ func writeFindings(env *Env, files []rule.File, set *rule.Set, findings []rule.F
 	return writeObject(env, line)
 }
 
-// ruleExplainCommand shows what a rule watches and what becomes of it.
-func ruleExplainCommand() *command {
-	var output string
-	return &command{
-		name:    "rule explain",
-		args:    "RULE FILE...",
-		summary: "Tell what a rule watches, and what the kernel decides of it",
-		about: "The rule as it is in the end, with its macros, lists and exceptions in it: which hooks it attaches, what the kernel then leaves out before anything is recorded, and which of its comparisons are judged in the agent alone. " +
-			"RULE is a rule's name, in quotes. No agent is asked.",
-		examples: []example{
-			{"warren rule explain 'Read sensitive file untrusted' falco_rules.yaml", "One rule of a file"},
-		},
-		flags: []*option{outputFlag(&output, "", "table", "json")},
-		run: func(_ context.Context, env *Env, args []string) error {
-			if len(args) < 2 {
-				return usagef("which rule of which files?")
-			}
-			files, err := readRules(env, args[1:])
-			if err != nil {
-				return err
-			}
-			set, findings := rule.Load(files, rule.Config{})
-			if set == nil {
-				findings = slices.DeleteFunc(findings, func(f rule.Finding) bool { return !f.IsError() })
-				if err := printFindings(env, files, nil, findings); err != nil {
-					return err
-				}
-				return errRules
-			}
-			r, ok := set.Rule(args[0])
-			if !ok {
-				return noRule(args[0], set)
-			}
-			return explainRule(env, r, output)
-		},
-	}
-}
-
 func noRule(name string, set *rule.Set) error {
 	names := make([]string, len(set.Rules))
 	for i, r := range set.Rules {
@@ -205,46 +166,6 @@ func noRule(name string, set *rule.Set) error {
 		return fmt.Errorf("no rule is called %q: did you mean %q?", name, near)
 	}
 	return fmt.Errorf("no rule is called %q", name)
-}
-
-func explainRule(env *Env, r *rule.Rule, output string) error {
-	x := r.Program.Explain()
-	if output == "json" {
-		line, err := json.Marshal(struct {
-			Rule      string      `json:"rule"`
-			File      string      `json:"file"`
-			Line      int         `json:"line"`
-			Priority  string      `json:"priority"`
-			Source    string      `json:"source"`
-			Tags      []string    `json:"tags"`
-			Enabled   bool        `json:"enabled"`
-			Desc      string      `json:"description"`
-			Output    string      `json:"output"`
-			Fields    []string    `json:"output_fields"`
-			Reactions []string    `json:"reactions,omitempty"`
-			Condition explanation `json:"condition"`
-		}{r.Name, r.Place.File, r.Place.Line, r.Priority.String(), r.Source, append([]string{}, r.Tags...), r.Enabled, r.Desc, r.Output, r.Format.Fields(), reactionsOf(r), explained(r.Condition.String(), &x, nil)})
-		if err != nil {
-			return fmt.Errorf("write the explanation: %w", err)
-		}
-		return writeObject(env, line)
-	}
-	v := explainView{page: page{screen: env.screen(true)}, x: &x}
-	v.heading("Rule")
-	v.line("name", v.safe(r.Name))
-	v.line("file", v.safe(r.Place.String()))
-	v.line("priority", v.safe(r.Priority.String()))
-	v.line("tags", v.safe(strings.Join(r.Tags, ", ")))
-	if !r.Enabled {
-		v.line("enabled", v.paint(yellow, "no"))
-	}
-	v.line("about", v.safe(strings.Join(strings.Fields(r.Desc), " ")))
-	v.line("says", v.safe(strings.Join(strings.Fields(r.Output), " ")))
-	for _, text := range reactionsOf(r) {
-		v.line("reaction", v.safe(text))
-	}
-	v.write()
-	return v.print(env)
 }
 
 // reactionsOf says what a rule wants done when it alerts.

@@ -297,7 +297,7 @@ func (r recorded) Status() api.Status {
 		},
 		Rules: &api.Rules{Loaded: at(7_200_000), Alerts: 31, Lost: 4, Unlike: 5, Refused: "local.yaml:4:5: no field proc.nmae\x1b[31m (LOAD_ERR_COMPILE_CONDITION)", Rules: []api.RuleState{
 			{Name: "Terminal shell in container", Priority: "Notice", Enabled: true, Matches: 2}, {Name: "Clear Log Activities\x1b[31m", Priority: "Warning", Enabled: true, Matches: 29},
-			{Name: "Never", Priority: "Error", Enabled: true}, {Name: "Off", Priority: "Error"},
+			{Name: "Never", Priority: "Error", Enabled: true, Measured: 40, Mean: 85}, {Name: "Off", Priority: "Error"},
 		}},
 		History: &past,
 		Changes: &api.Changes{File: "config.yaml", Refused: "config.yaml:3:7: no key \"tpye\" under channels\x1b[31m", RefusedAt: at(90_000), Restart: []string{"history.max-size", "rings.bulk"}},

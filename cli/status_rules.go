@@ -29,10 +29,14 @@ func (v *statusView) rules() {
 	slices.SortStableFunc(matched, func(a, b api.RuleState) int { return int(min(b.Matches, 1<<62)) - int(min(a.Matches, 1<<62)) })
 	rows := make([][]cell, len(matched))
 	for i, r := range matched {
-		rows[i] = []cell{count(r.Matches), {text: v.safe(r.Priority)}, {text: v.safe(r.Name)}}
+		each := ""
+		if r.Measured > 0 {
+			each = nanos(r.Mean)
+		}
+		rows[i] = []cell{count(r.Matches), {text: each}, {text: v.safe(r.Priority)}, {text: v.safe(r.Name)}}
 	}
 	if len(rows) > 0 {
-		v.rows([]column{{head: "MATCHES", right: true}, {head: "PRIORITY"}, {head: "RULE"}}, rows)
+		v.rows([]column{{head: "MATCHES", right: true}, {head: "EACH", right: true}, {head: "PRIORITY"}, {head: "RULE"}}, rows)
 	}
 }
 

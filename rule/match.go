@@ -345,6 +345,42 @@ func (m *Matcher) NewWorker() *Worker {
 // Match returns the rules that e matches, in the order of the set. The slice is
 // valid until the next call. It allocates nothing.
 func (w *Worker) Match(e *event.Event) []*Rule {
+	p := w.asked(e)
+	if p == nil {
+		return nil
+	}
+	w.turn++
+	w.found = w.found[:0]
+	for _, id := range w.ids {
+		if r := &p.rules[id]; w.holds(p, r.root, e) {
+			w.found = append(w.found, r.rule)
+		}
+	}
+	return w.found
+}
+
+// Judge hands each rule that e is laid before to yield, until that returns false.
+// judge evaluates the rule by itself, as often as it is called during that call.
+func (w *Worker) Judge(e *event.Event, yield func(r *Rule, judge func() bool) bool) {
+	p := w.asked(e)
+	if p == nil {
+		return
+	}
+	for _, id := range w.ids {
+		r := &p.rules[id]
+		judge := func() bool {
+			w.turn++
+			return w.holds(p, r.root, e)
+		}
+		if !yield(r.rule, judge) {
+			return
+		}
+	}
+}
+
+// asked returns the plan for events like e, nil for none, and puts the numbers of
+// the rules in it that e is laid before into w.ids.
+func (w *Worker) asked(e *event.Event) *plan {
 	if e.Data == nil {
 		return nil
 	}
@@ -353,8 +389,7 @@ func (w *Worker) Match(e *event.Event) []*Rule {
 	if p == nil {
 		return nil
 	}
-	w.turn++
-	w.found, w.ids = w.found[:0], append(w.ids[:0], p.always...)
+	w.ids = append(w.ids[:0], p.always...)
 	for i := range p.indexes {
 		if v, ok := p.indexes[i].field.Str(e, 0); ok {
 			w.ids = append(w.ids, p.indexes[i].rules[v]...)
@@ -363,12 +398,7 @@ func (w *Worker) Match(e *event.Event) []*Rule {
 	if len(p.indexes) > 0 {
 		slices.Sort(w.ids)
 	}
-	for _, id := range w.ids {
-		if r := &p.rules[id]; w.holds(p, r.root, e) {
-			w.found = append(w.found, r.rule)
-		}
-	}
-	return w.found
+	return p
 }
 
 // holds evaluates a part.

@@ -120,6 +120,16 @@ func TestMatcher(t *testing.T) {
 			if !slices.Equal(got, want) {
 				t.Fatalf("seed %d: an event matches %v, want %v\n%s\n%s", seed, got, want, event.AppendJSON(nil, e), text.String())
 			}
+			got = got[:0]
+			worker.Judge(e, func(r *Rule, judge func() bool) bool {
+				if first, again := judge(), judge(); first && again {
+					got = append(got, r.Name)
+				}
+				return true
+			})
+			if !slices.Equal(got, want) {
+				t.Fatalf("seed %d: each by itself, %v match, want %v\n%s\n%s", seed, got, want, event.AppendJSON(nil, e), text.String())
+			}
 		}
 	}
 	if matches < events/10 {
