@@ -30,12 +30,12 @@ const stride = 256
 // refs are the numbers of snapshots that rows refer to, and their exec ids.
 type refs struct {
 	snapshot []int64
+	// of events: the places of their exec ids in ids, each of which is there once
+	codes []uint32
+	ids   []string
+	// of processes
 	execID   []string
-	// codes are the places of events' exec ids in ids, each of which is there once;
-	// nil where execID must do.
-	codes    []uint32
-	ids      []string
-	parent   []int64 // of processes alone, as what follows
+	parent   []int64
 	parentID []string
 	time     []int64
 }
@@ -179,7 +179,7 @@ func (b *builder) extern(v *Vector, k *coder, r *refs) (nulls int) {
 	case event.ColumnSnapshot:
 		ints(r.snapshot)
 	case event.ColumnExecID:
-		if r.codes == nil {
+		if len(r.codes) == 0 {
 			strs(r.execID)
 			break
 		}

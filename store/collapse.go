@@ -21,6 +21,9 @@ type collapser struct {
 	// of the same hash lie one behind the other.
 	table []int32
 	own   []bool // those that are the collapser's, and may be changed
+	// hashes are found before any is looked for: so the processor reads many events at a
+	// time, which another one has written.
+	hashes []uint64
 }
 
 // maxTries bounds how many events are compared with each.
@@ -40,10 +43,14 @@ func (c *collapser) run(events []*event.Event) []*event.Event {
 	clear(c.table)
 	c.own = grow(c.own, len(events))
 	clear(c.own)
+	c.hashes = grow(c.hashes, len(events))
+	for i, e := range events {
+		c.hashes[i] = hashOf(e)
+	}
 	n := 0
 next:
-	for _, e := range events {
-		if h, ok := hashOf(e); ok {
+	for i, e := range events {
+		if h := c.hashes[i]; h != 0 {
 			at := h >> (64 - bits.Len(uint(size-1)))
 			for range maxTries {
 				slot := &c.table[at&uint64(size-1)]
@@ -64,16 +71,15 @@ next:
 	return events[:n]
 }
 
-// hashOf mixes what alike events have in common. It reports false for what is not
-// collapsed: an update tells how one connection goes on, and its counters are not
-// to be added.
-func hashOf(e *event.Event) (uint64, bool) {
+// hashOf mixes what alike events have in common. It is 0 for what is not collapsed: an
+// update tells how one connection goes on, and its counters are not to be added.
+func hashOf(e *event.Event) uint64 {
 	var s *event.Socket
 	var h uint64
 	switch d := e.Data.(type) {
 	case *event.Connection:
 		if d.Type == "update" {
-			return 0, false
+			return 0
 		}
 		s, h = &d.Socket, uint64(len(d.Type))
 		if d.Type != "" {
@@ -85,7 +91,7 @@ func hashOf(e *event.Event) (uint64, bool) {
 			h++
 		}
 	default:
-		return 0, false
+		return 0
 	}
 	port := s.RemotePort
 	if s.Server {
@@ -97,7 +103,7 @@ func hashOf(e *event.Event) (uint64, bool) {
 	h = (h ^ h>>29 ^ binary.LittleEndian.Uint64(a[8:])) * m
 	h = (h ^ h>>32 ^ binary.LittleEndian.Uint64(a[:8]) ^ uint64(e.Time.Unix())) * m
 	h = (h ^ h>>29 ^ e.Actor.Start ^ uint64(e.Actor.PID)<<40) * m
-	return h, true
+	return h
 }
 
 // merge adds e to the i-th event, if they are alike.

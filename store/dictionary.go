@@ -48,7 +48,7 @@ func place[T comparable](x *index, dict *[]T, v T, hash uint64) uint32 {
 
 func (x *index) widen() {
 	old := x.slots
-	x.slots = make([]slot, max(64, 4*len(old)))
+	x.slots = make([]slot, max(64, 2*len(old)))
 	mask := uint32(len(x.slots) - 1)
 	for _, s := range old {
 		if s.place == 0 {
@@ -79,6 +79,16 @@ type coder struct {
 	same  map[unsafe.Pointer]uint32 // maps by where they lie: labels are shared by all events of a pod
 	key   []byte
 	used  bool // since it was cleared
+	// seen are texts that came lately, by where they lie: most texts of events are
+	// interned, and few come again and again.
+	seen [64]seenText
+}
+
+// A seenText is a text whose place is known.
+type seenText struct {
+	data *byte
+	size int
+	code uint32
 }
 
 func (k *coder) clear() {
@@ -89,19 +99,20 @@ func (k *coder) clear() {
 	k.index.clear()
 	clear(k.known)
 	clear(k.same)
+	clear(k.seen[:])
 }
 
 // texts finds the places of texts in a dictionary, which it returns with what is new
 // in it: that of each is put among codes where rows says.
 func (k *coder) texts(codes []uint32, dict, texts []string, rows []int32) []string {
 	k.used = k.used || len(texts) > 0
-	last := "" // often it comes again, and lies where it did: most texts of events are interned
-	code := uint32(0)
 	for i, s := range texts {
-		if len(s) == 0 || len(s) != len(last) || unsafe.StringData(s) != unsafe.StringData(last) {
-			last, code = s, k.text(&dict, s)
+		data := unsafe.StringData(s)
+		seen := &k.seen[uintptr(unsafe.Pointer(data))/8%uintptr(len(k.seen))]
+		if len(s) == 0 || seen.data != data || seen.size != len(s) {
+			*seen = seenText{data, len(s), k.text(&dict, s)}
 		}
-		codes[rows[i]] = code
+		codes[rows[i]] = seen.code
 	}
 	return dict
 }

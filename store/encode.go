@@ -38,17 +38,23 @@ func (w *encoder) appendBatch(dst []byte, b *Batch) []byte {
 		if v == nil {
 			continue
 		}
-		w.body = w.appendVector(w.body[:0], b, v, times)
 		dst = binary.AppendUvarint(dst, uint64(v.Column.Index))
-		dst = binary.AppendUvarint(dst, uint64(len(w.body)))
-		dst = append(dst, w.body...)
+		dst = append(dst, 0, 0, 0, 0)
+		at := len(dst)
+		dst = w.appendVector(dst, b, v, times)
+		putLength(dst[at-4:at], len(dst)-at)
 	}
 	return dst
 }
 
+// putLength writes a length, of less than 2^28, as a varint that fills four bytes: it
+// is not known before what it is the length of.
+func putLength(b []byte, n int) {
+	b[0], b[1], b[2], b[3] = byte(n)|0x80, byte(n>>7)|0x80, byte(n>>14)|0x80, byte(n>>21)
+}
+
 // An encoder writes batches; its memory is used again.
 type encoder struct {
-	body  []byte
 	texts int // bytes of dictionaries in the batch
 	ints  []int64
 	steps []int64
@@ -190,19 +196,7 @@ func (w *encoder) appendInts(dst []byte, vals []int64) []byte {
 		dst = binary.AppendVarint(dst, least)
 		return appendPlanes(dst, vals, least, 1)
 	}
-	last := first
-	leastStep := vals[1] - first
-	mostStep := leastStep
-	for _, v := range vals[1:] {
-		step := v - last
-		last = v
-		if step < leastStep {
-			leastStep = step
-		} else if step > mostStep {
-			mostStep = step
-		}
-	}
-	stepWidth := bytesOf(uint64(mostStep - leastStep))
+	leastStep, stepWidth := stepsOf(vals, width)
 	if min(width, stepWidth) > 2 && len(vals) >= 16 && w.dict.fill(vals) {
 		dst = append(dst, encDict)
 		dst = binary.AppendUvarint(dst, uint64(len(w.dict.values)))
@@ -224,6 +218,25 @@ func (w *encoder) appendInts(dst []byte, vals []int64) []byte {
 	dst = append(dst, encOffset, byte(width))
 	dst = binary.AppendVarint(dst, least)
 	return appendPlanes(dst, vals, least, width)
+}
+
+// stepsOf returns the least step between numbers that follow one another, and how many
+// bytes the others need more than it. What is not less than enough is not looked into.
+func stepsOf(vals []int64, enough int) (least int64, width int) {
+	last := vals[0]
+	least = vals[1] - last
+	most := least
+	for rest := vals[1:]; len(rest) > 0 && width < enough; {
+		n := min(len(rest), stride)
+		for _, v := range rest[:n] {
+			step := v - last
+			last = v
+			least, most = min(least, step), max(most, step)
+		}
+		rest = rest[n:]
+		width = bytesOf(uint64(most - least))
+	}
+	return least, width
 }
 
 // appendPlanes writes numbers less a base, byte by byte.
@@ -250,7 +263,12 @@ func appendPlanes[T int64 | uint32](dst []byte, vals []T, base T, width int) []b
 			a[i], b[i], c[i] = byte(v), byte(v>>8), byte(v>>16)
 		}
 	default:
-		for k := range width {
+		b, c, d := plane(1), plane(2), plane(3)
+		for i, v := range vals {
+			v -= base
+			a[i], b[i], c[i], d[i] = byte(v), byte(v>>8), byte(v>>16), byte(v>>24)
+		}
+		for k := 4; k < width; k++ {
 			p, shift := plane(k), 8*uint(k)
 			for i, v := range vals {
 				p[i] = byte(uint64(v-base) >> shift)

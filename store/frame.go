@@ -132,15 +132,12 @@ func appendPacked(dst, body []byte) []byte {
 func unpack(b []byte) ([]byte, error) { return unpackTo(nil, b) }
 
 // unpackTo is unpack into the memory of room where there is enough. What is not
-// packed is not copied without room.
+// packed is not copied.
 func unpackTo(room, b []byte) ([]byte, error) {
 	if len(b) == 0 {
 		return nil, errFrame
 	}
 	if b[0] == plain {
-		if room != nil {
-			return append(room[:0], b[1:]...), nil
-		}
 		return b[1:], nil
 	}
 	if b[0] != packed {

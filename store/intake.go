@@ -45,6 +45,9 @@ func (s *Store) Append(e *event.Event) {
 	if event.LayoutOf(k) == nil || k == event.KindProcess {
 		return // tells tables what they need, and nobody else
 	}
+	if k != event.KindLost { // which is of a time before
+		s.watchClock(e)
+	}
 	in := &s.in
 	in.mu.Lock()
 	in.last = max(in.last, e.Seq)
@@ -54,7 +57,7 @@ func (s *Store) Append(e *event.Event) {
 		return
 	}
 	in.events = append(in.events, e)
-	rouse := len(in.events) == flushAt
+	rouse := len(in.events) == maxBatch
 	if critical(e) {
 		in.critical, rouse = true, true
 	}
@@ -186,15 +189,9 @@ func (s *Store) flushSome(taken *bool) (more, critical, ok bool) {
 		*taken = true
 		critical = s.take()
 	}
-	part := s.todo[:min(len(s.todo), 2*maxBatch)]
+	part := s.todo[:min(len(s.todo), maxBatch)]
 	if len(part) > 0 {
-		n := uint64(0)
-		for _, e := range part {
-			if e.Data.Kind() != event.KindLost {
-				n += e.Times()
-			}
-		}
-		s.encodeRows(g, part)
+		n := s.encodeRows(g, part)
 		s.mu.Lock()
 		s.state.events += n
 		s.state.rows += uint64(len(part))
@@ -248,9 +245,10 @@ func (l *loss) event() *event.Event {
 		Data: &event.Lost{Type: "lost", Count: l.count, What: l.kinds.String(), Lane: "disk", Consumer: "history"}}
 }
 
-// encodeRows makes frames of events: first the snapshots that they refer to.
-func (s *Store) encodeRows(g *segment, rows []*event.Event) {
-	s.watchClock(rows)
+// encodeRows makes frames of at most maxBatch events: first the snapshots that they
+// refer to. It returns how many events the rows stand for, those apart that tell of
+// losses.
+func (s *Store) encodeRows(g *segment, rows []*event.Event) (events uint64) {
 	for _, e := range rows {
 		k := e.Data.Kind()
 		if len(s.byKind[k]) == 0 {
@@ -260,23 +258,17 @@ func (s *Store) encodeRows(g *segment, rows []*event.Event) {
 	}
 	slices.Sort(s.order)
 	for _, k := range s.order {
-		list := s.byKind[k]
-		for len(list) > 0 {
-			part := list[:min(len(list), maxBatch)]
-			list = list[len(part):]
-			s.encodeBatch(g, k, part)
+		s.refer(s.byKind[k])
+		s.appendProcesses(g)
+		if n := s.appendEvents(g, k, s.byKind[k], &s.refs); k != event.KindLost {
+			events += n
 		}
 		clear(s.byKind[k])
 		s.byKind[k] = s.byKind[k][:0]
 	}
 	s.order = s.order[:0]
 	s.build.clear()
-}
-
-func (s *Store) encodeBatch(g *segment, k event.Kind, events []*event.Event) {
-	s.refer(events)
-	s.appendProcesses(g)
-	s.appendEvents(g, k, events, &s.refs)
+	return events
 }
 
 // refer makes s.refs those of events, numbering snapshots that have no number yet.
@@ -286,56 +278,53 @@ func (s *Store) refer(events []*event.Event) {
 	s.batches++
 	var last *event.Process
 	var n snapshot
-	var id string
+	code := uint32(0)
 	for _, e := range events {
 		if e.Process != last {
 			last = e.Process
-			n, id = s.snaps.number(last, e.Time.UnixNano()), ""
+			n, code = s.snaps.number(last, e.Time.UnixNano()), 0
 			if name := n.name; name != nil {
 				if name.batch != s.batches {
 					name.batch, name.code = s.batches, uint32(len(r.ids))
 					r.ids = append(r.ids, name.id)
 				}
-				id = name.id
+				code = name.code
 			}
 		}
-		code := uint32(0)
-		if n.name != nil {
-			code = n.name.code
-		}
 		r.snapshot = append(r.snapshot, n.number)
-		r.execID = append(r.execID, id)
 		r.codes = append(r.codes, code)
 	}
 }
 
-func (s *Store) appendEvents(g *segment, k event.Kind, events []*event.Event, r *refs) {
-	b := s.build.events(event.LayoutOf(k), s.host, events, r)
-	if !s.appendBatch(g, b, infoOf(k, events)) {
-		half := len(events) / 2
-		s.appendEvents(g, k, events[:half], r.part(0, half))
-		s.appendEvents(g, k, events[half:], r.part(half, len(events)))
+// appendEvents makes a frame of events of a kind, or several. It returns how many
+// events the rows stand for.
+func (s *Store) appendEvents(g *segment, k event.Kind, rows []*event.Event, r *refs) (events uint64) {
+	b := s.build.events(event.LayoutOf(k), s.host, rows, r)
+	info := infoOf(b)
+	if s.appendBatch(g, b, info) {
+		return info.events
 	}
+	half := len(rows) / 2
+	return s.appendEvents(g, k, rows[:half], r.part(0, half)) + s.appendEvents(g, k, rows[half:], r.part(half, len(rows)))
 }
 
-// infoOf says what there is to know of a batch of events.
-func infoOf(k event.Kind, events []*event.Event) frameInfo {
-	info := frameInfo{schema: ownHashes()[k], rows: len(events)}
-	for i, e := range events {
-		t := e.Time.UnixNano()
-		end := t
-		if e.Past != nil && !e.Past.Last.IsZero() {
-			end = max(end, e.Past.Last.UnixNano())
+// infoOf says what there is to know of a batch of events. Where a row has no value,
+// that is 0.
+func infoOf(b *Batch) frameInfo {
+	info := frameInfo{schema: ownHashes()[b.Layout.Kind], rows: b.Rows}
+	if v := b.Vector("evt.time"); v != nil {
+		info.minTime, info.maxTime = slices.Min(v.Ints), slices.Max(v.Ints)
+	}
+	for _, end := range []string{"evt.time_last", "lost.until"} {
+		if v := b.Vector(end); v != nil {
+			info.maxTime = max(info.maxTime, slices.Max(v.Ints))
 		}
-		if l, ok := e.Data.(*event.Lost); ok && !l.Until.IsZero() {
-			end = max(end, l.Until.UnixNano())
-		}
-		if i == 0 {
-			info.minTime, info.maxTime, info.minSeq, info.maxSeq = t, end, e.Seq, e.Seq
-		}
-		info.minTime, info.maxTime = min(info.minTime, t), max(info.maxTime, end)
-		info.minSeq, info.maxSeq = min(info.minSeq, e.Seq), max(info.maxSeq, e.Seq)
-		info.events += e.Times()
+	}
+	if v := b.Vector("evt.num"); v != nil {
+		info.minSeq, info.maxSeq = uint64(slices.Min(v.Ints)), uint64(slices.Max(v.Ints))
+	}
+	for _, n := range b.Vector("evt.count").Ints {
+		info.events += uint64(n)
 	}
 	return info
 }
@@ -343,8 +332,8 @@ func infoOf(k event.Kind, events []*event.Event) frameInfo {
 // appendProcesses makes frames of the snapshots that have been numbered.
 func (s *Store) appendProcesses(g *segment) {
 	t := &s.snaps
-	for i := 0; i < len(t.rows); i += maxBatch {
-		j := min(i+maxBatch, len(t.rows))
+	for i := 0; i < len(t.rows); i += maxProcesses {
+		j := min(i+maxProcesses, len(t.rows))
 		s.appendSnapshots(g, t.rows[i:j], t.refs.part(i, j))
 	}
 	t.written()
@@ -388,28 +377,23 @@ func (s *Store) appendBatch(g *segment, b *Batch, info frameInfo) bool {
 
 // watchClock counts how often the clock was set back: events keep the times they
 // came with. What tells is how far the wall clock is from the one that nobody sets:
-// events that come late are of the past, and the clock was not set.
-func (s *Store) watchClock(rows []*event.Event) {
-	for _, e := range rows {
-		if e.Data.Kind() == event.KindLost {
-			continue // of a time before
-		}
-		t := e.Time.UnixNano()
-		ahead := t - int64(e.Ktime)
-		back := s.lastTime - t
-		if e.Ktime != 0 && s.lastAhead != 0 {
-			back = s.lastAhead - ahead
-		}
-		if back > int64(stepBack) {
-			s.mu.Lock()
-			s.state.clockSteps++
-			s.mu.Unlock()
-			s.log.Warn("history: the clock was set back", "by", time.Duration(back))
-			s.lastTime, s.lastAhead = t, 0
-		}
-		s.lastTime = max(s.lastTime, t)
-		if e.Ktime != 0 {
-			s.lastAhead = ahead
-		}
+// events that come late are of the past, and the clock was not set. Only Append calls it.
+func (s *Store) watchClock(e *event.Event) {
+	t := e.Time.UnixNano()
+	ahead := t - int64(e.Ktime)
+	back := s.lastTime - t
+	if e.Ktime != 0 && s.lastAhead != 0 {
+		back = s.lastAhead - ahead
+	}
+	if back > int64(stepBack) {
+		s.mu.Lock()
+		s.state.clockSteps++
+		s.mu.Unlock()
+		s.log.Warn("history: the clock was set back", "by", time.Duration(back))
+		s.lastTime, s.lastAhead = t, 0
+	}
+	s.lastTime = max(s.lastTime, t)
+	if e.Ktime != 0 {
+		s.lastAhead = ahead
 	}
 }

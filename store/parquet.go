@@ -27,7 +27,7 @@ const (
 	// rowGroupRows is the most rows of a row group, which is what a scan can skip
 	// by bloom filters, and pageRows that of a page, which it can skip by its least and
 	// greatest values.
-	rowGroupRows = 64 << 10
+	rowGroupRows = 128 << 10
 	pageRows     = 2 << 10
 
 	// parquetVersion counts changes of what is in a file. A newer file is not read.

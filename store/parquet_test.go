@@ -180,6 +180,36 @@ func TestParquetRoundTrip(t *testing.T) {
 	}
 }
 
+// TestFewNumbers holds when numbers are written as a dictionary, and that it has them.
+func TestFewNumbers(t *testing.T) {
+	for _, c := range []struct {
+		rows, different int
+		want            bool
+	}{
+		{0, 0, true}, {256, 256, true}, {257, 257, false}, {4095, 257, false}, {16 * 300, 300, true}, {16 * 300, 301, false},
+		{rowGroupRows, maxFew, true}, {rowGroupRows, maxFew + 1, false},
+	} {
+		nums := make([]int64, c.rows)
+		for i := range nums {
+			nums[i] = int64(i%c.different)*0x1234567 - 99
+		}
+		p := &parquetWriter{}
+		if got := p.fewNumbers(nums); got != c.want {
+			t.Errorf("%d different numbers of %d are few: %v", c.different, c.rows, got)
+		} else if !got {
+			continue
+		}
+		if len(p.few) != c.different || len(p.ints) != c.rows {
+			t.Errorf("%d different numbers of %d are %d, for %d", c.different, c.rows, len(p.few), len(p.ints))
+		}
+		for i, n := range nums {
+			if p.few[p.ints[i]] != n {
+				t.Fatalf("number %d is %d, want %d", i, p.few[p.ints[i]], n)
+			}
+		}
+	}
+}
+
 // readSparse reads rows of a page one by one; it reports false where that is not done.
 func readSparse(c *chunk, page int, rows []int32) (*vector, bool, error) {
 	v := &vector{rows: len(rows), dict: c.dict.texts(), null: make([]bool, len(rows))}

@@ -73,7 +73,7 @@ type parquetWriter struct {
 	lv     []uint8
 	ints   []int32
 	longs  []int64
-	places [4 * maxFew]uint16 // 1 + place in few, by hash
+	places [2 * maxFew]uint16 // 1 + place in few, by hash
 	few    []int64
 	ranks  []int32
 	ranked []int32
@@ -88,7 +88,7 @@ type chunkState struct {
 	places format.OffsetIndex
 	row    int64
 	filter []byte
-	raw    bool // its first page was hardly smaller for being packed
+	raw    bool // its first page was not much smaller for being packed
 }
 
 // newParquetWriter begins a file. Nothing else is written to w meanwhile.
@@ -174,15 +174,15 @@ func (p *parquetWriter) writePage(head *pageHeader) {
 	if p.err != nil {
 		return
 	}
-	// Numbers in few bits are hardly smaller for being packed, and read much faster if
-	// they are not. Only pages of data can say so.
+	// Numbers in few bits are hardly smaller for being packed, and written and read much
+	// faster if they are not. Only pages of data can say so.
 	body := p.page
 	data := head.kind == int64(format.DataPageV2)
 	if !data || len(p.page) >= minPackedPage && !p.chunk.raw {
 		if p.packed, p.err = p.codec.Encode(p.packed[:0], p.page); p.err != nil {
 			return
 		}
-		if !data || len(p.packed) < len(p.page)-len(p.page)/8 {
+		if !data || len(p.packed) < len(p.page)/3 {
 			body = p.packed
 		} else {
 			p.chunk.raw = true // and so will be the others
@@ -210,7 +210,7 @@ func (p *parquetWriter) writePage(head *pageHeader) {
 }
 
 // minPackedPage is the least that is worth packing.
-const minPackedPage = 64
+const minPackedPage = 256
 
 // writeDictionary writes the dictionary page: p.page holds it, of n values.
 func (p *parquetWriter) writeDictionary(n int) {
@@ -478,22 +478,27 @@ func bloomFilter(texts []string) []byte {
 	return f.Bytes()
 }
 
-// maxFew is how many different numbers of a chunk make a dictionary.
-const maxFew = 256
+// Different numbers of a chunk make a dictionary if they are at most alwaysFew, or a
+// sixteenth of all and at most maxFew.
+const (
+	alwaysFew = 256
+	maxFew    = 4 << 10
+)
 
 // fewNumbers reports whether numbers are few, and leaves them in p.few and the places
 // of all in p.ints.
 func (p *parquetWriter) fewNumbers(nums []int64) bool {
 	clear(p.places[:])
 	p.few = p.few[:0]
+	most := min(maxFew, max(alwaysFew, len(nums)/16))
 	p.ints = grow(p.ints, len(nums))
 	last, place := int64(0), int32(-1)
 	for i, n := range nums {
 		if place < 0 || n != last {
 			last = n
-			for at := uint64(n) * 0x9e3779b97f4a7c15 >> 54; ; at = (at + 1) % uint64(len(p.places)) {
+			for at := uint64(n) * 0x9e3779b97f4a7c15 >> 51; ; at = (at + 1) % uint64(len(p.places)) {
 				if place = int32(p.places[at]) - 1; place < 0 {
-					if len(p.few) == maxFew {
+					if len(p.few) == most {
 						return false
 					}
 					place = int32(len(p.few))

@@ -48,7 +48,7 @@ func BenchmarkQuery(b *testing.B) {
 			continue
 		}
 		s.Append(e)
-		if i%flushAt == flushAt-1 {
+		if i%maxBatch == maxBatch-1 {
 			s.step(false)
 			seal()
 		}
@@ -150,7 +150,7 @@ func BenchmarkSmallFiles(b *testing.B) {
 			release := s.Hold()
 			for i := range rows {
 				s.Append(src.Connection())
-				if i%flushAt == 0 {
+				if i%maxBatch == 0 {
 					s.step(false)
 				}
 				if i%(rows/files) == rows/files-1 {

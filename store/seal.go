@@ -253,7 +253,6 @@ func (s *Store) sealKind(ctx context.Context, g *segment, k event.Kind) (out *se
 // sealRows writes a file of some frames of a log.
 func (s *Store) sealRows(ctx context.Context, g *segment, k event.Kind, frames []frame, file *os.File, keys map[string]string) (*groupBuilder, error) {
 	w := bufio.NewWriterSize(file, 256<<10)
-	var room []byte
 	damaged := map[int]bool{}
 	for {
 		b := newGroupBuilder(w, event.LayoutOf(k), g.host, keys)
@@ -265,17 +264,7 @@ func (s *Store) sealRows(ctx context.Context, g *segment, k event.Kind, frames [
 				if damaged[i] {
 					continue
 				}
-				payload, err := g.payloadTo(room, &frames[i])
-				if errors.Is(err, errFrame) {
-					return badFrame(i)
-				}
-				if err != nil {
-					return err
-				}
-				if frames[i].data == nil {
-					room = payload
-				}
-				if err := b.add(i, &frames[i], payload, g.schemas); err != nil {
+				if err := b.add(g, i, &frames[i]); err != nil {
 					return err
 				}
 			}

@@ -1,6 +1,7 @@
 package store
 
 import (
+	"errors"
 	"hash/maphash"
 	"io"
 	"math"
@@ -64,6 +65,7 @@ type groupBuilder struct {
 	w      *parquetWriter
 	limit  int // rows of a group
 
+	room    []byte     // for the next payload
 	batches []rawBatch // of the row group; behind them is memory of earlier ones
 	rows    int
 	bytes   int // of the batches
@@ -81,23 +83,31 @@ type groupBuilder struct {
 
 // A rawBatch is a batch of a log: where its columns lie.
 type rawBatch struct {
-	rows  int
-	body  []byte
-	cols  [][]byte // by the index of the layout; nil where no row has a value
-	timed bool     // each row has a time
-	frame int      // of the log
+	rows   int
+	memory []byte // that body lies in
+	body   []byte
+	cols   [][]byte // by the index of the layout; nil where no row has a value
+	timed  bool     // each row has a time
+	frame  int      // of the log
 }
 
 // A groupColumn is the column that is being written.
 type groupColumn struct {
 	v     vector
-	index index            // of v.dict, or of addrs
-	addrs []netip.Addr     // whose texts are v.dict
-	ints  map[int64]uint32 // places in v.dict of numbers that have names
+	index index        // of v.dict, or of addrs
+	addrs []netip.Addr // whose texts are v.dict
+	named [64]named    // numbers that have names and came lately, by their hashes
 	// of a batch
 	codes []uint32   // places of its dictionary
 	lists [][]uint32 // likewise
 	nums  []int64
+}
+
+// named is a number whose name is in the dictionary.
+type named struct {
+	number int64
+	code   uint32
+	known  bool
 }
 
 // A badFrame is the error of a frame that turned out to be damaged.
@@ -116,23 +126,25 @@ func newGroupBuilder(w io.Writer, l *event.Layout, host *event.Host, keys map[st
 		layout: l, host: host, node: keys[keyNode], w: newParquetWriter(w, fileColumns(l), keys), limit: rowGroupRows,
 		first: math.MaxInt64, last: math.MinInt64,
 	}
-	g.col.ints = map[int64]uint32{}
 	if l.Kind == event.KindProcess {
 		g.w.step = processPageRows // they are looked up one by one
 	}
 	return g
 }
 
-// add adds the rows of a frame, of which payload is not kept. Where a frame is
-// damaged, the error of this call or of a later one is a badFrame.
-func (g *groupBuilder) add(number int, f *frame, payload []byte, known schemas) error {
+// add reads a frame of a log, and adds its rows. Where a frame is damaged, the error
+// of this call or of a later one is a badFrame.
+func (g *groupBuilder) add(log *segment, number int, f *frame) error {
 	if n := len(g.batches); n == cap(g.batches) {
 		g.batches = append(g.batches, rawBatch{})[:n]
 	}
 	raw := &g.batches[:len(g.batches)+1][len(g.batches)]
 	raw.frame = number
-	if !raw.read(f, payload, known, g.layout) {
-		return badFrame(number)
+	if err := g.read(raw, log, f); err != nil {
+		if errors.Is(err, errFrame) {
+			return badFrame(number)
+		}
+		return err
 	}
 	if raw.rows == 0 {
 		return nil
@@ -152,31 +164,46 @@ func (g *groupBuilder) add(number int, f *frame, payload []byte, known schemas) 
 	return nil
 }
 
-// read finds the columns of a frame's batch. It reports false for what is none.
-func (b *rawBatch) read(f *frame, payload []byte, known schemas, l *event.Layout) bool {
+// read reads the batch of a frame, all of whose log is written. The error is errFrame
+// where it has none.
+func (g *groupBuilder) read(b *rawBatch, log *segment, f *frame) error {
+	payload, err := log.payloadTo(g.room, f)
+	if err != nil {
+		return err
+	}
+	g.room = payload
 	r := &reader{b: payload}
 	var info frameInfo
 	info.read(r)
-	s := known.of(f.kind, info.schema)
-	if r.failed || s == nil || s.layout != l {
-		return false
+	s := log.schemas.of(f.kind, info.schema)
+	if r.failed || s == nil || s.layout != g.layout {
+		return errFrame
 	}
-	if b.body == nil {
-		b.body = []byte{} // what is not packed is copied too
+	if b.body, err = unpackTo(b.memory, r.b); err != nil {
+		return err
 	}
-	body, err := unpackTo(b.body, r.b)
-	if err != nil {
-		return false
+	if r.b[0] == packed {
+		b.memory = b.body
+	} else {
+		b.memory, g.room = payload, b.memory // it stays where it was read
 	}
-	b.body = body
+	if !b.split(s, info.rows) {
+		return errFrame
+	}
+	return nil
+}
+
+// split finds the columns of the batch's body. It reports false for what is none of so
+// many rows.
+func (b *rawBatch) split(s *schema, rows int) bool {
+	l := s.layout
 	b.cols = grow(b.cols, len(l.Columns))
 	clear(b.cols)
-	r = &reader{b: body}
-	rows := r.uvarint()
-	if rows > maxRows || int(rows) != info.rows {
+	r := &reader{b: b.body}
+	if n := r.uvarint(); n > maxRows || int(n) != rows {
 		return false
 	}
-	b.rows = int(rows)
+	b.rows = rows
 	for range r.count() {
 		index := r.uvarint()
 		data := r.bytes(r.uvarint())
@@ -324,23 +351,19 @@ func (k *groupColumn) numbers(r *reader, set []byte, n, at, rows int) bool {
 
 // names adds what the numbers in k.nums are called.
 func (k *groupColumn) names(c *event.Column, set []byte, rows int) {
-	last, code, some := int64(0), uint32(0), false
 	from := 0
 	for i := range rows {
 		if set != nil && set[i/8]>>(i%8)&1 == 0 {
 			k.v.codes = append(k.v.codes, missing)
 			continue
 		}
-		if n := k.nums[from]; !some || n != last {
-			last, some = n, true
-			var ok bool
-			if code, ok = k.ints[n]; !ok {
-				code = k.code(c.Text(n))
-				k.ints[n] = code
-			}
+		n := k.nums[from]
+		seen := &k.named[uint64(n)*0x9e3779b97f4a7c15>>58]
+		if !seen.known || seen.number != n {
+			*seen = named{n, k.code(c.Text(n)), true}
 		}
 		from++
-		k.v.codes = append(k.v.codes, code)
+		k.v.codes = append(k.v.codes, seen.code)
 	}
 }
 
@@ -483,7 +506,7 @@ func (k *groupColumn) reset() {
 	k.index.clear()
 	clear(k.addrs)
 	k.addrs = k.addrs[:0]
-	clear(k.ints)
+	clear(k.named[:])
 }
 
 // flush writes the row group.

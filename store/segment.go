@@ -26,8 +26,6 @@ type segment struct {
 	file file
 	own  bool // this program wrote it, and gave its events their numbers
 
-	room []byte // write's
-
 	syncing  sync.Mutex
 	doubtful bool // the last sync failed; guarded by syncing
 
@@ -169,28 +167,19 @@ func (g *segment) write() error {
 	for first > 0 && g.frames[first-1].data != nil {
 		first--
 	}
-	n := len(g.frames)
-	room := slices.Grow(g.room[:0], int(g.size-g.written))
-	for _, f := range g.frames[first:] {
-		room = append(room, f.data...)
-	}
-	if g.room = room; cap(room) > 2<<20 {
-		g.room = nil
-	}
-	at := g.written
+	waiting := slices.Clone(g.frames[first:])
 	g.mu.Unlock()
-	if len(room) == 0 {
-		return nil
-	}
-	if _, err := g.file.WriteAt(room, at); err != nil {
-		return err
+	for _, f := range waiting {
+		if _, err := g.file.WriteAt(f.data, f.off-headSize); err != nil {
+			return err
+		}
 	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	for i := range g.frames[first:n] {
+	for i, f := range waiting {
 		g.frames[first+i].data = nil
+		g.written = f.off + int64(f.size)
 	}
-	g.written = at + int64(len(room))
 	return nil
 }
 

@@ -107,9 +107,8 @@ func (r *refs) reset() {
 
 // part returns the references of rows i to j.
 func (r *refs) part(i, j int) *refs {
-	p := &refs{snapshot: r.snapshot[i:j], execID: r.execID[i:j]}
-	if len(r.parent) > 0 {
-		p.parent, p.parentID, p.time = r.parent[i:j], r.parentID[i:j], r.time[i:j]
+	if len(r.codes) > 0 {
+		return &refs{snapshot: r.snapshot[i:j], codes: r.codes[i:j], ids: r.ids}
 	}
-	return p
+	return &refs{snapshot: r.snapshot[i:j], execID: r.execID[i:j], parent: r.parent[i:j], parentID: r.parentID[i:j], time: r.time[i:j]}
 }

@@ -52,8 +52,8 @@ func BenchmarkStages(b *testing.B) {
 	w := newStopwatch(b)
 	b.ReportAllocs()
 	cpu := cpuTime()
-	for done := 0; done < b.N; done += flushAt {
-		keepInStages(b, s, source, min(flushAt, b.N-done), w)
+	for done := 0; done < b.N; done += maxBatch {
+		keepInStages(b, s, source, min(maxBatch, b.N-done), w)
 	}
 	if err := s.active().sync(); err != nil {
 		b.Fatal(err)
@@ -80,22 +80,18 @@ func keepInStages(b *testing.B, s *Store, source *traffic.Source, n int, w *stop
 	}
 	w.lap("append")
 	s.take()
-	s.watchClock(s.todo)
 	w.lap("collapse")
 	const k = event.KindConnection
 	g := s.active()
-	for rows := s.todo; len(rows) > 0; rows = rows[min(maxBatch, len(rows)):] {
-		part := rows[:min(maxBatch, len(rows))]
-		s.refer(part)
-		s.appendProcesses(g)
-		w.lap("refer")
-		batch := s.build.events(event.LayoutOf(k), s.host, part, &s.refs)
-		w.lap("columns")
-		if !s.appendBatch(g, batch, infoOf(k, part)) {
-			b.Fatal("a batch is too large for one frame")
-		}
-		w.lap("frame")
+	s.refer(s.todo)
+	s.appendProcesses(g)
+	w.lap("refer")
+	batch := s.build.events(event.LayoutOf(k), s.host, s.todo, &s.refs)
+	w.lap("columns")
+	if !s.appendBatch(g, batch, infoOf(batch)) {
+		b.Fatal("a batch is too large for one frame")
 	}
+	w.lap("frame")
 	s.build.clear()
 	clear(s.todo)
 	s.todo, s.in.taken = nil, 0
@@ -127,17 +123,11 @@ func sealInStages(b *testing.B, g *segment, w *stopwatch) {
 		build.rows, build.bytes, build.batches = 0, 0, build.batches[:0]
 		w.lap("pages")
 	}
-	var room []byte
 	for i, f := range g.list(func(f *frame) bool { return f.typ == frameBatch && f.kind == k }) {
-		payload, err := g.payloadTo(room, &f)
-		if err != nil {
-			b.Fatal(err)
-		}
-		room = payload
 		if build.rows+f.rows > build.limit || build.bytes+maxGroupBytes/8 > maxGroupBytes {
 			flush()
 		}
-		if err := build.add(i, &f, payload, g.schemas); err != nil {
+		if err := build.add(g, i, &f); err != nil {
 			b.Fatal(err)
 		}
 		w.lap("read")

@@ -70,11 +70,13 @@ const (
 	syncEvery  = time.Second
 	// criticalEvery is how soon after a critical event's sync the next one may be.
 	criticalEvery = 50 * time.Millisecond
-	// flushAt is how many events are encoded at once when they come fast, and
-	// maxBuffered how many wait at most.
-	flushAt     = 4096
+	// maxBatch is how many events are encoded at once when they come fast, and
+	// maxBuffered how many wait at most. The more there are in a batch, the fewer of its
+	// texts and addresses come for the first time.
+	maxBatch    = 8 << 10
 	maxBuffered = 32 << 10
-	maxBatch    = 4096
+	// maxProcesses is how many processes are encoded at once: they are long.
+	maxProcesses = 4 << 10
 	// maxFrames bounds what is known of a segment in memory.
 	maxFrames = 20000
 	// stepBack is by how much the clock must fall to be called set back: events of
@@ -125,6 +127,9 @@ type Store struct {
 	mark mark
 
 	in intake
+	// To see clocks that are set back, Append's: evt.time of the latest event, and by how
+	// much it was more than evt.ktime, 0 for unknown.
+	lastTime, lastAhead int64
 	// wake rouses Run before its time; urgent asks for a sync besides.
 	wake   chan struct{}
 	synced chan struct{} // asks the goroutine that syncs
@@ -143,10 +148,6 @@ type Store struct {
 	collapse collapser
 	byKind   [1 << 8][]*event.Event // by event.Kind
 	order    []event.Kind
-	// To see clocks that are set back: evt.time of the latest event, and by how much it
-	// was more than evt.ktime, 0 for unknown.
-	lastTime, lastAhead int64
-
 	// writing writes frames, one goroutine at a time.
 	writing sync.Mutex
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"log/slog"
 	"net/netip"
+	"strings"
 	"testing"
 	"time"
 
@@ -80,4 +81,43 @@ func TestStore(t *testing.T) {
 	if st := s.Status(); st.Torn != (Torn{}) || st.Failure != nil || st.Size == 0 {
 		t.Fatalf("%+v", st)
 	}
+}
+
+// TestStoreLarge holds that events that are too large for one frame are in several,
+// with the processes that they are of, in a log and sealed.
+func TestStoreLarge(t *testing.T) {
+	s := openAt(t, Config{Dir: t.TempDir()})
+	defer s.Close() //nolint:errcheck // of a directory that goes
+	at := time.Unix(1700000000, 0)
+	const n = 5
+	for i := range uint64(n) {
+		p := &event.Process{Key: event.Key{PID: uint32(10 + i), Start: 50}, PID: uint32(10 + i), Name: "dig"}
+		name := strings.Repeat(string(rune('a'+i)), splitAt/2)
+		s.Append(&event.Event{Time: at, Seq: 1 + i, Actor: p.Key, Process: p, Data: &event.DNS{Type: "dns", Name: name, QType: "A"}})
+	}
+	if _, err := s.Sync(t.Context(), n); err != nil {
+		t.Fatal(err)
+	}
+	frames := s.active().list(func(f *frame) bool { return f.kind == event.KindDNS })
+	if len(frames) < 2 {
+		t.Fatalf("%d frames", len(frames))
+	}
+	check := func() {
+		t.Helper()
+		got := all(t, s, Query{})
+		if len(got) != n || s.Status().Events != n {
+			t.Fatalf("%d events of %d, Status says %d", len(got), n, s.Status().Events)
+		}
+		for i, e := range got {
+			d, ok := e.Data.(*event.DNS)
+			if !ok || len(d.Name) != splitAt/2 || d.Name[0] != 'a'+byte(i) || e.Process == nil || e.Process.PID != uint32(10+i) {
+				t.Errorf("event %d of process %v, %d bytes", e.Seq, e.Process, len(d.Name))
+			}
+		}
+	}
+	check()
+	if err := s.Seal(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	check()
 }

@@ -26,7 +26,7 @@ func (s *Store) appendTable(g *segment) {
 		if p != nil && p.Exited == nil {
 			numbers = append(numbers, s.snaps.number(p, now).number)
 		}
-		if len(s.snaps.rows) >= maxBatch {
+		if len(s.snaps.rows) >= maxProcesses {
 			s.appendProcesses(g)
 		}
 	}
