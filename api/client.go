@@ -292,8 +292,13 @@ func (c *Client) one(ctx context.Context, resp *http.Response) ([]byte, error) {
 
 // lines asks for NDJSON; path is below the base. begun may be nil.
 func (c *Client) lines(ctx context.Context, path string, q url.Values, begun func()) Lines {
+	return c.linesUpTo(ctx, path, q, begun, maxLine)
+}
+
+// linesUpTo is lines, of at most so many bytes each.
+func (c *Client) linesUpTo(ctx context.Context, path string, q url.Values, begun func(), most int) Lines {
 	return func(yield func([]byte, error) bool) {
-		resp, err := c.get(ctx, path, q, "application/x-ndjson")
+		resp, err := c.get(ctx, path, q, linesType)
 		if err != nil {
 			yield(nil, err)
 			return
@@ -303,7 +308,7 @@ func (c *Client) lines(ctx context.Context, path string, q url.Values, begun fun
 			begun()
 		}
 		s := bufio.NewScanner(resp.Body)
-		s.Buffer(make([]byte, 0, 64<<10), maxLine)
+		s.Buffer(make([]byte, 0, 64<<10), most)
 		for s.Scan() {
 			if len(s.Bytes()) == 0 {
 				continue // the agent is alive and has nothing to say

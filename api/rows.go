@@ -89,10 +89,13 @@ var batchCoding = sync.OnceValues(func() (cbor.DecMode, error) {
 })
 
 // wantsRows reports whether a client prefers batches of rows to lines.
-func wantsRows(req *http.Request) bool {
+func wantsRows(req *http.Request) bool { return wants(req, RowsType) }
+
+// wants reports whether a client names a media type among those that it takes.
+func wants(req *http.Request, what string) bool {
 	for _, header := range req.Header.Values("Accept") {
 		for part := range strings.SplitSeq(header, ",") {
-			if media, _, err := mime.ParseMediaType(part); err == nil && media == RowsType {
+			if media, _, err := mime.ParseMediaType(part); err == nil && media == what {
 				return true
 			}
 		}

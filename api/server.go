@@ -185,7 +185,7 @@ func (s *Server) routes() []Route {
 		{"/v1" + PathRules, []string{"node"}, s.serveRules},
 		{"/v1" + PathHistory, []string{"node"}, s.serveHistory},
 		{"/v1" + PathHistoryExport, []string{"filter", "since", "until"}, s.serveExport},
-		WhoRoute(s.answerWho),
+		WhoRoute(s.cfg.Stall, s.answerWho),
 		{"/v1/fields", []string{"kind"}, ServeFields},
 		{"/v1/status", []string{"node"}, s.serveStatus},
 		{"/openapi.json", nil, s.serveOpenAPI},

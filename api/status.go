@@ -450,7 +450,7 @@ func ServeFields(w http.ResponseWriter, req *http.Request, q Query) error {
 		}
 		b = append(append(b, line...), '\n')
 	}
-	w.Header().Set("Content-Type", "application/x-ndjson")
+	w.Header().Set("Content-Type", linesType)
 	if _, err := w.Write(b); err != nil {
 		return &clientGone{err}
 	}

@@ -33,6 +33,9 @@ type WhoQuestion struct {
 	Limit int
 	// Nodes asks a hub for those nodes of the cluster only.
 	Nodes []string
+	// Progress, if it is not nil, is told now and then how far the answer is, before
+	// there is one. One goroutine at a time calls it.
+	Progress func(WhoProgress)
 }
 
 // A Target is what somebody may have reached: an address or network, or a name.
@@ -232,12 +235,16 @@ type WhoAncestor struct {
 	Cmdline string `json:"proc.cmdline,omitempty"`
 }
 
-// WhoRoute returns the route of who, which answer answers.
-func WhoRoute(answer func(ctx context.Context, q WhoQuestion) (Who, error)) Route {
+// WhoRoute returns the route of who, which answer answers: to who asks for lines, with
+// signs of life before. A client that reads nothing for stall is disconnected.
+func WhoRoute(stall time.Duration, answer func(ctx context.Context, q WhoQuestion) (Who, error)) Route {
 	return Route{Pattern: "/v1" + PathWho, Params: []string{"to", "filter", "since", "until", "limit", "node"}, Handle: func(w http.ResponseWriter, req *http.Request, q Query) error {
 		asked, err := parseWho(q, time.Now())
 		if err != nil {
 			return err
+		}
+		if wants(req, linesType) {
+			return writeWho(w, req, stall, asked, answer)
 		}
 		who, err := answer(req.Context(), asked)
 		if err != nil {
@@ -284,6 +291,9 @@ func (c *Client) Who(ctx context.Context, q WhoQuestion) (Who, error) {
 		if !at.IsZero() {
 			v.Set(name, at.Format(time.RFC3339Nano))
 		}
+	}
+	if q.Progress != nil {
+		return c.readWho(ctx, v, q.Progress)
 	}
 	b, err := c.object(ctx, PathWho, v)
 	if err != nil {

@@ -25,6 +25,9 @@ const (
 	longAncestry = 16
 )
 
+// whoStep is for how many events it is told once how far the answer is.
+const whoStep = 256
+
 // dnsMemory is how long a program can be thought to use an answer of DNS, where
 // the answer itself does not allow for longer.
 const dnsMemory = time.Hour
@@ -46,6 +49,8 @@ type whoCollector struct {
 	// parents are those of processes that were told with theirs: an agent that
 	// starts later does not know of ancestors that have ended since.
 	parents map[whoProcess]*event.Process
+	found   uint64            // events of connections
+	tell    func(WhoProgress) // how far it is; may be nil
 	out     Who
 }
 
@@ -90,7 +95,7 @@ func (s *Server) answerWho(ctx context.Context, q WhoQuestion) (Who, error) {
 	now := time.Now()
 	c := &whoCollector{
 		to: to, since: q.Since, until: q.Until, given: map[netip.Addr][]whoGiven{},
-		rows: map[whoKey]*whoSum{}, going: map[connectionKey]*whoGoing{}, parents: map[whoProcess]*event.Process{},
+		rows: map[whoKey]*whoSum{}, going: map[connectionKey]*whoGoing{}, parents: map[whoProcess]*event.Process{}, tell: q.Progress,
 		out: Who{To: to.String(), Until: q.Until, Addresses: []WhoAddress{}, Rows: []WhoRow{}},
 	}
 	if c.out.Until.IsZero() {
@@ -324,6 +329,9 @@ func (c *whoCollector) connection(e *event.Event) error {
 	name, ok := c.meets(e, d)
 	if !ok {
 		return nil
+	}
+	if c.found++; c.tell != nil && c.found%whoStep == 0 {
+		c.tell(WhoProgress{Since: c.since, Until: c.out.Until, At: e.Time, Events: c.found})
 	}
 	k := keyOf(d)
 	r := c.row(e, d, k)

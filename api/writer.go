@@ -35,7 +35,7 @@ type Writer struct {
 func NewWriter(w http.ResponseWriter, req *http.Request, stall time.Duration, fields *event.Selection) *Writer {
 	out := &Writer{w: w, ctl: http.NewResponseController(w), stall: stall, fields: fields, rows: wantsRows(req), buf: make([]byte, 0, 4096), dirty: true}
 	h := w.Header()
-	h.Set("Content-Type", "application/x-ndjson")
+	h.Set("Content-Type", linesType)
 	h.Add("Vary", "Accept")
 	if out.rows {
 		h.Set("Content-Type", RowsType)

@@ -9,6 +9,7 @@ package cli
 
 import (
 	"context"
+	"fmt"
 	"io"
 	"strings"
 	"time"
@@ -52,6 +53,38 @@ type Env struct {
 	Policies func(yaml []byte, namespace string) ([]*cluster.Policy, error)
 	// Build says what was built: see version.go.
 	Build Build
+}
+
+// A progressLine is a line of a terminal that says how far something is, until it is
+// there. A nil one says nothing.
+type progressLine struct {
+	env  *Env
+	said bool
+}
+
+// progress returns the line on the terminal that errors are written to; nil where
+// there is none, or it knows no such line.
+func (env *Env) progress() *progressLine {
+	if !env.StderrTerminal || env.Getenv("TERM") == "dumb" {
+		return nil
+	}
+	return &progressLine{env: env}
+}
+
+// clearLine goes to the begin of a line and takes away what is there.
+const clearLine = "\r\x1b[K"
+
+// tell writes a text, which is no longer than a terminal is wide, in the place of the last.
+func (p *progressLine) tell(text string) {
+	p.said = true
+	fmt.Fprint(p.env.Stderr, clearLine+text)
+}
+
+// clear takes the line away.
+func (p *progressLine) clear() {
+	if p != nil && p.said {
+		fmt.Fprint(p.env.Stderr, clearLine)
+	}
 }
 
 // AgentOptions are the flags of warren agent; an empty one was not given.

@@ -115,6 +115,41 @@ func (p *pruned) PruneHistory(_ context.Context, before time.Time) (api.Pruned, 
 	return api.Pruned{Segments: 1}, nil
 }
 
+// TestWhoProgress: on a terminal, and there alone, it is said how far the answer is, and
+// taken away when it is there.
+func TestWhoProgress(t *testing.T) {
+	for name, test := range map[string]struct {
+		terminal bool
+		term     string
+		want     string
+	}{
+		"terminal": {true, "xterm", "\r\x1b[Klooked through the history up to 17:43:14\r\x1b[Klooked through the history up to 19:23:14: 512 events found\r\x1b[K"},
+		"dumb":     {true, "dumb", ""},
+		"pipe":     {false, "xterm", ""},
+	} {
+		var errs strings.Builder
+		env := testEnv(io.Discard, reached{})
+		env.Stderr, env.StderrTerminal = &errs, test.terminal
+		env.Getenv = func(name string) string { return map[string]string{"TERM": test.term}[name] }
+		if code := Main(t.Context(), env, []string{"who", "203.0.113.7"}); code != 0 {
+			t.Errorf("%s: exit code %d: %s", name, code, &errs)
+		}
+		if got, _, _ := strings.Cut(errs.String(), "warren: "); got != test.want {
+			t.Errorf("%s: %q, want %q", name, got, test.want)
+		}
+	}
+}
+
+type reached struct{ judge }
+
+func (reached) Who(_ context.Context, q api.WhoQuestion) (api.Who, error) {
+	if q.Progress != nil {
+		q.Progress(api.WhoProgress{At: at(12_000_000)})
+		q.Progress(api.WhoProgress{At: at(6_000_000), Events: 512})
+	}
+	return api.Who{To: q.To}, nil
+}
+
 func TestDated(t *testing.T) {
 	for text, want := range map[string]bool{"1h": false, "20h": false, "1d": true, "14:32": false, "22:00": true} {
 		p := period{since: text}

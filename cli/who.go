@@ -68,7 +68,12 @@ func whoCommand(g *globals) *command {
 			q.Filter, q.Nodes = who.filter(expr), who.nodes
 			ctx, cancel := g.finite(ctx, false)
 			defer cancel()
+			said := env.progress()
+			if said != nil {
+				q.Progress = func(p api.WhoProgress) { said.tell(whoProgress(&p, env.Now())) }
+			}
 			w, err := who.Who(ctx, q)
+			said.clear()
 			if err != nil {
 				return err
 			}
@@ -80,6 +85,15 @@ func whoCommand(g *globals) *command {
 			return who.whole(v.write(env))
 		},
 	}
+}
+
+// whoProgress says how far an answer is.
+func whoProgress(p *api.WhoProgress, now time.Time) string {
+	text := "looked through the history up to " + day(p.At, now)
+	if p.Events > 0 {
+		text += fmt.Sprintf(": %d events found", p.Events)
+	}
+	return text
 }
 
 // A whoView writes who it was.

@@ -243,7 +243,7 @@ func (a *fakeAgent) listen(t testing.TB, ca *authority) *fakeAgent {
 		{Pattern: "/v1/connections", Params: api.Params(api.PathConnections), Handle: a.rows(api.PathConnections)},
 		{Pattern: "/v1/processes/{id}", Handle: a.serveProcess},
 		{Pattern: "/v1/status", Handle: a.serveStatus},
-		api.WhoRoute(a.serveWho),
+		api.WhoRoute(30*time.Second, a.serveWho),
 		api.MapRoute(a.serveMap),
 		api.PolicyRoute(a.servePolicy),
 		api.PolicyStatusRoute(a.servePolicyStatus),

@@ -20,11 +20,22 @@ func (h *hub) who(ctx context.Context, q api.WhoQuestion) (api.Who, error) {
 	}
 	defer done()
 	push := q
-	push.Nodes, push.Limit = nil, 0
+	push.Nodes, push.Limit, push.Progress = nil, 0, nil
+	progress := func(string) func(api.WhoProgress) { return nil }
+	if q.Progress != nil {
+		progress = api.MergeWhoProgress(func(p api.WhoProgress) {
+			if !v.all {
+				p.Events = 0 // they may be of others
+			}
+			q.Progress(p)
+		})
+	}
 	push.Filter, _ = v.narrow(q.Filter)
 	var mu sync.Mutex
 	var all []api.Who
 	t := h.agents.each(ctx, q.Nodes, whoTime, func(ctx context.Context, node string, g *agent) error {
+		push := push
+		push.Progress = progress(node)
 		w, err := g.client.Who(ctx, push)
 		if err == nil {
 			for i := range w.Rows {

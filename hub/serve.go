@@ -30,7 +30,7 @@ func (h *hub) routes() ([]api.Route, error) {
 		h.rowsRoute(api.PathFlows),
 		{Pattern: "/v1" + api.PathCounts, Params: []string{"filter", "by", "limit", "node", "watch"}, Handle: h.serveCounts},
 		{Pattern: "/v1" + api.PathFiles, Params: api.FileParams, Handle: h.serveFile},
-		api.WhoRoute(h.who),
+		api.WhoRoute(h.cfg.Stall, h.who),
 		api.MapRoute(h.drawMap),
 		api.PolicyRoute(h.reportPolicy),
 		api.PolicyStatusRoute(h.reportPolicyStatus),
