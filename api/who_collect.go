@@ -43,6 +43,7 @@ type whoCollector struct {
 	to           Target
 	since, until time.Time
 	given        map[netip.Addr][]whoGiven // addresses of the name
+	named        map[whoNamed]int          // places in out.Addresses
 	rows         map[whoKey]*whoSum
 	// going are connections whose end was not seen yet, by their last event.
 	going map[connectionKey]*whoGoing
@@ -63,6 +64,12 @@ type whoProcess struct {
 // mostWhoParents bounds the parents that are remembered.
 const mostWhoParents = 1 << 16
 
+// A whoNamed is an address with a name that it had.
+type whoNamed struct {
+	addr netip.Addr
+	name string
+}
+
 // whoGiven is a time in which an address had the name.
 type whoGiven struct {
 	name        string
@@ -77,7 +84,28 @@ type whoGoing struct {
 type whoSum struct {
 	WhoRow
 	execs map[whoProcess]bool
-	ends  map[string]bool
+	ends  map[whoEnd]bool
+}
+
+// A whoEnd is what was reached; without a port where that was of the other end's choice.
+type whoEnd struct {
+	l4   event.Proto
+	addr netip.AddrPort
+	name string
+}
+
+// String returns the end as rows tell it.
+func (e whoEnd) String() string {
+	text := e.l4.String() + " "
+	if e.addr.Port() != 0 {
+		text += e.addr.String()
+	} else {
+		text += e.addr.Addr().String()
+	}
+	if e.name != "" {
+		text += " " + e.name
+	}
+	return text
 }
 
 // answerWho asks what is on disk and what goes on at present.
@@ -94,7 +122,7 @@ func (s *Server) answerWho(ctx context.Context, q WhoQuestion) (Who, error) {
 	}
 	now := time.Now()
 	c := &whoCollector{
-		to: to, since: q.Since, until: q.Until, given: map[netip.Addr][]whoGiven{},
+		to: to, since: q.Since, until: q.Until, given: map[netip.Addr][]whoGiven{}, named: map[whoNamed]int{},
 		rows: map[whoKey]*whoSum{}, going: map[connectionKey]*whoGoing{}, parents: map[whoProcess]*event.Process{}, tell: q.Progress,
 		out: Who{To: to.String(), Until: q.Until, Addresses: []WhoAddress{}, Rows: []WhoRow{}},
 	}
@@ -155,7 +183,7 @@ func (s *Server) whoWas(ctx context.Context, c *whoCollector, further string) er
 	if c.to.Name != "" {
 		// An answer can be used for a while after it was given.
 		q.Since = q.Since.Add(-dnsMemory)
-		if err := ask(c.to.answers(), event.Kinds(event.KindDNS), c.named); err != nil {
+		if err := ask(c.to.answers(), event.Kinds(event.KindDNS), c.answered); err != nil {
 			return err
 		}
 		q.Since = c.since
@@ -199,8 +227,8 @@ func (t *Target) answers() string {
 	return "evt.kind = dns and dns.response = true and (dns.name = " + name + " or dns.answers contains " + name + ")"
 }
 
-// named takes in an answer of DNS.
-func (c *whoCollector) named(e *event.Event) error {
+// answered takes in an answer of DNS.
+func (c *whoCollector) answered(e *event.Event) error {
 	d, ok := e.Data.(*event.DNS)
 	if !ok || !d.Response {
 		return nil
@@ -249,20 +277,21 @@ func (c *whoCollector) named(e *event.Event) error {
 
 // address remembers that an address had a name at a time.
 func (c *whoCollector) address(a netip.Addr, name string, at time.Time) {
-	text := a.String()
-	for i := range c.out.Addresses {
-		if k := &c.out.Addresses[i]; k.Address == text && k.Name == name {
-			if at.After(k.Last) {
-				k.Last = at
-			}
-			if at.Before(k.First) {
-				k.First = at
-			}
-			return
+	id := whoNamed{a, name}
+	i, ok := c.named[id]
+	if !ok {
+		if len(c.out.Addresses) < mostWhoAddrs {
+			c.named[id] = len(c.out.Addresses)
+			c.out.Addresses = append(c.out.Addresses, WhoAddress{a.String(), name, at, at})
 		}
+		return
 	}
-	if len(c.out.Addresses) < mostWhoAddrs {
-		c.out.Addresses = append(c.out.Addresses, WhoAddress{text, name, at, at})
+	k := &c.out.Addresses[i]
+	if at.After(k.Last) {
+		k.Last = at
+	}
+	if at.Before(k.First) {
+		k.First = at
 	}
 }
 
@@ -459,7 +488,7 @@ func (c *whoCollector) row(e *event.Event, d *event.Connection, conn connectionK
 	if len(c.rows) >= mostWho {
 		return nil
 	}
-	r := &whoSum{WhoRow: WhoRow{Direction: k.direction, First: e.Time, Last: e.Time, Ancestry: line, Node: text(e, "k8s.node.name"), key: k}, execs: map[whoProcess]bool{}, ends: map[string]bool{}}
+	r := &whoSum{WhoRow: WhoRow{Direction: k.direction, First: e.Time, Last: e.Time, Ancestry: line, Node: text(e, "k8s.node.name"), key: k}, execs: map[whoProcess]bool{}, ends: map[whoEnd]bool{}}
 	if p != nil {
 		r.Name, r.ExePath, r.User, r.UID, r.LoginName, r.Unit = p.Name, p.ExePath, p.UserName, p.UID, p.LoginName, p.Cgroup.Unit
 		r.Container, r.ContainerID, r.Image = text(e, "container.name"), text(e, "container.id"), text(e, "container.image")
@@ -495,24 +524,15 @@ func (r *whoSum) saw(e *event.Event, d *event.Connection, name string) {
 		r.PID, r.Cmdline, r.Name = p.PID, p.Cmdline, p.Name
 		r.ExecID = text(e, "proc.exec_id")
 	}
-	end := d.L4.String() + " "
-	port := d.RemotePort
+	end := whoEnd{d.L4, netip.AddrPortFrom(d.Remote, d.RemotePort), name}
 	if d.Server {
-		port = 0 // of the other end's choice
-	}
-	if port != 0 {
-		end += netip.AddrPortFrom(d.Remote, port).String()
-	} else {
-		end += d.Remote.String()
-	}
-	if name != "" {
-		end += " " + name
+		end.addr = netip.AddrPortFrom(d.Remote, 0)
 	}
 	switch {
 	case r.ends[end]:
 	case len(r.Ends) < mostWhoEnds:
 		r.ends[end] = true
-		r.Ends = append(r.Ends, end)
+		r.Ends = append(r.Ends, end.String())
 	case len(r.ends) < mostWhoCounts:
 		r.ends[end] = true
 		r.MoreEnds++
