@@ -537,7 +537,7 @@ func (c *Column) Ints(r *Rows, dst []int64, valid []bool) (nulls int) {
 	c.ints(g.at, dst)
 	if c.nulls != never {
 		for _, v := range dst {
-			nulls += int(digit(v == c.null))
+			nulls += int(Digit(v == c.null))
 		}
 	}
 	switch nulls {
@@ -551,7 +551,7 @@ func (c *Column) Ints(r *Rows, dst []int64, valid []bool) (nulls int) {
 	default:
 		for i, v := range dst {
 			has := v != c.null
-			dst[i], valid[i] = v*int64(digit(has)), has
+			dst[i], valid[i] = v*int64(Digit(has)), has
 		}
 	}
 	return nulls
@@ -572,15 +572,15 @@ func (c *Column) someInts(r *Rows, g *located, dst []int64, valid []bool) (nulls
 	n := 0
 	for i, v := range vals {
 		has := c.nulls == never || v != c.null
-		dst[g.rows[i]], valid[g.rows[i]] = v*int64(digit(has)), has
-		n += int(digit(has))
+		dst[g.rows[i]], valid[g.rows[i]] = v*int64(Digit(has)), has
+		n += int(Digit(has))
 	}
 	return len(dst) - n
 }
 
-// digit is 1 for true. The compiler makes no branch of it: where values are missing
+// Digit is 1 for true. The compiler makes no branch of it: where values are missing
 // at random, half of all branches would be foreseen wrongly.
-func digit(b bool) uint8 {
+func Digit(b bool) uint8 {
 	if b {
 		return 1
 	}
@@ -618,7 +618,7 @@ func present[T any](c *Column, r *Rows, get func([]unsafe.Pointer, []T), dst []T
 			dst[n] = v
 		}
 		rows[n] = g.rows[i]
-		n += int(digit(has(v)))
+		n += int(Digit(has(v)))
 	}
 	return n
 }

@@ -35,7 +35,7 @@ func (c *Column) access(t reflect.Type, off uintptr) {
 		c.Type, c.Rep = Bool, IntRep
 		c.ints, c.setInt = func(at []unsafe.Pointer, dst []int64) {
 			for i, p := range at {
-				dst[i] = int64(digit(*(*bool)(unsafe.Add(p, off))))
+				dst[i] = int64(Digit(*(*bool)(unsafe.Add(p, off))))
 			}
 		}, func(p unsafe.Pointer, v int64) { *(*bool)(unsafe.Add(p, off)) = v != 0 }
 	case reflect.TypeFor[time.Time]():

@@ -96,18 +96,9 @@ func there[T any](room, vals []T, valid []bool) []T {
 	n := 0
 	for i, ok := range valid {
 		room[n] = vals[i] // which the next one takes the place of, if it is not
-		n += int(digit(ok))
+		n += int(event.Digit(ok))
 	}
 	return room[:n]
-}
-
-// digit is 1 for true. The compiler makes no branch of it: where values are missing
-// at random, half of all branches would be foreseen wrongly.
-func digit(b bool) uint8 {
-	if b {
-		return 1
-	}
-	return 0
 }
 
 func (w *encoder) appendDictionary(dst []byte, v *Vector) []byte {

@@ -17,6 +17,8 @@ import (
 	"github.com/parquet-go/parquet-go/encoding/delta"
 	"github.com/parquet-go/parquet-go/encoding/rle"
 	"github.com/parquet-go/parquet-go/format"
+
+	"warren/event"
 )
 
 // A vector is the values of one column in consecutive rows. Which of the slices
@@ -295,7 +297,7 @@ func (p *parquetWriter) writeTexts(v *vector, list bool) {
 		default:
 			p.lv, values = grow(p.lv, to-from), 0
 			for i, c := range v.codes[from:to] {
-				has := digit(c != missing)
+				has := event.Digit(c != missing)
 				p.lv[i] = has
 				values += int(has)
 			}
@@ -338,7 +340,7 @@ func (p *parquetWriter) dense(v *vector) {
 		n := 0
 		for _, c := range v.codes {
 			p.ints[n] = int32(c) // which the next one takes the place of, if it is missing
-			n += int(digit(c != missing))
+			n += int(event.Digit(c != missing))
 		}
 		p.ints = p.ints[:n]
 	}
@@ -528,7 +530,7 @@ func (p *parquetWriter) writeNumbers(v *vector) {
 		n := 0
 		for i, x := range nums {
 			p.longs[n] = x // which the next one takes the place of, if it is none
-			n += int(digit(!v.null[i]))
+			n += int(event.Digit(!v.null[i]))
 		}
 		nums = p.longs[:n]
 	}
@@ -563,7 +565,7 @@ func (p *parquetWriter) writeNumbers(v *vector) {
 		default:
 			p.lv, values = grow(p.lv, to-from), 0
 			for i, null := range v.null[from:to] {
-				has := digit(!null)
+				has := event.Digit(!null)
 				p.lv[i] = has
 				values += int(has)
 			}
