@@ -565,6 +565,8 @@ func TestLateEvents(t *testing.T) {
 	defer s.Close() //nolint:errcheck // checked by others
 	for i := range 20 {
 		s.Append(connection(uint64(i+1), &event.Process{}, time.Unix(1_700_000_000, 0).Add(time.Duration(i%2)*time.Hour), 1))
+		// Nor is one of another machine's clock.
+		s.Append(&event.Event{Seq: uint64(i + 101), Time: time.Unix(1_600_000_000, 0).Add(-time.Duration(i) * time.Hour), Data: &event.K8sAudit{Type: "k8s_audit", JSON: "{}"}})
 	}
 	s.flush(false)
 	if n := s.Status().ClockSteps; n != 0 {

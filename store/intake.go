@@ -377,23 +377,19 @@ func (s *Store) appendBatch(g *segment, b *Batch, info frameInfo) bool {
 
 // watchClock counts how often the clock was set back: events keep the times they
 // came with. What tells is how far the wall clock is from the one that nobody sets:
-// events that come late are of the past, and the clock was not set. Only Append calls it.
+// events that come late are of the past, and the clock was not set. Those without a
+// time of the kernel tell nothing: they can be of another machine's clock, as what
+// API servers tell is. Only Append calls it.
 func (s *Store) watchClock(e *event.Event) {
-	t := e.Time.UnixNano()
-	ahead := t - int64(e.Ktime)
-	back := s.lastTime - t
-	if e.Ktime != 0 && s.lastAhead != 0 {
-		back = s.lastAhead - ahead
+	if e.Ktime == 0 {
+		return
 	}
-	if back > int64(stepBack) {
+	ahead := e.Time.UnixNano() - int64(e.Ktime)
+	if back := s.lastAhead - ahead; s.lastAhead != 0 && back > int64(stepBack) {
 		s.mu.Lock()
 		s.state.clockSteps++
 		s.mu.Unlock()
 		s.log.Warn("history: the clock was set back", "by", time.Duration(back))
-		s.lastTime, s.lastAhead = t, 0
 	}
-	s.lastTime = max(s.lastTime, t)
-	if e.Ktime != 0 {
-		s.lastAhead = ahead
-	}
+	s.lastAhead = ahead
 }

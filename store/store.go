@@ -127,9 +127,9 @@ type Store struct {
 	mark mark
 
 	in intake
-	// To see clocks that are set back, Append's: evt.time of the latest event, and by how
-	// much it was more than evt.ktime, 0 for unknown.
-	lastTime, lastAhead int64
+	// To see clocks that are set back, Append's: by how much evt.time of the latest event
+	// was more than evt.ktime, 0 for unknown.
+	lastAhead int64
 	// wake rouses Run before its time; urgent asks for a sync besides.
 	wake   chan struct{}
 	synced chan struct{} // asks the goroutine that syncs
