@@ -284,7 +284,11 @@ func (l *loader) enable(it *item, prev *ruleDef) {
 		return
 	}
 	on := it.flag("enabled", true)
-	if it.key(it.node, "enabled", true); it.bad {
+	if it.key(it.node, "enabled", false) == nil {
+		it.fail(it.node, ErrYAMLValidate, "a rule has condition, desc, output and priority; one of nothing but enabled says it of another", "the rule has no key enabled")
+		return
+	}
+	if it.bad {
 		return
 	}
 	it.say(it.at("enabled"), WarnDeprecated, "add override: with enabled: replace under it", "a rule of which nothing but enabled is said is deprecated")

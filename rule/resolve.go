@@ -127,16 +127,8 @@ func didYouMean(word string, names []string) string {
 	return ""
 }
 
-// compile makes a rule of what was read of it, nil where it is left out.
-func (l *loader) compile(d *ruleDef) *Rule {
-	it := d.it
-	if d.unknownSource {
-		return nil
-	}
-	r := &Rule{
-		Name: it.name, Desc: d.desc, Output: d.output.String(), Priority: d.priority, Source: d.source, Tags: d.tags, Enabled: d.enabled,
-		Reactions: d.reactions, Place: it.src.place(it.node),
-	}
+// says reads what a rule says, and reports whether it can.
+func (l *loader) says(d *ruleDef, r *Rule) bool {
 	unknown := ErrCompileOutput
 	if d.skipUnknown {
 		unknown = WarnUnknownFilter
@@ -152,27 +144,30 @@ func (l *loader) compile(d *ruleDef) *Rule {
 			code = unknown
 		}
 		src, at, columns := d.output.find(err.Pos, err.End)
-		l.findings = append(l.findings, Finding{Code: code, Place: at, Item: it.kind, Name: it.name, Msg: err.Msg, Hint: err.Hint, Excerpt: src.excerpt(at, columns)})
-		return nil
+		l.findings = append(l.findings, Finding{Code: code, Place: at, Item: d.it.kind, Name: d.it.name, Msg: err.Msg, Hint: err.Hint, Excerpt: src.excerpt(at, columns)})
+		return false
 	}
 	l.cfg.addFields(r)
-	if !l.saysOwn(d, unknown) {
-		return nil
-	}
+	return l.saysOwn(d, unknown)
+}
+
+// asks reads what a rule is about, and reports whether there can be such events.
+func (l *loader) asks(d *ruleDef, r *Rule) bool {
+	it := d.it
 	cond := l.parse(it, d.cond, nil)
 	if cond == nil {
-		return nil
+		return false
 	}
 	if cond = l.except(d, r, cond); cond == nil {
-		return nil
+		return false
 	}
 	full, ex := filter.Expand(cond, l)
 	if ex != nil {
 		l.mistake(it, ErrValidate, ex)
-		return nil
+		return false
 	}
 	if !l.resolved(it, full) {
-		return nil
+		return false
 	}
 	r.Condition = full
 	l.suspicious(it, full)
@@ -183,13 +178,30 @@ func (l *loader) compile(d *ruleDef) *Rule {
 			code = WarnUnknownFilter
 		}
 		l.mistake(it, code, fail)
-		return nil
+		return false
 	}
 	if !l.looksAtOwn(d, full) {
-		return nil
+		return false
 	}
 	if d.source == SourceSyscall && d.warnTypes && manyTypes(full) {
 		l.warn(it, WarnNoEvtType, "name the types of events that it is about: evt.type in (...)", "the rule looks at more than %d types of events", maxTypes)
+	}
+	return true
+}
+
+// compile makes a rule of what was read of it, nil where it is left out.
+func (l *loader) compile(d *ruleDef) *Rule {
+	it := d.it
+	if d.unknownSource {
+		return nil
+	}
+	r := &Rule{
+		Name: it.name, Desc: d.desc, Output: d.output.String(), Priority: d.priority, Source: d.source, Tags: d.tags, Enabled: d.enabled,
+		Reactions: d.reactions, Place: it.src.place(it.node),
+	}
+	says, asks := l.says(d, r), l.asks(d, r)
+	if !says || !asks {
+		return nil
 	}
 	for _, field := range append([]string{containerInfo}, deprecated...) {
 		if i := strings.Index(r.Output, "%"+field); i >= 0 && !strings.HasPrefix(r.Output[i+1+len(field):], ".") {
