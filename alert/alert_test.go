@@ -1,6 +1,7 @@
 package alert
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -381,6 +382,41 @@ func TestFalcoJSON(t *testing.T) {
 	}
 	if a, b := NewID(), NewID(); a == b || len(a) != 36 || a[14] != '4' {
 		t.Errorf("ids %s and %s", a, b)
+	}
+}
+
+// TestFalcoReceivers: whatever alerts, receivers of Falco's JSON find what they want
+// of it: falcosidekick refuses an alert without a rule, a time, a priority that it
+// knows, or any field, and takes names of namespaces and pods for texts.
+func TestFalcoReceivers(t *testing.T) {
+	ev := exec(1, "sh")
+	for _, a := range []event.Alert{
+		{Rule: "r", Priority: rule.Emergency.String(), Source: "syscall", Output: "o", Fields: "{}"},
+		{Rule: "r", Priority: rule.Informational.String(), Source: "k8s_audit", Output: "o", Fields: `{"k8s.ns.name":null,"k8s.pod.name":"p"}`, Tags: []string{"a"}},
+		{Rule: "r", Priority: rule.Debug.String(), Source: "syscall", Output: "o", Fields: "{}", Times: 7, First: ev.Time, Last: ev.Time},
+		{Rule: LostRule, Priority: rule.Warning.String(), Source: "internal", Output: "o", Fields: `{"lost.count":7}`},
+	} {
+		ev.Data = &a
+		var got struct {
+			UUID, Output, Priority, Rule, Source, Hostname string
+			Time                                           time.Time
+			OutputFields                                   map[string]any `json:"output_fields"`
+			Tags                                           []string
+		}
+		d := json.NewDecoder(bytes.NewReader(AppendFalco(nil, ev, "host")))
+		d.DisallowUnknownFields()
+		if err := d.Decode(&got); err != nil {
+			t.Fatal(err)
+		}
+		_, known := rule.ParsePriority(got.Priority)
+		if got.Rule == "" || got.Output == "" || got.Source == "" || got.Hostname == "" || !known || !got.Time.Equal(ev.Time) || len(got.OutputFields) == 0 || got.Tags == nil {
+			t.Errorf("%+v", got)
+		}
+		for _, name := range []string{"k8s.ns.name", "k8s.pod.name"} {
+			if v, ok := got.OutputFields[name].(string); !ok && got.OutputFields[name] != nil {
+				t.Errorf("%s is %v", name, v)
+			}
+		}
 	}
 }
 

@@ -21,6 +21,17 @@ import (
 // numbered is an alert with an id of its own.
 func numbered(id string) []byte { return []byte(strings.Replace(someAlert, "u-1", id, 1)) }
 
+// startKafka starts a broker that has the topic alerts, and returns how it is reached.
+func startKafka(t *testing.T, o ...kfake.Opt) (*kfake.Cluster, Config) {
+	t.Helper()
+	cluster, err := kfake.NewCluster(append([]kfake.Opt{kfake.NumBrokers(1), kfake.SeedTopics(1, "alerts")}, o...)...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(cluster.Close)
+	return cluster, Config{Brokers: strings.Join(cluster.ListenAddrs(), ","), Topic: "alerts", Timeout: time.Minute}
+}
+
 // startNATS starts a server that ends with the test.
 func startNATS(t *testing.T, o *server.Options) *server.Server {
 	t.Helper()
@@ -94,14 +105,10 @@ func TestNATS(t *testing.T) {
 }
 
 func TestKafka(t *testing.T) {
-	cluster, err := kfake.NewCluster(kfake.NumBrokers(1), kfake.SeedTopics(1, "alerts"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer cluster.Close()
+	cluster, cfg := startKafka(t)
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
-	s, err := openKafka(&Config{Brokers: strings.Join(cluster.ListenAddrs(), ","), Topic: "alerts", Timeout: time.Minute}, nil)
+	s, err := openKafka(&cfg, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -153,14 +160,10 @@ func TestKafkaAway(t *testing.T) {
 // TestKafkaTooLarge refuses the one alert that a broker does not take, and none that
 // came with it.
 func TestKafkaTooLarge(t *testing.T) {
-	cluster, err := kfake.NewCluster(kfake.NumBrokers(1), kfake.SeedTopics(1, "alerts"), kfake.BrokerConfigs(map[string]string{"message.max.bytes": "4096"}))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer cluster.Close()
+	_, cfg := startKafka(t, kfake.BrokerConfigs(map[string]string{"message.max.bytes": "4096"}))
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
-	s, err := openKafka(&Config{Brokers: strings.Join(cluster.ListenAddrs(), ","), Topic: "alerts", Timeout: time.Minute}, nil)
+	s, err := openKafka(&cfg, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -187,12 +190,8 @@ func TestKafkaTooLarge(t *testing.T) {
 
 // TestKafkaSilent gives up a broker that does not answer.
 func TestKafkaSilent(t *testing.T) {
-	cluster, err := kfake.NewCluster(kfake.NumBrokers(1), kfake.SeedTopics(1, "alerts"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer cluster.Close()
-	s, err := openKafka(&Config{Brokers: strings.Join(cluster.ListenAddrs(), ","), Topic: "alerts", Timeout: time.Minute}, nil)
+	cluster, cfg := startKafka(t)
+	s, err := openKafka(&cfg, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -180,13 +180,10 @@ func clientOf(t *testing.T, c certificates) []tls.Certificate {
 func TestKafkaTLS(t *testing.T) {
 	c := makeCertificates(t)
 	testTLS(t, c, func(t *testing.T, wants tls.ClientAuthType) func(TLS) (sender, error) {
-		cluster, err := kfake.NewCluster(kfake.NumBrokers(1), kfake.SeedTopics(1, "alerts"), kfake.TLS(c.receiver(t, wants)))
-		if err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(cluster.Close)
+		_, cfg := startKafka(t, kfake.TLS(c.receiver(t, wants)))
 		return func(by TLS) (sender, error) {
-			return openKafka(&Config{Brokers: strings.Join(cluster.ListenAddrs(), ","), Topic: "alerts", TLS: by, Timeout: time.Minute}, nil)
+			cfg.TLS = by
+			return openKafka(&cfg, nil)
 		}
 	})
 }
@@ -205,14 +202,11 @@ func TestKafkaSASL(t *testing.T) {
 	right, wrong := secret("right"), secret("wrong")
 	for method, name := range map[string]string{"PLAIN": "plain", "SCRAM-SHA-256": "scram-sha-256", "SCRAM-SHA-512": "scram-sha-512"} {
 		t.Run(name, func(t *testing.T) {
-			cluster, err := kfake.NewCluster(kfake.NumBrokers(1), kfake.SeedTopics(1, "alerts"), kfake.EnableSASL(), kfake.Superuser(method, "warren", "right"))
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer cluster.Close()
+			_, kafka := startKafka(t, kfake.EnableSASL(), kfake.Superuser(method, "warren", "right"))
 			send := func(user, password string) error {
 				t.Helper()
-				cfg := Config{Brokers: strings.Join(cluster.ListenAddrs(), ","), Topic: "alerts", User: user, PasswordFile: password, Timeout: time.Minute}
+				cfg := kafka
+				cfg.User, cfg.PasswordFile = user, password
 				if name != "plain" { // which is what holds else
 					cfg.SASL = name
 				}
