@@ -82,21 +82,23 @@ func (p *page) history(st *api.HistoryStatus, now time.Time) {
 		p.line("torn", p.paint(yellow, byteCount(uint64(st.Torn))+" of what a former agent wrote"))
 	}
 	if st.Broken > 0 {
-		p.line("broken", p.paint(red, fmt.Sprintf("%d segments cannot be read", st.Broken)))
+		p.line("broken", p.paint(red, segmentCount(st.Broken)+" cannot be read"))
 	}
 	if st.Archive != nil {
 		p.archive(st.Archive, now)
 	}
 }
 
+func segmentCount(n int) string {
+	if n == 1 {
+		return "1 segment"
+	}
+	return strconv.Itoa(n) + " segments"
+}
+
 // archive writes what was copied elsewhere, and what was not.
 func (p *page) archive(a *api.HistoryArchive, now time.Time) {
-	segments := func(n int, bytes int64) string {
-		if n == 1 {
-			return "1 segment, " + byteCount(uint64(bytes))
-		}
-		return fmt.Sprintf("%d segments, %s", n, byteCount(uint64(bytes)))
-	}
+	segments := func(n int, bytes int64) string { return segmentCount(n) + ", " + byteCount(uint64(bytes)) }
 	p.line("archived to", p.safe(a.URL))
 	archived := segments(a.Segments, a.Bytes)
 	if !a.LastCopy.IsZero() {
@@ -300,7 +302,7 @@ func historyPruneCommand(g *globals) *command {
 			if output == "json" {
 				return writeValue(env, done)
 			}
-			text := fmt.Sprintf("%d segments were taken away, with %s", done.Segments, byteCount(uint64(done.Bytes)))
+			text := fmt.Sprintf("taken away: %s, with %s", segmentCount(done.Segments), byteCount(uint64(done.Bytes)))
 			if !done.Oldest.IsZero() {
 				text += "; the history begins at " + day(done.Oldest, env.Now())
 			}
