@@ -58,14 +58,10 @@ type chunkInfo struct {
 	bounded       bool
 }
 
-// openParquet opens a sealed file and reads its footer. The error is errForeign for a
-// file that was not written here, a *newerError for one of a newer Warren,
-// errCorrupt for one that is damaged, and of package os otherwise.
-func openParquet(path string) (p *parquetFile, err error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return nil, err
-	}
+// readParquet reads the footer of a sealed file, which it closes where it fails. The
+// error is errForeign for a file that was not written here, a *newerError for one of a
+// newer Warren, errCorrupt for one that is damaged, and of package os otherwise.
+func readParquet(f *os.File) (p *parquetFile, err error) {
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, f.Close())

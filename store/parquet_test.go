@@ -138,6 +138,14 @@ func writeTestFile(t testing.TB, r *rand.Rand, groups ...int) (path string, wrot
 	return path, wrote
 }
 
+func openParquet(path string) (*parquetFile, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	return readParquet(f)
+}
+
 func TestParquetRoundTrip(t *testing.T) {
 	for seed := range uint64(20) {
 		r := rand.New(rand.NewPCG(seed, 1))

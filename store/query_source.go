@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"sync"
 
 	"golang.org/x/sys/unix"
@@ -164,6 +165,9 @@ type sealedProcesses struct {
 	file *sealed
 	processesOf
 
+	finding sync.Once
+	held    *os.File
+
 	once sync.Once
 	f    *sealedFile
 	err  error
@@ -172,12 +176,37 @@ type sealedProcesses struct {
 	made   *sealedLineage
 }
 
-// open opens the file; nil without an error for what cannot be read.
-func (p *sealedProcesses) open(q *query) (*sealedFile, error) {
+// hold keeps the file there for the query: retention may remove it before it is needed.
+// It is not read yet: with many files, of which few have what is asked for, their
+// footers would be most of the work.
+func (p *sealedProcesses) hold(q *query) error {
+	if p == nil {
+		return nil
+	}
+	p.finding.Do(func() {
+		if p.held, p.err = p.file.open(p.s.cfg.Dir); p.err == nil {
+			q.held = append(q.held, func() { _ = p.held.Close() }) // read only, and closed already where it is damaged
+		}
+	})
+	if passing(p.err) {
+		return p.s.cannotRead(p.file, p.err)
+	}
+	return nil
+}
+
+// open reads what hold has found; nil without an error for what cannot be read. Any
+// goroutine may call it.
+func (p *sealedProcesses) open() (*sealedFile, error) {
 	if p == nil {
 		return nil, nil
 	}
-	p.once.Do(func() { p.f, p.err = p.s.openSealed(q, p.file) })
+	p.once.Do(func() {
+		err := p.err
+		if err == nil {
+			p.f, err = p.s.readFile(p.file, p.held)
+		}
+		p.err = p.s.cannotRead(p.file, err)
+	})
 	return p.f, p.err
 }
 
@@ -185,19 +214,24 @@ func (p *sealedProcesses) open(q *query) (*sealedFile, error) {
 // went away, or cannot be read, which has been said then.
 func (s *Store) openSealed(q *query, f *sealed) (*sealedFile, error) {
 	file, err := s.openFile(f)
+	if err != nil {
+		return nil, s.cannotRead(f, err)
+	}
+	q.held = append(q.held, func() { _ = file.close() }) // read only
+	return file, nil
+}
+
+// cannotRead says that a file cannot be read. It returns an error only where the next
+// query may read it.
+func (s *Store) cannotRead(f *sealed, err error) error {
 	switch {
-	case err == nil:
-		s.mu.Lock()
-		q.held = append(q.held, func() { _ = file.close() }) // read only
-		s.mu.Unlock()
-		return file, nil
-	case isNotExist(err):
-		return nil, nil
+	case err == nil, isNotExist(err):
+		return nil
 	case passing(err):
-		return nil, fmt.Errorf("read %s: %w", f.Name, err)
+		return fmt.Errorf("read %s: %w", f.Name, err)
 	}
 	s.unreadable(f, err)
-	return nil, nil
+	return nil
 }
 
 // addSealed adds the row groups of a sealed file.
@@ -215,8 +249,7 @@ func (s *Store) addSealed(q *query, f *sealed, table *sealedProcesses) error {
 		s.unreadable(f, corrupt("it has events of kind %v", file.kind))
 		return nil
 	}
-	// Retention may remove the table before it is needed.
-	if _, err := table.open(q); err != nil {
+	if err := table.hold(q); err != nil {
 		return err
 	}
 	timeCol := file.cols[file.layout.Column("evt.time").Index]
@@ -257,7 +290,7 @@ func (s *Store) openGroup(ctx context.Context, q *query, p *plan, file *sealedFi
 	if table != nil {
 		var err error
 		sets, err = table.get(ctx, &q.leaves, file.host, func() (processTable, error) {
-			f, err := table.open(q)
+			f, err := table.open()
 			if f == nil || err != nil {
 				return nil, err
 			}
@@ -284,7 +317,7 @@ func (s *Store) openGroup(ctx context.Context, q *query, p *plan, file *sealedFi
 		if err != nil {
 			return nil, err
 		}
-		f, err := table.open(q)
+		f, err := table.open()
 		if err != nil {
 			return nil, err
 		}

@@ -2,6 +2,7 @@ package store
 
 import (
 	"net/netip"
+	"os"
 	"slices"
 
 	"warren/event"
@@ -18,9 +19,18 @@ type sealedFile struct {
 	cols   []int // in the file, by index of the layout; -1: the file has no such column
 }
 
-// openSealed opens a sealed file. Errors are those of openParquet.
+// openSealed opens a sealed file. Errors are those of [readParquet].
 func openSealed(path string) (*sealedFile, error) {
-	p, err := openParquet(path)
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	return readSealed(f)
+}
+
+// readSealed is openSealed of a file that is open, which it closes where it fails.
+func readSealed(file *os.File) (*sealedFile, error) {
+	p, err := readParquet(file)
 	if err != nil {
 		return nil, err
 	}

@@ -114,6 +114,15 @@ func (f *sealed) describe(file *sealedFile) {
 // openFile opens a sealed file. Its footer is read once, while it is remembered.
 func (s *Store) openFile(f *sealed) (*sealedFile, error) {
 	file, err := f.open(s.cfg.Dir)
+	if err != nil {
+		return nil, err
+	}
+	return s.readFile(f, file)
+}
+
+// readFile is openFile of a file that is open, which it closes where it fails.
+func (s *Store) readFile(f *sealed, opened *os.File) (*sealedFile, error) {
+	file, err := f.read(opened)
 	if err == nil {
 		s.mu.Lock()
 		s.sealed.remember(f)
@@ -122,25 +131,28 @@ func (s *Store) openFile(f *sealed) (*sealedFile, error) {
 	return file, err
 }
 
-// open opens the file, and reads the footer where it is not remembered.
-func (f *sealed) open(dir string) (*sealedFile, error) {
+// open opens the file, unless it cannot be read.
+func (f *sealed) open(dir string) (*os.File, error) {
 	f.mu.Lock()
-	bad, meta := f.bad, f.meta
+	bad := f.bad
 	f.mu.Unlock()
 	if bad != nil {
 		return nil, bad
 	}
-	path := filepath.Join(dir, filepath.FromSlash(f.Name))
+	return os.Open(filepath.Join(dir, filepath.FromSlash(f.Name)))
+}
+
+// read reads the footer where it is not remembered. It closes the file where it fails.
+func (f *sealed) read(file *os.File) (*sealedFile, error) {
+	f.mu.Lock()
+	meta := f.meta
+	f.mu.Unlock()
 	if meta == nil {
-		file, err := openSealed(path)
+		file, err := readSealed(file)
 		if err == nil {
 			f.describe(file)
 		}
 		return file, err
-	}
-	file, err := os.Open(path)
-	if err != nil {
-		return nil, err
 	}
 	if st, err := file.Stat(); err != nil || st.Size() != meta.size {
 		return nil, errors.Join(corrupt("its size has changed"), err, file.Close())
