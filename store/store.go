@@ -70,11 +70,11 @@ const (
 	syncEvery  = time.Second
 	// criticalEvery is how soon after a critical event's sync the next one may be.
 	criticalEvery = 50 * time.Millisecond
-	// maxBatch is how many events are encoded at once when they come fast, and
-	// maxBuffered how many wait at most. The more there are in a batch, the fewer of its
-	// texts and addresses come for the first time.
-	maxBatch    = 8 << 10
-	maxBuffered = 32 << 10
+	// maxBatch is how many events are encoded at once when they come fast, at most
+	// maxRows, and maxBuffered how many wait at most. The more there are in a batch, the
+	// fewer of its texts and addresses come for the first time.
+	maxBatch    = 16 << 10
+	maxBuffered = 48 << 10
 	// maxProcesses is how many processes are encoded at once: they are long.
 	maxProcesses = 4 << 10
 	// maxFrames bounds what is known of a segment in memory.
