@@ -232,6 +232,7 @@ func (r *rules) wants() []Want {
 	if of == 0 {
 		return nil
 	}
+	all.Terms = bounded(all.Terms)
 	list := make([]Want, r.cfg.Workers)
 	for i := range list {
 		list[i] = Want{Name: "rules", Kinds: of, Interest: all}
@@ -241,6 +242,36 @@ func (r *rules) wants() []Want {
 		}
 	}
 	return list
+}
+
+// maxTerms is how many terms the pipeline is given, to be compared with each other
+// whenever somebody wants something else: many more than the kernel can judge.
+const maxTerms = 1024
+
+// bounded returns terms that hold where one of ts does: of too many one for those that
+// are about the same kinds of events, which lets through more.
+func bounded(ts []interest.Term) []interest.Term {
+	if len(ts) <= maxTerms {
+		return ts
+	}
+	like := map[event.KindSet][]interest.Term{}
+	for _, t := range ts {
+		like[t.Kinds] = append(like[t.Kinds], t)
+	}
+	out := make([]interest.Term, 0, len(like))
+	for _, kinds := range slices.Sorted(maps.Keys(like)) {
+		out = append(out, envelope(like[kinds]))
+	}
+	return out
+}
+
+// envelope is [interest.Envelope], which takes the longer for each term the more it
+// has taken up, in halves.
+func envelope(ts []interest.Term) interest.Term {
+	if len(ts) > 16 {
+		ts = []interest.Term{envelope(ts[:len(ts)/2]), envelope(ts[len(ts)/2:])}
+	}
+	return interest.Envelope(ts)
 }
 
 // share is a number by which the events of a process stay together. What no process
