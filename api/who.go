@@ -163,6 +163,9 @@ type Who struct {
 	// Lost counts events of any kind that were lost in that time: figures may be
 	// too low.
 	Lost uint64 `json:"lost,omitempty"`
+	// Broken segments of the history, of whatever time, cannot be read: what they had
+	// may be missing.
+	Broken int `json:"broken_segments,omitempty"`
 	// Gaps are the times of it in which nothing was kept: the last thousand, and
 	// MoreGaps counts those before.
 	Gaps     []HistoryGap `json:"gaps,omitempty"`
@@ -329,6 +332,7 @@ func MergeWho(all []Who) Who {
 		out.NoHistory, out.Failing = cmp.Or(out.NoHistory, w.NoHistory), cmp.Or(out.Failing, w.Failing)
 		out.More += w.More
 		out.Lost += w.Lost
+		out.Broken += w.Broken
 		out.Gaps, out.MoreGaps = append(out.Gaps, w.Gaps...), out.MoreGaps+w.MoreGaps
 		out.Rows = append(out.Rows, w.Rows...)
 		for _, a := range w.Addresses {

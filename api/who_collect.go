@@ -195,6 +195,7 @@ func (s *Server) whoWas(ctx context.Context, c *whoCollector, further string) er
 	if err := ask(cond, event.Kinds(event.KindConnection), c.connection); err != nil {
 		return err
 	}
+	c.out.Broken = h.Status().Broken // now that all was read
 	return ask("evt.kind = lost", event.Kinds(event.KindLost), func(e *event.Event) error {
 		if l, ok := e.Data.(*event.Lost); ok {
 			c.out.Lost += l.Count

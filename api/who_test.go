@@ -121,6 +121,7 @@ func whoRows(w Who) []string {
 func TestWho(t *testing.T) {
 	f := newFake()
 	h := whoDay(f)
+	h.status.Broken = 2
 	c, _ := listen(t, f, Config{History: h})
 	ask := func(q WhoQuestion) Who {
 		t.Helper()
@@ -135,6 +136,7 @@ func TestWho(t *testing.T) {
 		wgetRow = "/usr/bin/wget in host by bash<sshd: 1 (0 open, 0 failed) 7/70 bytes, 21-25, tcp 203.0.113.7:443 other.example"
 	)
 	w := ask(WhoQuestion{To: "203.0.113.7"})
+	equal(t, w.Broken, 2)
 	equal(t, whoRows(w), []string{curlRow, wgetRow})
 	var known []string
 	for _, a := range w.Addresses {
@@ -234,10 +236,10 @@ func TestWhoAcrossAgents(t *testing.T) {
 }
 
 func TestMergeWho(t *testing.T) {
-	a := Who{To: "x", Since: time.Unix(5, 0), Until: time.Unix(9, 0), Addresses: []WhoAddress{{"1.2.3.4", "x", time.Unix(5, 0), time.Unix(6, 0)}}, Rows: []WhoRow{{Node: "a", ExePath: "/x", Last: time.Unix(8, 0), Connections: 2, Namespace: "shop"}}, Lost: 1}
-	b := Who{To: "x", Since: time.Unix(4, 0), Until: time.Unix(10, 0), Addresses: []WhoAddress{{"1.2.3.4", "x", time.Unix(7, 0), time.Unix(8, 0)}}, Rows: []WhoRow{{Node: "b", ExePath: "/x", Last: time.Unix(9, 0), Connections: 3}}, Lost: 2}
+	a := Who{To: "x", Since: time.Unix(5, 0), Until: time.Unix(9, 0), Addresses: []WhoAddress{{"1.2.3.4", "x", time.Unix(5, 0), time.Unix(6, 0)}}, Rows: []WhoRow{{Node: "a", ExePath: "/x", Last: time.Unix(8, 0), Connections: 2, Namespace: "shop"}}, Lost: 1, Broken: 4}
+	b := Who{To: "x", Since: time.Unix(4, 0), Until: time.Unix(10, 0), Addresses: []WhoAddress{{"1.2.3.4", "x", time.Unix(7, 0), time.Unix(8, 0)}}, Rows: []WhoRow{{Node: "b", ExePath: "/x", Last: time.Unix(9, 0), Connections: 3}}, Lost: 2, Broken: 1}
 	w := MergeWho([]Who{a, b})
-	if len(w.Rows) != 2 || w.Rows[0].Node != "b" || w.Lost != 3 || !w.Since.Equal(b.Since) || !w.Until.Equal(b.Until) || len(w.Addresses) != 1 || !w.Addresses[0].Last.Equal(time.Unix(8, 0)) {
+	if len(w.Rows) != 2 || w.Rows[0].Node != "b" || w.Lost != 3 || w.Broken != 5 || !w.Since.Equal(b.Since) || !w.Until.Equal(b.Until) || len(w.Addresses) != 1 || !w.Addresses[0].Last.Equal(time.Unix(8, 0)) {
 		t.Errorf("%+v", w)
 	}
 	if w = w.Restrict(func(ns string) bool { return ns == "shop" }); len(w.Rows) != 1 || w.Rows[0].Node != "a" {

@@ -78,10 +78,17 @@ func (a *answerer) remembered(ctx context.Context, q *api.Question) {
 	if err != nil || json.Unmarshal(b, &st) != nil {
 		return
 	}
-	now := a.env.Now()
-	if text := beginOf(&st, since, now); text != "" {
+	if text := beginOf(&st, since, a.env.Now()); text != "" {
 		fmt.Fprintln(a.env.Stderr, a.env.program()+": "+text)
 	}
+	if st.Broken > 0 {
+		fmt.Fprintln(a.env.Stderr, a.env.program()+": "+brokenNote(st.Broken))
+	}
+}
+
+// brokenNote says that an answer may lack what was in segments, of whatever time.
+func brokenNote(n int) string {
+	return segmentCount(n) + " of the history cannot be read: something may be missing"
 }
 
 // unseen says that a moment of the past lies in a time in which no agent kept

@@ -137,6 +137,9 @@ func TestWhoProgress(t *testing.T) {
 		if got, _, _ := strings.Cut(errs.String(), "warren: "); got != test.want {
 			t.Errorf("%s: %q, want %q", name, got, test.want)
 		}
+		if want := "warren: 2 segments of the history cannot be read: something may be missing\n"; !strings.Contains(errs.String(), want) {
+			t.Errorf("%s: %q does not say %q", name, errs.String(), want)
+		}
 	}
 }
 
@@ -147,7 +150,7 @@ func (reached) Who(_ context.Context, q api.WhoQuestion) (api.Who, error) {
 		q.Progress(api.WhoProgress{At: at(12_000_000)})
 		q.Progress(api.WhoProgress{At: at(6_000_000), Events: 512})
 	}
-	return api.Who{To: q.To}, nil
+	return api.Who{To: q.To, Broken: 2}, nil
 }
 
 func TestDated(t *testing.T) {

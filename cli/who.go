@@ -259,6 +259,9 @@ func (v *whoView) notes() []string {
 	case !v.asked.Since.IsZero() && v.asked.Since.Before(w.Since.Add(-time.Second)):
 		notes = append(notes, "the history begins at "+day(w.Since, v.now)+": of what was before nothing is known")
 	}
+	if w.Broken > 0 {
+		notes = append(notes, brokenNote(w.Broken))
+	}
 	if w.More > 0 {
 		notes = append(notes, fmt.Sprintf("%d connections of others are not shown", w.More))
 	}
