@@ -121,17 +121,11 @@ func setAggregate(c *Config, v string) error {
 	return settings.Span(time.Second, 24*time.Hour, func(c *Config) *time.Duration { return &c.Rules.Aggregate })(c, v)
 }
 
-// The values of rules: matching.
-const (
-	matchAll   = "all"
-	matchFirst = "first"
-)
-
 func setMatching(c *Config, v string) error {
-	if v != matchAll && v != matchFirst {
-		return fmt.Errorf("%q is neither %s nor %s", v, matchAll, matchFirst)
+	if v != api.MatchingAll && v != api.MatchingFirst {
+		return fmt.Errorf("%q is neither %s nor %s", v, api.MatchingAll, api.MatchingFirst)
 	}
-	c.Rules.First = v == matchFirst
+	c.Rules.First = v == api.MatchingFirst
 	return nil
 }
 
@@ -224,9 +218,9 @@ func (s *self) ruleFiles() api.RuleFiles {
 
 // settingsOf returns how rules are put to work as the API has it.
 func settingsOf(cfg alert.Config) api.RuleSettings {
-	s := api.RuleSettings{Matching: matchAll, Priority: rule.Debug.String(), Output: cfg.Rules.Extra, Append: []api.RuleAddition{}}
+	s := api.RuleSettings{Matching: api.MatchingAll, Priority: rule.Debug.String(), Output: cfg.Rules.Extra, Append: []api.RuleAddition{}}
 	if cfg.First {
-		s.Matching = matchFirst
+		s.Matching = api.MatchingFirst
 	}
 	if cfg.Least != nil {
 		s.Priority = cfg.Least.String()

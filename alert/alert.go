@@ -369,7 +369,7 @@ func (e *Engine) start(ctx context.Context, g *errgroup.Group, r *rules, old []S
 }
 
 func (e *Engine) newWorker(r *rules) *worker {
-	return &worker{e: e, rules: r, match: r.matcher.NewWorker(), spent: map[*rule.Rule]*spending{}}
+	return &worker{e: e, rules: r, match: r.matcher.NewWorker(), spent: map[*rule.Rule]*spending{}, costs: costs{skip: map[event.Kind]int{}}}
 }
 
 // quiet tells of alerts that were counted, when it is time, and of those that are

@@ -37,7 +37,9 @@ const (
 // costs says what a worker measures next.
 type costs struct {
 	last time.Time
-	skip int // rules that an event is laid before and that others were measured after
+	// skip is how many of the rules that an event of a kind is laid before were measured
+	// since all were.
+	skip map[event.Kind]int
 }
 
 // measure finds out, now and then, what it costs to judge an event by each rule alone.
@@ -48,9 +50,11 @@ func (w *worker) measure(ev *event.Event, now time.Time) {
 		return
 	}
 	c.last = now
+	kind := ev.Data.Kind()
+	skip := c.skip[kind]
 	at, done := 0, 0
 	w.match.Judge(ev, func(r *rule.Rule, judge func() bool) bool {
-		if at++; at <= c.skip {
+		if at++; at <= skip {
 			return true
 		}
 		begun := time.Now()
@@ -63,8 +67,8 @@ func (w *worker) measure(ev *event.Event, now time.Time) {
 		done++
 		return done < mostMeasured
 	})
-	c.skip += done
+	c.skip[kind] = skip + done
 	if done < mostMeasured { // the last of them was among these
-		c.skip = 0
+		c.skip[kind] = 0
 	}
 }

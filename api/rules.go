@@ -19,12 +19,23 @@ type RuleFiles struct {
 	Settings RuleSettings `json:"settings"`
 }
 
+// The values of [RuleSettings.Matching].
+const (
+	MatchingAll   = "all"   // all rules that an event matches alert
+	MatchingFirst = "first" // only the first of them, which is Falco's way
+)
+
 // RuleSettings say which matches alert, and what is said behind a rule's output.
 type RuleSettings struct {
-	Matching string         `json:"matching"` // all, or first
+	Matching string         `json:"matching"` // MatchingAll, or MatchingFirst
 	Priority string         `json:"priority"` // the least that alerts
 	Output   string         `json:"output"`   // behind every output; "" for nothing
 	Append   []RuleAddition `json:"append"`   // to the rules that each is for, in their order
+}
+
+// DefaultRuleSettings are those of an agent without a configuration.
+func DefaultRuleSettings() RuleSettings {
+	return RuleSettings{Matching: MatchingAll, Priority: "Debug", Append: []RuleAddition{{Suggested: true}}}
 }
 
 // A RuleAddition is said with what some rules say; "" and none are for all rules,
@@ -55,7 +66,7 @@ func (s *Server) serveRules(w http.ResponseWriter, _ *http.Request, q Query) err
 	if err := s.here(q); err != nil {
 		return err
 	}
-	out := RuleFiles{Files: []RuleFile{}, Settings: RuleSettings{Matching: "all", Priority: "Debug", Append: []RuleAddition{{Suggested: true}}}} // as without a configuration
+	out := RuleFiles{Files: []RuleFile{}, Settings: DefaultRuleSettings()}
 	if s.cfg.Rules != nil {
 		out = s.cfg.Rules()
 	}

@@ -18,12 +18,6 @@ import (
 // noBase is for --rules: FILES are all rules there are.
 const noBase = "none"
 
-// What --matching takes.
-const (
-	matchAll   = "all"
-	matchFirst = "first"
-)
-
 // A ruling is how rules are put to events: the agent's settings, and in their place
 // what was given.
 type ruling struct {
@@ -41,7 +35,7 @@ func (h *ruling) base(ctx context.Context, env *Env, who *answerer, paths string
 	var answer *api.Error
 	switch {
 	case errors.As(err, &answer) && answer.Status == http.StatusNotFound:
-		theirs.Settings.Append = []api.RuleAddition{{Suggested: true}}
+		theirs.Settings = api.DefaultRuleSettings()
 	case err != nil:
 		return nil, err
 	}
@@ -64,7 +58,7 @@ func (h *ruling) base(ctx context.Context, env *Env, who *answerer, paths string
 
 // take takes over an agent's settings where none were given.
 func (h *ruling) take(s *api.RuleSettings) error {
-	h.matching = cmp.Or(h.matching, s.Matching, matchAll)
+	h.matching = cmp.Or(h.matching, s.Matching, api.MatchingAll)
 	if name := cmp.Or(h.priority, s.Priority); name != "" {
 		p, ok := rule.ParsePriority(name)
 		if !ok {
@@ -131,7 +125,7 @@ func (h *ruling) replayed(env *Env, base, files []rule.File, only string) (set, 
 	} else if set, err = h.about(whole, base, files); err != nil {
 		return nil, nil, err
 	}
-	if h.matching != matchFirst {
+	if h.matching != api.MatchingFirst {
 		return set, nil, nil
 	}
 	rivals = whole.AtLeast(h.least)

@@ -42,7 +42,7 @@ func ruleReplayCommand(g *globals) *command {
 			outputFlag(&output, "", "table", "wide", "json"),
 			{long: "rule", meta: "NAME", text: &only, doc: "only the rule of that name"},
 			{long: "rules", meta: "PATHS", text: &base, doc: "rule files and directories before FILE, by comma, in the place of the agent's; none for none"},
-			{long: "matching", meta: "WHICH", choices: []string{matchAll, matchFirst}, text: &how.matching, doc: "all rules that an event matches alert, or the first (the agent's)"},
+			{long: "matching", meta: "WHICH", choices: []string{api.MatchingAll, api.MatchingFirst}, text: &how.matching, doc: "all rules that an event matches alert, or the first (the agent's)"},
 			{long: "priority", meta: "PRIORITY", text: &how.priority, doc: "least priority that alerts (the agent's)"},
 			{long: "history", meta: "WHEN", text: &when.since, doc: "the same as --since"},
 		}, append(when.flags(), podFlags(g, &about)...)...),

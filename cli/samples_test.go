@@ -87,7 +87,7 @@ func newNode() *machine {
 // people are the processes of the day.
 func people() *machine {
 	m := &machine{}
-	m.rules.Settings = api.RuleSettings{Matching: "all", Priority: "Debug", Append: []api.RuleAddition{{Suggested: true}}}
+	m.rules.Settings = api.DefaultRuleSettings()
 	m.systemd = process(nil, 1, 46_800_000, "systemd", "/usr/lib/systemd/systemd", "/sbin/init")
 	m.systemd.Namespaces = event.Namespaces{MntNS: 4026531841, PidNS: 4026531836, NetNS: 4026531840, UserNS: 4026531837, UtsNS: 4026531838, IpcNS: 4026531839, CgroupNS: 4026531835, TimeNS: 4026531834}
 	m.systemd.Cgroup = event.Cgroup{CgroupID: 1, Path: "/init.scope", Unit: "init.scope"}

@@ -109,7 +109,7 @@ var falcoClasses = []FalcoClass{
 		{Name: "proc.stdin.name", Why: noFDTable}, {Name: "proc.stdout.name", Why: noFDTable}, {Name: "proc.stderr.name", Why: noFDTable},
 	}},
 	{"user and group", []FalcoField{
-		{Name: "user.uid"}, {Name: "user.name"}, {Name: "user.homedir"}, {Name: "user.shell"},
+		{Name: "user.uid"}, {Name: "user.name"}, {Name: "user.homedir", Note: "absent in events of the history"}, {Name: "user.shell", Note: "absent in events of the history"},
 		{Name: "user.loginuid"}, {Name: "user.loginname"}, {Name: "group.gid"}, {Name: "group.name"},
 	}},
 	{"fd", []FalcoField{

@@ -94,8 +94,8 @@ type Process struct {
 	_ struct{} `field:"proc.vpgid.exe" type:"string" virtual:"1" doc:"the same as proc.pgid.exe"`
 	_ struct{} `field:"proc.vpgid.exepath" type:"string" virtual:"1" doc:"the same as proc.pgid.exepath"`
 	_ struct{} `field:"proc.pvpid" type:"uint" virtual:"1" doc:"proc.vpid of the parent process"`
-	_ struct{} `field:"user.homedir" type:"string" virtual:"1" doc:"home of user.uid, by the same file as user.name"`
-	_ struct{} `field:"user.shell" type:"string" virtual:"1" doc:"login shell of user.uid, by the same file as user.name"`
+	_ struct{} `field:"user.homedir" type:"string" virtual:"1" doc:"home of user.uid, by the same file as user.name; absent in events of the history"`
+	_ struct{} `field:"user.shell" type:"string" virtual:"1" doc:"login shell of user.uid, by the same file as user.name; absent in events of the history"`
 	_ struct{} `field:"proc.loginshellid" type:"uint" virtual:"1" doc:"process id of the oldest shell among the process and its ancestors: of what has a name that ends in sh"`
 	_ struct{} `field:"proc.pidns_init_start_ts" type:"int" virtual:"1" doc:"start of the first process of the pid namespace, where that is an ancestor: nanoseconds since 1970"`
 	_ struct{} `field:"proc.exe_ino.ctime_duration_pidns_start" type:"duration" virtual:"1" doc:"nanoseconds between the start of the pid namespace's first process and the last change of the executable's inode, where that came later"`

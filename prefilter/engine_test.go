@@ -236,6 +236,36 @@ func TestBPFEngine(t *testing.T) {
 	}
 }
 
+// TestBPFRaw asks of what a process gave, of lengths about those of words and of what
+// is looked at first, with two dots at each place, or at none. Whatever stands behind
+// its end, where dots are is seen; where that ends as text does, also that there are
+// none.
+func TestBPFRaw(t *testing.T) {
+	r := newRig(t)
+	r.apply(t, interest.Term{Kinds: event.Kinds(event.KindOpen), RawDots: true})
+	for _, n := range []int{2, 7, 8, 9, 15, 16, 62, 63, 64, 65, 66, 130, 1021, 1022} {
+		for at := -1; at < n-1; at++ {
+			raw := []byte(strings.Repeat("./a/.-", n/6+1))[:n]
+			if at >= 0 {
+				raw[at], raw[at+1] = '.', '.'
+			}
+			for _, behind := range []string{"\x00\x00", "\x00x", "\x00.", "x.", ".."} {
+				r.putWith(t, func(q *prefilterQuestion) {
+					for i := n; i < len(q.Raw); i++ {
+						q.Raw[i] = int8(behind[min(i-n, 1)])
+					}
+				}, 1, 0, false, 0, 0, string(raw))
+				switch got := r.wanted(t); {
+				case at >= 0 && !got:
+					t.Fatalf("%d bytes: dots at %d with %q behind are not seen", n, at, behind)
+				case at < 0 && got && behind[0] == 0 && behind[1] != '.':
+					t.Fatalf("%d bytes: dots are seen where there are none, with %q behind", n, behind)
+				}
+			}
+		}
+	}
+}
+
 func short(names []string) bool {
 	for _, n := range names {
 		if len(n) >= maxText {
