@@ -249,6 +249,7 @@ func WhoRoute(stall time.Duration, answer func(ctx context.Context, q WhoQuestio
 		if wants(req, linesType) {
 			return writeWho(w, req, stall, asked, answer)
 		}
+		w.Header().Add("Vary", "Accept")
 		who, err := answer(req.Context(), asked)
 		if err != nil {
 			return err

@@ -8,6 +8,7 @@ import (
 	"io"
 	"net/http"
 	"net/url"
+	"runtime/debug"
 	"sync"
 	"time"
 )
@@ -16,7 +17,8 @@ import (
 // [WhoQuestion].
 type WhoProgress struct {
 	// Since and Until are the span that is looked at, At the moment up to which it
-	// was; of several nodes, on that which is furthest behind.
+	// was; of several nodes, on that which is furthest behind of those that have found
+	// something.
 	Since time.Time `json:"since"`
 	Until time.Time `json:"until"`
 	At    time.Time `json:"at"`
@@ -84,14 +86,25 @@ func writeWho(w http.ResponseWriter, req *http.Request, stall time.Duration, ask
 	var err error
 	ctx, cancel := context.WithCancel(req.Context())
 	done := make(chan struct{})
+	var panicked any
 	go func() {
 		defer close(done)
+		defer func() {
+			if p := recover(); p != nil {
+				panicked = fmt.Sprintf("%v\n%s", p, debug.Stack())
+			}
+		}()
 		who, err = answer(ctx, asked)
 	}()
-	defer func() { cancel(); <-done }()
+	defer func() {
+		cancel()
+		if <-done; panicked != nil {
+			panic(panicked) // to the server, which ends this request alone
+		}
+	}()
 	tick := time.NewTicker(whoTick)
 	defer tick.Stop()
-	out := NewWriter(w, req, stall, nil)
+	out := newLines(w, stall, nil)
 	write := func(l whoLine) error {
 		b, err := json.Marshal(l)
 		if err != nil {
@@ -106,6 +119,9 @@ func writeWho(w http.ResponseWriter, req *http.Request, stall time.Duration, ask
 	for {
 		select {
 		case <-done:
+			if panicked != nil {
+				return nil
+			}
 			if err != nil && begun {
 				return write(whoLine{Error: err.Error()})
 			}

@@ -3,6 +3,7 @@ package api
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net/http"
 	"net/http/httptest"
@@ -60,6 +61,22 @@ func TestWhoProgress(t *testing.T) {
 			})
 		})
 	}
+	t.Run("batches too", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			w := askWho(t, "application/x-ndjson, "+RowsType, slow(nil))
+			if got := w.Header().Get("Content-Type"); got != linesType || w.Body.String() != progress+told {
+				t.Errorf("%s:\n%s", got, w.Body)
+			}
+		})
+	})
+	t.Run("panic", func(t *testing.T) {
+		defer func() {
+			if p := fmt.Sprint(recover()); !strings.Contains(p, "no such row") || !strings.Contains(p, "who_progress_test.go") {
+				t.Errorf("the server does not hear of it: %s", p)
+			}
+		}()
+		askWho(t, "application/x-ndjson", func(context.Context, WhoQuestion) (Who, error) { panic("no such row") })
+	})
 	t.Run("at once", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			w := askWho(t, "application/x-ndjson", func(context.Context, WhoQuestion) (Who, error) { return Who{}, errors.New("no") })

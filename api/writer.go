@@ -33,15 +33,20 @@ type Writer struct {
 // NewWriter begins an answer. A client that reads nothing for stall is
 // disconnected. fields are what is told of events; nil is everything.
 func NewWriter(w http.ResponseWriter, req *http.Request, stall time.Duration, fields *event.Selection) *Writer {
-	out := &Writer{w: w, ctl: http.NewResponseController(w), stall: stall, fields: fields, rows: wantsRows(req), buf: make([]byte, 0, 4096), dirty: true}
-	h := w.Header()
-	h.Set("Content-Type", linesType)
-	h.Add("Vary", "Accept")
-	if out.rows {
-		h.Set("Content-Type", RowsType)
+	out := newLines(w, stall, fields)
+	if out.rows = wantsRows(req); out.rows {
+		w.Header().Set("Content-Type", RowsType)
 		out.namespace, _ = event.Lookup("k8s.ns.name")
 	}
 	return out
+}
+
+// newLines is NewWriter of an answer that has no other form than lines.
+func newLines(w http.ResponseWriter, stall time.Duration, fields *event.Selection) *Writer {
+	h := w.Header()
+	h.Set("Content-Type", linesType)
+	h.Add("Vary", "Accept")
+	return &Writer{w: w, ctl: http.NewResponseController(w), stall: stall, fields: fields, buf: make([]byte, 0, 4096), dirty: true}
 }
 
 // Event writes an event as it happened.
