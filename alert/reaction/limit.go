@@ -62,30 +62,42 @@ func (w *windows) of(key string, now time.Time) *window {
 	return at
 }
 
-// done is what was done once and for all. Of more than maxKeys the oldest are
-// forgotten.
+// done is what was done once and for all, or is to be. Of more than maxKeys the
+// oldest are forgotten.
 type done struct {
-	at map[string]uint64
+	at map[string]doneOnce
 	n  uint64
 }
 
-func (d *done) has(key string) bool { _, ok := d.at[key]; return ok }
+// doneOnce is one of them: when it was noted, as a number that grows, and whether it
+// was but a dry run.
+type doneOnce struct {
+	n   uint64
+	dry bool
+}
 
-func (d *done) add(key string) {
+// has reports whether something has been done; where it is to be done for real, a
+// dry run of it does not count.
+func (d *done) has(key string, dry bool) bool {
+	once, ok := d.at[key]
+	return ok && (dry || !once.dry)
+}
+
+func (d *done) add(key string, dry bool) {
 	if d.at == nil {
-		d.at = map[string]uint64{}
+		d.at = map[string]doneOnce{}
 	}
-	if len(d.at) >= maxKeys {
+	if _, again := d.at[key]; !again && len(d.at) >= maxKeys {
 		oldest, first := "", uint64(math.MaxUint64)
-		for k, n := range d.at {
-			if n < first {
-				oldest, first = k, n
+		for k, once := range d.at {
+			if once.n < first {
+				oldest, first = k, once.n
 			}
 		}
 		delete(d.at, oldest)
 	}
 	d.n++
-	d.at[key] = d.n
+	d.at[key] = doneOnce{d.n, dry}
 }
 
 func (d *done) remove(key string) { delete(d.at, key) }

@@ -169,9 +169,6 @@ func (x *Reactor) Use(t *Terms) {
 	x.mu.Lock()
 	old := x.terms
 	x.terms = t
-	if old.cfg.DryRun != t.cfg.DryRun {
-		x.done = done{} // what was done once was not done
-	}
 	x.mu.Unlock()
 	old.close()
 }
@@ -233,7 +230,7 @@ func (x *Reactor) admit(j *job, do *rule.Reaction, room bool, now time.Time) ver
 		return verdict{event.ReactionFailed, errEnds.Error()}
 	}
 	once := keyOf(j.rule, do, podOf(j.about))
-	if do.Once && x.done.has(once) {
+	if do.Once && x.done.has(once, x.terms.dry(do)) {
 		return x.skip(j, do, "it is done once for each pod", now)
 	}
 	w := x.windows.of(keyOf(j.rule, do, workloadOf(j.about)), now)
@@ -258,7 +255,7 @@ func (x *Reactor) admit(j *job, do *rule.Reaction, room bool, now time.Time) ver
 	w.take(do.Limit, now)
 	x.total.take(x.terms.cfg.Limit, now)
 	if do.Once {
-		x.done.add(once)
+		x.done.add(once, false) // as long as it waits, whatever becomes of it
 	}
 	return verdict{}
 }
@@ -413,8 +410,13 @@ func (x *Reactor) outcome(j *job, do *rule.Reaction, r result) *event.Event {
 	default:
 		c.Limited += r.times
 	}
-	if do.Once && (r.outcome == event.ReactionFailed || r.outcome == event.ReactionRefused) {
-		x.done.remove(keyOf(j.rule, do, podOf(j.about))) // the next alert tries again
+	if once := keyOf(j.rule, do, podOf(j.about)); do.Once {
+		switch r.outcome {
+		case event.ReactionDone:
+			x.done.add(once, r.dry)
+		case event.ReactionFailed, event.ReactionRefused:
+			x.done.remove(once) // the next alert tries again
+		}
 	}
 	e := &event.Reaction{
 		Type: "reaction", Rule: j.rule.Name, Priority: j.rule.Priority.String(), Action: do.Action.String(), Target: target(do, j.about), DryRun: r.dry,

@@ -50,6 +50,25 @@ func (s *stage) next(t *testing.T) string {
 	return ""
 }
 
+// wants waits until nothing is under way, and wants this told.
+func (s *stage) wants(t *testing.T, want ...string) {
+	t.Helper()
+	synctest.Wait()
+	if got := s.all(); !slices.Equal(got, want) {
+		t.Errorf("told %q, want %q", got, want)
+	}
+}
+
+// use has the reactor go by another configuration.
+func (s *stage) use(t *testing.T, cfg Config) {
+	t.Helper()
+	terms, err := s.Prepare(cfg, alert.Falco{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.Use(terms)
+}
+
 // all returns what was told so far.
 func (s *stage) all() (list []string) {
 	for {
@@ -423,21 +442,6 @@ func TestHanging(t *testing.T) {
 // TestUse changes what is allowed while something is under way and something waits.
 func TestUse(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		use := func(s *stage, cfg Config) {
-			t.Helper()
-			terms, err := s.Prepare(cfg, alert.Falco{})
-			if err != nil {
-				t.Fatal(err)
-			}
-			s.Use(terms)
-		}
-		told := func(s *stage, want ...string) {
-			t.Helper()
-			synctest.Wait()
-			if got := s.all(); !slices.Equal(got, want) {
-				t.Errorf("told %q, want %q", got, want)
-			}
-		}
 		goOn := make(chan struct{})
 		pods := &fakePods{answer: func(context.Context) error { <-goOn; return nil }}
 		s := open(t, podsAllowed, pods)
@@ -448,19 +452,19 @@ func TestUse(t *testing.T) {
 
 		// What has begun ends as it began; what waits is not begun.
 		nothing := Config{Enabled: true, DryRun: true}
-		use(s, nothing)
+		s.use(t, nothing)
 		close(goOn)
-		told(s, "0 label shop/web-1 done", "1 label shop/web-2 refused dry: label is not among reactions: pods in the agent's configuration")
+		s.wants(t, "0 label shop/web-1 done", "1 label shop/web-2 refused dry: label is not among reactions: pods in the agent's configuration")
 
 		// A dry run is not what is done once, and what was refused is not either.
 		dry := podsAllowed
 		dry.DryRun = true
-		use(s, dry)
+		s.use(t, dry)
 		s.alertOf(r, "2", podNamed("web-2"))
-		told(s, "2 label shop/web-2 done dry")
-		use(s, podsAllowed)
+		s.wants(t, "2 label shop/web-2 done dry")
+		s.use(t, podsAllowed)
 		s.alertOf(r, "3", podNamed("web-2"))
-		told(s, "3 label shop/web-2 done")
+		s.wants(t, "3 label shop/web-2 done")
 
 		// What cannot be used changes nothing.
 		bad := podsAllowed
@@ -475,14 +479,48 @@ func TestUse(t *testing.T) {
 	})
 }
 
+// TestOnceAfterDryRuns does for real what only a dry run was done of, and nothing else
+// once more, however often the configuration changes.
+func TestOnceAfterDryRuns(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		dry := podsAllowed
+		dry.DryRun = true
+		goOn := make(chan struct{})
+		pods := &fakePods{}
+		s := open(t, podsAllowed, pods)
+		r := ruleOf(t, "r", "{pod: {label: {q: a}}, once: true}")
+		s.alertOf(r, "0", podNamed("web-1"))
+		s.wants(t, "0 label shop/web-1 done")
+		s.use(t, dry)
+		s.alertOf(r, "1", podNamed("web-1"))
+		s.alertOf(r, "2", podNamed("web-3"))
+		s.alertOf(r, "3", podNamed("web-3"))
+		s.wants(t, "2 label shop/web-3 done dry")
+
+		// One waits while the configuration changes.
+		pods.mu.Lock()
+		pods.answer = func(context.Context) error { <-goOn; return nil }
+		pods.mu.Unlock()
+		s.alertOf(r, "4", podNamed("web-4"))
+		synctest.Wait()
+		s.alertOf(r, "5", podNamed("web-2"))
+		s.use(t, podsAllowed)
+		s.alertOf(r, "6", podNamed("web-2"))
+		s.alertOf(r, "7", podNamed("web-1"))
+		s.alertOf(r, "8", podNamed("web-3"))
+		close(goOn)
+		s.wants(t, "4 label shop/web-4 done dry", "5 label shop/web-2 done", "8 label shop/web-3 done")
+	})
+}
+
 // TestRoomForKeys forgets the oldest of what was done once, and counts for no more
 // workloads than there is room for.
 func TestRoomForKeys(t *testing.T) {
 	var d done
 	for i := range maxKeys + 1 {
-		d.add(fmt.Sprint(i))
+		d.add(fmt.Sprint(i), false)
 	}
-	if d.has("0") || !d.has("1") || !d.has(fmt.Sprint(maxKeys)) || len(d.at) != maxKeys {
+	if d.has("0", true) || !d.has("1", false) || !d.has(fmt.Sprint(maxKeys), false) || len(d.at) != maxKeys {
 		t.Errorf("%d keys", len(d.at))
 	}
 	w, now := new(windows), time.Unix(1e9, 0)
