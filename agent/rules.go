@@ -66,6 +66,9 @@ func openRules(cfg RulesConfig, spine ruleSpine, log *slog.Logger) (*alert.Engin
 	if err != nil {
 		return nil, fmt.Errorf("load rules: %w", err)
 	}
+	if files, _ := e.Files(); len(files) == 0 && len(cfg.Paths) > 0 {
+		log.Warn("nothing alerts until there is a rule file, which ends in .yaml or .yml", "rules", cfg.Paths)
+	}
 	return e, nil
 }
 
