@@ -95,7 +95,7 @@ func valueAt(s shape, v *vector, i int) any {
 		return texts(v, i)
 	case shapeTexts:
 		var l []string
-		for _, c := range v.codes[v.offsets[i]:v.offsets[i+1]] {
+		for _, c := range v.elements(v.list(i)) {
 			l = append(l, v.dict[c])
 		}
 		return l

@@ -27,9 +27,12 @@ type vector struct {
 	rows int
 
 	// Text: codes are places in dict, or missing. Codes of lists are those of the
-	// elements; those of row i are codes[offsets[i]:offsets[i+1]].
+	// elements; those of list k are codes[offsets[k]:offsets[k+1]]. lists says which list
+	// a row has, so that one of many rows is there once; where it is empty, row i has
+	// list i. A row without a value has an empty one.
 	codes   []uint32
 	offsets []uint32
+	lists   []uint32
 	dict    []string
 
 	// Numbers, times and booleans.
@@ -42,6 +45,17 @@ type vector struct {
 	// value: codes, nums and null say nothing then.
 	uniform bool
 }
+
+// list returns the number of the list that row i has.
+func (v *vector) list(i int) int {
+	if len(v.lists) > 0 {
+		return int(v.lists[i])
+	}
+	return i
+}
+
+// elements returns the codes of list k.
+func (v *vector) elements(k int) []uint32 { return v.codes[v.offsets[k]:v.offsets[k+1]] }
 
 // A parquetWriter writes one file, row group by row group. It keeps what it needs
 // for the footer, and one column of one row group.
@@ -72,7 +86,7 @@ type parquetWriter struct {
 	head   []byte // of a page
 	def    []byte // definition levels, encoded
 	rep    []byte // repetition levels, encoded
-	lv     []uint8
+	lv, rp []uint8
 	ints   []int32
 	longs  []int64
 	places [2 * maxFew]uint16 // 1 + place in few, by hash
@@ -253,7 +267,6 @@ const maxBound = 128
 // writeTexts writes a chunk of text, or of lists of it.
 func (p *parquetWriter) writeTexts(v *vector, list bool) {
 	texts := p.texts(v)
-	p.dense(v)
 	bounded := len(texts) > 0
 	least, most := "", ""
 	for i, t := range texts {
@@ -276,6 +289,7 @@ func (p *parquetWriter) writeTexts(v *vector, list bool) {
 		p.writeLists(v, texts, bounded)
 		return
 	}
+	p.dense(v)
 	step := p.step
 	if len(texts) <= 1 && len(p.ints) == 0 || len(texts) == 1 && len(p.ints) == v.rows {
 		step = max(v.rows, 1) // nothing to skip
@@ -318,7 +332,7 @@ func (p *parquetWriter) writeTexts(v *vector, list bool) {
 }
 
 // texts returns the texts of a chunk as the file has them, and makes p.page its
-// dictionary.
+// dictionary, and p.sizes what each takes there without escapes.
 func (p *parquetWriter) texts(v *vector) []string {
 	texts := make([]string, len(v.dict))
 	p.page = p.page[:0]
@@ -326,6 +340,10 @@ func (p *parquetWriter) texts(v *vector) []string {
 		texts[i] = escapeText(s)
 		p.page = binary.LittleEndian.AppendUint32(p.page, uint32(len(texts[i])))
 		p.page = append(p.page, texts[i]...)
+	}
+	p.sizes = grow(p.sizes, len(v.dict))
+	for i, s := range v.dict {
+		p.sizes[i] = int32(len(s)) + 4
 	}
 	return texts
 }
@@ -344,10 +362,11 @@ func (p *parquetWriter) dense(v *vector) {
 		}
 		p.ints = p.ints[:n]
 	}
-	p.sizes = grow(p.sizes, len(v.dict))
-	for i, s := range v.dict {
-		p.sizes[i] = int32(len(s)) + 4
-	}
+	p.addPlain()
+}
+
+// addPlain counts the texts in p.ints.
+func (p *parquetWriter) addPlain() {
 	plain := int64(0)
 	for _, c := range p.ints {
 		plain += int64(p.sizes[c])
@@ -402,49 +421,60 @@ func (p *parquetWriter) textBounds(codes []int32, texts []string) (least, most [
 	return []byte(lo), []byte(hi)
 }
 
-// writeLists writes the pages of a chunk of lists; p.ints are codes of all
-// elements.
+// pageElements is how many elements of lists make a page full before its rows do. Only
+// lists that are far longer than most, as arguments of a process can be, are as many.
+const pageElements = 256 << 10
+
+// writeLists writes the pages of a chunk of lists.
 func (p *parquetWriter) writeLists(v *vector, texts []string, bounded bool) {
-	const some = 2 // definition level of an element; 0 is no list. An empty one is none, as everywhere.
 	if bounded {
 		p.rank(texts)
 	}
-	for from := 0; from < v.rows; from += p.step {
-		to := min(from+p.step, v.rows)
-		p.lv = p.lv[:0]
-		var reps []uint8
-		nulls := 0
-		for i := from; i < to; i++ {
-			n := v.offsets[i+1] - v.offsets[i]
-			reps = append(reps, 0)
-			if n == 0 {
-				p.lv = append(p.lv, 0)
-				nulls++
-			}
-			for j := range n {
-				if j > 0 {
-					reps = append(reps, 1)
-				}
-				p.lv = append(p.lv, some)
-			}
-		}
-		values := len(p.lv)
+	for from := 0; from < v.rows; {
+		to, nulls := p.listPage(v, from)
 		p.encodeLevels(2)
-		if p.rep, p.err = p.encodeBits(p.rep, reps, 1); p.err != nil {
+		if p.err == nil {
+			p.rep, p.err = p.encodeBits(p.rep, p.rp, 1)
+		}
+		if p.err != nil {
 			return
 		}
-		codes := p.ints[v.offsets[from]:v.offsets[to]]
+		p.addPlain()
 		var lo, hi []byte
 		if bounded {
-			lo, hi = p.textBounds(codes, texts)
+			lo, hi = p.textBounds(p.ints, texts)
 		}
-		p.encodeCodes(codes)
-		p.writeData(format.RLEDictionary, to-from, values, nulls, lo, hi)
+		p.encodeCodes(p.ints)
+		p.writeData(format.RLEDictionary, to-from, len(p.lv), nulls, lo, hi)
+		from = to
 	}
 	p.rep = p.rep[:0]
 	if !bounded {
 		p.chunk.index = format.ColumnIndex{}
 	}
+}
+
+// listPage makes p.ints, p.lv and p.rp of the lists of one page, which begins with a
+// row. It returns the row behind the page, and how many have no value.
+func (p *parquetWriter) listPage(v *vector, from int) (to, nulls int) {
+	const some = 2 // definition level of an element; 0 is no list. An empty one is none, as everywhere.
+	p.ints, p.lv, p.rp = p.ints[:0], p.lv[:0], p.rp[:0]
+	for to = from; to < v.rows && to-from < p.step && len(p.ints) < pageElements; to++ {
+		list := v.elements(v.list(to))
+		p.rp = append(p.rp, 0)
+		if len(list) == 0 {
+			p.lv = append(p.lv, 0)
+			nulls++
+		}
+		for i, c := range list {
+			if i > 0 {
+				p.rp = append(p.rp, 1)
+			}
+			p.lv = append(p.lv, some)
+			p.ints = append(p.ints, int32(c))
+		}
+	}
+	return to, nulls
 }
 
 func (p *parquetWriter) encodeBits(dst []byte, lv []uint8, width int) ([]byte, error) {

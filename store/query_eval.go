@@ -313,8 +313,12 @@ func (e *evaluation) column(l *leaf, col, from, to int) (rowSet, error) {
 		return s, nil
 	}
 	if v.offsets != nil {
+		lists := make([]bool, len(v.offsets)-1)
+		for k := range lists {
+			lists[k] = listHolds(v.elements(k), h.held, l.cmp.Every)
+		}
 		for i := range n {
-			if listHolds(v.codes[v.offsets[i]:v.offsets[i+1]], h.held, l.cmp.Every) {
+			if lists[v.list(i)] {
 				s[i/64] |= 1 << (i % 64)
 			}
 		}
@@ -455,12 +459,9 @@ func viewOf(v *Vector, rows int) *view {
 		}
 	case v.Column.Rep == event.ListRep:
 		known := map[string]uint32{}
-		for i := range rows {
-			w.offsets = append(w.offsets, uint32(len(w.codes)))
-			if !v.Has(i) {
-				continue
-			}
-			for _, s := range v.Lists[v.Codes[i]] {
+		w.offsets = []uint32{0, 0} // list 0, of rows without a value
+		for _, list := range v.Lists {
+			for _, s := range list {
 				code, ok := known[s]
 				if !ok {
 					code = uint32(len(w.dict))
@@ -469,8 +470,11 @@ func viewOf(v *Vector, rows int) *view {
 				}
 				w.codes = append(w.codes, code)
 			}
+			w.offsets = append(w.offsets, uint32(len(w.codes)))
 		}
-		w.offsets = append(w.offsets, uint32(len(w.codes)))
+		for i := range rows {
+			w.lists = append(w.lists, (1+v.Codes[i])*uint32(event.Digit(v.Has(i))))
+		}
 	}
 	return w
 }

@@ -98,8 +98,8 @@ type groupColumn struct {
 	addrs []netip.Addr // whose texts are v.dict
 	named [64]named    // numbers that have names and came lately, by their hashes
 	// of a batch
-	codes []uint32   // places of its dictionary
-	lists [][]uint32 // likewise
+	codes []uint32 // places of its dictionary
+	first int      // of its lists in v
 	nums  []int64
 }
 
@@ -234,6 +234,9 @@ func (g *groupBuilder) column(c *event.Column) (bool, error) {
 	k := &g.col
 	k.reset()
 	s := shapeOf(c)
+	if s == shapeTexts {
+		k.v.offsets = append(k.v.offsets, 0, 0) // list 0, of rows without a value
+	}
 	for i := range g.batches {
 		b := &g.batches[i]
 		at := k.v.rows
@@ -251,9 +254,6 @@ func (g *groupBuilder) column(c *event.Column) (bool, error) {
 			}
 		}
 	}
-	if s == shapeTexts {
-		k.v.offsets = append(k.v.offsets, uint32(len(k.v.codes)))
-	}
 	return true, nil
 }
 
@@ -266,7 +266,7 @@ func (v *vector) addMissing(s shape, at, n int) {
 		}
 	case shapeTexts:
 		for range n {
-			v.offsets = append(v.offsets, uint32(len(v.codes)))
+			v.lists = append(v.lists, 0)
 		}
 	default:
 		v.nums = append(v.nums, make([]int64, n)...)
@@ -319,7 +319,7 @@ func (k *groupColumn) add(c *event.Column, s shape, data []byte, at, rows int) b
 	case s == shapeText:
 		return k.places(set, rows)
 	default:
-		return k.elements(set, rows)
+		return k.rowLists(set, rows)
 	}
 	return true
 }
@@ -395,20 +395,22 @@ func (k *groupColumn) places(set []byte, rows int) bool {
 	return true
 }
 
-// elements adds the lists whose places are in k.nums.
-func (k *groupColumn) elements(set []byte, rows int) bool {
-	from := 0
+// rowLists adds the lists whose places are in k.nums. What they have is not repeated: a
+// few processes with thousands of arguments, each of which has thousands of children,
+// would fill the memory.
+func (k *groupColumn) rowLists(set []byte, rows int) bool {
+	size, from := len(k.v.offsets)-1-k.first, 0
 	for i := range rows {
-		k.v.offsets = append(k.v.offsets, uint32(len(k.v.codes)))
 		if set != nil && set[i/8]>>(i%8)&1 == 0 {
+			k.v.lists = append(k.v.lists, 0)
 			continue
 		}
 		n := k.nums[from]
-		if uint64(n) >= uint64(len(k.lists)) {
+		if uint64(n) >= uint64(size) {
 			return false
 		}
 		from++
-		k.v.codes = append(k.v.codes, k.lists[n]...)
+		k.v.lists = append(k.v.lists, uint32(k.first+int(n)))
 	}
 	return true
 }
@@ -416,7 +418,7 @@ func (k *groupColumn) elements(set []byte, rows int) bool {
 // dictionary reads that of a batch, and finds the places of what it has in that of
 // the row group.
 func (k *groupColumn) dictionary(r *reader, rep event.Rep) bool {
-	k.codes, k.lists = k.codes[:0], k.lists[:0]
+	k.codes, k.first = k.codes[:0], len(k.v.offsets)-1
 	for range r.count() {
 		switch rep {
 		case event.StrRep:
@@ -428,21 +430,19 @@ func (k *groupColumn) dictionary(r *reader, rep event.Rep) bool {
 			}
 			k.codes = append(k.codes, code)
 		case event.ListRep:
-			list := []uint32{}
 			for range r.count() {
-				list = append(list, k.codeBytes(r.bytes(r.uvarint())))
+				k.v.codes = append(k.v.codes, k.codeBytes(r.bytes(r.uvarint())))
 			}
-			k.lists = append(k.lists, list)
+			k.v.offsets = append(k.v.offsets, uint32(len(k.v.codes)))
 		default:
 			flat := r.strings()
 			if len(flat)%2 != 0 {
 				return false
 			}
-			list := []uint32{}
 			for i := 0; i+1 < len(flat); i += 2 {
-				list = append(list, k.code(joinPair(flat[i], flat[i+1])))
+				k.v.codes = append(k.v.codes, k.code(joinPair(flat[i], flat[i+1])))
 			}
-			k.lists = append(k.lists, list)
+			k.v.offsets = append(k.v.offsets, uint32(len(k.v.codes)))
 		}
 		if r.failed {
 			return false
@@ -502,7 +502,7 @@ func splitPair(s string) (k, v string) {
 // reset makes the column empty; its memory is used again.
 func (k *groupColumn) reset() {
 	clear(k.v.dict)
-	k.v = vector{codes: k.v.codes[:0], offsets: k.v.offsets[:0], dict: k.v.dict[:0], nums: k.v.nums[:0], null: k.v.null[:0]}
+	k.v = vector{codes: k.v.codes[:0], offsets: k.v.offsets[:0], lists: k.v.lists[:0], dict: k.v.dict[:0], nums: k.v.nums[:0], null: k.v.null[:0]}
 	k.index.clear()
 	clear(k.addrs)
 	k.addrs = k.addrs[:0]
@@ -615,16 +615,16 @@ func (g *groupBuilder) sort() error {
 	return nil
 }
 
-// ordered returns v with its rows in another order, in the memory of w.
+// ordered returns v with its rows in another order, in the memory of both v and w.
 func (v *vector) ordered(order []int32, w *vector) *vector {
-	*w = vector{rows: v.rows, dict: v.dict, codes: w.codes[:0], offsets: w.offsets[:0], nums: w.nums[:0], null: w.null[:0]}
+	*w = vector{rows: v.rows, dict: v.dict, codes: w.codes[:0], lists: w.lists[:0], nums: w.nums[:0], null: w.null[:0]}
 	switch {
-	case len(v.offsets) > 0:
+	case len(v.lists) > 0:
 		for _, i := range order {
-			w.offsets = append(w.offsets, uint32(len(w.codes)))
-			w.codes = append(w.codes, v.codes[v.offsets[i]:v.offsets[i+1]]...)
+			w.lists = append(w.lists, v.lists[i])
 		}
-		w.offsets = append(w.offsets, uint32(len(w.codes)))
+		v.lists, w.lists = w.lists, v.lists
+		return v // with the lists, which are as they were
 	case len(v.codes) > 0:
 		for _, i := range order {
 			w.codes = append(w.codes, v.codes[i])
