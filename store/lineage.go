@@ -1,6 +1,7 @@
 package store
 
 import (
+	"context"
 	"sort"
 
 	"warren/event"
@@ -11,33 +12,54 @@ import (
 type lineage struct {
 	g      *segment
 	frames []frame // of processes, by their numbers
-	known  map[int64]*event.Process
-	last   *Batch // of the frame at lastAt
-	lastAt int
+	known  map[int64]reading
+	lastAt int    // frame that was read last; -1: none
+	last   *Batch // of it
+	bad    error  // its damage
+}
+
+// A reading is what reading a snapshot came to.
+type reading struct {
+	process *event.Process // nil where it is not there
+	damage  error          // of it, or of an ancestor
 }
 
 // maxKnown bounds the snapshots that a reader keeps.
 const maxKnown = 1 << 14
 
 func newLineage(g *segment) *lineage {
-	l := &lineage{g: g, known: map[int64]*event.Process{}, lastAt: -1}
+	l := &lineage{g: g, known: map[int64]reading{}, lastAt: -1}
 	l.frames = g.list(func(f *frame) bool { return f.typ == frameBatch && f.kind == event.KindProcess })
 	return l
 }
 
-// process returns the snapshot of a number; nil for 0, and where it was lost.
-func (l *lineage) process(number int64) (*event.Process, error) {
+// process returns the snapshot of a number; nil for 0, and where it was lost. What
+// is damaged is so the next time, too.
+func (l *lineage) process(ctx context.Context, number int64) (*event.Process, error) {
 	if number == 0 {
 		return nil, nil
 	}
-	if p, ok := l.known[number]; ok {
-		return p, nil
+	if r, ok := l.known[number]; ok {
+		return r.process, r.damage
 	}
+	p, err := l.find(ctx, number)
+	if err != nil && !isDamage(err) {
+		return nil, err
+	}
+	if len(l.known) >= maxKnown {
+		clear(l.known)
+	}
+	l.known[number] = reading{p, err}
+	return p, err
+}
+
+// find reads a snapshot and its ancestors.
+func (l *lineage) find(ctx context.Context, number int64) (*event.Process, error) {
 	i := sort.Search(len(l.frames), func(i int) bool { return int64(l.frames[i].maxSeq) >= number })
 	if i == len(l.frames) {
 		return nil, nil
 	}
-	b, err := l.batch(i)
+	b, err := l.batch(ctx, i)
 	if err != nil {
 		return nil, err
 	}
@@ -51,26 +73,25 @@ func (l *lineage) process(number int64) (*event.Process, error) {
 	}
 	var parent *event.Process
 	if up := b.Parent(row); up < number { // a parent is written before; else it is damaged
-		if parent, err = l.process(up); err != nil {
+		if parent, err = l.process(ctx, up); err != nil {
 			return nil, err
 		}
 	}
-	p := b.Process(row, parent)
-	if len(l.known) >= maxKnown {
-		clear(l.known)
-	}
-	l.known[number] = p
-	return p, nil
+	return b.Process(row, parent), nil
 }
 
-func (l *lineage) batch(i int) (*Batch, error) {
+// batch reads a frame, unless it was the last one.
+func (l *lineage) batch(ctx context.Context, i int) (*Batch, error) {
 	if l.lastAt == i {
-		return l.last, nil
+		return l.last, l.bad
 	}
-	b, err := l.g.read(&l.frames[i], nil)
-	if err != nil {
+	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-	l.last, l.lastAt = b, i
-	return b, nil
+	b, err := l.g.read(&l.frames[i], nil)
+	if err != nil && !isDamage(err) {
+		return nil, err
+	}
+	l.lastAt, l.last, l.bad = i, b, err
+	return b, err
 }

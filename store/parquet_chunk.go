@@ -22,6 +22,9 @@ type chunk struct {
 	dict  dictionary // of texts
 	nums  []int64    // of numbers, where they are coded
 	pages []dataPage
+	// listed says that pages are where the file's list of them says, which has no
+	// checksum, and not where they are seen to follow each other.
+	listed bool
 
 	decoded int // page that current is; -1 none
 	current vector
@@ -139,7 +142,7 @@ func (c *chunk) readPlaces() error {
 	if at != c.info.at+c.info.length {
 		return corrupt("a list of other pages")
 	}
-	c.pages = pages
+	c.pages, c.listed = pages, true
 	return nil
 }
 

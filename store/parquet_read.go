@@ -27,7 +27,7 @@ const maxGroupRows = 1 << 20
 // goroutines at a time; once open, it can be read to its end also when it has been
 // removed meanwhile.
 type parquetFile struct {
-	f      *os.File
+	f      sealedBytes
 	size   int64
 	cols   []parquetColumn
 	byName map[string]int
@@ -35,6 +35,12 @@ type parquetFile struct {
 	keys   map[string]string
 	rows   int64
 	plain  int64 // bytes of the values, one by one
+}
+
+// sealedBytes is where a sealed file's bytes are.
+type sealedBytes interface {
+	io.ReaderAt
+	io.Closer
 }
 
 // A rowGroup is what the footer says of a row group.

@@ -93,7 +93,7 @@ func (s *Store) tableBefore(ctx context.Context, at time.Time) (*lifeTable, erro
 		if err != nil {
 			return nil, err
 		}
-		err := t.read(at)
+		err := t.read(ctx, at)
 		switch {
 		case err != nil && !isDamage(err):
 			return nil, err
@@ -118,8 +118,8 @@ func (s *Store) tableBefore(ctx context.Context, at time.Time) (*lifeTable, erro
 // later.
 type lifeTable struct {
 	payload []byte
-	load    func(numbers []int64) error // makes snapshots known, all at once
-	process func(number int64) (*event.Process, error)
+	load    func(ctx context.Context, numbers []int64) error // makes snapshots known, all at once
+	process func(ctx context.Context, number int64) (*event.Process, error)
 	damaged func(err error) // says so, once
 
 	// As read has found it:
@@ -129,7 +129,7 @@ type lifeTable struct {
 
 // read reads the table, unless it is later than at. Where the error is damage, what can
 // be read is there.
-func (t *lifeTable) read(at time.Time) error {
+func (t *lifeTable) read(ctx context.Context, at time.Time) error {
 	ns, numbers, err := readTable(t.payload)
 	if err != nil {
 		return err
@@ -138,12 +138,12 @@ func (t *lifeTable) read(at time.Time) error {
 		return nil
 	}
 	t.living = map[event.Key]*event.Process{}
-	damage := t.load(numbers) // where a part is damaged, the others are found one by one
-	if damage != nil && !isDamage(damage) {
-		return damage
+	if err := t.load(ctx, numbers); err != nil {
+		return err
 	}
+	var damage error
 	for _, n := range numbers {
-		p, err := t.process(n)
+		p, err := t.process(ctx, n)
 		switch {
 		case err != nil && !isDamage(err):
 			return err
@@ -174,7 +174,7 @@ func (s *Store) lifeTables(q *query) iter.Seq2[*lifeTable, error] {
 				}
 				t := &lifeTable{
 					payload: payload, process: newLineage(g).process,
-					load:    func([]int64) error { return nil },
+					load:    func(context.Context, []int64) error { return nil },
 					damaged: func(err error) { s.damagedFrame(g, f, err) },
 				}
 				if !yield(t, err) || err != nil {

@@ -21,7 +21,7 @@ type processTable interface {
 	// parts calls fn with each part of the table, and the rows of it.
 	parts(ctx context.Context, fn func(t tables, b *Batch) error, want func(*event.Column) bool) error
 	// process returns a snapshot.
-	process(number int64) (*event.Process, error)
+	process(ctx context.Context, number int64) (*event.Process, error)
 }
 
 // maxIDs is up to how many processes are looked for by name in dictionaries and bloom
@@ -100,7 +100,7 @@ func newProcessSets(ctx context.Context, leaves *processLeaves, host *event.Host
 			if i%64 == 0 && ctx.Err() != nil {
 				return ctx.Err()
 			}
-			proc, err := table.process(numbers.Ints[i])
+			proc, err := table.process(ctx, numbers.Ints[i])
 			if err != nil {
 				return err
 			}

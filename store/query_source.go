@@ -133,7 +133,7 @@ func (s *Store) addLog(q *query, g *segment) {
 				making.Lock()
 				defer making.Unlock()
 				for i, row := range rows {
-					process, err := made.process(whole.Snapshot(int(row)))
+					process, err := made.process(ctx, whole.Snapshot(int(row)))
 					if err != nil {
 						if !isDamage(err) {
 							return nil, fmt.Errorf("process of an event: %w", err)
@@ -333,8 +333,7 @@ func (s *Store) openGroup(ctx context.Context, q *query, p *plan, file *sealedFi
 			for i := range rows {
 				numbers[i] = b.Snapshot(i)
 			}
-			// Where a part is damaged, the others are found one by one.
-			if err := table.made.load(numbers); err != nil && !isDamage(err) {
+			if err := table.made.load(ctx, numbers); err != nil {
 				return nil, err
 			}
 		}
@@ -342,7 +341,7 @@ func (s *Store) openGroup(ctx context.Context, q *query, p *plan, file *sealedFi
 		for i := range rows {
 			var process *event.Process
 			if f != nil {
-				if process, err = table.made.process(b.Snapshot(i)); err != nil {
+				if process, err = table.made.process(ctx, b.Snapshot(i)); err != nil {
 					if !isDamage(err) {
 						return nil, err
 					}

@@ -61,6 +61,7 @@ type groupReader struct {
 	f      *sealedFile
 	g      int
 	chunks []*chunk // by column of the file
+	damage []error  // of columns that cannot be read, as chunks
 	addrs  map[*chunk][]netip.Addr
 	nums   map[*chunk][]int64
 	views  map[int]*groupView
@@ -83,7 +84,7 @@ type groupView struct {
 }
 
 func newGroupReader(f *sealedFile, g int, sets *processSets, rooms *rooms) *groupReader {
-	return &groupReader{f: f, g: g, rooms: rooms, chunks: make([]*chunk, len(f.parquetFile.cols)), addrs: map[*chunk][]netip.Addr{}, nums: map[*chunk][]int64{}, views: map[int]*groupView{}, known: map[compared]bool{}, sets: sets}
+	return &groupReader{f: f, g: g, rooms: rooms, chunks: make([]*chunk, len(f.parquetFile.cols)), damage: make([]error, len(f.parquetFile.cols)), addrs: map[*chunk][]netip.Addr{}, nums: map[*chunk][]int64{}, views: map[int]*groupView{}, known: map[compared]bool{}, sets: sets}
 }
 
 func (r *groupReader) rows() int { return r.f.groups[r.g].rows }
@@ -104,20 +105,21 @@ func (r *groupReader) info(col int) *chunkInfo {
 // chunk returns a column of the layout; nil where no row has a value.
 func (r *groupReader) chunk(col int) (*chunk, error) { return r.chunkBy(col, (*parquetFile).readChunk) }
 
-// chunkBy is chunk, and says how it is read if it was not yet.
+// chunkBy is chunk, and says how it is read if it was not yet. What is damaged is not
+// read again.
 func (r *groupReader) chunkBy(col int, read func(p *parquetFile, g, col int, scratch *pageScratch, rooms *rooms) (*chunk, error)) (*chunk, error) {
 	if r.info(col) == nil {
 		return nil, nil
 	}
 	i := r.f.cols[col]
-	if r.chunks[i] == nil {
+	if r.chunks[i] == nil && r.damage[i] == nil {
 		c, err := read(r.f.parquetFile, r.g, i, &r.scratch, r.rooms)
-		if err != nil {
+		if err != nil && !isDamage(err) {
 			return nil, err
 		}
-		r.chunks[i] = c
+		r.chunks[i], r.damage[i] = c, err
 	}
-	return r.chunks[i], nil
+	return r.chunks[i], r.damage[i]
 }
 
 // scatterShare is how many pages there must be for each that is wanted for pages to be
@@ -394,18 +396,30 @@ func (r *groupReader) batch(rows []int32, want func(*event.Column) bool) (*Batch
 			continue
 		}
 		b.Vectors[i], err = r.pick(ch, c, rows)
-		if err != nil && isDamage(err) {
-			// The list of pages has no checksum: what they are can be seen in themselves, too.
-			r.chunks[r.f.cols[i]] = nil
-			if ch, err = r.chunk(i); err == nil {
-				b.Vectors[i], err = r.pick(ch, c, rows)
-			}
+		if err != nil && isDamage(err) && ch.listed {
+			b.Vectors[i], err = r.pickUnlisted(ch, c, rows, err)
 		}
 		if err != nil {
 			return nil, err
 		}
 	}
 	return b, nil
+}
+
+// pickUnlisted is pick where what a list of pages led to is damaged: where they are can
+// be seen in themselves, too, unless that is damaged as well. It is looked at once.
+func (r *groupReader) pickUnlisted(listed *chunk, col *event.Column, rows []int32, damage error) (*Vector, error) {
+	i := r.f.cols[col.Index]
+	c, err := r.f.readChunk(r.g, i, &r.scratch, r.rooms)
+	switch {
+	case err == nil:
+		r.chunks[i] = c
+		return r.pick(c, col, rows)
+	case isDamage(err):
+		listed.listed = false // there is no other way to its pages
+		return nil, damage
+	}
+	return nil, err
 }
 
 // pick makes a vector of some rows of a chunk.

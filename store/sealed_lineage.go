@@ -1,6 +1,8 @@
 package store
 
 import (
+	"cmp"
+	"context"
 	"slices"
 	"sort"
 
@@ -12,7 +14,7 @@ import (
 type sealedLineage struct {
 	f      *sealedFile
 	bounds []int64 // greatest number of each row group
-	known  map[int64]*event.Process
+	known  map[int64]reading
 	groups []*lineageGroup // by row group; nil: not read yet
 }
 
@@ -21,10 +23,18 @@ type sealedLineage struct {
 type lineageGroup struct {
 	*groupReader
 	numbers, parents []int64
+	bad              error // these are damaged
+}
+
+// A snapshotPlace is where a snapshot is.
+type snapshotPlace struct {
+	number int64
+	group  *lineageGroup
+	row    int
 }
 
 func newSealedLineage(f *sealedFile) *sealedLineage {
-	l := &sealedLineage{f: f, known: map[int64]*event.Process{}, groups: make([]*lineageGroup, len(f.groups))}
+	l := &sealedLineage{f: f, known: map[int64]reading{}, groups: make([]*lineageGroup, len(f.groups))}
 	col := f.cols[f.layout.Column(event.ColumnSnapshot).Index]
 	for g := range f.groups {
 		most := int64(1<<63 - 1)
@@ -38,24 +48,41 @@ func newSealedLineage(f *sealedFile) *sealedLineage {
 	return l
 }
 
-// process returns the snapshot of a number; nil for 0, and where it is not there.
-func (l *sealedLineage) process(number int64) (*event.Process, error) {
-	if p, ok := l.known[number]; ok || number == 0 {
-		return p, nil
+// process returns the snapshot of a number; nil for 0, and where it is not there. What
+// is damaged is so the next time, too.
+func (l *sealedLineage) process(ctx context.Context, number int64) (*event.Process, error) {
+	if number == 0 {
+		return nil, nil
 	}
-	if err := l.load([]int64{number}); err != nil {
-		return nil, err
+	if _, ok := l.known[number]; !ok {
+		if err := l.load(ctx, []int64{number}); err != nil {
+			return nil, err
+		}
 	}
-	return l.known[number], nil
+	r := l.known[number]
+	return r.process, r.damage
 }
 
 // load makes snapshots known, and those of their ancestors: all of a row group at a
-// time, which takes each of its pages apart once.
-func (l *sealedLineage) load(numbers []int64) error {
+// time, which takes each of its pages apart once. Damage is no error: process tells it
+// of those that it is of.
+func (l *sealedLineage) load(ctx context.Context, numbers []int64) error {
 	if len(l.known) >= maxKnown {
 		clear(l.known)
 	}
-	var want []int64
+	want, err := l.unknown(ctx, numbers)
+	if err != nil {
+		return err
+	}
+	// Parents come before their children.
+	slices.SortFunc(want, func(a, b snapshotPlace) int { return cmp.Compare(a.number, b.number) })
+	return eachRun(want, func(p snapshotPlace) *lineageGroup { return p.group }, func(run []snapshotPlace) error { return l.read(ctx, run) })
+}
+
+// unknown finds the snapshots that are not known of some numbers, and of their
+// ancestors.
+func (l *sealedLineage) unknown(ctx context.Context, numbers []int64) ([]snapshotPlace, error) {
+	var want []snapshotPlace
 	asked := map[int64]bool{}
 	for _, number := range numbers {
 		for number != 0 && !asked[number] {
@@ -63,87 +90,113 @@ func (l *sealedLineage) load(numbers []int64) error {
 			if _, ok := l.known[number]; ok {
 				break
 			}
-			g, row, err := l.find(number)
-			if err != nil {
-				return err
+			p, err := l.find(ctx, number)
+			if err != nil && !isDamage(err) {
+				return nil, err
 			}
-			if g == nil {
+			if p.group == nil {
+				l.known[number] = reading{damage: err}
 				break
 			}
-			want = append(want, number)
+			want = append(want, p)
 			// A parent is written before its children; else the file is damaged.
-			up := g.parents[row]
+			up := p.group.parents[p.row]
 			if up >= number {
 				break
 			}
 			number = up
 		}
 	}
-	slices.Sort(want)
-	for len(want) > 0 {
-		g, row, err := l.find(want[0])
-		if err != nil {
-			return err
-		}
-		rows := []int32{int32(row)}
-		n := 1
-		for ; n < len(want); n++ {
-			h, row, err := l.find(want[n])
-			if err != nil {
-				return err
-			}
-			if h != g {
-				break
-			}
-			rows = append(rows, int32(row))
-		}
-		b, err := g.batch(rows, nil)
-		if err != nil {
-			return err
-		}
-		for i, number := range want[:n] {
-			var parent *event.Process
-			if up := b.Parent(i); up < number {
-				parent = l.known[up]
-			}
-			l.known[number] = b.Process(i, parent)
-		}
-		want = want[n:]
+	return want, nil
+}
+
+// read makes snapshots of one row group known.
+func (l *sealedLineage) read(ctx context.Context, want []snapshotPlace) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	rows := make([]int32, len(want))
+	for i, p := range want {
+		rows[i] = int32(p.row)
+	}
+	b, err := want[0].group.batch(rows, nil)
+	page := func(p snapshotPlace) int { return p.row / pageRows }
+	switch {
+	case err != nil && !isDamage(err):
+		return err
+	case err != nil && page(want[0]) != page(want[len(want)-1]):
+		// Those in other pages than the damaged ones are there.
+		return eachRun(want, page, func(run []snapshotPlace) error { return l.read(ctx, run) })
+	}
+	for i, p := range want {
+		l.known[p.number] = l.made(b, i, p.number, err)
 	}
 	return nil
 }
 
-// find returns where a snapshot is; nil where it is not.
-func (l *sealedLineage) find(number int64) (*lineageGroup, int, error) {
+// made makes a row of a batch a snapshot, unless that is damaged, or its parent is.
+func (l *sealedLineage) made(b *Batch, row int, number int64, damage error) reading {
+	if damage != nil {
+		return reading{damage: damage}
+	}
+	var parent reading
+	if up := b.Parent(row); up < number {
+		parent = l.known[up]
+	}
+	if parent.damage != nil {
+		return parent
+	}
+	return reading{process: b.Process(row, parent.process)}
+}
+
+// eachRun calls fn with the runs of places that have the same key.
+func eachRun[K comparable](all []snapshotPlace, key func(snapshotPlace) K, fn func(run []snapshotPlace) error) error {
+	for len(all) > 0 {
+		n := 1
+		for n < len(all) && key(all[n]) == key(all[0]) {
+			n++
+		}
+		if err := fn(all[:n]); err != nil {
+			return err
+		}
+		all = all[n:]
+	}
+	return nil
+}
+
+// find returns where a snapshot is; no group where it is not.
+func (l *sealedLineage) find(ctx context.Context, number int64) (snapshotPlace, error) {
 	at := sort.Search(len(l.bounds), func(i int) bool { return l.bounds[i] >= number })
 	if at == len(l.bounds) {
-		return nil, 0, nil
+		return snapshotPlace{}, nil
 	}
-	g, err := l.group(at)
+	g, err := l.group(ctx, at)
 	if err != nil {
-		return nil, 0, err
+		return snapshotPlace{}, err
 	}
 	if row, ok := slices.BinarySearch(g.numbers, number); ok {
-		return g, row, nil
+		return snapshotPlace{number, g, row}, nil
 	}
-	return nil, 0, nil
+	return snapshotPlace{}, nil
 }
 
 // group returns a row group.
-func (l *sealedLineage) group(i int) (*lineageGroup, error) {
-	if l.groups[i] != nil {
-		return l.groups[i], nil
+func (l *sealedLineage) group(ctx context.Context, i int) (*lineageGroup, error) {
+	if g := l.groups[i]; g != nil {
+		return g, g.bad
+	}
+	if err := ctx.Err(); err != nil {
+		return nil, err
 	}
 	g := &lineageGroup{groupReader: newGroupReader(l.f, i, nil, nil)}
-	var err error
-	if g.numbers, err = g.ints(event.ColumnSnapshot); err != nil {
-		return nil, err
+	if g.numbers, g.bad = g.ints(event.ColumnSnapshot); g.bad == nil {
+		g.parents, g.bad = g.ints(event.ColumnParentSnapshot)
 	}
-	if g.parents, err = g.ints(event.ColumnParentSnapshot); err != nil {
-		return nil, err
+	if g.bad != nil && !isDamage(g.bad) {
+		return nil, g.bad
 	}
 	l.groups[i] = g
-	return g, nil
+	return g, g.bad
 }
 
 // ints returns all of a column of numbers, with 0 for none.
