@@ -105,7 +105,7 @@ func Run(ctx context.Context, cfg Config, stdout io.Writer, log *slog.Logger) (e
 		return err
 	}
 	defer me.reacts.close()
-	if me.alerts, err = openRules(cfg.Rules, ruleSpine{me.spine, me.reacts}, log); err != nil {
+	if me.alerts, err = openRules(cfg.Rules, me.reacts.Now().React, me.spine, log); err != nil {
 		return err
 	}
 

@@ -70,12 +70,13 @@ func (r *reactions) subscribe(cfg reaction.Config) error {
 	return nil
 }
 
-// use goes by another configuration.
-func (r *reactions) use(t *reaction.Terms, cfg reaction.Config) error {
+// use goes by another configuration, or with nil by that which is in force, for a
+// generation of rules.
+func (r *reactions) use(g *reaction.Generation, t *reaction.Terms, cfg reaction.Config) error {
 	if err := r.subscribe(cfg); err != nil {
 		return err
 	}
-	r.Use(t)
+	r.Use(g, t)
 	return nil
 }
 

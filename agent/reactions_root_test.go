@@ -32,7 +32,7 @@ func TestBPFReactionsRoadFails(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		engine, err := openRules(cfg.Rules, ruleSpine{spine, reacts}, log)
+		engine, err := openRules(cfg.Rules, reacts.Now().React, spine, log)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -3,7 +3,6 @@ package agent
 import (
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"os"
@@ -43,11 +42,11 @@ type changes struct {
 	log   *slog.Logger
 
 	// Only run uses these.
-	begun  []byte      // the file when the agent started,
-	text   []byte      // and when it was last looked at; nil where it could not be read
-	judged bool        // whether its rules were refused,
-	files  []rule.File // which were these
-	cfg    Config      // in use, as far as it is reloaded
+	begun []byte      // the file when the agent started,
+	text  []byte      // and when it was last looked at; nil where it could not be read
+	files []rule.File // that it names
+	ready *readyRules // of these, which are not at work; nil where they were not loaded
+	cfg   Config      // in use, as far as it is reloaded
 
 	mu        sync.Mutex
 	rules     RulesConfig
@@ -78,11 +77,12 @@ func (c *changes) run(ctx context.Context) error {
 }
 
 // look takes the file over where it has changed. One that was refused is tried again,
-// but one whose rules were, when it or a rule file has changed since.
+// for what it wants may be there by now; its rules are loaded again only when it or a
+// rule file has changed.
 func (c *changes) look(ctx context.Context) {
 	text, err := os.ReadFile(c.given.Config)
 	if err != nil {
-		c.text, c.judged = nil, false
+		c.text, c.ready = nil, nil
 		c.refuse(err)
 		return
 	}
@@ -92,28 +92,43 @@ func (c *changes) look(ctx context.Context) {
 	}
 	cfg, err := Load(c.given)
 	if err != nil {
-		c.judged = false
+		c.ready = nil
 		c.refuse(err)
 		return
 	}
 	files, err := alert.Files(cfg.Rules.Paths, "")
-	if err == nil && same && c.judged && alert.SameFiles(files, c.files) {
-		return
+	if !same || err != nil || !alert.SameFiles(files, c.files) {
+		c.files, c.ready = files, nil
 	}
-	c.judged, c.files = false, files
 	if err := c.use(ctx, cfg); err != nil {
-		var bad *alert.BadRulesError
-		c.judged = errors.As(err, &bad)
 		c.refuse(err)
 		return
 	}
+	c.ready = nil
 	c.accept(text)
+}
+
+// readyRules are rules that can be put to work, or why they cannot.
+type readyRules struct {
+	change *alert.Change
+	as     *reaction.Generation
+	err    error
+}
+
+// load loads the rules of a configuration, once as long as their files are the same.
+func (c *changes) load(cfg RulesConfig) (*readyRules, error) {
+	if c.ready == nil {
+		r := &readyRules{as: c.reacts.Next()}
+		r.change, r.err = c.engine.Prepare(cfg.engine(r.as.React))
+		c.ready = r
+	}
+	return c.ready, c.ready.err
 }
 
 // A step is all that has changed of a configuration, ready to be used; nil is what
 // has not.
 type step struct {
-	rules  *alert.Change
+	rules  *readyRules
 	alerts *AlertsConfig
 	reacts *reaction.Terms
 	audit  *auditWays
@@ -123,7 +138,7 @@ type step struct {
 func (c *changes) prepare(ctx context.Context, cfg *Config) (_ *step, err error) {
 	s := &step{}
 	if !reflect.DeepEqual(cfg.Rules, c.cfg.Rules) {
-		if s.rules, err = c.engine.Prepare(cfg.Rules.engine()); err != nil {
+		if s.rules, err = c.load(cfg.Rules); err != nil {
 			return nil, err
 		}
 	}
@@ -157,23 +172,15 @@ func (c *changes) use(ctx context.Context, cfg Config) error {
 		}
 		c.log.Info("the channels of alerts have changed", "channels", len(cfg.Alerts.Channels))
 	}
-	if s.reacts != nil {
-		if err := c.reacts.use(s.reacts, cfg.Reactions); err != nil {
-			s.audit.close()
-			return err
-		}
-		c.log.Info("what rules may have done has changed", "enabled", cfg.Reactions.Enabled, "dryRun", cfg.Reactions.DryRun)
+	if err := c.useRules(ctx, s, cfg.Reactions); err != nil {
+		s.audit.close()
+		return err
 	}
 	if s.audit != nil {
 		if err := c.audit.use(ctx, s.audit); err != nil {
 			return err
 		}
 		c.log.Info("from where audit events come has changed", "listen", cfg.Audit.Listen, "log", cfg.Audit.Log)
-	}
-	if s.rules != nil {
-		if err := c.engine.Use(ctx, s.rules); err != nil {
-			return err
-		}
 	}
 	if s.rules != nil || s.audit != nil {
 		unheard(c.engine, &cfg.Audit, c.log)
@@ -185,6 +192,25 @@ func (c *changes) use(ctx context.Context, cfg Config) error {
 	return nil
 }
 
+// useRules puts rules to work, and what they may have done. That comes first: what
+// the former rules have alerted of until they end is held to both.
+func (c *changes) useRules(ctx context.Context, s *step, cfg reaction.Config) error {
+	as := c.reacts.Now()
+	if s.rules != nil {
+		as = s.rules.as
+	}
+	if err := c.reacts.use(as, s.reacts, cfg); err != nil {
+		return err
+	}
+	if s.reacts != nil {
+		c.log.Info("what rules may have done has changed", "enabled", cfg.Enabled, "dryRun", cfg.DryRun)
+	}
+	if s.rules == nil {
+		return nil
+	}
+	return c.engine.Use(ctx, s.rules.change)
+}
+
 // accept notes that a file is in use, and what of it is not.
 func (c *changes) accept(text []byte) {
 	keys := slices.DeleteFunc(settings.Changed(c.begun, text), func(key string) bool {
@@ -194,7 +220,7 @@ func (c *changes) accept(text []byte) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if len(keys) > 0 && !slices.Equal(keys, c.waiting) {
-		c.log.Warn("what has changed in the configuration takes effect with the next start, but for some sections", "keys", keys, "reloaded", reloaded)
+		c.log.Warn("what has changed in the configuration takes effect with the next start: only some sections of it are taken over while the agent runs", "keys", keys, "reloaded", reloaded)
 	}
 	c.waiting, c.refused = keys, nil
 }

@@ -14,16 +14,19 @@ import (
 	"time"
 
 	"warren/event"
+	"warren/internal/testkit"
 	"warren/pipeline"
+	"warren/rule"
 )
 
 // A changing is the part of an agent between its configuration and the files that
 // alerts are written to.
 type changing struct {
 	*testing.T
-	dir   string
-	spine *pipeline.Pipeline
-	wait  func() // until the configuration has been looked at, and all is said
+	dir    string
+	spine  *pipeline.Pipeline
+	wait   func() // until the configuration has been looked at, and all is said
+	logged *testkit.Log
 	*changes
 }
 
@@ -32,8 +35,9 @@ type changing struct {
 func reload(t *testing.T, config string, test func(c *changing)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
-		log := slog.New(slog.DiscardHandler)
-		c := &changing{T: t, dir: t.TempDir(), spine: pipeline.New(pipeline.Config{}, nil, nil, nil, log), wait: func() {
+		all := &testkit.Log{}
+		log := slog.New(slog.NewTextHandler(all, nil))
+		c := &changing{T: t, dir: t.TempDir(), logged: all, spine: pipeline.New(pipeline.Config{}, nil, nil, nil, log), wait: func() {
 			time.Sleep(2 * configLook)
 			synctest.Wait()
 		}}
@@ -48,7 +52,7 @@ func reload(t *testing.T, config string, test func(c *changing)) {
 			t.Fatal(err)
 		}
 		defer reacts.close()
-		engine, err := openRules(cfg.Rules, ruleSpine{c.spine, reacts}, log)
+		engine, err := openRules(cfg.Rules, reacts.Now().React, c.spine, log)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -239,6 +243,85 @@ func TestReloadReactions(t *testing.T) {
 		if got, want := outcomes(), [3]uint64{2, 1, 1}; got != want || c.audit.status() != nil {
 			c.Errorf("as it was: %v", got)
 		}
+	})
+}
+
+// TestReloadTogether replaces rules along with what they may have done: what the
+// former ones alert of yet is held to what was in force when they were.
+func TestReloadTogether(t *testing.T) {
+	const first = "rules: {path: $DIR/react.yaml}\nreactions: {enabled: true, dry-run: true, programs: /bin/true}\n"
+	reload(t, someConfig, func(c *changing) {
+		text := strings.Replace(canary("canary"), "tags: [t]", "reaction: {program: [/bin/true]}", 1)
+		set, findings := rule.Load([]rule.File{{Name: "react.yaml", Text: []byte(text)}}, rule.Config{})
+		if set == nil {
+			c.Fatal(findings)
+		}
+		c.write("react.yaml", text)
+		c.change("config.yaml", first)
+		former := c.reacts.Now()
+		c.change("config.yaml", "rules: {path: $DIR/rules.yaml}\nreactions: {enabled: true, programs: /bin/true}\n")
+		if why := c.why(); why != "" {
+			c.Fatal(why)
+		}
+		about := &event.Event{Time: time.Now(), Process: &event.Process{Name: "canary"}, Data: &event.Exec{Type: "execve"}}
+		alert := &event.Event{Time: about.Time, Process: about.Process, Data: &event.Alert{Type: "alert", Fields: "{}"}}
+		former.React(set.Rules[0], about, alert)
+		synctest.Wait()
+		c.reacts.Now().React(set.Rules[0], about, alert)
+		c.wait()
+		for _, n := range c.reacts.Status().Counts {
+			if n.DryRun != 1 || n.Done != 1 {
+				c.Errorf("%+v", n)
+			}
+		}
+	})
+}
+
+// TestReloadUnheard warns of rules whose events come from nowhere: those that are
+// taken over, not those there were.
+func TestReloadUnheard(t *testing.T) {
+	const warning = "rules of the source k8s_audit see nothing"
+	reload(t, someConfig, func(c *changing) {
+		c.write("k8s.yaml", "[{rule: k, desc: d, condition: ka.verb = get, output: o, priority: NOTICE, source: k8s_audit}]")
+		c.change("config.yaml", "rules: {path: $DIR/k8s.yaml}\n")
+		if n := strings.Count(c.logged.String(), warning); n != 1 {
+			c.Errorf("warned %d times", n)
+		}
+		c.change("config.yaml", someConfig)
+		if n := strings.Count(c.logged.String(), warning); n != 1 {
+			c.Errorf("warned %d times, and there are no such rules any more", n)
+		}
+	})
+}
+
+// TestReloadAgain tries again what was refused for what may come to be, without
+// loading the same rules again.
+func TestReloadAgain(t *testing.T) {
+	reload(t, someConfig, func(c *changing) {
+		c.write("other.yaml", canary("other"))
+		c.change("config.yaml", "rules: {path: $DIR/other.yaml, suggested: false}\nalerts: {channels: [{name: a, type: file, path: $DIR/a.json}]}\n"+
+			"reactions: {enabled: true, webhooks: [{name: w, url: 'https://127.0.0.1/', header-files: {Authorization: $DIR/token}, tls: {ca: $DIR/none}}]}\n")
+		ready := c.ready
+		if why := c.why(); ready == nil || !strings.Contains(why, "none") {
+			c.Fatalf("refused for %q", why)
+		}
+		c.wait()
+		if c.ready != ready {
+			c.Error("rules were loaded again that are the same")
+		}
+		c.change("other.yaml", canary("others"))
+		if c.ready == ready {
+			c.Error("rules were not loaded that are others")
+		}
+		c.want("canary", "a: Notice saw canary")
+		c.write("none", string(testkit.NewAuthority(c.T, "ca").PEM))
+		c.write("token", "t")
+		c.wait()
+		if why := c.why(); why != "" || c.ready != nil {
+			c.Errorf("refused for %q", why)
+		}
+		c.want("canary")
+		c.want("others", "a: Notice saw others")
 	})
 }
 

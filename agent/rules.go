@@ -52,17 +52,21 @@ func (c RulesConfig) rules() rule.Config {
 // loop of a script to be told once, and short enough to learn soon that it goes on.
 const defaultAggregate = time.Minute
 
-// engine returns what rules are put to work with.
-func (c RulesConfig) engine() alert.Config {
+// engine returns what rules are put to work with, and who hears what they want done.
+func (c RulesConfig) engine(react reactFunc) alert.Config {
 	return alert.Config{
+		React: react,
 		Load:  func() ([]rule.File, error) { return alert.Files(c.Paths, "") },
 		Rules: c.rules(), First: c.First, Least: c.Least, Aggregate: max(0, c.Aggregate),
 	}
 }
 
+// A reactFunc is [alert.Config.React].
+type reactFunc = func(r *rule.Rule, about, alert *event.Event)
+
 // openRules returns what makes alerts, though there may be no rules yet.
-func openRules(cfg RulesConfig, spine ruleSpine, log *slog.Logger) (*alert.Engine, error) {
-	e, err := alert.New(cfg.engine(), spine, log)
+func openRules(cfg RulesConfig, react reactFunc, spine *pipeline.Pipeline, log *slog.Logger) (*alert.Engine, error) {
+	e, err := alert.New(cfg.engine(react), ruleSpine{spine}, log)
 	if err != nil {
 		return nil, fmt.Errorf("load rules: %w", err)
 	}
@@ -72,11 +76,8 @@ func openRules(cfg RulesConfig, spine ruleSpine, log *slog.Logger) (*alert.Engin
 	return e, nil
 }
 
-// ruleSpine is the pipeline as rules see it, and who does what they want.
-type ruleSpine struct {
-	*pipeline.Pipeline
-	*reactions
-}
+// ruleSpine is the pipeline as rules see it.
+type ruleSpine struct{ *pipeline.Pipeline }
 
 // Replace implements [alert.Spine].
 func (s ruleSpine) Replace(old []alert.Stream, with []alert.Want) ([]alert.Stream, error) {

@@ -18,7 +18,7 @@ func TestNoRuleFiles(t *testing.T) {
 		t.Helper()
 		var out bytes.Buffer
 		log := slog.New(slog.NewTextHandler(&out, nil))
-		if _, err := openRules(RulesConfig{Paths: paths}, ruleSpine{Pipeline: pipeline.New(pipeline.Config{}, nil, nil, nil, log)}, log); err != nil {
+		if _, err := openRules(RulesConfig{Paths: paths}, nil, pipeline.New(pipeline.Config{}, nil, nil, nil, log), log); err != nil {
 			t.Fatal(err)
 		}
 		return out.String()

@@ -50,6 +50,10 @@ type Config struct {
 	// Aggregate is for how long alerts like one that was told are not told again but
 	// counted; 0: each is told.
 	Aggregate time.Duration
+	// React hears of each alert of a rule that has reactions, with the event that it
+	// is about, after it was told; nil for nobody. It does not wait. It hears of what
+	// these rules alert of alone: of the last ones while others are at work already.
+	React func(r *rule.Rule, about, alert *event.Event)
 }
 
 func (c Config) withDefaults() Config {
@@ -82,9 +86,6 @@ type Spine interface {
 	Replace(old []Stream, with []Want) ([]Stream, error)
 	// Tell publishes an event.
 	Tell(*event.Event)
-	// React hears of each alert of a rule that has reactions, with the event that it
-	// is about, after it was told. It does not wait.
-	React(r *rule.Rule, about, alert *event.Event)
 }
 
 // An Engine makes alerts. Its methods may be called by any goroutine; Run is
@@ -135,8 +136,11 @@ func New(cfg Config, spine Spine, log *slog.Logger) (*Engine, error) {
 	return e, nil
 }
 
-// A Change is rules that can be put to work.
-type Change struct{ rules *rules }
+// A Change is rules that can be put to work, once.
+type Change struct {
+	rules *rules
+	done  chan struct{} // closed when they are at work
+}
 
 // Prepare loads the rules as another configuration has them, and changes nothing.
 // Its errors are those of [New]. How often files are looked at stays as it is.
@@ -145,15 +149,20 @@ func (e *Engine) Prepare(cfg Config) (*Change, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Change{r}, nil
+	return &Change{r, make(chan struct{})}, nil
 }
 
 // Use puts rules to work in the place of those there are, in one moment: each event
-// meets the old ones or the new ones. It returns when Run has begun to do so, or the
-// error of ctx.
+// meets the old ones or the new ones. It returns when Run has done so, or the error
+// of ctx.
 func (e *Engine) Use(ctx context.Context, c *Change) error {
 	select {
 	case e.changes <- c:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	select {
+	case <-c.done:
 		return nil
 	case <-ctx.Done():
 		return ctx.Err()
@@ -311,11 +320,12 @@ func (e *Engine) Run(ctx context.Context) error {
 		defer tick.Stop()
 		for {
 			var next *rules
+			var done chan struct{} // nil where nobody waits
 			select {
 			case <-ctx.Done():
 				return nil
 			case c := <-e.changes:
-				next = c.rules
+				next, done = c.rules, c.done
 				e.files = next.files
 			case <-tick.C:
 				if next = e.changed(); next == nil {
@@ -331,6 +341,9 @@ func (e *Engine) Run(ctx context.Context) error {
 			e.now.Store(next)
 			e.refused.Store(nil)
 			e.log.Info("the rules have changed", "rules", len(next.set.Rules))
+			if done != nil {
+				close(done)
+			}
 		}
 	})
 	return g.Wait()
@@ -595,8 +608,8 @@ func (w *worker) alert(r *rule.Rule, ev *event.Event, times uint64, first time.T
 	}
 	told := &event.Event{Time: ev.Time, Ktime: ev.Ktime, Actor: ev.Actor, Process: ev.Process, Data: a}
 	w.e.spine.Tell(told)
-	if len(r.Reactions) > 0 {
-		w.e.spine.React(r, ev, told)
+	if react := w.rules.cfg.React; react != nil && len(r.Reactions) > 0 {
+		react(r, ev, told)
 	}
 }
 

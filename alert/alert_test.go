@@ -27,7 +27,6 @@ type fakeSpine struct {
 	streams []*fakeStream
 	told    []*event.Event
 	begun   int // times that Replace was called
-	react   func(*rule.Rule, *event.Event, *event.Event)
 }
 
 type fakeStream struct {
@@ -57,8 +56,6 @@ func (s *fakeSpine) Tell(e *event.Event) {
 	defer s.mu.Unlock()
 	s.told = append(s.told, e)
 }
-
-func (s *fakeSpine) React(r *rule.Rule, about, told *event.Event) { s.react(r, about, told) }
 
 // emit hands an event out, as the pipeline does.
 func (s *fakeSpine) emit(e *event.Event) {

@@ -20,8 +20,7 @@ func TestReact(t *testing.T) {
 			"- rule: none\n  desc: d\n  condition: evt.type = execve\n  output: '%proc.name'\n  priority: NOTICE\n"}
 		var mu sync.Mutex
 		var got []string
-		_, spine, stop := run(t, Config{Load: f.load, Aggregate: time.Minute})
-		spine.react = func(r *rule.Rule, about, told *event.Event) {
+		react := func(r *rule.Rule, about, told *event.Event) {
 			a := told.Data.(*event.Alert)
 			mu.Lock()
 			defer mu.Unlock()
@@ -30,6 +29,7 @@ func TestReact(t *testing.T) {
 				t.Errorf("%+v", a)
 			}
 		}
+		_, spine, stop := run(t, Config{Load: f.load, Aggregate: time.Minute, React: react})
 		for pid := range uint32(3) {
 			spine.emit(exec(pid+1, "sh"))
 			synctest.Wait()

@@ -30,9 +30,9 @@ const (
 )
 
 // do does what an alert's rule wants, or finds out whether it could.
-func (x *Reactor) do(t *Terms, j *job, do *rule.Reaction) (r result) {
+func (x *Reactor) do(b bounds, j *job, do *rule.Reaction) (r result) {
 	begun := time.Now()
-	r.dry = t.dry(do)
+	r.dry = b.dry(do)
 	most := attempts
 	if do.Action == rule.RunProgram {
 		most = 1 // nobody knows what half of it has done
@@ -41,7 +41,7 @@ func (x *Reactor) do(t *Terms, j *job, do *rule.Reaction) (r result) {
 	for {
 		r.attempts++
 		var err error
-		r.said, err = x.try(x.over, t, j, do, r.dry)
+		r.said, err = x.try(x.over, b.now, j, do, r.dry)
 		if errors.Is(err, ErrGone) && do.Action == rule.DeletePod {
 			r.said, err = "it was gone", nil
 		}

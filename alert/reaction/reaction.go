@@ -89,8 +89,8 @@ type Reactor struct {
 	all  sync.WaitGroup
 
 	mu      sync.Mutex
-	changed *sync.Cond // something waits, or a rule is not busy any more, or ended
-	terms   *Terms     // in force; what they point to never changes
+	changed *sync.Cond  // something waits, or a rule is not busy any more, or ended
+	now     *Generation // whose terms are in force
 	ended   bool
 	waiting []*job
 	busy    map[string]bool // names of rules that are reacted to
@@ -104,6 +104,7 @@ type Reactor struct {
 
 // A job is an alert and what is to be done about it, in this order.
 type job struct {
+	of    *Generation
 	rule  *rule.Rule
 	about *event.Event
 	alert *event.Event
@@ -122,10 +123,11 @@ type skipped struct {
 func New(cfg Config, falco alert.Falco, env Env) (*Reactor, error) {
 	x := &Reactor{env: env, pause: firstPause, quit: make(chan struct{}), busy: map[string]bool{}, skipped: map[string]*skipped{}, counts: map[rule.Action]*Count{}}
 	x.changed = sync.NewCond(&x.mu)
-	var err error
-	if x.terms, err = x.Prepare(cfg, falco); err != nil {
+	t, err := x.Prepare(cfg, falco)
+	if err != nil {
 		return nil, err
 	}
+	x.now = &Generation{x, t}
 	x.over, x.kill = context.WithCancelCause(context.Background())
 	for range workers {
 		x.all.Go(x.work)
@@ -134,7 +136,7 @@ func New(cfg Config, falco alert.Falco, env Env) (*Reactor, error) {
 	return x, nil
 }
 
-// Terms are a configuration that a reactor can go by.
+// Terms are a configuration that a reactor can go by. They never change.
 type Terms struct {
 	cfg   Config
 	falco alert.Falco // how alerts are written
@@ -163,14 +165,36 @@ func (x *Reactor) Prepare(cfg Config, falco alert.Falco) (*Terms, error) {
 	return t, nil
 }
 
-// Use goes by other terms. What is under way ends as it began; what waits is done
-// only as far as these allow it. Counts and limits' times go on.
-func (x *Reactor) Use(t *Terms) {
+// A Generation is rules that are put to work together, and the terms that they came
+// with. What is to be done about their alerts has to be allowed by these, and by
+// those that are in force when it begins: rules that are being replaced gain nothing
+// by what others may have done.
+type Generation struct {
+	x     *Reactor
+	terms *Terms // guarded by x.mu; nil before Use
+}
+
+// Next returns a generation of rules that are to be put to work.
+func (x *Reactor) Next() *Generation { return &Generation{x: x} }
+
+// Now returns the generation whose terms are in force.
+func (x *Reactor) Now() *Generation {
 	x.mu.Lock()
-	old := x.terms
-	x.terms = t
+	defer x.mu.Unlock()
+	return x.now
+}
+
+// Use goes by the terms of a generation, which are from now on these; nil stands for
+// those in force. What is under way ends as it began; what waits is done only as far
+// as these allow it. Counts and limits' times go on.
+func (x *Reactor) Use(g *Generation, t *Terms) {
+	x.mu.Lock()
+	old := x.now.terms
+	x.now, g.terms = g, cmp.Or(t, old)
 	x.mu.Unlock()
-	old.close()
+	if t != nil {
+		old.close()
+	}
 }
 
 // close ends connections that nobody uses.
@@ -181,9 +205,9 @@ func (t *Terms) close() {
 }
 
 // React hands over an alert of a rule, with the event that it is about. It does not
-// wait.
-func (x *Reactor) React(r *rule.Rule, about, told *event.Event) {
-	j := &job{rule: r, about: about, alert: told}
+// wait. There is none before Use.
+func (g *Generation) React(r *rule.Rule, about, told *event.Event) {
+	x, j := g.x, &job{of: g, rule: r, about: about, alert: told}
 	var say []*event.Event
 	x.mu.Lock()
 	room := x.room(r.Name)
@@ -191,7 +215,7 @@ func (x *Reactor) React(r *rule.Rule, about, told *event.Event) {
 		do := &r.Reactions[i]
 		if v := x.admit(j, do, room, time.Now()); v != (verdict{}) {
 			if v.outcome != event.ReactionLimited {
-				say = append(say, x.outcome(j, do, x.terms.undone(do, v)))
+				say = append(say, x.outcome(j, do, x.bounds(j).undone(do, v)))
 			}
 			continue
 		}
@@ -230,7 +254,7 @@ func (x *Reactor) admit(j *job, do *rule.Reaction, room bool, now time.Time) ver
 		return verdict{event.ReactionFailed, errEnds.Error()}
 	}
 	once := keyOf(j.rule, do, podOf(j.about))
-	if do.Once && x.done.has(once, x.terms.dry(do)) {
+	if do.Once && x.done.has(once, x.bounds(j).dry(do)) {
 		return x.skip(j, do, "it is done once for each pod", now)
 	}
 	w := x.windows.of(keyOf(j.rule, do, workloadOf(j.about)), now)
@@ -240,7 +264,7 @@ func (x *Reactor) admit(j *job, do *rule.Reaction, room bool, now time.Time) ver
 	case !w.room(do.Limit, now):
 		return x.skip(j, do, "at most "+do.Limit.String()+" for each workload", now)
 	}
-	if v := x.terms.allowed(do, j.about, &x.env); v != (verdict{}) {
+	if v := x.bounds(j).allowed(do, j.about, &x.env); v != (verdict{}) {
 		if v.outcome == event.ReactionRefused {
 			w.take(do.Limit, now) // how often it is told
 		}
@@ -249,11 +273,11 @@ func (x *Reactor) admit(j *job, do *rule.Reaction, room bool, now time.Time) ver
 	switch {
 	case !room:
 		return verdict{event.ReactionFailed, "too many others wait"}
-	case !x.total.room(x.terms.cfg.Limit, now):
-		return x.skip(j, do, "at most "+x.terms.cfg.Limit.String()+" by the agent's configuration", now)
+	case !x.total.room(x.now.terms.cfg.Limit, now):
+		return x.skip(j, do, "at most "+x.now.terms.cfg.Limit.String()+" by the agent's configuration", now)
 	}
 	w.take(do.Limit, now)
-	x.total.take(x.terms.cfg.Limit, now)
+	x.total.take(x.now.terms.cfg.Limit, now)
 	if do.Once {
 		x.done.add(once, false) // as long as it waits, whatever becomes of it
 	}
@@ -274,7 +298,7 @@ func (x *Reactor) skip(j *job, do *rule.Reaction, why string, now time.Time) ver
 			x.skipped[key] = s
 		}
 	}
-	s.job, s.why = job{j.rule, j.about, j.alert, []*rule.Reaction{do}}, why
+	s.job, s.why = job{j.of, j.rule, j.about, j.alert, []*rule.Reaction{do}}, why
 	s.times++
 	return verdict{event.ReactionLimited, why}
 }
@@ -302,7 +326,7 @@ func (x *Reactor) tellDue(now time.Time) {
 		s := x.skipped[key]
 		if now.IsZero() || !s.due.After(now) {
 			delete(x.skipped, key)
-			r := x.terms.undone(s.todo[0], verdict{event.ReactionLimited, s.why})
+			r := x.bounds(&s.job).undone(s.todo[0], verdict{event.ReactionLimited, s.why})
 			r.times = s.times
 			say = append(say, x.outcome(&s.job, s.todo[0], r))
 		}
@@ -371,6 +395,32 @@ func (t *Terms) forbidden(labels map[string]string) (key string, ok bool) {
 	return "", false
 }
 
+// bounds are what a reaction is held to: the terms of its rule's generation, and
+// those in force, which are the same but while rules are being replaced.
+type bounds struct{ own, now *Terms }
+
+// bounds returns those of a job. The caller holds x.mu.
+func (x *Reactor) bounds(j *job) bounds { return bounds{j.of.terms, x.now.terms} }
+
+// allowed says whether both let something be done; see [Terms.allowed].
+func (b bounds) allowed(do *rule.Reaction, about *event.Event, env *Env) verdict {
+	v := b.now.allowed(do, about, env)
+	if v == (verdict{}) && b.own != b.now {
+		v = b.own.allowed(do, about, env)
+	}
+	return v
+}
+
+// dry reports whether a reaction is only to be found out about.
+func (b bounds) dry(do *rule.Reaction) bool {
+	return do.DryRun || b.own.cfg.DryRun || b.now.cfg.DryRun
+}
+
+// undone is what became of a reaction that is not tried.
+func (b bounds) undone(do *rule.Reaction, v verdict) result {
+	return result{verdict: v, dry: b.dry(do)}
+}
+
 // A result is what became of a reaction that was tried, or was not.
 type result struct {
 	verdict
@@ -379,14 +429,6 @@ type result struct {
 	attempts int
 	took     time.Duration
 	times    uint64 // of limited ones
-}
-
-// dry reports whether a reaction is only to be found out about.
-func (t *Terms) dry(do *rule.Reaction) bool { return do.DryRun || t.cfg.DryRun }
-
-// undone is what became of a reaction that is not tried.
-func (t *Terms) undone(do *rule.Reaction, v verdict) result {
-	return result{verdict: v, dry: t.dry(do)}
 }
 
 // outcome counts what became of a reaction, and makes an event of it. The caller
@@ -493,17 +535,17 @@ func (x *Reactor) work() {
 // begins: they may have changed while it waited. Nothing is begun when the agent ends.
 func (x *Reactor) perform(j *job, do *rule.Reaction) result {
 	x.mu.Lock()
-	t := x.terms
+	b := x.bounds(j)
 	x.mu.Unlock()
 	select {
 	case <-x.quit:
-		return t.undone(do, verdict{event.ReactionFailed, errEnds.Error()})
+		return b.undone(do, verdict{event.ReactionFailed, errEnds.Error()})
 	default:
 	}
-	if v := t.allowed(do, j.about, &x.env); v != (verdict{}) {
-		return t.undone(do, v)
+	if v := b.allowed(do, j.about, &x.env); v != (verdict{}) {
+		return b.undone(do, v)
 	}
-	return x.do(t, j, do)
+	return x.do(b, j, do)
 }
 
 // log says what was done, and what was to be and was not.
@@ -541,5 +583,5 @@ func (x *Reactor) Close() {
 	x.all.Wait()
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	x.terms.close()
+	x.now.terms.close()
 }

@@ -66,7 +66,7 @@ func (s *stage) use(t *testing.T, cfg Config) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s.Use(terms)
+	s.Use(s.Now(), terms)
 }
 
 // all returns what was told so far.
@@ -119,12 +119,17 @@ func podNamed(name string) *cluster.Pod {
 
 // alertOf hands over an alert about a pod, or about the host.
 func (s *stage) alertOf(r *rule.Rule, id string, pod *cluster.Pod) {
+	s.alertBy(s.Now(), r, id, pod)
+}
+
+// alertBy is alertOf a rule of some generation.
+func (s *stage) alertBy(g *Generation, r *rule.Rule, id string, pod *cluster.Pod) {
 	p := &event.Process{Name: "cat"}
 	if pod != nil {
 		p.Container = &event.Container{FullID: "c", Pod: pod}
 	}
 	about := &event.Event{Time: time.Unix(1e9, 0), Process: p, Data: &event.Open{Type: "openat"}}
-	s.React(r, about, &event.Event{Time: about.Time, Process: p, Data: &event.Alert{Type: "alert", Rule: r.Name, Priority: "Warning", Output: "o", Fields: "{}", ID: id}})
+	g.React(r, about, &event.Event{Time: about.Time, Process: p, Data: &event.Alert{Type: "alert", Rule: r.Name, Priority: "Warning", Output: "o", Fields: "{}", ID: id}})
 }
 
 // fakePods notes what is to be done, and answers as a test wants it.
@@ -265,7 +270,7 @@ func TestAllowed(t *testing.T) {
 		if test.pod != nil {
 			about.Process.Container = &event.Container{Pod: test.pod}
 		}
-		v := s.terms.allowed(&ruleOf(t, "r", test.reaction).Reactions[0], about, &s.env)
+		v := s.Now().terms.allowed(&ruleOf(t, "r", test.reaction).Reactions[0], about, &s.env)
 		if got := strings.TrimPrefix(v.outcome+": "+v.why, ": "); got != test.want {
 			t.Errorf("%s of %+v: %q, want %q", test.reaction, test.pod, got, test.want)
 		}
@@ -479,6 +484,46 @@ func TestUse(t *testing.T) {
 	})
 }
 
+// TestGenerations replaces rules along with what they may have done: what the former
+// ones alert of yet is held to both.
+func TestGenerations(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		dry, none := podsAllowed, podsAllowed
+		dry.DryRun, none.Pods = true, nil
+		s := open(t, dry, &fakePods{})
+		r := ruleOf(t, "r", "{pod: delete, limit: 100/1m}")
+		replace := func(cfg Config) (former *Generation) {
+			t.Helper()
+			terms, err := s.Prepare(cfg, alert.Falco{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			former = s.Now()
+			s.Use(s.Next(), terms)
+			return former
+		}
+		both := func(former *Generation, want ...string) {
+			t.Helper()
+			s.alertBy(former, r, "former", podNamed("web-1"))
+			synctest.Wait()
+			s.alertBy(s.Now(), r, "new", podNamed("web-1"))
+			s.wants(t, want...)
+		}
+		const refused = " delete shop/web-1 refused: delete is not among reactions: pods in the agent's configuration"
+		both(replace(podsAllowed), "former delete shop/web-1 done dry", "new delete shop/web-1 done")
+		both(replace(none), "former"+refused, "new"+refused)
+		former := replace(podsAllowed)
+		both(former, "former"+refused, "new delete shop/web-1 done")
+		both(replace(dry), "former delete shop/web-1 done dry", "new delete shop/web-1 done dry")
+
+		// Those that stay go by what they may have done now.
+		s.use(t, podsAllowed)
+		both(former, "former"+refused, "new delete shop/web-1 done")
+		s.Use(s.Next(), nil)
+		both(former, "former"+refused, "new delete shop/web-1 done")
+	})
+}
+
 // TestOnceAfterDryRuns does for real what only a dry run was done of, and nothing else
 // once more, however often the configuration changes.
 func TestOnceAfterDryRuns(t *testing.T) {
@@ -544,7 +589,7 @@ func TestText(t *testing.T) {
 	s := open(t, Config{}, nil)
 	var got struct{ Rule, UUID, Hostname string }
 	e := &event.Event{Data: &event.Alert{Rule: "r", ID: "id", Fields: "{}"}}
-	if err := json.Unmarshal(s.text(s.terms, e), &got); err != nil || got.Rule != "r" || got.UUID != "id" || got.Hostname != "host" {
-		t.Errorf("%s: %v", s.text(s.terms, e), err)
+	if err := json.Unmarshal(s.text(s.Now().terms, e), &got); err != nil || got.Rule != "r" || got.UUID != "id" || got.Hostname != "host" {
+		t.Errorf("%s: %v", s.text(s.Now().terms, e), err)
 	}
 }

@@ -34,7 +34,7 @@ type Failure struct {
 func (x *Reactor) Status() Status {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	st := Status{Enabled: x.terms.cfg.Enabled, DryRun: x.terms.cfg.DryRun, Waiting: len(x.waiting), Running: len(x.busy), Failed: x.failed}
+	st := Status{Enabled: x.now.terms.cfg.Enabled, DryRun: x.now.terms.cfg.DryRun, Waiting: len(x.waiting), Running: len(x.busy), Failed: x.failed}
 	for _, a := range slices.Sorted(maps.Keys(x.counts)) {
 		st.Counts = append(st.Counts, *x.counts[a])
 	}
