@@ -215,18 +215,18 @@ func (a *auditLog) run(ctx context.Context, rules *alert.Engine) error {
 // run has events come until ctx ends, or other ways are to be gone by, which it
 // returns: a log is followed by one at a time.
 func (w *auditWays) run(ctx context.Context, change <-chan *auditWays) (next *auditWays, err error) {
-	ctx, stop := context.WithCancel(ctx)
-	defer stop()
 	g, ctx := errgroup.WithContext(ctx)
+	read, stop := context.WithCancel(ctx)
+	defer stop()
 	if w.webhook != nil {
-		g.Go(func() error { return w.webhook.Run(ctx, w.l) })
+		g.Go(func() error { return w.webhook.Run(ctx, w.l, read.Done()) })
 	}
 	if w.log != nil {
-		g.Go(func() error { return w.log.Run(ctx) })
+		g.Go(func() error { return w.log.Run(read) })
 	}
 	select {
 	case next = <-change:
-		stop()
+		stop() // requests that are being read come to their end
 	case <-ctx.Done():
 	}
 	if err := g.Wait(); err != nil {

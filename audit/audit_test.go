@@ -212,6 +212,60 @@ func TestWebhookEnds(t *testing.T) {
 	}
 }
 
+// TestWebhookOver takes a request to its end that is being read when others are to
+// take events; no other one is.
+func TestWebhookOver(t *testing.T) {
+	s := &sink{}
+	in := NewIntake(s, slog.New(slog.DiscardHandler))
+	w, err := NewWebhook(in, WebhookConfig{}, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	over, done := make(chan struct{}), make(chan error, 1)
+	go func() { done <- w.Run(t.Context(), l, over) }()
+	body, rest := io.Pipe()
+	answered := make(chan int, 1)
+	go func() {
+		defer close(answered)
+		req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, "http://"+l.Addr().String()+Path, body)
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		req.Header.Set("Content-Type", "application/json")
+		answer, err := http.DefaultClient.Do(req)
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		answer.Body.Close()
+		answered <- answer.StatusCode
+	}()
+	testkit.Wait(t, "the request", func() bool { return len(w.bodies) == 1 })
+	close(over)
+	testkit.Wait(t, "the end of listening", func() bool {
+		c, err := net.Dial("tcp", l.Addr().String())
+		if err == nil {
+			c.Close()
+		}
+		return err != nil
+	})
+	if _, err := io.WriteString(rest, list(item("a"))); err != nil {
+		t.Error(err)
+	}
+	rest.Close()
+	if code := <-answered; code != http.StatusOK || s.got() != "a" || in.Stats().Refused != 0 {
+		t.Errorf("answered %d, told %q, refused %d", code, s.got(), in.Stats().Refused)
+	}
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+}
+
 // TestWebhookTLS lets in who shows a certificate, and believes another authority once
 // the files have changed.
 func TestWebhookTLS(t *testing.T) {
@@ -231,7 +285,7 @@ func TestWebhookTLS(t *testing.T) {
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
-	go func() { done <- w.Run(ctx, l) }()
+	go func() { done <- w.Run(ctx, l, nil) }()
 	post := func(by *testkit.Authority, id string) error {
 		t.Helper()
 		tc := &tls.Config{RootCAs: x509.NewCertPool(), ServerName: "warren-audit"}

@@ -86,8 +86,10 @@ func NewWebhook(in *Intake, cfg WebhookConfig, log *slog.Logger) (*Webhook, erro
 	return w, nil
 }
 
-// Run answers at l until ctx ends, and closes it.
-func (w *Webhook) Run(ctx context.Context, l net.Listener) error {
+// Run answers at l until ctx ends, or over is closed, and closes it. Requests that are
+// being read then have stopTime to come to their end; when ctx ends they are not heard
+// to the end, for nobody looks at what they tell any more.
+func (w *Webhook) Run(ctx context.Context, l net.Listener, over <-chan struct{}) error {
 	server := &http.Server{
 		Handler:           w,
 		ReadHeaderTimeout: headTime,
@@ -100,24 +102,29 @@ func (w *Webhook) Run(ctx context.Context, l net.Listener) error {
 		ErrorLog:          slog.NewLogLogger(w.log.Handler(), slog.LevelDebug),
 		TLSNextProto:      map[string]func(*http.Server, *tls.Conn, http.Handler){}, // HTTP/1.1: one request at a time on a connection
 	}
-	ended := make(chan struct{})
-	stop := context.AfterFunc(ctx, func() {
+	served, ended := make(chan struct{}), make(chan struct{})
+	go func() {
 		defer close(ended)
-		over, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopTime)
+		select {
+		case <-ctx.Done():
+		case <-over:
+		case <-served:
+			return
+		}
+		grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopTime)
 		defer cancel()
-		if server.Shutdown(over) != nil {
+		if server.Shutdown(grace) != nil {
 			server.Close()
 		}
-	})
+	}()
 	serve := server.Serve
 	if w.cfg.Cert != "" {
 		server.TLSConfig = &tls.Config{MinVersion: tls.VersionTLS13, GetConfigForClient: func(*tls.ClientHelloInfo) (*tls.Config, error) { return w.readKeys() }}
 		serve = func(l net.Listener) error { return server.ServeTLS(l, "", "") }
 	}
 	err := serve(l)
-	if !stop() {
-		<-ended
-	}
+	close(served)
+	<-ended
 	if errors.Is(err, http.ErrServerClosed) {
 		return nil
 	}
