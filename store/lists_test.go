@@ -44,6 +44,9 @@ func TestSealListsOnce(t *testing.T) {
 	s := openAt(t, Config{Dir: t.TempDir()})
 	defer s.Close() //nolint:errcheck // of a directory that goes
 	events, args := manyArguments(t, s, processes, long)
+	if err := s.writeOut(); err != nil {
+		t.Fatal(err)
+	}
 	layout := event.LayoutOf(event.KindProcess)
 	col := layout.Column("proc.argv")
 	g := s.active()

@@ -65,7 +65,7 @@ type groupBuilder struct {
 	w      *parquetWriter
 	limit  int // rows of a group
 
-	room    []byte     // for the next payload
+	room    []byte     // for the next frame
 	batches []rawBatch // of the row group; behind them is memory of earlier ones
 	rows    int
 	bytes   int // of the batches
@@ -167,12 +167,12 @@ func (g *groupBuilder) add(log *segment, number int, f *frame) error {
 // read reads the batch of a frame, all of whose log is written. The error is errFrame
 // where it has none.
 func (g *groupBuilder) read(b *rawBatch, log *segment, f *frame) error {
-	payload, err := log.payloadTo(g.room, f)
+	whole, err := log.whole(g.room, f)
 	if err != nil {
 		return err
 	}
-	g.room = payload
-	r := &reader{b: payload}
+	g.room = whole
+	r := &reader{b: whole[headSize:]}
 	var info frameInfo
 	info.read(r)
 	s := log.schemas.of(f.kind, info.schema)
@@ -185,7 +185,7 @@ func (g *groupBuilder) read(b *rawBatch, log *segment, f *frame) error {
 	if r.b[0] == packed {
 		b.memory = b.body
 	} else {
-		b.memory, g.room = payload, b.memory // it stays where it was read
+		b.memory, g.room = whole, b.memory // it stays where it was read
 	}
 	if !b.split(s, info.rows) {
 		return errFrame

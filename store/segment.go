@@ -287,13 +287,21 @@ func (g *segment) read(f *frame, want func(*event.Column) bool) (*Batch, error) 
 	return f.batch(payload, g.schemas, g.host, want)
 }
 
-func (g *segment) payload(f *frame) ([]byte, error) { return g.payloadTo(nil, f) }
-
-// payloadTo is payload into the memory of room, where there is enough.
-func (g *segment) payloadTo(room []byte, f *frame) ([]byte, error) {
+// payload reads what follows the head of a frame.
+func (g *segment) payload(f *frame) ([]byte, error) {
 	if f.data != nil {
 		return f.data[headSize:], nil
 	}
+	b, err := g.whole(nil, f)
+	if err != nil {
+		return nil, err
+	}
+	return b[headSize:], nil
+}
+
+// whole reads a frame that is written, with its head, into the memory of room where
+// there is enough.
+func (g *segment) whole(room []byte, f *frame) ([]byte, error) {
 	b := grow(room[:0], headSize+f.size)
 	if _, err := g.file.ReadAt(b, f.off-headSize); err != nil && !errors.Is(err, io.EOF) {
 		return nil, fmt.Errorf("read %s: %w", g.path, err)
@@ -302,7 +310,7 @@ func (g *segment) payloadTo(room []byte, f *frame) ([]byte, error) {
 	if frameCRC(b[:headSize], b[headSize:]) != le32(b[12:]) {
 		return nil, fmt.Errorf("read %s at %d: %w", g.path, f.off, errFrame)
 	}
-	return b[headSize:], nil
+	return b, nil
 }
 
 func le32(b []byte) uint32 {
