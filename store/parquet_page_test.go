@@ -1,7 +1,11 @@
 package store
 
 import (
+	"bytes"
+	"math/rand/v2"
 	"reflect"
+	"slices"
+	"strconv"
 	"testing"
 
 	"github.com/parquet-go/parquet-go/encoding/thrift"
@@ -39,5 +43,53 @@ func TestPageHeader(t *testing.T) {
 		if h.encoding = read.encoding; read != h {
 			t.Errorf("%+v is read as %+v", h, read)
 		}
+	}
+}
+
+// TestPagesPacked: a column whose first page is hardly smaller for being packed is packed
+// where it is, some pages later.
+func TestPagesPacked(t *testing.T) {
+	const pages = 64
+	r := rand.New(rand.NewPCG(1, 9))
+	v := &vector{rows: pages * pageRows}
+	for i := range maxFew {
+		v.dict = append(v.dict, strconv.Itoa(i))
+	}
+	for i := range v.rows {
+		code := i % 64
+		if i < pageRows {
+			code = r.IntN(maxFew)
+		}
+		v.codes = append(v.codes, uint32(code))
+	}
+	var b bytes.Buffer
+	w := newParquetWriter(&b, []parquetColumn{{name: "fd.name", shape: shapeText}}, map[string]string{keyFormat: "1"})
+	if err := w.writeGroup(v.rows, func(int) (*vector, error) { return v, nil }); err != nil {
+		t.Fatal(err)
+	}
+	p, err := openParquet(closeTestFile(t, w, &b))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer p.close() //nolint:errcheck // read only
+	c, err := p.readChunk(0, 0, new(pageScratch), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	raw := 0
+	for n := range c.pages {
+		got, err := c.page(n)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if from := n * pageRows; !slices.Equal(got.codes, v.codes[from:from+pageRows]) {
+			t.Fatalf("page %d has other texts", n)
+		}
+		if c.pages[n].raw {
+			raw++
+		}
+	}
+	if len(c.pages) != pages || raw != 1+rawPages {
+		t.Errorf("%d of %d pages are not packed, want %d", raw, len(c.pages), 1+rawPages)
 	}
 }

@@ -128,14 +128,20 @@ func writeTestFile(t testing.TB, r *rand.Rand, groups ...int) (path string, wrot
 		}
 		wrote = append(wrote, vs)
 	}
+	return closeTestFile(t, w, &b), wrote
+}
+
+// closeTestFile ends a file that lies in b, and returns the path of one on the disk.
+func closeTestFile(t testing.TB, w *parquetWriter, b *bytes.Buffer) string {
+	t.Helper()
 	if err := w.close(); err != nil {
 		t.Fatal(err)
 	}
-	path = filepath.Join(t.TempDir(), "x.parquet")
+	path := filepath.Join(t.TempDir(), "x.parquet")
 	if err := os.WriteFile(path, b.Bytes(), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	return path, wrote
+	return path
 }
 
 func openParquet(path string) (*parquetFile, error) {

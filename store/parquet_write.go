@@ -104,7 +104,7 @@ type chunkState struct {
 	places format.OffsetIndex
 	row    int64
 	filter []byte
-	raw    bool // its first page was not much smaller for being packed
+	raw    int // how many pages are still not tried to be packed
 }
 
 // newParquetWriter begins a file. Nothing else is written to w meanwhile.
@@ -194,14 +194,18 @@ func (p *parquetWriter) writePage(head *pageHeader) {
 	// faster if they are not. Only pages of data can say so.
 	body := p.page
 	data := head.kind == int64(format.DataPageV2)
-	if !data || len(p.page) >= minPackedPage && !p.chunk.raw {
+	switch {
+	case data && len(p.page) < minPackedPage:
+	case p.chunk.raw > 0:
+		p.chunk.raw--
+	default:
 		if p.packed, p.err = p.codec.Encode(p.packed[:0], p.page); p.err != nil {
 			return
 		}
 		if !data || len(p.packed) < len(p.page)/3 {
 			body = p.packed
 		} else {
-			p.chunk.raw = true // and so will be the others
+			p.chunk.raw = rawPages // it will be the same with these
 		}
 	}
 	if data {
@@ -227,6 +231,10 @@ func (p *parquetWriter) writePage(head *pageHeader) {
 
 // minPackedPage is the least that is worth packing.
 const minPackedPage = 256
+
+// rawPages is after how many pages another one is tried, where one was not much smaller
+// for being packed.
+const rawPages = 16
 
 // writeDictionary writes the dictionary page: p.page holds it, of n values.
 func (p *parquetWriter) writeDictionary(n int) {
