@@ -24,6 +24,18 @@ type reading struct {
 	damage  error          // of it, or of an ancestor
 }
 
+// A frameDamage is damage of a frame that whoever meets it need not know.
+type frameDamage struct {
+	frame *frame
+	err   error
+}
+
+// Error implements error.
+func (d *frameDamage) Error() string { return d.err.Error() }
+
+// Unwrap returns what is damaged.
+func (d *frameDamage) Unwrap() error { return d.err }
+
 // maxKnown bounds the snapshots that a reader keeps.
 const maxKnown = 1 << 14
 
@@ -33,8 +45,8 @@ func newLineage(g *segment) *lineage {
 	return l
 }
 
-// process returns the snapshot of a number; nil for 0, and where it was lost. What
-// is damaged is so the next time, too.
+// process returns the snapshot of a number; nil for 0, and where it was lost. Where the
+// disk has damaged its frame, the error is a *[frameDamage], the next time too.
 func (l *lineage) process(ctx context.Context, number int64) (*event.Process, error) {
 	if number == 0 {
 		return nil, nil
@@ -89,7 +101,10 @@ func (l *lineage) batch(ctx context.Context, i int) (*Batch, error) {
 		return nil, err
 	}
 	b, err := l.g.read(&l.frames[i], nil)
-	if err != nil && !isDamage(err) {
+	switch {
+	case isDamage(err):
+		err = &frameDamage{&l.frames[i], err}
+	case err != nil:
 		return nil, err
 	}
 	l.lastAt, l.last, l.bad = i, b, err

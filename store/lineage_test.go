@@ -244,6 +244,47 @@ func TestLineageDamaged(t *testing.T) {
 	}
 }
 
+// TestDamagedFrameOfProcess: what is counted is what the disk has damaged, not what has
+// led there.
+func TestDamagedFrameOfProcess(t *testing.T) {
+	at := time.Unix(1e9, 0)
+	p := &event.Process{Key: event.Key{PID: 1, Start: 1}, PID: 1, Name: "x", Cmdline: strings.Repeat("xy ", 30)}
+	for name, ask := range map[string]func(s *Store){
+		"processes": func(s *Store) {
+			for _, err := range s.Processes(t.Context(), at) {
+				if err != nil {
+					t.Error(err)
+				}
+			}
+		},
+		"events": func(s *Store) {
+			if n := len(all(t, s, Query{})); n != 1 {
+				t.Errorf("%d events", n)
+			}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			living := slices.Values([]*event.Process{p})
+			s := openAt(t, Config{Dir: t.TempDir(), Now: func() time.Time { return at }, Living: func() iter.Seq[*event.Process] { return living }})
+			defer s.Close() //nolint:errcheck // checked by others
+			s.Append(connection(1, p, at, 1))
+			s.flush(false)
+			if err := s.writeOut(); err != nil {
+				t.Fatal(err)
+			}
+			g := s.active()
+			f := newLineage(g).frames[0]
+			if _, err := g.file.WriteAt([]byte{0xff, 0xff, 0xff}, f.off+5); err != nil {
+				t.Fatal(err)
+			}
+			ask(s)
+			if torn := s.Status().Torn; torn.DamagedFrames != 1 || torn.DamagedBytes != int64(f.size) {
+				t.Errorf("%+v, want %d bytes", torn, f.size)
+			}
+		})
+	}
+}
+
 type countedReads struct {
 	file
 	n int

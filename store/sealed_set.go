@@ -356,8 +356,12 @@ func (s *Store) damagedPart(f *sealed, err error) {
 	s.log.Warn("history: a part of a sealed file cannot be read, and is passed over", "dir", s.cfg.Dir, "name", f.Name, "err", err)
 }
 
-// damagedFrame says once for each log that the disk has lost something of it.
+// damagedFrame says once for each log that the disk has lost something of it: a frame,
+// or the one that a *[frameDamage] names.
 func (s *Store) damagedFrame(g *segment, f *frame, err error) {
+	if d, ok := errors.AsType[*frameDamage](err); ok {
+		f = d.frame
+	}
 	g.mu.Lock()
 	known := g.damaged
 	g.damaged = true
