@@ -327,20 +327,35 @@ var pageUnpackers = sync.Pool{New: func() any {
 // unpackMargin is how much more room than they need makes decoders copy faster.
 const unpackMargin = 16
 
+// unsaidSize bounds what is in a packed page that does not say how much it is.
+const unsaidSize = 256
+
+// unpack returns what is packed in a page, as much as its head says. It is valid until
+// the next call. Heads have no checksum, and what is packed has: no memory is taken
+// before they agree.
 func (c *chunk) unpack(b []byte, size int) ([]byte, error) {
 	if size == 0 {
 		return nil, nil
 	}
-	d := pageUnpackers.Get().(*zstd.Decoder)
-	defer pageUnpackers.Put(d)
-	var err error
-	if c.plain, err = d.DecodeAll(b, slices.Grow(c.plain[:0], size+unpackMargin)); err != nil {
+	var head zstd.Header
+	if err := head.Decode(b); err != nil {
 		return nil, corrupt("%v", err)
 	}
-	if len(c.plain) != size {
-		return nil, corrupt("a page of %d bytes should have %d", len(c.plain), size)
+	if head.HasFCS && head.FrameContentSize != uint64(size) || !head.HasFCS && size >= unsaidSize {
+		return nil, corrupt("a page that is packed should have %d bytes, and does not say so", size)
 	}
-	return c.plain, nil
+	d := pageUnpackers.Get().(*zstd.Decoder)
+	defer pageUnpackers.Put(d)
+	plain, err := d.DecodeAll(b, slices.Grow(c.plain[:0], size+unpackMargin))
+	c.plain = nil
+	if err != nil {
+		return nil, corrupt("%v", err)
+	}
+	if len(plain) != size {
+		return nil, corrupt("a page of %d bytes should have %d", len(plain), size)
+	}
+	c.plain = plain
+	return plain, nil
 }
 
 func (c *chunk) readDictionary(head *pageHeader, body []byte) error {

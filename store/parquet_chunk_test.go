@@ -281,6 +281,21 @@ func TestPagesTooLarge(t *testing.T) {
 	if n := cap(c.plain); n > 4096 {
 		t.Errorf("%d bytes of memory for a page of 1,000", n)
 	}
+	small := e.EncodeAll(zeros[:255], nil)
+	for name, b := range map[string][]byte{"a small frame": small, "a frame": e.EncodeAll(zeros[:5000], nil), "no frame": {1, 2, 3}, "nothing": nil} {
+		if _, err := c.unpack(b, maxPage); !isDamage(err) {
+			t.Errorf("%s is a page of %d bytes: %v", name, maxPage, err)
+		}
+		if n := cap(c.plain); n > 4096 {
+			t.Errorf("%s: %d bytes of memory are kept", name, n)
+		}
+	}
+	if b, err := c.unpack(small, 255); err != nil || len(b) != 255 {
+		t.Errorf("%d bytes of 255: %v", len(b), err)
+	}
+	if _, err := c.unpack(bomb[:len(bomb)/2], len(zeros)); !isDamage(err) || cap(c.plain) > 4096 {
+		t.Errorf("half a page has %d bytes of memory: %v", cap(c.plain), err)
+	}
 	if b, err := c.unpack(bomb, len(zeros)); err != nil || len(b) != len(zeros) {
 		t.Errorf("%d bytes of %d: %v", len(b), len(zeros), err)
 	}
