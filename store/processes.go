@@ -41,15 +41,24 @@ func (s *Store) Processes(ctx context.Context, at time.Time) iter.Seq2[*event.Pr
 
 // A NoTableError says that nothing in the history tells which processes lived at a time.
 type NoTableError struct {
-	First time.Time // of the oldest table; zero: there is none
+	First time.Time // of the oldest table that can be read; zero: there is none
+	// Unread says that what is older, and has one or may have, cannot be read: mostly
+	// because it is damaged.
+	Unread bool
 }
 
 // Error implements error.
 func (e *NoTableError) Error() string {
-	if e.First.IsZero() {
+	first := e.First.Format(time.RFC3339Nano)
+	switch {
+	case e.First.IsZero() && e.Unread:
+		return "no list of the processes that lived can be read of what is kept"
+	case e.First.IsZero():
 		return "no list of the processes that lived is kept"
+	case e.Unread:
+		return "the oldest list of the processes that lived that can be read is of " + first + "; what is older cannot be read"
 	}
-	return "the oldest list of the processes that lived is of " + e.First.Format(time.RFC3339Nano)
+	return "the oldest list of the processes that lived is of " + first
 }
 
 // tableLag is how long before a table events are looked for that it may not have
@@ -88,7 +97,7 @@ func (s *Store) tableBefore(ctx context.Context, at time.Time) (*lifeTable, erro
 	s.opening.RLock()
 	defer s.opening.RUnlock()
 	var part *lifeTable
-	var first time.Time
+	none := &NoTableError{}
 	for t, err := range s.lifeTables(q) {
 		if err != nil {
 			return nil, err
@@ -99,17 +108,18 @@ func (s *Store) tableBefore(ctx context.Context, at time.Time) (*lifeTable, erro
 			return nil, err
 		case err != nil:
 			t.damaged(err)
+			none.Unread = true
 			if part == nil && t.living != nil {
 				part = t
 			}
 		case t.living != nil:
 			return t, nil
 		default:
-			first = t.began
+			none = &NoTableError{First: t.began}
 		}
 	}
 	if part == nil {
-		return nil, &NoTableError{first}
+		return nil, none
 	}
 	return part, nil
 }
@@ -118,6 +128,7 @@ func (s *Store) tableBefore(ctx context.Context, at time.Time) (*lifeTable, erro
 // later.
 type lifeTable struct {
 	payload []byte
+	unread  error                                            // why there is no payload
 	load    func(ctx context.Context, numbers []int64) error // makes snapshots known, all at once
 	process func(ctx context.Context, number int64) (*event.Process, error)
 	damaged func(err error) // says so, once
@@ -130,6 +141,9 @@ type lifeTable struct {
 // read reads the table, unless it is later than at. Where the error is damage, what can
 // be read is there.
 func (t *lifeTable) read(ctx context.Context, at time.Time) error {
+	if t.unread != nil {
+		return t.unread
+	}
 	ns, numbers, err := readTable(t.payload)
 	if err != nil {
 		return err
@@ -168,16 +182,12 @@ func (s *Store) lifeTables(q *query) iter.Seq2[*lifeTable, error] {
 			for i := range slices.Backward(tables) {
 				f := &tables[i]
 				payload, err := g.payload(f)
-				if isDamage(err) {
-					s.damagedFrame(g, f, err)
-					continue
-				}
 				t := &lifeTable{
-					payload: payload, process: newLineage(g).process,
+					payload: payload, unread: err, process: newLineage(g).process,
 					load:    func(context.Context, []int64) error { return nil },
 					damaged: func(err error) { s.damagedFrame(g, f, err) },
 				}
-				if !yield(t, err) || err != nil {
+				if !yield(t, nil) {
 					return
 				}
 			}
@@ -202,17 +212,21 @@ func (s *Store) sealedTables(q *query, f *sealed, yield func(*lifeTable, error) 
 		yield(nil, err)
 		return false
 	}
-	if file == nil || file.keys[keyLiving] == "" {
+	damaged := func(err error) { s.damagedPart(f, err) }
+	if file == nil {
+		unread := f.unread()
+		return unread == nil || yield(&lifeTable{unread: corrupt("%v", unread), damaged: damaged}, nil)
+	}
+	if file.keys[keyLiving] == "" {
 		return true
 	}
 	for _, text := range slices.Backward(strings.Split(file.keys[keyLiving], ",")) {
 		payload, err := base64.StdEncoding.DecodeString(text)
 		if err != nil {
-			s.unreadable(f, err)
-			return true
+			err = corrupt("a list of processes: %v", err)
 		}
 		l := newSealedLineage(file)
-		if !yield(&lifeTable{payload: payload, process: l.process, load: l.load, damaged: func(err error) { s.damagedPart(f, err) }}, nil) {
+		if !yield(&lifeTable{payload: payload, unread: err, process: l.process, load: l.load, damaged: damaged}, nil) {
 			return false
 		}
 	}

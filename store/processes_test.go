@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -91,6 +92,113 @@ func TestProcesses(t *testing.T) {
 	all()
 	if n := s.Status().Unreadable; n != 1 {
 		t.Errorf("%d files are said to be damaged", n)
+	}
+}
+
+// TestNoTable: who asks for what was before all lists is told of which the oldest is,
+// and that there are older ones that cannot be read.
+func TestNoTable(t *testing.T) {
+	const tables = 3
+	start := time.Unix(1_700_000_000, 0)
+	// made returns a history with lists of each second, each in a segment of its own if sealed.
+	made := func(t *testing.T, dir string, sealed bool) *Store {
+		t.Helper()
+		now := start
+		p := &event.Process{Key: event.Key{PID: 1, Start: 1}, PID: 1, Name: "x"}
+		living := slices.Values([]*event.Process{p})
+		s := openAt(t, Config{Dir: dir, Now: func() time.Time { return now }, Living: func() iter.Seq[*event.Process] { return living }})
+		for i := range tables {
+			s.Append(connection(uint64(i+1), p, now, 1))
+			now = now.Add(time.Second)
+			switch {
+			case sealed:
+				if err := s.Seal(t.Context()); err != nil {
+					t.Fatal(err)
+				}
+			case i < tables-1:
+				s.RememberLiving()
+			}
+		}
+		return s
+	}
+	logged := func(t *testing.T, damaged []int) *Store {
+		t.Helper()
+		s := made(t, t.TempDir(), false)
+		if err := s.writeOut(); err != nil {
+			t.Fatal(err)
+		}
+		g := s.active()
+		frames := g.list(func(f *frame) bool { return f.typ == frameTable })
+		if len(frames) != tables {
+			t.Fatalf("%d lists", len(frames))
+		}
+		for _, i := range damaged {
+			if _, err := g.file.WriteAt([]byte{0xff, 0xff, 0xff}, frames[i].off+2); err != nil {
+				t.Fatal(err)
+			}
+		}
+		return s
+	}
+	sealed := func(t *testing.T, damaged []int) *Store {
+		t.Helper()
+		dir := t.TempDir()
+		s := made(t, dir, true)
+		var names []string
+		for _, f := range s.Segments() {
+			if f.Kind == event.KindProcess {
+				names = append(names, f.Name)
+			}
+		}
+		slices.Sort(names)
+		if err := s.Close(); err != nil || len(names) != tables {
+			t.Fatalf("%v are sealed: %v", names, err)
+		}
+		if err := os.RemoveAll(filepath.Join(dir, "active")); err != nil { // a list of its own
+			t.Fatal(err)
+		}
+		for _, i := range damaged {
+			path := filepath.Join(dir, names[i])
+			b, err := os.ReadFile(path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			b[len(b)-20] ^= 1 // in the footer
+			if err := os.WriteFile(path, b, 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		return openAt(t, Config{Dir: dir})
+	}
+	for _, test := range []struct {
+		damaged []int
+		first   int // -1: none
+		unread  bool
+		says    string
+	}{
+		{nil, 0, false, "the oldest list of the processes that lived is of "},
+		{[]int{2}, 0, false, "the oldest list of the processes that lived is of "},
+		{[]int{0}, 1, true, "; what is older cannot be read"},
+		{[]int{0, 2}, 1, true, "; what is older cannot be read"},
+		{[]int{0, 1, 2}, -1, true, "no list of the processes that lived can be read"},
+	} {
+		for name, with := range map[string]func(*testing.T, []int) *Store{"log": logged, "sealed": sealed} {
+			t.Run(fmt.Sprint(name, test.damaged), func(t *testing.T) {
+				s := with(t, test.damaged)
+				defer s.Close() //nolint:errcheck // checked by others
+				var first time.Time
+				if test.first >= 0 {
+					first = start.Add(time.Duration(test.first) * time.Second)
+				}
+				for range 2 {
+					for _, err := range s.Processes(t.Context(), start.Add(-1)) {
+						none, ok := errors.AsType[*NoTableError](err)
+						if !ok || !none.First.Equal(first) || none.Unread != test.unread || !strings.Contains(none.Error(), test.says) {
+							t.Errorf("%#v: %v", err, err)
+						}
+					}
+				}
+			})
+		}
 	}
 }
 

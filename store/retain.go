@@ -156,10 +156,7 @@ func (s *Store) held(g group) []*sealed {
 		return nil
 	}
 	return slices.DeleteFunc(slices.Clone(g.files), func(f *sealed) bool {
-		f.mu.Lock()
-		bad := f.bad != nil
-		f.mu.Unlock()
-		return bad || !s.cfg.Held(f.Name)
+		return f.unread() != nil || !s.cfg.Held(f.Name)
 	})
 }
 

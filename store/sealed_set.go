@@ -131,13 +131,17 @@ func (s *Store) readFile(f *sealed, opened *os.File) (*sealedFile, error) {
 	return file, err
 }
 
+// unread returns why the file cannot be read; nil where that is not known.
+func (f *sealed) unread() error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.bad
+}
+
 // open opens the file, unless it cannot be read.
 func (f *sealed) open(dir string) (*os.File, error) {
-	f.mu.Lock()
-	bad := f.bad
-	f.mu.Unlock()
-	if bad != nil {
-		return nil, bad
+	if err := f.unread(); err != nil {
+		return nil, err
 	}
 	return os.Open(filepath.Join(dir, filepath.FromSlash(f.Name)))
 }
