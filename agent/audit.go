@@ -97,6 +97,7 @@ type auditWays struct {
 	webhook *audit.Webhook // nil for none
 	l       net.Listener   // the webhook's
 	log     *audit.Log     // nil for none
+	used    chan struct{}  // closed by put
 }
 
 // openAudit listens, and returns what takes in audit events.
@@ -112,7 +113,7 @@ func openAudit(ctx context.Context, cfg Config, spine *pipeline.Pipeline, log *s
 
 // prepare opens the ways of a configuration, and changes none of those there are.
 func (a *auditLog) prepare(ctx context.Context, c *AuditConfig) (_ *auditWays, err error) {
-	w := &auditWays{cfg: *c}
+	w := &auditWays{cfg: *c, used: make(chan struct{})}
 	if c.Log != "" {
 		path, err := filepath.Abs(c.Log)
 		if err != nil {
@@ -162,15 +163,22 @@ func (a *auditLog) put(w *auditWays) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.ways = w
+	close(w.used)
 }
 
-// use has run go on by other ways. The error is that of ctx.
+// use has run go on by other ways, and returns when it does: what is prepared then has
+// these beside it. The error is that of ctx.
 func (a *auditLog) use(ctx context.Context, w *auditWays) error {
 	select {
 	case a.next <- w:
-		return nil
 	case <-ctx.Done():
 		w.close()
+		return ctx.Err()
+	}
+	select {
+	case <-w.used:
+		return nil
+	case <-ctx.Done(): // run closes them
 		return ctx.Err()
 	}
 }
