@@ -111,7 +111,8 @@ func openAudit(ctx context.Context, cfg Config, spine *pipeline.Pipeline, log *s
 	return a, nil
 }
 
-// prepare opens the ways of a configuration, and changes none of those there are.
+// prepare opens the ways of a configuration, and changes none of those there are. An
+// *[ownAddressError] says that they have to wait for the next start.
 func (a *auditLog) prepare(ctx context.Context, c *AuditConfig) (_ *auditWays, err error) {
 	w := &auditWays{cfg: *c, used: make(chan struct{})}
 	if c.Log != "" {
@@ -144,10 +145,38 @@ func (w *auditWays) listen(ctx context.Context, c *AuditConfig) (net.Listener, e
 		defer f.Close()
 		return net.FileListener(f)
 	}
+	listen := api.ListenTCP
 	if c.Webhook.Cert == "" {
-		return api.ListenLoopback(ctx, c.Listen, auditListenKey)
+		listen = api.ListenLoopback
 	}
-	return api.ListenTCP(ctx, c.Listen, auditListenKey)
+	l, err := listen(ctx, c.Listen, auditListenKey)
+	if errors.Is(err, api.ErrInUse) && w.has(c.Listen) {
+		return nil, &ownAddressError{c.Listen, w.address()}
+	}
+	return l, err
+}
+
+// has reports whether nobody can listen at an address because these ways do: at the
+// same port, of all addresses or of the same one by another name.
+func (w *auditWays) has(addr string) bool {
+	if w.l == nil {
+		return false
+	}
+	own, ok := w.l.Addr().(*net.TCPAddr)
+	asked, err := net.ResolveTCPAddr("tcp", addr)
+	if !ok || err != nil || asked.Port != own.Port {
+		return false
+	}
+	return asked.IP == nil || asked.IP.IsUnspecified() || own.IP.IsUnspecified() || asked.IP.Equal(own.IP)
+}
+
+// An ownAddressError says that only another agent can listen at an address, because
+// this one has its port.
+type ownAddressError struct{ asked, own string }
+
+// Error implements error.
+func (e *ownAddressError) Error() string {
+	return fmt.Sprintf("listen on %s: this agent has the port itself, at %s, until it ends", e.asked, e.own)
 }
 
 // now returns the ways that there are.

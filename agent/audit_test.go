@@ -2,13 +2,17 @@ package agent
 
 import (
 	"context"
+	"io"
 	"log/slog"
+	"net"
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
+	"warren/audit"
 	"warren/internal/testkit"
 	"warren/pipeline"
 )
@@ -104,9 +108,24 @@ func TestAuditWays(t *testing.T) {
 	want("the former address", first, "two", 0)
 
 	// What cannot be is said, and changes nothing.
-	c.Listen = second
-	if _, err := a.prepare(ctx, &c); err == nil || !strings.Contains(err.Error(), "in use") {
-		t.Errorf("an address that is in use: %v", err)
+	other, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer other.Close()
+	_, port, err := net.SplitHostPort(second)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for addr, why := range map[string]string{
+		other.Addr().String(): "the address is in use: give another with " + auditListenKey,
+		second:                "this agent has the port itself, at " + second,
+		":" + port:            "this agent has the port itself, at " + second,
+		"0.0.0.0:" + port:     "this agent has the port itself, at " + second,
+	} {
+		if _, err := a.now().listen(ctx, &AuditConfig{Listen: addr, Webhook: audit.WebhookConfig{Cert: "any"}}); err == nil || !strings.Contains(err.Error(), why) {
+			t.Errorf("%s: %v, want %s", addr, err, why)
+		}
 	}
 	want("as before", second, "two", http.StatusOK)
 
@@ -119,4 +138,63 @@ func TestAuditWays(t *testing.T) {
 	log1 := file("audit.log", "")
 	use(AuditConfig{Log: log1})
 	testkit.Wait(t, "the log", func() bool { st := a.status(); return st != nil && st.LogFile == log1 })
+}
+
+// TestAuditOwnPort takes over all but what can only be with the next start: another
+// address of the port that the agent has itself.
+func TestAuditOwnPort(t *testing.T) {
+	log, dir := &testkit.Log{}, t.TempDir()
+	file := filepath.Join(dir, "config.yaml")
+	write := func(text string) {
+		t.Helper()
+		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	first := "kubernetes-audit: {webhook: {listen: '127.0.0.1:0'}}\n"
+	write(first)
+	cfg, err := Load(Options{Config: file, State: dir})
+	if err != nil {
+		t.Fatal(err)
+	}
+	logger := slog.New(slog.NewTextHandler(log, nil))
+	spine := pipeline.New(pipeline.Config{}, nil, nil, nil, logger)
+	reacts, err := openReactions(cfg, nil, spine, logger)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer reacts.close()
+	a, err := openAudit(t.Context(), cfg, spine, logger)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer a.close()
+	channels, err := openAlerts(cfg, spine, io.Discard, logger)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := newChanges(cfg, users{nil, channels, reacts, a}, logger)
+
+	_, port, err := net.SplitHostPort(a.now().address())
+	if err != nil {
+		t.Fatal(err)
+	}
+	write("kubernetes-audit: {webhook: {listen: 'localhost:" + port + "'}}\nreactions: {enabled: true}\n")
+	for range 2 {
+		c.look(t.Context())
+	}
+	if st := c.state(); st == nil || st.Refused != "" || !slices.Equal(st.Restart, []string{"kubernetes-audit.webhook.listen"}) {
+		t.Errorf("state %+v", st)
+	}
+	if !reacts.Status().Enabled || a.now().cfg.Listen != cfg.Audit.Listen {
+		t.Errorf("reactions %+v, listens at %s", reacts.Status(), a.now().cfg.Listen)
+	}
+	if n := strings.Count(log.String(), "this agent has the port itself"); n != 1 {
+		t.Errorf("said %d times", n)
+	}
+	write(first)
+	c.look(t.Context())
+	if st := c.state(); st != nil {
+		t.Errorf("back as it was: %+v", st)
+	}
 }

@@ -3,6 +3,7 @@ package agent
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"os"
@@ -47,6 +48,7 @@ type changes struct {
 	files []rule.File // that it names
 	ready *readyRules // of these, which are not at work; nil where they were not loaded
 	cfg   Config      // in use, as far as it is reloaded
+	heard []byte      // the file whose kubernetes-audit is
 
 	mu        sync.Mutex
 	rules     RulesConfig
@@ -56,7 +58,7 @@ type changes struct {
 }
 
 func newChanges(cfg Config, of users, log *slog.Logger) *changes {
-	return &changes{users: of, given: cfg.given, log: log, begun: cfg.text, text: cfg.text, rules: cfg.Rules, cfg: cfg}
+	return &changes{users: of, given: cfg.given, log: log, begun: cfg.text, text: cfg.text, rules: cfg.Rules, cfg: cfg, heard: cfg.text}
 }
 
 // run looks at the file until ctx ends.
@@ -132,9 +134,11 @@ type step struct {
 	alerts *AlertsConfig
 	reacts *reaction.Terms
 	audit  *auditWays
+	waits  error // why what has changed of audit waits for the next start
 }
 
-// prepare makes what a configuration says ready, and changes nothing.
+// prepare makes what a configuration says ready, and changes nothing but what of the
+// configuration has to wait for the next start: that is as it was.
 func (c *changes) prepare(ctx context.Context, cfg *Config) (_ *step, err error) {
 	s := &step{}
 	if !reflect.DeepEqual(cfg.Rules, c.cfg.Rules) {
@@ -151,7 +155,10 @@ func (c *changes) prepare(ctx context.Context, cfg *Config) (_ *step, err error)
 		}
 	}
 	if !reflect.DeepEqual(cfg.Audit, c.cfg.Audit) {
-		if s.audit, err = c.audit.prepare(ctx, &cfg.Audit); err != nil {
+		s.audit, err = c.audit.prepare(ctx, &cfg.Audit)
+		if own := (*ownAddressError)(nil); errors.As(err, &own) {
+			s.waits, cfg.Audit = err, c.cfg.Audit
+		} else if err != nil {
 			return nil, err
 		}
 	}
@@ -182,6 +189,11 @@ func (c *changes) use(ctx context.Context, cfg Config) error {
 		}
 		c.log.Info("from where audit events come has changed", "listen", cfg.Audit.Listen, "log", cfg.Audit.Log)
 	}
+	if s.waits != nil {
+		c.log.Warn("kubernetes-audit in the configuration stays as it was until the next start", "err", s.waits)
+	} else {
+		c.heard = c.text
+	}
 	if s.rules != nil || s.audit != nil {
 		unheard(c.engine, &cfg.Audit, c.log)
 	}
@@ -211,12 +223,19 @@ func (c *changes) useRules(ctx context.Context, s *step, cfg reaction.Config) er
 	return c.engine.Use(ctx, s.rules.change)
 }
 
+// changedKeys returns the keys of some sections that two files do not have in common.
+func changedKeys(before, after []byte, in func(section string) bool) []string {
+	return slices.DeleteFunc(settings.Changed(before, after), func(key string) bool {
+		section, _, _ := strings.Cut(key, ".")
+		return !in(section)
+	})
+}
+
 // accept notes that a file is in use, and what of it is not.
 func (c *changes) accept(text []byte) {
-	keys := slices.DeleteFunc(settings.Changed(c.begun, text), func(key string) bool {
-		section, _, _ := strings.Cut(key, ".")
-		return slices.Contains(reloaded, section)
-	})
+	keys := changedKeys(c.begun, text, func(section string) bool { return !slices.Contains(reloaded, section) })
+	keys = append(keys, changedKeys(c.heard, text, func(section string) bool { return section == "kubernetes-audit" })...)
+	slices.Sort(keys)
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if len(keys) > 0 && !slices.Equal(keys, c.waiting) {

@@ -150,15 +150,18 @@ func ListenLoopback(ctx context.Context, addr, flag string) (net.Listener, error
 	return l, nil
 }
 
+// ErrInUse says that somebody listens at an address already.
+var ErrInUse = errors.New("the address is in use")
+
 // ListenTCP listens on any address, which flag has set: whoever reaches it gets
-// what answers there.
+// what answers there. Where somebody else does, the error is [ErrInUse].
 func ListenTCP(ctx context.Context, addr, flag string) (net.Listener, error) {
 	// sockets of MPTCP, Go's default, are of no use on loopback and between nodes.
 	var lc net.ListenConfig
 	lc.SetMultipathTCP(false)
 	l, err := lc.Listen(ctx, "tcp", addr)
 	if errors.Is(err, unix.EADDRINUSE) {
-		return nil, fmt.Errorf("listen on %s: the address is in use: give another with %s, or %s off", addr, flag, flag)
+		return nil, fmt.Errorf("listen on %s: %w: give another with %s, or %s off", addr, ErrInUse, flag, flag)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("listen on %s: %w", addr, err)
