@@ -127,6 +127,23 @@ func (c *changes) load(cfg RulesConfig) (*readyRules, error) {
 	return c.ready, c.ready.err
 }
 
+// changedRules returns the rules where their files have changed, which else would be
+// seen a second earlier or later than what the rules may have done; nil where they
+// have not, or cannot be used, which the engine says.
+func (c *changes) changedRules(cfg RulesConfig) *readyRules {
+	if len(c.files) == 0 {
+		return nil
+	}
+	if now, _ := c.engine.Files(); alert.SameFiles(now, c.files) {
+		return nil
+	}
+	r, err := c.load(cfg)
+	if err != nil {
+		return nil
+	}
+	return r
+}
+
 // A step is all that has changed of a configuration, ready to be used; nil is what
 // has not.
 type step struct {
@@ -152,6 +169,9 @@ func (c *changes) prepare(ctx context.Context, cfg *Config) (_ *step, err error)
 	if !reflect.DeepEqual(cfg.Reactions, c.cfg.Reactions) || cfg.Alerts.Falco != c.cfg.Alerts.Falco {
 		if s.reacts, err = c.reacts.Prepare(cfg.Reactions, cfg.Alerts.Falco); err != nil {
 			return nil, fmt.Errorf("reactions: %w", err)
+		}
+		if s.rules == nil {
+			s.rules = c.changedRules(cfg.Rules)
 		}
 	}
 	if !reflect.DeepEqual(cfg.Audit, c.cfg.Audit) {

@@ -277,6 +277,29 @@ func TestReloadTogether(t *testing.T) {
 	})
 }
 
+// TestReloadFiles takes over a rule file that has changed along with what rules may
+// have done in the same moment, unless it is wrong.
+func TestReloadFiles(t *testing.T) {
+	reload(t, someConfig, func(c *changing) {
+		former := c.reacts.Now()
+		c.write("rules.yaml", "[{rule: r}]")
+		c.write("config.yaml", someConfig+"reactions: {enabled: true, dry-run: true}\n")
+		c.look(c.Context())
+		if why := c.why(); why != "" || c.reacts.Now() != former || !c.reacts.Status().DryRun {
+			c.Errorf("a rule file is wrong: refused for %q", why)
+		}
+		c.write("rules.yaml", canary("other"))
+		c.write("config.yaml", someConfig+"reactions: {enabled: true}\n")
+		c.look(c.Context())
+		if why := c.why(); why != "" || c.reacts.Now() == former {
+			c.Errorf("a rule file has changed: refused for %q", why)
+		}
+		if files, _ := c.engine.Files(); len(files) != 1 || string(files[0].Text) != canary("other") {
+			c.Errorf("at work are %q", files)
+		}
+	})
+}
+
 // TestReloadUnheard warns of rules whose events come from nowhere: those that are
 // taken over, not those there were.
 func TestReloadUnheard(t *testing.T) {
