@@ -6,11 +6,13 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/http/httptrace"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"warren/audit"
 	"warren/internal/testkit"
@@ -138,6 +140,63 @@ func TestAuditWays(t *testing.T) {
 	log1 := file("audit.log", "")
 	use(AuditConfig{Log: log1})
 	testkit.Wait(t, "the log", func() bool { st := a.status(); return st != nil && st.LogFile == log1 })
+}
+
+// TestAuditWaysWait takes a request that is being read when it comes by other ways.
+func TestAuditWaysWait(t *testing.T) {
+	log := slog.New(slog.DiscardHandler)
+	cfg := Config{State: t.TempDir(), Audit: AuditConfig{Listen: "127.0.0.1:0"}}
+	spine := pipeline.New(pipeline.Config{}, nil, nil, nil, log)
+	a, err := openAudit(t.Context(), cfg, spine, log)
+	if err != nil {
+		t.Fatal(err)
+	}
+	next, ended := make(chan *auditWays), make(chan error, 1)
+	first := a.now()
+	go func() {
+		w, err := first.run(t.Context(), next)
+		w.close()
+		ended <- err
+	}()
+	read, answered := make(chan struct{}), make(chan int, 1)
+	body, rest := io.Pipe()
+	go func() {
+		defer close(answered)
+		ctx := httptrace.WithClientTrace(t.Context(), &httptrace.ClientTrace{Got100Continue: func() { close(read) }})
+		req, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://"+first.address()+"/k8s-audit", body)
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		req.Header.Set("Content-Type", "application/json")
+		req.Header.Set("Expect", "100-continue")
+		answer, err := (&http.Client{Transport: &http.Transport{ExpectContinueTimeout: time.Minute}}).Do(req)
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		answer.Body.Close()
+		answered <- answer.StatusCode
+	}()
+	<-read
+	next <- &auditWays{}
+	testkit.Wait(t, "the end of listening", func() bool {
+		f, err := first.l.(*net.TCPListener).File()
+		if err == nil {
+			f.Close()
+		}
+		return err != nil
+	})
+	if _, err := io.WriteString(rest, `{"kind":"EventList","apiVersion":"audit.k8s.io/v1","items":[{}]}`); err != nil {
+		t.Error(err)
+	}
+	rest.Close()
+	if code, n := <-answered, a.in.Stats().Refused; code != http.StatusOK || n != 0 {
+		t.Errorf("answered %d, %d refused", code, n)
+	}
+	if err := <-ended; err != nil {
+		t.Error(err)
+	}
 }
 
 // TestAuditOwnPort takes over all but what can only be with the next start: another
