@@ -111,6 +111,8 @@ func checkLists(t *testing.T, s *Store, f *sealed, args []string, processes int)
 	if err != nil {
 		t.Fatal(err)
 	}
+	checkShared(t, newGroupReader(file, 0, nil, nil), c, len(args))
+	checkKnown(t, file, processes, len(args))
 	with := 0
 	for n := range c.pages {
 		if most := int64(pageElements + len(args)); c.pages[n].values > most {
@@ -133,5 +135,53 @@ func checkLists(t *testing.T, s *Store, f *sealed, args []string, processes int)
 	}
 	if want := processes - processes/16; with != want {
 		t.Errorf("%d processes have arguments, want %d", with, want)
+	}
+}
+
+// checkShared holds that what reads all rows of a row group has the list of so many
+// elements once, and an empty one.
+func checkShared(t *testing.T, r *groupReader, c *chunk, long int) {
+	t.Helper()
+	var window vector
+	if err := c.window(1, c.rows, &window); err != nil {
+		t.Fatal(err)
+	}
+	if len(window.codes) != long || len(window.lists) != c.rows-1 {
+		t.Errorf("%d elements of %d rows are in memory, want %d of %d", len(window.codes), len(window.lists), long, c.rows-1)
+	}
+	var rows []int32
+	for i := range c.rows {
+		rows = append(rows, int32(i))
+	}
+	b, err := r.batch(rows, func(c *event.Column) bool { return c.Name == "proc.argv" })
+	if err != nil {
+		t.Fatal(err)
+	}
+	if v := b.Vector("proc.argv"); len(v.Lists) != 1 || len(v.Lists[0]) != long {
+		t.Errorf("%d lists are made of one", len(v.Lists))
+	}
+}
+
+// checkKnown holds that snapshots of processes that are asked for one by one are not all
+// kept.
+func checkKnown(t *testing.T, file *sealedFile, processes, long int) {
+	t.Helper()
+	l := newSealedLineage(file)
+	g, err := l.group(t.Context(), 0)
+	if err != nil || len(g.numbers) != processes {
+		t.Fatalf("a row group of %+v: %v", g, err)
+	}
+	for n, number := range g.numbers {
+		p, damage := l.process(t.Context(), number)
+		if p == nil || damage != nil {
+			t.Fatalf("snapshot %d is %v: %v", number, p, damage)
+		}
+		args := 0
+		for _, r := range l.known {
+			args += len(r.process.Args)
+		}
+		if args > maxKnownArgs+long {
+			t.Fatalf("%d arguments of %d processes are kept", args, n+1)
+		}
 	}
 }

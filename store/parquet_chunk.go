@@ -463,18 +463,22 @@ func (d *dictionary) narrow(codes []uint32) []string {
 	return list
 }
 
-// fill makes lists of the texts that codes are places of, one list behind the other.
-func (d *dictionary) fill(lists [][]string, codes []uint32) {
-	all := d.narrow(codes)
+// lists returns the texts of lists, whose codes are places in what it looks them up in
+// then.
+func (d *dictionary) lists(s *listSet) [][]string {
+	all := d.narrow(s.codes)
 	if all == nil {
 		all = d.texts()
 	}
-	for _, l := range lists {
-		for i := range l {
-			l[i] = all[codes[i]]
+	lists := make([][]string, len(s.offsets)-1)
+	for k := range lists {
+		codes := s.elements(k)
+		lists[k] = make([]string, len(codes))
+		for i, code := range codes {
+			lists[k][i] = all[code]
 		}
-		codes = codes[len(l):]
 	}
+	return lists
 }
 
 // maxRooms is how many rooms are kept for others.

@@ -331,8 +331,13 @@ func TestNarrow(t *testing.T) {
 	if list := d.narrow(make([]uint32, 13)); list != nil {
 		t.Errorf("13 of 100 texts are narrowed to %v", list)
 	}
-	lists := [][]string{make([]string, 2), make([]string, 1)}
-	d.fill(lists, []uint32{99, 0, 7})
+	set := newListSet()
+	for i, list := range [][]uint32{{99, 0}, {7}, {99, 0}} {
+		if k := set.add(list); int(k) != i%2 {
+			t.Errorf("list %d is list %d of those that are different", i, k)
+		}
+	}
+	lists := d.lists(set)
 	if got := fmt.Sprint(lists); got != "[[text 99 text 0] [text 7]]" {
 		t.Errorf("lists are %s", got)
 	}

@@ -1,9 +1,11 @@
 package store
 
 import (
+	"hash/maphash"
 	"net/netip"
 	"os"
 	"slices"
+	"unsafe"
 
 	"warren/event"
 	"warren/filter"
@@ -194,6 +196,9 @@ func (c *chunk) window(from, to int, v *vector) error {
 	if c.dict.size() > 0 {
 		v.dict = c.dict.texts()
 	}
+	if c.col.shape == shapeTexts {
+		return c.listWindow(from, to, v)
+	}
 	for at := from; at < to; {
 		n := c.pageAt(at)
 		p, err := c.page(n)
@@ -204,15 +209,6 @@ func (c *chunk) window(from, to int, v *vector) error {
 		whole := at == from && j-i == to-from
 		at += j - i
 		switch {
-		case p.offsets != nil && c.col.shape == shapeTexts:
-			base := uint32(len(v.codes))
-			for _, o := range p.offsets[i:j] {
-				v.offsets = append(v.offsets, base+o-p.offsets[i])
-			}
-			v.codes = append(v.codes, p.codes[p.offsets[i]:p.offsets[j]]...)
-			if at >= to {
-				v.offsets = append(v.offsets, uint32(len(v.codes)))
-			}
 		case c.col.shape == shapeText && whole:
 			v.codes = p.codes[i:j]
 		case c.col.shape == shapeText:
@@ -235,6 +231,48 @@ func (c *chunk) window(from, to int, v *vector) error {
 		}
 	}
 	return nil
+}
+
+// listWindow is window of lists, each of which is there once: all those of a row group
+// can be far more than are different.
+func (c *chunk) listWindow(from, to int, v *vector) error {
+	lists := newListSet()
+	for at := from; at < to; {
+		n := c.pageAt(at)
+		p, err := c.page(n)
+		if err != nil {
+			return err
+		}
+		first := c.pages[n].row
+		for ; at < min(to, first+p.rows); at++ {
+			v.lists = append(v.lists, lists.add(p.elements(at-first)))
+		}
+	}
+	v.codes, v.offsets = lists.codes, lists.offsets
+	return nil
+}
+
+// A listSet is lists of codes, each of which is there once.
+type listSet struct {
+	vector                   // codes and offsets
+	seen   map[uint64]uint32 // the last list of a hash
+}
+
+func newListSet() *listSet {
+	return &listSet{vector: vector{offsets: []uint32{0}}, seen: map[uint64]uint32{}}
+}
+
+// add returns the number of a list.
+func (s *listSet) add(codes []uint32) uint32 {
+	hash := maphash.Bytes(textSeed, unsafe.Slice((*byte)(unsafe.Pointer(unsafe.SliceData(codes))), 4*len(codes)))
+	k, ok := s.seen[hash]
+	if !ok || !slices.Equal(s.elements(int(k)), codes) {
+		k = uint32(len(s.offsets) - 1)
+		s.seen[hash] = k
+		s.codes = append(s.codes, codes...)
+		s.offsets = append(s.offsets, uint32(len(s.codes)))
+	}
+	return k
 }
 
 // lacks implements tables: by bounds and bloom filter, which it asks once.
@@ -428,9 +466,12 @@ func (r *groupReader) pick(c *chunk, col *event.Column, rows []int32) (*Vector, 
 	n := len(rows)
 	valid := make([]bool, n)
 	nulls := 0
-	var texts, elements []uint32 // elements are those of all lists, one list behind the other
+	var texts []uint32
+	var lists *listSet
 	switch c.col.shape {
-	case shapeTexts, shapeText:
+	case shapeTexts:
+		texts, lists = make([]uint32, n), newListSet()
+	case shapeText:
 		texts = make([]uint32, n)
 	default:
 		v.Ints = make([]int64, n)
@@ -465,11 +506,8 @@ func (r *groupReader) pick(c *chunk, col *event.Column, rows []int32) (*Vector, 
 				texts[k] = p.codes[i]
 				valid[k] = texts[k] != missing
 			case shapeTexts:
-				if from, to := p.offsets[i], p.offsets[i+1]; from < to {
-					valid[k] = true
-					texts[k] = uint32(len(v.Lists))
-					v.Lists = append(v.Lists, make([]string, to-from))
-					elements = append(elements, p.codes[from:to]...)
+				if list := p.elements(i); len(list) > 0 {
+					valid[k], texts[k] = true, lists.add(list)
 				}
 			default:
 				valid[k] = p.null == nil || !p.null[i]
@@ -506,12 +544,10 @@ func (r *groupReader) pick(c *chunk, col *event.Column, rows []int32) (*Vector, 
 			v.Addrs = r.addresses(c, texts)
 		}
 	case event.ListRep:
-		v.Codes = texts
-		c.dict.fill(v.Lists, elements)
+		v.Codes, v.Lists = texts, c.dict.lists(lists)
 	case event.MapRep:
 		v.Codes = texts
-		c.dict.fill(v.Lists, elements)
-		for _, l := range v.Lists {
+		for _, l := range c.dict.lists(lists) {
 			m := make(map[string]string, len(l))
 			for _, s := range l {
 				key, value := splitPair(s)
@@ -519,7 +555,6 @@ func (r *groupReader) pick(c *chunk, col *event.Column, rows []int32) (*Vector, 
 			}
 			v.Maps = append(v.Maps, m)
 		}
-		v.Lists = nil
 	case event.IntRep:
 		if texts == nil {
 			break

@@ -15,8 +15,13 @@ type sealedLineage struct {
 	f      *sealedFile
 	bounds []int64 // greatest number of each row group
 	known  map[int64]reading
+	args   int             // of the processes in known
 	groups []*lineageGroup // by row group; nil: not read yet
 }
+
+// maxKnownArgs bounds the arguments of snapshots that a reader keeps: maxKnown of them can
+// have thousands each.
+const maxKnownArgs = 512 << 10
 
 // A lineageGroup is a row group of processes: their numbers, in order, and those of
 // their parents, 0 for none.
@@ -67,8 +72,9 @@ func (l *sealedLineage) process(ctx context.Context, number int64) (*event.Proce
 // time, which takes each of its pages apart once. Damage is no error: process tells it
 // of those that it is of.
 func (l *sealedLineage) load(ctx context.Context, numbers []int64) error {
-	if len(l.known) >= maxKnown {
+	if len(l.known) >= maxKnown || l.args >= maxKnownArgs {
 		clear(l.known)
+		l.args = 0
 	}
 	want, err := l.unknown(ctx, numbers)
 	if err != nil {
@@ -146,7 +152,9 @@ func (l *sealedLineage) made(b *Batch, row int, number int64, damage error) read
 	if parent.damage != nil {
 		return parent
 	}
-	return reading{process: b.Process(row, parent.process)}
+	p := b.Process(row, parent.process)
+	l.args += len(p.Args)
+	return reading{process: p}
 }
 
 // eachRun calls fn with the runs of places that have the same key.
