@@ -337,7 +337,7 @@ func TestProgram(t *testing.T) {
 	}
 	// What a program leaves behind does not make it fail.
 	for _, alive := range []bool{false, true} {
-		s, err := openProgram(&Config{Program: "cat >/dev/null & sleep 5 & exit 0", KeepAlive: alive}, nil)
+		s, err := openProgram(&Config{Program: "read -r line; sleep 5 & exit 0", KeepAlive: alive}, nil)
 		if err != nil {
 			t.Fatal(err)
 		}
