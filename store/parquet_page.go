@@ -8,8 +8,9 @@ import (
 )
 
 // maxPage is the most bytes of a page that is read, unpacked, and maxPageValues the most
-// values of one: a page's rows of lists as long as a process's arguments can be. What
-// says that it has more was not written here.
+// values of one: a page's rows of lists as long as a process's arguments can be, which is
+// far more than pageElements and one list. What says that it has more was not written
+// here.
 const (
 	maxPage       = 256 << 20
 	maxPageValues = pageRows * 32 << 10
