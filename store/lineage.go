@@ -12,7 +12,7 @@ import (
 type lineage struct {
 	g      *segment
 	frames []frame // of processes, by their numbers
-	known  map[int64]reading
+	knownSnapshots
 	lastAt int    // frame that was read last; -1: none
 	last   *Batch // of it
 	bad    error  // its damage
@@ -36,11 +36,39 @@ func (d *frameDamage) Error() string { return d.err.Error() }
 // Unwrap returns what is damaged.
 func (d *frameDamage) Unwrap() error { return d.err }
 
-// maxKnown bounds the snapshots that a reader keeps.
-const maxKnown = 1 << 14
+// maxKnown bounds the snapshots that a reader keeps, and maxKnownArgs the arguments that
+// they have together: one can have thousands.
+const (
+	maxKnown     = 1 << 14
+	maxKnownArgs = 512 << 10
+)
+
+// knownSnapshots are those that a reader keeps.
+type knownSnapshots struct {
+	known map[int64]reading
+	args  int // of the processes in known
+}
+
+func newKnown() knownSnapshots { return knownSnapshots{known: map[int64]reading{}} }
+
+// keep adds a snapshot.
+func (k *knownSnapshots) keep(number int64, r reading) {
+	k.known[number] = r
+	if r.process != nil {
+		k.args += len(r.process.Args)
+	}
+}
+
+// trim lets go of all snapshots where they are too many.
+func (k *knownSnapshots) trim() {
+	if len(k.known) >= maxKnown || k.args >= maxKnownArgs {
+		clear(k.known)
+		k.args = 0
+	}
+}
 
 func newLineage(g *segment) *lineage {
-	l := &lineage{g: g, known: map[int64]reading{}, lastAt: -1}
+	l := &lineage{g: g, knownSnapshots: newKnown(), lastAt: -1}
 	l.frames = g.list(func(f *frame) bool { return f.typ == frameBatch && f.kind == event.KindProcess })
 	return l
 }
@@ -58,10 +86,8 @@ func (l *lineage) process(ctx context.Context, number int64) (*event.Process, er
 	if err != nil && !isDamage(err) {
 		return nil, err
 	}
-	if len(l.known) >= maxKnown {
-		clear(l.known)
-	}
-	l.known[number] = reading{p, err}
+	l.trim()
+	l.keep(number, reading{p, err})
 	return p, err
 }
 

@@ -2,6 +2,7 @@ package store
 
 import (
 	"bytes"
+	"context"
 	"slices"
 	"strings"
 	"testing"
@@ -64,6 +65,8 @@ func TestSealListsOnce(t *testing.T) {
 		if v := viewOf(batch.Vectors[col.Index], batch.Rows); len(v.codes) > long {
 			t.Errorf("the log's view of %d arguments has %d", long, len(v.codes))
 		}
+		l := newLineage(g)
+		checkKnown(t, l, &l.knownSnapshots, batch.Vector(event.ColumnSnapshot).Ints, long)
 	}
 	if _, err := b.column(col); err != nil {
 		t.Fatal(err)
@@ -112,7 +115,12 @@ func checkLists(t *testing.T, s *Store, f *sealed, args []string, processes int)
 		t.Fatal(err)
 	}
 	checkShared(t, newGroupReader(file, 0, nil, nil), c, len(args))
-	checkKnown(t, file, processes, len(args))
+	l := newSealedLineage(file)
+	g, err := l.group(t.Context(), 0)
+	if err != nil || len(g.numbers) != processes {
+		t.Fatalf("a row group of %+v: %v", g, err)
+	}
+	checkKnown(t, l, &l.knownSnapshots, g.numbers, len(args))
 	with := 0
 	for n := range c.pages {
 		if most := int64(pageElements + len(args)); c.pages[n].values > most {
@@ -164,20 +172,17 @@ func checkShared(t *testing.T, r *groupReader, c *chunk, long int) {
 
 // checkKnown holds that snapshots of processes that are asked for one by one are not all
 // kept.
-func checkKnown(t *testing.T, file *sealedFile, processes, long int) {
+func checkKnown(t *testing.T, l interface {
+	process(ctx context.Context, number int64) (*event.Process, error)
+}, known *knownSnapshots, numbers []int64, long int) {
 	t.Helper()
-	l := newSealedLineage(file)
-	g, err := l.group(t.Context(), 0)
-	if err != nil || len(g.numbers) != processes {
-		t.Fatalf("a row group of %+v: %v", g, err)
-	}
-	for n, number := range g.numbers {
+	for n, number := range numbers {
 		p, damage := l.process(t.Context(), number)
 		if p == nil || damage != nil {
 			t.Fatalf("snapshot %d is %v: %v", number, p, damage)
 		}
 		args := 0
-		for _, r := range l.known {
+		for _, r := range known.known {
 			args += len(r.process.Args)
 		}
 		if args > maxKnownArgs+long {

@@ -14,14 +14,9 @@ import (
 type sealedLineage struct {
 	f      *sealedFile
 	bounds []int64 // greatest number of each row group
-	known  map[int64]reading
-	args   int             // of the processes in known
+	knownSnapshots
 	groups []*lineageGroup // by row group; nil: not read yet
 }
-
-// maxKnownArgs bounds the arguments of snapshots that a reader keeps: maxKnown of them can
-// have thousands each.
-const maxKnownArgs = 512 << 10
 
 // A lineageGroup is a row group of processes: their numbers, in order, and those of
 // their parents, 0 for none.
@@ -39,7 +34,7 @@ type snapshotPlace struct {
 }
 
 func newSealedLineage(f *sealedFile) *sealedLineage {
-	l := &sealedLineage{f: f, known: map[int64]reading{}, groups: make([]*lineageGroup, len(f.groups))}
+	l := &sealedLineage{f: f, knownSnapshots: newKnown(), groups: make([]*lineageGroup, len(f.groups))}
 	col := f.cols[f.layout.Column(event.ColumnSnapshot).Index]
 	for g := range f.groups {
 		most := int64(1<<63 - 1)
@@ -72,10 +67,7 @@ func (l *sealedLineage) process(ctx context.Context, number int64) (*event.Proce
 // time, which takes each of its pages apart once. Damage is no error: process tells it
 // of those that it is of.
 func (l *sealedLineage) load(ctx context.Context, numbers []int64) error {
-	if len(l.known) >= maxKnown || l.args >= maxKnownArgs {
-		clear(l.known)
-		l.args = 0
-	}
+	l.trim()
 	want, err := l.unknown(ctx, numbers)
 	if err != nil {
 		return err
@@ -101,7 +93,7 @@ func (l *sealedLineage) unknown(ctx context.Context, numbers []int64) ([]snapsho
 				return nil, err
 			}
 			if p.group == nil {
-				l.known[number] = reading{damage: err}
+				l.keep(number, reading{damage: err})
 				break
 			}
 			want = append(want, p)
@@ -135,7 +127,7 @@ func (l *sealedLineage) read(ctx context.Context, want []snapshotPlace) error {
 		return eachRun(want, page, func(run []snapshotPlace) error { return l.read(ctx, run) })
 	}
 	for i, p := range want {
-		l.known[p.number] = l.made(b, i, p.number, err)
+		l.keep(p.number, l.made(b, i, p.number, err))
 	}
 	return nil
 }
@@ -152,9 +144,7 @@ func (l *sealedLineage) made(b *Batch, row int, number int64, damage error) read
 	if parent.damage != nil {
 		return parent
 	}
-	p := b.Process(row, parent.process)
-	l.args += len(p.Args)
-	return reading{process: p}
+	return reading{process: b.Process(row, parent.process)}
 }
 
 // eachRun calls fn with the runs of places that have the same key.
