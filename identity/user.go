@@ -356,7 +356,9 @@ func (a *accounts) owners(p *event.Process) owners {
 }
 
 // set says it in a snapshot that is not yet published.
-func (o owners) set(p *event.Process) { p.UserName, p.Account, p.GroupName = o.user, o.account, o.group }
+func (o owners) set(p *event.Process) {
+	p.UserName, p.Account, p.GroupName = o.user, o.account, o.group
+}
 
 // execed asks for the names of a container's own, at an exec: by then the
 // process has the root that its program sees.
