@@ -157,7 +157,8 @@ func (w *auditWays) listen(ctx context.Context, c *AuditConfig) (net.Listener, e
 }
 
 // has reports whether nobody can listen at an address because these ways do: at the
-// same port, of all addresses or of the same one by another name.
+// same port, of all addresses or of the same one by another name. All addresses of
+// IPv4 have room beside one of IPv6.
 func (w *auditWays) has(addr string) bool {
 	if w.l == nil {
 		return false
@@ -165,6 +166,9 @@ func (w *auditWays) has(addr string) bool {
 	own, ok := w.l.Addr().(*net.TCPAddr)
 	asked, err := net.ResolveTCPAddr("tcp", addr)
 	if !ok || err != nil || asked.Port != own.Port {
+		return false
+	}
+	if asked.IP.To4() != nil && own.IP.To4() == nil && !own.IP.IsUnspecified() {
 		return false
 	}
 	return asked.IP == nil || asked.IP.IsUnspecified() || own.IP.IsUnspecified() || asked.IP.Equal(own.IP)

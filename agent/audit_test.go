@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptrace"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
@@ -198,6 +199,39 @@ func TestAuditWaysWait(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// TestAuditHas: which addresses nobody can listen at beside an own one.
+func TestAuditHas(t *testing.T) {
+	for _, test := range []struct {
+		own, asked string
+		want       bool
+	}{
+		{"127.0.0.1:9443", "127.0.0.1:9443", true},
+		{"127.0.0.1:9443", "127.0.0.2:9443", false},
+		{"127.0.0.1:9443", "127.0.0.1:9444", false},
+		{"127.0.0.1:9443", ":9443", true},
+		{"127.0.0.1:9443", "0.0.0.0:9443", true},
+		{"0.0.0.0:9443", "127.0.0.1:9443", true},
+		{"[::1]:9443", "0.0.0.0:9443", false},
+		{"[::1]:9443", "[::]:9443", true},
+		{"[::1]:9443", ":9443", true},
+		{"[::]:9443", "0.0.0.0:9443", true},
+	} {
+		own := net.TCPAddrFromAddrPort(netip.MustParseAddrPort(test.own))
+		if got := (&auditWays{l: boundTo{addr: own}}).has(test.asked); got != test.want {
+			t.Errorf("%s takes %s: %t", test.own, test.asked, got)
+		}
+	}
+}
+
+// boundTo is a listener that only has an address.
+type boundTo struct {
+	net.Listener
+	addr net.Addr
+}
+
+// Addr implements net.Listener.
+func (b boundTo) Addr() net.Addr { return b.addr }
 
 // TestAuditOwnPort takes over all but what can only be with the next start: another
 // address of the port that the agent has itself.

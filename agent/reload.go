@@ -103,7 +103,9 @@ func (c *changes) look(ctx context.Context) {
 		c.files, c.ready = files, nil
 	}
 	if err := c.use(ctx, cfg); err != nil {
-		c.refuse(err)
+		if ctx.Err() == nil { // and not the end, amid the change
+			c.refuse(err)
+		}
 		return
 	}
 	c.ready = nil
@@ -117,19 +119,24 @@ type readyRules struct {
 	err    error
 }
 
-// load loads the rules of a configuration, once as long as their files are the same.
+// load loads the rules of a configuration, once as long as their files are the same
+// and could be read.
 func (c *changes) load(cfg RulesConfig) (*readyRules, error) {
-	if c.ready == nil {
-		r := &readyRules{as: c.reacts.Next()}
-		r.change, r.err = c.engine.Prepare(cfg.engine(r.as.React))
+	if c.ready != nil {
+		return c.ready, c.ready.err
+	}
+	r := &readyRules{as: c.reacts.Next()}
+	r.change, r.err = c.engine.Prepare(cfg.engine(r.as.React))
+	var bad *alert.BadRulesError
+	if r.err == nil || errors.As(r.err, &bad) {
 		c.ready = r
 	}
-	return c.ready, c.ready.err
+	return r, r.err
 }
 
 // changedRules returns the rules where their files have changed, which else would be
-// seen a second earlier or later than what the rules may have done; nil where they
-// have not, or cannot be used, which the engine says.
+// seen a second later than what the rules may have done; nil where they have not, or
+// cannot be used, which the engine says, or were seen before.
 func (c *changes) changedRules(cfg RulesConfig) *readyRules {
 	if len(c.files) == 0 {
 		return nil

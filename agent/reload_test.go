@@ -269,10 +269,28 @@ func TestReloadTogether(t *testing.T) {
 		synctest.Wait()
 		c.reacts.Now().React(set.Rules[0], about, alert)
 		c.wait()
-		for _, n := range c.reacts.Status().Counts {
+		counts := c.reacts.Status().Counts
+		if len(counts) != 1 {
+			c.Errorf("reactions: %+v", counts)
+		}
+		for _, n := range counts {
 			if n.DryRun != 1 || n.Done != 1 {
 				c.Errorf("%+v", n)
 			}
+		}
+	})
+}
+
+// TestReloadUnread loads rules again that could not be read.
+func TestReloadUnread(t *testing.T) {
+	reload(t, someConfig, func(c *changing) {
+		cfg := RulesConfig{Paths: []string{filepath.Join(c.dir, "later.yaml")}}
+		if _, err := c.load(cfg); err == nil {
+			c.Error("a file that there is not is read")
+		}
+		c.write("later.yaml", canary("later"))
+		if _, err := c.load(cfg); err != nil {
+			c.Error(err)
 		}
 	})
 }
