@@ -43,13 +43,24 @@ func (w *watchedBytes) whole(c *chunkInfo) int {
 	return n
 }
 
-// watchedProcesses returns a sealed file of so many processes, which have no parents.
-func watchedProcesses(t *testing.T, n int) (*sealedFile, *watchedBytes) {
+// again returns how many reads were of what had been read before.
+func (w *watchedBytes) again() int {
+	places := map[int64]bool{}
+	for _, r := range w.reads {
+		places[r.at] = true
+	}
+	return len(w.reads) - len(places)
+}
+
+// watchedProcesses returns a sealed file of so many processes, which have no parents and
+// the same arguments.
+func watchedProcesses(t *testing.T, n, args int) (*sealedFile, *watchedBytes) {
 	t.Helper()
 	at := time.Unix(1e9, 0)
+	same := slices.Repeat([]string{"x"}, args)
 	living := func(yield func(*event.Process) bool) {
 		for i := range uint32(n) {
-			p := &event.Process{Key: event.Key{PID: i + 1, Start: 1}, PID: i + 1, Name: "x", Cmdline: fmt.Sprintf("x %d", i)}
+			p := &event.Process{Key: event.Key{PID: i + 1, Start: 1}, PID: i + 1, Name: "x", Cmdline: fmt.Sprintf("x %d", i), Args: same}
 			if !yield(p) {
 				return
 			}
@@ -78,51 +89,62 @@ func watchedProcesses(t *testing.T, n int) (*sealedFile, *watchedBytes) {
 // TestSealedLineageDamaged: processes in whole pages are there, and what is damaged is
 // not read for each of them, nor again.
 func TestSealedLineageDamaged(t *testing.T) {
-	const pages = 5
-	file, w := watchedProcesses(t, pages*pageRows)
-	numbers, err := newGroupReader(file, 0, nil, nil).ints(event.ColumnSnapshot)
-	if err != nil {
-		t.Fatal(err)
+	const many, few, long = 5 * pageRows, 40, 12000
+	page := func(fromEnd int) func(c *chunk) (int64, int, int) {
+		return func(c *chunk) (bad int64, from, to int) {
+			p := &c.pages[len(c.pages)-fromEnd]
+			return p.at + p.length - 1, p.row, p.row + int(p.rows)
+		}
 	}
 	for _, test := range []struct {
-		name, column string
-		place        func(c *chunkInfo) int64 // of what is damaged
-		there        int                      // pages
+		name, column    string
+		processes, args int
+		damage          func(c *chunk) (bad int64, from, to int) // a byte, and the rows that are lost
 	}{
-		{"nothing", "proc.cmdline", func(*chunkInfo) int64 { return -1 }, pages + 1},
-		{"a page", "proc.cmdline", func(c *chunkInfo) int64 { return c.at + c.length - 1 }, pages},
-		{"a dictionary", "proc.cmdline", func(c *chunkInfo) int64 { return c.data - 1 }, 0},
-		{"numbers", event.ColumnSnapshot, func(c *chunkInfo) int64 { return c.at + c.length - 1 }, 0},
+		{"nothing", "proc.cmdline", many, 0, func(*chunk) (int64, int, int) { return -1, 0, 0 }},
+		{"the last page", "proc.cmdline", many, 0, page(1)},
+		{"a page between others", "proc.cmdline", many, 0, page(3)},
+		{"a page of lists", "proc.argv", few, long, page(2)},
+		{"a dictionary", "proc.cmdline", many, 0, func(c *chunk) (int64, int, int) { return c.info.data - 1, 0, c.rows }},
+		{"numbers", event.ColumnSnapshot, many, 0, func(c *chunk) (int64, int, int) { return c.info.at + c.info.length - 1, 0, c.rows }},
 	} {
+		file, w := watchedProcesses(t, test.processes, test.args)
+		numbers, err := newGroupReader(file, 0, nil, nil).ints(event.ColumnSnapshot)
+		if err != nil {
+			t.Fatal(err)
+		}
+		c, err := file.openChunk(0, file.byName[test.column], &pageScratch{}, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		bad, from, to := test.damage(c)
+		w.bad = bad
 		for _, all := range []bool{true, false} { // at once, or one by one
 			t.Run(fmt.Sprint(test.name, " ", all), func(t *testing.T) {
-				info := &file.groups[0].chunks[file.byName[test.column]]
-				w.bad, w.reads = test.place(info), nil
+				w.reads = nil
 				l := newSealedLineage(file)
-				ask := numbers[len(numbers)-2*pageRows:]
+				first := max(0, len(numbers)-2*pageRows)
 				if all {
-					ask = numbers
-					if err := l.load(t.Context(), ask); err != nil {
+					first = 0
+					if err := l.load(t.Context(), numbers); err != nil {
 						t.Fatal(err)
 					}
 				}
-				there := 0
-				for _, n := range ask {
+				for i, n := range numbers[first:] {
 					p, err := l.process(t.Context(), n)
-					if err == nil && p != nil {
-						there++
-					} else if !isDamage(err) {
-						t.Fatalf("process %d is %v: %v", n, p, err)
+					row := first + i
+					if lost := row >= from && row < to; lost != isDamage(err) || lost != (p == nil) {
+						t.Fatalf("process %d in row %d is %v: %v; rows %d to %d are damaged", n, row, p, err, from, to)
 					}
 				}
-				if want := min(test.there*pageRows, len(numbers)) - len(numbers) + len(ask); there != max(want, 0) {
-					t.Errorf("%d of %d processes are there, want %d", there, len(ask), max(want, 0))
+				if n := w.again(); all && n > 0 {
+					t.Errorf("%d reads are of what was read before", n)
 				}
-				if n := w.whole(info); n > 1 {
+				if n := w.whole(c.info); n > 1 {
 					t.Errorf("the column is read whole %d times", n)
 				}
 				w.reads = nil
-				for _, n := range ask {
+				for _, n := range numbers[first:] {
 					_, _ = l.process(t.Context(), n) // the error is the same
 				}
 				if n := len(w.reads); n > 0 {
@@ -137,7 +159,7 @@ func TestSealedLineageDamaged(t *testing.T) {
 // wrong about, and not at all where it was read whole before.
 func TestGroupReaderDamaged(t *testing.T) {
 	const pages = 5
-	file, w := watchedProcesses(t, pages*pageRows-1)
+	file, w := watchedProcesses(t, pages*pageRows-1, 0)
 	i := file.byName["proc.cmdline"]
 	info := &file.groups[0].chunks[i]
 	c, err := file.openChunk(0, i, &pageScratch{}, nil)
@@ -186,7 +208,7 @@ func TestGroupReaderDamaged(t *testing.T) {
 func TestLineageEnds(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	file, _ := watchedProcesses(t, 2)
+	file, _ := watchedProcesses(t, 2, 0)
 	l := newSealedLineage(file)
 	if err := l.load(ctx, []int64{1}); !errors.Is(err, context.Canceled) {
 		t.Errorf("a sealed file: %v", err)

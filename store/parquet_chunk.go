@@ -285,7 +285,20 @@ func (c *chunk) shed(rooms *rooms) {
 	c.raw = nil
 }
 
-// page returns the i-th page, without its texts. It is valid until the next call.
+// A pageError is why a page of a chunk is not read, whose other pages may be.
+type pageError struct {
+	chunk *chunk
+	err   error
+}
+
+// Error implements error.
+func (e *pageError) Error() string { return fmt.Sprintf("column %s: %v", e.chunk.col.name, e.err) }
+
+// Unwrap returns what is wrong with the page.
+func (e *pageError) Unwrap() error { return e.err }
+
+// page returns the i-th page, without its texts. It is valid until the next call. The
+// error is a *[pageError].
 func (c *chunk) page(i int) (*vector, error) {
 	if c.decoded == i {
 		return &c.current, nil
@@ -299,7 +312,7 @@ func (c *chunk) page(i int) (*vector, error) {
 		return c.decode(d)
 	})
 	if err != nil {
-		return nil, fmt.Errorf("column %s: %w", c.col.name, err)
+		return nil, &pageError{c, err}
 	}
 	c.decoded = i
 	return &c.current, nil

@@ -2,7 +2,6 @@ package store
 
 import (
 	"encoding/binary"
-	"fmt"
 	"math/bits"
 
 	"github.com/parquet-go/parquet-go/format"
@@ -14,7 +13,7 @@ const sparseShare = 24
 
 // sparse reads a few rows of a page, in ascending order: texts into codes, the others
 // into nums, and whether there is a value into valid. rows are counted from base. It
-// reports false for what is better decoded as a whole.
+// reports false for what is better decoded as a whole. The error is a *[pageError].
 func (c *chunk) sparse(at int, rows []int32, base int, codes []uint32, nums []int64, valid []bool) (ok bool, err error) {
 	d := &c.pages[at]
 	if c.decoded == at || c.col.shape == shapeTexts || sparseShare*len(rows) > int(d.rows) {
@@ -28,7 +27,7 @@ func (c *chunk) sparse(at int, rows []int32, base int, codes []uint32, nums []in
 		return c.decodeSparse(d, rows, base, codes, nums, valid)
 	})
 	if err != nil {
-		return false, fmt.Errorf("column %s: %w", c.col.name, err)
+		return false, &pageError{c, err}
 	}
 	return true, nil
 }

@@ -3,6 +3,7 @@ package store
 import (
 	"cmp"
 	"context"
+	"errors"
 	"slices"
 	"sort"
 
@@ -118,13 +119,15 @@ func (l *sealedLineage) read(ctx context.Context, want []snapshotPlace) error {
 		rows[i] = int32(p.row)
 	}
 	b, err := want[0].group.batch(rows, nil)
-	page := func(p snapshotPlace) int { return p.row / pageRows }
-	switch {
-	case err != nil && !isDamage(err):
+	if err != nil && !isDamage(err) {
 		return err
-	case err != nil && page(want[0]) != page(want[len(want)-1]):
-		// Those in other pages than the damaged ones are there.
-		return eachRun(want, page, func(run []snapshotPlace) error { return l.read(ctx, run) })
+	}
+	if bad, ok := errors.AsType[*pageError](err); ok {
+		// Those in other pages of the column than the damaged one may be there.
+		page := func(p snapshotPlace) int { return bad.chunk.pageAt(p.row) }
+		if page(want[0]) != page(want[len(want)-1]) {
+			return eachRun(want, page, func(run []snapshotPlace) error { return l.read(ctx, run) })
+		}
 	}
 	for i, p := range want {
 		l.keep(p.number, l.made(b, i, p.number, err))
