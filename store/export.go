@@ -15,6 +15,10 @@ const (
 	// exportRows is the most rows of a row group of an export: a group is in memory
 	// as a whole, with the columns of all kinds.
 	exportRows = 8 << 10
+	// exportElements is how many elements of lists that differ make a row group of an
+	// export full before its rows do: each takes four bytes, and most groups have far
+	// fewer.
+	exportElements = 1 << 20
 	// exportKind stands where a sealed file has the kind of its events.
 	exportKind = "export"
 )
@@ -60,9 +64,10 @@ type exporter struct {
 type exportColumn struct {
 	field *event.Field
 	shape shape
-	v     vector
+	v     listSet // the vector, with each list once
 	codes map[string]uint32
-	some  bool // has a value in this group
+	list  []uint32 // of listOf
+	some  bool     // has a value in this group
 }
 
 func newExporter(w io.Writer, kinds event.KindSet, keys map[string]string) *exporter {
@@ -72,7 +77,7 @@ func newExporter(w io.Writer, kinds event.KindSet, keys map[string]string) *expo
 		if f.Virtual || f.Kinds()&kinds == 0 {
 			continue
 		}
-		c := exportColumn{field: f, shape: exportShape(f), codes: map[string]uint32{}}
+		c := exportColumn{field: f, shape: exportShape(f), v: *newListSet(), codes: map[string]uint32{}}
 		x.cols = append(x.cols, c)
 		cols = append(cols, parquetColumn{name: f.Name, shape: c.shape, bloom: bloomColumns[f.Name]})
 	}
@@ -97,10 +102,15 @@ func exportShape(f *event.Field) shape {
 }
 
 func (x *exporter) add(e *event.Event) error {
+	elements := 0
 	for i := range x.cols {
-		x.cols[i].add(e, x.rows)
+		c := &x.cols[i]
+		c.add(e, x.rows)
+		if c.shape == shapeTexts {
+			elements += len(c.v.codes)
+		}
 	}
-	if x.rows++; x.rows == exportRows {
+	if x.rows++; x.rows == exportRows || elements >= exportElements {
 		return x.flush()
 	}
 	return nil
@@ -109,36 +119,13 @@ func (x *exporter) add(e *event.Event) error {
 // add takes in the row'th event. Columns begin with the first value that they have.
 func (c *exportColumn) add(e *event.Event, row int) {
 	f := c.field
-	switch {
-	case f.Arg == event.KeyArg:
-		if m := f.All(e); len(m) > 0 {
+	switch c.shape {
+	case shapeTexts:
+		if list := c.listOf(e); len(list) > 0 {
 			c.begin(row)
-			for _, k := range sortedKeys(m) {
-				c.v.codes = append(c.v.codes, c.code(joinPair(k, m[k])))
-			}
+			c.v.lists = append(c.v.lists, c.v.add(list))
 		}
-	case f.Many != event.One:
-		first := 0
-		if f.Many == event.Ancestors {
-			first = 1
-		}
-		for i := first; i < first+maxExported; i++ {
-			text, ok := textOf(f, e, i)
-			if !ok && (f.Many == event.List || f.Many == event.Ancestors && e.Process.Ancestor(i) == nil) {
-				break
-			}
-			if !ok && f.Many == event.Either {
-				if i > first {
-					break
-				}
-				continue
-			}
-			// An ancestor without a value has a place, so that the generations of
-			// several columns belong together.
-			c.begin(row)
-			c.v.codes = append(c.v.codes, c.code(text))
-		}
-	case c.shape == shapeText:
+	case shapeText:
 		if text, ok := textOf(f, e, 0); ok {
 			c.begin(row)
 			c.v.codes = append(c.v.codes, c.code(text))
@@ -153,6 +140,39 @@ func (c *exportColumn) add(e *event.Event, row int) {
 	if c.some {
 		c.fill(row + 1)
 	}
+}
+
+// listOf returns the codes of an event's list. They are valid until the next call.
+func (c *exportColumn) listOf(e *event.Event) []uint32 {
+	f := c.field
+	c.list = c.list[:0]
+	if f.Arg == event.KeyArg {
+		m := f.All(e)
+		for _, k := range sortedKeys(m) {
+			c.list = append(c.list, c.code(joinPair(k, m[k])))
+		}
+		return c.list
+	}
+	first := 0
+	if f.Many == event.Ancestors {
+		first = 1
+	}
+	for i := first; i < first+maxExported; i++ {
+		text, ok := textOf(f, e, i)
+		if !ok && (f.Many == event.List || f.Many == event.Ancestors && e.Process.Ancestor(i) == nil) {
+			break
+		}
+		if !ok && f.Many == event.Either {
+			if i > first {
+				break
+			}
+			continue
+		}
+		// An ancestor without a value has a place, so that the generations of several
+		// columns belong together.
+		c.list = append(c.list, c.code(text))
+	}
+	return c.list
 }
 
 // maxExported bounds the values of a list.
@@ -191,9 +211,8 @@ func (c *exportColumn) fill(rows int) {
 			c.v.codes = append(c.v.codes, missing)
 		}
 	case shapeTexts:
-		// Offsets are where rows begin: one more follows the last.
-		for len(c.v.offsets) < rows+1 {
-			c.v.offsets = append(c.v.offsets, uint32(len(c.v.codes)))
+		for len(c.v.lists) < rows {
+			c.v.lists = append(c.v.lists, c.v.add(nil))
 		}
 	default:
 		for len(c.v.nums) < rows {
@@ -236,13 +255,14 @@ func (x *exporter) flush() error {
 			return empty[shapeInt], nil
 		}
 		c.v.rows = n
-		return &c.v, nil
+		return &c.v.vector, nil
 	})
 	for i := range x.cols {
 		c := &x.cols[i]
 		clear(c.v.dict)
 		clear(c.codes)
-		c.v = vector{codes: c.v.codes[:0], offsets: c.v.offsets[:0], dict: c.v.dict[:0], nums: c.v.nums[:0], null: c.v.null[:0]}
+		clear(c.v.seen)
+		c.v.vector = vector{codes: c.v.codes[:0], offsets: c.v.offsets[:1], lists: c.v.lists[:0], dict: c.v.dict[:0], nums: c.v.nums[:0], null: c.v.null[:0]}
 		c.some = false
 	}
 	x.rows = 0

@@ -96,6 +96,43 @@ func TestExport(t *testing.T) {
 	}
 }
 
+// TestExportListsOnce: what many events have alike is once in memory, and lists that
+// differ make a row group full.
+func TestExportListsOnce(t *testing.T) {
+	const rows, different = 1000, 2 * exportElements / maxExported
+	words := make([]string, different+maxExported)
+	for i := range words {
+		words[i] = fmt.Sprint(i)
+	}
+	x := newExporter(io.Discard, event.Kinds(event.KindExec), nil)
+	argv := &x.cols[slices.IndexFunc(x.cols, func(c exportColumn) bool { return c.field.Name == "proc.argv" })]
+	add := func(args []string) {
+		t.Helper()
+		p := &event.Process{Key: event.Key{PID: 7, Start: 1}, PID: 7, Args: args}
+		if err := x.add(&event.Event{Process: p, Actor: p.Key, Data: &event.Exec{Type: "execve"}}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for range rows {
+		add(words[:maxExported])
+	}
+	if n := len(argv.v.codes); n != maxExported {
+		t.Errorf("%d arguments of %d events are %d in memory", maxExported, rows, n)
+	}
+	for i := range different {
+		add(words[i:][:maxExported])
+		if n := len(argv.v.codes); n >= exportElements {
+			t.Fatalf("%d arguments are in memory", n)
+		}
+	}
+	if err := x.close(); err != nil {
+		t.Fatal(err)
+	}
+	if n := int64(rows + different); x.w.rows != n || len(x.w.groups) > 3 {
+		t.Errorf("%d rows of %d are in %d row groups", x.w.rows, n, len(x.w.groups))
+	}
+}
+
 // TestExportFails holds that what could not be written is no file.
 func TestExportFails(t *testing.T) {
 	s, err := Open(Config{Dir: t.TempDir()}, quiet())
