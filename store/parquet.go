@@ -26,7 +26,8 @@ const (
 
 	// rowGroupRows is the most rows of a row group, which is what a scan can skip
 	// by bloom filters, and pageRows that of a page, which it can skip by its least and
-	// greatest values.
+	// greatest values. Files of processes have processPageRows to a page instead, and a
+	// page of lists ends earlier where it has pageElements.
 	rowGroupRows = 128 << 10
 	pageRows     = 2 << 10
 
