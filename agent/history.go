@@ -406,7 +406,7 @@ func (h *history) Status() api.HistoryStatus {
 	}
 	s := open.Status()
 	st.Bytes, st.Oldest, st.Newest, st.Events, st.Rows, st.Lost = s.Size, s.First, s.Last, s.Events, s.Rows, s.Lost
-	st.Torn, st.Broken = s.Torn.Bytes+s.Torn.DamagedBytes, int(s.Torn.Unreadable)+s.Unreadable
+	st.Torn, st.Broken = s.Torn.Bytes+s.Torn.DamagedBytes, int(s.Torn.Unreadable+s.Torn.DamagedLogs)+s.Unreadable
 	if s.Logs > 0 {
 		st.Segments = append(st.Segments, api.HistorySegments{Kind: "active", Segments: s.Logs, Bytes: s.LogBytes})
 	}

@@ -90,7 +90,8 @@ type HistoryStatus struct {
 	Segments []HistorySegments `json:"segments"`
 	// Lost counts events that were to be kept and were not, since the agent
 	// started; Torn those bytes that the end of a former one cost, Broken segments
-	// that cannot be read.
+	// that cannot be read, or not all of them: as far as is known, for most say so when
+	// they are asked.
 	Lost   uint64 `json:"lost"`
 	Torn   int64  `json:"torn_bytes"`
 	Broken int    `json:"broken_segments"`

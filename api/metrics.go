@@ -240,7 +240,7 @@ var metrics = []Metric[Status]{
 	{"warren_history_events_total", "Events that were kept.", Counter, nil, kept(func(h *HistoryStatus) float64 { return float64(h.Events) })},
 	{"warren_history_rows_total", "Rows that stand for the events that were kept.", Counter, nil, kept(func(h *HistoryStatus) float64 { return float64(h.Rows) })},
 	{"warren_history_lost_events_total", "Events that were to be kept and were not.", Counter, nil, kept(func(h *HistoryStatus) float64 { return float64(h.Lost) })},
-	{"warren_history_unreadable_segments", "Segments that cannot be read.", Gauge, nil, kept(func(h *HistoryStatus) float64 { return float64(h.Broken) })},
+	{"warren_history_unreadable_segments", "Segments that cannot be read whole.", Gauge, nil, kept(func(h *HistoryStatus) float64 { return float64(h.Broken) })},
 	{"warren_archive_working", "1 while segments can be copied.", Gauge, nil, archived(func(a *HistoryArchive) float64 { return truth(a.Error == "") })},
 	{"warren_archive_copied_segments_total", "Segments that were copied.", Counter, nil, archived(func(a *HistoryArchive) float64 { return float64(a.Copied) })},
 	{"warren_archive_copied_bytes_total", "Bytes of segments that were copied.", Counter, nil, archived(func(a *HistoryArchive) float64 { return float64(a.CopiedBytes) })},

@@ -32,6 +32,7 @@ type fakeHistory struct {
 	waiting []*event.Event // published and not kept yet
 	procs   []*event.Process
 	status  HistoryStatus
+	spoilt  int // segments that a question finds broken
 	err     error
 	asked   []PastQuestion
 	pruned  time.Time
@@ -72,6 +73,7 @@ func (h *fakeHistory) Events(_ context.Context, q PastQuestion) iter.Seq2[*event
 	return func(yield func(*event.Event, error) bool) {
 		h.mu.Lock()
 		h.asked = append(h.asked, q)
+		h.status.Broken = h.spoilt
 		all := slices.Clone(h.events)
 		if q.After == 0 {
 			all = append(slices.Clone(h.earlier), all...)
@@ -118,7 +120,11 @@ func (h *fakeHistory) Processes(_ context.Context, at time.Time) iter.Seq2[*even
 	}
 }
 
-func (h *fakeHistory) Status() HistoryStatus { return h.status }
+func (h *fakeHistory) Status() HistoryStatus {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.status
+}
 
 func (h *fakeHistory) Export(ctx context.Context, w io.Writer, q PastQuestion) (n int64, err error) {
 	err = each(h.Events(ctx, q), func(*event.Event) error { n++; return nil })

@@ -163,8 +163,8 @@ type Who struct {
 	// Lost counts events of any kind that were lost in that time: figures may be
 	// too low.
 	Lost uint64 `json:"lost,omitempty"`
-	// Broken segments of the history, of whatever time, cannot be read: what they had
-	// may be missing.
+	// Broken segments of the history, of whatever time, cannot be read, or not all of
+	// them: what they had may be missing.
 	Broken int `json:"broken_segments,omitempty"`
 	// Gaps are the times of it in which nothing was kept: the last thousand, and
 	// MoreGaps counts those before.

@@ -195,8 +195,7 @@ func (s *Server) whoWas(ctx context.Context, c *whoCollector, further string) er
 	if err := ask(cond, event.Kinds(event.KindConnection), c.connection); err != nil {
 		return err
 	}
-	c.out.Broken = h.Status().Broken // now that all was read
-	return ask("evt.kind = lost", event.Kinds(event.KindLost), func(e *event.Event) error {
+	err := ask("evt.kind = lost", event.Kinds(event.KindLost), func(e *event.Event) error {
 		if l, ok := e.Data.(*event.Lost); ok {
 			c.out.Lost += l.Count
 		}
@@ -205,6 +204,8 @@ func (s *Server) whoWas(ctx context.Context, c *whoCollector, further string) er
 		}
 		return nil
 	})
+	c.out.Broken = h.Status().Broken // now that all was read
+	return err
 }
 
 // whoNow prepares for there being nothing but what the table has, and says why.

@@ -121,7 +121,7 @@ func whoRows(w Who) []string {
 func TestWho(t *testing.T) {
 	f := newFake()
 	h := whoDay(f)
-	h.status.Broken = 2
+	h.spoilt = 2 // which is known once it was read
 	c, _ := listen(t, f, Config{History: h})
 	ask := func(q WhoQuestion) Who {
 		t.Helper()

@@ -83,7 +83,10 @@ func alertListCommand(g *globals) *command {
 			if follow && err == nil && limit == 0 {
 				return who.left()
 			}
-			return who.whole(err)
+			if follow {
+				return who.whole(err)
+			}
+			return who.wholePast(ctx, err)
 		},
 	}
 }

@@ -76,7 +76,7 @@ func connectionListCommand(g *globals) *command {
 			}
 			ctx, cancel := g.finite(ctx, follow)
 			defer cancel()
-			who.remembered(ctx, &q)
+			who.remembered(ctx, &q, follow)
 			lines := who.Connections(ctx, q)
 			if follow {
 				lines = who.FollowConnections(ctx, q)
@@ -89,8 +89,11 @@ func connectionListCommand(g *globals) *command {
 			default:
 				err = writeConnections(env, who.lines(lines, dropRoll, typed), listedAtOnce, table, st)
 			}
-			if err == nil && follow {
+			switch {
+			case err == nil && follow:
 				return who.left()
+			case when.given() && !follow:
+				return who.wholePast(ctx, err)
 			}
 			return who.whole(err)
 		},

@@ -123,7 +123,7 @@ func eventsCommand(g *globals) *command {
 			}
 			ctx, cancel := g.finite(ctx, !recent && !past)
 			defer cancel()
-			who.remembered(ctx, &q)
+			who.remembered(ctx, &q, follow)
 			lines := who.Events(ctx, q)
 			if recent || past {
 				lines = who.Recent(ctx, q)
@@ -137,7 +137,7 @@ func eventsCommand(g *globals) *command {
 			}
 			switch {
 			case recent || past:
-				return who.whole(err)
+				return who.wholePast(ctx, err)
 			case err == nil && limit == 0:
 				return who.left()
 			}

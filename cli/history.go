@@ -82,7 +82,7 @@ func (p *page) history(st *api.HistoryStatus, now time.Time) {
 		p.line("torn", p.paint(yellow, byteCount(uint64(st.Torn))+" of what a former agent wrote"))
 	}
 	if st.Broken > 0 {
-		p.line("broken", p.paint(red, segmentCount(st.Broken)+" cannot be read"))
+		p.line("broken", p.paint(red, segmentCount(st.Broken)+" cannot be read whole"))
 	}
 	if st.Archive != nil {
 		p.archive(st.Archive, now)
@@ -197,7 +197,12 @@ func historyExportCommand(g *globals) *command {
 			if err := when.ask(&q, env.Now()); err != nil {
 				return err
 			}
-			who.remembered(ctx, &q)
+			who.remembered(ctx, &q, false)
+			defer func() {
+				if err == nil {
+					who.broken(ctx)
+				}
+			}()
 			to := env.Stdout
 			if file != "" {
 				f, failed := newFile(file)

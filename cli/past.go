@@ -64,8 +64,10 @@ func (p *period) ask(q *api.Question, now time.Time) (err error) {
 
 // remembered says where the history begins, if that is after what is asked for:
 // nobody takes silence for an answer then. Agents without one say so themselves. What
-// is no question, as its filter is none, is only told that.
-func (a *answerer) remembered(ctx context.Context, q *api.Question) {
+// is no question, as its filter is none, is only told that. An answer that goes on with
+// what happens does not say where its past ends: who follows is told here already what
+// broken says.
+func (a *answerer) remembered(ctx context.Context, q *api.Question, follow bool) {
 	since := q.Since
 	if a.cluster || since.IsZero() {
 		return
@@ -73,22 +75,58 @@ func (a *answerer) remembered(ctx context.Context, q *api.Question) {
 	if _, err := filter.Compile(q.Filter); err != nil {
 		return
 	}
-	b, err := a.History(ctx)
-	var st api.HistoryStatus
-	if err != nil || json.Unmarshal(b, &st) != nil {
+	st, err := a.kept(ctx)
+	if err != nil {
 		return
 	}
 	if text := beginOf(&st, since, a.env.Now()); text != "" {
 		fmt.Fprintln(a.env.Stderr, a.env.program()+": "+text)
 	}
+	if follow {
+		a.tellBroken(&st)
+	}
+}
+
+// broken says how many segments cannot be read whole, as far as is known: most are
+// found by the question that needs them, so it comes behind the answer.
+func (a *answerer) broken(ctx context.Context) {
+	if a.cluster {
+		return
+	}
+	if st, err := a.kept(ctx); err == nil {
+		a.tellBroken(&st)
+	}
+}
+
+func (a *answerer) tellBroken(st *api.HistoryStatus) {
 	if st.Broken > 0 {
 		fmt.Fprintln(a.env.Stderr, a.env.program()+": "+brokenNote(st.Broken))
 	}
 }
 
+// wholePast is whole, for an answer that came from the history.
+func (a *answerer) wholePast(ctx context.Context, err error) error {
+	if err == nil {
+		a.broken(ctx)
+	}
+	return a.whole(err)
+}
+
+// kept returns what this machine keeps.
+func (a *answerer) kept(ctx context.Context) (st api.HistoryStatus, err error) {
+	b, err := a.History(ctx)
+	if err != nil {
+		return st, err
+	}
+	if err := json.Unmarshal(b, &st); err != nil {
+		return st, fmt.Errorf("read what the agent keeps: %w", err)
+	}
+	return st, nil
+}
+
 // brokenNote says that an answer may lack what was in segments, of whatever time.
 func brokenNote(n int) string {
-	return segmentCount(n) + " of the history cannot be read: something may be missing"
+	return segmentCount(n) + " of the history cannot be read whole: something may be missing"
 }
 
 // unseen says that a moment of the past lies in a time in which no agent kept
@@ -159,15 +197,11 @@ func (k *keeper) kinds() (kinds event.KindSet) {
 // histories returns what this machine keeps, or each node that answers.
 func (a *answerer) histories(ctx context.Context) (all []keeper, err error) {
 	if !a.cluster {
-		b, err := a.History(ctx)
+		st, err := a.kept(ctx)
 		if err != nil {
 			return nil, err
 		}
-		k := keeper{told: true}
-		if err := json.Unmarshal(b, &k.HistoryStatus); err != nil {
-			return nil, fmt.Errorf("read what the agent keeps: %w", err)
-		}
-		return []keeper{k}, nil
+		return []keeper{{told: true, HistoryStatus: st}}, nil
 	}
 	b, err := a.Status(ctx, a.nodes...)
 	if err != nil {

@@ -2,6 +2,7 @@ package cli
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"io"
 	"iter"
@@ -137,7 +138,7 @@ func TestWhoProgress(t *testing.T) {
 		if got, _, _ := strings.Cut(errs.String(), "warren: "); got != test.want {
 			t.Errorf("%s: %q, want %q", name, got, test.want)
 		}
-		if want := "warren: 2 segments of the history cannot be read: something may be missing\n"; !strings.Contains(errs.String(), want) {
+		if want := "warren: 2 segments of the history cannot be read whole: something may be missing\n"; !strings.Contains(errs.String(), want) {
 			t.Errorf("%s: %q does not say %q", name, errs.String(), want)
 		}
 	}
@@ -151,6 +152,72 @@ func (reached) Who(_ context.Context, q api.WhoQuestion) (api.Who, error) {
 		q.Progress(api.WhoProgress{At: at(6_000_000), Events: 512})
 	}
 	return api.Who{To: q.To, Broken: 2}, nil
+}
+
+// TestBrokenBehindAnswer: what cannot be read of the history is known once an answer
+// needed it, so it is said behind the rows, and once.
+func TestBrokenBehindAnswer(t *testing.T) {
+	const (
+		row  = `{"evt.kind":"exec"}` + "\n"
+		note = "warren: 1 segment of the history cannot be read whole: something may be missing\n"
+	)
+	for line, want := range map[string]string{
+		"events -o json --since 1d":          row + note,
+		"events -o json --until 1h":          row + note,
+		"events -o json --recent":            row + note,
+		"connection list -o json --since 1d": row + note,
+		"alert list -o json":                 row + note,
+		"history export":                     row + note,
+		"history export --format parquet":    "PAR1" + note,
+		"rule learn --least 2":               note + "warren: there is no alert of these rules in the history since 1d\n",
+		// What is no question about the past says nothing of it.
+		"connection list -o json": row,
+		// Who follows is told what was known before.
+		"events -o json --since 1d -f --limit 1": row,
+	} {
+		var out strings.Builder
+		Main(t.Context(), testEnv(&out, &spoilt{row: row}), strings.Fields(line))
+		if out.String() != want {
+			t.Errorf("%s: %q, want %q", line, &out, want)
+		}
+	}
+	var out strings.Builder
+	Main(t.Context(), testEnv(&out, &spoilt{row: row, found: true}), strings.Fields("events -o json --since 1d -f --limit 1"))
+	if out.String() != note+row {
+		t.Errorf("%q, want the note before the rows", &out)
+	}
+}
+
+// A spoilt agent has a history with a segment that turns out to be broken when
+// something is asked for.
+type spoilt struct {
+	judge
+	row   string
+	found bool
+}
+
+func (s *spoilt) rows() api.Lines {
+	return func(yield func([]byte, error) bool) {
+		s.found = true
+		yield([]byte(strings.TrimSpace(s.row)), nil)
+	}
+}
+
+func (s *spoilt) Events(context.Context, api.Question) api.Lines      { return s.rows() }
+func (s *spoilt) Recent(context.Context, api.Question) api.Lines      { return s.rows() }
+func (s *spoilt) Connections(context.Context, api.Question) api.Lines { return s.rows() }
+
+func (s *spoilt) ExportHistory(context.Context, api.Question) (io.ReadCloser, error) {
+	s.found = true
+	return io.NopCloser(strings.NewReader("PAR1")), nil
+}
+
+func (s *spoilt) History(context.Context) ([]byte, error) {
+	st := api.HistoryStatus{Oldest: at(200_000_000)}
+	if s.found {
+		st.Broken = 1
+	}
+	return json.Marshal(st)
 }
 
 func TestDated(t *testing.T) {

@@ -52,11 +52,12 @@ func ruleLearnCommand(g *globals) *command {
 			if err != nil {
 				return err
 			}
-			who.remembered(ctx, &q)
+			who.remembered(ctx, &q, false)
 			seen, err := sightings(env, who.lines(who.Recent(ctx, q), dropRoll, ""))
 			if err != nil {
 				return err
 			}
+			who.broken(ctx)
 			lessons := rule.Learn(seen, uint64(max(least, 1)))
 			if len(files) > 0 {
 				set, _ := rule.Load(files, rule.Config{})

@@ -91,7 +91,7 @@ func ruleReplayCommand(g *globals) *command {
 			if err == nil {
 				err = r.summary(output == "json")
 			}
-			return who.whole(err)
+			return who.wholePast(ctx, err)
 		},
 	}
 }

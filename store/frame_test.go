@@ -103,7 +103,7 @@ func TestDamaged(t *testing.T) {
 		}
 		torn := s.Status().Torn
 		size := int64(frames[hit].size + headSize)
-		if last := hit == len(frames)-1; last && torn.Bytes != size || !last && (torn.DamagedFrames != 1 || torn.DamagedBytes != size) {
+		if last := hit == len(frames)-1; last && torn.Bytes != size || !last && (torn.DamagedFrames != 1 || torn.DamagedLogs != 1 || torn.DamagedBytes != size) {
 			t.Fatalf("a wrong bit at %d, in frame %d of %d, of %d bytes: %+v", at, hit, len(frames), size, torn)
 		}
 		if err := s.Close(); err != nil {

@@ -300,7 +300,7 @@ func TestDamagedFrameOfProcess(t *testing.T) {
 				t.Fatal(err)
 			}
 			ask(s)
-			if torn := s.Status().Torn; torn.DamagedFrames != 1 || torn.DamagedBytes != int64(f.size) {
+			if torn := s.Status().Torn; torn.DamagedFrames != 1 || torn.DamagedLogs != 1 || torn.DamagedBytes != int64(f.size) {
 				t.Errorf("%+v, want %d bytes", torn, f.size)
 			}
 		})

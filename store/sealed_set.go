@@ -374,6 +374,7 @@ func (s *Store) damagedFrame(g *segment, f *frame, err error) {
 		return
 	}
 	s.mu.Lock()
+	s.state.torn.DamagedLogs++
 	s.state.torn.DamagedFrames++
 	s.state.torn.DamagedBytes += int64(f.size)
 	s.mu.Unlock()

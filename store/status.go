@@ -43,6 +43,7 @@ type Status struct {
 type Torn struct {
 	Frames, Bytes               int64 // cut off at the ends of logs
 	DamagedFrames, DamagedBytes int64 // passed over between whole ones
+	DamagedLogs                 int64 // that these were in
 	Unreadable                  int64 // logs that are left alone
 }
 

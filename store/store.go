@@ -250,6 +250,10 @@ func (s *Store) recover() error {
 		}
 		t.DamagedBytes += found.badBytes
 		t.DamagedFrames += found.badFrames
+		if found.badFrames > 0 {
+			t.DamagedLogs++
+			g.damaged = true
+		}
 		if found.tornBytes > 0 || found.badFrames > 0 {
 			s.log.Warn("history: a segment was damaged", "path", path, "tornBytes", found.tornBytes, "damagedFrames", found.badFrames, "damagedBytes", found.badBytes)
 		}
